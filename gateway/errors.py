@@ -14,7 +14,8 @@ GatewayError
 │   ├── BodyTimeout             408
 │   ├── Conflict                409
 │   ├── BodyTooLarge            413
-│   └── UnsupportedEncoding     415
+│   ├── UnsupportedEncoding     415
+│   └── UnsupportedFile         415
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
@@ -128,6 +129,11 @@ class BodyTooLarge(CallerError):
 class UnsupportedEncoding(CallerError):
     status = 415
     code = "unsupported_encoding"
+
+
+class UnsupportedFile(CallerError):
+    status = 415
+    code = "unsupported_file"
 
 
 class UpstreamError(GatewayError):

@@ -304,13 +304,14 @@ class RunEnd:
 class ForgetTarget:
     """The part of one memory that is to be forgotten.
 
-    messages, passages: by their numbers. exchanges, conversation: row ids. before: what is older than that. is_all: the
-    memory with its secret, after which nothing tells that it was there. keeps_memory: what was learned and saved from
-    it stays.
+    messages, passages: by their numbers. files, exchanges, conversation: row ids. before: what is older than that.
+    is_all: the memory with its secret, after which nothing tells that it was there. keeps_memory: what was learned and
+    saved from it stays.
     """
 
     messages: Sequence[int] = ()
     passages: Sequence[int] = ()
+    files: Sequence[int] = ()
     exchanges: Sequence[int] = ()
     conversation: int | None = None
     before: float | None = None

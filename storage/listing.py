@@ -72,7 +72,8 @@ class AgentDraft:
     """An agent to be made. agent: its memory, not stored yet.
 
     body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
-    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. archives: rows of memories.
+    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. archives, folders: rows of
+    memories.
     """
 
     agent: Agent
@@ -83,17 +84,23 @@ class AgentDraft:
     tools: Sequence[int] = ()
     tags: Sequence[str] = ()
     archives: Sequence[int] = ()
+    folders: Sequence[int] = ()
 
 
 @frozen
 class AgentChange:
-    """A change of an agent. None: as it is. blocks, tools, tags: all that it has then, as in `AgentDraft`."""
+    """A change of an agent. None: as it is. blocks, tools, tags, folders: all that it has then, as in `AgentDraft`.
+
+    folder_tools: what it is given beside the tools with folders, and loses without.
+    """
 
     name: str | None = None
     body: dict[str, Any] | None = None
     blocks: Sequence[str] | None = None
     tools: Sequence[int] | None = None
     tags: Sequence[str] | None = None
+    folders: Sequence[int] | None = None
+    folder_tools: Sequence[int] = ()
 
 
 @frozen

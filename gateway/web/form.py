@@ -1,15 +1,20 @@
-"""Finds one field of a multipart form in its first bytes, whatever pieces they come in (RFC 7578, RFC 2046 5.1).
+"""Multipart forms: one field found in the first bytes of a form, or all fields of a whole one (RFC 7578, RFC 2046 5.1).
 
-The forms are too large to be kept, so only the bytes fed in are known. Nothing is judged here: a body that is no form
-has no fields.
+Forms that are searched are too large to be kept, so only the bytes fed in are known. Nothing is judged there: a body
+that is no form has no fields.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M)
+_FILE_NAME = re.compile(
+    rb"""^content-disposition:[^\r\n]*;\s*filename=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M
+)
+_TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
 
 
@@ -83,3 +88,43 @@ class FieldSearch:
         self._in_preamble, self._value = False, None
         self._part = self._from = start + len(self._mark)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class FormPart:
+    """One field of a form. file_name: None where it is no file. type: as it says, "" where it says none."""
+
+    name: str
+    file_name: str | None
+    type: str
+    data: bytes
+
+
+def form_parts(data: bytes, boundary: bytes) -> list[FormPart] | None:
+    """Returns the fields of a whole form, in their order; None: this is no form that ends."""
+    mark = b"\r\n--" + boundary
+    found: list[FormPart] = []
+    # What stands before the first delimiter is nobody's; the last one ends in "--".
+    _, *pieces = (b"\r\n" + data).split(mark)
+    for piece in pieces:
+        if piece.startswith(b"--"):
+            return found
+        head, blank, value = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        if not blank or len(head) > _MAX_HEAD_BYTES:
+            return None
+        named, file, type = _NAME.search(head), _FILE_NAME.search(head), _TYPE.search(head)
+        if named is not None:
+            found.append(
+                FormPart(
+                    _text(named[1] or named[2] or b""),
+                    None if file is None else _text(file[1] or file[2] or b""),
+                    "" if type is None else type[1].decode("latin-1").strip(),
+                    value,
+                )
+            )
+    return None
+
+
+def _text(value: bytes) -> str:
+    # As browsers write them (html.spec.whatwg.org/#multipart-form-data).
+    return value.decode("utf-8", "replace").replace("%22", '"').replace("%0D", "").replace("%0A", "")

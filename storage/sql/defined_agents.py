@@ -25,7 +25,7 @@ from storage.sql.group import Group, alone, writes
 from storage.sql.named_blocks import add_block, attach_block, detach_block, find_block, seen_blocks
 
 ORIGIN = "api"
-TOOL, ARCHIVE = "tool", "archive"
+TOOL, ARCHIVE, FOLDER = "tool", "archive", "folder"
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
@@ -41,6 +41,7 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
         await attach_block(connection, agent.id, await find_block(connection, project, uid))
     await _attach_all(connection, agent.id, TOOL, draft.tools)
     await _attach_all(connection, agent.id, ARCHIVE, draft.archives)
+    await _attach_all(connection, agent.id, FOLDER, draft.folders)
     await set_tags(connection, agent, draft.tags)
     return await find_agent_entry(connection, project, agent.uid)
 
@@ -59,6 +60,9 @@ async def change_agent(
         await _see_blocks(connection, agent, change.blocks)
     if change.tools is not None:
         await _attach_only(connection, agent.id, TOOL, change.tools)
+    if change.folders is not None:
+        await _attach_only(connection, agent.id, FOLDER, change.folders)
+        await _match_tools(connection, agent.id, change.folder_tools)
     if change.tags is not None:
         await set_tags(connection, agent, change.tags)
     body = definition.body if change.body is None else change.body
@@ -91,6 +95,34 @@ class DefinedAgents(Group):
             await touch_agent(connection, agent, at)
         await detach_all(connection, TOOL, tool.id)
         await remove_definition(connection, tool.id)
+
+    @writes
+    async def attach_folder(
+        self, connection: Connection, agent: int, folder: int, tools: Sequence[int], *, at: float
+    ) -> None:
+        """Attaches a folder, and the tools that read files."""
+        if await attach(connection, agent, FOLDER, folder):
+            await _match_tools(connection, agent, tools)
+            await touch_agent(connection, agent, at)
+
+    @writes
+    async def detach_folder(
+        self, connection: Connection, agents: Sequence[int], folder: int, tools: Sequence[int], *, at: float
+    ) -> None:
+        """Takes a folder from agents, with the last one of an agent's the tools that read files."""
+        for agent in agents:
+            if await detach(connection, agent, FOLDER, folder):
+                await _match_tools(connection, agent, tools)
+                await touch_agent(connection, agent, at)
+
+
+async def _match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
+    """Gives an agent that has a folder these tools, and takes them from one that has none."""
+    if await load_targets(connection, agent, FOLDER):
+        await _attach_all(connection, agent, TOOL, tools)
+    else:
+        for tool in tools:
+            await detach(connection, agent, TOOL, tool)
 
 
 async def _attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:

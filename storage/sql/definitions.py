@@ -163,6 +163,14 @@ class Definitions(Group):
         return {row[0]: make_definition(row) for row in rows}
 
     @reads
+    async def of_memories(
+        self, connection: Connection, kind: DefinitionKind, memories: Sequence[int]
+    ) -> dict[int, Definition]:
+        """Returns the definitions of a kind that memories have, by their rows."""
+        rows = await rows_of(connection, SQL["of_memories"], memories, kind)
+        return {each.memory: each for each in map(make_definition, rows)}
+
+    @reads
     async def memories(
         self, connection: Connection, project: str, ids: Sequence[int]
     ) -> builtins.list[Agent]:

@@ -77,6 +77,11 @@ SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.curre
 -- Reads several by their rows.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id {in:1:BIGINT:64}
 
+-- name: of_memories
+-- Reads the definitions of some memories.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.kind = ?1 AND d.memory <> 0 AND d.memory {in:2:BIGINT:64}
+
 -- name: named
 -- Finds the definitions of a project with a name.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current

@@ -5,7 +5,8 @@ goes in short transactions. Each of them can be done again, so that a process th
 
     exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
                index, and its vectors go; with one that was named go those that it took the place of
-    passages   those that came from an erased exchange, or are too old
+    files      those that are too old; named ones have gone with the intention
+    passages   those that came from an erased exchange, are a file's that goes, or too old
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
     run_texts  what runs of the memory hold beside their exchanges
@@ -246,6 +247,8 @@ async def begin_forgetting(
         await forget_jobs(connection, agent)
     else:
         row = await connection.row(SQL["scope_of"], (agent,))
+        for file in target.files:
+            await connection.run(SQL["file_erase"], (file, agent))
         await _raise_epoch(connection, agent)
     id = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
     return id, None if row is None else Scope(*row)
@@ -411,11 +414,13 @@ def _erasing(kind: str) -> _Phase:
     async def erase(connection: Connection, work: _Work, after: int) -> int | None:
         agent, before = work.agent, work.target["before"]
         named = work.target.get("passages", ()) if kind == "passage" else ()
+        files = work.target.get("files", ())
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
-        origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources in rows}
+        origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
         erased = await erased_among(connection, chain.from_iterable(origins.values()))
-        for id, seq, at, *_ in rows:
-            if (before is not None and at < before) or seq in named or origins[id] & erased:
+        for id, seq, at, _, _, file in rows:
+            is_named = seq in named or file in files
+            if is_named or (before is not None and at < before) or origins[id] & erased:
                 await connection.run(SQL[f"{kind}_erase"], (id, agent, _NO_SOURCES))
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
@@ -425,6 +430,12 @@ def _erasing(kind: str) -> _Phase:
         return rows[-1][0] if len(rows) == _READ_PAGE else None
 
     return erase
+
+
+async def _erase_files(connection: Connection, work: _Work, after: int) -> int | None:
+    if work.target["before"] is not None:
+        await connection.run(SQL["files_before"], (work.agent, work.target["before"]))
+    return None
 
 
 async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> int | None:
@@ -533,6 +544,7 @@ _ERASING: dict[str, _Phase] = {
     "exchanges": _erase_exchanges,
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
+    "files": _erase_files,
     "passages": _erasing("passage"),
     "facts": _erasing("fact"),
     "blocks": _rebuild_blocks,
@@ -569,6 +581,8 @@ def _phases_of(target: dict[str, Any]) -> dict[str, _Phase]:
         return _WIPING
     if target.get("keeps_memory"):
         return {
-            name: phase for name, phase in _ERASING.items() if name not in ("passages", "facts", "blocks")
+            name: phase
+            for name, phase in _ERASING.items()
+            if name not in ("files", "passages", "facts", "blocks")
         }
     return _ERASING

@@ -109,16 +109,24 @@ SELECT EXISTS (SELECT 1 FROM marks WHERE agent = ? AND kind = 'blocks')
 
 -- name: passages_of
 -- Reads a page of passages with their sources.
-SELECT id, seq, at, exchange, sources FROM passages WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+SELECT id, seq, at, exchange, sources, file FROM passages WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: passage_erase
 -- Empties a passage, which is nobody's from now on.
 UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, sources = ?3, text = ''
 WHERE id = ?1 AND agent = ?2
 
+-- name: file_erase
+-- Empties a file, whose name somebody gave it; it is nobody's from now on.
+UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE id = ? AND memory = ?
+
+-- name: files_before
+-- Empties the files that are too old.
+UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE memory = ? AND created < ?
+
 -- name: facts_of
 -- Reads a page of facts with their sources.
-SELECT id, seq, valid_from, NULL, sources FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: fact_erase
 -- Empties a fact, which is nobody's from now on. Facts that it took the place of stay untrue.

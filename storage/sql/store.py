@@ -23,6 +23,7 @@ from storage.sql.conversations import Conversations
 from storage.sql.defined_agents import DefinedAgents
 from storage.sql.definitions import Definitions
 from storage.sql.facts import Facts
+from storage.sql.files import Files
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
@@ -60,6 +61,7 @@ class Store:
         self.keys = Keys(database, now, path)
         self.blocks = Blocks(database)
         self.passages = Passages(database)
+        self.files = Files(database)
         self.turns = Turns(database, rules)
         self.append = Append(database, rules)
         cache = VectorCache()

@@ -164,6 +164,21 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             ("fact",),
             fact=string("The fact."),
         ),
+        "grep_files": tool(
+            "Search the lines of the attached files by a regular expression, whatever the case. Returns the lines with "
+            "their files and numbers, 20 at a time.",
+            ("pattern",),
+            pattern=string("The regular expression."),
+            include=string("Only files whose names fit this, such as *.md."),
+            context_lines=_number("How many lines around each are shown. Default: 1.", minimum=0, maximum=10),
+            offset=_number("How many of the lines that fit are passed over.", minimum=0, maximum=100_000),
+        ),
+        "semantic_search_files": tool(
+            "Search the attached files by meaning and words. Returns the parts that fit best, with their files.",
+            ("query",),
+            query=string("Words to look for: names, things, topics."),
+            limit=_number("How many results at most. Default: 5.", minimum=1, maximum=20),
+        ),
     }
 )
 

@@ -40,6 +40,8 @@ MULTI_AGENT_TOOLS = (
     "send_message_to_agent_and_wait_for_reply",
     "send_message_to_agents_matching_tags",
 )
+# What an agent has while a folder is attached to it.
+FILE_TOOLS = ("grep_files", "semantic_search_files")
 
 # After these the turn ends; after all others of the gateway's own it goes on.
 _LAST = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})

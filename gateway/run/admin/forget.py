@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from gateway.errors import BadRequest
@@ -179,6 +179,10 @@ class Retention:
     store: Store
     days: Mapping[str, float]
     now: Callable[[], float]
+    _started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self.now()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -194,6 +198,10 @@ class Retention:
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
         forgetting, count = self.store.forgetting, 0
+        # An upload that was cut off by the end of a process is not to be searched.
+        while left := await self.store.files.unfinished(self._started):
+            for memory, file in left:
+                await forgetting.begin(memory, ForgetTarget(files=[file]))
         for id in await forgetting.unfinished():
             await forgetting.run(id)
             count += 1

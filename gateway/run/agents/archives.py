@@ -1,4 +1,4 @@
-"""Archival memories of agents: each agent's own archive, and archives that several agents have attached.
+"""Archival memories of agents: each agent's own archive, and archives and folders that several agents have attached.
 
 An archive that is attached is a memory of its own, with its index and its forgetting. A search asks each of them, so
 that its order depends on nobody else, and takes from each in turn.
@@ -11,25 +11,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core import ids
+from gateway.errors import BadRequest
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, PassageFilter
-from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope
+from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store
 
-ARCHIVE = "archive"
-MOST = 8  # archives that one search asks
+ARCHIVE, FOLDER = "archive", "folder"
+MOST = 8  # memories that one search asks
 CHUNK = 2000  # characters of a passage
 SEARCH_MS = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
 class PassageView:
-    """A passage. uid: of the memory in which it lies, an agent's or an archive's."""
+    """A passage. uid: of the memory in which it lies, an agent's, an archive's or a folder's. file: it is a part of."""
 
     uid: str
     passage: Passage
+    file: StoredFile | None = None
 
 
 def chunks(text: str, size: int = CHUNK) -> list[str]:
@@ -44,6 +46,12 @@ def chunks(text: str, size: int = CHUNK) -> list[str]:
         parts.append(rest[:cut].strip())
         rest = rest[cut:].strip()
     return [*parts, *([rest] if rest else [])]
+
+
+def check_room(attached: int) -> None:
+    """Raises: BadRequest: so many archives and folders are more than an agent may have."""
+    if attached >= MOST:
+        raise BadRequest(f"An agent has at most {MOST - 1} archives and folders attached.")
 
 
 class Archives:
@@ -83,10 +91,15 @@ class Archives:
         await self._forget(found.memory, ForgetTarget(is_all=True))
 
     async def of(self, agent: Agent) -> Sequence[Agent]:
-        """Returns the memories that a search asks: the agent's own, then attached archives."""
-        targets = await self._store.attached.targets(agent.id, ARCHIVE)
+        """Returns the memories that a search asks: the agent's own, then attached archives and folders."""
+        targets = await self.attached(agent)
         found = await self._store.definitions.memories(agent.scope.project, targets)
         return [agent, *found][:MOST]
+
+    async def attached(self, agent: Agent) -> Sequence[int]:
+        """Returns the memories that are attached to an agent."""
+        archives = await self._store.attached.targets(agent.id, ARCHIVE)
+        return [*archives, *await self._store.attached.targets(agent.id, FOLDER)]
 
     async def list(
         self,
@@ -101,7 +114,7 @@ class Archives:
         """Returns a page of a memory's passages. after, before: their numbers, which may be gone."""
         page = Page(after, before, limit, newest_first)
         found = await self._store.passages.page(memory.id, page, wanted)
-        return [PassageView(memory.uid, passage) for passage in found]
+        return await self._with_files([PassageView(memory.uid, passage) for passage in found])
 
     async def add(
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
@@ -140,7 +153,19 @@ class Archives:
         # By rank: what scores are worth differs from memory to memory.
         longest = max(map(len, ranked), default=0)
         fused = [each[place] for place in range(longest) for each in ranked if place < len(each)]
-        return fused[:limit]
+        return await self._with_files(fused[:limit])
+
+    async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
+        """Returns passages with the files that they are parts of, without those whose file is about to be forgotten."""
+        ids = {view.passage.file for view in views} - {None}
+        if not ids:
+            return views
+        files = await self._store.files.several(sorted(id for id in ids if id is not None))
+        found = [
+            replace(view, file=None if view.passage.file is None else files.get(view.passage.file))
+            for view in views
+        ]
+        return [view for view in found if view.file is not None or view.passage.file is None]
 
     async def _forget(self, memory: int, target: ForgetTarget) -> None:
         begun = await self._store.forgetting.begin(memory, target)

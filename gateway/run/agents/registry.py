@@ -25,8 +25,17 @@ from gateway.core.memory.kinds import (
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
+from gateway.run.agents.archives import ARCHIVE, FOLDER, check_room
 from gateway.run.agents.sleepers import SleeperRegistry
-from gateway.run.agents.tools import TRIES, ResolvedAgent, SpecCache, ToolRegistry, ToolView, number_of
+from gateway.run.agents.tools import (
+    TRIES,
+    ResolvedAgent,
+    SpecCache,
+    ToolRegistry,
+    ToolView,
+    file_tools,
+    number_of,
+)
 from gateway.run.upstream.route import agent_route, resolve_route
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
@@ -51,9 +60,9 @@ def api_scope(project: str, uid: str) -> Scope:
 class NewAgent:
     """An agent to be made. name: None: one is made up.
 
-    own: new blocks with what else is said of each. blocks: public names of those that are attached. tools: by name;
-    tool_uids: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its kind begins with,
-    and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
+    own: new blocks with what else is said of each. blocks, folders: public names of those that are attached. tools: by
+    name; tool_uids: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its kind
+    begins with, and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
     sleeptime: with an agent that reads what is said to it.
     """
 
@@ -64,6 +73,7 @@ class NewAgent:
     tools: Sequence[str] = ()
     tool_uids: Sequence[str] = ()
     tags: Sequence[str] = ()
+    folders: Sequence[str] = ()
     base_tools: bool = True
     base_rules: bool | None = None
     multi_agent_tools: bool = False
@@ -72,7 +82,7 @@ class NewAgent:
 
 @dataclass(frozen=True, slots=True)
 class AgentEdit:
-    """A change of an agent. None: as it is. blocks, tools: public names of all that it sees or has then.
+    """A change of an agent. None: as it is. blocks, tools, folders: public names of all that it has then.
 
     multi_agent_tools: with the tools that speak to other agents, or without them.
     sleeptime: another agent reads what is said to it.
@@ -85,6 +95,7 @@ class AgentEdit:
     tags: Sequence[str] | None = None
     multi_agent_tools: bool | None = None
     sleeptime: bool | None = None
+    folders: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,7 @@ class AgentView:
     last_run: Run | None
     is_profile: bool
     readers: Sequence[ReaderEntry] = ()
+    folders: Sequence[Definition] = ()
 
 
 class Registry:
@@ -290,8 +302,13 @@ class Registry:
             least_messages=definition.least_messages or kind.least_messages,
         )
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
+        folders = await self._folders(project, new.folders)
+        check_room(len(folders))
+        numbers = [number_of(tool) for tool in tools]
+        if folders:
+            numbers += [each for each in file_tools() if each not in numbers]
         made = AgentDraft(
-            draft, name, definition.body(), new.own, new.blocks, [number_of(tool) for tool in tools], new.tags
+            draft, name, definition.body(), new.own, new.blocks, numbers, new.tags, folders=folders
         )
         entry = await self._store.defined_agents.create(made, at=now)
         self._store.agents.remember(entry.agent)
@@ -341,13 +358,18 @@ class Registry:
         named: Sequence[int] | None = None
         if edit.tools is not None:
             tools = named = [number_of(await self.tools.get(project, each)) for each in edit.tools]
+        folders = None if edit.folders is None else await self._folders(project, edit.folders)
         for attempt in range(TRIES):
             entry = await self._store.definitions.agent(project, uid)
-            definition = self._configured(entry)
+            definition = self.configured(entry)
             if edit.multi_agent_tools is not None:
                 tools = await self._speaking(entry.agent.id, edit, named)
             body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
-            change = AgentChange(edit.name, body, edit.blocks, tools, edit.tags)
+            if folders is not None:
+                check_room(len(folders) + len(await self._store.attached.targets(entry.agent.id, ARCHIVE)))
+            change = AgentChange(
+                edit.name, body, edit.blocks, tools, edit.tags, folders, folder_tools=file_tools()
+            )
             try:
                 changed = await self._store.defined_agents.change(entry, change, at=self._now())
                 break
@@ -387,7 +409,7 @@ class Registry:
                 f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"
             )
 
-    def _configured(self, entry: AgentEntry) -> Definition:
+    def configured(self, entry: AgentEntry) -> Definition:
         """Returns the definition of an agent that may be changed. Raises: Conflict."""
         if entry.definition is None:
             profile = entry.agent.scope.profile
@@ -404,13 +426,27 @@ class Registry:
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)
         readers = await self._store.readers.of(agents)
+        folders = await self._attached_folders(agents)
         return [
             replace(
                 self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id)),
                 readers=readers[e.agent.id],
+                folders=folders[e.agent.id],
             )
             for e in entries
         ]
+
+    async def _folders(self, project: str, uids: Sequence[str]) -> Sequence[int]:
+        """Returns the rows of folders' memories. Raises: NotFound."""
+        definitions = self._store.definitions
+        found = [await definitions.get(project, DefinitionKind.FOLDER, uid) for uid in dict.fromkeys(uids)]
+        return [each.memory for each in found]
+
+    async def _attached_folders(self, agents: Sequence[int]) -> dict[int, Sequence[Definition]]:
+        targets = await self._store.attached.targets_of(agents, FOLDER)
+        rows = sorted({row for each in targets.values() for row in each})
+        known = await self._store.definitions.of_memories(DefinitionKind.FOLDER, rows) if rows else {}
+        return {agent: [known[row] for row in each if row in known] for agent, each in targets.items()}
 
     def _view(
         self,
@@ -441,7 +477,7 @@ class Registry:
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Gives an agent a tool; one that it has stays in its place. Raises: Conflict: a profile's memory."""
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
-        self._configured(entry)
+        self.configured(entry)
         await self._store.attached.attach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
         self._cache.clear()
         return await self.get(project, uid)
@@ -449,7 +485,7 @@ class Registry:
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
-        self._configured(entry)
+        self.configured(entry)
         await self._store.attached.detach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
         self._cache.clear()
         return await self.get(project, uid)

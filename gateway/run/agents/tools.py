@@ -10,7 +10,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
-from gateway.core.memory.kinds import BUILT_IN, built_in_named, built_in_uid
+from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS, built_in_named, built_in_uid
 from gateway.errors import Conflict
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page
@@ -194,6 +194,11 @@ class ToolRegistry:
 def number_of(tool: ToolView) -> int:
     """Returns what names a tool among an agent's attachments."""
     return -1 - BUILT_IN.index(tool.name) if tool.definition is None else tool.definition.id
+
+
+def file_tools() -> list[int]:
+    """Returns the numbers of the tools that read files."""
+    return [number_of(ToolView(name, built_in_uid(name))) for name in FILE_TOOLS]
 
 
 def _tool_view(definition: Definition) -> ToolView:

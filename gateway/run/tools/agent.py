@@ -20,11 +20,13 @@ from gateway.core.memory.builtin import (
     edits_of,
     lookup_of,
 )
+from gateway.core.memory.kinds import FILE_TOOLS
 from gateway.core.turn.arguments import wrong_arguments
 from gateway.core.turn.asides import FILLER, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.rules import HEARTBEAT
 from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
+from gateway.run.tools.files import FileTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed
@@ -136,6 +138,9 @@ class AgentTools:
             timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
             wanted_hits = lookup_of(name, arguments, memory.now(), timezone)
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
+        if name in FILE_TOOLS:
+            files = FileTools(memory.store, memory.known.agent, memory.embed_query)
+            return await files.run(name, arguments)
         return ToolAnswer(FINISHED)
 
     def _most(self, most: int) -> int:

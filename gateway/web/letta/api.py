@@ -15,6 +15,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.resources.agent import agent_json
+from gateway.dialects.letta.resources.folder import folder_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages
@@ -74,6 +75,7 @@ class AgentsApi:
             pending=await self._pending(view),
             last_run=view.last_run,
             readers=view.readers,
+            folders=list(map(folder_json, view.folders)),
         )
 
     async def _pending(self, view: AgentView) -> dict[str, Any] | None:

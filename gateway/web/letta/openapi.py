@@ -28,12 +28,14 @@ _FAULT = {
     },
     "required": ["type", "loc", "msg"],
 }
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 _ERRORS = {
     "400": "A value that is not allowed here.",
     "401": "No key, or a wrong one.",
     "404": "There is no such thing in this project.",
     "409": "Somebody else was faster, or a name is taken.",
     "413": "The body is too large.",
+    "415": "A file that cannot be read.",
     "422": "A value of the wrong form; `detail` names the field.",
     "429": "Too many sends wait for this agent.",
     "503": "The store or the upstream cannot be had at the moment.",
@@ -43,7 +45,7 @@ _ERRORS = {
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     """Returns the description of these rows."""
     rows = [row for row in rows if row.is_served]
-    kinds = {kind for row in rows for kind in (row.body, row.query) if kind is not None}
+    kinds = {kind for row in rows for kind in (row.body, row.query, row.form) if kind is not None}
     _, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )
@@ -99,6 +101,10 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
                 "application/json": {"schema": {"$ref": f"#/components/schemas/{row.body.__name__}"}}
             },
         }
+    if row.form is not None:
+        fields = components[row.form.__name__].get("properties", {})
+        form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     return operation
 
 

@@ -19,7 +19,7 @@ _TRACE: Final = "Requests are not stored, so there is no trace of them."
 
 # (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
 NOT_SERVED: Final = (
-    (("GET", "POST"), "/v1/agents/{agent_id}/files", _FILES),
+    (("POST",), "/v1/agents/{agent_id}/files", _FILES),
     (("GET", "POST", "PATCH"), "/v1/agents/{agent_id}/files/{rest:path}", _FILES),
     (("GET", "POST", "DELETE"), "/v1/agents/{agent_id}/schedule", _LATER),
     (("GET", "DELETE"), "/v1/agents/{agent_id}/schedule/{rest:path}", _LATER),
@@ -35,19 +35,12 @@ NOT_SERVED: Final = (
     (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
     (("GET",), "/v1/agents/{agent_id}/export", _LATER),
     (("POST",), "/v1/agents/import", _LATER),
-    (("GET", "POST"), "/v1/folders", _LATER),
-    (("GET", "POST", "PATCH", "DELETE"), "/v1/folders/{rest:path}", _LATER),
-    (("GET", "PATCH"), "/v1/agents/{agent_id}/folders/{rest:path}", _LATER),
-    (("GET",), "/v1/agents/{agent_id}/folders", _LATER),
     (("POST",), "/v1/agents/{agent_id}/messages/async", _LATER),
     (("POST",), "/v1/agents/{agent_id}/summarize", _LATER),
     (("POST",), "/v1/runs/{run_id}/stream", _LATER),
     (("POST",), "/v1/conversations/{conversation_id:conversation}/compact", _LATER),
     (("POST",), "/v1/conversations/{conversation_id:conversation}/stream", _LATER),
     (("GET",), "/v1/messages/", "Messages are listed of one agent: GET /v1/agents/{agent_id}/messages."),
-    (("GET", "POST"), "/v1/agents/{agent_id}/sources", _LATER),
-    (("GET", "POST"), "/v1/sources", _LATER),
-    (("GET", "POST", "PATCH", "DELETE"), "/v1/sources/{rest:path}", _LATER),
     (("GET", "POST"), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
     (("GET",), "/v1/runs/{run_id}/trace", _TRACE),

@@ -23,9 +23,10 @@ from starlette.types import Scope
 
 from gateway.core import ids
 from gateway.dialects.letta import body as bodies
-from gateway.dialects.letta.error import LettaErrors
+from gateway.dialects.letta.error import Fault, LettaErrors, Unprocessable
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.web.body import BodyReader
+from gateway.web.form import FormPart, boundary_of, form_parts
 from gateway.web.middleware import trace_of
 from storage.errors import NotFound, OverLimit, Stale, StoreError, WriteConflict
 
@@ -39,7 +40,7 @@ class Asked:
     """One request of the agents API, read and checked.
 
     path: the parameters of its path. body, query: structs of the route's, None where it has none. headers: those that
-    the reply is to bear as well. data: the body as it came.
+    the reply is to bear as well. data: the body as it came. file: that of a form.
     """
 
     project: str
@@ -49,6 +50,7 @@ class Asked:
     request: Request
     headers: dict[str, str] = field(default_factory=dict)
     data: bytes = b""
+    file: FormPart | None = None
 
     def uid(self, kind: str, name: str) -> str:
         """Returns the uid in a path's parameter. Raises: UnknownId."""
@@ -71,7 +73,8 @@ class AgentsRoute:
     """A route. says: what it does, as a verb in the imperative.
 
     path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
-    field may. A handler returns JSON, or an ASGI application that answers. is_served: False: it only says why not.
+    field may. form: the fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
+    application that answers. is_served: False: it only says why not.
     needs: a parameter of the query without which the path without a slash is another API's.
     """
 
@@ -81,6 +84,7 @@ class AgentsRoute:
     says: str
     body: type[Struct] | None = None
     query: type[Struct] | None = None
+    form: type[Struct] | None = None
     slashes: tuple[str, ...] = ("", "/")
     is_served: bool = True
     needs: str = ""
@@ -163,15 +167,32 @@ def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Aske
         if request.headers.get(name, project) != project:
             raise UnknownId(f"There is no project {request.headers[name]!r} for this key.", param=name)
     headers: dict[str, str] = {}
-    body = None
+    body, file = None, None
     if row.body is not None:
         body = bodies.read(data, row.body)
-        if without_effect := bodies.kept(body):
-            headers["x-mnemogate-kept"] = ",".join(without_effect)
+    elif row.form is not None:
+        body, file = _form(row.form, request, data)
+    if body is not None and (without_effect := bodies.kept(body)):
+        headers["x-mnemogate-kept"] = ",".join(without_effect)
     query = None
     if row.query is not None:
         query = bodies.convert(_parameters(row.query, request), row.query, ("query",), lax=True)
-    return Asked(project, request.path_params, body, query, request, headers, data)
+    return Asked(project, request.path_params, body, query, request, headers, data, file)
+
+
+def _form(kind: type[Struct], request: Request, data: bytes) -> tuple[Struct, FormPart]:
+    """Returns the fields of a form, and its file. Raises: Unprocessable."""
+    boundary = boundary_of(request.headers.get("content-type", ""))
+    found = None if boundary is None else form_parts(data, boundary)
+    if found is None:
+        raise Unprocessable(
+            [Fault(("body",), "Expected a form of the type multipart/form-data", "form_invalid")]
+        )
+    file = next((part for part in found if part.name == "file"), None)
+    if file is None:
+        raise Unprocessable([Fault(("body", "file"), "Field required", "missing")])
+    fields = {part.name: part.data.decode("utf-8", "replace") for part in found if part is not file}
+    return bodies.convert(fields, kind, ("body",), lax=True), file
 
 
 def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:

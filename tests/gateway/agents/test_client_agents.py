@@ -189,7 +189,7 @@ def test_errors_before_a_route_have_the_same_form(world: LettaWorld) -> None:
 def test_what_is_not_served_says_why(world: LettaWorld) -> None:
     agent = world.agent()
     for ask in (
-        lambda: world.letta.agents.files.list(agent.id),
+        lambda: world.letta.agents.files.close_all(agent.id),
         lambda: world.letta.templates.create(agent_id=agent.id, type="agent"),
         lambda: world.letta.conversations.fork("conv-1"),
         lambda: world.letta.runs.trace.retrieve("run-1"),

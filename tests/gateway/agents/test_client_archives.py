@@ -70,5 +70,5 @@ def test_metadata_and_an_archive_too_many_are_refused(world: LettaWorld) -> None
         archives.passages.create(made[0].id, text="x", metadata={"a": 1})
     for each in made[:7]:
         world.letta.agents.archives.attach(each.id, agent_id=agent.id)
-    with pytest.raises(BadRequestError, match="at most 7"):
+    with pytest.raises(BadRequestError, match="at most 7 archives and folders"):
         world.letta.agents.archives.attach(made[7].id, agent_id=agent.id)

@@ -71,6 +71,14 @@ class Things:
     def new_conversation(self) -> str:
         return self.letta.conversations.create(agent_id=self.agent).id
 
+    def new_folder(self) -> str:
+        return str(self.letta.folders.create(name=f"folder {len(self.letta.folders.list().items)}").id)
+
+    def new_file(self) -> dict[str, Any]:
+        folder = self.new_folder()
+        file = self.letta.folders.files.upload(folder, file=("a.txt", b"Rome is old."))
+        return {"folder_id": folder, "file_id": file.id}
+
     def new_passage(self) -> str:
         return str(self.letta.agents.passages.create(self.agent, text="Rome is old.")[0].id)
 
@@ -112,11 +120,11 @@ TABLE: dict[str, CallsWith | str] = {
     "agents.export_file": LATER,
     "agents.files.close": FILES,
     "agents.files.close_all": FILES,
-    "agents.files.list": FILES,
+    "agents.files.list": lambda t: {"agent_id": t.agent},
     "agents.files.open": FILES,
-    "agents.folders.attach": LATER,
-    "agents.folders.detach": LATER,
-    "agents.folders.list": LATER,
+    "agents.folders.attach": lambda t: {"agent_id": t.new_agent(), "folder_id": t.new_folder()},
+    "agents.folders.detach": lambda t: {"agent_id": t.agent, "folder_id": t.new_folder()},
+    "agents.folders.list": lambda t: {"agent_id": t.agent},
     "agents.identities.attach": USERS,
     "agents.identities.detach": USERS,
     "agents.import_file": LATER,
@@ -180,16 +188,16 @@ TABLE: dict[str, CallsWith | str] = {
     "environments.list": HOSTED,
     "environments.retrieve": HOSTED,
     "environments.send_message": HOSTED,
-    "folders.agents.list": LATER,
-    "folders.create": LATER,
-    "folders.delete": LATER,
-    "folders.files.delete": LATER,
-    "folders.files.list": LATER,
-    "folders.files.retrieve": LATER,
-    "folders.files.upload": LATER,
-    "folders.list": LATER,
-    "folders.retrieve": LATER,
-    "folders.update": LATER,
+    "folders.agents.list": lambda t: {"folder_id": t.new_folder()},
+    "folders.create": lambda t: {"name": "maps"},
+    "folders.delete": lambda t: {"folder_id": t.new_folder()},
+    "folders.files.delete": lambda t: t.new_file(),
+    "folders.files.list": lambda t: {"folder_id": t.new_folder()},
+    "folders.files.retrieve": lambda t: t.new_file(),
+    "folders.files.upload": lambda t: {"folder_id": t.new_folder(), "file": ("a.txt", b"Rome is old.")},
+    "folders.list": lambda t: {},
+    "folders.retrieve": lambda t: {"folder_id": t.new_folder()},
+    "folders.update": lambda t: {"folder_id": t.new_folder(), "description": "Old ones."},
     "health": lambda t: {},
     "mcp_servers.create": lambda t: {"server_name": "sums", "config": CONFIG},
     "mcp_servers.delete": lambda t: {"mcp_server_id": t.new_server()},

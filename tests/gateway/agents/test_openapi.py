@@ -88,6 +88,9 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
     sleeper = world.letta.agents.create(model="openai/m", enable_sleeptime=True)
     named["group_id"] = sleeper.id.replace("agent-", "group-")
     named["conversation_id"] = world.letta.conversations.create(agent_id=agent.id).id
+    folder = world.letta.folders.create(name="sheets")
+    file = world.letta.folders.files.upload(folder.id, file=("a.txt", b"A moss."))
+    named |= {"folder_id": folder.id, "file_id": file.id, "name": "sheets"}
     faults: list[str] = []
     asked = 0
     for result in schema.get_all_operations():

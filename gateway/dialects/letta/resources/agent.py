@@ -154,6 +154,8 @@ class UpdateAgent(Body):
     block_ids: list[str] | UnsetType | None = UNSET
     tool_ids: list[str] | UnsetType | None = UNSET
     include_multi_agent_tools: bool | UnsetType | None = UNSET
+    folder_ids: list[str] | UnsetType | None = UNSET
+    source_ids: list[str] | UnsetType | None = UNSET
     tool_rules: list[ToolRuleBody] | UnsetType | None = UNSET
     message_buffer_autoclear: bool | UnsetType | None = UNSET
     message_buffer_limit: _Messages | UnsetType | None = UNSET
@@ -172,8 +174,6 @@ class UpdateAgent(Body):
     per_file_view_window_char_limit: Annotated[int | None, KEPT] | UnsetType = UNSET
 
     enable_sleeptime: bool | UnsetType | None = UNSET
-    folder_ids: Annotated[list[str] | None, refused("Folders are not served yet.")] | UnsetType = UNSET
-    source_ids: Annotated[list[str] | None, refused("Folders are not served yet.")] | UnsetType = UNSET
     template_id: Annotated[str | None, _HOSTED] | UnsetType = UNSET
     base_template_id: Annotated[str | None, _HOSTED] | UnsetType = UNSET
     identity_ids: (
@@ -234,7 +234,9 @@ class CreateAgent(UpdateAgent):
     template: Annotated[bool | None, _HOSTED] | UnsetType = UNSET
     memory_variables: Annotated[dict[str, str] | None, _HOSTED] | UnsetType = UNSET
     project: Annotated[str | None, _HOSTED] | UnsetType = UNSET
-    include_default_source: Annotated[bool | None, refused("Folders are not served yet.")] | UnsetType = UNSET
+    include_default_source: (
+        Annotated[bool | None, refused("An agent has no folder of its own; attach one.")] | UnsetType
+    ) = UNSET
 
 
 # -- from a body to a definition
@@ -402,12 +404,13 @@ def agent_json(
     pending: dict[str, Any] | None = None,
     last_run: Run | None = None,
     readers: Sequence[ReaderEntry] = (),
+    folders: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Returns an agent with all that the client requires, whatever it asks to be included.
 
-    blocks: each with its definition's body. tools: as they are shown. model: the handle that it answers with. window:
-    tokens of the model's context, if they are known. pending: the message that waits for an answer. readers: those that
-    read what is said to it.
+    blocks: each with its definition's body. tools, folders: as they are shown. model: the handle that it answers with.
+    window: tokens of the model's context, if they are known. pending: the message that waits for an answer.
+    readers: those that read what is said to it.
     """
     definition = AgentDefinition.of(made.body)
     kept, sampling = definition.kept, definition.sampling
@@ -440,7 +443,7 @@ def agent_json(
         },
         "tools": list(tools),
         "tool_rules": list(definition.rules),
-        "sources": [],
+        "sources": list(folders),
         "identities": [],
         "identity_ids": [],
         "secrets": [],

@@ -12,7 +12,7 @@ from gateway.dialects.letta.body import KEPT, Body, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.shown import time_of
-from storage.records import Definition, Passage
+from storage.records import Definition, Passage, StoredFile
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _METADATA = refused("A passage has tags, and no metadata.")
@@ -40,18 +40,18 @@ class SearchPassages(Body):
     end_date: str | UnsetType | None = UNSET
 
 
-def passage_json(uid: str, passage: Passage) -> dict[str, Any]:
-    """Returns a passage. uid: of the memory in which it lies."""
+def passage_json(uid: str, passage: Passage, file: StoredFile | None = None) -> dict[str, Any]:
+    """Returns a passage. uid: of the memory in which it lies. file: it is a part of."""
     return {
         "id": ids.placed("passage", uid, passage.seq),
         "text": passage.text,
         "tags": list(passage.tags),
-        "archive_id": ids.named("archive", uid),
+        "archive_id": ids.named("archive", uid) if file is None else None,
         "created_at": time_of(passage.at),
         "updated_at": None,
-        "source_id": None,
-        "file_id": None,
-        "file_name": None,
+        "source_id": None if file is None else ids.named("source", uid),
+        "file_id": None if file is None else ids.named("file", file.uid),
+        "file_name": None if file is None else file.name,
         "metadata": {},
         "embedding": None,
         "embedding_config": None,

@@ -86,6 +86,7 @@ class AgentRoutes:
             tools=sent.get("tools") or (),
             tool_uids=[uid_in("tool", each) for each in sent.get("tool_ids") or ()],
             tags=sent.get("tags") or (),
+            folders=_folders(sent) or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
             multi_agent_tools=sent.get("include_multi_agent_tools") is True,
@@ -112,6 +113,7 @@ class AgentRoutes:
             tags=sent.get("tags"),
             multi_agent_tools=sent.get("include_multi_agent_tools"),
             sleeptime=sent.get("enable_sleeptime"),
+            folders=_folders(sent),
         )
         uid = asked.uid("agent", "agent_id")
         return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
@@ -144,3 +146,10 @@ class AgentRoutes:
     async def _prompt(self, asked: Asked) -> Prompt:
         found = await self._api.registry.agent(asked.project, asked.uid("agent", "agent_id"))
         return await self._api.runs.preview(RunRequest(found.spec, found.scope))
+
+
+def _folders(sent: dict[str, Any]) -> list[str] | None:
+    """Returns the folders that a body names, under either name; None: it names none."""
+    named = [each for name in ("folder_ids", "source_ids") for each in sent.get(name) or ()]
+    is_named = any(sent.get(name) is not None for name in ("folder_ids", "source_ids"))
+    return [uid_in("source", each) for each in named] if is_named else None

@@ -17,6 +17,7 @@ from gateway.web.letta.refused import refused_rows
 from gateway.web.letta.resources.agents import AgentRoutes
 from gateway.web.letta.resources.blocks import BlockRoutes
 from gateway.web.letta.resources.conversations import ConversationRoutes
+from gateway.web.letta.resources.folders import FolderRoutes
 from gateway.web.letta.resources.groups import GroupRoutes
 from gateway.web.letta.resources.legacy import LegacyRoutes
 from gateway.web.letta.resources.mcp_servers import McpServerRoutes
@@ -54,7 +55,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
         AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), McpServerRoutes(api), SendRoutes(api),
-        MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api), ArchiveRoutes(api),
+        MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api), ArchiveRoutes(api), FolderRoutes(api),
         RunRoutes(api), GroupRoutes(api), StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]

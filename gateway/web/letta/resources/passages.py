@@ -19,7 +19,7 @@ from gateway.dialects.letta.resources.passage import (
     passage_json,
 )
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.archives import ARCHIVE, MOST, Archives, PassageView
+from gateway.run.agents.archives import ARCHIVE, Archives, PassageView, check_room
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import Page, PassageFilter
@@ -200,9 +200,9 @@ class ArchiveRoutes:
 
     async def attach(self, asked: Asked) -> Any:
         agent, found = (await self._api.entry(asked)).agent, await self._archive(asked)
-        attached = await self._api.store.attached.targets(agent.id, ARCHIVE)
-        if found.memory not in attached and len(attached) >= MOST - 1:
-            raise BadRequest(f"An agent has at most {MOST - 1} archives attached.", param="archive_id")
+        attached = await self._archives.attached(agent)
+        if found.memory not in attached:
+            check_room(len(attached) + 1)
         await self._api.store.attached.attach(agent.id, ARCHIVE, found.memory, at=self._api.now())
         return None
 
@@ -234,4 +234,4 @@ def _seq(agent: Agent, id: Any) -> int | None:
 
 
 def _shown(view: PassageView) -> dict[str, Any]:
-    return passage_json(view.uid, view.passage)
+    return passage_json(view.uid, view.passage, view.file)

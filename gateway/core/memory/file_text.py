@@ -1,0 +1,56 @@
+"""The text of a file that somebody uploads: read from its bytes, and cut into the parts that are stored."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import Final
+
+PART = 2000  # characters of a part
+# Types whose content is no text, whatever its bytes look like.
+_NO_TEXT: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_PDF: Final = b"%PDF-"
+# Where a part may end, the best first.
+_ENDS: Final = ("\n\n", "\n", ". ", " ")
+
+
+def text_of(data: bytes, type: str) -> str | None:
+    """Returns a file's text; None: it is none. UTF-8, and UTF-16 that says so by its first bytes, are read.
+
+    type: as whoever sent it named it.
+    """
+    if type.lower().startswith(_NO_TEXT) or data.startswith(_PDF):
+        return None
+    mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def parts(text: str, size: int = PART) -> Iterator[str]:
+    """Yields a text in parts of a size at most, which together are the text again.
+
+    A part ends where a paragraph, a line, a sentence or a word ends, if that is not in its first half.
+    """
+    at = 0
+    while at < len(text):
+        end = at + size
+        if end < len(text):
+            cuts = (text.rfind(mark, at, end) + len(mark) for mark in _ENDS)
+            end = next((cut for cut in cuts if cut > at + size // 2), end)
+        yield text[at:end]
+        at = end
+
+
+def file_name(name: str) -> str:
+    """Returns the last part of a name, without characters that do not print; "" where nothing is left."""
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    clean = "".join(char for char in last if char.isprintable()).strip()
+    return "" if clean in (".", "..") else clean[:255]

@@ -1,0 +1,223 @@
+"""Folders: made, listed, changed, deleted; their files, uploaded, read and forgotten; and the agents that have them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from gateway.core import ids
+from gateway.core.memory.file_text import file_name
+from gateway.dialects.letta.body import given
+from gateway.dialects.letta.query import AgentsOfQuery, PageQuery, PassagesQuery
+from gateway.dialects.letta.resources.folder import (
+    KEPT_FIELDS,
+    AgentFilesQuery,
+    CreateFolder,
+    FileQuery,
+    FilesQuery,
+    FoldersQuery,
+    UpdateFolder,
+    UploadForm,
+    UploadQuery,
+    agent_file_json,
+    file_json,
+    folder_json,
+)
+from gateway.dialects.letta.resources.passage import passage_json
+from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.run.agents.archives import FOLDER, Archives
+from gateway.run.agents.files.folders import FileView, Folders, SentFile
+from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in, uid_or_none
+from gateway.web.letta.routes import AgentsRoute, AnswersAgents, Asked
+from storage.listing import Page, PassageFilter
+from storage.records import Definition, DefinitionKind
+
+_LISTED = 1000  # folders of a project that are listed
+
+
+class FolderRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
+        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+
+    def rows(self) -> list[AgentsRoute]:
+        """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
+        files = "/v1/agents/{agent_id}/files"
+        return [
+            *self._rows("folders", "folder"),
+            *self._rows("sources", "source"),
+            AgentsRoute(
+                "GET", files, self.files_of, "List the files that an agent can search.", query=AgentFilesQuery
+            ),
+        ]
+
+    def _rows(self, name: str, kind: str) -> list[AgentsRoute]:
+        all_, one = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
+        of, says = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
+        route = partial(_route, says)
+        return [
+            route("GET", all_, self.index, "List folders", query=FoldersQuery),
+            route("POST", all_, self.create, "Make a folder", body=CreateFolder),
+            route("GET", f"{all_}/count", self.count, "Count folders"),
+            route("GET", f"{all_}/name/{{name}}", self.named, "Return the id of the folder with a name"),
+            route("GET", one, self.retrieve, "Return a folder"),
+            route("PATCH", one, self.update, "Change a folder", body=UpdateFolder),
+            route("DELETE", one, self.delete, "Delete a folder with its files"),
+            route("POST", f"{one}/upload", self.upload, "Save a file", query=UploadQuery, form=UploadForm),
+            route("GET", f"{one}/files", self.files, "List the files of a folder", query=FilesQuery),
+            route("GET", f"{one}/files/{{file_id}}", self.file, "Return a file", query=FileQuery),
+            route("GET", f"{one}/passages", self.passages, "List the parts of files", query=PassagesQuery),
+            route("GET", f"{one}/agents", self.agents, "List the agents of a folder", query=AgentsOfQuery),
+            route("DELETE", f"{one}/{{file_id}}", self.remove, "Forget a file"),
+            route("GET", of, self.index_of, "List the folders of an agent", query=PageQuery),
+            route("PATCH", f"{of}/attach/{{folder_id}}", self.attach, "Attach a folder to an agent"),
+            route("PATCH", f"{of}/detach/{{folder_id}}", self.detach, "Detach a folder"),
+        ]
+
+    # -- folders
+
+    async def index(self, asked: Asked) -> Any:
+        query: FoldersQuery = asked.query
+        page, name = Page(0, 2**62, _LISTED, newest_first=False), given_or_none(query.name)
+        found = await self._api.store.definitions.list(asked.project, DefinitionKind.FOLDER, page, name=name)
+        return cut(list(map(folder_json, found)), query)
+
+    async def count(self, asked: Asked) -> Any:
+        page = Page(0, 2**62, _LISTED, newest_first=False)
+        return len(await self._api.store.definitions.list(asked.project, DefinitionKind.FOLDER, page))
+
+    async def named(self, asked: Asked) -> Any:
+        name = asked.path["name"]
+        found = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)
+        if not found:
+            raise UnknownId(f"There is no folder named {name!r}.")
+        return folder_json(found[0])["id"]
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateFolder = asked.body
+        sent = given(create)
+        body = {name: sent[name] for name in KEPT_FIELDS if sent.get(name) is not None}
+        return folder_json(await self._folders.create(asked.project, create.name, body))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return folder_json(await self._folder(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateFolder = asked.body
+        found, sent = await self._folder(asked), given(update)
+        body = {**found.body, **{name: sent[name] for name in KEPT_FIELDS if name in sent}}
+        name = given_or_none(update.name)
+        if name is not None and name != found.name:
+            taken = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)
+            if taken:
+                raise Conflict(f"There is a folder named {name!r} already.", param="name")
+        changed = await self._api.store.definitions.change(found, body, at=self._api.now(), name=name)
+        return folder_json(changed)
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._folders.delete(await self._folder(asked))
+        return {"message": "The folder is deleted, and its files are forgotten."}
+
+    # -- files
+
+    async def upload(self, asked: Asked) -> Any:
+        query: UploadQuery = asked.query
+        folder, file = await self._folder(asked), asked.file
+        assert file is not None
+        name = file_name(given_or_none(query.name) or file.file_name or "")
+        if not name:
+            raise BadRequest("Name the file.", param="file")
+        upload = SentFile(name, file.type, file.data)
+        made, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
+        asked.headers["x-upload-result"] = "created" if is_new else "skipped"
+        (view,) = await self._folders.view(folder, [made])
+        return _shown(folder, view)
+
+    async def files(self, asked: Asked) -> Any:
+        query: FilesQuery = asked.query
+        folder = await self._folder(asked)
+        page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
+        found = await self._folders.list(folder, page)
+        views = await self._folders.view(folder, found, with_content=query.include_content)
+        return [_shown(folder, view) for view in views]
+
+    async def file(self, asked: Asked) -> Any:
+        query: FileQuery = asked.query
+        folder = await self._folder(asked)
+        file = await self._folders.file(folder, asked.uid("file", "file_id"))
+        (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
+        return _shown(folder, view)
+
+    async def remove(self, asked: Asked) -> Any:
+        folder = await self._folder(asked)
+        await self._folders.remove(await self._folders.file(folder, asked.uid("file", "file_id")))
+        return {"message": "The file is forgotten."}
+
+    async def passages(self, asked: Asked) -> Any:
+        query: PassagesQuery = asked.query
+        folder = await self._folder(asked)
+        after, before = place_in("passage", query.after), place_in("passage", query.before)
+        found = await self._archives.list(
+            await self._folders.memory(folder),
+            PassageFilter(text=given_or_none(query.search)),
+            after=None if after is None else after.seq,
+            before=None if before is None else before.seq,
+            limit=query.size(100),
+            newest_first=query.newest_first(False),
+        )
+        return [passage_json(each.uid, each.passage, each.file) for each in found]
+
+    async def files_of(self, asked: Asked) -> Any:
+        query: AgentFilesQuery = asked.query
+        folders = {each.memory: each for each in await self._attached(asked)}
+        found = await self._api.store.files.of_folders(list(folders))
+        shown = [agent_file_json(folders[file.memory], file) for file in found]
+        page = cut(shown, query, newest_first=False)
+        last = None if not page else page[-1]["id"]
+        end = shown[0] if query.newest_first(False) and shown else (shown[-1] if shown else None)
+        has_more = end is not None and last != end["id"]
+        return {"files": page, "next_cursor": last if has_more else None, "has_more": has_more}
+
+    # -- agents
+
+    async def agents(self, asked: Asked) -> Any:
+        query: AgentsOfQuery = asked.query
+        rows = await self._folders.agents(await self._folder(asked))
+        views = await self._api.registry.several(asked.project, rows)
+        shown = [{"id": ids.named("agent", view.agent.uid)} for view in views]
+        return [each["id"] for each in cut(shown, query)]
+
+    async def index_of(self, asked: Asked) -> Any:
+        return cut(list(map(folder_json, await self._attached(asked))), asked.query)
+
+    async def attach(self, asked: Asked) -> Any:
+        await self._folders.attach(await self._api.entry(asked), await self._folder(asked))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def detach(self, asked: Asked) -> Any:
+        await self._folders.detach(await self._api.entry(asked), await self._folder(asked))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def _folder(self, asked: Asked) -> Definition:
+        return await self._folders.get(asked.project, asked.uid("source", "folder_id"))
+
+    async def _attached(self, asked: Asked) -> list[Definition]:
+        """Returns the folders that the agent in the path has attached, in order."""
+        agent = (await self._api.entry(asked)).agent
+        rows = await self._api.store.attached.targets(agent.id, FOLDER)
+        found = await self._api.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
+        return [found[row] for row in rows if row in found]
+
+    async def _row(self, folder: Definition, id: Any) -> int | None:
+        """Returns the row of the file that a cursor names."""
+        uid = uid_or_none("file", id)
+        return None if uid is None else (await self._folders.file(folder, uid)).id
+
+
+def _route(says: str, method: str, path: str, handle: AnswersAgents, what: str, **more: Any) -> AgentsRoute:
+    return AgentsRoute(method, path, handle, f"{what}{says}.", **more)
+
+
+def _shown(folder: Definition, view: FileView) -> dict[str, Any]:
+    return file_json(folder, view.file, view.parts, view.content)

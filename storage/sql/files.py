@@ -1,0 +1,137 @@
+"""Files of folders. A folder is a memory; a file's text lies in its passages, which are written a page at a time."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from storage.database import Connection, Row
+from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.listing import Page
+from storage.records import StoredFile
+from storage.sql.agents import load_agent
+from storage.sql.group import Group, alone, bulk_writes, long_reads, reads, writes
+from storage.sql.passages import insert_passage
+from storage.sql.statements import load, rows_of
+
+SQL = load("files.sql")
+
+# The states of a file: its text is being written, or is there.
+PARSING, COMPLETED = "parsing", "completed"
+MOST_FILES = 1000  # of a folder
+MOST_BYTES = 100_000_000  # of all files of a folder
+_PARTS = 128  # of a file's text that are read or written at once
+
+
+async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) -> StoredFile:
+    """Adds a file whose text is still to come. renames: a name that is taken gets a number.
+
+    Raises: WriteConflict: the name is taken; OverLimit; NotFound: there is no such folder.
+    """
+    if await load_agent(connection, draft.memory) is None:
+        raise NotFound("there is no such folder")
+    count, size = await _extent(connection, draft.memory)
+    if count >= MOST_FILES:
+        raise OverLimit(f"a folder has at most {MOST_FILES} files")
+    if size + draft.bytes > MOST_BYTES:
+        raise OverLimit(
+            f"the files of a folder have at most {MOST_BYTES} bytes together, and {size} are there"
+        )
+    name = draft.name
+    for number in range(1, MOST_FILES + 2):
+        if not await connection.rows(SQL["named"], (draft.memory, name)):
+            break
+        if not renames:
+            raise WriteConflict(f"there is a file {name!r} in this folder already")
+        path = PurePosixPath(draft.name)
+        name = f"{path.stem}_({number}){path.suffix}"
+    made = replace(draft, name=name)
+    values = (made.uid, made.memory, made.state, made.bytes, made.created, made.type, made.name)
+    return replace(made, id=await connection.value(SQL["insert"], values))
+
+
+async def load_parts(
+    connection: Connection, file: StoredFile, after: int, limit: int = _PARTS
+) -> list[tuple[int, str]]:
+    """Returns a page of (row, text) of a file's parts. after: the row last seen."""
+    rows = await connection.rows(SQL["parts"], (file.id, file.memory, after, limit))
+    return [(row[0], row[1]) for row in rows]
+
+
+class Files(Group):
+    """Files of folders. memory: the folder's row; of another one nothing is found."""
+
+    add = writes(alone(add_file))
+    parts = long_reads(alone(load_parts))
+
+    @bulk_writes
+    async def write(self, connection: Connection, file: StoredFile, texts: Sequence[str]) -> None:
+        """Adds parts behind those that are there. Raises: NotFound: the file or its folder is gone."""
+        if await connection.row(SQL["get"], (file.uid, file.memory)) is None:
+            raise NotFound(f"there is no file {file.uid!r}")
+        for text in texts:
+            await insert_passage(connection, file.memory, text, at=file.created, file=file.id)
+
+    @writes
+    async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:
+        """Says that all of its text is there. Raises: NotFound: it is gone."""
+        if not await connection.run(SQL["set_state"], (COMPLETED, file.id, file.memory)):
+            raise NotFound(f"there is no file {file.uid!r}")
+        return replace(file, state=COMPLETED)
+
+    @reads
+    async def get(self, connection: Connection, memory: int, uid: str) -> StoredFile:
+        """Returns the file with this public name. Raises: NotFound."""
+        row = await connection.row(SQL["get"], (uid, memory))
+        if row is None:
+            raise NotFound(f"there is no file {uid!r} in this folder")
+        return _file(row)
+
+    @reads
+    async def named(self, connection: Connection, memory: int, name: str) -> StoredFile | None:
+        """Returns the file with this name."""
+        row = await connection.row(SQL["named"], (memory, name))
+        return None if row is None else _file(row)
+
+    @reads
+    async def list(self, connection: Connection, memory: int, page: Page) -> builtins.list[StoredFile]:
+        """Returns a page of a folder's files. The cursors of the page are their rows."""
+        rows = await connection.rows(SQL[f"list_{page.way}"], (memory, *page.bounds, page.limit))
+        return [_file(row) for row in rows]
+
+    @long_reads
+    async def of_folders(self, connection: Connection, memories: Sequence[int]) -> builtins.list[StoredFile]:
+        """Returns the files of several folders, by folder, oldest first; those that are not whole yet left out."""
+        found = [_file(row) for row in await rows_of(connection, SQL["of_folders"], memories)]
+        order = {memory: place for place, memory in enumerate(memories)}
+        return sorted((f for f in found if f.state == COMPLETED), key=lambda f: (order[f.memory], f.id))
+
+    @reads
+    async def several(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
+        """Returns files by their rows, as far as they are there."""
+        return {row[0]: _file(row) for row in await rows_of(connection, SQL["several"], ids)}
+
+    @reads
+    async def part_counts(self, connection: Connection, memory: int, files: Sequence[int]) -> dict[int, int]:
+        """Returns of how many parts the text of each of these files is."""
+        return {row[0]: row[1] for row in await rows_of(connection, SQL["part_count"], files, memory)}
+
+    @reads
+    async def unfinished(
+        self, connection: Connection, before: float, limit: int = 100
+    ) -> builtins.list[tuple[int, int]]:
+        """Returns (memory, row) of files that were begun before a time and whose text did not come to its end."""
+        rows = await connection.rows(SQL["unfinished"], (PARSING, before, limit))
+        return [(row[0], row[1]) for row in rows]
+
+
+async def _extent(connection: Connection, memory: int) -> tuple[int, int]:
+    row = await connection.row(SQL["extent"], (memory,))
+    assert row is not None
+    return row[0], row[1]
+
+
+def _file(row: Row) -> StoredFile:
+    return StoredFile(*row)

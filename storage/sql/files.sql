@@ -1,0 +1,54 @@
+-- Every statement on the files of folders. A file's text lies in the passages that bear its number, in their order, and
+-- nothing is left out between them.
+
+-- piece: file
+-- What is read of a file `f`.
+f.id, f.uid, f.memory, f.state, f.bytes, f.created, f.type, f.name
+
+-- name: insert
+-- Adds a file whose text is still to come.
+INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
+
+-- name: set_state
+-- Says that its text is there.
+UPDATE files SET state = ? WHERE id = ? AND memory = ?
+
+-- name: get
+-- Finds a file of a folder by its public name.
+SELECT {file} FROM files f WHERE f.uid = ? AND f.memory = ?
+
+-- name: named
+-- Finds the files of a folder with a name, oldest first.
+SELECT {file} FROM files f WHERE f.memory = ? AND f.name = ? ORDER BY f.id
+
+-- name: extent
+-- Counts the files of a folder, and their bytes.
+SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?
+
+-- name: list_down
+-- Lists the files of a folder, newest first.
+SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id DESC LIMIT ?
+
+-- name: list_up
+-- Lists them oldest first.
+SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id LIMIT ?
+
+-- name: of_folders
+-- Lists the files of several folders.
+SELECT {file} FROM files f WHERE f.memory {in:1:BIGINT:64} AND f.memory <> 0 ORDER BY f.memory, f.id
+
+-- name: several
+-- Reads some files by their rows.
+SELECT {file} FROM files f WHERE f.id {in:1:BIGINT:64} AND f.memory <> 0
+
+-- name: parts
+-- Reads a page of the parts of a file's text.
+SELECT p.id, p.text FROM passages p WHERE p.file = ? AND p.agent = ? AND p.id > ? ORDER BY p.id LIMIT ?
+
+-- name: part_count
+-- Counts them.
+SELECT p.file, count(*) FROM passages p WHERE p.agent = ?1 AND p.file {in:2:BIGINT:64} GROUP BY p.file
+
+-- name: unfinished
+-- Finds files whose text did not come to its end, as where a process died.
+SELECT f.memory, f.id FROM files f WHERE f.state = ? AND f.memory <> 0 AND f.created < ? ORDER BY f.id LIMIT ?

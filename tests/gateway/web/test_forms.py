@@ -1,0 +1,42 @@
+"""Whole forms: their fields and files, and bodies that are none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.web.form import FormPart, form_parts
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    return (
+        b"".join(b"--x\r\n" + head.encode() + b"\r\n\r\n" + data + b"\r\n" for head, data in parts)
+        + b"--x--\r\n"
+    )
+
+
+@given(st.lists(st.binary(max_size=40).filter(lambda data: b"--x" not in data), max_size=4))
+def test_values_are_read_as_they_are(values: list[bytes]) -> None:
+    head = 'Content-Disposition: form-data; name="a"'
+    found = form_parts(form(*((head, value) for value in values)), b"x")
+    assert found == [FormPart("a", None, "", value) for value in values]
+
+
+def test_a_file_has_its_name_and_type() -> None:
+    head = 'content-type: text/plain; charset=utf-8\r\ncontent-disposition: form-data; name=file; filename="ä%22.md"'
+    found = form_parts(b"nobody's\r\n" + form((head, b"a\r\nb")), b"x")
+    assert found == [FormPart("file", 'ä".md', "text/plain; charset=utf-8", b"a\r\nb")]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"--x", b"--x\r\n", b"--x\r\nno blank line\r\n--x--", form()[:-4], b"{}"]
+)
+def test_what_is_no_form_that_ends_is_none(data: bytes) -> None:
+    assert form_parts(data, b"x") is None
+
+
+def test_a_field_without_a_name_is_nobodys() -> None:
+    assert form_parts(form(("content-disposition: form-data", b"a"), ('x: name="y"', b"b")), b"x") == []
+    found = form_parts(form(('content-disposition: form-data; name=""', b"a")), b"x")
+    assert found == [FormPart("", None, "", b"a")]

@@ -1,0 +1,110 @@
+"""Files of folders: their names, limits and parts; and what of them is left when they go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.core.ids import new_uid
+from gateway.run.admin.forget import Retention
+from storage.commands import ForgetTarget
+from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.listing import Page
+from storage.records import Agent, DefinitionKind, Scope, StoredFile
+from storage.sql.files import MOST_BYTES, PARSING
+from storage.sql.store import Store
+from tests.storage.conftest import Holds
+from tests.stored import rows
+
+DAY = 86_400.0
+
+
+async def folder(store: Store, name: str = "notes") -> Agent:
+    draft = store.agents.draft(Scope("default", "@", f"folder:{name}"))
+    made, _ = await store.defined_agents.create_memory(draft, DefinitionKind.FOLDER, name, {}, at=1.0)
+    return made
+
+
+def draft(memory: Agent, name: str, *, size: int = 1, at: float = 5.0) -> StoredFile:
+    return StoredFile(0, new_uid(), memory.id, PARSING, size, at, "text/plain", name)
+
+
+async def save(store: Store, memory: Agent, name: str, *texts: str, at: float = 5.0) -> StoredFile:
+    file = await store.files.add(draft(memory, name, at=at), renames=False)
+    await store.files.write(file, texts)
+    return await store.files.complete(file)
+
+
+async def test_files_are_numbered_where_a_name_is_taken(store: Store) -> None:
+    notes, other = await folder(store), await folder(store, "other")
+    names = [(await store.files.add(draft(notes, "a.md", at=n), renames=True)).name for n in (1.0, 2.0, 3.0)]
+    assert names == ["a.md", "a_(1).md", "a_(2).md"]
+    with pytest.raises(WriteConflict, match="already"):
+        await store.files.add(draft(notes, "a.md", at=4.0), renames=False)
+    assert (await store.files.add(draft(other, "a.md"), renames=False)).name == "a.md"
+    assert [f.name for f in await store.files.list(notes.id, Page(limit=2))] == ["a_(2).md", "a_(1).md"]
+    first = await store.files.named(notes.id, "a.md")
+    assert first is not None
+    with pytest.raises(NotFound):
+        await store.files.get(other.id, first.uid)
+
+
+async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) -> None:
+    notes = await folder(store)
+    await store.files.add(draft(notes, "a", size=MOST_BYTES), renames=False)
+    with pytest.raises(OverLimit, match="bytes together"):
+        await store.files.add(draft(notes, "b", size=1), renames=False)
+    with pytest.raises(NotFound):
+        await store.files.add(replace(draft(notes, "b"), memory=999), renames=False)
+
+
+async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
+    store: Store, holds: Holds
+) -> None:
+    notes = await folder(store)
+    gone = await save(store, notes, "zqgonenamex", "zqgonex one", "zqgonex two")
+    kept = await save(store, notes, "zqkeptnamex", "zqkeptx one", "zqkeptx two")
+    while await store.recall.index(notes.id):
+        pass
+    begun = await store.forgetting.begin(notes.id, ForgetTarget(files=[gone.id]))
+    with pytest.raises(NotFound):
+        await store.files.get(notes.id, gone.uid)
+    with pytest.raises(NotFound):
+        await store.files.write(gone, ["zqgonex three"])
+    assert await store.forgetting.run(begun)
+    assert await store.forgetting.sweep()
+    assert [word for word in ("gone", "gonename", "kept", "keptname") if holds(f"zq{word}x".encode())] == [
+        "kept",
+        "keptname",
+    ]
+    assert [text for _, text in await store.files.parts(kept, 0)] == ["zqkeptx one", "zqkeptx two"]
+    assert await store.files.part_counts(notes.id, [gone.id, kept.id]) == {kept.id: 2}
+    other = await folder(store, "other")
+    await store.forgetting.run(await store.forgetting.begin(other.id, ForgetTarget(files=[kept.id])))
+    assert await store.files.get(notes.id, kept.uid) == kept
+
+
+async def test_files_that_are_too_old_go(store: Store, holds: Holds) -> None:
+    notes = await folder(store)
+    await save(store, notes, "zqoldx", "zqoldtextx", at=5.0)
+    new = await save(store, notes, "zqnewx", "zqnewtextx", at=10 * DAY)
+    await Retention(store, {"default": 1.0}, lambda: 10 * DAY + 1).step()
+    assert [word for word in ("old", "oldtext", "new", "newtext") if holds(f"zq{word}x".encode())] == [
+        "new",
+        "newtext",
+    ]
+    assert await store.files.list(notes.id, Page()) == [new]
+
+
+async def test_an_upload_that_a_dead_process_left_goes_at_the_next_start(store: Store, holds: Holds) -> None:
+    notes = await folder(store)
+    cut = await store.files.add(draft(notes, "zqcutx"), renames=False)
+    await store.files.write(cut, ["zqcuttextx"])
+    whole = await save(store, notes, "whole", "text", at=6.0)
+    assert await store.files.of_folders([notes.id]) == [whole]
+    await Retention(store, {}, lambda: 9.0).step()
+    assert not holds(b"zqcutx")
+    assert not holds(b"zqcuttextx")
+    assert await store.files.list(notes.id, Page()) == [whole]
+    assert await rows(store, "SELECT count(*) FROM passages WHERE file IS NOT NULL") == [(1,)]
