@@ -81,7 +81,7 @@ class LinesView:
     def step(self, first: int, reply: int) -> None:
         self._line("step", f"{first} {reply}")
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
         pass
 
     def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:

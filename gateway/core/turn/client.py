@@ -110,8 +110,8 @@ class ClientView(Protocol):
         first: the number of its first message; reply: of its reply.
         """
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
-        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`."""
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
+        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`. calls: those that wait."""
 
     # Errors
 
@@ -188,7 +188,7 @@ class UnseenView:
     def step(self, first: int, reply: int) -> None:
         pass
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
         pass
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:

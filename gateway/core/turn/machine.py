@@ -448,7 +448,8 @@ class Turn:
             self._view.stop(StopReason.ERROR, {})
             self._view.fail(Conflict(events.LOST))
             return [*self._flush(), commands.Finish()]
-        self._view.stop(self._outcome.stop, self._outcome.waiting)
+        waiting = self._outcome.waiting
+        self._view.stop(self._outcome.stop, waiting, [c for c in self._round.draft.calls if c.id in waiting])
         if self._round.form is ReplyForm.BODY:
             is_unchanged = self._rounds == 1 and len(self._round.theirs) == len(self._round.draft.calls)
             data = self._view.whole(self._round.body, self._outcome, is_unchanged=is_unchanged)

@@ -97,7 +97,7 @@ class ChatView:
     def step(self, first: int, reply: int) -> None:
         """Shows nothing: the client reads one reply, however many steps made it."""
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
         """Shows nothing: the finish_reason says as much as the client understands."""
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:

@@ -20,7 +20,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import Draft, ToolCall
+from gateway.core.turn.stream import ToolCall
 from gateway.dialects.letta.error import LettaErrors, error_event
 from gateway.dialects.letta.message import Origin, Showing, piece, shown
 from gateway.dialects.letta.run import stop_json, usage_json
@@ -100,7 +100,9 @@ class StepView:
     _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
     _results: list[ToolResult] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
-    _called: Draft = field(default_factory=Draft)  # all calls of the reply, to show those that wait
+    _waits: list[Json] = field(
+        default_factory=list
+    )  # the calls that wait, by the ids under which they are kept
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
     _counts: Counts = field(default_factory=Counts)
@@ -125,9 +127,6 @@ class StepView:
                 self.add_thought(thought)
             if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
                 self.add_text(text)
-            for entry in delta.get("tool_calls") or ():
-                if isinstance(entry, dict):
-                    self._called.call_for(entry)
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
             self._counts = Counts(*map(sum, zip(self._counts, counts_of(usage), strict=True)))
@@ -155,8 +154,8 @@ class StepView:
         for each in tail:
             self.show(each)
         self._end_reply()
-        if waiting := [call.built() for call in self._called.calls if call.id in self._waiting]:
-            self._message({"role": "assistant", "tool_calls": waiting}, self.numbers.reply)
+        if self._waits:
+            self._message({"role": "assistant", "tool_calls": self._waits}, self.numbers.reply)
         self._show_results()
         self._out += [
             event(stop_json(self._stop)),
@@ -184,11 +183,11 @@ class StepView:
         self.numbers.first, self.numbers.reply = first, reply
         self._show_results()
         self._kinds.clear()
-        self._called = Draft()
         self.numbers.steps += 1
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str]) -> None:
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
         self._stop, self._waiting = reason, waiting
+        self._waits = [call.built() for call in calls]
 
     # Errors
 

@@ -466,3 +466,36 @@ def test_a_plain_message_takes_six_statements(world: LettaWorld, streaming: bool
     assert world.world.statements_of(send) == [
         "read", "read", "insert exchanges", "insert runs", "update exchanges", "insert run_steps",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+def test_a_call_without_an_id_is_asked_for_by_the_one_that_it_is_kept_under(
+    world: LettaWorld, by_token: bool
+) -> None:
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    call = {"label": "human", "new_string": "Likes tea."}
+    function = {"name": "memory_insert", "arguments": orjson.dumps(call).decode()}
+    deltas: list[Any] = [
+        {
+            "delta": {
+                "role": "assistant",
+                "tool_calls": [{"index": 0, "type": "function", "function": function}],
+            }
+        },
+        {"delta": {}, "finish_reason": "tool_calls"},
+    ]
+    chunks = [
+        {"id": "c", "object": "chat.completion.chunk", "choices": [{"index": 0, **each}]} for each in deltas
+    ]
+    world.upstream.queue(
+        raw(*(b"data: " + orjson.dumps(each) + b"\n\n" for each in chunks), b"data: [DONE]\n\n"),
+        say("Noted."),
+    )
+    events: Any = list(
+        world.letta.agents.messages.create(agent.id, input="Tea.", streaming=True, stream_tokens=by_token)
+    )
+    asked = next(each for each in events if each.message_type == "approval_request_message")
+    decision = {"type": "approval", "tool_call_id": asked.tool_call.tool_call_id, "approve": True}
+    allowed: Any = [{"type": "approval", "approvals": [decision]}]
+    reply = world.letta.agents.messages.create(agent.id, messages=allowed)
+    assert reply.messages[-1].content == "Noted."
