@@ -30,6 +30,7 @@ from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombst
 from storage.records import Atom, Exchange
 
 UNANSWERED = "No result was given."
+NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
 
 
 @dataclass(slots=True)
@@ -296,7 +297,7 @@ def put_back(
     streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _heard(y))
     before = [without_private(y) for y in before]
     rest = rest_after(text_of(message), streamed)
-    names = {c["function"]["name"] for c in calls if call_id(c) in content.ours}
+    names = {c["function"]["name"] for c in calls if call_id(c) in content.ours - _of_nobody(before)}
     if not before or not all(n in offered for n in names) or rest is None:
         return None
     rest = rest.lstrip()
@@ -311,6 +312,15 @@ def put_back(
         return list(before)
     end = {**message, "content": rest}
     return [*before, (refilled(end, full[-1]) if is_same_model else None) or end]
+
+
+def _of_nobody(messages: Sequence[WireMessage]) -> set[str]:
+    """Returns the ids of calls by a name that no tool had: none can be offered now, and none was then."""
+    return {
+        str(y.get("tool_call_id"))
+        for y in messages
+        if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
+    }
 
 
 def _heard(message: WireMessage) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
+from gateway.core.prompt.compose import NO_TOOL
 from gateway.core.turn.guide import (
     Allowed,
     Forbidden,
@@ -165,7 +166,7 @@ def judge(
 ) -> Verdict:
     """Judges one call. called: also those before it in the same reply. approvals: tools that ask without a rule."""
     if name not in attached:
-        return Forbidden(f"Error: there is no tool {name!r}. {_choice(attached)}")
+        return Forbidden(f"{NO_TOOL} {name!r}. {_choice(attached)}")
     last = _counted(called)[-1:]
     if any(each.result is None and _has_rule(rules, RuleKind.CONDITIONAL, each.name) for each in last):
         return Undecided()
