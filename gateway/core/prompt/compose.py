@@ -24,7 +24,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.match import lcs
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
@@ -40,6 +40,7 @@ class Composition:
     fill: messages to go before the first of the client's that is not a system message; fill_atoms: what each of them
         says, without our notes; fill_at: where on the path it stands (`Element.at`), None where it does not yet.
         list_at: the same of the client's messages, by index.
+    nudges: places in `fill` of what an agent's rules say to its model, which opens no turn.
     notes: index -> text before that message's text. hidden: index -> the messages that take its place.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
@@ -47,6 +48,7 @@ class Composition:
     fill: list[WireMessage] = field(default_factory=list)
     fill_atoms: list[tuple[Atom, ...]] = field(default_factory=list)
     fill_at: list[tuple[int, int] | None] = field(default_factory=list)
+    nudges: set[int] = field(default_factory=set)
     # Empty for a plain list, where places are counted.
     list_at: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False)
     notes: dict[int, str] = field(default_factory=dict)
@@ -54,7 +56,9 @@ class Composition:
     breaks: int = 0
 
     def add(self, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None = None) -> None:
-        self.fill.append(message)
+        if is_nudge(message):
+            self.nudges.add(len(self.fill))
+        self.fill.append(without_private(message))
         self.fill_atoms.append(atoms)
         self.fill_at.append(at)
 
@@ -106,7 +110,7 @@ def compose(
     held, offset = len(plan.held), plan.exchange.offset
     for i, m in enumerate(plan.held):
         atoms = plan.exchange.inputs[i]
-        found.add(prefixed(without_private(m), fresh.get(i, "")), atoms, (plan.exchange.depth, offset))
+        found.add(prefixed(m, fresh.get(i, "")), atoms, (plan.exchange.depth, offset))
         offset += len(atoms)
     if plan.appending:
         _answer(found, listing.messages)
@@ -197,7 +201,7 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
         if element.position >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
-                message = without_private(content.messages[element.position])
+                message = content.messages[element.position]
                 found.add(prefixed(message, note), element.atoms, element.at)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
@@ -220,10 +224,12 @@ def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
-    fill, atoms, at = found.fill, found.fill_atoms, found.fill_at
+    fill, atoms, at, nudges = found.fill, found.fill_atoms, found.fill_at, found.nudges
     whole = [*fill, *new]
-    found.fill, found.fill_atoms, found.fill_at = [], [], []
+    found.fill, found.fill_atoms, found.fill_at, found.nudges = [], [], [], set()
     for i, m in enumerate(fill):
+        if i in nudges:
+            found.nudges.add(len(found.fill))
         found.add(m, atoms[i], at[i])
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :])
         known = {str(y.get("tool_call_id")) for y in results} if m.get("tool_calls") else set()
@@ -317,9 +323,7 @@ def put_back(
 def _of_nobody(messages: Sequence[WireMessage]) -> set[str]:
     """Returns the ids of calls by a name that no tool had: none can be offered now, and none was then."""
     return {
-        str(y.get("tool_call_id"))
-        for y in messages
-        if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
+        str(y.get("tool_call_id")) for y in messages if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
     }
 
 

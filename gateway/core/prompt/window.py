@@ -27,6 +27,7 @@ DEFAULT_RESERVE_TOKENS = 4_096
 SYSTEM = frozenset({"system", "developer"})
 OPENERS = SYSTEM | {"user"}
 ANSWERS = frozenset({"tool", "function"})
+NUDGE = "nudge"  # a part of its turn, like a reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,12 @@ def plan_budget(
     return Budget(high, step, most)
 
 
-def describe(message: Mapping[str, Any], bound: int) -> WindowItem:
-    """Returns a chat message as the window sees it; fields of the wrong type are passed over."""
-    role = message.get("role")
+def describe(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) -> WindowItem:
+    """Returns a chat message as the window sees it; fields of the wrong type are passed over.
+
+    is_nudge: an agent's rules say it within a turn, in the user's role.
+    """
+    role = NUDGE if is_nudge else message.get("role")
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
     answers = message.get("tool_call_id")

@@ -180,6 +180,11 @@ def _entries(prompt: Prompt) -> list[_Entry]:
     return entries
 
 
+def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) -> bool:
+    """Returns whether an entry is a nudge within a hidden round: nobody else speaks to the model there."""
+    return index in prompt.composition.hidden and message.get("role") == "user"
+
+
 class _WindowRoom:
     """The window of a request, and the tokens its messages take of it. Nothing is counted before it has to be."""
 
@@ -193,7 +198,13 @@ class _WindowRoom:
         note: NoteRoom,
     ) -> None:
         self.entries = _entries(prompt)
-        self.elements = [describe(m, message_tokens(m, upper_bound)) for _, m in self.entries]
+        nudges = prompt.composition.nudges
+        self.elements = [
+            describe(
+                m, message_tokens(m, upper_bound), is_nudge=n in nudges or _is_hidden_nudge(prompt, at, m)
+            )
+            for n, (at, m) in enumerate(self.entries)
+        ]
         self._fill = len(prompt.composition.fill)
         self._context = context_tokens
         self._max_tokens = prompt.request.max_tokens

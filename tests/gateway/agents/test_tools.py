@@ -322,3 +322,33 @@ def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_
         life.world.settle()
         blocks = life.world.gateway.call(life.world.store.blocks.load(view.agent.id))
         assert {each.label: each.value for each in blocks} == {"human": "Ann\nTall", "house": "Blue"}
+
+
+def test_a_nudge_is_no_new_turn_for_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
+        life.spec = replace(life.spec, context_window=3000)
+        upstream.queue(*(say("word " * 700) for _ in range(5)), call_tools(insert("x")), say("Done."))
+        assert life.send("Remember the rose.").run.stop == "end_turn"
+        *_, last = upstream.chats
+        assert len([m for m in last.messages if "word" in str(m["content"])]) < 5
+        assert last.messages[1]["content"].endswith("Remember the rose.")
+
+
+def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path) as life:
+        registry = life.world.gateway.app.chat.registry
+        assert registry is not None
+        rules = (rule("required_before_exit", "memory_insert"),)
+        made = NewAgent(
+            AgentDefinition("letta_v1_agent", "You help.", model="m", rules=rules, context_window=3000),
+            "ann",
+            own=[(HUMAN, {})],
+        )
+        life.world.gateway.call(registry.create("default", made))
+        upstream.queue(say("word " * 700), say("word " * 700), call_tools(insert("x")), say("Done."))
+        chat = life.world.chat(model="agent/ann")
+        chat.say("Remember the rose.")
+        upstream.queue(say("word " * 700), call_tools(insert("y")), say("Done."))
+        chat.say("And?")
+        said = [str(m["content"])[:7] for m in upstream.last.messages]
+        assert said[1:3] != ["<system", "word wo"], said
