@@ -98,8 +98,11 @@ def test_the_end_says_why_and_what_was_used() -> None:
 
 def test_calls_that_wait_are_shown_at_the_end() -> None:
     made = view()
-    made.show(chunk(tool_calls=[{"index": 0, "id": "c0", "function": {"name": "a", "arguments": "{}"}}]))
-    made.stop(StopReason.REQUIRES_APPROVAL, {"c0": "client"})
+    draft = Draft()
+    # As the turn knows it; of the provider it had no id.
+    draft.take_calls([{"id": "c0", "function": {"name": "a", "arguments": "{}"}}], (), is_over=True)
+    made.show(chunk(tool_calls=[{"index": 0, "function": {"name": "a", "arguments": "{}"}}]))
+    made.stop(StopReason.REQUIRES_APPROVAL, {"c0": "client"}, draft.calls)
     made.end((), None, b"")
     assert kinds(events(made)) == ["approval_request_message", "stop_reason", "usage_statistics"]
 
