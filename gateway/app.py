@@ -37,7 +37,7 @@ from gateway.settings import Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
-from gateway.web.chat import CHAT_PATH, ChatRoute
+from gateway.web.chat import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.letta.api import AgentsApi
@@ -122,7 +122,7 @@ class Gateway:
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
-            Route(CHAT_PATH, _only_post, methods=["POST"]),
+            *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
             *agents,
             *model_routes(self.models, self.chat.registry),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
@@ -170,7 +170,7 @@ class Gateway:
             self.chat.pending.add(install_key(self.store, key), "server.key")
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == CHAT_PATH and scope["method"] == "POST":
+        if scope["method"] == "POST" and is_chat(scope["path"]):
             await self._chat(scope, receive, send)
         else:
             # With `app` in the scope, the router raises for an unknown path instead of answering it.

@@ -1,7 +1,11 @@
-"""POST /v1/chat/completions, as a plain ASGI callable in front of the router, since here time counts most."""
+"""POST /v1/chat/completions, as a plain ASGI callable in front of the router, since here time counts most.
+
+Two more paths lead here, of clients that were made for Letta's server: one that names its agent, and the path twice.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -16,6 +20,15 @@ from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 
 CHAT_PATH = "/v1/chat/completions"
+# LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK puts it behind once more.
+_TWICE = f"{CHAT_PATH}/chat/completions"
+_OF_AGENT = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
+CHAT_PATHS = (CHAT_PATH, _TWICE, "/v1/voice-beta/{agent_id}/chat/completions")
+
+
+def is_chat(path: str) -> bool:
+    """Returns whether a POST to this path is a chat completion."""
+    return path in (CHAT_PATH, _TWICE) or _OF_AGENT.fullmatch(path) is not None
 
 
 @dataclass(eq=False)
@@ -32,7 +45,8 @@ class ChatRoute:
         trace.route = "chat"
         async with self.bodies.read(scope, receive) as body:
             trace.bytes_in = len(body)
-            request = parse(bytes(body), self.settings.max_messages)
+            named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
+            request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
             trace.model, trace.stream = request.model, request.stream
             receipt = Receipt(trace.begun)
             caller = trace.caller

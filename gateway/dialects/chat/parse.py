@@ -29,8 +29,8 @@ _NAMED = (
 _ACTED_ON = frozenset(_NAMED.split())
 
 
-def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
-    """Reads a request's body. Raises: BadRequest."""
+def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = None) -> ChatRequest:
+    """Reads a request's body. agent: the one that its path names, whatever `model` says. Raises: BadRequest."""
     try:
         json = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -43,6 +43,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
         raise BadRequest(
             f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
         )
+    if agent is not None:
+        json["model"] = f"agent/{agent}"
     layout = [scan(body)] if _may_repeat_a_key(body, json) else []
     for key in layout[0].duplicates if layout else ():
         if key in _ACTED_ON:
