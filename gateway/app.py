@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -25,7 +26,7 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
-from gateway.providers import make_background, make_embedder, make_providers
+from gateway.providers import make_embedder, make_providers, own_provider
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
@@ -83,7 +84,7 @@ class Gateway:
         self.metrics = Metrics()
         self.access = access or AccessLog(enabled=settings.server.access_log)
         # Never one of `providers`, whose connections are for live turns.
-        background, embedder = make_background(settings), make_embedder(settings)
+        make_own, embedder = partial(own_provider, settings), make_embedder(settings)
         server = settings.server
         self.guard = _make_guard(settings, store)
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
@@ -92,7 +93,7 @@ class Gateway:
         self.background: BackgroundServices | None = None
         keeper: MemoryKeeper | None = None
         if store is not None:
-            services = BackgroundServices(settings, store, self.metrics, clock, background, embedder, limits)
+            services = BackgroundServices(settings, store, self.metrics, clock, make_own, embedder, limits)
             keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
             self.background = services
             self.readiness.checks["store"] = lambda: store.health.status
@@ -135,8 +136,14 @@ class Gateway:
 
     def _agents_api(self, limits: Limits) -> AgentsApi | None:
         """Returns the parts that the agents API speaks to; None without a store."""
-        chat, store = self.chat, self.store
-        if store is None or chat.keeper is None or chat.agents is None or chat.registry is None:
+        chat, store, background = self.chat, self.store, self.background
+        if (
+            store is None
+            or background is None
+            or chat.keeper is None
+            or chat.agents is None
+            or chat.registry is None
+        ):
             return None
         send_timeout_s = limits.send_timeout_s
         return AgentsApi(
@@ -146,6 +153,7 @@ class Gateway:
             chat.agents,
             chat.keeper,
             self.models,
+            background.compactor,
             self._clock,
             send_timeout_s,
             limits.ping_s,

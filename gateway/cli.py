@@ -227,7 +227,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _check_config(arguments: argparse.Namespace) -> None:
     from gateway.database import check_database
-    from gateway.providers import make_background, make_embedder, make_providers
+    from gateway.providers import make_embedder, make_providers
+    from gateway.run.background.model import background_route
     from gateway.serve import check_door
     from gateway.web.server import find_address
 
@@ -235,7 +236,7 @@ def _check_config(arguments: argparse.Namespace) -> None:
     check_models(settings)
     find_address(settings.server.host, settings.server.port)
     # The start would refuse what these refuse. Nothing is made, and no port is taken.
-    for make in (make_providers, make_background, make_embedder):
+    for make in (make_providers, background_route, make_embedder):
         make(settings)
     database = check_database(settings)
     check_door(settings, database.is_keyed or (database.can_own and settings.server.key is not None))

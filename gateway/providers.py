@@ -11,7 +11,6 @@ from adapters.registry import make_provider
 from adapters.transport import Timeouts
 from gateway.errors import SettingsError
 from gateway.run.background.embed import LOCAL, embedder_route
-from gateway.run.background.model import background_route
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings, UpstreamSettings
 
@@ -29,15 +28,6 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
     return made
 
 
-def make_background(settings: Settings) -> Provider | None:
-    """Makes a provider for background calls, with connections of its own; None: no model is named.
-
-    Raises: SettingsError.
-    """
-    route = background_route(settings)
-    return None if route is None else _own_provider(settings, route)
-
-
 def make_embedder(settings: Settings) -> Embedder | None:
     """Makes the embedder; None: the settings name none. Raises: SettingsError."""
     if settings.memory.embedder == LOCAL:
@@ -52,10 +42,11 @@ def make_embedder(settings: Settings) -> Embedder | None:
         return None
     from adapters.embeddings import ApiEmbedder
 
-    return ApiEmbedder(_own_provider(settings, route), route.model)
+    return ApiEmbedder(own_provider(settings, route), route.model)
 
 
-def _own_provider(settings: Settings, route: Route) -> Provider:
+def own_provider(settings: Settings, route: Route) -> Provider:
+    """Makes a provider with connections of its own, which no live turn waits for. Raises: SettingsError."""
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 

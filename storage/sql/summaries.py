@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from storage.database import Connection, Row
-from storage.records import Exchange, Summary
+from storage.errors import Stale, WriteConflict
+from storage.records import Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql import exchanges
-from storage.sql.group import Group, effect, long_reads, reads
-from storage.sql.statements import load
+from storage.sql.group import Group, effect, long_reads, reads, writes
+from storage.sql.statements import load, rows_of
 
 SQL = load("summaries.sql")
 
@@ -60,6 +64,31 @@ class Summaries(Group):
     ) -> None:
         """Returns the effect that adds a summary, for the job that made it. One that is there already stays."""
         await connection.run(SQL["insert"], (agent, exchange.id, at, tokens, model, text))
+
+    @writes
+    async def put(
+        self, connection: Connection, agent: Agent, line: Conversation, summary: Summary, evicted: Evicted
+    ) -> None:
+        """Adds a summary to a conversation of ours, whose window begins behind it from now on.
+
+        line: as it was read. evicted: what the summary stands for.
+        Raises: Stale: something was forgotten since; WriteConflict: the conversation has gone on.
+        """
+        if await connection.value(SQL["epoch"], (agent.id,)) != agent.epoch:
+            raise Stale("something of this memory was forgotten meanwhile")
+        if not await connection.run(SQL["line_moved"], (line.id, agent.id, line.rev, line.tip)):
+            raise WriteConflict("the conversation has gone on meanwhile")
+        values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
+        await connection.run(SQL["insert"], values)
+        tip = await exchanges.load_exchange(connection, agent.id, line.tip)
+        if tip is None:
+            raise WriteConflict("the conversation has gone on meanwhile")
+        await exchanges.update_exchange(connection, agent.id, replace(tip, evicted=evicted))
+
+    @reads
+    async def among(self, connection: Connection, agent: int, ids: Sequence[int]) -> list[Summary]:
+        """Returns those of some exchanges."""
+        return [_summary(row) for row in await rows_of(connection, SQL["among"], ids, agent)]
 
 
 def _summary(row: Row) -> Summary:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,44 @@ class SummaryCut:
 
 
 @dataclass(frozen=True, slots=True)
+class SummaryTerms:
+    """An agent's own terms for its summaries; what is None is as for everybody.
+
+    is_all: all is covered that was said, and not only what is about to leave the window. share: of the window, that
+    stays word for word. model: as an agent names it. instructions: what the model is asked. chars: the most of a
+    summary.
+    """
+
+    is_all: bool = False
+    share: float | None = None
+    model: str | None = None
+    instructions: str | None = None
+    chars: int | None = None
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> SummaryTerms:
+        """Reads what an agent's definition says (`AgentDefinition.compaction`)."""
+        share = said.get("sliding_window_percentage")
+        return cls(
+            said.get("mode") == "all",
+            # What stays has to leave room for what comes.
+            None if share is None else min(float(share), ROOMY),
+            said.get("model") or None,
+            said.get("prompt") or None,
+            said.get("clip_chars"),
+        )
+
+    @property
+    def kept(self) -> float:
+        """The share of the window that a summary leaves as it is."""
+        return 0.0 if self.is_all else KEPT if self.share is None else self.share
+
+    def clip(self, text: str) -> str:
+        """Returns a summary no longer than it may be."""
+        return text if self.chars is None or len(text) <= self.chars else _whole_lines(text[: self.chars])
+
+
+@dataclass(frozen=True, slots=True)
 class Overfull:
     """A window that needs a summary soon. keep: tokens that stay as they are; size: what a summary may take.
 
@@ -74,11 +112,15 @@ class Overfull:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One exchange of a path: what it takes of the window, and whether a turn begins with it."""
+    """One exchange of a path: what it takes of the window, and whether a turn begins with it.
+
+    waits: its reply has calls, which the next exchange answers.
+    """
 
     tokens: int
     opens: bool
     messages: int = 0
+    waits: bool = False
 
 
 class Nonsense(Exception):
@@ -243,13 +285,18 @@ def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
     return found if found[0] else []
 
 
-def ask_for(earlier: str, lines: Sequence[str], size: int) -> list[dict[str, Any]]:
-    """Returns the messages for a model. earlier: the notes so far, or "". size: tokens the answer may take."""
+def ask_for(
+    earlier: str, lines: Sequence[str], size: int, instructions: str | None = None
+) -> list[dict[str, Any]]:
+    """Returns the messages for a model. earlier: the notes so far, or "". size: tokens the answer may take.
+
+    instructions: an agent's own; None: ours.
+    """
     body = "\n\n".join(_TAG.sub("‹", line) for line in lines)
     notes = f"<notes>\n{_TAG.sub('‹', earlier).strip()}\n</notes>\n\n" if earlier else ""
     words = max(60, size // 2)
     return [
-        {"role": "system", "content": f"{INSTRUCTIONS} At most {words} words."},
+        {"role": "system", "content": f"{instructions or INSTRUCTIONS} At most {words} words."},
         {"role": "user", "content": f"{notes}<conversation>\n{body}\n</conversation>\n\nThe notes:"},
     ]
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import orjson
 
+from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, in_a_row, text_of
 from gateway.core.conversation.private import private_of, system_text
 from gateway.dialects.letta.shown import time_of
+from storage.records import Summary
 from storage.value import frozen
 
 
@@ -22,12 +24,13 @@ class Showing:
     """The way in which a caller wants messages to be shown.
 
     types: only these; None: all. speaks: the tool whose argument `argument` is what an agent says; None: its calls are
-    shown as calls.
+    shown as calls. summaries: those of a conversation are shown as well.
     """
 
     types: frozenset[str] | None = None
     speaks: str | None = "send_message"
     argument: str = "message"
+    summaries: bool = False
 
 
 @frozen
@@ -83,6 +86,28 @@ def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[
         "seq_id": None,
         **fields,
     }
+
+
+def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
+    """Returns a summary as it is shown, behind the last message that it covers and under the id of that.
+
+    uid: of the memory.
+    """
+    if not showing.summaries:
+        return []
+    e = summary.exchange
+    seq = e.seq + len(e.inputs) - (1 if e.reply is None else 0)
+    origin = Origin(ids.placed("message", uid, seq), summary.at)
+    data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
+    made: list[_Part] = [
+        ("event_message", {"event_type": "compaction", "event_data": data}),
+        ("summary_message", {"summary": summary.text, "compaction_stats": None}),
+    ]
+    return [
+        piece(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
+        for kind, fields in made
+        if showing.types is None or kind in showing.types
+    ]
 
 
 def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:

@@ -139,6 +139,7 @@ class SpokenQuery(PageQuery):
 
     include_return_message_types: list[MessageType] | UnsetType = UNSET
     include_err: bool | UnsetType | None = UNSET
+    include_compaction_messages: bool = False
     msg_object: bool = False
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"

@@ -133,7 +133,7 @@ class Send(Body):
     stream_tokens: bool = False
     include_pings: bool = True
     background: bool = False
-    include_compaction_messages: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    include_compaction_messages: bool | UnsetType | None = UNSET
     callback_url: (
         Annotated[str | None, refused("Nobody is called back yet; wait for the reply.")] | UnsetType
     ) = UNSET

@@ -74,16 +74,20 @@ class RunNumbers:
 
 @dataclass(frozen=True, slots=True)
 class MakesSteps:
-    """Makes the view of a run, once its first step is open. now: seconds since the epoch."""
+    """Makes the view of a run, once its first step is open. now: seconds since the epoch.
+
+    before: messages that are shown in front of the first reply.
+    """
 
     numbers: RunNumbers
     showing: Showing
     by_token: bool
     now: Callable[[], float]
+    before: Sequence[Json] = ()
     speaks_chat: bool = False
 
     def __call__(self, spec: TurnSpec) -> StepView:
-        return StepView(self.numbers, self.showing, self.by_token, self.now)
+        return StepView(self.numbers, self.showing, self.by_token, self.now, list(map(event, self.before)))
 
 
 @dataclass(slots=True)
@@ -94,6 +98,7 @@ class StepView:
     showing: Showing
     by_token: bool
     now: Callable[[], float]
+    _before: list[bytes] = field(default_factory=list)
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
@@ -115,7 +120,9 @@ class StepView:
     # A stream
 
     def begin(self, first: Json) -> None:
-        """Learns nothing: ids and times here are the gateway's."""
+        """Shows what comes in front of the first reply. Ids and times here are the gateway's."""
+        self._out += self._before
+        self._before.clear()
 
     def show(self, event: ReplyEvent) -> None:
         for choice in event.choices:

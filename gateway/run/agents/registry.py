@@ -36,7 +36,7 @@ from gateway.run.agents.tools import (
     file_tools,
     number_of,
 )
-from gateway.run.upstream.route import agent_route, resolve_route
+from gateway.run.upstream.route import agent_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
@@ -170,7 +170,7 @@ class Registry:
 
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
         """Returns an agent that another model answers for. model: as a definition names it."""
-        upstream, name = self._model(model)
+        upstream, name = split_model(self._settings, model)
         return replace(spec, model=name, upstream=upstream)
 
     async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
@@ -211,7 +211,7 @@ class Registry:
 
     def _spec(self, found: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         defined = AgentDefinition.of(found.body)
-        upstream, model = self._model(defined.model)
+        upstream, model = split_model(self._settings, defined.model)
         kind = KINDS.get(defined.kind, KINDS[_PROFILE_KIND])
         return AgentSpec(
             name=found.name,
@@ -236,7 +236,7 @@ class Registry:
 
     def model_window(self, model: str | None) -> int | None:
         """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
-        upstream, name = self._model(model)
+        upstream, name = split_model(self._settings, model)
         try:
             return agent_route(self._settings, AgentSpec("", model=name, upstream=upstream)).context_window
         except UnknownModel:
@@ -255,21 +255,6 @@ class Registry:
         upstream = next(each for each in settings.upstreams if each.name == route.upstream)
         first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
         return f"{first}/{route.model}"
-
-    def _model(self, model: str | None) -> tuple[str | None, str | None]:
-        """Returns (upstream, model). A first part that is an upstream's name or kind is taken off; None: unsaid."""
-        settings = self._settings
-        if model is None or any(alias.alias == model for alias in settings.models):
-            return None, model
-        first, slash, rest = model.partition("/")
-        if slash and rest:
-            for upstream in settings.upstreams:
-                if upstream.name == first:
-                    return upstream.name, rest
-            for upstream in settings.upstreams:
-                if upstream.kind == first:
-                    return upstream.name, rest
-        return None, model
 
     async def names(self, project: str, limit: int = 1000) -> Sequence[tuple[str, str, float]]:
         """Returns (name, uid, when it was made) of the newest agents."""

@@ -18,7 +18,7 @@ from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.memory.line import DEFAULT
 from gateway.run.upstream.route import Route
-from storage.records import Agent, Counts, Exchange, Run, Scope
+from storage.records import Agent, Counts, Exchange, Run, Scope, Summary
 
 MAX_STEPS = 50
 
@@ -74,6 +74,7 @@ class RunStart:
     first: the number of the step's first message; reply: of its reply. Where calls that waited are answered, of the
     step that made them: no other is open before they have run (is_resumed). names: {call id: tool} of those.
     steps, counts: of earlier attempts. attempt: whose reply that is, where an earlier one may have shown some of it.
+    summary: the one that the prompt begins with, where it did not before.
     """
 
     run: str
@@ -85,6 +86,7 @@ class RunStart:
     steps: int = 0
     counts: Counts = field(default_factory=Counts)
     attempt: int = 1
+    summary: Summary | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
 from storage.errors import NotFound, StoreError
-from storage.records import Agent, Run, RunState, Scope
+from storage.records import Agent, Run, RunState, Scope, Summary
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -354,7 +354,7 @@ class AgentRuns:
                 attempts,
                 prompt,
                 memory,
-                view(_started(memory, accepted)),
+                view(_started(memory, prompt, accepted)),
                 sink,
                 self._pending,
                 self._metrics,
@@ -434,7 +434,7 @@ def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
     return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps)
 
 
-def _started(memory: StepsMemory, accepted: AcceptedRun | None) -> RunStart:
+def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
     e = memory.opened or memory.known.path[-1]
     is_resumed, run = memory.opened is None, memory.run
     return RunStart(
@@ -447,7 +447,16 @@ def _started(memory: StepsMemory, accepted: AcceptedRun | None) -> RunStart:
         run.steps,
         run.counts,
         1 if accepted is None else accepted.attempt,
+        _new_summary(memory.known, prompt),
     )
+
+
+def _new_summary(known: Known, prompt: Prompt) -> Summary | None:
+    """Returns the summary that a prompt begins with, if the one before did not."""
+    id = prompt.window.summary_id
+    if id in (0, prompt.beginning.in_use):
+        return None
+    return next((each for each in known.summaries or () if each.id == id), None)
 
 
 def _told(error: StoreError) -> Exception:

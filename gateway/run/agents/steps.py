@@ -422,7 +422,7 @@ class StepsMemory:
             return
         last = self.steps[-1]
         keeper.events.turn_kept(known.agent.id, sum(len(e.inputs) + 1 for e in self.steps))
-        if prompt.window.overfull is not None and keeper.events.makes_summaries:
+        if prompt.window.overfull is not None:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)
 

@@ -9,33 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.prompt.summary import (
     MOST_TOKENS,
     PART_CHARS,
     Nonsense,
     Overfull,
     Share,
+    SummaryTerms,
     ask_for,
     check,
     end_of_span,
     parts,
     spoken_lines,
 )
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
 from gateway.run.admin.arguments import Arguments, Defaults, RawArguments
-from gateway.run.background.model import BackgroundModel
-from gateway.run.background.worker import JobContext, JobFailed
+from gateway.run.background.model import BackgroundModel, BackgroundModels
+from gateway.run.background.worker import JobContext, JobFailed, Postponed
+from gateway.run.upstream.route import Route, named_route
+from gateway.settings import Settings
 from gateway.tokens import message_tokens, tokenizer_for
 from storage.commands import Committed
 from storage.errors import Stale, StoreError
-from storage.records import Exchange
+from storage.records import ANY_WINDOW, Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -67,12 +71,42 @@ class SummaryRequest:
         return cls(**orjson.loads(payload))
 
 
+# The share that stays of a conversation that is compacted by hand, by messages' tokens; Letta's.
+SHARE = 0.30
+_NOTHING = "There is nothing to summarise yet: the last turn stays as it is, unless the mode is 'all'."
+
+# Performs a step of a job: in the journal it is asked once, whatever becomes of the process.
+PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class SummarySpan:
+    """The part of a path that a summary is to cover. earlier: the text that covers what is before, or "".
+
+    left: what follows it. tokens: of all that is covered then.
+    """
+
+    earlier: str
+    exchanges: Sequence[Exchange]
+    left: Sequence[Exchange]
+    tokens: int
+
+    @property
+    def end(self) -> Exchange:
+        return self.exchanges[-1]
+
+
 @dataclass(eq=False)
 class Compactor:
-    """Asks for summaries when turns say that a window fills up, and makes them. now: seconds since the epoch."""
+    """Asks for summaries when turns say that a window fills up, and makes them.
+
+    model: makes those of agents that name no model of their own; None: there is none. now: seconds since the epoch.
+    """
 
     store: Store
-    background: BackgroundModel
+    settings: Settings
+    models: BackgroundModels
+    model: BackgroundModel | None
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -108,47 +142,124 @@ class Compactor:
         path = await self.store.summaries.path(job.agent, request.exchange)
         if project is None or not path:
             return
-        earlier = await self.store.summaries.at(job.agent, path[0].id)
-        shares = await asyncio.to_thread(_shares, path)
-        end = end_of_span(shares, request.keep, request.messages)
-        first = 1 if earlier is not None else 0
-        if end is None or end < first:
+        entries = await self.store.definitions.agents_among([job.agent])
+        definition = entries[0].definition if entries else None
+        terms = SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
+        model = self.model_for(terms)
+        if model is None:
+            return
+        span = await self._span(job.agent, path, request.keep, request.messages, is_all=terms.is_all)
+        if span is None:
             # All of it is covered already, or all of it stays.
             return
-        lines = spoken_lines(path[first : end + 1])
-        text = earlier.text if earlier is not None else ""
-        done = 0
-        for part in parts(lines, PART_CHARS):
-            # The step's name says what it was made of, so that a later run of another span does not take its result.
-            step = f"{path[end].id}: {done} and {len(part)}"
-            text = await self._fold(job, step, project, text, part, request.size)
-            done += len(part)
+        text = await self.summarise(span, project, model, terms, request.size, job.step)
         if not text:
             # Nothing of the span may be shown to a model.
             return
-        tokens = await asyncio.to_thread(tokenizer_for(path[end].model).count, text)
+        tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         await job.finish(
             self.store.summaries.adding(
-                job.agent, path[end], text, tokens=tokens, at=self.now(), model=self.background.model
+                job.agent, span.end, text, tokens=tokens, at=self.now(), model=model.model
             )
         )
 
-    async def _fold(
-        self, job: JobContext, step: str, project: str, earlier: str, part: Sequence[str], size: int
+    def model_for(self, terms: SummaryTerms) -> BackgroundModel | None:
+        """Returns the model that makes an agent's summaries. Raises: JobFailed: it names one that is not there."""
+        if terms.model is None:
+            return self.model
+        try:
+            return self.models.of(named_route(self.settings, terms.model))
+        except GatewayError as error:
+            raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
+
+    async def compact(
+        self, agent: Agent, line: Conversation, terms: SummaryTerms, fallback: Route, size: int
     ) -> str:
-        """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
+        """Summarises a conversation of ours now; its window begins behind the summary from then on. Returns the text.
 
-        async def ask() -> bytes:
-            reply = await self.background.ask(project, ask_for(earlier, part, size), max_tokens=_SLACK * size)
-            if reply.message.get("refusal"):
-                raise JobFailed("the background model refused to summarise")
-            try:
-                text = check(reply.text, part, earlier, size=size, finish_reason=reply.finish_reason)
-            except Nonsense as error:
-                raise JobFailed(error.message) from None
-            return text.encode()
+        terms: in place of the agent's. fallback: the route of the model that is asked where nobody names one.
+        Whoever calls holds the conversation's queue. Raises: BadRequest: there is nothing to summarise; UpstreamError,
+        Overloaded: there is no summary; StoreError.
+        """
+        path = await self.store.summaries.path(agent.id, line.tip) if line.tip > 0 else []
+        if not path:
+            raise BadRequest(_NOTHING)
+        shares = await asyncio.to_thread(_shares, path)
+        keep = int(sum(x.tokens for x in shares) * (SHARE if terms.share is None else terms.share))
+        try:
+            model = self.model_for(terms) or self.models.of(fallback)
+            span = await self._span(agent.id, path, keep, 0, is_all=terms.is_all)
+            if span is None:
+                raise BadRequest(_NOTHING)
+            text = await self.summarise(span, agent.scope.project, model, terms, size, _at_once)
+        except Postponed as error:
+            raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
+        except JobFailed as error:
+            raise UpstreamError(f"There is no summary: {error.message}.") from error
+        if not text:
+            raise BadRequest(_NOTHING)
+        tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
+        summary = Summary(0, span.end, text, tokens, self.now(), model.model)
+        evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.tokens, ANY_WINDOW)
+        await self.store.summaries.put(agent, line, summary, evicted)
+        return text
 
-        return (await job.step(step, ask)).decode()
+    async def _span(
+        self, agent: int, path: Sequence[Exchange], keep: int, messages: int, *, is_all: bool
+    ) -> SummarySpan | None:
+        """Returns what a summary is to cover of a path, which begins with what the one before covers.
+
+        keep, messages: how many tokens and messages stay. is_all: none do, unless calls wait for their results.
+        None: there is nothing to cover.
+        """
+        earlier = await self.store.summaries.at(agent, path[0].id)
+        first = 1 if earlier is not None else 0
+        shares = await asyncio.to_thread(_shares, path)
+        is_whole = is_all and not shares[-1].waits
+        end = len(path) - 1 if is_whole else end_of_span(shares, keep, messages)
+        if end is None or end < first:
+            return None
+        text = "" if earlier is None else earlier.text
+        return SummarySpan(
+            text, path[first : end + 1], path[end + 1 :], sum(x.tokens for x in shares[: end + 1])
+        )
+
+    async def summarise(
+        self,
+        span: SummarySpan,
+        project: str,
+        model: BackgroundModel,
+        terms: SummaryTerms,
+        size: int,
+        step: PerformsStep,
+    ) -> str:
+        """Returns the text of a summary. size: the tokens that it may take. Raises: JobFailed: the model gave none."""
+        text, done = span.earlier, 0
+        for part in parts(spoken_lines(span.exchanges), PART_CHARS):
+            ask = partial(_ask, project, model, terms, text, part, size)
+            # The step's name says what it was made of, so that a later run of another span does not take its result.
+            text = (await step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
+            done += len(part)
+        return text
+
+
+async def _at_once(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
+    return await ask()
+
+
+async def _ask(
+    project: str, model: BackgroundModel, terms: SummaryTerms, earlier: str, part: Sequence[str], size: int
+) -> bytes:
+    """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
+    question = ask_for(earlier, part, size, terms.instructions)
+    reply = await model.ask(project, question, max_tokens=_SLACK * size)
+    if reply.message.get("refusal"):
+        raise JobFailed("the background model refused to summarise")
+    try:
+        text = check(reply.text, part, earlier, size=size, finish_reason=reply.finish_reason)
+    except Nonsense as error:
+        raise JobFailed(error.message) from None
+    return terms.clip(text).encode()
 
 
 def _shares(path: Sequence[Exchange]) -> list[Share]:
@@ -162,7 +273,8 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
     # What an agent's rules say to its model goes on with the run.
     opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
-    return Share(tokens, opens, len(messages) + len(replies))
+    waits = bool(replies) and bool(replies[-1].get("tool_calls"))
+    return Share(tokens, opens, len(messages) + len(replies), waits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,36 @@ class BackgroundModel:
         return body
 
 
+@dataclass(eq=False)
+class BackgroundModels:
+    """The models that are called in the background, each made when it is called first.
+
+    make: a provider for a route, with connections of its own. The other fields: as of each model.
+    """
+
+    make: Callable[[Route], Provider]
+    spending: Spending
+    now: Callable[[], float]
+    concurrency: int = 2
+    daily_tokens: int = 0
+    count: CountCall = lambda outcome, tokens: None
+    _made: dict[tuple[str, str], BackgroundModel] = field(default_factory=dict)
+
+    def of(self, route: Route) -> BackgroundModel:
+        """Returns the model that a route names first. Raises: SettingsError."""
+        key = route.upstream, route.model
+        if key not in self._made:
+            self._made[key] = BackgroundModel(
+                self.make(route), route.model, self.spending, self.now, self.concurrency, self.daily_tokens,
+                count=self.count,
+            )  # fmt: skip
+        return self._made[key]
+
+    async def aclose(self) -> None:
+        for each in self._made.values():
+            await each.aclose()
+
+
 def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
     """Reads a chat completion. Raises: JobFailed."""
     try:

@@ -21,9 +21,10 @@ from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learn import KIND as LEARN
 from gateway.run.background.learn import Learning
 from gateway.run.background.maintenance import Maintenance
-from gateway.run.background.model import BackgroundModel, background_route
+from gateway.run.background.model import BackgroundModels, background_route
 from gateway.run.background.worker import Handler, JobContext, Worker
 from gateway.run.memory.recall import EmbedQuery
+from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
@@ -32,7 +33,8 @@ from storage.sql.store import Store
 class BackgroundServices:
     """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work.
 
-    handlers: what durable jobs do, by kind; filled before the start. model: None where no model is named.
+    handlers: what durable jobs do, by kind; filled before the start. models: those that are called in the background;
+    model: the one that the settings name, None where they name none.
     """
 
     def __init__(
@@ -41,11 +43,14 @@ class BackgroundServices:
         store: Store,
         metrics: Metrics,
         now: Callable[[], float],
-        model: Provider | None,
+        make_provider: Callable[[Route], Provider],
         embedder: Embedder | None,
         limits: Limits,
     ) -> None:
-        """model, embedder: never those of live turns. now: seconds since the epoch."""
+        """make_provider, embedder: never those of live turns. now: seconds since the epoch.
+
+        Raises: SettingsError.
+        """
         memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
@@ -53,17 +58,15 @@ class BackgroundServices:
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
         route = background_route(settings)
-        self.model: BackgroundModel | None = None
-        if route is not None and model is not None:
-            self.model = BackgroundModel(
-                model,
-                route.model,
-                store.spending,
-                now,
-                concurrency=limits.background_calls,
-                daily_tokens=memory.background_daily_tokens,
-                count=job_metrics.call,
-            )
+        self.models = BackgroundModels(
+            make_provider,
+            store.spending,
+            now,
+            concurrency=limits.background_calls,
+            daily_tokens=memory.background_daily_tokens,
+            count=job_metrics.call,
+        )
+        self.model = None if route is None else self.models.of(route)
         self.embedding: Embedding | None = None
         if embedder is not None:
             self.embedding = Embedding(
@@ -74,10 +77,8 @@ class BackgroundServices:
         if memory.learn_every and self.model is not None:
             self.learning = Learning(store, self.model, memory, now)
             self.handlers[LEARN] = self._learn
-        self.compactor: Compactor | None = None
-        if self.model is not None:
-            self.compactor = Compactor(store, self.model, now)
-            self.handlers[COMPACT] = self.compactor.run
+        self.compactor = Compactor(store, settings, self.models, self.model, now)
+        self.handlers[COMPACT] = self.compactor.run
 
     def start(self) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled."""
@@ -94,12 +95,10 @@ class BackgroundServices:
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until the jobs that turns asked for are in the queue, for so long at most."""
-        if self.compactor is not None:
-            await self.compactor.drain(timeout_s)
+        await self.compactor.drain(timeout_s)
 
     async def aclose(self) -> None:
-        if self.model is not None:
-            await self.model.aclose()
+        await self.models.aclose()
 
     @property
     def embed_query(self) -> EmbedQuery | None:
@@ -110,7 +109,7 @@ class BackgroundServices:
 
     @property
     def makes_summaries(self) -> bool:
-        return self.compactor is not None
+        return self.model is not None
 
     def index_lags(self, agent: int) -> None:
         self.maintenance.index_lags(agent)
@@ -125,8 +124,7 @@ class BackgroundServices:
             self.learning.schedule.add(agent, messages)
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:
-        if self.compactor is not None:
-            self.compactor.want(turn, overfull)
+        self.compactor.want(turn, overfull)
 
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None

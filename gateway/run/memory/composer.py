@@ -13,6 +13,7 @@ from gateway.core.conversation.private import is_nudge
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
 from gateway.core.prompt.section import Section, made_of, make_section
+from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
@@ -50,6 +51,7 @@ class Composer:
         # What only quotes its conversation is a front end's request for a title or the like.
         takes_note = bool(new) and _takes_note(new[-1]) and last not in notes and not plan.quotes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
+        terms = SummaryTerms.of({} if asked.spec.defined is None else asked.spec.defined.compaction)
         pin = self._pin(known, takes_note=takes_note)
         section = pin(summary=in_use)
         composition = await self._compose(known, notes)
@@ -65,7 +67,10 @@ class Composer:
             beginning=find_beginning(
                 plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
             ),
-            summarises=self.summarises and asked.spec.summarises and not plan.off,
+            summarises=asked.spec.summarises
+            and not plan.off
+            and (self.summarises or terms.model is not None),
+            kept=terms.kept,
             bounds=None if asked.spec.bounds is None else MessageBounds(*asked.spec.bounds),
             leads=bool(asked.spec.uid) or known.is_ours,
         )

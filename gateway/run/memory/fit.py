@@ -11,7 +11,7 @@ import orjson
 from gateway.core.conversation.canonical import WireMessage, media_of
 from gateway.core.prompt.compose import prefixed
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.prompt.summary import EARLY, KEPT, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
+from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import (
     Budget,
     Window,
@@ -212,6 +212,7 @@ class _WindowRoom:
         self._note = note
         self._in_use = prompt.beginning.in_use
         self._bounds = prompt.bounds
+        self._kept = prompt.kept
         system = prompt.system
         self._system = count(system) if system else 0
         self._renewed = self._system if renewed is None else count(renewed)
@@ -311,7 +312,7 @@ class _WindowRoom:
         start, newest = cuts[-1] if cuts else (0, None)
         high = self.budget(newest).high
         # Where no number of tokens is the limit, the messages say what stays.
-        keep = 0 if self._context == ANY_WINDOW else int(high * KEPT)
+        keep = 0 if self._context == ANY_WINDOW else int(high * self._kept)
         wanted = Overfull(
             keep, summary_tokens(self._context), 0 if self._bounds is None else self._bounds.least
         )

@@ -35,7 +35,7 @@ OPEN_WAIT_S = 5.0
 class TurnEvents(Protocol):
     """The events that the keeper reports to the background services. Every method returns at once.
 
-    makes_summaries: whether anybody handles `window_fills`.
+    makes_summaries: whether there is a model for summaries; agents may have one of their own.
     """
 
     @property
@@ -144,5 +144,5 @@ class MemoryKeeper:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
             events.turn_kept(agent.id, len(known.plan.messages) + 1)
-        if record.overfull is not None and events.makes_summaries:
+        if record.overfull is not None:
             events.window_fills(committed, record.overfull)

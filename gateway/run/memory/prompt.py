@@ -13,7 +13,7 @@ from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import Section
-from gateway.core.prompt.summary import Overfull
+from gateway.core.prompt.summary import KEPT, Overfull
 from gateway.core.prompt.window import MessageBounds
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Splice, dump
@@ -90,9 +90,9 @@ class Prompt:
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
     ends with. notes: by index among the new messages; they are written with the turn. summarises: a summary is made
-    when the window fills up. bounds: of the window's messages; None: its tokens count alone. counts: the tokens of
-    every call are to be known. leads: our tools stand before the client's, because they change less: the tools are at
-    the front of the provider's cache.
+    when the window fills up. kept: the share of it that the summary leaves. bounds: of the window's messages; None: its
+    tokens count alone. counts: the tokens of every call are to be known. leads: our tools stand before the client's,
+    because they change less: the tools are at the front of the provider's cache.
     """
 
     request: ChatRequest
@@ -108,6 +108,7 @@ class Prompt:
     recall: RecallResult = RecallResult()
     summarises: bool = False
     bounds: MessageBounds | None = None
+    kept: float = KEPT
     counts: bool = False
     leads: bool = False
 

@@ -58,6 +58,31 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
     return Route(base.upstream, base.model, _smaller(own, base.context_window), others)
 
 
+def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:
+    """Returns (upstream, model) of a model as an agent names it. upstream: None where the name does not say.
+
+    A first part that is an upstream's name or kind is taken off.
+    """
+    if model is None or any(alias.alias == model for alias in settings.models):
+        return None, model
+    first, slash, rest = model.partition("/")
+    if slash and rest:
+        for upstream in settings.upstreams:
+            if upstream.name == first:
+                return upstream.name, rest
+        for upstream in settings.upstreams:
+            if upstream.kind == first:
+                return upstream.name, rest
+    return None, model
+
+
+def named_route(settings: Settings, model: str) -> Route:
+    """Returns the route for a model as an agent names it. Raises: UnknownModel."""
+    upstream, name = split_model(settings, model)
+    assert name is not None
+    return _resolve(settings, name, upstream, by_operator=True)
+
+
 def _smaller(own: int | None, known: int | None) -> int | None:
     """Returns the window of a profile, which may ask for less than its model has, and not for more."""
     return known if own is None else own if known is None else min(own, known)

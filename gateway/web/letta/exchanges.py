@@ -9,7 +9,7 @@ from typing import Any
 from gateway.core import ids
 from gateway.core.conversation.listed import ListedMessage, calls_of, listed
 from gateway.core.turn.guide import StopReason
-from gateway.dialects.letta.message import Origin, Showing, raw_json, shown
+from gateway.dialects.letta.message import Origin, Showing, raw_json, shown, summary_shown
 from gateway.run.agents.messages import MessageView
 from storage.records import Agent, Exchange, Run
 from storage.sql.store import Store
@@ -27,6 +27,14 @@ class Exchanges:
         """Returns a message of a list; several where it holds several things."""
         m = view.listed
         return shown(m.message, self._origin(view), self.showing, waiting=view.waiting, names=view.names)
+
+    async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:
+        """Returns the summaries that are to be shown, by the place of the message behind which each comes."""
+        if not self.showing.summaries:
+            return {}
+        last = {view.listed.exchange.id: listed(view.listed.exchange)[-1].place for view in views}
+        found = await self.store.summaries.among(self.agent.id, list(last))
+        return {last[each.exchange.id]: summary_shown(each, self.agent.uid, self.showing) for each in found}
 
     def raw(self, view: MessageView) -> dict[str, Any]:
         """Returns a message of a list as Letta 0.6 kept it."""

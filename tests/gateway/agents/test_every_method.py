@@ -68,6 +68,12 @@ class Things:
     def new_archive(self) -> str:
         return str(self.letta.archives.create(name="books").id)
 
+    def long_agent(self) -> str:
+        id = self.new_agent()
+        for _ in range(4):
+            self.letta.agents.messages.create(id, input="A longer tale. " * 20)
+        return id
+
     def new_conversation(self) -> str:
         return self.letta.conversations.create(agent_id=self.agent).id
 
@@ -130,7 +136,7 @@ TABLE: dict[str, CallsWith | str] = {
     "agents.import_file": LATER,
     "agents.list": lambda t: {},
     "agents.messages.cancel": lambda t: {"agent_id": t.agent},
-    "agents.messages.compact": LATER,
+    "agents.messages.compact": lambda t: {"agent_id": t.long_agent()},
     "agents.messages.create": lambda t: {"agent_id": t.agent, "input": "Hi"},
     "agents.messages.create_async": LATER,
     "agents.messages.list": lambda t: {"agent_id": t.agent},
@@ -178,7 +184,7 @@ TABLE: dict[str, CallsWith | str] = {
     "conversations.delete": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.fork": "outlive the forgetting",
     "conversations.list": lambda t: {"agent_id": t.agent},
-    "conversations.messages.compact": LATER,
+    "conversations.messages.compact": lambda t: {"conversation_id": t.long_agent()},
     "conversations.messages.create": lambda t: {"conversation_id": t.new_conversation(), "input": "Hi"},
     "conversations.messages.list": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.messages.stream": LATER,

@@ -23,6 +23,7 @@ from gateway.dialects.letta.resources.group import group_json
 from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
+from gateway.errors import BadRequest
 from storage.listing import ReaderEntry
 from storage.records import Block, Definition, Run
 
@@ -100,7 +101,9 @@ ToolRuleBody = (
 class CompactionBody(Body):
     """The way in which what leaves the window is summarised."""
 
-    mode: Literal["all", "sliding_window"] | UnsetType | None = UNSET
+    mode: (
+        Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"] | UnsetType | None
+    ) = UNSET
     model: str | UnsetType | None = UNSET
     prompt: str | UnsetType | None = UNSET
     sliding_window_percentage: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
@@ -114,6 +117,12 @@ class FillerBody(Body):
 
     say: Annotated[str, Meta(min_length=1, max_length=500)]
     after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
+
+
+class Compact(Body):
+    """A summary that is wanted now. compaction_settings: in place of the agent's, as far as they are given."""
+
+    compaction_settings: CompactionBody | UnsetType | None = UNSET
 
 
 class Own(Body):
@@ -280,8 +289,7 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     if "tool_rules" in sent:
         values["rules"] = tuple(msgspec.to_builtins(rule) for rule in sent["tool_rules"] or ())
     if "compaction_settings" in sent:
-        settings = sent["compaction_settings"]
-        values["compaction"] = {} if settings is None else _without_none(msgspec.to_builtins(settings))
+        values["compaction"] = compaction_in(sent["compaction_settings"])
     values.update(_model_of(definition, sent))
     own = sent.get("mnemogate")
     if own is not None:
@@ -303,6 +311,18 @@ _NAMES = {
     "clears": "message_buffer_autoclear",
 }
 _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
+
+
+def compaction_in(settings: CompactionBody | UnsetType | None) -> dict[str, Any]:
+    """Returns what is said of summaries. Raises: BadRequest: a mode that there is not."""
+    said = {} if not isinstance(settings, CompactionBody) else _without_none(msgspec.to_builtins(settings))
+    if str(said.get("mode")).startswith("self_compact"):
+        raise BadRequest(
+            "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
+            "'sliding_window'.",
+            param="mode",
+        )
+    return said
 
 
 def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.query import PageQuery, SpokenQuery
-from gateway.dialects.letta.resources.agent import CompactionBody, set_sampling
+from gateway.dialects.letta.resources.agent import Compact, CompactionBody, set_sampling
 from gateway.dialects.letta.send import Send
 from gateway.dialects.letta.shown import time_of
 from storage.listing import ConversationEntry
@@ -86,6 +86,10 @@ class RecompileConversationQuery(ConversationQuery):
 class RecompileConversation(Body):
     agent_id: str | UnsetType | None = UNSET
     compaction_settings: Annotated[CompactionBody | None, KEPT] | UnsetType = UNSET
+
+
+class CompactConversation(Compact):
+    agent_id: str | UnsetType | None = UNSET
 
 
 class ConversationMessagesQuery(SpokenQuery):

@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 from msgspec import UnsetType
 
 from gateway.core import ids
+from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.dialects.letta.resources.conversation import (
+    CompactConversation,
     ConversationMessagesQuery,
     ConversationQuery,
     ConversationSend,
@@ -88,6 +90,13 @@ class ConversationRoutes:
                 query=RecompileConversationQuery,
             ),
             AgentsRoute(
+                "POST",
+                f"{one}/compact",
+                self.compact,
+                "Summarise a conversation now.",
+                body=CompactConversation,
+            ),
+            AgentsRoute(
                 "POST", f"{one}/cancel", self.cancel, "End a conversation's runs.", query=ConversationQuery
             ),
             AgentsRoute(
@@ -159,9 +168,13 @@ class ConversationRoutes:
         named = await self._named(asked, given_or_none(asked.body.agent_id) or query.agent_id)
         if not query.dry_run and (found := await self._number(named)) is not None:
             await self._api.store.blocks.render_anew(named.agent.id, found)
-        agent = await self._api.registry.agent(asked.project, named.agent.uid)
-        spec = agent.spec if named.said is None else self._api.registry.with_said(agent.spec, named.said)
-        return (await self._api.runs.preview(RunRequest(spec, agent.scope, named.name))).system
+        request = RunRequest(await self._spec(asked, named), named.agent.scope, named.name)
+        return (await self._api.runs.preview(request)).system
+
+    async def compact(self, asked: Asked) -> Any:
+        named = await self._named(asked, asked.body.agent_id)
+        spec = await self._spec(asked, named)
+        return await self._messages.compact(asked.project, named.agent.uid, spec, named.name, asked.body)
 
     async def cancel(self, asked: Asked) -> Any:
         named = await self._named(asked, asked.query.agent_id)
@@ -201,6 +214,11 @@ class ConversationRoutes:
         if entry.conversation.key == DEFAULT:
             return NamedConversation(entry.agent, DEFAULT, None)
         return NamedConversation(entry.agent, uid, entry)
+
+    async def _spec(self, asked: Asked, named: NamedConversation) -> AgentSpec:
+        """Returns the agent as it is in a conversation."""
+        spec = (await self._api.registry.agent(asked.project, named.agent.uid)).spec
+        return spec if named.said is None else self._api.registry.with_said(spec, named.said)
 
     async def _number(self, named: NamedConversation) -> int | None:
         """Returns the row of a conversation; None where the agent's own has not begun."""

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from gateway.core import ids
+from gateway.core.agent import AgentSpec
 from gateway.core.ids import Place
+from gateway.core.prompt.summary import SummaryTerms, summary_tokens
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import MessagesQuery, SpokenQuery
+from gateway.dialects.letta.resources.agent import Compact, compaction_in
+from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.search import SearchMessages, found_json
 from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.run.agents.run import RunRequest
+from gateway.run.agents.runs import MOST_SENDS
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.upstream.route import agent_route
 from gateway.web.letta.api import AgentsApi, place_in
 from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
@@ -34,6 +44,13 @@ class MessageRoutes:
         return [
             AgentsRoute("GET", all_, self.index, "List an agent's messages.", query=MessagesQuery),
             AgentsRoute("POST", f"{all_}/cancel", self.cancel, "End an agent's runs.", body=CancelRuns),
+            AgentsRoute(
+                "POST",
+                f"{agent}/summarize",
+                self.compact_own,
+                "Summarise an agent's own conversation now.",
+                body=Compact,
+            ),
             AgentsRoute("PATCH", one, self.update, "Give a message another text.", body=UpdateMessage),
             AgentsRoute("DELETE", one, self.delete, "Forget a message, and what was made of it."),
             AgentsRoute("GET", one, self.of_agent, "Return a message."),
@@ -67,6 +84,7 @@ class MessageRoutes:
             None if types is None else frozenset(types),
             query.assistant_message_tool_name if query.use_assistant_message else None,
             query.assistant_message_tool_kwarg,
+            query.include_compaction_messages,
         )
         exchanges = Exchanges(self._api.store, agent, showing)
         limit, newest_first = query.size(_PAGE), query.newest_first()
@@ -82,8 +100,10 @@ class MessageRoutes:
                 limit=limit,
                 newest_first=newest_first,
             )
+            summaries = await exchanges.summaries(views)
             for view in views:
                 shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
+                shown += summaries.get(view.listed.place, ())
                 found += reversed(shown) if newest_first else shown
             if len(views) < limit:
                 break
@@ -146,6 +166,37 @@ class MessageRoutes:
         await self.end_all(asked.project, agent)
         await self._messages.reset(agent)
         return await self._api.shown(await self._api.view(asked))
+
+    async def compact_own(self, asked: Asked) -> Any:
+        uid = asked.uid("agent", "agent_id")
+        agent = await self._api.registry.agent(asked.project, uid)
+        return await self.compact(asked.project, uid, agent.spec, DEFAULT, asked.body)
+
+    async def compact(
+        self, project: str, uid: str, spec: AgentSpec, conversation: str, body: Compact
+    ) -> dict[str, Any]:
+        """Summarises a conversation of an agent while nothing is said in it. conversation: as it is looked up."""
+        api, settings = self._api, compaction_in(body.compaction_settings)
+        own = {} if spec.defined is None else spec.defined.compaction
+        terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
+        with QueuePlace() as place:
+            await api.keeper.queues.enter((uid, conversation), place, MOST_SENDS)
+            agent = (await api.registry.find(project, uid)).agent
+            request = RunRequest(spec, agent.scope, conversation)
+            before = await api.runs.preview(request)
+            line = await self._messages.conversation(agent, conversation)
+            if line is None or not line.tip:
+                raise BadRequest(
+                    "Only a conversation that the gateway keeps itself, and that has begun, is compacted by hand."
+                )
+            size = summary_tokens(before.target.context_window or WINDOW)
+            text = await api.compactor.compact(agent, line, terms, fallback, size)
+            after = await api.runs.preview(request)
+        return {
+            "summary": text,
+            "num_messages_before": len(orjson.loads(before.body())["messages"]),
+            "num_messages_after": len(orjson.loads(after.body())["messages"]),
+        }
 
     async def cancel(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent

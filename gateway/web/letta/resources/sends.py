@@ -20,7 +20,7 @@ from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
-from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.message import Showing, summary_shown
 from gateway.dialects.letta.run import result_json, stop_json, usage_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent
 from gateway.dialects.letta.stream import DONE, MakesSteps, RunNumbers, event, ping_event
@@ -113,6 +113,7 @@ class Answered:
     request: RunRequest
     said: Sent
     is_stream: bool
+    _before: Sequence[dict[str, Any]] = ()  # what is shown in front of the first reply
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         trace = trace_of(scope)
@@ -166,11 +167,14 @@ class Answered:
         numbers = RunNumbers(
             start.agent.uid, ids.named("run", start.run), start.first, start.reply, steps, start.names
         )
-        return MakesSteps(numbers, showing_of(send), self.is_stream and send.stream_tokens, self.api.now)
+        showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
+        if start.summary is not None:
+            self._before = summary_shown(start.summary, start.agent.uid, showing)
+        return MakesSteps(numbers, showing, by_token, self.api.now, self._before)
 
     async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
         exchanges = Exchanges(self.api.store, result.agent, showing_of(self.asked.body))
-        return await exchanges.answers(result.run, result.steps)
+        return [*self._before, *await exchanges.answers(result.run, result.steps)]
 
 
 def showing_of(send: Send) -> Showing:
@@ -180,6 +184,7 @@ def showing_of(send: Send) -> Showing:
         None if types is None else frozenset(types),
         send.assistant_message_tool_name if send.use_assistant_message else None,
         send.assistant_message_tool_kwarg,
+        send.include_compaction_messages is True,
     )
 
 
