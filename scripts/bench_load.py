@@ -25,6 +25,7 @@ import load
 import uvloop
 
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
+OPENERS, OPENINGS = 200, 10
 
 # Of each figure: the goal with memory off and on.
 GOALS = {
@@ -33,6 +34,8 @@ GOALS = {
     "req/s": ("> 8,100", "> 2,000"),
     "CPU ms": ("", ""),
     "CPU, times bare parts": ("", ""),
+    "CPU ms, first words": ("", ""),
+    "CPU ms, openings": ("", ""),
     "first text 20": ("< 2", "< 4"),
     "first text 200": ("", ""),
     "idle MB": ("< 80", ""),
@@ -64,10 +67,11 @@ class Sizes:
     crowd: int  # with sixteen
     streams: int  # by each connection
     users: int
+    openers: int  # who say their first words
 
 
-FULL = Sizes(rounds=5, alone=600, crowd=6_000, streams=3, users=10_000)
-QUICK = Sizes(rounds=2, alone=150, crowd=900, streams=2, users=1_000)
+FULL = Sizes(rounds=5, alone=600, crowd=6_000, streams=3, users=10_000, openers=2_000)
+QUICK = Sizes(rounds=2, alone=150, crowd=900, streams=2, users=1_000, openers=300)
 
 
 @dataclass(slots=True)
@@ -151,6 +155,20 @@ async def run_rounds(targets: list[Target], sizes: Sizes) -> None:
         print(f"round {number + 1} of {sizes.rounds} done", file=sys.stderr, flush=True)
 
 
+async def open_conversations(target: Target, users: int) -> None:
+    """Measures users who say their first words, and some who open one conversation after the other."""
+    kinds = {
+        "first words": [load.Talk(f"new-{next(_users)}") for _ in range(users)],
+        "openings": [load.Talk(f"opener-{next(_users)}") for _ in range(OPENERS)],
+    }
+    for name, talks in kinds.items():
+        turns = 1 if name == "first words" else OPENINGS
+        spent = target.cpu_s()
+        result = await load.drive(target.port, load.Talks(talks, turns, is_anew=True), 16)
+        target.errors += result.errors
+        target.note(f"CPU ms, {name}", (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms)))
+
+
 async def remembers(port: int, mock_port: int) -> bool:
     """Returns whether a fact of one conversation reaches the upstream in the same user's next one."""
     for words in ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?"):
@@ -210,6 +228,8 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
     if not await remembers(memory.port, mock_port):
         memory.errors.append("memory is not on: a fact of one conversation did not reach the next")
     await run_rounds(targets, sizes)
+    for _ in range(sizes.rounds):
+        await open_conversations(memory, sizes.openers)
     met = next(_users)
     more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
     memory.errors += (await load.drive(memory.port, more, 16)).errors

@@ -226,11 +226,11 @@ def text_of_stream(body: bytes) -> str:
 
 
 class Talks:
-    """Conversations, each taken by one connection for a number of turns."""
+    """Conversations, each taken by one connection for a number of turns. is_anew: each turn opens another one."""
 
-    def __init__(self, talks: list[Talk], turns: int, *, stream: bool = False) -> None:
+    def __init__(self, talks: list[Talk], turns: int, *, stream: bool = False, is_anew: bool = False) -> None:
         self.waiting = iter(talks)
-        self.turns, self.stream = turns, stream
+        self.turns, self.stream, self.is_anew = turns, stream, is_anew
         self.current: dict[int, tuple[Talk, int]] = {}
 
     def next(self, worker: int) -> bytes | None:
@@ -240,6 +240,8 @@ class Talks:
             if talk is None:
                 return None
         self.current[worker] = (talk, left - 1)
+        if self.is_anew:
+            talk.begin_anew()
         return talk.request(self.stream)
 
     def done(self, worker: int, body: bytes) -> None:
