@@ -193,6 +193,15 @@ class BlockChange:
 
 
 @frozen
+class PassageDraft:
+    """A passage to be saved. at: when it was said, in seconds since the epoch."""
+
+    text: str
+    at: float
+    tags: Sequence[str] = ()
+
+
+@frozen
 class PassageFilter:
     """The passages that are asked for. None: any.
 

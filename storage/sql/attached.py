@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.database import Connection
+from storage.errors import OverLimit
 from storage.records import Agent
 from storage.sql.definitions import touch_agent
 from storage.sql.group import Group, alone, reads, writes
@@ -13,10 +14,20 @@ from storage.sql.words import part_of
 
 SQL = load("attached.sql")
 
+_MEMORIES = ("archive", "folder")
+MOST_MEMORIES = 7  # beside the agent's own, so that a search asks eight
+
 
 async def attach(connection: Connection, agent: int, kind: str, target: int) -> bool:
-    """Attaches something behind what is there. False: it is attached already, and stays in its place."""
-    return await connection.row(SQL["attach"], (agent, kind, target)) is not None
+    """Attaches something behind what is there. False: it is attached already, and stays in its place.
+
+    Raises: OverLimit: a search would have to ask too many memories.
+    """
+    if await connection.row(SQL["attach"], (agent, kind, target)) is None:
+        return False
+    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent,)) > MOST_MEMORIES:
+        raise OverLimit(f"an agent has at most {MOST_MEMORIES} archives and folders attached")
+    return True
 
 
 async def detach(connection: Connection, agent: int, kind: str, target: int) -> bool:

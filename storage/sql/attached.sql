@@ -20,6 +20,10 @@ DELETE FROM attached WHERE kind = ? AND target = ? AND agent <> 0
 -- Reads what an agent has attached, in order.
 SELECT target FROM attached WHERE agent = ? AND kind = ? ORDER BY place, target
 
+-- name: memories
+-- Counts the archives and folders of an agent.
+SELECT count(*) FROM attached WHERE agent = ? AND kind IN ('archive', 'folder')
+
 -- name: of_agents
 -- Reads what several agents have attached of a kind.
 SELECT agent, target FROM attached WHERE kind = ?1 AND agent {in:2:BIGINT:64} ORDER BY agent, place, target

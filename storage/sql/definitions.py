@@ -253,6 +253,11 @@ class Definitions(Group):
         return int(await connection.value(SQL["agents_count"], (project,)))
 
     @reads
+    async def count_of(self, connection: Connection, project: str, kind: DefinitionKind) -> int:
+        """Returns how many definitions of a kind a project has."""
+        return int(await connection.value(SQL["count_of"], (project, kind)))
+
+    @reads
     async def newest(
         self, connection: Connection, project: str, limit: int
     ) -> builtins.list[tuple[str, str, float]]:

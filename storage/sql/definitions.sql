@@ -82,6 +82,10 @@ SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.curre
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.kind = ?1 AND d.memory <> 0 AND d.memory {in:2:BIGINT:64}
 
+-- name: count_of
+-- Counts the definitions of a kind.
+SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
+
 -- name: named
 -- Finds the definitions of a project with a name.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import orjson
 
 from storage.database import Connection, Row
-from storage.listing import Page, PassageFilter
+from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import BlockOp, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import Group, alone, bulk_writes, long_reads, reads
@@ -80,10 +80,13 @@ class Passages(Group):
 
     @bulk_writes
     async def add(
-        self, connection: Connection, agent: int, texts: Sequence[str], *, at: float, tags: Sequence[str] = ()
+        self, connection: Connection, agent: int, drafts: Sequence[PassageDraft]
     ) -> builtins.list[Passage]:
-        """Saves texts, each a passage. Raises: NotFound when there is no such memory."""
-        return [await insert_passage(connection, agent, text, at=at, tags=tags) for text in texts]
+        """Saves passages, all or none. Raises: NotFound when there is no such memory."""
+        return [
+            await insert_passage(connection, agent, draft.text, at=draft.at, tags=draft.tags)
+            for draft in drafts
+        ]
 
     @long_reads
     async def page(

@@ -11,7 +11,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
 from storage.commands import ForgetTarget
 from storage.errors import Stale
-from storage.listing import AgentChange, BlockChange
+from storage.listing import AgentChange, BlockChange, PassageDraft
 from storage.records import (
     Agent,
     Block,
@@ -450,7 +450,7 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
     ann = Speaker(store, api_scope("ann"), Clock())
     await talk(ann, ["said"], "default")
     (e,) = await ann.rows()
-    await store.passages.add(agent.id, ["zqpassagex"], at=3.0, tags=["zqptagx"])
+    await store.passages.add(agent.id, [PassageDraft("zqpassagex", 3.0, ["zqptagx"])])
     kind = DefinitionKind.CONVERSATION
     await store.definitions.put(
         "default", kind, "c1", "zqtitlex", {"summary": "zqsumx"}, at=3.0, memory=agent.id

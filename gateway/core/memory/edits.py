@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import orjson
 
+from gateway.core.memory.file_text import chunks
 from gateway.core.memory.tools import Edit, apply
 from storage.commands import BlockMerge
 from storage.records import Block, BlockOp
@@ -43,7 +44,8 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
     now, writes, passages, dropped = list(blocks), [], [], []
     for op in ops:
         if op.op == ARCHIVAL_INSERT:
-            passages.append((str(orjson.loads(op.arguments).get("content", "")), op))
+            text = str(orjson.loads(op.arguments).get("content", ""))
+            passages += [(part, op) for part in chunks(text)]
             continue
         # Each operation sees the blocks as the one before left them.
         now, edit = perform(now, op)

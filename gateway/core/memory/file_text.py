@@ -49,6 +49,11 @@ def parts(text: str, size: int = PART) -> Iterator[str]:
         at = end
 
 
+def chunks(text: str, size: int = PART) -> list[str]:
+    """Returns what a text says in passages of a size at most: its parts without the blanks around them."""
+    return [clean for part in parts(text.strip(), size) if (clean := part.strip())]
+
+
 def file_name(name: str) -> str:
     """Returns the last part of a name, without characters that do not print; "" where nothing is left."""
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]

@@ -67,11 +67,16 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
         made = msgspec.convert(json, kind, strict=not lax)
     except msgspec.ValidationError as error:
         raise Unprocessable([_fault(str(error), json, at)]) from error
-    for name, why in _refusals(kind).items():
-        # Null, false and empty are what the client's own defaults send: they ask for nothing.
-        if json.get(name):
-            raise BadRequest(f"{name}: {why}", param=name)
+    check_refused(made)
     return made
+
+
+def check_refused(body: msgspec.Struct) -> None:
+    """Raises: BadRequest: a field was sent that is refused. `convert` asks this of the whole, not of its parts."""
+    for name, why in _refusals(type(body)).items():
+        # Null, false and empty are what the client's own defaults send: they ask for nothing.
+        if getattr(body, name) is not UNSET and getattr(body, name):
+            raise BadRequest(f"{name}: {why}", param=name)
 
 
 def kept(body: msgspec.Struct) -> list[str]:

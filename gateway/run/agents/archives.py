@@ -11,17 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core import ids
-from gateway.errors import BadRequest
+from gateway.core.memory.file_text import chunks
+from gateway.errors import BadRequest, Conflict
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
-from storage.listing import Page, PassageFilter
+from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store
 
 ARCHIVE, FOLDER = "archive", "folder"
 MOST = 8  # memories that one search asks
-CHUNK = 2000  # characters of a passage
+OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
 SEARCH_MS = 1000.0
 
 
@@ -32,26 +33,6 @@ class PassageView:
     uid: str
     passage: Passage
     file: StoredFile | None = None
-
-
-def chunks(text: str, size: int = CHUNK) -> list[str]:
-    """Returns a text in parts of a size at most, cut where a paragraph, a line, a sentence or a word ends."""
-    parts: list[str] = []
-    rest = text.strip()
-    while len(rest) > size:
-        head = rest[:size]
-        # Not in the first half: a text of short lines must not fall into single lines.
-        cuts = (head.rfind(mark) + len(mark) for mark in ("\n\n", "\n", ". ", " "))
-        cut = next((at for at in cuts if at > size // 2), size)
-        parts.append(rest[:cut].strip())
-        rest = rest[cut:].strip()
-    return [*parts, *([rest] if rest else [])]
-
-
-def check_room(attached: int) -> None:
-    """Raises: BadRequest: so many archives and folders are more than an agent may have."""
-    if attached >= MOST:
-        raise BadRequest(f"An agent has at most {MOST - 1} archives and folders attached.")
 
 
 class Archives:
@@ -75,6 +56,42 @@ class Archives:
         )
         return made
 
+    async def get(self, project: str, uid: str) -> Definition:
+        """Returns an archive; an agent's own has no row (id 0). Raises: NotFound."""
+        found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
+        if found is not None:
+            return found
+        try:
+            entry = await self._store.definitions.agent(project, uid)
+        except NotFound:
+            raise NotFound(f"there is no archive {uid!r}") from None
+        agent, kind = entry.agent, DefinitionKind.ARCHIVE
+        name = f"{entry.name}'s archive"
+        return Definition(0, uid, project, kind, agent.id, name, 1, agent.created, agent.created, {})
+
+    async def made(self, project: str, uid: str) -> Definition:
+        """Returns an archive that was made as one. Raises: NotFound; Conflict: an agent's own."""
+        found = await self.get(project, uid)
+        if not found.id:
+            raise Conflict(OWN)
+        return found
+
+    async def attach(self, agent: Agent, archive: Definition) -> None:
+        """Gives an agent an archive; it has its own. Raises: BadRequest: another one's own; OverLimit."""
+        if archive.id:
+            await self._store.attached.attach(agent.id, ARCHIVE, archive.memory, at=self._now())
+        elif archive.memory != agent.id:
+            raise BadRequest(
+                f"{archive.name!r} is the memory of one agent or user alone. Make an archive for what several share.",
+                param="archive_id",
+            )
+
+    async def detach(self, agent: Agent, archive: Definition) -> None:
+        """Takes an archive from an agent, if it has it. Raises: BadRequest: its own."""
+        if archive.memory == agent.id:
+            raise BadRequest(OWN, param="archive_id")
+        await self._store.attached.detach(agent.id, ARCHIVE, archive.memory, at=self._now())
+
     async def memory(self, project: str, uid: str) -> Agent:
         """Returns the memory of an archive: an agent's own, or one of itself. Raises: NotFound."""
         found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
@@ -86,8 +103,8 @@ class Archives:
         return agent
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes an archive with its passages; agents lose it."""
-        found = await self._store.definitions.get(project, DefinitionKind.ARCHIVE, uid)
+        """Deletes an archive with its passages; agents lose it. Raises: Conflict: an agent's own."""
+        found = await self.made(project, uid)
         await self._forget(found.memory, ForgetTarget(is_all=True))
 
     async def of(self, agent: Agent) -> Sequence[Agent]:
@@ -120,14 +137,19 @@ class Archives:
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
     ) -> Sequence[PassageView]:
         """Saves a text, in parts where it is long. at: when it was said; None: now."""
-        said = self._now() if at is None else at
-        made = await self._store.passages.add(memory.id, chunks(text), at=said, tags=tags)
-        return [PassageView(memory.uid, passage) for passage in made]
+        return await self.add_all(memory, [PassageDraft(text, self._now() if at is None else at, tags)])
+
+    async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
+        """Saves texts, each in parts where it is long: all of them or none."""
+        parts = [replace(draft, text=part) for draft in drafts for part in chunks(draft.text)]
+        return [
+            PassageView(memory.uid, passage) for passage in await self._store.passages.add(memory.id, parts)
+        ]
 
     async def remove(self, memory: Agent, seq: int) -> None:
         """Forgets a passage, and what quotes it. Raises: NotFound."""
         if not await self._store.passages.get(memory.id, [seq]):
-            raise NotFound(f"there is no passage {seq}")
+            raise NotFound(f"there is no passage {ids.placed('passage', memory.uid, seq)!r}")
         await self._forget(memory.id, ForgetTarget(passages=[seq]))
 
     async def search(
@@ -135,6 +157,18 @@ class Archives:
     ) -> Sequence[PassageView]:
         """Returns passages that answer a query, best first: of an agent's own archive and those it has attached."""
         return await self.search_in(await self.of(agent), query, wanted, limit=limit)
+
+    async def passages(
+        self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True
+    ) -> Sequence[Passage]:
+        """Returns the same for the agent's model. query: blank: the newest are wanted. is_own: with its own archive."""
+        memories = (await self.of(agent))[0 if is_own else 1 :]
+        if query.strip():
+            found = await self.search_in(memories, query, wanted, limit=limit)
+        else:
+            pages = [await self.list(each, wanted, limit=limit, newest_first=True) for each in memories]
+            found = sorted((view for page in pages for view in page), key=lambda view: -view.passage.at)
+        return [view.passage for view in found[:limit]]
 
     async def search_in(
         self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5

@@ -25,7 +25,7 @@ from gateway.core.memory.kinds import (
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
-from gateway.run.agents.archives import ARCHIVE, FOLDER, check_room
+from gateway.run.agents.archives import FOLDER
 from gateway.run.agents.sleepers import SleeperRegistry
 from gateway.run.agents.tools import (
     TRIES,
@@ -288,7 +288,6 @@ class Registry:
         )
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
         folders = await self._folders(project, new.folders)
-        check_room(len(folders))
         numbers = [number_of(tool) for tool in tools]
         if folders:
             numbers += [each for each in file_tools() if each not in numbers]
@@ -350,8 +349,6 @@ class Registry:
             if edit.multi_agent_tools is not None:
                 tools = await self._speaking(entry.agent.id, edit, named)
             body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
-            if folders is not None:
-                check_room(len(folders) + len(await self._store.attached.targets(entry.agent.id, ARCHIVE)))
             change = AgentChange(
                 edit.name, body, edit.blocks, tools, edit.tags, folders, folder_tools=file_tools()
             )

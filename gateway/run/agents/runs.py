@@ -28,6 +28,7 @@ from gateway.core.turn.waits import Wait, Waiter
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
+from gateway.run.agents.archives import Archives
 from gateway.run.agents.begin import BeginsRuns, digest_of
 from gateway.run.agents.calls import CallRecord
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
@@ -103,6 +104,7 @@ class AgentRuns:
         self._background = background
         self._patient = replace(limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
         self._begins = BeginsRuns(keeper, pending, self._tools_of)
+        self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._live: dict[int, TurnRun] = {}  # by the run's row
         self._peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
@@ -406,7 +408,9 @@ class AgentRuns:
         other agents; None: it makes no calls.
         """
         keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
-        memory = MemoryTools(keeper.store, known, changes, tokens, keeper.now, keeper.embed_query)
+        memory = MemoryTools(
+            keeper.store, known, changes, tokens, keeper.now, keeper.embed_query, self._archives
+        )
         if not asked.spec.uid or not known.offered:
             return memory
         window = asked.target.context_window

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -22,7 +22,8 @@ from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
-from storage.records import BlockOp, Message
+from storage.listing import PassageFilter
+from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -38,11 +39,21 @@ CHANGED_MEANWHILE = (
 DEFAULT_TOKENS = 1000
 
 
+class SearchesPassages(Protocol):
+    """Searches an agent's own archive, and those that it has attached."""
+
+    async def passages(
+        self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True
+    ) -> Sequence[Passage]:
+        """Returns passages, best first, or the newest where the query is blank. is_own: with those of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryTools:
     """The memory tools of one turn, which reads and edits blocks as its path sees them.
 
-    changes: the turn's blocks and edits, written with it and pending until it is confirmed.
+    changes: the turn's blocks and edits, written with it and pending until it is confirmed. archives: None: there are
+    none but the memory's own passages.
     """
 
     store: Store
@@ -51,6 +62,7 @@ class MemoryTools:
     recall_tokens: int
     now: Callable[[], float]
     embed_query: EmbedQuery | None = None
+    archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
         asides = {FILLER} if self.known.asked.spec.filler == "model" else ()
@@ -100,6 +112,8 @@ class MemoryTools:
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
+        if not str(arguments["content"]).strip():
+            return failed("Error: there is no text to keep. Nothing was done.")
         self.changes.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
@@ -148,10 +162,14 @@ class MemoryTools:
         agent = self.known.agent
         if not agent.scope.spans or not agent.id:
             return []
+        if self.archives is not None and wanted.sources == {"passage"}:
+            queries = wanted.queries or ("",)
+            return _in_turn([await self._filed(query, wanted) for query in queries])
         if wanted.queries:
             found = [[m for m in await self._found(query) if wanted.takes(m)] for query in wanted.queries]
-            in_turn = [m for rank in zip_longest(*found) for m in rank if m is not None]
-            hits = list({m.seq: m for m in in_turn}.values())
+            if "passage" in wanted.sources:
+                found += [await self._filed(query, wanted, is_own=False) for query in wanted.queries]
+            hits = _in_turn(found)
         else:
             recent = await self.store.recall.recent(agent, RECENT_EXCHANGES)
             hits = [m for m in reversed(recent) if wanted.takes(m)]
@@ -160,12 +178,30 @@ class MemoryTools:
         filed = await self.store.passages.get(agent.id, [m.seq for m in hits])
         return [m for m in hits if m.seq in filed and wanted.takes_tags(filed[m.seq].tags)]
 
+    async def _filed(self, query: str, wanted: Lookup, *, is_own: bool = True) -> list[Message]:
+        """Returns the passages that answer one query. is_own: with those of its own archive."""
+        if self.archives is None:
+            return []
+        which = PassageFilter(
+            since=wanted.since, until=wanted.until, tags=sorted(wanted.tags), all_tags=wanted.needs_all
+        )
+        found = await self.archives.passages(
+            self.known.agent, query, which, limit=wanted.limit, is_own=is_own
+        )
+        return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage") for p in found]
+
     async def _found(self, query: str) -> list[Message]:
         agent, look = self.known.agent, self.known.look
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         return await self.store.recall.search(
             agent, query, size=look.next_seq, indexed=look.indexed_seq, deadline_ms=SEARCH_MS, vector=vector
         )
+
+
+def _in_turn(found: Sequence[Sequence[Message]]) -> list[Message]:
+    """Returns the hits of several searches, the best of each in turn. Numbers are each memory's own."""
+    hits = [m for rank in zip_longest(*found) for m in rank if m is not None]
+    return list({(m.seq, m.at, m.text): m for m in hits}.values())
 
 
 def _tags(op: BlockOp) -> tuple[str, ...]:

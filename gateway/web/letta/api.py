@@ -29,6 +29,7 @@ from gateway.settings import Settings
 from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.routes import Asked, uid_in
 from storage.listing import AgentEntry, Page
+from storage.records import DefinitionKind
 from storage.sql.store import Store
 
 # Who wrote a value that came over this API.
@@ -92,6 +93,18 @@ class AgentsApi:
         exchanges = Exchanges(self.store, agent, Showing())
         shown = await exchanges.of_run(run, [e], with_input=False)
         return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
+
+    async def definition_page(
+        self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
+    ) -> Page:
+        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound."""
+        places = [
+            (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
+            if isinstance(id, str)
+            else None
+            for id in (query.after, query.before)
+        ]
+        return page_of(query, *places)
 
     def first_model(self) -> str:
         """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""

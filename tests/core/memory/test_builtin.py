@@ -18,7 +18,7 @@ from gateway.core.memory.builtin import (
     edits_of,
     lookup_of,
 )
-from gateway.core.memory.kinds import BUILT_IN, KINDS
+from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS, KINDS, MULTI_AGENT_TOOLS
 from gateway.core.memory.tools import apply
 from storage.records import Block
 
@@ -36,7 +36,8 @@ def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
     for kind in KINDS.values():
         assert set(kind.tools) <= SCHEMAS.keys()
     assert SCHEMAS.keys() <= set(BUILT_IN)
-    assert EDITING | SEARCHING | REMEMBERED.keys() | WORDS.keys() | {"memory_finish_edits"} == SCHEMAS.keys()
+    others = {*WORDS, *MULTI_AGENT_TOOLS, *FILE_TOOLS, "memory_finish_edits"}
+    assert EDITING | SEARCHING | REMEMBERED.keys() | others == SCHEMAS.keys()
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -21,6 +21,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
+from storage.listing import PassageDraft
 from storage.records import Agent, Scope, State
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
@@ -123,7 +124,7 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     agent = alice.agent
     rows = await alice.rows()
     await save_passage(store, agent.id, "A passage ☂", at=5.5, sources=[rows[0].id, rows[1].id])
-    await store.passages.add(agent.id, ["One with tags"], at=6.5, tags=["a", "b"])
+    await store.passages.add(agent.id, [PassageDraft("One with tags", 6.5, ["a", "b"])])
     (block,) = await store.blocks.load(agent.id)
     await store.blocks.write(block.id, block.version, "by hand", at=7.0, origin="api", sources=[rows[1].id])
     await store.blocks.undo(block.id, at=8.0)

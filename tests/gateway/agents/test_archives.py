@@ -8,7 +8,8 @@ from struct import pack
 
 import pytest
 
-from gateway.run.agents.archives import ARCHIVE, Archives, PassageView, chunks
+from gateway.core.memory.file_text import chunks
+from gateway.run.agents.archives import ARCHIVE, Archives, PassageView
 from storage.errors import NotFound
 from storage.listing import AgentFilter, PassageFilter
 from storage.records import Agent, Definition, Vector

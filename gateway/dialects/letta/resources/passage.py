@@ -71,6 +71,12 @@ def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
     }
 
 
+def check_text(text: str, at: tuple[str | int, ...]) -> None:
+    """Raises: Unprocessable: there is nothing in a text."""
+    if not text.strip():
+        raise Unprocessable([Fault(at, "Expected a text that is not blank")])
+
+
 def moment_of(text: str | UnsetType | None, at: tuple[str | int, ...]) -> float | None:
     """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC. Raises: Unprocessable."""
     if not isinstance(text, str):
@@ -109,7 +115,7 @@ class CreateArchivePassage(CreatePassage):
 class CreateArchivePassages(Body):
     """Texts to be saved in an archive, in this order."""
 
-    passages: Annotated[list[CreatePassage], Meta(min_length=1, max_length=1000)]
+    passages: Annotated[list[CreateArchivePassage], Meta(min_length=1, max_length=1000)]
 
 
 class ArchivesQuery(PageQuery):

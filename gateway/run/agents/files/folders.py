@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gateway.core import ids
 from gateway.core.memory.file_text import parts, text_of
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
-from gateway.run.agents.archives import ARCHIVE, FOLDER, check_room
+from gateway.run.agents.archives import FOLDER
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.tools import file_tools
 from gateway.run.memory.keeper import TurnEvents
@@ -99,14 +99,11 @@ class Folders:
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Gives an agent a folder, and the tools that read files.
 
-        Raises: BadRequest: it has too many; Conflict: a profile's memory.
+        Raises: OverLimit: it has too many; Conflict: a profile's memory.
         """
         self._registry.configured(entry)
-        agent, attached = entry.agent, self._store.attached
-        folders = await attached.targets(agent.id, FOLDER)
-        if folder.memory not in folders:
-            check_room(len(folders) + len(await attached.targets(agent.id, ARCHIVE)) + 1)
-        await self._store.defined_agents.attach_folder(agent.id, folder.memory, file_tools(), at=self._now())
+        agent = entry.agent.id
+        await self._store.defined_agents.attach_folder(agent, folder.memory, file_tools(), at=self._now())
         self._registry.changed()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:

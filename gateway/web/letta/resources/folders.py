@@ -29,10 +29,8 @@ from gateway.run.agents.archives import FOLDER, Archives
 from gateway.run.agents.files.folders import FileView, Folders, SentFile
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, AnswersAgents, Asked
-from storage.listing import Page, PassageFilter
+from storage.listing import PassageFilter
 from storage.records import Definition, DefinitionKind
-
-_LISTED = 1000  # folders of a project that are listed
 
 
 class FolderRoutes:
@@ -79,13 +77,14 @@ class FolderRoutes:
 
     async def index(self, asked: Asked) -> Any:
         query: FoldersQuery = asked.query
-        page, name = Page(0, 2**62, _LISTED, newest_first=False), given_or_none(query.name)
-        found = await self._api.store.definitions.list(asked.project, DefinitionKind.FOLDER, page, name=name)
-        return cut(list(map(folder_json, found)), query)
+        kind, name = DefinitionKind.FOLDER, given_or_none(query.name)
+        page = await self._api.definition_page(asked.project, kind, "source", query)
+        return list(
+            map(folder_json, await self._api.store.definitions.list(asked.project, kind, page, name=name))
+        )
 
     async def count(self, asked: Asked) -> Any:
-        page = Page(0, 2**62, _LISTED, newest_first=False)
-        return len(await self._api.store.definitions.list(asked.project, DefinitionKind.FOLDER, page))
+        return await self._api.store.definitions.count_of(asked.project, DefinitionKind.FOLDER)
 
     async def named(self, asked: Asked) -> Any:
         name = asked.path["name"]

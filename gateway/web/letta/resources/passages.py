@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET
+
+from gateway.dialects.letta.body import check_refused
 from gateway.dialects.letta.query import PassageSearchQuery, PassagesQuery
 from gateway.dialects.letta.resources.passage import (
     ArchivesQuery,
@@ -14,19 +17,19 @@ from gateway.dialects.letta.resources.passage import (
     SearchPassages,
     UpdateArchive,
     archive_json,
+    check_text,
     hit_json,
     moment_of,
     passage_json,
 )
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.archives import ARCHIVE, Archives, PassageView, check_room
+from gateway.run.agents.archives import ARCHIVE, Archives, PassageView
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
-from storage.listing import Page, PassageFilter
+from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind
 
 _FEW = 5  # results of a search that names no number; Letta's
-_LISTED = 1000  # archives of a project that are listed
 
 
 class PassageRoutes:
@@ -64,6 +67,7 @@ class PassageRoutes:
         create: CreatePassage = asked.body
         agent = (await self._api.entry(asked)).agent
         at = moment_of(create.created_at, ("body", "created_at"))
+        check_text(create.text, ("body", "text"))
         made = await self._archives.add(agent, create.text, given_or_none(create.tags) or (), at=at)
         return list(map(_shown, made))
 
@@ -144,13 +148,19 @@ class ArchiveRoutes:
 
     async def index(self, asked: Asked) -> Any:
         query: ArchivesQuery = asked.query
-        page, name = Page(0, 2**62, _LISTED, newest_first=False), given_or_none(query.name)
-        found = await self._api.store.definitions.list(asked.project, DefinitionKind.ARCHIVE, page, name=name)
-        if isinstance(query.agent_id, str):
-            agent = await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))
-            attached = await self._api.store.attached.targets(agent.agent.id, ARCHIVE)
-            found = [each for each in found if each.memory in attached]
-        return cut(list(map(archive_json, found)), query)
+        kind, name, definitions = (
+            DefinitionKind.ARCHIVE,
+            given_or_none(query.name),
+            self._api.store.definitions,
+        )
+        if not isinstance(query.agent_id, str):
+            page = await self._api.definition_page(asked.project, kind, "archive", query)
+            return list(map(archive_json, await definitions.list(asked.project, kind, page, name=name)))
+        agent = await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))
+        rows = await self._api.store.attached.targets(agent.agent.id, ARCHIVE)
+        found = (await definitions.of_memories(kind, rows)).values()
+        in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
+        return cut(list(map(archive_json, in_order)), query)
 
     async def create(self, asked: Asked) -> Any:
         create: CreateArchive = asked.body
@@ -166,10 +176,8 @@ class ArchiveRoutes:
 
     async def update(self, asked: Asked) -> Any:
         update: UpdateArchive = asked.body
-        found = await self._archive(asked)
-        body = dict(found.body)
-        if isinstance(update.description, str):
-            body["description"] = update.description
+        found = await self._archives.made(asked.project, asked.uid("archive", "archive_id"))
+        body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
         changed = await self._api.store.definitions.change(
             found, body, at=self._api.now(), name=given_or_none(update.name)
         )
@@ -180,15 +188,16 @@ class ArchiveRoutes:
         return {"message": "The archive is deleted."}
 
     async def add(self, asked: Asked) -> Any:
-        # A long text becomes several passages; the client takes one, the first.
-        return (await self._saved(await self._memory(asked), asked.body, ("body",)))[0]
+        memory, draft = await self._memory(asked), self._draft(asked.body, ("body",))
+        first, *more = map(_shown, await self._archives.add_all(memory, [draft]))
+        # The client takes one passage: the first of a long text names all.
+        parts = [each["id"] for each in (first, *more)]
+        return {**first, "metadata": {"parts": parts}} if more else first
 
     async def add_many(self, asked: Asked) -> Any:
-        memory = await self._memory(asked)
-        texts = asked.body.passages
-        for n, each in enumerate(texts):
-            moment_of(each.created_at, ("body", "passages", n, "created_at"))
-        return [made for each in texts for made in await self._saved(memory, each, ("body",))]
+        memory, texts = await self._memory(asked), asked.body.passages
+        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(texts)]
+        return list(map(_shown, await self._archives.add_all(memory, drafts)))
 
     async def remove(self, asked: Asked) -> Any:
         memory, id = await self._memory(asked), asked.path["passage_id"]
@@ -199,31 +208,29 @@ class ArchiveRoutes:
         return {"message": "The passage is forgotten."}
 
     async def attach(self, asked: Asked) -> Any:
-        agent, found = (await self._api.entry(asked)).agent, await self._archive(asked)
-        attached = await self._archives.attached(agent)
-        if found.memory not in attached:
-            check_room(len(attached) + 1)
-        await self._api.store.attached.attach(agent.id, ARCHIVE, found.memory, at=self._api.now())
+        entry = await self._api.entry(asked)
+        self._api.registry.configured(entry)
+        await self._archives.attach(entry.agent, await self._archive(asked))
         return None
 
     async def detach(self, asked: Asked) -> Any:
-        agent, found = (await self._api.entry(asked)).agent, await self._archive(asked)
-        await self._api.store.attached.detach(agent.id, ARCHIVE, found.memory, at=self._api.now())
+        await self._archives.detach((await self._api.entry(asked)).agent, await self._archive(asked))
         return None
 
     async def _archive(self, asked: Asked) -> Definition:
-        uid = asked.uid("archive", "archive_id")
-        return await self._api.store.definitions.get(asked.project, DefinitionKind.ARCHIVE, uid)
+        return await self._archives.get(asked.project, asked.uid("archive", "archive_id"))
 
     async def _memory(self, asked: Asked) -> Agent:
         return await self._archives.memory(asked.project, asked.uid("archive", "archive_id"))
 
-    async def _saved(
-        self, memory: Agent, text: CreatePassage, at: tuple[str | int, ...]
-    ) -> list[dict[str, Any]]:
-        moment = moment_of(text.created_at, (*at, "created_at"))
-        made = await self._archives.add(memory, text.text, given_or_none(text.tags) or (), at=moment)
-        return [passage_json(each.uid, each.passage) for each in made]
+    def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
+        """Returns a text to be saved. Raises: BadRequest, Unprocessable."""
+        check_refused(text)
+        said = moment_of(text.created_at, (*at, "created_at"))
+        check_text(text.text, (*at, "text"))
+        return PassageDraft(
+            text.text, self._api.now() if said is None else said, given_or_none(text.tags) or ()
+        )
 
 
 def _seq(agent: Agent, id: Any) -> int | None:
