@@ -161,6 +161,7 @@ def _add_scope(sub: Any) -> Any:
         ("project", "default", "the project (default: default)"),
         ("profile", None, "the profile (default: the project's; `forget` of a whole user: all profiles)"),
         ("conversation", None, "a conversation without a user, instead of --user"),
+        ("agent", None, "an agent, archive or folder made over the agents API, by its id, instead of --user"),
     ):
         # Stripped of blanks as in requests.
         sub.add_argument(f"--{name}", type=lambda value: value.strip(" \t"), default=default, help=text)

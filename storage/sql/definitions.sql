@@ -8,7 +8,7 @@ d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.update
 -- piece: entry
 -- A memory `a`, with its definition where it has one. A profile's memory has none, and is named after its user.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {definition}
-FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
 LEFT JOIN definition_texts t ON t.id = d.current
 
 -- piece: wanted
@@ -169,7 +169,8 @@ SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
 
 -- name: agents_count
 -- Counts the agents of a project.
-SELECT count(*) FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+SELECT count(*)
+FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
 WHERE a.project = ? AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
 
 -- name: newest

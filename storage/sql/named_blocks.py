@@ -43,12 +43,12 @@ async def add_block(
     origin: str,
     owner: int | None = None,
 ) -> BlockEntry:
-    """Makes a block; its id and uid do not count. owner: the agent whose end is its end; None: it is nobody's.
+    """Makes a block; its id does not count. owner: the agent whose end is its end; None: it is nobody's.
 
     Raises: OverLimit, WriteConflict.
     """
     check_limit(block.label, block.value, block.limit)
-    uid = uuid.uuid4().hex
+    uid = block.uid or uuid.uuid4().hex
     values = (project, block.label, block.description, block.limit, int(block.read_only), uid)
     id = int(await connection.value(SQL["insert"], values))
     await begin_value(connection, id, block.value, at, origin)

@@ -17,9 +17,20 @@ import orjson
 from storage.commands import TransferRecord
 from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Exchange, Scope
+from storage.records import API_PROFILE, Agent, Counts, DefinitionKind, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
+from storage.sql.carried import (
+    IMPORTING,
+    own_uid,
+    put_attached,
+    put_definition,
+    put_run,
+    put_step,
+    read_attached,
+    settle_in,
+)
+from storage.sql.definitions import add_definition
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads
@@ -27,27 +38,52 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("transfer.sql")
 
-IMPORTING = "importing:"
-_EDGE = ("seq", "conversation", "block", "version", "edit", "learned")
-_NUMBERED = ("exchange", "passage", "fact")
+_EDGE = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
+_NUMBERED = ("exchange", "passage", "fact", "step")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
 _FEW = 8
+_EMPTY: Mapping[str, bytes | str] = {
+    "sources": b"[]",
+    "arguments": b"{}",
+    "body": b"{}",
+    "details": b"{}",
+    "tags": "[]",
+}
 # What a record says, part by part, in the order in which rows are read and written.
 _NAMES = {
-    "conversation": ("uid", "key", "begun", "last_at", "settled_at"),
-    "block": ("label", "description", "limit", "read_only"),
+    "conversation": ("uid", "key", "begun", "last_at", "settled_at", "ours"),
+    "definition": ("kind", "uid", "name", "created", "updated", "body"),
+    "block": ("label", "description", "limit", "read_only", "uid", "details"),
     "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
-    "passage": ("seq", "at", "exchange", "sources", "text", "tags"),
+    "file": ("uid", "state", "bytes", "created", "type", "name"),
+    "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file"),
     "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text"),
     "ended": ("fact", "at", "successor"),
     "learned": ("seq",),
     "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
+    "tag": ("tag",),
+    "run": ("uid", "conversation", "state", "stop", "depth", "background", "created", "begun", "ended"),
+    "step": (
+        "exchange",
+        "run",
+        "number",
+        "begun",
+        "ended",
+        *Counts._fields,
+        "stop",
+        "feedback",
+        "error",
+        "waiting",
+    ),
 }
-# The fields among these that a row holds as JSON.
-_JSON = ("sources", "arguments")
+# The fields among these that a row holds as JSON, and those that are true or false.
+_JSON = ("sources", "arguments", "body", "details", "tags")
+_FLAGS = ("read_only", "ours", "background")
 # Those that older exports do not have.
-_NEW = ("tags",)
+_NEW = ("tags", "file", "ours", "uid", "details")
+# What waits for an answer does so here alone.
+_LEFT = ("waiting",)
 
 
 class Transfer(Group):
@@ -77,9 +113,12 @@ class Transfer(Group):
     ) -> list[tuple[int, TransferRecord]]:
         """Returns (what comes after it, record) of one part.
 
-        part: conversation, exchange, block, version, passage, fact, ended, learned or edit. Nothing lies beyond the
-        edge: what is said meanwhile would refer to what is not exported.
+        part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit, tag,
+        attached, run or step. Nothing lies beyond the edge: what is said meanwhile would refer to what is not exported.
         """
+        if part == "attached":
+            attached = await read_attached(connection, agent.id, after, limit)
+            return [(at, TransferRecord(values)) for at, values in attached]
         found = (
             await _exchanges(connection, agent.id, after, limit)
             if part == "exchange"
@@ -133,17 +172,25 @@ class Transfer(Group):
             else:
                 await _put(connection, agent, part, record.values)
 
-    async def end(self, agent: Agent, next_seq: int) -> None:
-        """Puts the memory in its place. Raises: WriteConflict, where something was said there meanwhile."""
+    async def end(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
+        """Puts the memory in its place. uid: the public name that it had; one that is taken does not count.
+
+        Raises: WriteConflict, where something was said there meanwhile.
+        """
         scope = replace(agent.scope, subject=agent.scope.subject.removeprefix(IMPORTING))
 
         async def settle(connection: Connection) -> int | None:
             await _check_begun(connection, agent)
             there = await _check_empty(connection, scope)
             if there is not None:
-                await connection.run(SQL["settle_in"], (f"replaced:{there}", there))
+                replaced = (f"replaced:{there}", uuid.uuid4().hex, there)
+                await connection.run(SQL["settle_in"], replaced)
             await connection.run(SQL["count_to"], (next_seq, agent.id))
-            await connection.run(SQL["settle_in"], (scope.subject, agent.id))
+            name = own_uid(agent) or uid
+            if name is None or await connection.row(SQL["agent_taken"], (name,)) is not None:
+                name = agent.uid
+            await connection.run(SQL["settle_in"], (scope.subject, name, agent.id))
+            await settle_in(connection, agent)
             return there
 
         replaced = await self._database.bulk(settle)
@@ -164,7 +211,7 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
     there = await find_agent(connection, scope)
     if there is None:
         return None
-    if not await connection.value(SQL["is_empty"], (there.id,)):
+    if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (there.id,)):
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for somebody else"
         )
@@ -185,9 +232,10 @@ async def _records(
     rows = await connection.rows(SQL[f"{part}_read"], values)
     records = [dict(zip(_NAMES[part], row[1:], strict=True)) for row in rows]
     for v in records:
-        v.update({name: orjson.loads(v[name]) for name in _JSON if name in v})
-        if "tags" in v:
-            v["tags"] = orjson.loads(v["tags"] or "[]")
+        v.update({name: orjson.loads(v[name] or _EMPTY[name]) for name in _JSON if name in v})
+        v.update({name: bool(v[name]) for name in _FLAGS if name in v})
+        for name in _LEFT:
+            v.pop(name, None)
     wanted = {id for v in records for id in (v.get("exchange"), *v.get("sources", ())) if id is not None}
     seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent)}
     for v in records:
@@ -195,8 +243,6 @@ async def _records(
             v["exchange"] = seqs.get(v["exchange"])
         if "sources" in v:
             v["sources"] = [seqs[id] for id in v["sources"] if id in seqs]
-        if "read_only" in v:
-            v["read_only"] = bool(v["read_only"])
     return [(row[0], TransferRecord(v)) for row, v in zip(rows, records, strict=True)]
 
 
@@ -223,24 +269,48 @@ async def _exchanges(
 
 
 async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[str, Any]) -> None:
-    """Writes a record of any part but exchanges. Raises: NotFound."""
-    v: dict[str, Any] = {name: values.get(name) if name in _NEW else values[name] for name in _NAMES[part]}
+    """Writes a record of any part but exchanges. Raises: NotFound, WriteConflict."""
+    if part == "attached":
+        await put_attached(connection, agent, values, agent.created)
+        return
+    v: dict[str, Any] = {
+        name: values.get(name) if name in _NEW else values[name] for name in _NAMES[part] if name not in _LEFT
+    }
     if "exchange" in v:
         ids = await _ids(connection, agent.id, (v["exchange"], *v.get("sources", ())))
         v["exchange"] = ids[v["exchange"]]
         if "sources" in v:
             v["sources"] = [ids[seq] for seq in v["sources"]]
-    v.update({name: orjson.dumps(v[name]) for name in _JSON if name in v})
-    if part == "conversation" and await connection.row(SQL["uid_taken"], (v["uid"],)) is not None:
-        v["uid"] = _another(agent.id, v["uid"])
+    if f"{part}_taken" in SQL:
+        v["uid"] = await _free(connection, agent.id, part, v["uid"])
+    if part == "definition":
+        await put_definition(connection, agent, v, await _named(connection, agent.id, v["uid"]))
+        return
+    if part == "run":
+        await put_run(
+            connection, agent.id, v, v["uid"], await _conversation(connection, agent.id, v["conversation"])
+        )
+        return
+    if part == "step":
+        await put_step(connection, agent.id, v, await _at(connection, agent.id, "run", v["run"]))
+        return
+    details = v.pop("details", None)
+    v.update({name: orjson.dumps(v[name]) for name in ("sources", "arguments") if name in v})
+    if part == "conversation":
+        # Each exchange that is added to a line is its end from then on.
+        v["ours"] = -1 if v["ours"] else 0
     if part == "passage":
         v["tags"] = orjson.dumps(list(v["tags"])).decode() if v["tags"] else None
+        v["file"] = None if v["file"] is None else await _at(connection, agent.id, "file", v["file"])
     if part == "block":
         v["read_only"] = int(v["read_only"])
-        v["uid"] = uuid.uuid4().hex
     if part == "fact":
         v["key"] = hash_key(agent.secret, values["key"])
-    row = await connection.row(SQL[f"{part}_put"], (agent.id, *v.values()))
+    first = (agent.id, IMPORTING + agent.scope.project) if part == "tag" else (agent.id,)
+    row = await connection.row(SQL[f"{part}_put"], (*first, *v.values()))
+    if details:
+        project, at = agent.scope.project, agent.created
+        await add_definition(connection, project, DefinitionKind.BLOCK, v["uid"], "", details, at=at)
     if part == "version":
         if row is None:
             raise NotFound(f"there is no block {v['block']!r}")
@@ -248,8 +318,37 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
 
 
 def _another(agent: int, uid: str) -> str:
-    """Returns the name of a conversation that is copied within a database."""
+    """Returns the name of what is copied within a database."""
     return blake2b(f"{agent} {uid}".encode(), digest_size=16).hexdigest()
+
+
+async def _free(connection: Connection, agent: int, part: str, uid: str | None) -> str:
+    """Returns a public name, or another one where it is taken."""
+    if uid is None:
+        return uuid.uuid4().hex
+    is_taken = await connection.row(SQL[f"{part}_taken"], (uid,)) is not None
+    return _another(agent, uid) if is_taken else uid
+
+
+async def _at(connection: Connection, agent: int, part: str, uid: str) -> int:
+    """Returns the row of a run or a file that was imported. Raises: NotFound."""
+    found = await connection.value(SQL[f"{part}_at"], (agent, uid, _another(agent, uid)))
+    if found is None:
+        raise NotFound(f"there is no {part} {uid!r}")
+    return int(found)
+
+
+async def _conversation(connection: Connection, agent: int, uid: str) -> int:
+    found = await connection.value(SQL["conversation_at"], (agent, uid, _another(agent, uid)))
+    if found is None:
+        raise NotFound(f"there is no conversation {uid!r}")
+    return int(found)
+
+
+async def _named(connection: Connection, agent: int, uid: str) -> str:
+    """Returns the public name that a conversation has here; what is no conversation keeps its own."""
+    found = await connection.value(SQL["conversation_at"], (agent, uid, uid))
+    return uid if found is not None else _another(agent, uid)
 
 
 async def _ids(
@@ -268,10 +367,7 @@ async def _ids(
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     e, v = record.exchange, record.values
     assert e is not None
-    uids = (v["conversation"], _another(agent, v["conversation"]))
-    conversation = await connection.value(SQL["conversation_at"], (agent, *uids))
-    if conversation is None:
-        raise NotFound(f"there is no conversation {v['conversation']!r}")
+    conversation = await _conversation(connection, agent, v["conversation"])
     ids = await _ids(connection, agent, (v["parent"], v["prior"]))
     e = replace(e, conversation=conversation, parent=ids[v["parent"]], prior=ids[v["prior"]])
     id = await exchanges.put_exchange(connection, agent, e)

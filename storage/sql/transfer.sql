@@ -1,8 +1,8 @@
 -- Every statement of export and import. Outside, an exchange is known by its number, a conversation by its uid.
 
 -- name: conversation_read
--- Reads a page of an agent's conversations.
-SELECT id, uid, key, begun, last_at, settled_at FROM conversations WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+-- Reads a page of an agent's conversations. tip is 0 in one that its client keeps.
+SELECT id, uid, key, begun, last_at, settled_at, CASE WHEN tip = 0 THEN 0 ELSE 1 END FROM conversations WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: exchanges
 -- Reads a page of exchanges, with the numbers of those they refer to.
@@ -13,7 +13,53 @@ WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 
 -- name: block_read
 -- Reads a page of an agent's own blocks.
-SELECT id, label, description, lim, read_only FROM blocks WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+SELECT b.id, b.label, b.description, b.lim, b.read_only, b.uid, t.body
+FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
+WHERE b.agent = ? AND b.id > ? ORDER BY b.id LIMIT ?
+
+-- name: definition_read
+-- Reads a page of what is defined of a memory.
+SELECT d.id, d.kind, d.uid, d.name, d.created, d.updated, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? ORDER BY d.id LIMIT ?
+
+-- name: file_read
+-- Reads a page of a folder's files.
+SELECT id, uid, state, bytes, created, type, name FROM files WHERE memory = ? AND id > ? ORDER BY id LIMIT ?
+
+-- name: tag_read
+-- Reads a page of an agent's tags, each with its place.
+SELECT row_number() OVER (ORDER BY tag) + ?2, tag FROM tags WHERE agent = ?1 ORDER BY tag LIMIT ?3 OFFSET ?2
+
+-- name: attached_read
+-- Reads what an agent has attached, each with its place among all.
+SELECT kind, target FROM attached WHERE agent = ? ORDER BY kind, place, target LIMIT ? OFFSET ?
+
+-- name: attached_definition
+-- Reads a tool that is attached.
+SELECT d.uid, d.name, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ? AND d.kind = 'tool'
+
+-- name: attached_memory
+-- Reads the name of an archive or a folder that is attached.
+SELECT uid FROM agents WHERE id = ?
+
+-- name: attached_block
+-- Reads a block that is attached.
+SELECT b.uid, b.label, b.description, b.lim, b.read_only, h.value, t.body
+FROM blocks b JOIN block_history h ON h.id = b.current
+LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current WHERE b.id = ?
+
+-- name: run_read
+-- Reads a page of runs.
+SELECT r.id, r.uid, c.uid, r.state, r.stop, r.depth, r.background, r.created, r.begun, r.ended
+FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ? AND r.id > ? ORDER BY r.id LIMIT ?
+
+-- name: step_read
+-- Reads a page of steps, by the numbers of their exchanges.
+SELECT e.seq, e.id, r.uid, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning, s.stop,
+       s.feedback, s.error, s.waiting
+FROM exchanges e JOIN run_steps s ON s.exchange = e.id AND s.agent = e.agent JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE e.agent = ? AND e.seq > ? ORDER BY e.seq LIMIT ?
 
 -- name: version_read
 -- Reads a page of the values of these blocks.
@@ -22,7 +68,8 @@ FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? AND h.id 
 
 -- name: passage_read
 -- Reads a page of passages.
-SELECT seq, seq, at, exchange, sources, text, tags FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT p.seq, p.seq, p.at, p.exchange, p.sources, p.text, p.tags, (SELECT f.uid FROM files f WHERE f.id = p.file)
+FROM passages p WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 
 -- name: fact_read
 -- Reads a page of facts.
@@ -56,7 +103,8 @@ SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 -- Returns where a memory ends now: its last number, the last row of each table whose rows have none, and how far
 -- learning has come.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations), (SELECT max(id) FROM blocks),
-       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops), 
+       (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops), (SELECT max(id) FROM definitions),
+       (SELECT max(id) FROM files), (SELECT max(id) FROM runs),
        (SELECT seq FROM readers WHERE memory = agents.id AND reader = 0)
 FROM agents WHERE id = ?
 
@@ -75,15 +123,87 @@ SELECT {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDE
 
 -- name: conversation_put
 -- Adds a conversation as it was.
-INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at, tip) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: conversation_at
 -- Finds a conversation by its public name, or by the one that a copy of it has.
 SELECT id FROM conversations WHERE agent = ? AND uid IN (?, ?)
 
--- name: uid_taken
+-- name: conversation_taken
 -- Says whether any memory has a conversation of that name, as where one is copied within a database.
 SELECT 1 FROM conversations WHERE uid = ?
+
+-- name: block_taken
+-- Likewise of a block.
+SELECT 1 FROM blocks WHERE uid = ?
+
+-- name: block_of
+-- Finds a block of a project by its public name.
+SELECT id FROM blocks WHERE uid = ? AND project = ?
+
+-- name: file_taken
+-- Likewise of a file.
+SELECT 1 FROM files WHERE uid = ?
+
+-- name: run_taken
+-- Likewise of a run.
+SELECT 1 FROM runs WHERE uid = ?
+
+-- name: agent_taken
+-- Likewise of a memory.
+SELECT 1 FROM agents WHERE uid = ?
+
+-- name: definition_put
+-- Adds a definition without its text, of a project that nobody has.
+INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
+VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
+
+-- name: file_put
+-- Adds a file.
+INSERT INTO files (memory, uid, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: file_at
+-- Finds a file by its public name, or by the one that a copy of it has.
+SELECT id FROM files WHERE memory = ? AND uid IN (?, ?)
+
+-- name: tag_put
+-- Tags an agent, in a project that nobody has.
+INSERT INTO tags (agent, project, tag) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+
+-- name: attached_put
+-- Attaches something, under a kind that nobody looks for.
+INSERT INTO attached (agent, kind, target, place)
+SELECT ?1, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.agent = ?1 AND x.kind = ?2), 0)
+WHERE true ON CONFLICT DO NOTHING
+
+-- name: run_put
+-- Adds a run, whose steps follow.
+INSERT INTO runs (agent, uid, conversation, state, stop, depth, background, created, begun, ended)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: run_at
+-- Finds a run by its public name, or by the one that a copy of it has.
+SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
+
+-- name: feedback_put
+-- Says how a step was judged.
+UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
+
+-- name: definition_of
+-- Says whether a memory has a definition of a kind.
+SELECT 1 FROM definitions WHERE memory = ? AND memory <> 0 AND kind = ?
+
+-- name: definitions_in
+-- Gives what was defined to its project.
+UPDATE definitions SET project = ? WHERE memory = ? AND project = ?
+
+-- name: tags_in
+-- Likewise the tags.
+UPDATE tags SET project = ? WHERE agent = ? AND project = ?
+
+-- name: attached_in
+-- Attaches what is attached.
+UPDATE attached SET kind = substr(kind, ?1) WHERE agent = ?2 AND substr(kind, 1, ?1 - 1) = ?3
 
 -- name: block_put
 -- Adds a block, without a value yet.
@@ -101,7 +221,7 @@ UPDATE blocks SET version = ?, current = ? WHERE id = ? AND agent = ?
 
 -- name: passage_put
 -- Adds a passage with its number.
-INSERT INTO passages (agent, seq, at, exchange, sources, text, tags) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: edit_put
 -- Adds a memory edit as it was.
@@ -113,7 +233,7 @@ UPDATE agents SET next_seq = ? WHERE id = ?
 
 -- name: settle_in
 -- Gives a memory to its owner.
-UPDATE agents SET subject = ? WHERE id = ?
+UPDATE agents SET subject = ?, uid = ? WHERE id = ?
 
 -- name: fact_put
 -- Adds a fact with its number.

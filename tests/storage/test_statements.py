@@ -38,7 +38,8 @@ ACROSS = {
     "forget.sql: op_done": "a block that several agents share may come from a turn of any of them",
     "forget.sql: op_erase": "likewise",
     "transfer.sql: edge": "the last rows of whole tables are a bound, which needs no scope",
-    "transfer.sql: uid_taken": "the name of a conversation is unique in the database",
+    "transfer.sql: conversation_taken": "the name of a conversation is unique in the database",
+    "transfer.sql: run_taken": "likewise",
 }
 
 

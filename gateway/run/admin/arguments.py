@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.core import ids
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
-from storage.records import Scope
+from storage.records import API_PROFILE, Scope
 
 RawArguments = Mapping[str, Any]
 # Above every number that SQLite gives out, and below what it cannot hold.
@@ -107,12 +108,19 @@ class Arguments:
         return value
 
     def whose(self, defaults: Defaults | None = None) -> Whose:
-        """Reads project, profile, and user or else conversation. defaults: for those that are left out, if any."""
+        """Reads project, profile, and user or else conversation, or what was made over the agents API.
+
+        defaults: for those that are left out, if any.
+        """
         project = self.optional_text("project")
         if project is None:
             raise BadRequest("Say in which project.", param="project")
         profile = self.optional_text("profile")
         user, conversation = self.optional_text("user"), self.optional_text("conversation")
+        if "agent" in self:
+            if profile or user or conversation:
+                raise BadRequest("An agent is named by its id alone.", param="agent")
+            return Whose(project, API_PROFILE, _subject_of(self.text("agent")))
         if user and conversation:
             raise BadRequest("Name a user, or the conversation of nobody, not both.", param="conversation")
         if defaults is not None:
@@ -120,3 +128,16 @@ class Arguments:
             user = user or (None if conversation else defaults.user)
         subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
         return Whose(project, profile, subject)
+
+
+# The kinds of memories that are made over REST, by the kinds of their ids.
+_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
+
+
+def _subject_of(id: str) -> str:
+    """Returns the subject of a memory that was made over REST. Raises: BadRequest."""
+    for kind, subject in _KINDS.items():
+        uid = ids.uid_of(kind, id)
+        if uid is not None:
+            return f"{subject}:{uid}"
+    raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")

@@ -1,8 +1,9 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
-The lines hold everything that was kept and nothing that belongs to a database: no ids, no secret, no hashes. A line
-has one key that says what it is. Exchanges are known by their numbers, conversations by their uids, and a line stands
-after those to which it refers. Hashes are made again under the secret of the new memory. A forgotten message keeps
+The lines hold everything that was kept and nothing that belongs to a database: no rows, no secret, no hashes. A line
+has one key that says what it is. Exchanges are known by their numbers, all that has a public name by that, and a line
+stands after those to which it refers. What is attached to an agent travels with it, but for archives and folders,
+which are memories of their own. Hashes are made again under the secret of the new memory. A forgotten message keeps
 its position, and matches nothing there, since nobody knows its words any more.
 """
 
@@ -25,8 +26,13 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
 from storage.sql.store import Store
 
-FORMAT = 1
-PARTS = ("conversation", "exchange", "block", "version", "passage", "fact", "ended", "learned", "edit")
+FORMAT = 2
+# 1: before agents were made over REST.
+FORMATS = (1, FORMAT)
+PARTS = (
+    "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
+    "tag", "attached", "run", "step",
+)  # fmt: skip
 # The last line: without it something is missing.
 END: dict[str, Any] = {"end": {}}
 # Lines of an answer.
@@ -55,11 +61,12 @@ class ExportPosition:
 
 @dataclass(frozen=True, slots=True)
 class ImportPosition:
-    """The position of an import. is_whole: the last line of the export was seen."""
+    """The position of an import. is_whole: the last line of the export was seen. name: the public name that it had."""
 
     uid: str
     next_seq: int
     is_whole: bool
+    name: str | None
 
 
 @dataclass(eq=False)
@@ -81,8 +88,8 @@ class TransferOperations:
             )
         if "from" not in arguments:
             edge = await self.store.transfer.edge(agent)
-            head = {"memory": {"format": FORMAT, "next_seq": edge["seq"] + 1, "created": agent.created}}
-            return _page([head], ExportPosition(agent.uid, PARTS[0], 0, edge))
+            head = {"format": FORMAT, "uid": agent.uid, "next_seq": edge["seq"] + 1, "created": agent.created}
+            return _page([{"memory": head}], ExportPosition(agent.uid, PARTS[0], 0, edge))
         at = ExportPosition(*arguments.list_of("from", 4))
         if at.uid != agent.uid or at.part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
@@ -102,7 +109,7 @@ class TransferOperations:
         """
         arguments = Arguments(raw)
         scope, lines = arguments.whose(self.defaults).scope, arguments.texts("lines")
-        at = ImportPosition(*arguments.list_of("at", 3)) if "at" in arguments else None
+        at = ImportPosition(*arguments.list_of("at", 4)) if "at" in arguments else None
         try:
             return await self._restore(scope, at, lines, is_end=arguments.flag("end"))
         except (WriteConflict, NotFound) as error:
@@ -136,20 +143,20 @@ class TransferOperations:
         if is_end:
             if not is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await transfer.end(found, at.next_seq)
+            await transfer.end(found, at.next_seq, at.name)
             for kind in self.then:
                 await self.store.jobs.enqueue(kind, found.id, kind)
-        return {"at": [at.uid, at.next_seq, is_whole]}
+        return {"at": [at.uid, at.next_seq, is_whole, at.name]}
 
     async def _begin(self, scope: Scope, line: str) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
         head = orjson.loads(line).get("memory")
-        if not isinstance(head, dict) or head.get("format") != FORMAT:
+        if not isinstance(head, dict) or head.get("format") not in FORMATS:
             raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
         agent = await self.store.transfer.begin(draft)
-        return ImportPosition(agent.uid, int(head["next_seq"]), False)
+        return ImportPosition(agent.uid, int(head["next_seq"]), False, head.get("uid"))
 
 
 def _page(lines: list[dict[str, Any]], at: ExportPosition | None) -> dict[str, Any]:

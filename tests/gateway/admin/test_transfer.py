@@ -159,7 +159,7 @@ async def test_an_export_from_before_passages_had_tags_is_read(store: Store, oth
 
 
 def without_uids(lines: Lines) -> list[Any]:
-    """Conversations numbered in their order."""
+    """Conversations numbered in their order, without the public names of memory and blocks."""
     numbers: dict[str, int] = {}
     found = []
     for line in lines:
@@ -167,6 +167,8 @@ def without_uids(lines: Lines) -> list[Any]:
         name = "uid" if part == "conversation" else "conversation"
         if name in values:
             values[name] = numbers.setdefault(values[name], len(numbers))
+        if part in ("memory", "block"):
+            del values["uid"]
         found.append((part, values))
     return found
 
@@ -207,7 +209,6 @@ async def test_what_is_told_holds_no_secret_and_no_hash(store: Store) -> None:
     agent = alice.agent
     for data in [agent.secret, *(e.path for e in await alice.rows() if e.path)]:
         assert data.hex() not in text
-    assert agent.uid not in text
 
 
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])

@@ -1,0 +1,175 @@
+"""The parts of an exported memory that only what was made over REST has: definitions, attached things, tags, runs.
+
+While an import grows nobody finds them: they are of a project that nobody has, and attached under kinds that nobody
+looks for. `settle_in` gives them to their project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from storage.database import Connection
+from storage.errors import NotFound, WriteConflict
+from storage.records import API_PROFILE, Agent, Block, Counts, DefinitionKind, RunState, RunStep
+from storage.sql import definitions
+from storage.sql.definitions import add_definition, find_definition
+from storage.sql.named_blocks import add_block
+from storage.sql.runs import add_step
+from storage.sql.statements import load
+
+SQL = load("transfer.sql")
+
+IMPORTING = "importing:"
+_TOOL = "tool"
+_ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
+
+
+def own_uid(agent: Agent) -> str | None:
+    """Returns the public name that a memory made over REST has by its subject; None for a user's."""
+    return agent.scope.subject.rpartition(":")[2] if agent.scope.profile == API_PROFILE else None
+
+
+def kind_of(agent: Agent) -> str:
+    """Returns the kind of a memory made over REST by its subject: agent, archive or folder."""
+    return agent.scope.subject.removeprefix(IMPORTING).partition(":")[0]
+
+
+# -- export
+
+
+async def read_attached(
+    connection: Connection, agent: int, after: int, limit: int
+) -> list[tuple[int, dict[str, Any]]]:
+    """Returns a page of what an agent has attached, each with its place. What is gone meanwhile is left out."""
+    rows = await connection.rows(SQL["attached_read"], (agent, limit, after))
+    found = []
+    for n, (kind, target) in enumerate(rows, after + 1):
+        said = await _attached(connection, kind, target)
+        # A page must not end where something was left out.
+        found.append((n, {"kind": kind, **(said or {})}))
+    return found
+
+
+async def _attached(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
+    if kind == _TOOL and target < 0:
+        return {"built_in": -target}
+    if kind == _TOOL:
+        row = await connection.row(SQL["attached_definition"], (target,))
+        return None if row is None else {"uid": row[0], "name": row[1], "body": orjson.loads(row[2])}
+    if kind != "block":
+        row = await connection.row(SQL["attached_memory"], (target,))
+        return None if row is None else {"uid": row[0]}
+    row = await connection.row(SQL["attached_block"], (target,))
+    if row is None:
+        return None
+    names = ("uid", "label", "description", "limit", "read_only", "value", "details")
+    said = dict(zip(names, row, strict=True))
+    return {**said, "read_only": bool(row[4]), "details": orjson.loads(row[6] or b"{}")}
+
+
+# -- import
+
+
+async def put_definition(connection: Connection, agent: Agent, v: Mapping[str, Any], uid: str) -> None:
+    """Adds what is defined of a memory. uid: of a conversation, as it is here. Raises: WriteConflict."""
+    kind = DefinitionKind(v["kind"])
+    if kind is not DefinitionKind.CONVERSATION:
+        own = own_uid(agent)
+        if own is None or kind != kind_of(agent):
+            raise WriteConflict(f"this is the {kind} {v['uid']!r}, which cannot become {agent.scope.subject}")
+        uid = own
+    values = (
+        uid, IMPORTING + agent.scope.project, kind, agent.id, float(v["created"]), float(v["updated"]), str(v["name"]),
+    )  # fmt: skip
+    id = await connection.value(SQL["definition_put"], values)
+    if id is None:
+        raise WriteConflict(f"the {kind} {uid!r} is there already")
+    text = (id, 1, float(v["updated"]), orjson.dumps(dict(v["body"])))
+    await connection.run(
+        definitions.SQL["point"], (await connection.value(definitions.SQL["text_insert"], text), id)
+    )
+
+
+async def put_attached(connection: Connection, agent: Agent, v: Mapping[str, Any], at: float) -> None:
+    """Attaches something, and makes the tool or the block that is not there. What cannot be found is left out."""
+    target = await _target(connection, agent.scope.project, v, at)
+    if target is not None:
+        await connection.run(SQL["attached_put"], (agent.id, IMPORTING + v["kind"], target))
+
+
+async def _target(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int | None:
+    kind = v["kind"]
+    if "built_in" in v:
+        return -int(v["built_in"])
+    if "uid" not in v:
+        return None
+    if kind in (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER):
+        found = await find_definition(connection, project, DefinitionKind(kind), v["uid"])
+        return None if found is None else found.memory
+    if kind == _TOOL:
+        return await _tool(connection, project, v, at)
+    if kind != "block":
+        raise ValueError(f"nothing of the kind {kind!r} is attached")
+    row = await connection.row(SQL["block_of"], (v["uid"], project))
+    if row is not None:
+        return int(row[0])
+    is_taken = await connection.row(SQL["block_taken"], (v["uid"],)) is not None
+    uid = "" if is_taken else v["uid"]
+    block = Block(0, v["label"], v["description"], v["value"], int(v["limit"]), bool(v["read_only"]), uid=uid)
+    made = await add_block(connection, project, block, v.get("details") or {}, at=at, origin="import")
+    return made.block.id
+
+
+async def _tool(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int:
+    """Returns the row of a tool: the one of this public name, else of this name, else a new one."""
+    found = await find_definition(connection, project, DefinitionKind.TOOL, v["uid"])
+    if found is not None:
+        return found.id
+    row = await connection.row(definitions.SQL["named"], (project, DefinitionKind.TOOL, v["name"], 1))
+    if row is not None:
+        return int(row[0])
+    made = await add_definition(
+        connection, project, DefinitionKind.TOOL, v["uid"], v["name"], dict(v["body"]), at=at
+    )
+    return made.id
+
+
+async def put_run(
+    connection: Connection, agent: int, v: Mapping[str, Any], uid: str, conversation: int
+) -> None:
+    """Adds a run. One that went on when it was exported has failed here."""
+    is_over = v["state"] in _ENDED
+    state, stop = (RunState(v["state"]), v["stop"]) if is_over else (RunState.FAILED, "error")
+    values = (
+        agent, uid, conversation, state, stop, int(v["depth"]), int(v["background"]), float(v["created"]),
+        v["begun"], v["ended"] if is_over else v["created"],
+    )  # fmt: skip
+    await connection.run(SQL["run_put"], values)
+
+
+async def put_step(connection: Connection, agent: int, v: Mapping[str, Any], run: int) -> None:
+    """Adds a step of a run, which counts it. exchange: its row."""
+    counts = Counts(*(int(v[name]) for name in Counts._fields))
+    await add_step(
+        connection,
+        RunStep(
+            v["exchange"], agent, run, int(v["number"]), float(v["begun"]), v["ended"], counts, v["stop"],
+            error=v["error"],
+        ),
+    )  # fmt: skip
+    if v["feedback"] is not None:
+        await connection.run(SQL["feedback_put"], (v["feedback"], v["exchange"], agent))
+
+
+async def settle_in(connection: Connection, agent: Agent) -> None:
+    """Gives what was imported to its project. Raises: NotFound: an agent's definition is missing."""
+    defined = (agent.id, kind_of(agent))
+    if own_uid(agent) is not None and await connection.row(SQL["definition_of"], defined) is None:
+        raise NotFound(f"nothing defines this {kind_of(agent)}")
+    project, hidden = agent.scope.project, IMPORTING + agent.scope.project
+    await connection.run(SQL["definitions_in"], (project, agent.id, hidden))
+    await connection.run(SQL["tags_in"], (project, agent.id, hidden))
+    await connection.run(SQL["attached_in"], (len(IMPORTING) + 1, agent.id, IMPORTING))

@@ -1,0 +1,220 @@
+"""What was made over the agents API is carried away as JSON lines, and goes on elsewhere under its ids."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import pytest
+from letta_client import NotFoundError
+
+from gateway.errors import BadRequest
+from gateway.run.admin.transfer import TransferOperations
+from storage.sql.store import Store
+from tests.doubles.upstream import Call, StrictUpstream, call_tools
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.stored import open_store
+
+T = TypeVar("T")
+Lines = list[str]
+DECLARED = {"name": "look_up", "description": "d", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def other(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    (tmp_path / "other").mkdir()
+    with letta(upstream, tmp_path / "other") as made:
+        yield made
+
+
+def call(world: LettaWorld, coroutine: Coroutine[Any, Any, T]) -> T:
+    return world.world.gateway.call(coroutine)
+
+
+def operations(world: LettaWorld) -> TransferOperations:
+    return TransferOperations(world.world.gateway.app.store)
+
+
+def export(world: LettaWorld, id: str) -> Lines:
+    lines: Lines = []
+    place = None
+    while True:
+        wanted = {"project": "default", "agent": id, "from": place}
+        answer = orjson.loads(orjson.dumps(call(world, operations(world).export(wanted))))
+        lines += answer["lines"]
+        place = answer["next"]
+        if place is None:
+            return lines
+
+
+def restore(world: LettaWorld, id: str, lines: Lines, page: int = 7) -> None:
+    wanted, at = {"project": "default", "agent": id}, None
+    for start in range(0, len(lines), page):
+        piece = {**wanted, "lines": lines[start : start + page], "at": at}
+        at = call(world, operations(world).restore(piece))["at"]
+    call(world, operations(world).restore({**wanted, "lines": [], "at": at, "end": True}))
+
+
+def rich(world: LettaWorld) -> dict[str, str]:
+    """An agent that has one of everything. Returns ids by what they name."""
+    client = world.letta
+    folder = client.folders.create(name="notes", instructions="Read them.")
+    file = client.folders.files.upload(
+        folder.id, file=("a.md", b"# Plan\n\n" + b"A line.\n" * 600, "text/markdown")
+    )
+    archive = client.archives.create(name="shared")
+    client.archives.passages.create(archive.id, text="The boat is red.", tags=["boat"])
+    shared = client.blocks.create(label="team", value="We sail.", metadata={"a": 1})
+    client.tools.create(source_code="", source_type="json", json_schema=DECLARED, tags=["t"])
+    agent = client.agents.create(
+        model="openai/m",
+        name="ann",
+        agent_type="memgpt_v2_agent",
+        description="d",
+        tags=["x", "y"],
+        memory_blocks=[{"label": "human", "value": "Name: Ann", "metadata": {"b": 2}, "tags": ["z"]}],
+        block_ids=[shared.id],
+        tools=["look_up"],
+        folder_ids=[folder.id],
+        tool_rules=[{"type": "max_count_per_step", "tool_name": "look_up", "max_count_limit": 3}],
+    )
+    client.agents.archives.attach(archive.id, agent_id=agent.id)
+    client.agents.passages.create(agent.id, text="She sails.", tags=["boat"])
+    conversation = client.conversations.create(agent_id=agent.id, summary="On boats")
+    client.conversations.messages.create(conversation.id, input="Hello there", streaming=False)
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "human", "new_string": "Has a boat."})),
+        call_tools(Call("send_message", {"message": "Noted."})),
+    )
+    message: Any = {"role": "user", "content": "I have a boat.", "otid": "o-1"}
+    system: Any = {"role": "system", "content": "Be brief."}
+    client.agents.messages.create(agent.id, messages=[system, message])
+    world.world.settle()
+    return {
+        "agent": agent.id,
+        "folder": folder.id,
+        "archive": archive.id or "",
+        "block": shared.id,
+        "file": file.id,
+    }
+
+
+def test_an_agent_goes_to_another_store_with_all_that_it_has(world: LettaWorld, other: LettaWorld) -> None:
+    made = rich(world)
+    exported = {name: export(world, made[name]) for name in ("folder", "archive", "agent")}
+    kinds = {next(iter(json.loads(line))) for lines in exported.values() for line in lines}
+    assert kinds >= {
+        "memory", "definition", "conversation", "exchange", "block", "version", "file", "passage", "tag", "attached",
+        "run", "step", "end",
+    }  # fmt: skip
+    shown = world.letta.agents.retrieve(made["agent"])
+    messages = [each.model_dump() for each in world.letta.agents.messages.list(made["agent"])]
+    runs = [each.model_dump() for each in world.letta.runs.list(agent_id=made["agent"])]
+    for name, lines in exported.items():
+        restore(other, made[name], lines)
+    for name, lines in exported.items():
+        assert timeless(export(other, made[name])) == timeless(lines)
+    there = other.letta.agents.retrieve(made["agent"])
+    left_out = {"created_at", "updated_at"}
+    assert without(there.model_dump(), left_out) == without(shown.model_dump(), left_out)
+    assert [each.model_dump() for each in other.letta.agents.messages.list(made["agent"])] == messages
+    assert [each.model_dump() for each in other.letta.runs.list(agent_id=made["agent"])] == runs
+    found = other.letta.agents.passages.search(made["agent"], query="boat").results
+    assert {each.content for each in found} == {"The boat is red."}
+    (file,) = other.letta.folders.files.list(made["folder"], include_content=True)
+    assert (file.id, len(file.content or "")) == (made["file"], 8 + 600 * 8)
+    other.upstream.queue(call_tools(Call("send_message", {"message": "Here I am."})))
+    reply = other.letta.agents.messages.create(made["agent"], input="Are you there?")
+    assert "Here I am." in [getattr(each, "content", None) for each in reply.messages]
+    sent = [m["content"] for m in other.upstream.seen[-1].json["messages"] if m["role"] == "user"]
+    assert any("I have a boat." in str(text) for text in sent)
+
+
+def timeless(lines: Lines) -> list[Any]:
+    """The lines, without when a conversation of ours was last used: that moves on as its exchanges are added."""
+    found = [json.loads(line) for line in lines]
+    for each in found:
+        each.get("conversation", {}).pop("last_at", None)
+    return found
+
+
+def without(value: Any, names: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: without(each, names) for name, each in value.items() if name not in names}
+    return [without(each, names) for each in value] if isinstance(value, list) else value
+
+
+def test_nobody_finds_an_agent_that_is_still_on_its_way(world: LettaWorld, other: LettaWorld) -> None:
+    made = rich(world)
+    lines = export(world, made["agent"])
+    wanted = {"project": "default", "agent": made["agent"]}
+    at = call(other, operations(other).restore({**wanted, "lines": lines}))["at"]
+    client = other.letta
+    assert list(client.agents.list()) == []
+    assert list(client.tags.list()) == []
+    assert other.ask("GET", "/v1/agents/count") == (200, 0)
+    assert [each["id"] for each in other.ask("GET", "/v1/models")[1]["data"] if "agent" in each["id"]] == []
+    with pytest.raises(NotFoundError):
+        client.agents.retrieve(made["agent"])
+    call(other, operations(other).restore({**wanted, "lines": [], "at": at, "end": True}))
+    assert [each.id for each in client.agents.list()] == [made["agent"]]
+
+
+def test_an_agent_is_not_written_over_nor_made_of_something_else(
+    world: LettaWorld, other: LettaWorld
+) -> None:
+    made = rich(world)
+    lines = export(world, made["agent"])
+    with pytest.raises(BadRequest, match="already"):
+        restore(world, made["agent"], lines)
+    # Under another id it is another agent.
+    twin = "agent-" + "0" * 32
+    restore(world, twin, lines)
+    assert {each.id for each in world.letta.agents.list()} == {made["agent"], twin}
+    assert {b.label: b.value for b in world.letta.agents.blocks.list(twin)} == {
+        b.label: b.value for b in world.letta.agents.blocks.list(made["agent"])
+    }
+    with pytest.raises(BadRequest, match="cannot become"):
+        restore(other, "archive-" + "1" * 32, lines)
+    with pytest.raises(BadRequest, match="no id"):
+        export(world, "user-1")
+    with pytest.raises(BadRequest, match="nothing defines"):
+        restore(other, twin, [line for line in lines if not line.startswith('{"definition"')])
+    assert list(other.letta.agents.list()) == []
+
+
+def test_an_export_of_format_1_is_read(world: LettaWorld, tmp_path: Path) -> None:
+    old = [
+        {"memory": {"format": 1, "next_seq": 4, "created": 5.0}},
+        {"conversation": {"uid": "c1", "key": "k", "begun": 1.0, "last_at": 2.0, "settled_at": 0.0}},
+        {"block": {"label": "human", "description": "", "limit": 100, "read_only": False}},
+        {"version": {
+            "block": "human", "version": 1, "restores": None, "at": 1.0, "origin": "api", "exchange": None,
+            "sources": [], "value": "Ann",
+        }},
+        {"passage": {"seq": 3, "at": 2.0, "exchange": None, "sources": [], "text": "A passage"}},
+        {"end": {}},
+    ]  # fmt: skip
+
+    async def read() -> Store:
+        store = await open_store(tmp_path / "old.db")
+        wanted = {"project": "default", "user": "ann"}
+        restored = TransferOperations(store).restore
+        at = (await restored({**wanted, "lines": [orjson.dumps(each).decode() for each in old]}))["at"]
+        await restored({**wanted, "lines": [], "at": at, "end": True})
+        answer = await TransferOperations(store).export({**wanted, "profile": "default"})
+        assert orjson.loads(answer["lines"][0])["memory"]["format"] == 2
+        await store.close()
+        return store
+
+    asyncio.run(read())
