@@ -16,6 +16,7 @@ from storage.listing import Page, StandingExchange
 from storage.records import Agent, Conversation, Exchange
 from storage.sql import exchanges as history
 from storage.sql.agents import load_agent
+from storage.sql.definitions import COLUMNS, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
 from storage.sql.statements import load
 from storage.sql.vectors import forget_indexed
@@ -39,6 +40,23 @@ class Messages(Group):
         where = "of_agent" if conversation is None else "of_conversation"
         of = () if conversation is None else (conversation,)
         return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], (*values, *of))]
+
+    @long_reads
+    async def page_of_project(
+        self, connection: Connection, project: str, page: Page
+    ) -> list[tuple[Agent, StandingExchange]]:
+        """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
+        values = (project, *page.bounds, page.limit)
+        rows = await connection.rows(SQL[f"of_project_{page.way}"], values)
+        return [(make_agent_record(row[:COLUMNS]), _standing(row[COLUMNS:])) for row in rows]
+
+    @reads
+    async def place(self, connection: Connection, project: str, uid: str, seq: int) -> int:
+        """Returns the row of the exchange that holds a number. Raises: NotFound: there is no such memory."""
+        found: int | None = await connection.value(SQL["place"], (project, uid, seq))
+        if found is None:
+            raise NotFound(f"there is no message {seq} of {uid!r}")
+        return found
 
     @reads
     async def at(self, connection: Connection, agent: int, seq: int) -> StandingExchange:

@@ -3,7 +3,7 @@
 
 -- piece: row
 -- An exchange `p` with its content, its conversation, and the run that it is a step of.
-SELECT p.input, p.said, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
+p.input, p.said, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
 
 -- piece: beside
 -- Where that lies.
@@ -16,28 +16,47 @@ LEFT JOIN run_steps s ON s.exchange = p.id AND s.agent = p.agent LEFT JOIN runs 
 
 -- name: of_agent_down
 -- Reads a memory's exchanges backwards, from the one that holds the number below ?3. ?2: none that ends before it.
-{row} FROM exchanges p {beside}
+SELECT {row} FROM exchanges p {beside}
 WHERE p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
 
 -- name: of_agent_up
 -- Reads them forwards.
-{row} FROM exchanges p {beside}
+SELECT {row} FROM exchanges p {beside}
 WHERE p.agent = ?1 AND p.seq >= coalesce((SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2), 0)
 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
 
 -- name: of_conversation_down
 -- Reads those of one conversation. (`+`: looked up by conversation, not by agent.)
-{row} FROM exchanges p {beside}
+SELECT {row} FROM exchanges p {beside}
 WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
 
 -- name: of_conversation_up
 -- Reads them forwards.
-{row} FROM exchanges p {beside}
+SELECT {row} FROM exchanges p {beside}
 WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
+
+-- name: of_project_down
+-- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
+FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {beside}
+WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
+ORDER BY p.id DESC LIMIT ?4
+
+-- name: of_project_up
+-- Reads them forwards.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
+FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {beside}
+WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
+ORDER BY p.id LIMIT ?4
+
+-- name: place
+-- Finds the exchange that holds a number, or held it, by its memory's name. A place that is gone keeps its row.
+SELECT max(p.id) FROM agents a JOIN exchanges p ON p.agent = a.id
+WHERE a.project = ?1 AND a.uid = ?2 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = a.id AND x.seq <= ?3)
 
 -- name: at
 -- Reads the exchange that holds a number.
-{row} FROM exchanges p {beside} WHERE p.agent = ?1
+SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1
 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2) AND p.seq + p.span > ?2
 
 -- name: summaries_over

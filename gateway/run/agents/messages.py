@@ -89,6 +89,38 @@ class AgentMessages:
             at, end = (at, e.seq - 1) if newest_first else (e.seq + len(e.inputs) + 1, end)
         return views[:limit]
 
+    async def list_all(
+        self,
+        project: str,
+        *,
+        after: Place | None = None,
+        before: Place | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> Sequence[tuple[Agent, MessageView]]:
+        """Returns a page of the messages of all agents, in the order in which their exchanges began. As `list`."""
+        first, last = (before, after) if newest_first else (after, before)
+        low = (-1, -1, 0) if first is None else await self._row(project, first)
+        high = (2**62, 0, 0) if last is None else await self._row(project, last)
+        found: list[tuple[Agent, MessageView]] = []
+        at, end = low[0] - 1, high[0] + 1
+        while len(found) < limit:
+            size = min(_BATCH, limit - len(found))
+            page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
+            rows = await self._store.messages.page_of_project(project, page)
+            for agent, row in rows:
+                views = await self._views(agent, [row])
+                id = row.exchange.id
+                shown = [(agent, view) for view in views if low < (id, *view.listed.place) < high]
+                found += reversed(shown) if newest_first else shown
+            if len(rows) < size:
+                break
+            at, end = (at, rows[-1][1].exchange.id) if newest_first else (rows[-1][1].exchange.id, end)
+        return found[:limit]
+
+    async def _row(self, project: str, place: Place) -> tuple[int, int, int]:
+        return await self._store.messages.place(project, place.uid, place.seq), *_place(place)
+
     async def get(self, agent: Agent, place: Place) -> MessageView:
         """Returns the message at a place. Raises: NotFound."""
         try:
@@ -111,10 +143,12 @@ class AgentMessages:
         until: float | None = None,
         limit: int = 10,
         by_meaning: bool = True,
+        conversation: str | None = None,
     ) -> Sequence[MessageView]:
         """Returns messages that answer a query, best first. since, until: when they were said.
 
-        by_meaning: by vectors beside words, where there is an embedder.
+        conversation: `default`, or the public name of the one in which they were; None: any. by_meaning: by vectors
+        beside words, where there is an embedder.
         """
         now = await self._store.agents.load(agent.id)
         if now is None:
@@ -134,7 +168,9 @@ class AgentMessages:
         for hit in hits:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
             if hit.source == "message" and hit.role in roles and in_time and len(views) < limit:
-                views.append(await self.get(now, Place(now.uid, hit.seq)))
+                view = await self.get(now, Place(now.uid, hit.seq))
+                if conversation in (None, view.conversation, view.key):
+                    views.append(view)
         return views
 
     async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:

@@ -38,7 +38,6 @@ NOT_SERVED: Final = (
     (("POST",), "/v1/agents/{agent_id}/messages/async", _LATER),
     (("POST",), "/v1/runs/{run_id}/stream", _LATER),
     (("POST",), "/v1/conversations/{conversation_id:conversation}/stream", _LATER),
-    (("GET",), "/v1/messages/", "Messages are listed of one agent: GET /v1/agents/{agent_id}/messages."),
     (("GET", "POST"), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
     (("GET",), "/v1/runs/{run_id}/trace", _TRACE),

@@ -19,7 +19,7 @@ from tests.gateway.agents.letta import LettaWorld, letta
 # A minute for all of it; more by hand.
 EXAMPLES = 12
 # Paths that without the slash are OpenAI's, or may be.
-SHARED = ("/v1/models/", "/v1/conversations/")
+SHARED = ("/v1/models/", "/v1/conversations/", "/v1/messages/")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ QUICK = {
     "attached.sql": ("targets", "of_agents", "agents_with", "tags_of", "tags_up", "detach", "detach_all", "untag"),
     "messages.sql": (
         "of_agent_down", "of_agent_up", "of_conversation_down", "of_conversation_up", "at", "tail", "conversation_find",
-        "summaries_over",
+        "summaries_over", "of_project_down", "of_project_up", "place",
     ),
     "conversations.sql": ("get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel"),
     "named_blocks.sql": ("find", "seen", "seers", "labelled"),

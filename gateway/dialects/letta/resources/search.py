@@ -9,20 +9,28 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.dialects.letta.body import Body, refused
 
+_PROJECT = refused("A key opens one project, and a search is of that.")
+_TEMPLATE = refused("Templates belong to Letta's hosted product.")
+
 
 class SearchMessages(Body):
-    """A search of one agent's messages, by words, by meaning, or both."""
+    """A search of messages, by words, by meaning, or both: of one agent, of one conversation, or of all agents."""
 
     query: Annotated[str, Meta(min_length=1)]
     agent_id: str | UnsetType | None = UNSET
-    conversation_id: (
-        Annotated[str | None, refused("A search asks all conversations of the agent.")] | UnsetType
-    ) = UNSET
+    conversation_id: str | UnsetType | None = UNSET
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
     search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
     roles: list[Literal["user", "assistant"]] | UnsetType | None = UNSET
     start_date: str | UnsetType | None = UNSET
     end_date: str | UnsetType | None = UNSET
+
+
+class SearchAgents(SearchMessages):
+    """The same as older programs send it."""
+
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    template_id: Annotated[str | None, _TEMPLATE] | UnsetType = UNSET
 
 
 # Message type -> the field that a search shows of it.
@@ -47,4 +55,18 @@ def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) 
         "created_at": message["date"],
         "agent_id": agent_id,
         "conversation_id": conversation_id,
+    }
+
+
+def ranked_json(message: Mapping[str, Any], place: int) -> dict[str, Any] | None:
+    """Returns a message as older searches show it; None for one without words. place: in the result, from 0 on."""
+    field = _TEXTS.get(message["message_type"])
+    if field is None:
+        return None
+    return {
+        "embedded_text": message[field],
+        "message": dict(message),
+        "fts_rank": None,
+        "vector_rank": None,
+        "rrf_score": 1 / (1 + place),
     }

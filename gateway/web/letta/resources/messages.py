@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -16,10 +17,10 @@ from gateway.dialects.letta.query import MessagesQuery, SpokenQuery
 from gateway.dialects.letta.resources.agent import Compact, compaction_in
 from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.resources.passage import moment_of
-from gateway.dialects.letta.resources.search import SearchMessages, found_json
+from gateway.dialects.letta.resources.search import SearchAgents, SearchMessages, found_json, ranked_json
 from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.run.agents.messages import DEFAULT, AgentMessages, MessageView
 from gateway.run.agents.run import RunRequest
 from gateway.run.agents.runs import MOST_SENDS
 from gateway.run.memory.queue import QueuePlace
@@ -27,10 +28,11 @@ from gateway.run.upstream.route import agent_route
 from gateway.web.letta.api import AgentsApi, place_in
 from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
-from storage.listing import Page, RunFilter
+from storage.listing import AgentFilter, Page, RunFilter
 from storage.records import Agent, RunState
 
 _PAGE = 100
+_SEARCHED = 64  # agents of one search
 
 
 class MessageRoutes:
@@ -54,8 +56,22 @@ class MessageRoutes:
             AgentsRoute("PATCH", one, self.update, "Give a message another text.", body=UpdateMessage),
             AgentsRoute("DELETE", one, self.delete, "Forget a message, and what was made of it."),
             AgentsRoute("GET", one, self.of_agent, "Return a message."),
+            AgentsRoute("POST", "/v1/messages/search", self.search, "Search messages.", body=SearchMessages),
             AgentsRoute(
-                "POST", "/v1/messages/search", self.search, "Search an agent's messages.", body=SearchMessages
+                "POST",
+                "/v1/agents/messages/search",
+                self.search_agents,
+                "Search messages (0.16).",
+                body=SearchAgents,
+            ),
+            # Without the slash it is Anthropic's.
+            AgentsRoute(
+                "GET",
+                "/v1/messages",
+                self.index_all,
+                "List the messages of all agents.",
+                query=MessagesQuery,
+                slashes=("/",),
             ),
             AgentsRoute(
                 "GET",
@@ -79,14 +95,7 @@ class MessageRoutes:
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
         """Returns a page of messages. conversation: the name by which one is looked up; None: all of them."""
-        types = given(query).get("include_return_message_types")
-        showing = Showing(
-            None if types is None else frozenset(types),
-            query.assistant_message_tool_name if query.use_assistant_message else None,
-            query.assistant_message_tool_kwarg,
-            query.include_compaction_messages,
-        )
-        exchanges = Exchanges(self._api.store, agent, showing)
+        exchanges = Exchanges(self._api.store, agent, _showing(query))
         limit, newest_first = query.size(_PAGE), query.newest_first()
         after = self._place(agent, query.after)
         found: list[dict[str, Any]] = []
@@ -111,6 +120,34 @@ class MessageRoutes:
             after = Place(agent.uid, last.seq, last.hidden)
         return found
 
+    async def index_all(self, asked: Asked) -> Any:
+        query: MessagesQuery = asked.query
+        conversation = _conversation(query.conversation_id)
+        if conversation is not None:
+            agent = await self._whose(asked.project, conversation)
+            return await self.page(agent, query, conversation)
+        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), _showing(query)
+        after = place_in("message", query.after)
+        found: list[dict[str, Any]] = []
+        while not found:
+            views = await self._messages.list_all(
+                asked.project,
+                after=after,
+                before=place_in("message", query.before),
+                limit=limit,
+                newest_first=newest_first,
+            )
+            for agent, view in views:
+                exchanges = Exchanges(self._api.store, agent, showing)
+                shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
+                shown += (await exchanges.summaries([view])).get(view.listed.place, ())
+                found += reversed(shown) if newest_first else shown
+            if len(views) < limit:
+                break
+            agent, view = views[-1]
+            after = Place(agent.uid, view.listed.seq, view.listed.hidden)
+        return found
+
     async def of_agent(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
         return await self._one(agent, self._wanted(agent, asked))
@@ -122,30 +159,78 @@ class MessageRoutes:
         return await self._one(agent, place)
 
     async def search(self, asked: Asked) -> Any:
-        search: SearchMessages = asked.body
-        if not isinstance(search.agent_id, str):
-            raise BadRequest("Name the agent whose messages are to be searched.", param="agent_id")
-        if search.search_mode == "vector" and self._api.keeper.embed_query is None:
-            raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
-        agent = (await self._api.registry.find(asked.project, uid_in("agent", search.agent_id))).agent
-        views = await self._messages.search(
-            agent,
-            search.query,
-            roles=given(search).get("roles") or ("user", "assistant"),
-            since=moment_of(search.start_date, ("body", "start_date")),
-            until=moment_of(search.end_date, ("body", "end_date")),
-            limit=search.limit,
-            by_meaning=search.search_mode != "fts",
-        )
-        exchanges = Exchanges(self._api.store, agent, Showing())
         found = [
             found_json(
-                message, search.agent_id, DEFAULT if v.key == DEFAULT else ids.named("conv", v.conversation)
+                message,
+                ids.named("agent", agent.uid),
+                DEFAULT if view.key == DEFAULT else ids.named("conv", view.conversation),
             )
-            for v in views
-            for message in exchanges.message(v)
+            for agent, view in await self._found(asked)
+            for message in Exchanges(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
+
+    async def search_agents(self, asked: Asked) -> Any:
+        found = [
+            ranked_json(message, place)
+            for place, (agent, view) in enumerate(await self._found(asked))
+            for message in Exchanges(self._api.store, agent, Showing()).message(view)
+        ]
+        return [each for each in found if each is not None]
+
+    async def _found(self, asked: Asked) -> list[tuple[Agent, MessageView]]:
+        """Returns what a search finds, best first. Raises: BadRequest."""
+        search: SearchMessages = asked.body
+        if search.search_mode == "vector" and self._api.keeper.embed_query is None:
+            raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
+        agents, conversation = await self._searched(asked.project, search)
+        ranked = [
+            await self._messages.search(
+                agent,
+                search.query,
+                roles=given(search).get("roles") or ("user", "assistant"),
+                since=moment_of(search.start_date, ("body", "start_date")),
+                until=moment_of(search.end_date, ("body", "end_date")),
+                limit=search.limit,
+                by_meaning=search.search_mode != "fts",
+                conversation=conversation,
+            )
+            for agent in agents
+        ]
+        # By rank: what scores are worth differs from memory to memory.
+        longest = max(map(len, ranked), default=0)
+        fused = [
+            (agent, views[place])
+            for place in range(longest)
+            for agent, views in zip(agents, ranked, strict=True)
+            if place < len(views)
+        ]
+        return fused[: search.limit]
+
+    async def _searched(self, project: str, search: SearchMessages) -> tuple[Sequence[Agent], str | None]:
+        """Returns whose messages are searched, and in which conversation; None: in all. Raises: BadRequest."""
+        conversation = _conversation(search.conversation_id)
+        if isinstance(search.agent_id, str):
+            return [
+                (await self._api.registry.find(project, uid_in("agent", search.agent_id))).agent
+            ], conversation
+        if conversation is not None:
+            return [await self._whose(project, conversation)], conversation
+        everybody = AgentFilter(hidden=True, order="completed")
+        entries = await self._api.store.definitions.agents(project, everybody, limit=_SEARCHED + 1)
+        if len(entries) > _SEARCHED:
+            raise BadRequest(
+                f"A search asks {_SEARCHED} agents at most, and there are more: name one.", param="agent_id"
+            )
+        return [entry.agent for entry in entries], None
+
+    async def _whose(self, project: str, conversation: str) -> Agent:
+        """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
+        if conversation == DEFAULT:
+            raise BadRequest(
+                "Each agent has a conversation `default`: name it by its id.", param="conversation_id"
+            )
+        return (await self._api.store.conversations.get(project, conversation)).agent
 
     async def _one(self, agent: Agent, place: Place) -> list[dict[str, Any]]:
         view = await self._messages.get(agent, place)
@@ -230,6 +315,16 @@ class MessageRoutes:
         if place is not None and place.uid != agent.uid:
             raise UnknownId(f"There is no message {id!r} of this agent.")
         return place
+
+
+def _showing(query: SpokenQuery) -> Showing:
+    types = given(query).get("include_return_message_types")
+    return Showing(
+        None if types is None else frozenset(types),
+        query.assistant_message_tool_name if query.use_assistant_message else None,
+        query.assistant_message_tool_kwarg,
+        query.include_compaction_messages,
+    )
 
 
 def _conversation(id: Any) -> str | None:
