@@ -27,7 +27,9 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
 from gateway.providers import make_embedder, make_providers, own_provider
+from gateway.run.agents.run import SLEEP
 from gateway.run.background.services import BackgroundServices
+from gateway.run.background.sleeptime import Sleeping
 from gateway.run.chat import Chat
 from gateway.run.memory.blocks import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
@@ -99,6 +101,7 @@ class Gateway:
             self.readiness.checks["store"] = lambda: store.health.status
             store.database.when_recovered(self._recovered)
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits)
+        self._sleep(keeper)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -114,6 +117,14 @@ class Gateway:
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._embedder = embedder
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _sleep(self, keeper: MemoryKeeper | None) -> None:
+        """Has the background worker perform the runs of sleeptime agents."""
+        chat, services = self.chat, self.background
+        if keeper is None or services is None or chat.agents is None or chat.registry is None:
+            return
+        sleeping = Sleeping(keeper, chat.registry, chat.agents, services.budget)
+        services.handlers[SLEEP] = sleeping.handle
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes

@@ -257,6 +257,7 @@ class ProfileSettings:
     filler: Literal["model"] | FillerSettings | None = None
     compaction: Compaction | None = None
     context_window: int | None = ranged(None, 1)
+    sleeptime: bool = False
     blocks: tuple[BlockSettings, ...] = ()
 
 

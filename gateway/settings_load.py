@@ -247,6 +247,10 @@ def _check(settings: Settings) -> None:
     for model in settings.models:
         _check_model(model, upstreams)
     for profile in settings.profiles:
+        if profile.sleeptime and settings.background_model is None:
+            raise SettingsError(
+                f"profiles {profile.name!r}: sleeptime needs a model: set memory.background_model"
+            )
         _check_profile(profile, upstreams)
     for name, project in settings.projects.items():
         _exists(f"projects.{name}: profile", project.profile, profiles)

@@ -24,6 +24,18 @@ from storage.value import frozen
 # -- what passes between a turn and the store
 
 
+@frozen
+class LookReader:
+    """A sleeptime agent that reads a memory. turns: behind its cursor, as many as were asked for at most.
+
+    is_busy: it reads now, or is about to.
+    """
+
+    reader: int
+    turns: int
+    is_busy: bool
+
+
 @dataclass(slots=True)
 class Look:
     """The surroundings of a request, as one round trip reads them.
@@ -32,7 +44,7 @@ class Look:
     is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
     additions: exchanges on its path that added something of ours, with content, newest first.
     is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
-    ops: pending memory edits of the agent, all paths.
+    ops: pending memory edits of the agent, all paths. readers: who reads it after the fact, where that was asked for.
     """
 
     epoch: int = 0
@@ -48,6 +60,7 @@ class Look:
     snapshot: Snapshot | None = None
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
+    readers: list[LookReader] = field(default_factory=list)
 
 
 @frozen
@@ -207,7 +220,7 @@ class StepOpen:
     were made, by block.
     replaces: the run of the same send that ended before, whose otid this one takes.
     request: what stays of what an accepted run was asked, now that its messages are in the exchange; None: it had none.
-    end: the run ends with this, and the exchange has no reply.
+    end: the run ends with this, and the exchange has no reply. reading: what the run reads, from which its edits come.
     adopts: the conversation was a tree; carries: exchanges of its path that the step carries. ends: an exchange of a
     process that is gone, as it is now.
     """
@@ -231,6 +244,7 @@ class StepOpen:
     ends: Exchange | None = None
     request: bytes | None = None
     end: RunEnd | None = None
+    reading: Reading | None = None
 
 
 @frozen
@@ -249,6 +263,8 @@ class StepEnd:
     """The end of a step, in one transaction. exchange: all of it. step: None: it made no call of the model.
 
     results: as in `RunEnd`. snapshot: the memory section of the path, to be stored; None: as the exchange says.
+    reading: what has been read where the run ends well. accepts: runs that its end makes due; one whose agent reads
+    already is left out.
     """
 
     agent: Agent
@@ -256,6 +272,8 @@ class StepEnd:
     step: RunStep | None
     results: Mapping[int, bytes] = field(default_factory=dict)
     snapshot: Snapshot | None = None
+    reading: Reading | None = None
+    accepts: Sequence[RunAccept] = ()
 
 
 @frozen
@@ -265,7 +283,8 @@ class RunAccept:
     run: as it will be, its id 0; its agent is there. Where its conversation is 0, that is the one with the key `key`,
     or one that begins under it with the public name `uid`.
     request: what it is asked, JSON. kind: of the job, whose key is the run's uid and whose payload {"run": its row}.
-    replaces: as in `StepOpen`.
+    "": whoever accepts it performs it. replaces: as in `StepOpen`. reads: the memory that it reads, to which the job
+    belongs, one of a kind at a time.
     """
 
     run: Run
@@ -274,6 +293,21 @@ class RunAccept:
     uid: str = ""
     kind: str = "run"
     replaces: int | None = None
+    reads: int | None = None
+
+
+@frozen
+class Reading:
+    """The part of a memory that a sleeptime agent's run reads, from `cursor` up to `upto`.
+
+    exchanges: those that it comes from, and with them what the run writes into blocks.
+    """
+
+    memory: int
+    reader: int
+    cursor: int
+    upto: int
+    exchanges: Sequence[int] = ()
 
 
 @frozen
@@ -282,7 +316,7 @@ class RunEnd:
 
     exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
     step's calls, messages that no step has taken in, as JSON, by their numbers among the run's texts. edits, versions:
-    as in `StepOpen`, behind these results.
+    as in `StepOpen`, behind these results. reading: as in `StepEnd`, and as in `StepOpen`.
     """
 
     agent: int
@@ -295,6 +329,7 @@ class RunEnd:
     results: Mapping[int, bytes] = field(default_factory=dict)
     edits: BlockMerge = field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = field(default_factory=dict)
+    reading: Reading | None = None
 
 
 # -- what passes between forgetting and the store

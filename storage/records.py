@@ -21,6 +21,8 @@ Atom = bytes
 API_PROFILE = "@"
 # The built-in learner, among the readers of a memory. Any other is the memory of a sleeptime agent.
 LEARNER = 0
+# The names of the conversations of its runs begin so.
+READING = "reading/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
+from gateway.core.definition import Sleeptime
 from gateway.core.request.identity import Identity, asks_agent
 from gateway.errors import BadRequest, CallerError, UnknownModel
 from gateway.settings import (
@@ -64,6 +65,7 @@ def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
         summarises=(profile.compaction or memory.compaction) == "summary",
         blocks=tuple(_block_of(block) for block in profile.blocks),
         filler=_filler_of(profile.filler),
+        sleeptime=Sleeptime() if profile.sleeptime else None,
         shared=frozenset(block.label for block in profile.blocks if block.shared),
     )
 

@@ -8,26 +8,53 @@ step is planned on the conversation's `rev`; if somebody else moved it since, no
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 import orjson
 
-from storage.commands import BlockMerge, Line, Look, Rules, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import (
+    BlockMerge,
+    Line,
+    Look,
+    LookReader,
+    Reading,
+    Rules,
+    RunAccept,
+    RunEnd,
+    StepEnd,
+    StepOpen,
+    StepOpened,
+)
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
-from storage.records import Agent, Block, BlockOp, Conversation, Evicted, Run, Snapshot, Summary
+from storage.records import (
+    Agent,
+    Block,
+    BlockOp,
+    Conversation,
+    Evicted,
+    Run,
+    RunState,
+    Snapshot,
+    Summary,
+)
 from storage.sql import exchanges as history
 from storage.sql.agents import create_agent
 from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
 from storage.sql.group import Group, alone, reads
+from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
+from storage.sql.readers import TOOL_ATOM
+from storage.sql.readings import accept_reading, has_read
 from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run, shorten_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
 SQL = load("append.sql")
+_CANCELLED = "cancelled"
 # As many as `Summaries.of` returns.
 _SUMMARIES = 16
 # A row of `head`: what it is, five numbers, three texts, a content, a time. A row of `path`: a summary's five values,
@@ -37,15 +64,20 @@ _PATH_CONTENT, _SKELETON = 6, 9
 
 
 async def read_line(
-    connection: Connection, agent: Agent, key: str | None, uid: str | None, context: int | None
+    connection: Connection,
+    agent: Agent,
+    key: str | None,
+    uid: str | None,
+    context: int | None,
+    turns: int = 0,
 ) -> Line | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
     key, uid: the client's name of it, or its public one. context: tokens of the model's window; None: unknown, and then
-    all of it is read.
+    all of it is read. turns: so many that sleeptime agents have not read are counted at most; 0: nobody asks for them.
     """
     scope = agent.scope
-    values = (agent.id, key, uid, scope.project, scope.profile, scope.subject)
+    values = (agent.id, key, uid, scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
     rows = await connection.rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":
         return None
@@ -68,6 +100,8 @@ async def read_line(
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 look.ops.append(made)
+            case "reader":
+                look.readers.append(LookReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
     look.blocks = _seen(blocks)
     if tip is None or look.conversation is None:
         return Line(look)
@@ -97,9 +131,10 @@ def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
 class Append(Group):
     """Reads a conversation of ours, and writes the steps of its runs."""
 
-    def __init__(self, database: Database, rules: Rules) -> None:
+    def __init__(self, database: Database, rules: Rules, jobs: Jobs) -> None:
         super().__init__(database)
         self._rules = rules
+        self._jobs = jobs
 
     line = reads(alone(read_line))
 
@@ -122,11 +157,21 @@ class Append(Group):
             bytes=2 * len(write.exchange.input or b""),
         )
 
-    def finish(self, write: StepEnd) -> Future[None]:
-        """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable."""
+    def finish(self, write: StepEnd) -> Future[list[str]]:
+        """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable.
+
+        Returns the public names of the runs that it made due.
+        """
         e = write.exchange
         size = 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
-        return self._database.write(lambda connection: end_step(connection, write), bytes=size)
+        if not write.accepts:
+            return self._database.write(lambda connection: end_step(connection, write), bytes=size)
+        ending = self._database.write(
+            lambda connection: end_step(connection, write, partial(accept_reading, connection, self._jobs)),
+            bytes=size,
+        )
+        ending.add_done_callback(lambda _: self._jobs.wake())
+        return ending
 
     def end(self, write: RunEnd) -> Future[Run]:
         """Ends a run behind a step that is written already. Returns it as it is now.
@@ -173,7 +218,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if row is None:
         await _why_not(connection, agent)
     id, seq = row
-    await _edit(connection, agent.id, write.edits, write.versions, write.now)
+    await _edit(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
         run = replace(write.run, agent=agent.id, conversation=e.conversation)
@@ -201,7 +246,12 @@ async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
 
 
 async def _edit(
-    connection: Connection, agent: int, merged: BlockMerge, read: Mapping[int, int], now: float
+    connection: Connection,
+    agent: int,
+    merged: BlockMerge,
+    read: Mapping[int, int],
+    now: float,
+    reading: Reading | None,
 ) -> None:
     """Writes the edits of a step, each on the version that its result was made on. Raises: WriteConflict."""
     versions = dict(read)
@@ -209,7 +259,7 @@ async def _edit(
         try:
             await write_block(
                 connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}",
-                exchange=op.exchange, sources=(op.exchange,),
+                exchange=op.exchange, sources=(op.exchange,) if reading is None else reading.exchanges,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
@@ -232,7 +282,10 @@ async def _begin_run(connection: Connection, run: Run, replaces: int | None, now
     return found
 
 
-async def end_step(connection: Connection, write: StepEnd) -> None:
+async def end_step(
+    connection: Connection, write: StepEnd, accept: Callable[[RunAccept], Awaitable[Run | None]] | None = None
+) -> list[str]:
+    """Ends a step. accept: accepts the runs that this makes due. Returns their public names."""
     agent, e = write.agent, write.exchange
     if write.snapshot is not None:
         e = replace(e, snapshot=await add_snapshot(connection, agent.id, write.snapshot))
@@ -245,6 +298,16 @@ async def end_step(connection: Connection, write: StepEnd) -> None:
     if write.step is not None:
         await add_step(connection, write.step)
         await _add_results(connection, agent.id, write.step.run, write.results)
+        if (
+            write.reading is not None
+            and write.step.stop not in (None, _CANCELLED)
+            and write.step.error is None
+        ):
+            await has_read(connection, write.reading, write.step.ended or write.step.begun)
+    if accept is None:
+        return []
+    accepted = [await accept(each) for each in write.accepts]
+    return [run.uid for run in accepted if run is not None]
 
 
 async def _end(connection: Connection, write: RunEnd) -> Run:
@@ -257,7 +320,9 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
         )
         await connection.run(SQL["step_stop"], values)
     await _add_results(connection, write.agent, write.run, write.results)
-    await _edit(connection, write.agent, write.edits, write.versions, write.at)
+    await _edit(connection, write.agent, write.edits, write.versions, write.at, write.reading)
+    if write.reading is not None and write.state is RunState.COMPLETED:
+        await has_read(connection, write.reading, write.at)
     return await end_run(connection, write.agent, write.run, write.state, write.stop, write.at)
 
 

@@ -7,7 +7,7 @@ coalesce(substr(key, 1, 1), '') <> ' '
 -- name: head
 -- All that a send needs to know but the words of its conversation. Rows are told apart by their first column; then come
 -- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
--- the scope. A tree goes on from its newest exchange that stands, with the edits that wait on it.
+-- the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began none. A tree goes on from its newest exchange that stands, with the edits that wait on it.
 WITH c AS (
     SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
     UNION ALL SELECT id, uid, key, rev, tip FROM conversations
@@ -40,6 +40,14 @@ WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
 SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, o.at
 FROM c JOIN block_ops o ON c.tip = 0 AND o.agent = ?1 AND o.state = 'pending'
+UNION ALL
+SELECT 'reader', r.reader, (SELECT count(*) FROM (
+        SELECT 1 AS one FROM exchanges e
+        WHERE e.agent = ?1 AND e.seq > r.seq AND e.standing = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?8
+        AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?7) t),
+    CASE WHEN (SELECT x.state FROM runs x WHERE x.agent = r.reader ORDER BY x.id DESC LIMIT 1) IN ('created', 'running') THEN 1
+         ELSE 0 END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM readers r WHERE r.memory = ?1 AND r.reader <> 0 AND CAST(?7 AS BIGINT) > 0
 
 -- name: path
 -- The path to an exchange with its words, and the summaries of its conversation. ?2 the exchange; ?3 the depth from which

@@ -117,6 +117,17 @@ class Readers(Group):
         return [row[0] for row in await connection.rows(SQL["read_by"], (reader,))]
 
     @reads
+    async def last_at(self, connection: Connection, memory: int) -> float | None:
+        """Returns when something was last said in a memory."""
+        at: float | None = await connection.value(SQL["last_at"], (memory,))
+        return at
+
+    @reads
+    async def unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
+        """Returns memories with something that their sleeptime agents have not read. profiles: whose users have one."""
+        return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
+
+    @reads
     async def unlearned(self, connection: Connection, limit: int, but: Sequence[str] = ()) -> list[int]:
         """Returns people's memories with something that nobody has read. but: profiles that others read."""
         return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, but))]

@@ -88,3 +88,27 @@ UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <>
 -- name: reading_done
 -- Takes its name from a conversation whose words are gone.
 UPDATE conversations SET key = ' ' || uid WHERE id = ? AND agent = ?
+
+-- name: reading_open
+-- Finds the run of a sleeptime agent that reads and has not ended, and its conversation's public name.
+SELECT r.id, c.uid FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND c.key >= ?2 AND c.key < ?3 ORDER BY r.id LIMIT 1
+
+-- name: read_up_to
+-- Moves a reader's cursor from where it stood.
+UPDATE readers SET seq = ?1, at = ?2 WHERE memory = ?3 AND reader = ?4 AND seq = ?5
+
+-- name: unslept
+-- Finds memories with something that their sleeptime agents have not read: those of people in some profiles, and those
+-- that have such agents.
+SELECT a.id FROM agents a
+WHERE (a.subject LIKE 'user:%' AND coalesce(a.profile {in:2:TEXT:16}, FALSE)
+       OR EXISTS (SELECT 1 FROM readers r WHERE r.memory = a.id AND r.reader <> 0))
+AND EXISTS (
+    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
+    AND e.seq > coalesce((SELECT min(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader <> 0), 0))
+LIMIT ?1
+
+-- name: last_at
+-- Returns when something was last said in a memory.
+SELECT max(last_at) FROM conversations WHERE agent = ?

@@ -8,16 +8,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from storage.commands import Reading, RunAccept
 from storage.database import Connection
-from storage.records import State
+from storage.records import READING, Run, State
 from storage.sql import exchanges as history
+from storage.sql.jobs import Jobs
 from storage.sql.readers import SQL, load_sleepers
+from storage.sql.runs import accept_run
 from storage.sql.vectors import forget_indexed
 
-# The names of their conversations: what begins with this, and is below the end.
-READING, _END = "reading/", "reading0"
+# Below this are all names that begin with READING.
+_END = READING[:-1] + chr(ord(READING[-1]) + 1)
 _KEPT = ("request", "call", "result", "event")
 _EMPTY = b""
+
+
+async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run | None:
+    """Accepts a run that reads a memory. Returns None where its agent reads already: that one will find it due."""
+    if await find_reading(connection, wanted.run.agent) is not None:
+        return None
+    return await accept_run(connection, jobs, wanted)
+
+
+async def find_reading(connection: Connection, sleeper: int) -> tuple[int, str] | None:
+    """Returns a sleeptime agent's run that reads and has not ended, and the public name of its conversation."""
+    row = await connection.row(SQL["reading_open"], (sleeper, READING, _END))
+    return None if row is None else (row[0], row[1])
+
+
+async def has_read(connection: Connection, reading: Reading, at: float) -> None:
+    """Moves a reader's cursor behind what it has read, unless it stands elsewhere by now."""
+    await connection.run(
+        SQL["read_up_to"], (reading.upto, at, reading.memory, reading.reader, reading.cursor)
+    )
 
 
 async def end_readings(connection: Connection, memory: int, at: float) -> None:

@@ -61,8 +61,11 @@ async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> R
     run = await create_run(connection, draft, replaces=wanted.replaces)
     if run.uid == draft.uid:
         await add_text(connection, run.agent, run.id, "request", 0, wanted.request)
-        payload = orjson.dumps({"run": run.id})
-        await jobs.enqueue_in(connection, wanted.kind, run.agent, run.uid, payload)
+        if wanted.reads is not None and wanted.kind:
+            await jobs.enqueue_in(connection, wanted.kind, wanted.reads, wanted.kind)
+        elif wanted.kind:
+            payload = orjson.dumps({"run": run.id})
+            await jobs.enqueue_in(connection, wanted.kind, run.agent, run.uid, payload)
     return run
 
 

@@ -79,10 +79,11 @@ SELECT r.id, r.agent FROM runs r WHERE r.state IN ('created', 'running') AND r.b
 
 -- name: open_background
 -- Finds the runs that go on without their client and have not ended, in the order in which they were accepted; says
--- whether each has a job. Items of batches are none: their batch goes on with them.
+-- whether each has a job. Items of batches are none: their batch goes on with them; nor are readings, whose job is of the
+-- memory that they read.
 {listed}, CASE WHEN EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.key = r.uid AND j.state <> 'dead') THEN 1 ELSE 0 END
 FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND r.id > ?1
+WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
 ORDER BY r.id LIMIT ?2
 
 -- name: of_project_down

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage.database import Connection
+from storage.commands import RunAccept
+from storage.database import Connection, Database
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry
-from storage.records import LEARNER
+from storage.records import LEARNER, Run
 from storage.sql.defined_agents import make_agent
 from storage.sql.definitions import change_definition
-from storage.sql.group import Group, alone, writes
+from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
+from storage.sql.jobs import Jobs
 from storage.sql.named_blocks import share_blocks
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
+from storage.sql.readings import accept_reading, empty_reading, find_reading
+from storage.sql.runs import get_run
 
 
 async def add_sleeper(
@@ -59,6 +63,23 @@ async def remove_sleepers(
 class Sleepers(Group):
     """Sleeptime agents, for those who have no transaction of their own."""
 
+    def __init__(self, database: Database, jobs: Jobs) -> None:
+        super().__init__(database)
+        self._jobs = jobs
+
     add = writes(alone(add_sleeper))
     remove = writes(alone(remove_sleepers))
     share_blocks = writes(alone(share_blocks))
+    empty = bulk_writes(alone(empty_reading))
+
+    @effect
+    async def accepting(self, connection: Connection, wanted: RunAccept) -> None:
+        """Returns the effect that accepts a run that reads, unless its agent reads already."""
+        await accept_reading(connection, self._jobs, wanted)
+
+    @reads
+    async def reading(self, connection: Connection, sleeper: int) -> tuple[Run, str] | None:
+        """Returns a sleeptime agent's run that reads and has not ended, and the public name of its conversation."""
+        found = await find_reading(connection, sleeper)
+        run = None if found is None else await get_run(connection, sleeper, found[0])
+        return None if found is None or run is None else (run, found[1])

@@ -63,11 +63,11 @@ class Store:
         self.passages = Passages(database)
         self.files = Files(database)
         self.turns = Turns(database, rules)
-        self.append = Append(database, rules)
         cache = VectorCache()
         self.recall = Recall(database, cache, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, now, tick)
+        self.append = Append(database, rules, self.jobs)
         self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.facts = Facts(database)
@@ -82,7 +82,7 @@ class Store:
         self.messages = Messages(database)
         self.conversations = Conversations(database)
         self.named_blocks = NamedBlocks(database)
-        self.sleepers = Sleepers(database)
+        self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, UnsetType
@@ -117,8 +118,8 @@ def _status(step: RunStep) -> str:
     return "failed" if step.error is not None or step.stop in _FAILED else "success"
 
 
-def usage_json(counts: Counts, steps: int, run_ids: list[str]) -> dict[str, Any]:
-    """Returns what a run has used. run_ids: of work that it began and that goes on without it."""
+def usage_json(counts: Counts, steps: int, begun: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns what a run has used. begun: uids of runs that its end has made due, and that go on without it."""
     return {
         "message_type": "usage_statistics",
         "prompt_tokens": counts.prompt,
@@ -129,13 +130,15 @@ def usage_json(counts: Counts, steps: int, run_ids: list[str]) -> dict[str, Any]
         "cache_write_tokens": counts.written,
         "reasoning_tokens": counts.reasoning,
         "context_tokens": None,
-        "run_ids": run_ids or None,
+        "run_ids": [ids.named("run", uid) for uid in begun] or None,
     }
 
 
-def result_json(messages: list[dict[str, Any]], stop: str, counts: Counts, steps: int) -> dict[str, Any]:
-    """Returns the whole reply to a send."""
-    return {"messages": messages, "stop_reason": stop_json(stop), "usage": usage_json(counts, steps, [])}
+def result_json(
+    messages: list[dict[str, Any]], stop: str, counts: Counts, steps: int, begun: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns the whole reply to a send. begun: as in `usage_json`."""
+    return {"messages": messages, "stop_reason": stop_json(stop), "usage": usage_json(counts, steps, begun)}
 
 
 def stop_json(stop: str) -> dict[str, Any]:

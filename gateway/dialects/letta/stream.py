@@ -57,7 +57,8 @@ class RunNumbers:
     """The numbers under which a run's messages are shown. uid: of the memory. run_id: public.
 
     first: number of the first message of the step under way; reply: of its reply.
-    steps: how many have begun. names: {call id: tool} of calls that an earlier run made.
+    steps: how many have begun. names: {call id: tool} of calls that an earlier run made. begun: of runs that the end of
+    this one makes due; empty until then.
     """
 
     uid: str
@@ -66,6 +67,7 @@ class RunNumbers:
     reply: int
     steps: int = 1
     names: Mapping[str, str] = field(default_factory=dict)
+    begun: Sequence[str] = ()
 
     def origin(self, seq: int, at: float) -> Origin:
         step_id = ids.placed("step", self.uid, self.first)
@@ -166,7 +168,7 @@ class StepView:
         self._show_results()
         self._out += [
             event(stop_json(self._stop)),
-            event(usage_json(self._counts, self.numbers.steps, [])),
+            event(usage_json(self._counts, self.numbers.steps, self.numbers.begun)),
             DONE,
         ]
 

@@ -77,6 +77,7 @@ class BeginsRuns:
                     0 if resumed is None else resumed.maker,
                     None if sending.replaces is None else sending.replaces.id,
                     None if accepted is None else accepted.request,
+                    sending.reading,
                 )
                 prompt = await memory.prompt()
             if resumed is not None:
@@ -114,7 +115,7 @@ class BeginsRuns:
         if e is not None:
             known = taken_up(known)
         tools = self._tools_of(sending, known)
-        memory = StepsMemory(keeper, known, form, run, tools, maker=run.id)
+        memory = StepsMemory(keeper, known, form, run, tools, maker=run.id, reading=sending.reading)
         prompt = await memory.prompt()
         if e is not None:
             await memory.take_up(e)

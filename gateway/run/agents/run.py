@@ -12,15 +12,19 @@ from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, as_system
+from gateway.core.ids import new_uid
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.memory.line import DEFAULT
 from gateway.run.upstream.route import Route
-from storage.records import Agent, Counts, Exchange, Run, Scope, Summary
+from storage.commands import Reading, RunAccept
+from storage.records import READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary
 
 MAX_STEPS = 50
+# The kind of the job that performs the runs of a memory's sleeptime agents.
+SLEEP = "sleep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class RunRequest:
     headers, credential: what of the request may go upstream. parent: the row of a run of another agent that waits for
     this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
     calls first, which a message in between would leave without an answer.
-    model, system: those that the send names; `spec` has them already.
+    model, system: those that the send names; `spec` has them already. reading: what the messages quote, of another
+    memory. An upstream's failure does not end such a run.
     """
 
     spec: AgentSpec
@@ -53,6 +58,7 @@ class RunRequest:
     spares_pauses: bool = False
     model: str | None = None
     system: str | None = None
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class RunStart:
     step that made them: no other is open before they have run (is_resumed). names: {call id: tool} of those.
     steps, counts: of earlier attempts. attempt: whose reply that is, where an earlier one may have shown some of it.
     summary: the one that the prompt begins with, where it did not before.
+    begun: public names of runs that its end makes due; empty until then.
     """
 
     run: str
@@ -87,13 +94,15 @@ class RunStart:
     counts: Counts = field(default_factory=Counts)
     attempt: int = 1
     summary: Summary | None = None
+    begun: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """The result of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
 
-    is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply.
+    is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply. begun: public
+    names of runs that its end has made due.
     """
 
     run: Run
@@ -101,6 +110,7 @@ class RunResult:
     steps: tuple[Exchange, ...]
     is_repeat: bool = False
     status: int = 200
+    begun: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +134,19 @@ class Sending:
     spares_pauses: bool = False
     above: Wait | None = None
     accepted: AcceptedRun | None = None
+    reading: Reading | None = None
 
     @property
     def scope(self) -> Scope:
         scope = self.identity.scope
         assert scope is not None
         return scope
+
+
+def reading_of(reader: int, memory: int, now: float) -> RunAccept:
+    """Returns a run of a sleeptime agent that reads a memory, to be accepted. reader, memory: rows."""
+    run = Run(0, new_uid(), reader, 0, RunState.CREATED, now, background=True)
+    return RunAccept(run, b"{}", READING + run.uid, new_uid(), kind=SLEEP, reads=memory)
 
 
 def identity_of(asked: RunRequest) -> Identity:

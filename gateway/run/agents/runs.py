@@ -157,6 +157,7 @@ class AgentRuns:
             parent=asked.parent,
             depth=asked.depth,
             spares_pauses=asked.spares_pauses,
+            reading=asked.reading,
         )
 
     async def preview(self, asked: RunRequest) -> Prompt:
@@ -372,7 +373,8 @@ class AgentRuns:
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc("on")
-        return RunResult(memory.run, memory.known.agent, tuple(memory.steps), status=status)
+        steps, due = tuple(memory.steps), tuple(memory.begun)
+        return RunResult(memory.run, memory.known.agent, steps, status=status, begun=due)
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""
@@ -452,6 +454,7 @@ def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         run.counts,
         1 if accepted is None else accepted.attempt,
         _new_summary(memory.known, prompt),
+        memory.begun,
     )
 
 

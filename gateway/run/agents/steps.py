@@ -17,7 +17,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.append import finish_step
-from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of
@@ -29,18 +29,32 @@ from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
 from gateway.run.agents.calls import call_number
+from gateway.run.agents.run import reading_of
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.line import ended, go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
-from storage.commands import BlockMerge, Committed, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import (
+    BlockMerge,
+    Committed,
+    LookReader,
+    Reading,
+    RunAccept,
+    RunEnd,
+    StepEnd,
+    StepOpen,
+    StepOpened,
+)
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
 
 # How often edits are made again, or a send is planned again, because somebody else was faster.
 TRIES = 8
+
+# The faults of an upstream after which a run that reads is tried again.
+_PASSING = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
 # Makes the tools of a step of a run. The last: the row of the run that made the step whose calls they run; 0: none yet.
 MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
@@ -58,7 +72,8 @@ class StepsMemory:
 
     known: what the step under way goes on from. run: its row, id 0 until its first step is open, unless it was accepted
     before. theirs: ids of calls that the client has answered. maker: the row of the run that made the calls with which
-    it begins. replaces, request: as in `StepOpen`. steps: the exchanges that have ended.
+    it begins. replaces, request, reading: as in `StepOpen`. steps: the exchanges that have ended. begun: public names
+    of the runs that its end has made due.
     """
 
     keeper: MemoryKeeper
@@ -70,6 +85,8 @@ class StepsMemory:
     maker: int = 0
     replaces: int | None = None
     request: bytes | None = None
+    reading: Reading | None = None
+    begun: list[str] = field(default_factory=list)
     steps: list[Exchange] = field(default_factory=list)
     changes: BlockEdits = field(init=False)
     toolbox: Toolbox = field(init=False)
@@ -80,8 +97,10 @@ class StepsMemory:
     _section: Snapshot | None = None  # the path's, as it is stored
     _learned: Snapshot | None = None  # the same with what the path knows since
     _chars: int = 0
+    _readers: Sequence[LookReader] = ()
 
     def __post_init__(self) -> None:
+        self._readers = tuple(self.known.look.readers)
         self._see(self.known.blocks)
 
     # -- the beginning
@@ -96,7 +115,7 @@ class StepsMemory:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
         write = open_write(self.known, prompt, self._to_begin(now), now)
-        await self._open(replace(write, replaces=self.replaces, request=self.request))
+        await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
@@ -173,13 +192,23 @@ class StepsMemory:
             dict(waiting or {}),
         )
         section = None if stop is None else self._learned
-        write = StepEnd(known.agent, e, step, _kept_results(e, results), section)
-        await asyncio.shield(self.keeper.store.append.finish(write))
+        accepts = self._due(e, now) if stop is not None and error is None else ()
+        write = StepEnd(known.agent, e, step, _kept_results(e, results), section, self.reading, accepts)
+        self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
         self.run = replace(self.run, steps=self.run.steps + 1, counts=counts)
         self.maker = self.run.id
         self._take(e)
         return e
+
+    def _due(self, e: Exchange, now: float) -> list[RunAccept]:
+        """Returns the runs that this one's end makes due: of those who read what is said here."""
+        sleeptime = self.known.asked.spec.sleeptime
+        if sleeptime is None or not any(is_user(m) for each in (*self.steps, e) for m in each.inputs):
+            return []
+        every, memory = sleeptime.frequency or 1, self.known.agent.id
+        due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
+        return [reading_of(reader, memory, now) for reader in due]
 
     def _finished(
         self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], said: WireMessage | None
@@ -233,6 +262,7 @@ class StepsMemory:
             write = open_write(self.known, prompt, self._to_begin(now), now)
             merged, versions = self._edits(tip)
             write = replace(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
+            write = replace(write, reading=self.reading)
             if end is not None:
                 e = self._finished(write.exchange, prompt, (), None)
                 write = replace(write, exchange=e, end=end)
@@ -363,10 +393,15 @@ class StepsMemory:
         if state is RunState.COMPLETED and not stop.is_proper:
             state = RunState.FAILED
         await self._settle()
+        if self.reading is not None and state is RunState.FAILED and stop in _PASSING:
+            # Its step stays open, so that it is taken up where it is.
+            return
         error = str(stop) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: what its tools did is told with the next send.
-            end = RunEnd(self.known.agent.id, self.run.id, state, stop, self.keeper.now())
+            end = RunEnd(
+                self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
+            )
             await self._open_next(outcome.results, "", end)
             assert self._opened is not None
             self._take(self._opened.exchange)
@@ -406,7 +441,9 @@ class StepsMemory:
     async def _end_run(self, state: RunState, stop: StopReason) -> None:
         # One that only answers what waits has no row before its first step.
         if self.run.id:
-            end = RunEnd(self.known.agent.id, self.run.id, state, stop, self.keeper.now())
+            end = RunEnd(
+                self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
+            )
             self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
 
     def _has_ended(self, run: Run) -> None:
@@ -415,13 +452,17 @@ class StepsMemory:
     def _report(self, prompt: Prompt) -> None:
         """Tells the background services what the run has left to be done."""
         keeper, known = self.keeper, self.known
+        if self.reading is not None:
+            # Its words are emptied before anybody could look for them.
+            return
         waiting = known.look.next_seq - known.look.indexed_seq
         if waiting >= INDEX_EVERY or self._chars > INDEX_CHARS:
             keeper.events.index_lags(known.agent.id)
         if not self.steps:
             return
         last = self.steps[-1]
-        keeper.events.turn_kept(known.agent.id, sum(len(e.inputs) + 1 for e in self.steps))
+        messages = sum(len(e.inputs) + 1 for e in self.steps)
+        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime)
         if prompt.window.overfull is not None:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)

@@ -33,7 +33,7 @@ BATCH_CHARS = 24_000
 # recall.
 SHOWN_FACTS = 60
 # The job waits this much longer than the idle time, so that the last message is confirmed by then.
-_MARGIN_S = 1.0
+MARGIN_S = 1.0
 # The deadline of a job's searches: no reply waits for them.
 _SEARCH_MS = 5_000.0
 
@@ -42,8 +42,15 @@ class Learning:
     """Learns from people's memories when they are due. now: seconds since the epoch, as turns are dated."""
 
     def __init__(
-        self, store: Store, background: BackgroundModel, settings: MemorySettings, now: Callable[[], float]
+        self,
+        store: Store,
+        background: BackgroundModel,
+        settings: MemorySettings,
+        now: Callable[[], float],
+        but: Sequence[str] = (),
     ) -> None:
+        """but: profiles whose users' memories others read."""
+        self._but = but
         self._store = store
         self._background = background
         self._idle_s = settings.idle_s
@@ -55,14 +62,14 @@ class Learning:
             store.jobs,
             self._start,
             every=settings.learn_every,
-            rest_s=settings.idle_s + _MARGIN_S,
+            rest_s=settings.idle_s + MARGIN_S,
             now=now,
             # The newest turn is not confirmed before the next one.
             spares_last=True,
         )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_after_rest(await self._store.readers.unlearned(AT_START))
+        self.schedule.enqueue_after_rest(await self._store.readers.unlearned(AT_START, self._but))
 
     # -- the job
 
@@ -100,7 +107,8 @@ class Learning:
         """Asks the model. Returns, as JSON, what was read, what was shown with it, and the calls of the answer."""
         found = await self._next(job)
         asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
-        if found is not None and found.agent.scope.is_person:
+        scope = None if found is None else found.agent.scope
+        if found is not None and scope is not None and scope.is_person and scope.profile not in self._but:
             messages = clean(found.messages, secrets=self._secrets)
             facts = await self._related(found, messages) if messages else []
             asked = {

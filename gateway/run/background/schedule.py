@@ -58,15 +58,15 @@ class Schedule:
     def __post_init__(self) -> None:
         self._task = PeriodicTask(self.name, self.start, self.step)
 
-    def add(self, agent: int, messages: int) -> None:
-        """Counts the messages of a turn, which is on disk."""
+    def add(self, agent: int, messages: int, every: int | None = None) -> None:
+        """Counts the messages of a turn, which is on disk. every: in place of the schedule's."""
         # Taken out and put back: it stands last then.
         waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
         self._waiting[agent] = waiting
         waiting.at = self.now()
         waiting.last = messages if self.spares_last else 0
         waiting.messages += messages
-        if waiting.messages - waiting.last >= self.every:
+        if waiting.messages - waiting.last >= (every or self.every):
             self._full.add(agent)
         if self._full or self._task.is_open_ended:
             self._task.wake()

@@ -10,18 +10,22 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from adapters.base import Embedder, Provider
+from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.admin.forget import Retention
+from gateway.run.agents.run import SLEEP
+from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT, Compactor
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.background.embed import Embedding
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learn import KIND as LEARN
-from gateway.run.background.learn import Learning
+from gateway.run.background.learn import MARGIN_S, Learning
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.model import BackgroundModels, background_route
+from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import Handler, JobContext, Worker
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.upstream.route import Route
@@ -73,9 +77,26 @@ class BackgroundServices:
                 store, embedder, memory, now, concurrency=limits.background_calls, count=job_metrics.call
             )
             self.handlers[EMBED] = self.embedding.handle
+        self.budget = DailyBudget(store.spending, now, memory.background_daily_tokens, job_metrics.call)
+        # The profiles whose users' memories sleeptime agents read.
+        asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
+
+        async def unslept() -> None:
+            self.sleep.enqueue_after_rest(await store.readers.unslept(AT_START, asleep))
+
+        self.sleep = Schedule(
+            "sleeptime",
+            SLEEP,
+            store.jobs,
+            unslept,
+            SLEEP_EVERY,
+            memory.idle_s + MARGIN_S,
+            now,
+            spares_last=True,
+        )
         self.learning: Learning | None = None
         if memory.learn_every and self.model is not None:
-            self.learning = Learning(store, self.model, memory, now)
+            self.learning = Learning(store, self.model, memory, now, asleep)
             self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT] = self.compactor.run
@@ -86,6 +107,7 @@ class BackgroundServices:
             self.maintenance.run(),
             self.retention.run(),
             self.worker.run(),
+            self.sleep.run(),
         ]
         if self.learning is not None:
             runs.append(self.learning.schedule.run())
@@ -117,10 +139,13 @@ class BackgroundServices:
     def edits_wait(self) -> None:
         self.maintenance.edits_wait()
 
-    def turn_kept(self, agent: int, messages: int) -> None:
+    def turn_kept(self, agent: int, messages: int, sleeptime: Sleeptime | None = None) -> None:
         if self.embedding is not None:
             self.embedding.schedule.add(agent, messages)
-        if self.learning is not None:
+        if sleeptime is not None:
+            # Its turns are counted here only to look at the store when it may be due.
+            self.sleep.add(agent, 1, sleeptime.frequency or 1)
+        elif self.learning is not None:
             self.learning.schedule.add(agent, messages)
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import TurnOutcome
 from gateway.run.memory.composer import Composer
@@ -47,8 +48,8 @@ class TurnEvents(Protocol):
     def edits_wait(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
-    def turn_kept(self, agent: int, messages: int) -> None:
-        """Reports that the memory of a person has so many more messages."""
+    def turn_kept(self, agent: int, messages: int, sleeptime: Sleeptime | None = None) -> None:
+        """Reports a turn, by which a memory has so many more messages. sleeptime: who reads them after the fact."""
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:
         """Reports that a conversation needs a summary soon."""
@@ -143,6 +144,7 @@ class MemoryKeeper:
         if record.write.ops:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
-            events.turn_kept(agent.id, len(known.plan.messages) + 1)
+            sleeptime = known.asked.spec.sleeptime
+            events.turn_kept(agent.id, len(known.plan.messages) + 1, sleeptime)
         if record.overfull is not None:
             events.window_fills(committed, record.overfull)

@@ -133,7 +133,9 @@ async def reread(store: Store, known: Known) -> Known | None:
 async def _line(store: Store, asked: MemoryRequest, agent: Agent) -> Line | None:
     name = asked.identity.conversation
     key, uid = (name, None) if name == DEFAULT else (None, name)
-    return await store.append.line(agent, key, uid, asked.target.context_window)
+    sleeptime = asked.spec.sleeptime
+    turns = 0 if sleeptime is None else sleeptime.frequency or 1
+    return await store.append.line(agent, key, uid, asked.target.context_window, turns)
 
 
 def ended(known: Known, finished: Exchange) -> Known:

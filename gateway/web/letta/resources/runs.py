@@ -102,7 +102,7 @@ class RunRoutes:
         run = (await self._run(asked)).run
         counts = run.counts
         return {
-            **usage_json(counts, run.steps, []),
+            **usage_json(counts, run.steps),
             "prompt_tokens_details": {
                 "cached_tokens": counts.cached,
                 "cache_read_tokens": counts.cached,

@@ -138,7 +138,7 @@ class Answered:
         with reply.while_here():
             shown = await self._shown(result)
         run = result.run
-        body = result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
+        body = result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps, result.begun)
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
@@ -157,7 +157,7 @@ class Answered:
             shown = await self._shown(result)
         run = result.run
         reply.start(200, [*receipt.close(), _EVENTS])
-        end = [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, [])]
+        end = [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
         await reply.write(b"".join(map(event, [*shown, *end])) + DONE)
         await reply.end()
 
@@ -165,7 +165,13 @@ class Answered:
         send: Send = self.asked.body
         steps = 0 if start.is_resumed else 1
         numbers = RunNumbers(
-            start.agent.uid, ids.named("run", start.run), start.first, start.reply, steps, start.names
+            start.agent.uid,
+            ids.named("run", start.run),
+            start.first,
+            start.reply,
+            steps,
+            start.names,
+            start.begun,
         )
         showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
         if start.summary is not None:

@@ -1,0 +1,220 @@
+"""Sleeptime: the job that has sleeptime agents read what was said in a memory, and edit its blocks.
+
+Each batch of what is unread is a run of such an agent (gateway.run.agents.runs): its edits enter the blocks with each
+step, and the cursor moves with the last. So a run that was broken off goes on from its chain, and one that fails leaves
+the cursor where it was. A turn that makes a run due has written it down already; what rest makes due is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from gateway.core.definition import Sleeptime
+from gateway.core.memory.transcript import clean, transcript
+from gateway.core.turn.client import MakesUnseen
+from gateway.core.turn.guide import StopReason
+from gateway.errors import GatewayError
+from gateway.run.agents.begin import MessageGone
+from gateway.run.agents.registry import Registry
+from gateway.run.agents.run import SLEEP, AcceptedRun, RunRequest, reading_of
+from gateway.run.agents.runs import AgentRuns
+from gateway.run.agents.tools import ResolvedAgent
+from gateway.run.background.budget import DailyBudget
+from gateway.run.background.learn import BATCH_CHARS
+from gateway.run.background.worker import JobContext, JobFailed, WorkerLimits
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.sink import UnseenSink
+from storage.commands import Reading, RunEnd
+from storage.errors import NotFound
+from storage.listing import ReaderEntry
+from storage.records import Agent, Run, RunState
+
+MAX_STEPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The part of a memory that a run reads. text: what its agent is told; "": nothing. is_more: something follows."""
+
+    reading: Reading
+    is_more: bool
+    text: str = ""
+
+
+class Sleeping:
+    """Performs the runs of sleeptime agents. now: seconds since the epoch, as turns are dated."""
+
+    def __init__(
+        self,
+        keeper: MemoryKeeper,
+        registry: Registry,
+        runs: AgentRuns,
+        budget: DailyBudget,
+        tries: int = WorkerLimits().tries,
+    ) -> None:
+        """tries: attempts of a job; the last one ends a run that an upstream has failed."""
+        self._keeper = keeper
+        self._store = keeper.store
+        self._settings = keeper.settings
+        self._registry = registry
+        self._runs = runs
+        self._budget = budget
+        self._now = keeper.now
+        self._tries = tries
+
+    async def handle(self, job: JobContext) -> None:
+        """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
+        memory = await self._store.agents.load(job.agent)
+        sleeptime = None if memory is None else await self._sleeptime(memory)
+        if memory is None or sleeptime is None:
+            return
+        # Up to here it was due, however little is left of that.
+        upto = orjson.loads(job.payload).get("upto", 0)
+        is_more = False
+        for reader in await self._readers(memory):
+            found = await self._run(job, memory, sleeptime, reader, upto)
+            if found is not None:
+                is_more |= await self._perform(job, memory, reader, *found)
+        if is_more:
+            # Before this job ends, so that a crash in between leaves nothing unread.
+            payload = orjson.dumps({"upto": upto or memory.next_seq - 1})
+            await self._store.jobs.enqueue(SLEEP, job.agent, SLEEP, payload)
+
+    async def _sleeptime(self, memory: Agent) -> Sleeptime | None:
+        try:
+            return (await self._registry.agent(memory.scope.project, memory.uid)).spec.sleeptime
+        except NotFound:
+            return None
+
+    async def _readers(self, memory: Agent) -> Sequence[ReaderEntry]:
+        """Returns the agents that read a memory. A user's memory gets one with its first run."""
+        readers = await self._store.readers.of([memory.id])
+        if memory.scope.is_person:
+            # The settings may give it further blocks.
+            if readers[memory.id]:
+                await self._store.sleepers.share_blocks(memory.id)
+                return readers[memory.id]
+            entry = await self._registry.find(memory.scope.project, memory.uid)
+            await self._registry.sleepers.turn_on(entry)
+            readers = await self._store.readers.of([memory.id])
+        return readers[memory.id]
+
+    # -- which run
+
+    async def _run(
+        self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
+    ) -> tuple[Run, str] | None:
+        """Returns the run of an agent that goes on, or begins because it is due, and its conversation; None: no run."""
+        found = await self._store.sleepers.reading(reader.reader)
+        if found is not None:
+            return found
+        is_due = reader.turns >= (sleeptime.frequency or 1) or reader.seq < upto
+        if not reader.turns or not (is_due or await self._rests(memory)):
+            return None
+        wanted = replace(reading_of(reader.reader, memory.id, self._now()), kind="")
+        await job.commit(self._store.sleepers.accepting(wanted))
+        return await self._store.sleepers.reading(reader.reader)
+
+    async def _rests(self, memory: Agent) -> bool:
+        at = await self._store.readers.last_at(memory.id)
+        return at is not None and abs(self._now() - at) >= self._settings.idle_s
+
+    # -- one run
+
+    async def _perform(
+        self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
+    ) -> bool:
+        """Performs a run to its end. Returns whether more is to be read. Raises: JobFailed, Postponed, StoreError."""
+        project = memory.scope.project
+        found = await self._registry.agent(project, reader.uid)
+        span = await self._span(memory, reader, found, run)
+        if span is None:
+            await self._end(run, StopReason.ERROR)
+        elif run.state is RunState.CREATED and not span.text:
+            # There is nothing in it for a model.
+            now, stop = self._now(), StopReason.END_TURN
+            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=span.reading)
+            await self._store.append.end(end)
+        else:
+            await self._budget.check(project)
+            try:
+                await self._ask(found, run, conversation, span, job.job.attempt)
+            except MessageGone:
+                await self._end(run, StopReason.ERROR)
+            except GatewayError as error:
+                if job.job.tries < self._tries:
+                    raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
+                await self._end(run, StopReason.ERROR)
+        ended = await self._ended(job, project, run)
+        await self._store.sleepers.empty(run.agent, run.conversation)
+        is_moved = span is not None and span.reading.upto > span.reading.cursor
+        return is_moved and span is not None and span.is_more and ended.state is RunState.COMPLETED
+
+    async def _span(self, memory: Agent, reader: ReaderEntry, found: ResolvedAgent, run: Run) -> _Span | None:
+        """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
+        if run.state is not RunState.CREATED:
+            texts = await self._store.runs.texts(run.agent, run.id, "request")
+            kept = orjson.loads(texts[0].data) if texts else {}
+            if "upto" not in kept:
+                return None
+            reading = Reading(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
+            return _Span(reading, kept["is_more"])
+        window = found.spec.context_window
+        # A quarter of the window: a token has some four characters.
+        most = BATCH_CHARS if window is None else min(BATCH_CHARS, window)
+        unread = await self._store.readers.unread(
+            memory.id, reader.reader, now=self._now(), idle_s=self._settings.idle_s, limit_chars=most,
+            message_chars=most,
+        )  # fmt: skip
+        if unread is None:
+            return None
+        messages = clean(unread.messages, most_chars=most, secrets=self._settings.learn_secrets)
+        exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
+        reading = Reading(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
+        return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")
+
+    async def _ask(
+        self, found: ResolvedAgent, run: Run, conversation: str, span: _Span, attempt: int
+    ) -> None:
+        """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
+        reading, spec = span.reading, found.spec
+        request = RunRequest(
+            spec,
+            found.scope,
+            conversation,
+            messages=({"role": "user", "content": span.text},),
+            fields={} if spec.defined is None else spec.defined.sampling,
+            max_steps=MAX_STEPS,
+            reading=reading,
+        )
+        kept = {
+            "cursor": reading.cursor, "upto": reading.upto, "exchanges": reading.exchanges, "is_more": span.is_more,
+        }  # fmt: skip
+        with QueuePlace() as place:
+            await self._keeper.queues.enter((spec.uid, conversation), place)
+            accepted = AcceptedRun(run, orjson.dumps(kept), attempt)
+            await self._runs.perform(request, accepted, place, lambda _: MakesUnseen(), UnseenSink())
+
+    async def _ended(self, job: JobContext, project: str, run: Run) -> Run:
+        """Returns a run as it has ended, and counts its tokens. Raises: JobFailed: an upstream failed, it goes on."""
+        now = await self._store.runs.load(run.agent, run.id)
+        if now is None:
+            raise JobFailed("the sleeptime agent is gone")
+        if tokens := _tokens(now) - _tokens(run):
+            await self._budget.spend(project, tokens)
+        if now.is_over:
+            return now
+        if job.job.tries < self._tries:
+            raise JobFailed("the upstream of a sleeptime agent failed")
+        return await self._end(run, StopReason.UPSTREAM_ERROR)
+
+    async def _end(self, run: Run, stop: StopReason) -> Run:
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now())
+
+
+def _tokens(run: Run) -> int:
+    return run.counts.prompt + run.counts.completion

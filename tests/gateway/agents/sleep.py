@@ -1,0 +1,145 @@
+"""A gateway with sleeptime agents, a model that plays both parts, and what a test asks of them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from letta_client.types import AgentState
+
+from gateway.settings import ProfileSettings
+from storage.records import JobState
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.gateway.agents.letta import LettaWorld, letta
+
+IDLE_S = 200.0
+PATIENCE_S = 20.0
+_ENTRY = re.compile(r"^\[[^\]]*, user[^\]]*\] (.*)$", re.MULTILINE)
+
+
+def is_sleeper(seen: Seen) -> bool:
+    return "You keep the memory of another agent" in str(seen.messages[0]["content"])
+
+
+def said(transcript: str) -> list[str]:
+    """What users said in a transcript."""
+    return _ENTRY.findall(transcript)
+
+
+@dataclass
+class Model:
+    """A model: the primary says "Ok.", its sleeptime agent notes each message of a user, one call for all.
+
+    fails: how many of the sleeper's calls fail. before: is called ahead of each of the sleeper's replies.
+    """
+
+    fails: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    before: Callable[[Seen], Reply | None] = lambda seen: None
+
+    def __call__(self, seen: Seen) -> Reply:
+        if not is_sleeper(seen):
+            return say("Ok.")
+        self.seen.append(seen)
+        if self.fails:
+            self.fails -= 1
+            return fail(500)
+        if (reply := self.before(seen)) is not None:
+            return reply
+        last = seen.messages[-1]
+        if last["role"] == "tool":
+            return call_tools(Call("memory_finish_edits"))
+        text = "\n".join(said(str(last["content"])))
+        return call_tools(Call("memory_insert", {"label": "human", "new_string": text}))
+
+    @property
+    def transcripts(self) -> list[str]:
+        """What the sleeper was given to read, run by run."""
+        firsts = [seen.messages[-1] for seen in self.seen if seen.messages[-1]["role"] == "user"]
+        return list(dict.fromkeys(str(m["content"]) for m in firsts))
+
+
+@dataclass
+class SleepWorld:
+    letta: LettaWorld
+    model: Model
+
+    def primary(self, **options: Any) -> AgentState:
+        return self.letta.agent(**{"name": "ann", "enable_sleeptime": True, **options})
+
+    def frequency(self, agent: AgentState, frequency: int | None) -> None:
+        config = {"manager_type": "sleeptime", "sleeptime_agent_frequency": frequency}
+        path = f"/v1/groups/{agent.id.replace('agent-', 'group-')}"
+        assert self.letta.ask("PATCH", path, {"manager_config": config})[0] == 200
+
+    def sleeper(self, agent: AgentState) -> AgentState:
+        group = self.letta.letta.agents.retrieve(agent.id).managed_group
+        assert group is not None
+        assert group.agent_ids
+        return self.letta.letta.agents.retrieve(group.agent_ids[0])
+
+    def send(self, agent: AgentState, text: str) -> list[str]:
+        """Sends a message. Returns the runs that it began."""
+        reply = self.letta.letta.agents.messages.create(agent.id, input=text)
+        return list(reply.usage.run_ids or ())
+
+    def block(self, agent: AgentState, label: str = "human") -> str:
+        return str(self.letta.letta.agents.blocks.retrieve(label, agent_id=agent.id).value)
+
+    def runs(self, agent: AgentState) -> list[Any]:
+        """The runs of its sleeptime agent, oldest first."""
+        return list(self.letta.letta.runs.list(agent_id=self.sleeper(agent).id, order="asc"))
+
+    def slept(self) -> None:
+        """Waits until nothing is left to be done now."""
+        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        self.letta.world.settle()
+
+    def until(self, holds: Callable[[dict[JobState, int]], bool]) -> None:
+        store = self.letta.world.store
+
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds(await store.jobs.counts()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
+
+        self.letta.world.gateway.call(wait())
+
+    def retry(self) -> None:
+        """Has jobs that wait for another attempt make it now."""
+        world = self.letta.world
+        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        world.clock.sleep(4000.0)
+        world.gateway.call(self._wake())
+        self.slept()
+
+    async def _wake(self) -> None:
+        self.letta.world.store.jobs.wake()
+
+    def rest(self, seconds: float = IDLE_S) -> None:
+        """Lets time go by, and whatever is due then come to its end."""
+        world = self.letta.world
+        world.settle()
+        world.clock.sleep(seconds)
+
+        async def step() -> None:
+            await world.gateway.app.background.sleep.step()
+            world.store.jobs.wake()
+
+        world.gateway.call(step())
+        self.slept()
+
+
+@contextmanager
+def sleeping(
+    upstream: StrictUpstream, folder: Path, *profiles: ProfileSettings, **options: Any
+) -> Iterator[SleepWorld]:
+    model = Model()
+    upstream.script = model
+    with letta(upstream, folder, *profiles, **options) as world:
+        yield SleepWorld(world, model)
