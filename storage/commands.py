@@ -244,7 +244,7 @@ class StepOpen:
     ends: Exchange | None = None
     request: bytes | None = None
     end: RunEnd | None = None
-    reading: Reading | None = None
+    reading: ReadSpan | None = None
 
 
 @frozen
@@ -272,7 +272,7 @@ class StepEnd:
     step: RunStep | None
     results: Mapping[int, bytes] = field(default_factory=dict)
     snapshot: Snapshot | None = None
-    reading: Reading | None = None
+    reading: ReadSpan | None = None
     accepts: Sequence[RunAccept] = ()
 
 
@@ -297,7 +297,7 @@ class RunAccept:
 
 
 @frozen
-class Reading:
+class ReadSpan:
     """The part of a memory that a sleeptime agent's run reads, from `cursor` up to `upto`.
 
     exchanges: those that it comes from, and with them what the run writes into blocks.
@@ -329,7 +329,7 @@ class RunEnd:
     results: Mapping[int, bytes] = field(default_factory=dict)
     edits: BlockMerge = field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = field(default_factory=dict)
-    reading: Reading | None = None
+    reading: ReadSpan | None = None
 
 
 # -- what passes between forgetting and the store

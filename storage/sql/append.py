@@ -20,7 +20,7 @@ from storage.commands import (
     Line,
     Look,
     LookReader,
-    Reading,
+    ReadSpan,
     Rules,
     RunAccept,
     RunEnd,
@@ -251,7 +251,7 @@ async def _edit(
     merged: BlockMerge,
     read: Mapping[int, int],
     now: float,
-    reading: Reading | None,
+    reading: ReadSpan | None,
 ) -> None:
     """Writes the edits of a step, each on the version that its result was made on. Raises: WriteConflict."""
     versions = dict(read)

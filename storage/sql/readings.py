@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from storage.commands import Reading, RunAccept
+from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection
 from storage.records import READING, Run, State
 from storage.sql import exchanges as history
@@ -36,7 +36,7 @@ async def find_reading(connection: Connection, sleeper: int) -> tuple[int, str] 
     return None if row is None else (row[0], row[1])
 
 
-async def has_read(connection: Connection, reading: Reading, at: float) -> None:
+async def has_read(connection: Connection, reading: ReadSpan, at: float) -> None:
     """Moves a reader's cursor behind what it has read, unless it stands elsewhere by now."""
     await connection.run(
         SQL["read_up_to"], (reading.upto, at, reading.memory, reading.reader, reading.cursor)

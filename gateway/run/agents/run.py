@@ -19,7 +19,7 @@ from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.memory.line import DEFAULT
 from gateway.run.upstream.route import Route
-from storage.commands import Reading, RunAccept
+from storage.commands import ReadSpan, RunAccept
 from storage.records import READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary
 
 MAX_STEPS = 50
@@ -58,7 +58,7 @@ class RunRequest:
     spares_pauses: bool = False
     model: str | None = None
     system: str | None = None
-    reading: Reading | None = None
+    reading: ReadSpan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Sending:
     spares_pauses: bool = False
     above: Wait | None = None
     accepted: AcceptedRun | None = None
-    reading: Reading | None = None
+    reading: ReadSpan | None = None
 
     @property
     def scope(self) -> Scope:

@@ -40,7 +40,7 @@ from storage.commands import (
     BlockMerge,
     Committed,
     LookReader,
-    Reading,
+    ReadSpan,
     RunAccept,
     RunEnd,
     StepEnd,
@@ -85,7 +85,7 @@ class StepsMemory:
     maker: int = 0
     replaces: int | None = None
     request: bytes | None = None
-    reading: Reading | None = None
+    reading: ReadSpan | None = None
     begun: list[str] = field(default_factory=list)
     steps: list[Exchange] = field(default_factory=list)
     changes: BlockEdits = field(init=False)

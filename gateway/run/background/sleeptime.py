@@ -28,7 +28,7 @@ from gateway.run.background.worker import JobContext, JobFailed, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.sink import UnseenSink
-from storage.commands import Reading, RunEnd
+from storage.commands import ReadSpan, RunEnd
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
 from storage.records import Agent, Run, RunState
@@ -40,7 +40,7 @@ MAX_STEPS = 10
 class _Span:
     """The part of a memory that a run reads. text: what its agent is told; "": nothing. is_more: something follows."""
 
-    reading: Reading
+    reading: ReadSpan
     is_more: bool
     text: str = ""
 
@@ -161,7 +161,7 @@ class Sleeping:
             kept = orjson.loads(texts[0].data) if texts else {}
             if "upto" not in kept:
                 return None
-            reading = Reading(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
+            reading = ReadSpan(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
             return _Span(reading, kept["is_more"])
         window = found.spec.context_window
         # A quarter of the window: a token has some four characters.
@@ -174,7 +174,7 @@ class Sleeping:
             return None
         messages = clean(unread.messages, most_chars=most, secrets=self._settings.learn_secrets)
         exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
-        reading = Reading(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
+        reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
         return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")
 
     async def _ask(
