@@ -335,6 +335,8 @@ class Lookup:
 
 
 _EVERYTHING = frozenset({"message", "passage", "fact"})
+_ALL_RESULTS = 8  # of a search of everything
+_MOST_QUERIES = 8
 
 
 def lookup_of(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
@@ -370,16 +372,17 @@ def lookup_of(name: str, arguments: Mapping[str, Any], now: float, timezone: str
             )
         case "search_memory":
             words = tuple(each for each in arguments.get("convo_keyword_queries") or () if each.strip())
+            words = words[:_MOST_QUERIES]
             start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
             return Lookup(
                 words,
                 _EVERYTHING,
                 since=None if start is None else now - 60 * start,
                 until=None if end is None else now - 60 * end,
-                limit=max(5, 3 * len(words)),
+                limit=max(_ALL_RESULTS, 3 * len(words)),
             )
         case _:
-            return Lookup(queries, _EVERYTHING)
+            return Lookup(queries, _EVERYTHING, limit=_ALL_RESULTS)
 
 
 _DATES: Final = {

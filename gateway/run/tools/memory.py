@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
+INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
@@ -138,11 +140,9 @@ class MemoryTools:
         )
 
     async def look_up(self, wanted: Lookup) -> ToolAnswer:
-        """Searches memory. Returns a line for each hit, the best first."""
-        try:
-            hits = await self._hits(wanted)
-        except StoreError as error:
-            _log.warning("search failed: %s", error.message)
+        """Searches memory. Returns a line for each hit, the best first; what is not found in a second is left out."""
+        hits, has_failed = await self._searched(wanted)
+        if has_failed and not hits:
             return failed("Error: memory cannot be searched at the moment.")
         # The pending edits of this path count, and those of this turn.
         path = self.known.path_ids
@@ -154,29 +154,49 @@ class MemoryTools:
         mine = [f"- {c.text}" for c in note.choose(kept[: -wanted.limit - 1 : -1], "", budget_tokens=budget)]
         budget -= note.estimate_tokens("\n".join(mine))
         chosen = note.choose(hits[: wanted.limit], "", budget_tokens=budget)
-        lines = [*mine, *(_result_line(c) for c in chosen)]
-        return ToolAnswer("\n".join(lines) if lines else "Nothing was found.")
+        lines = [*mine, *(_result_line(c) for c in chosen)] or ["Nothing was found."]
+        return ToolAnswer("\n".join([*lines, *([INCOMPLETE] if has_failed else [])]))
 
-    async def _hits(self, wanted: Lookup) -> list[Message]:
-        """Returns what fits, the best of each query in turn. Raises: StoreError."""
+    async def _searched(self, wanted: Lookup) -> tuple[list[Message], bool]:
+        """Makes all searches at once. Returns the best of each in turn, and whether one failed or was too late."""
         agent = self.known.agent
         if not agent.scope.spans or not agent.id:
-            return []
+            return [], False
+        queries = wanted.queries or ("",)
         if self.archives is not None and wanted.sources == {"passage"}:
-            queries = wanted.queries or ("",)
-            return _in_turn([await self._filed(query, wanted) for query in queries])
-        if wanted.queries:
-            found = [[m for m in await self._found(query) if wanted.takes(m)] for query in wanted.queries]
-            if "passage" in wanted.sources:
-                found += [await self._filed(query, wanted, is_own=False) for query in wanted.queries]
-            hits = _in_turn(found)
+            searches = [self._filed(query, wanted) for query in queries]
         else:
-            recent = await self.store.recall.recent(agent, RECENT_EXCHANGES)
-            hits = [m for m in reversed(recent) if wanted.takes(m)]
+            searches = [self._own(query, wanted) for query in queries]
+            if "passage" in wanted.sources:
+                searches += [self._filed(query, wanted, is_own=False) for query in wanted.queries]
+        tasks = [asyncio.ensure_future(each) for each in searches]
+        try:
+            await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
+        finally:
+            late = [task for task in tasks if not task.done()]
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        found, has_failed = [], bool(late)
+        for task in tasks:
+            try:
+                found.append([] if task.cancelled() else task.result())
+            except StoreError as error:
+                _log.warning("a search failed: %s", error.message)
+                has_failed = True
+        return _in_turn(found), has_failed
+
+    async def _own(self, query: str, wanted: Lookup) -> list[Message]:
+        """Returns what the agent's own memory has for one query; the newest where there is none."""
+        found = await self._found(query) if query else await self._newest()
+        hits = [m for m in found if wanted.takes(m)]
         if not wanted.tags:
             return hits
-        filed = await self.store.passages.get(agent.id, [m.seq for m in hits])
+        filed = await self.store.passages.get(self.known.agent.id, [m.seq for m in hits])
         return [m for m in hits if m.seq in filed and wanted.takes_tags(filed[m.seq].tags)]
+
+    async def _newest(self) -> list[Message]:
+        return [*reversed(await self.store.recall.recent(self.known.agent, RECENT_EXCHANGES))]
 
     async def _filed(self, query: str, wanted: Lookup, *, is_own: bool = True) -> list[Message]:
         """Returns the passages that answer one query. is_own: with those of its own archive."""
@@ -199,9 +219,13 @@ class MemoryTools:
 
 
 def _in_turn(found: Sequence[Sequence[Message]]) -> list[Message]:
-    """Returns the hits of several searches, the best of each in turn. Numbers are each memory's own."""
+    """Returns the hits of several searches, the best of each in turn.
+
+    Numbers are each memory's own, and those of another's passages must not be taken for the agent's.
+    """
     hits = [m for rank in zip_longest(*found) for m in rank if m is not None]
-    return list({(m.seq, m.at, m.text): m for m in hits}.values())
+    unique = {(m.seq, m.at, m.text): m for m in hits}.values()
+    return [replace(m, seq=-n) if m.source == "passage" else m for n, m in enumerate(unique, 1)]
 
 
 def _tags(op: BlockOp) -> tuple[str, ...]:

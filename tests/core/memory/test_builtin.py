@@ -147,7 +147,11 @@ def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "wanted"),
     [
-        ("archival_memory_search", {"query": " tea "}, Lookup(("tea",), frozenset({"passage"}))),
+        (
+            "archival_memory_search",
+            {"query": " tea "},
+            Lookup(("tea",), frozenset({"passage"})),
+        ),
         (
             "archival_memory_search",
             {"query": "tea", "tags": ["x"], "tag_match_mode": "all", "top_k": 9},
@@ -170,11 +174,11 @@ def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
             {"query": "x", "start_date": "2026-03-01T09:30:00+01:00"},
             Lookup(("x",), frozenset({"message"}), since=1_772_353_800.0),
         ),
-        ("recall_memory", {"query": "tea"}, Lookup(("tea",), ALL)),
+        ("recall_memory", {"query": "tea"}, Lookup(("tea",), ALL, limit=8)),
         (
             "search_memory",
             {"convo_keyword_queries": ["tea", " ", "milk"], "start_minutes_ago": 60, "end_minutes_ago": 0},
-            Lookup(("tea", "milk"), ALL, since=NOW - 3600, until=NOW, limit=6),
+            Lookup(("tea", "milk"), ALL, since=NOW - 3600, until=NOW, limit=8),
         ),
     ],
 )
