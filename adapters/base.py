@@ -139,22 +139,20 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchState:
+class PartState:
     """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
 
     words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
-    again_s: when to ask again; None: as the caller likes.
     """
 
     is_over: bool
     has_results: bool = False
     words: str = ""
     is_gone: bool = False
-    again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class BatchResult:
+class PartResult:
     """The result of one request of a batch.
 
     body: of a success, the chat completion. words: of an error, the provider's. is_transient: the same request may
@@ -183,11 +181,13 @@ class BatchPart:
 class BatchProvider(Protocol):
     """An upstream that answers many requests at a time of its own.
 
-    most_requests, most_bytes: of one batch. All methods raise ProviderError.
+    most_requests, most_bytes: of one batch. again_s: how long to wait before it is asked again; None: as the caller
+    likes. All methods raise ProviderError.
     """
 
     most_requests: int
     most_bytes: int
+    again_s: float | None
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
@@ -207,9 +207,9 @@ class BatchProvider(Protocol):
         Raises: ProviderUnsure: a batch that is under way may be it; ask again.
         """
 
-    async def poll(self, id: str) -> BatchState: ...
+    async def poll(self, id: str) -> PartState: ...
 
-    def results(self, id: str) -> AsyncIterator[BatchResult]:
+    def results(self, id: str) -> AsyncIterator[PartResult]:
         """Yields results as they are read, in any order; they are never held together.
 
         Raises: ProviderBroke: they ended in the middle.

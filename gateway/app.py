@@ -26,8 +26,10 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
-from gateway.providers import make_embedder, make_providers, own_provider
+from gateway.providers import make_batches, make_embedder, make_providers, own_provider
 from gateway.run.agents.run import SLEEP
+from gateway.run.background.batches.accept import BatchRequests
+from gateway.run.background.batches.items import ItemTurns
 from gateway.run.background.services import BackgroundServices
 from gateway.run.background.sleeptime import Sleeping
 from gateway.run.chat import Chat
@@ -102,6 +104,7 @@ class Gateway:
             store.database.when_recovered(self._recovered)
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits)
         self._sleep(keeper)
+        self._serve_batches()
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -125,6 +128,13 @@ class Gateway:
             return
         sleeping = Sleeping(keeper, chat.registry, chat.agents, services.budget)
         services.handlers[SLEEP] = sleeping.handle
+
+    def _serve_batches(self) -> None:
+        chat = self.chat
+        if self.background is None or chat.keeper is None or chat.agents is None or chat.registry is None:
+            return
+        turns = ItemTurns(self.settings, chat.keeper, chat.registry, chat.agents, chat.failover)
+        self.background.serve_batches(chat.keeper, turns, make_batches(self.settings))
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
@@ -162,6 +172,7 @@ class Gateway:
             store,
             chat.registry,
             chat.agents,
+            BatchRequests(store, self.settings, chat.registry, chat.failover, self._clock),
             chat.keeper,
             self.models,
             background.compactor,

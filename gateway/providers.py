@@ -5,7 +5,13 @@ Modules that hardly anybody needs (the demo's model, the embedders) are loaded w
 
 from __future__ import annotations
 
-from adapters.base import Embedder, Provider
+import time
+
+from adapters.base import BatchProvider, Embedder, Provider
+from adapters.batch.anthropic import AnthropicBatches
+from adapters.batch.local import LocalBatches
+from adapters.batch.openai import OpenAIBatches
+from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS
 from adapters.registry import make_provider
 from adapters.transport import Timeouts
@@ -26,6 +32,28 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
             name = each.name if number == 1 else f"{each.name}#{number}"
             made[name] = _make_provider(each, name, key)
     return made
+
+
+def make_batches(settings: Settings) -> dict[str, BatchProvider]:
+    """Returns what answers batches, by the names of upstreams; it has connections of its own. Raises: SettingsError."""
+    return {each.name: _make_batches(each) for each in settings.upstreams}
+
+
+def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
+    key = upstream.keys[0] if upstream.keys else None
+    live = _make_provider(upstream, upstream.name, key)
+    if not isinstance(live, OpenAICompatible):
+        return LocalBatches(live)
+    kind: str | None = upstream.batches
+    if kind is None:
+        # At another address nobody knows who answers.
+        is_openai = live.base_url == PROVIDERS["openai"].base_url
+        kind = "anthropic" if upstream.kind == "anthropic" else "openai" if is_openai else "none"
+    if kind == "openai":
+        return OpenAIBatches(live.base_url, key, upstream.headers, time.time)
+    if kind == "anthropic":
+        return AnthropicBatches(live.base_url, key, upstream.headers, time.time)
+    return LocalBatches(live)
 
 
 def make_embedder(settings: Settings) -> Embedder | None:

@@ -169,10 +169,22 @@ class ToolSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """The table [batch]. poll_s: the first wait before a provider is asked again; waits grow tenfold at most.
+
+    daily_tokens: of each project; 0 sets no bound.
+    """
+
+    poll_s: float = ranged(60.0, 0.05)
+    daily_tokens: int = ranged(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """An upstream. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
 
-    takes: capability -> whether it has it, where its kind does not tell.
+    takes: capability -> whether it has it, where its kind does not tell. batches: whose batch API it has; None: as its
+    kind has it.
     """
 
     name: str
@@ -189,6 +201,7 @@ class UpstreamSettings:
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
+    batches: Literal["openai", "anthropic", "none"] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -274,6 +287,7 @@ class Settings:
     database: DatabaseSettings = DatabaseSettings()
     memory: MemorySettings = MemorySettings()
     tools: ToolSettings = ToolSettings()
+    batch: BatchSettings = BatchSettings()
     upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
     models: tuple[ModelSettings, ...] = ()
     profiles: tuple[ProfileSettings, ...] = ()

@@ -21,6 +21,7 @@ from gateway.settings import (
     DEMO_PROFILE,
     NEEDS_ADDRESS,
     SECRET_PREFIX,
+    BatchSettings,
     DatabaseSettings,
     FillerSettings,
     HostRule,
@@ -62,6 +63,7 @@ _TABLES: dict[str, Any] = {
     "database": DatabaseSettings,
     "memory": MemorySettings,
     "tools": ToolSettings,
+    "batch": BatchSettings,
 }
 
 

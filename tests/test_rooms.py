@@ -21,9 +21,17 @@ LEAVES = {
     "gateway.log",
     "gateway.tokens",
 }
-DATA = {"adapters.types", "storage.commands", "storage.listing", "storage.records", "storage.value"}
+DATA = {
+    "adapters.types",
+    "storage.batches",
+    "storage.commands",
+    "storage.listing",
+    "storage.records",
+    "storage.value",
+}
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
 STORAGE = {
+    "storage.batches",
     "storage.commands",
     "storage.listing",
     "storage.database",
@@ -93,6 +101,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "storage": [
         {"open"},
         {"sql", "sqlite"},
+        {"batches"},
         {"commands", "database", "listing", "search"},
         {"records"},
         {"errors", "value"},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import orjson
 
 from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
-from adapters.base import BatchPart, BatchResult, BatchState
+from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.lines import cut_lines
 from adapters.batch.openai import refusal
 from adapters.claude.errors import Untranslatable
@@ -51,6 +51,7 @@ class AnthropicBatches:
 
     most_requests = 100_000
     most_bytes = 256 * 1000 * 1000
+    again_s: float | None = None
 
     def __init__(
         self,
@@ -131,19 +132,19 @@ class AnthropicBatches:
                 return result.custom_id in custom_ids
         return False
 
-    async def poll(self, id: str) -> BatchState:
+    async def poll(self, id: str) -> PartState:
         try:
             with self._translated():
                 batch = await self._client.messages.batches.retrieve(id)
         except ProviderRefused as error:
             if error.status == 404:
-                return BatchState(is_over=True, is_gone=True)
+                return PartState(is_over=True, is_gone=True)
             raise
         is_over = batch.processing_status == "ended"
         words = "" if batch.archived_at is None else "its results are not kept any longer"
-        return BatchState(is_over, is_over and batch.results_url is not None, words)
+        return PartState(is_over, is_over and batch.results_url is not None, words)
 
-    async def results(self, id: str) -> AsyncGenerator[BatchResult]:
+    async def results(self, id: str) -> AsyncGenerator[PartResult]:
         from anthropic._constants import RAW_RESPONSE_HEADER
 
         created = int(self._now())
@@ -220,7 +221,7 @@ async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
     yield b"".join((*held, b"]}"))
 
 
-def _result(line: Json, created: int) -> BatchResult:
+def _result(line: Json, created: int) -> PartResult:
     """Returns a line of the results. Raises: ProviderBroke."""
     custom_id, result = line.get("custom_id"), line.get("result")
     if not isinstance(custom_id, str) or not isinstance(result, dict):
@@ -228,17 +229,17 @@ def _result(line: Json, created: int) -> BatchResult:
     match result.get("type"):
         case "succeeded":
             try:
-                return BatchResult(
+                return PartResult(
                     custom_id, "succeeded", orjson.dumps(completion(result["message"], created))
                 )
             except (LookupError, TypeError, AttributeError, ValueError):
-                return BatchResult(custom_id, "errored", words="the result is no message")
+                return PartResult(custom_id, "errored", words="the result is no message")
         case "expired":
-            return BatchResult(custom_id, "expired", words="It was not answered within 24 hours.")
+            return PartResult(custom_id, "expired", words="It was not answered within 24 hours.")
         case "canceled":
-            return BatchResult(custom_id, "cancelled", words="The batch was cancelled.")
+            return PartResult(custom_id, "cancelled", words="The batch was cancelled.")
     error = result.get("error")
     inner = error.get("error") if isinstance(error, dict) else None
     kind = inner.get("type") if isinstance(inner, dict) else None
     words = refusal(500, error, {}, 0.0).message
-    return BatchResult(custom_id, "errored", words=words, is_transient=kind is None or kind in _TRANSIENT)
+    return PartResult(custom_id, "errored", words=words, is_transient=kind is None or kind in _TRANSIENT)

@@ -15,13 +15,12 @@ from uuid import uuid4
 
 import orjson
 
-from adapters.base import BatchPart, BatchResult, BatchState, Provider
+from adapters.base import BatchPart, PartResult, PartState, Provider
 from adapters.batch.openai import refusal
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 
 AT_ONCE: Final = 4
-AGAIN_S: Final = 1.0
 _HELD: Final = 64  # results that wait to be read; then the calls wait, too
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
@@ -32,7 +31,7 @@ class _Under:
     """A batch that is being worked on. results: None is the end."""
 
     part: BatchPart
-    results: asyncio.Queue[BatchResult] = field(default_factory=lambda: asyncio.Queue(_HELD))
+    results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_HELD))
     task: asyncio.Task[None] | None = None
     is_cancelled: bool = False
 
@@ -46,6 +45,7 @@ class LocalBatches:
 
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
+    again_s: float | None = 1.0
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -64,14 +64,14 @@ class LocalBatches:
     async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
         return next((id for id, under in self._under.items() if under.part.mark == part.mark), None)
 
-    async def poll(self, id: str) -> BatchState:
+    async def poll(self, id: str) -> PartState:
         under = self._under.get(id)
         if under is None:
-            return BatchState(is_over=True, is_gone=True)
+            return PartState(is_over=True, is_gone=True)
         is_done = under.task is not None and under.task.done()
-        return BatchState(is_done, not under.results.empty(), again_s=AGAIN_S)
+        return PartState(is_done, not under.results.empty())
 
-    async def results(self, id: str) -> AsyncGenerator[BatchResult]:
+    async def results(self, id: str) -> AsyncGenerator[PartResult]:
         """Yields what is there now."""
         under = self._under.get(id)
         while under is not None and not under.results.empty():
@@ -105,13 +105,13 @@ class LocalBatches:
             custom_id, _, body = line.partition(b" ")
             name = custom_id.decode()
             if under.is_cancelled:
-                await under.results.put(BatchResult(name, "cancelled", words="The batch was cancelled."))
+                await under.results.put(PartResult(name, "cancelled", words="The batch was cancelled."))
                 continue
             async with self._slots:
                 result = await self._ask(name, body)
             await under.results.put(result)
 
-    async def _ask(self, custom_id: str, body: bytes) -> BatchResult:
+    async def _ask(self, custom_id: str, body: bytes) -> PartResult:
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
@@ -119,14 +119,14 @@ class LocalBatches:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            return BatchResult(custom_id, "errored", words=error.message, is_transient=True)
+            return PartResult(custom_id, "errored", words=error.message, is_transient=True)
         if reply.status == 200:
-            return BatchResult(custom_id, "succeeded", raw)
+            return PartResult(custom_id, "succeeded", raw)
         try:
             said = orjson.loads(raw)
         except orjson.JSONDecodeError:
             said = None
-        return BatchResult(
+        return PartResult(
             custom_id,
             "errored",
             words=refusal(reply.status, said, {}, 0.0).message,

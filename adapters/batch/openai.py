@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
-from adapters.base import BatchPart, BatchResult, BatchState
+from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.lines import cut_lines
 from adapters.errors import (
     ProviderBroke,
@@ -44,6 +44,7 @@ class OpenAIBatches:
 
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
+    again_s: float | None = None
 
     def __init__(
         self,
@@ -94,21 +95,21 @@ class OpenAIBatches:
                     break
         return None
 
-    async def poll(self, id: str) -> BatchState:
+    async def poll(self, id: str) -> PartState:
         try:
             with self._translated():
                 batch = await self._client.batches.retrieve(id)
         except ProviderRefused as error:
             if error.status == 404:
-                return BatchState(is_over=True, is_gone=True)
+                return PartState(is_over=True, is_gone=True)
             raise
         errors = (batch.errors.data if batch.errors is not None else None) or []
         words = "; ".join(each.message for each in errors if each.message)
         has_results = bool(batch.output_file_id or batch.error_file_id)
         is_over = batch.status in _OVER
-        return BatchState(is_over, is_over and has_results, words[:_WORDS])
+        return PartState(is_over, is_over and has_results, words[:_WORDS])
 
-    async def results(self, id: str) -> AsyncGenerator[BatchResult]:
+    async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._translated():
             batch = await self._client.batches.retrieve(id)
             for file in (batch.output_file_id, batch.error_file_id):
@@ -171,7 +172,7 @@ def refusal(status: int, body: object, headers: Mapping[str, str], now_s: float)
     return ProviderRefused(words[:_WORDS], status=status, retry_after_s=again)
 
 
-def _result(line: Json) -> BatchResult:
+def _result(line: Json) -> PartResult:
     """Returns a line of an output or error file. Raises: ProviderBroke."""
     custom_id, response, error = line.get("custom_id"), line.get("response"), line.get("error")
     if not isinstance(custom_id, str):
@@ -179,16 +180,16 @@ def _result(line: Json) -> BatchResult:
     if isinstance(response, dict):
         status, body = response.get("status_code"), response.get("body")
         if status == 200 and isinstance(body, dict):
-            return BatchResult(custom_id, "succeeded", orjson.dumps(body))
+            return PartResult(custom_id, "succeeded", orjson.dumps(body))
         number = status if isinstance(status, int) else 500
         words = refusal(number, body, {}, 0.0).message
-        return BatchResult(
+        return PartResult(
             custom_id, "errored", words=words, is_transient=number in _TRANSIENT or number >= 500
         )
     code = error.get("code") if isinstance(error, dict) else None
     words = refusal(500, error, {}, 0.0).message
     if code == "batch_expired":
-        return BatchResult(custom_id, "expired", words=words)
+        return PartResult(custom_id, "expired", words=words)
     if code == "batch_cancelled":
-        return BatchResult(custom_id, "cancelled", words=words)
-    return BatchResult(custom_id, "errored", words=words, is_transient=True)
+        return PartResult(custom_id, "cancelled", words=words)
+    return PartResult(custom_id, "errored", words=words, is_transient=True)

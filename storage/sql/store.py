@@ -18,6 +18,7 @@ from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
 from storage.sql.append import Append
 from storage.sql.attached import Attached
+from storage.sql.batches import Batches, BatchSpending
 from storage.sql.blocks import Blocks
 from storage.sql.conversations import Conversations
 from storage.sql.defined_agents import DefinedAgents
@@ -76,6 +77,8 @@ class Store:
         self.spending = Spending(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database, self.jobs)
+        self.batches = Batches(database, rules, self.jobs)
+        self.batch_spending = BatchSpending(database)
         self.definitions = Definitions(database)
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import orjson
 import pytest
 
-from adapters.base import BatchPart, BatchProvider, BatchResult
+from adapters.base import BatchPart, BatchProvider, PartResult
 from adapters.batch.anthropic import AnthropicBatches
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
@@ -51,9 +51,9 @@ class Bench:
     def file(self, names: tuple[str, ...]) -> BinaryIO:
         return io.BytesIO(b"".join(self.provider.line(name, body_of(name)) for name in names))
 
-    async def read(self, id: str) -> dict[str, BatchResult]:
+    async def read(self, id: str) -> dict[str, PartResult]:
         """Returns all results, when they are there."""
-        found: dict[str, BatchResult] = {}
+        found: dict[str, PartResult] = {}
         while True:
             state = await self.provider.poll(id)
             if state.has_results:
@@ -72,7 +72,7 @@ def body_of(name: str) -> bytes:
     return orjson.dumps({"model": "claude-opus-4-6", "messages": said, "max_tokens": 100})
 
 
-def said_in(result: BatchResult) -> Any:
+def said_in(result: PartResult) -> Any:
     return json.loads(result.body)["choices"][0]["message"]["content"]
 
 

@@ -115,6 +115,25 @@ def finish_step(
     )
 
 
+def finish_turn(
+    e: Exchange,
+    canon: Canon,
+    above: bytes,
+    *,
+    full: Sequence[WireMessage],
+    said: WireMessage,
+    model: str,
+    now: float,
+) -> Exchange:
+    """Returns the exchange of a turn that is written as a whole: its rounds of tools are hidden ones."""
+    e = finish_step(e, canon, above, full=(said,), said=said, model=model, evicted=e.evicted, now=now)
+    if len(full) < 2:
+        return e
+    ours = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
+    hidden = orjson.dumps({"messages": list(full), "ours": ours})
+    return replace(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
+
+
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
     return replace(_ended(e, now), path=canon.path(_flat(e), above))

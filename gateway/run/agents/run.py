@@ -157,13 +157,13 @@ def identity_of(asked: RunRequest) -> Identity:
     )  # fmt: skip
 
 
-def request_of(asked: RunRequest) -> ChatRequest:
+def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
     tools = [*asked.client_tools]
     body: dict[str, Any] = {
         "model": asked.spec.model or "",
         "messages": [],
-        "stream": True,
+        **({"stream": True} if stream else {}),
         **sampling_of(asked.spec, has_tools=bool(tools)),
         **asked.fields,
     }
@@ -175,7 +175,7 @@ def request_of(asked: RunRequest) -> ChatRequest:
         json=body,
         model=body["model"],
         messages=[],
-        stream=True,
+        stream=stream,
         wants_usage=False,
         tools=tuple(str(tool["function"]["name"]) for tool in tools),
         has_tools=bool(tools),

@@ -423,6 +423,10 @@ class AgentRuns:
         )
         return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, uid, others, calls)
 
+    def toolbox_of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
+        """Returns the tools of an item of a batch, which holds no queue while they run."""
+        return self.toolbox(known, changes, run, speaker=Speaker.of(known, Waiter(known.agent.uid), Passes()))
+
 
 def _speaker(sending: Sending, known: Known) -> Speaker:
     uid = known.agent.uid

@@ -6,32 +6,41 @@ No reply waits for any of it, but for the vector of a question (gateway.run.back
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
-from adapters.base import Embedder, Provider
+from adapters.base import BatchProvider, Embedder, Provider
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.admin.forget import Retention
 from gateway.run.agents.run import SLEEP
+from gateway.run.background.batches.items import ItemTurns
+from gateway.run.background.batches.job import BatchJobs
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT, Compactor
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.background.embed import Embedding
-from gateway.run.background.job_metrics import JobMetrics
+from gateway.run.background.job_metrics import BatchMetrics, JobMetrics
 from gateway.run.background.learn import KIND as LEARN
 from gateway.run.background.learn import MARGIN_S, Learning
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.model import BackgroundModels, background_route
 from gateway.run.background.schedule import AT_START, Schedule
-from gateway.run.background.worker import Handler, JobContext, Worker
+from gateway.run.background.worker import Handler, JobContext, Worker, WorkerLimits
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
+from storage.batches import BATCH
 from storage.commands import Committed
+from storage.errors import StoreError
 from storage.sql.store import Store
+
+# Batches that are served at once. A job that ends the process is tried again all the same: what it has done is on disk.
+_BATCHES = WorkerLimits(concurrency=4, tries=1_000_000)
 
 
 class BackgroundServices:
@@ -56,6 +65,9 @@ class BackgroundServices:
         Raises: SettingsError.
         """
         memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
+        self._settings, self._store, self._metrics, self._now = settings, store, metrics, now
+        self._batches: BatchJobs | None = None
+        self._batch_worker: Worker | None = None
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
         self.maintenance = Maintenance(store, memory.idle_s, now)
@@ -101,6 +113,22 @@ class BackgroundServices:
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT] = self.compactor.run
 
+    def serve_batches(
+        self, keeper: MemoryKeeper, turns: ItemTurns, providers: Mapping[str, BatchProvider]
+    ) -> None:
+        """Has batches served, from the start on. providers: by the names of upstreams."""
+        jobs = BatchJobs(
+            self._store,
+            keeper,
+            turns,
+            providers,
+            self._settings.batch,
+            self._now,
+            BatchMetrics(self._metrics, self._store.batches.open_counts).tokens,
+        )
+        self._batches = jobs
+        self._batch_worker = Worker(self._store.jobs, {BATCH: jobs.run}, _BATCHES, count=self.worker.count)
+
     def start(self) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled."""
         runs: list[Coroutine[Any, Any, None]] = [
@@ -113,7 +141,14 @@ class BackgroundServices:
             runs.append(self.learning.schedule.run())
         if self.embedding is not None:
             runs.append(self.embedding.run())
+        if self._batch_worker is not None:
+            runs.append(self._serve_batches(self._batch_worker))
         return [asyncio.create_task(each) for each in runs]
+
+    async def _serve_batches(self, worker: Worker) -> None:
+        with suppress(StoreError):
+            await self._store.batches.drop_unstarted(self._now())
+        await worker.run()
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until the jobs that turns asked for are in the queue, for so long at most."""
@@ -121,6 +156,8 @@ class BackgroundServices:
 
     async def aclose(self) -> None:
         await self.models.aclose()
+        if self._batches is not None:
+            await self._batches.aclose()
 
     @property
     def embed_query(self) -> EmbedQuery | None:

@@ -36,8 +36,14 @@ class Composer:
     cache_s: float
     summarises: bool
 
-    async def make(self, known: Known, form: EndpointForm, tools: Sequence[dict[str, Any]]) -> Prompt:
-        """Returns the prompt for the target that is expected to answer."""
+    async def make(
+        self,
+        known: Known,
+        form: EndpointForm,
+        tools: Sequence[dict[str, Any]],
+        made_notes: Mapping[int, str] | None = None,
+    ) -> Prompt:
+        """Returns the prompt for the target that is expected to answer. made_notes: those that were made before."""
         asked, plan = known.asked, known.plan
         if known.is_off:
             # In append mode only the gateway has the history, so it goes upstream even with memory off.
@@ -47,7 +53,7 @@ class Composer:
         new = plan.messages
         last = len(new) - 1
         # Notes written once stay: a retry, or a question asked again, gets the same.
-        notes = _known_notes(known)
+        notes = _known_notes(known) if made_notes is None else dict(made_notes)
         # What only quotes its conversation is a front end's request for a title or the like.
         takes_note = bool(new) and _takes_note(new[-1]) and last not in notes and not plan.quotes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0

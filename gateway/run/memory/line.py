@@ -138,6 +138,24 @@ async def _line(store: Store, asked: MemoryRequest, agent: Agent) -> Line | None
     return await store.append.line(agent, key, uid, asked.target.context_window, turns)
 
 
+def as_of(known: Known, tip: int | None) -> Known:
+    """Returns the knowledge as it was when an exchange was the last one; as it is where the path has it no more.
+
+    tip: 0: there was none. None: the last one that is not being answered.
+    """
+    path = known.path
+    if tip is None:
+        path = path if known.unended is None else path[:-1]
+    elif not tip:
+        path = ()
+    elif tip in known.path_ids:
+        path = path[: next(n for n, x in enumerate(path, 1) if x.id == tip)]
+    if path == known.path:
+        return known
+    known = replace(known, path=path, tree=Tree(path), unended=None)
+    return _planned(known, known.plan.held, known.pinned, known.blocks)
+
+
 def ended(known: Known, finished: Exchange) -> Known:
     """Returns the knowledge with a step that has ended at its end; what comes next is not planned yet."""
     if known.path and known.path[-1] is finished:

@@ -59,6 +59,10 @@ class Queues:
     def __len__(self) -> int:
         return len(self._locks)
 
+    def is_free(self, name: tuple[str, str]) -> bool:
+        """Returns whether nobody is in a queue, so that entering it now takes no time."""
+        return name not in self._locks
+
     async def enter(self, name: tuple[str, str], place: QueuePlace, most: int | None = None) -> None:
         """Waits until the requests before this one have left. most: how many may be in the queue; None: any number.
 

@@ -22,6 +22,7 @@ from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.tools import ToolView
+from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.models import ModelList
@@ -47,6 +48,7 @@ class AgentsApi:
     store: Store
     registry: Registry
     runs: AgentRuns
+    batches: BatchRequests
     keeper: MemoryKeeper
     models: ModelList
     compactor: Compactor

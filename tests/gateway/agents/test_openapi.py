@@ -91,6 +91,9 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
     folder = world.letta.folders.create(name="sheets")
     file = world.letta.folders.files.upload(folder.id, file=("a.txt", b"A moss."))
     named |= {"folder_id": folder.id, "file_id": file.id, "name": "sheets"}
+    sends = [{"agent_id": agent.id, "input": "Hi"}]
+    _, batch = world.ask("POST", "/v1/messages/batches", {"requests": sends})
+    named["batch_id"] = batch["id"]
     faults: list[str] = []
     asked = 0
     for result in schema.get_all_operations():

@@ -1,0 +1,135 @@
+"""Batches as their callers see them: accepted, listed, cancelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.core import ids
+from gateway.core.conversation.canonical import WireMessage
+from gateway.errors import BadRequest, UnknownModel
+from gateway.run.agents.registry import Registry
+from gateway.run.background.batches.items import ItemRequest
+from gateway.run.memory.line import DEFAULT
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.route import agent_route
+from gateway.settings import Settings
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
+from storage.errors import NotFound
+from storage.listing import Page
+from storage.records import Run, RunState
+from storage.sql.store import Store
+from storage.value import frozen
+
+MOST_ITEMS = 10_000
+_PAGE = 50
+
+
+@frozen
+class AskedItem:
+    """An item that is asked for. agent: its uid. conversation: `default`, or a uid. model, system: as in a send."""
+
+    agent: str
+    messages: tuple[WireMessage, ...]
+    max_steps: int
+    conversation: str = DEFAULT
+    model: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequests:
+    """Batches of all projects. wake: has the worker look for jobs. now: seconds since the epoch."""
+
+    store: Store
+    settings: Settings
+    registry: Registry
+    failover: Failover
+    now: Callable[[], float]
+
+    async def accept(
+        self, project: str, items: Sequence[AskedItem], callback: str | None, *, has_credential: bool
+    ) -> Batch:
+        """Accepts a batch; it is on disk when this returns. has_credential: the caller brings an upstream's key.
+
+        Raises: BadRequest; NotFound: there is no such agent or conversation; StoreError.
+        """
+        if not 0 < len(items) <= MOST_ITEMS:
+            raise BadRequest(f"A batch has between 1 and {MOST_ITEMS} requests.", param="requests")
+        uid, often = Counter(item.agent for item in items).most_common(1)[0]
+        if often > 1:
+            name = ids.named("agent", uid)
+            raise BadRequest(
+                f"A batch has one request for each agent, and {often} for {name}.", param="requests"
+            )
+        rows = await self.store.batches.agents_named(project, [item.agent for item in items])
+        for item in items:
+            if item.agent not in rows:
+                raise NotFound(f"there is no agent {ids.named('agent', item.agent)!r}")
+            if has_credential:
+                await self._check_key(project, item)
+        now, store = self.now(), self.store.batches
+        drafts = [await self._draft(project, item, rows, now) for item in items]
+        batch = await store.begin(
+            Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback)
+        )
+        for n in range(0, len(drafts), _PAGE):
+            page = drafts[n : n + _PAGE]
+            await store.add(batch.id, page)
+        await store.start(batch)
+        return batch
+
+    async def _check_key(self, project: str, item: AskedItem) -> None:
+        """Refuses a key that only this request has. Raises: BadRequest."""
+        found = await self.registry.agent(project, item.agent)
+        spec = found.spec if item.model is None else self.registry.with_model(found.spec, item.model)
+        try:
+            route = agent_route(self.settings, spec)
+        except UnknownModel:
+            return
+        if not self.failover.endpoints[route.upstream][0].has_key:
+            raise BadRequest(
+                f"The upstream {route.upstream!r} has no key of its own, and a batch goes on when its caller's key "
+                "is gone. Set `api_key` of the upstream.",
+                param="requests",
+            )
+
+    async def _draft(self, project: str, item: AskedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
+        agent, conversation = rows[item.agent], 0
+        if item.conversation != DEFAULT:
+            owner = await self.store.agents.load(agent)
+            found = (
+                None
+                if owner is None
+                else await self.store.append.conversation(owner, None, item.conversation)
+            )
+            if found is None:
+                raise NotFound(f"there is no conversation {ids.named('conv', item.conversation)!r}")
+            conversation = found.id
+        request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
+        run = Run(0, ids.new_uid(), agent, conversation, RunState.CREATED, now, background=True)
+        return ItemDraft(run, request.dump(), ids.new_uid())
+
+    async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
+        """Returns a batch. Raises: NotFound."""
+        batch = await self.store.batches.find(project, uid)
+        return batch, await self.store.batches.counts(batch.id)
+
+    async def list(self, project: str | None, page: Page) -> list[tuple[Batch, BatchCounts]]:
+        found = await self.store.batches.list(project, page)
+        return [(batch, await self.store.batches.counts(batch.id)) for batch in found]
+
+    async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
+        """Returns a page of a batch's items, each with why it failed, or ""."""
+        store = self.store.batches
+        found = await store.items(batch.id, after=after, limit=limit)
+        words = await store.words(batch.id, after, found[-1].id) if found else {}
+        return [(item, words.get(item.id, "")) for item in found]
+
+    async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
+        """Cancels a batch; one that has ended stays as it is. Raises: NotFound."""
+        batch = await self.store.batches.find(project, uid)
+        if not batch.is_over:
+            batch = await self.store.batches.cancel(batch, self.now())
+        return batch, await self.store.batches.counts(batch.id)

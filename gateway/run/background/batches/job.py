@@ -1,0 +1,534 @@
+"""The job of a batch: it submits what is ready, asks for results, feeds them to the items, and begins anew.
+
+Each attempt does all that can be done now, and puts the job off until the providers are asked again. What it has done
+is on disk before the next thing is done, so one that is killed is taken up where it was: a part that was being
+submitted is looked for by its mark, and a result that was taken is not taken again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import BinaryIO, Final
+from uuid import uuid4
+
+from adapters.base import BatchProvider, PartResult
+from adapters.errors import ProviderError, ProviderRefused
+from gateway.core import ids
+from gateway.core.turn.guide import StopReason
+from gateway.metrics import Count
+from gateway.run.background.batches.items import (
+    GONE,
+    Composed,
+    Ending,
+    ItemFailed,
+    ItemTurns,
+    expired,
+)
+from gateway.run.background.batches.parts import TRIES, PartJournal, ProviderPart
+from gateway.run.background.budget import DAY_S
+from gateway.run.background.worker import JobContext, Postponed
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.tools.toolbox import AT_ONCE
+from gateway.settings import BatchSettings
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack, ItemEnd, ItemWrite
+from storage.errors import StoreError, WriteConflict
+from storage.records import RunState
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+PAGE: Final = 50  # items of one transaction
+_GROWTH: Final = 10  # the longest wait between two polls, in first ones
+_ERRORS: Final = 2  # requests of an item that may fail one after the other
+_EXPIRIES: Final = 3
+_LOSSES: Final = 8  # requests of an item that may be lost
+_CONFLICTS: Final = 8
+MISSING: Final = "The provider's results say nothing of this item."
+INTERNAL: Final = "An error of the gateway's own; its log says more."
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A part that is being composed, with the file of its requests, which has no name."""
+
+    upstream: str
+    model: str
+    items: list[GivenItem] = field(default_factory=list)
+    size: int = 0
+    _file: BinaryIO | None = None
+
+    def add(self, composed: Composed, line: bytes, item: GivenItem) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file.write(line)
+        self.size += len(line)
+        self.items.append(item)
+
+    def is_full(self, provider: BatchProvider, more: int) -> bool:
+        """Returns whether there is no room for so many more bytes."""
+        return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
+
+    def hand_over(self) -> BinaryIO:
+        """Returns the file, whose taker closes it."""
+        file, self._file = self._file, None
+        assert file is not None
+        file.seek(0)
+        return file
+
+    def release(self) -> None:
+        """Closes the file, if nobody has taken it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@dataclass(eq=False)
+class BatchJobs:
+    """Performs the jobs of batches. providers: by the names of upstreams. now: seconds since the epoch.
+
+    tokens: counts those of all batches.
+    """
+
+    store: Store
+    keeper: MemoryKeeper
+    turns: ItemTurns
+    providers: Mapping[str, BatchProvider]
+    settings: BatchSettings
+    now: Callable[[], float]
+    tokens: Count
+    said: dict[int, BatchCounts] = field(default_factory=dict)
+
+    async def run(self, job: JobContext) -> None:
+        """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
+        batch = await self.store.batches.find(None, job.job.key)
+        await _Attempt(self, job, batch, await PartJournal.load(job, self.store)).run()
+
+    async def aclose(self) -> None:
+        for provider in self.providers.values():
+            await provider.aclose()
+
+
+# Makes what becomes of an item, anew where somebody else was faster.
+_Makes = Callable[[], Awaitable[ItemWrite | Ending]]
+_Work = tuple[BatchItem, _Makes]
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """One attempt of one batch's job."""
+
+    jobs: BatchJobs
+    job: JobContext
+    batch: Batch
+    parts: PartJournal
+    _later: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            for task in self._later:
+                task.cancel()
+
+    async def _run(self) -> None:
+        batches, waits = self.jobs.store.batches, list[float]()
+        if self.batch.is_over:
+            await self._stop()
+            return
+        for part in self.parts.open:
+            wait = await self._serve(part)
+            if wait is not None:
+                waits.append(wait)
+        known = len(self.parts.parts)
+        until_tomorrow = await self._submit_ready()
+        if until_tomorrow is not None:
+            waits.append(until_tomorrow)
+        waits += [self._wait(part) for part in self.parts.parts[known:] if not part.is_over]
+        await self._done_later()
+        now = await batches.get(self.batch.id)
+        if now is not None and now.is_over:
+            await self._stop()
+        elif await batches.is_open(self.batch.id):
+            await self._say()
+            # Some have become ready meanwhile.
+            wait = 0.0 if until_tomorrow is None and await batches.in_part(self.batch.id, 0) else None
+            raise Postponed(
+                "its providers are asked again", min(waits, default=0.0) if wait is None else wait
+            )
+        else:
+            await self._finish()
+
+    # -- the end
+
+    async def _finish(self) -> None:
+        at = self.jobs.now()
+        await self.job.finish(self.jobs.store.batches.finish(self.batch.id, BatchState.COMPLETED, at))
+        await self._say()
+
+    async def _stop(self) -> None:
+        """Stops what providers still do for a batch that is over. Raises: Postponed: one is still at it."""
+        waits = list[float]()
+        for part in self.parts.open:
+            provider = self.jobs.providers.get(part.upstream)
+            try:
+                if provider is not None and not await self._stopped(part, provider):
+                    waits.append(self._wait(part))
+                    continue
+            except ProviderError as error:
+                _log.warning("batch %s: %s: %s", self._name, part.upstream, error.message)
+                if part.tries < TRIES:
+                    await self.parts.failed(part, error.message, refused=False)
+                    waits.append(self._wait(part))
+                    continue
+            await self.parts.over(part)
+        if waits:
+            raise Postponed("its providers stop", min(waits))
+
+    async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
+        if part.id is None:
+            found = await provider.find(part.wanted, await self._custom_ids(part))
+            if found is None:
+                return True
+            await self.parts.made(part, found)
+        assert part.id is not None
+        state = await provider.poll(part.id)
+        if not state.is_over:
+            await provider.cancel(part.id)
+            return False
+        if not state.is_gone:
+            await provider.discard(part.id)
+        return True
+
+    async def _say(self) -> None:
+        counts = await self.jobs.store.batches.counts(self.batch.id)
+        if self.jobs.said.get(self.batch.id) == counts:
+            return
+        self.jobs.said[self.batch.id] = counts
+        if not (counts.waiting or counts.running):
+            self.jobs.said.pop(self.batch.id)
+        _log.info(
+            "batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled), %d are under way",
+            self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,
+            counts.cancelled, counts.running,
+        )  # fmt: skip
+
+    @property
+    def _name(self) -> str:
+        return ids.named("job", self.batch.uid)
+
+    # -- parts
+
+    async def _serve(self, part: ProviderPart) -> float | None:
+        """Does what can be done about a part. Returns the seconds until it is asked again; None: it is over."""
+        provider = self.jobs.providers.get(part.upstream)
+        if provider is None:
+            # The settings name the upstream no longer.
+            await self._give_up(part, f"There is no upstream {part.upstream!r} any more.")
+            return None
+        try:
+            if part.id is not None or await self._adopt(part, provider):
+                await self._read(part, provider)
+        except ProviderError as error:
+            _log.warning("batch %s: %s: %s", self._name, part.upstream, error.message)
+        return None if part.is_over else self._wait(part)
+
+    async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
+        """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
+        found = await provider.find(part.wanted, await self._custom_ids(part))
+        if found is not None:
+            _log.info("batch %s: found at %s what was submitted before", self._name, part.upstream)
+            await self.parts.made(part, found)
+            return True
+        draft = _Draft(part.upstream, part.model)
+        try:
+            async for item in self._items(part.number):
+                if (composed := await self._compose(item)) is not None:
+                    draft.add(*composed)
+            await self._give(part, draft)
+            if not draft.items:
+                await self.parts.over(part)
+                return False
+            return await self._submit(part, draft, provider)
+        finally:
+            draft.release()
+
+    async def _custom_ids(self, part: ProviderPart) -> set[str]:
+        found: set[str] = set()
+        async for page in self._pages(part.number):
+            found |= {f"{item.run.uid}-{item.sent}" for item in page if item.run is not None}
+        return found
+
+    async def _submit(self, part: ProviderPart, draft: _Draft, provider: BatchProvider) -> bool:
+        try:
+            id = await provider.submit(part.wanted, draft.hand_over())
+        except ProviderError as error:
+            is_refused = isinstance(error, ProviderRefused) and error.status < 500
+            await self._refused(part, error.message, is_sure=is_refused)
+            return False
+        await self.parts.made(part, id)
+        return True
+
+    async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool) -> None:
+        _log.warning("batch %s: a part was not taken by %s: %s", self._name, part.upstream, words)
+        await self.parts.failed(part, words, refused=is_sure)
+        if part.tries >= TRIES:
+            await self._give_up(part, words)
+
+    async def _give_up(self, part: ProviderPart, words: str) -> None:
+        """Fails the items of a part that cannot be submitted."""
+        await self._fail_all(part, ItemFailed(words, StopReason.UPSTREAM_ERROR))
+        await self.parts.over(part)
+
+    async def _fail_all(self, part: ProviderPart, failure: ItemFailed) -> None:
+        async for page in self._pages(part.number):
+            await self._settle([(item, partial(self._failed, item, failure)) for item in page])
+            await self._done_later()
+
+    async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
+        """Takes the results that a part has. Raises: ProviderError."""
+        assert part.id is not None
+        state = await provider.poll(part.id)
+        if state.has_results:
+            page: dict[str, PartResult] = {}
+            async for result in provider.results(part.id):
+                page[result.custom_id] = result
+                if len(page) >= PAGE:
+                    await self._take(part, page)
+                    page = {}
+            await self._take(part, page)
+        if not state.is_over:
+            return
+        await self._done_later()
+        if state.words and not state.has_results:
+            await self._refused(part, state.words, is_sure=True)
+            return
+        if state.is_gone:
+            await self._lost(part)
+        await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
+        await self.parts.over(part)
+        try:
+            await provider.discard(part.id)
+        except ProviderError as error:
+            _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, error.message)
+
+    async def _lost(self, part: ProviderPart) -> None:
+        """Sends the items of a part again of which the provider knows nothing any more, within bounds."""
+        async for page in self._pages(part.number):
+            again = [ItemBack(each, each.errors, each.expiries) for each in page if each.sent < _LOSSES]
+            if again:
+                await self._commit(again)
+
+    def _wait(self, part: ProviderPart) -> float:
+        """Returns the seconds until a provider is asked again: the longer it took so far, the longer they are."""
+        provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
+        if provider is not None and provider.again_s is not None:
+            return min(first, provider.again_s)
+        return min(_GROWTH * first, max(first, (self.jobs.now() - part.at) / _GROWTH))
+
+    # -- what is ready
+
+    async def _submit_ready(self) -> float | None:
+        """Composes what is ready and submits it. Returns the seconds until the day's tokens are there again."""
+        batches, settings = self.jobs.store.batches, self.jobs.settings
+        if not await batches.in_part(self.batch.id, 0):
+            return None
+        if settings.daily_tokens:
+            day, passed = divmod(self.jobs.now(), DAY_S)
+            spent = await self.jobs.store.batch_spending.spent(self.batch.project, int(day))
+            if spent >= settings.daily_tokens:
+                _log.info(
+                    "batch %s waits for the next day: its project has used %d of its %d tokens",
+                    self._name, spent, settings.daily_tokens,
+                )  # fmt: skip
+                return DAY_S - passed
+        await batches.running(self.batch.id)
+        drafts: dict[tuple[str, str], _Draft] = {}
+        try:
+            async for item in self._items(0):
+                composed = await self._compose(item)
+                if composed is None:
+                    continue
+                key, line = (composed[0].upstream, composed[0].model), composed[1]
+                if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(line)):
+                    await self._close(drafts[key])
+                    drafts.pop(key).release()
+                drafts.setdefault(key, _Draft(*key)).add(*composed)
+            for draft in drafts.values():
+                await self._close(draft)
+        finally:
+            for draft in drafts.values():
+                draft.release()
+        return None
+
+    async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, GivenItem] | None:
+        """Returns an item's request and its line; None: it has ended instead."""
+        # Live turns come in between.
+        await asyncio.sleep(0)
+        try:
+            if item.run is None or item.run.is_over:
+                raise ItemFailed(GONE)
+            composed = await self.jobs.turns.compose(item)
+            provider = self.jobs.providers[composed.upstream]
+            line = provider.line(f"{item.run.uid}-{item.sent}", composed.body)
+            if len(line) > provider.most_bytes:
+                raise ItemFailed("The request is larger than its provider takes.")
+        except ItemFailed as error:
+            await self._settle([(item, partial(self._failed, item, error))])
+            return None
+        except ProviderRefused as error:
+            refused = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
+            await self._settle([(item, partial(self._failed, item, refused))])
+            return None
+        except StoreError:
+            raise
+        except Exception:
+            _log.exception("batch %s: an item could not be composed", self._name)
+            await self._settle([(item, partial(self._failed, item, ItemFailed(INTERNAL)))])
+            return None
+        return (
+            composed,
+            line,
+            GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked),
+        )
+
+    async def _close(self, draft: _Draft) -> None:
+        """Makes a part of a draft."""
+        part = await self.parts.add(
+            draft.upstream, draft.model, uuid4().hex, self.jobs.now(), len(draft.items)
+        )
+        await self._give(part, draft)
+        await self._submit(part, draft, self.jobs.providers[draft.upstream])
+
+    async def _give(self, part: ProviderPart, draft: _Draft) -> None:
+        give, items = self.jobs.store.batches.give, draft.items
+        for n in range(0, len(items), PAGE):
+            await self.job.commit(give(part.number, items[n : n + PAGE], self.jobs.now()))
+
+    # -- what came back
+
+    async def _take(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
+        """Takes results; those that were taken before say nothing new."""
+        works: list[_Work] = []
+        for custom_id, result in page.items():
+            uid, _, sent = custom_id.rpartition("-")
+            item = await self.jobs.store.batches.item(self.batch.id, uid)
+            if item is not None and item.part == part.number and sent == str(item.sent):
+                works.append((item, partial(self._answered, item, result)))
+        await self._settle(works)
+
+    async def _answered(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
+        """Returns what becomes of an item by a result."""
+        words = result.words
+        try:
+            match result.outcome:
+                case "succeeded":
+                    return await self.jobs.turns.take(item, result.body)
+                case "errored" if result.is_transient and item.errors + 1 < _ERRORS:
+                    return ItemBack(item, item.errors + 1, item.expiries)
+                case "errored":
+                    failure = ItemFailed(words, StopReason.UPSTREAM_ERROR)
+                case "expired" if item.expiries + 1 < _EXPIRIES:
+                    return ItemBack(item, item.errors, item.expiries + 1)
+                case "expired":
+                    failure = expired(words)
+                case _:
+                    failure = ItemFailed(words, StopReason.CANCELLED, RunState.CANCELLED)
+        except ItemFailed as error:
+            failure = error
+        except StoreError:
+            raise
+        except Exception:
+            _log.exception("batch %s: a result could not be taken", self._name)
+            failure = ItemFailed(INTERNAL)
+        return await self._failed(item, failure)
+
+    async def _failed(self, item: BatchItem, failure: ItemFailed) -> ItemWrite | Ending:
+        return await self.jobs.turns.give_up(item, failure)
+
+    async def _settle(self, works: Sequence[_Work]) -> None:
+        """Writes what becomes of items: those of a page together, those whose conversation is busy when it is free."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def make(work: _Work) -> ItemWrite | Ending:
+            async with places:
+                return await work[1]()
+
+        made = await asyncio.gather(*map(make, works))
+        queues, endings, writes = self.jobs.keeper.queues, list[Ending](), list[ItemWrite]()
+        together = list[_Work]()
+        with ExitStack() as stack:
+            for work, found in zip(works, made, strict=True):
+                if not isinstance(found, Ending):
+                    writes.append(found)
+                elif queues.is_free(found.turn.lane):
+                    await queues.enter(found.turn.lane, stack.enter_context(QueuePlace()))
+                    writes.append(await self.jobs.turns.settle(found))
+                    endings.append(found)
+                else:
+                    self._later.append(asyncio.create_task(self._alone(work)))
+                    continue
+                together.append(work)
+            try:
+                await self._commit(writes)
+            except WriteConflict:
+                pass
+            else:
+                for ending in endings:
+                    self.jobs.turns.report(ending)
+                return
+        # Two of them have changed one block, or somebody else was faster: one by one, each on what is there then.
+        for work in together:
+            await self._alone(work)
+
+    async def _alone(self, work: _Work) -> None:
+        """Writes what becomes of one item, as soon as its conversation is free."""
+        item, make = work
+        for _ in range(_CONFLICTS):
+            found = await make()
+            with QueuePlace() as place:
+                write = found
+                if isinstance(found, Ending):
+                    await self.jobs.keeper.queues.enter(found.turn.lane, place)
+                    write = await self.jobs.turns.settle(found)
+                assert not isinstance(write, Ending)
+                try:
+                    await self._commit([write])
+                except WriteConflict:
+                    continue
+            if isinstance(found, Ending):
+                self.jobs.turns.report(found)
+            return
+        words = "The blocks of this agent, or its conversation, change too fast."
+        await self._commit([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.jobs.now(), words)])
+
+    async def _commit(self, writes: Sequence[ItemWrite]) -> None:
+        if not writes:
+            return
+        day = int(self.jobs.now() // DAY_S)
+        await self.job.commit(self.jobs.store.batches.write(self.batch.project, day, writes))
+        self.jobs.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemBack)))
+
+    async def _done_later(self) -> None:
+        """Waits for the items whose conversation was busy."""
+        while self._later:
+            await self._later.pop()
+
+    # -- items
+
+    async def _pages(self, part: int) -> AsyncIterator[list[BatchItem]]:
+        """Yields the items that are in a part, and may leave it meanwhile."""
+        after = 0
+        while page := await self.jobs.store.batches.items(self.batch.id, part=part, after=after, limit=PAGE):
+            after = page[-1].id
+            yield page
+
+    async def _items(self, part: int) -> AsyncIterator[BatchItem]:
+        async for page in self._pages(part):
+            for item in page:
+                yield item

@@ -1,0 +1,102 @@
+"""The parts of a batch: requests of one upstream and model that are submitted together, as the job's journal has them.
+
+part-<n>        it is about to be made: of what, and under which mark
+made-<n>-<m>    the provider's id of it; m: how often it was refused before, each time under another mark
+failed-<n>-<t>  it could not be submitted, for the t-th time
+over-<n>        all of its results were read
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import orjson
+
+from adapters.base import BatchPart
+from gateway.run.background.worker import JobContext
+from storage.sql.store import Store
+
+TRIES = 8  # of submitting a part
+
+
+@dataclass(slots=True)
+class ProviderPart:
+    """A part. at: seconds since the epoch when it was thought of. words: why it was refused last.
+
+    tries: how often it could not be submitted; refusals: how often of these the provider refused it.
+    """
+
+    number: int
+    upstream: str
+    model: str
+    mark: str
+    at: float
+    count: int
+    id: str | None = None
+    tries: int = 0
+    refusals: int = 0
+    words: str = ""
+    is_over: bool = False
+
+    @property
+    def wanted(self) -> BatchPart:
+        return BatchPart(f"{self.mark}-{self.refusals}", self.at, self.count)
+
+
+@dataclass(slots=True)
+class PartJournal:
+    """The parts of one batch, in one attempt of its job."""
+
+    job: JobContext
+    parts: list[ProviderPart] = field(default_factory=list)
+
+    @staticmethod
+    async def load(job: JobContext, store: Store) -> PartJournal:
+        journal = {
+            name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
+        }
+        found = PartJournal(job)
+        while (about := journal.get(f"part-{len(found.parts) + 1}")) is not None:
+            part = ProviderPart(len(found.parts) + 1, **about)
+            while (failure := journal.get(f"failed-{part.number}-{part.tries + 1}")) is not None:
+                part.tries += 1
+                part.words = failure["words"]
+                part.refusals += failure["refused"]
+            made = journal.get(f"made-{part.number}-{part.refusals}")
+            part.id = None if made is None else made["id"]
+            part.is_over = f"over-{part.number}" in journal
+            found.parts.append(part)
+        return found
+
+    @property
+    def open(self) -> list[ProviderPart]:
+        return [part for part in self.parts if not part.is_over]
+
+    async def add(self, upstream: str, model: str, mark: str, at: float, count: int) -> ProviderPart:
+        """Writes down that a part is about to be made."""
+        number = len(self.parts) + 1
+        part = ProviderPart(number, upstream, model, mark, at, count)
+        about = {"upstream": upstream, "model": model, "mark": mark, "at": at, "count": count}
+        await self._write(f"part-{number}", about)
+        self.parts.append(part)
+        return part
+
+    async def made(self, part: ProviderPart, id: str) -> None:
+        await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
+        part.id = id
+
+    async def failed(self, part: ProviderPart, words: str, *, refused: bool) -> None:
+        """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark."""
+        await self._write(f"failed-{part.number}-{part.tries + 1}", {"words": words, "refused": refused})
+        part.tries += 1
+        part.words = words
+        if refused:
+            part.refusals += 1
+            part.id = None
+
+    async def over(self, part: ProviderPart) -> None:
+        await self._write(f"over-{part.number}", {})
+        part.is_over = True
+
+    async def _write(self, name: str, value: object) -> None:
+        await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))

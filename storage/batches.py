@@ -1,0 +1,166 @@
+"""The values of batches: what is stored of them, and what passes between their job and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from enum import StrEnum
+
+from storage.commands import BlockMerge, StepOpen
+from storage.records import BlockOp, Run, RunState, RunStep
+from storage.value import frozen
+
+BATCH = "batch"  # the kind of its job
+# The stop reason of an item that no provider answered in time.
+EXPIRED = "expired"
+
+
+class BatchState(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@frozen
+class Batch:
+    """Sends to many agents, answered at a provider's own time. callback: who is told when it ends."""
+
+    id: int
+    uid: str
+    project: str
+    state: BatchState
+    created: float
+    ended: float | None = None
+    callback: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in (BatchState.CREATED, BatchState.RUNNING)
+
+
+@frozen
+class BatchCounts:
+    """How many items of a batch are in each state. One whose agent was deleted has failed."""
+
+    waiting: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.waiting + self.running + self.ended
+
+    @property
+    def ended(self) -> int:
+        return self.completed + self.failed + self.expired + self.cancelled
+
+
+@frozen
+class BatchItem:
+    """An item of a batch. run: its run; None: its agent was deleted. agent: its public uid. conversation: its name.
+
+    part, sent, errors, expiries, tip, epoch: as the table has them.
+    """
+
+    id: int
+    run: Run | None
+    agent: str
+    project: str
+    part: int
+    sent: int
+    errors: int
+    expiries: int
+    tip: int | None
+    epoch: int | None
+    conversation: str | None = None
+
+    @property
+    def state(self) -> str:
+        """As `BatchCounts` names it."""
+        if self.run is None:
+            return "failed"
+        return item_state(self.run.state, self.run.stop)
+
+
+def item_state(state: str | None, stop: str | None) -> str:
+    """Returns the state of an item by that of its run. state: None: the run is gone."""
+    if state is None or state == RunState.CREATED:
+        return "failed" if state is None else "waiting"
+    return EXPIRED if state == RunState.FAILED and stop == EXPIRED else str(state)
+
+
+@frozen
+class ItemDraft:
+    """An item as it is accepted. run: its id 0. request: JSON. uid: of the conversation, if it begins."""
+
+    run: Run
+    request: bytes
+    uid: str
+    key: str = "default"
+
+
+@frozen
+class GivenItem:
+    """An item that goes into a part. asked: JSON, how it was asked."""
+
+    agent: int
+    run: int
+    tip: int
+    epoch: int
+    asked: bytes
+
+
+@frozen
+class RoundWrite:
+    """A round of an item that goes on: a reply whose tools have run.
+
+    sent: which of its requests it is. number: of the round. data: JSON, without its edits, which are added as written:
+    [block, version, operation] each. edits, versions: as in `StepOpen`. tokens: of the call of the model.
+    """
+
+    item: BatchItem
+    number: int
+    data: Mapping[str, object]
+    edits: BlockMerge
+    versions: Mapping[int, int]
+    tokens: int
+    now: float
+
+
+@frozen
+class ItemEnd:
+    """The end of an item. state, stop: of its run. words: why it failed, or "".
+
+    turn: its exchange, whole; None: nothing of it is kept. step: the call of the model, with the tokens of all of its
+    calls; its exchange does not count. edits: of earlier rounds, as they were written; ops: what enters with the turn.
+    """
+
+    item: BatchItem
+    state: RunState
+    stop: str
+    now: float
+    words: str = ""
+    tokens: int = 0
+    turn: StepOpen | None = None
+    step: RunStep | None = None
+    rounds: int = 0
+    edits: Sequence[tuple[int, int, BlockOp]] = ()
+    merged: BlockMerge = field(default_factory=BlockMerge)
+    versions: Mapping[int, int] = field(default_factory=dict)
+
+
+@frozen
+class ItemBack:
+    """An item whose request came to nothing, and that is sent again."""
+
+    item: BatchItem
+    errors: int
+    expiries: int
+
+
+ItemWrite = RoundWrite | ItemEnd | ItemBack

@@ -1,0 +1,439 @@
+"""Batches: sends to many agents, each of which is a run whose turn is written when it ends.
+
+Where an item stands is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
+by pages, each one transaction that checks first that the batch's job still runs here.
+
+kinds of texts: request (what is sent), asked (how it was asked last), round (a reply and its results), call and result
+(of tools that are not repeated), words (why it failed).
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from storage.batches import (
+    BATCH,
+    Batch,
+    BatchCounts,
+    BatchItem,
+    BatchState,
+    GivenItem,
+    ItemBack,
+    ItemDraft,
+    ItemEnd,
+    ItemWrite,
+    RoundWrite,
+    item_state,
+)
+from storage.commands import BlockMerge, Rules
+from storage.database import Connection, Database, Row
+from storage.errors import NotFound, Stale, WriteConflict
+from storage.listing import Page
+from storage.records import BlockOp, Counts, Run, RunState, RunStep
+from storage.sql.append import open_step
+from storage.sql.blocks import add_op, write_block
+from storage.sql.group import Group, bulk_writes, effect, reads
+from storage.sql.jobs import NO_AGENT, Jobs
+from storage.sql.passages import keep_edit
+from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
+from storage.sql.statements import load
+
+SQL = load("batches.sql")
+GONE = "the memory of this item is gone"
+
+_EMPTY = b""
+# The length of where a value came from, so that its row can be told later without growing: 9 bytes of a number at most.
+_ORIGIN = 40
+_BEGIN_SEQ = 0
+_PAGE = 100
+
+
+class Batches(Group):
+    """Batches and their items. A project is that of the batch."""
+
+    def __init__(self, database: Database, rules: Rules, jobs: Jobs) -> None:
+        super().__init__(database)
+        self._rules = rules
+        self._jobs = jobs
+
+    # -- a batch begins
+
+    @bulk_writes
+    async def begin(self, connection: Connection, draft: Batch) -> Batch:
+        """Stores a batch without items (its id does not count)."""
+        values = (draft.uid, draft.project, draft.state, draft.created, draft.callback)
+        id = int(await connection.value(SQL["insert"], values))
+        return Batch(id, draft.uid, draft.project, draft.state, draft.created, None, draft.callback)
+
+    @bulk_writes
+    async def add(self, connection: Connection, batch: int, drafts: Sequence[ItemDraft]) -> None:
+        """Adds items. Raises: NotFound: a conversation is gone."""
+        for draft in drafts:
+            run = draft.run
+            if not run.conversation:
+                begun = (run.agent, draft.uid, draft.key, run.created, run.created)
+                await connection.value(SQL["conversation_begin"], begun)
+                found = await connection.value(SQL["conversation_with"], (run.agent, draft.key))
+                if found is None:
+                    raise NotFound(GONE)
+                run = _with_conversation(run, int(found))
+            stored = await create_run(connection, run)
+            await add_text(connection, stored.agent, stored.id, "request", _BEGIN_SEQ, draft.request)
+            await connection.run(SQL["item_insert"], (stored.id, batch))
+
+    async def start(self, batch: Batch) -> None:
+        """Enqueues the job of a batch whose items are all there."""
+        await self._jobs.enqueue(BATCH, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
+
+    async def drop_unstarted(self, at: float) -> int:
+        """Fails the batches that were never accepted whole, because the process died. Returns how many there were."""
+        found = 0
+        for batch in await self.list(None, Page(limit=10_000)):
+            job = await self._job(batch)
+            if batch.is_over or job is not None:
+                continue
+            while await self.end_page(batch.id, RunState.FAILED, "error", at, _PAGE):
+                pass
+            await self._database.bulk(self.finish(batch.id, BatchState.FAILED, at))
+            found += 1
+        return found
+
+    async def _job(self, batch: Batch) -> int | None:
+        found: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
+        return found
+
+    # -- reading
+
+    @reads
+    async def get(self, connection: Connection, id: int) -> Batch | None:
+        row = await connection.row(SQL["get"], (id,))
+        return None if row is None else _batch(row)
+
+    @reads
+    async def find(self, connection: Connection, project: str | None, uid: str) -> Batch:
+        """Returns the batch with this public name. project: None: any. Raises: NotFound, also for another project's."""
+        row = await connection.row(SQL["find"], (uid, project))
+        if row is None:
+            raise NotFound(f"there is no batch {uid!r}")
+        return _batch(row)
+
+    @reads
+    async def list(self, connection: Connection, project: str | None, page: Page) -> list[Batch]:
+        """Returns a page of a project's batches. The cursors of the page are ids. project: None: all."""
+        rows = await connection.rows(SQL[f"list_{page.way}"], (project, *page.bounds, page.limit))
+        return [_batch(row) for row in rows]
+
+    @reads
+    async def counts(self, connection: Connection, batch: int) -> BatchCounts:
+        return _counts(await connection.rows(SQL["counts"], (batch,)))
+
+    @reads
+    async def open_counts(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
+        """Returns how many batches are in each state, and the items of those that have not ended."""
+        states = dict.fromkeys(BatchState, 0)
+        states.update((BatchState(s), n) for s, n in await connection.rows(SQL["of_states"]))
+        return states, _counts(await connection.rows(SQL["open_counts"]))
+
+    @reads
+    async def items(
+        self, connection: Connection, batch: int, *, after: int = 0, limit: int = 50, part: int | None = None
+    ) -> builtins.list[BatchItem]:
+        """Returns a page of items in the order in which they were given. part: only those in it."""
+        if part is None:
+            rows = await connection.rows(SQL["of_batch"], (batch, after, limit))
+        else:
+            rows = await connection.rows(SQL["of_part"], (batch, part, after, limit))
+        return [_item(row) for row in rows]
+
+    @reads
+    async def item(self, connection: Connection, batch: int, run_uid: str) -> BatchItem | None:
+        row = await connection.row(SQL["by_uid"], (batch, run_uid))
+        return None if row is None else _item(row)
+
+    @reads
+    async def of_agent(self, connection: Connection, batch: int, agent_uid: str) -> BatchItem | None:
+        row = await connection.row(SQL["of_agent"], (batch, agent_uid))
+        return None if row is None else _item(row)
+
+    @reads
+    async def in_part(self, connection: Connection, batch: int, part: int) -> int:
+        return int(await connection.value(SQL["in_part"], (batch, part)))
+
+    @reads
+    async def is_open(self, connection: Connection, batch: int) -> bool:
+        """Returns whether an item has not ended."""
+        return await connection.value(SQL["left"], (batch,)) is not None
+
+    @reads
+    async def texts(
+        self, connection: Connection, agent: int, run: int, kind: str
+    ) -> builtins.list[tuple[int, bytes]]:
+        return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent, run, kind))]
+
+    @reads
+    async def words(self, connection: Connection, batch: int, first: int, last: int) -> dict[int, str]:
+        """Returns why items failed, by their ids, for ids above `first` up to `last`."""
+        rows = await connection.rows(SQL["words"], (batch, first, last))
+        return {row[0]: bytes(row[1]).decode() for row in rows if row[1]}
+
+    @reads
+    async def exchange_of(self, connection: Connection, run: Run) -> int | None:
+        found: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent))
+        return found
+
+    @reads
+    async def agents_named(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
+        """Returns the rows of those of these agents that the project has."""
+        found: dict[str, int] = {}
+        for n in range(0, len(uids), 64):
+            rows = await connection.rows(SQL["agents_named"], (project, list(uids[n : n + 64])))
+            found.update((row[0], row[1]) for row in rows)
+        return found
+
+    @reads
+    async def journal(self, connection: Connection, job: int) -> dict[str, bytes]:
+        """Returns what a job has written down, by name."""
+        return {row[0]: row[1] for row in await connection.rows(SQL["journal"], (job,))}
+
+    @reads
+    async def known_parts(self, connection: Connection) -> builtins.list[bytes]:
+        """Returns what is written down of providers' batches, of all jobs."""
+        return [row[0] for row in await connection.rows(SQL["known_parts"])]
+
+    # -- items go on
+
+    @effect
+    async def give(self, connection: Connection, part: int, items: Sequence[GivenItem], at: float) -> None:
+        """Puts items into a part."""
+        for item in items:
+            if (await connection.value(SQL["is_open"], (item.run, item.agent))) is None:
+                await connection.run(SQL["close"], (item.run,))
+                continue
+            await begin_run(connection, item.agent, item.run, at)
+            await connection.run(SQL["give"], (item.run, part, item.tip, item.epoch))
+            await connection.run(SQL["text_put"], (item.agent, item.run, _BEGIN_SEQ, "asked", item.asked))
+
+    @effect
+    async def write(
+        self, connection: Connection, project: str, day: int, writes: Sequence[ItemWrite]
+    ) -> None:
+        """Writes what became of items.
+
+        Of an item that has ended meanwhile nothing is written, or of which this was written before; its tokens count
+        once. Raises: WriteConflict: a block, a conversation or a memory was changed since it was read.
+        """
+        tokens = 0
+        for each in writes:
+            tokens += await _write(connection, each, self._rules)
+        if tokens:
+            await connection.run(SQL["spend"], (project, day, tokens))
+
+    @bulk_writes
+    async def add_text(
+        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
+    ) -> bool:
+        """Adds a part of an item. False: it is there already, and stays as it is."""
+        return await add_text(connection, agent, run, kind, seq, data)
+
+    # -- a batch ends
+
+    @effect
+    async def finish(self, connection: Connection, batch: int, state: BatchState, at: float) -> None:
+        await connection.run(SQL["set_state"], (batch, state, at))
+
+    async def running(self, batch: int) -> None:
+        """Notes that a batch has begun."""
+        await self._database.bulk(
+            lambda connection: connection.run(SQL["set_state"], (batch, BatchState.RUNNING, None))
+        )
+
+    async def cancel(self, batch: Batch, at: float) -> Batch:
+        """Cancels a batch, with all of its items that have not ended. Returns it as it is now."""
+        await self._database.bulk(
+            lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
+        )
+        found = await self.get(batch.id)
+        assert found is not None
+        if found.state is BatchState.CANCELLED:
+            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, _PAGE):
+                pass
+        job = await self._job(batch)
+        if job is not None:
+            await self._jobs.retry(job)
+        return found
+
+    @bulk_writes
+    async def end_page(
+        self, connection: Connection, batch: int, state: RunState, stop: str, at: float, page: int
+    ) -> int:
+        """Ends some of a batch's items that have not ended. Returns how many."""
+        items = [_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch, page))]
+        for item in items:
+            if item.run is not None:
+                await end_run(connection, item.run.agent, item.run.id, state, stop, at)
+                await connection.run(SQL["texts_empty"], (item.run.agent, item.run.id, _EMPTY))
+            await connection.run(SQL["close"], (item.id,))
+        return len(items)
+
+
+class BatchSpending(Group):
+    """Tokens that batches used. day: days since the epoch, UTC."""
+
+    @reads
+    async def spent(self, connection: Connection, project: str, day: int) -> int:
+        return int(await connection.value(SQL["spent"], (project, day)) or 0)
+
+
+async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
+    """Writes what became of an item. Returns the tokens that count."""
+    item, run = write.item, write.item.run
+    part, errors, expiries = 0, 0, 0
+    if isinstance(write, ItemBack):
+        errors, expiries = write.errors, write.expiries
+    elif isinstance(write, ItemEnd):
+        part = -1
+    advanced = await connection.row(SQL["advance"], (item.id, item.sent, part, errors, expiries))
+    if advanced is None:
+        return 0
+    epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent))
+    if run is None or epoch is None:
+        # It was cancelled, or its agent is gone; what the provider has billed counts nevertheless.
+        await connection.run(SQL["close"], (item.id,))
+        return 0 if isinstance(write, ItemBack) else write.tokens
+    if isinstance(write, ItemBack):
+        return 0
+    if isinstance(write, RoundWrite):
+        if epoch != item.epoch:
+            raise WriteConflict(GONE)
+        made = await _edit(connection, run.agent, write.edits, write.versions, write.now)
+        data = orjson.dumps({**write.data, "edits": made})
+        await add_text(connection, run.agent, run.id, "round", write.number, data)
+        return write.tokens
+    try:
+        await _end(connection, write, run, rules)
+    except Stale as error:
+        raise WriteConflict(error.message) from error
+    return write.tokens
+
+
+async def _edit(
+    connection: Connection, agent: int, merged: BlockMerge, read: Mapping[int, int], now: float
+) -> list[object]:
+    """Writes the edits of a round, each on the version that its result was made on. Raises: WriteConflict.
+
+    Returns them as they are kept, until there is an exchange that they came from.
+    """
+    versions, made = dict(read), list[object]()
+    for block, value, op in merged.writes:
+        try:
+            await write_block(connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}")
+        except NotFound as error:
+            raise WriteConflict(error.message) from error
+        versions[block] += 1
+        await connection.run(SQL["origin"], (block, versions[block], None, _origin(None)))
+        made.append(
+            [block, versions[block], op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
+        )
+    return made
+
+
+async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:
+    agent = run.agent
+    if end.turn is not None:
+        opened = await open_step(connection, end.turn, rules)
+        exchange = opened.exchange.id
+        for block, version, op in end.edits:
+            await connection.run(SQL["origin"], (block, version, exchange, _origin(exchange)))
+            await add_op(connection, agent, _of(op, exchange))
+        versions = dict(end.versions)
+        for block, value, op in end.merged.writes:
+            try:
+                await write_block(
+                    connection, block, versions[block], value, at=end.now, origin=f"tool:{op.call_id}",
+                    exchange=exchange, sources=(exchange,),
+                )  # fmt: skip
+            except NotFound as error:
+                raise WriteConflict(error.message) from error
+            versions[block] += 1
+            await add_op(connection, agent, _of(op, exchange))
+        for text, op in end.merged.passages:
+            await keep_edit(connection, agent, text, _of(op, exchange))
+            await add_op(connection, agent, _of(op, exchange))
+        assert end.step is not None
+        s = end.step
+        step = RunStep(
+            exchange, agent, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,
+            end.stop if end.state is RunState.FAILED else None,
+        )  # fmt: skip
+        await add_step(connection, step)
+        await connection.run(SQL["steps_of"], (end.rounds, run.id, agent))
+    await end_run(connection, agent, run.id, end.state, end.stop, end.now)
+    await connection.run(SQL["texts_empty"], (agent, run.id, _EMPTY))
+    if end.words:
+        await add_text(connection, agent, run.id, "words", _BEGIN_SEQ, end.words.encode())
+
+
+def _of(op: BlockOp, exchange: int) -> BlockOp:
+    return BlockOp(0, exchange, op.call_id, op.op, op.label, op.arguments, "merged", op.at)
+
+
+def _origin(exchange: int | None) -> bytes:
+    """Returns the sources of a value, in so many bytes that with its exchange they always take the same room."""
+    room = _ORIGIN - _width(exchange)
+    listed = "[]" if exchange is None else f"[{exchange}]"
+    return listed.ljust(room).encode()
+
+
+def _width(number: int | None) -> int:
+    """Returns the bytes that a number has in a row of SQLite (sqlite.org/fileformat2.html, section 2.1)."""
+    if number is None:
+        return 0
+    return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
+
+
+def _with_conversation(run: Run, conversation: int) -> Run:
+    return Run(
+        run.id, run.uid, run.agent, conversation, run.state, run.created, batch=run.batch, background=True
+    )
+
+
+def _counts(rows: Sequence[Row]) -> BatchCounts:
+    found = dict.fromkeys(("waiting", "running", "completed", "failed", "expired", "cancelled"), 0)
+    for state, stop, count in rows:
+        found[item_state(state, stop)] += count
+    return BatchCounts(**found)
+
+
+def _batch(row: Row) -> Batch:
+    id, uid, project, state, created, ended, callback = row
+    return Batch(id, uid, project, BatchState(state), created, ended, callback)
+
+
+def _item(row: Row) -> BatchItem:
+    id, part, sent, errors, expiries, tip, epoch, agent, project, key, uid, *run = row
+    found = None
+    if run[0] is not None and agent is not None:
+        (
+            number, name, memory, conversation, state, created, parent, depth, batch, background, stop, steps,
+            prompt, completion, cached, written, reasoning, begun, ended, otid,
+        ) = run  # fmt: skip
+        found = Run(
+            number, name, memory, conversation, RunState(state), created, parent, depth, batch, bool(background),
+            stop, steps, Counts(prompt, completion, cached, written, reasoning), begun, ended, otid,
+        )  # fmt: skip
+    return BatchItem(
+        id,
+        found,
+        agent or "",
+        project or "",
+        part,
+        sent,
+        errors,
+        expiries,
+        tip,
+        epoch,
+        key if key == "default" else uid,
+    )

@@ -1,0 +1,166 @@
+-- Every statement on batches and their items. `-- name:` begins one; the next line says what it is for.
+
+-- piece: batch
+-- What is read of a batch `b`.
+b.id, b.uid, b.project, b.state, b.created, b.ended, b.callback
+
+-- piece: item
+-- What is read of an item `i`, whose run and agent may be gone.
+i.run, i.part, i.sent, i.errors, i.expiries, i.tip, i.epoch, a.uid, a.project, c.key, c.uid,
+r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,
+r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
+FROM batch_items i LEFT JOIN runs r ON r.id = i.run LEFT JOIN agents a ON a.id = r.agent
+LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+
+-- name: insert
+-- Adds a batch.
+INSERT INTO batches (uid, project, state, created, callback) VALUES (?, ?, ?, ?, ?) RETURNING id
+
+-- name: item_insert
+-- Adds an item.
+INSERT INTO batch_items (run, batch) VALUES (?, ?)
+
+-- name: conversation_begin
+-- Begins an agent's own conversation, which is empty. No row: it is there.
+INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
+ON CONFLICT DO NOTHING RETURNING id
+
+-- name: conversation_with
+-- Finds a conversation by its key.
+SELECT id FROM conversations WHERE agent = ? AND key = ?
+
+-- name: get
+-- Reads a batch.
+SELECT {batch} FROM batches b WHERE b.id = ?
+
+-- name: find
+-- Reads a batch by its public name, if it is the project's; ?2 NULL: any project's.
+SELECT {batch} FROM batches b WHERE b.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR b.project = ?2)
+
+-- name: list_down
+-- Lists batches, newest first.
+SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1) AND b.id > ?2 AND b.id < ?3
+ORDER BY b.id DESC LIMIT ?4
+
+-- name: list_up
+-- Lists them oldest first.
+SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1) AND b.id > ?2 AND b.id < ?3
+ORDER BY b.id LIMIT ?4
+
+-- name: of_states
+-- Counts batches by their state.
+SELECT state, count(*) FROM batches GROUP BY state
+
+-- name: counts
+-- Counts a batch's items by what became of their runs.
+SELECT r.state, r.stop, count(*) FROM batch_items i LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0 WHERE i.batch = ? GROUP BY 1, 2
+
+-- name: open_counts
+-- Counts the items of all batches that have not ended.
+SELECT r.state, r.stop, count(*) FROM batches b JOIN batch_items i ON i.batch = b.id LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0
+WHERE b.state IN ('created', 'running') GROUP BY 1, 2
+
+-- name: of_batch
+-- Reads a page of a batch's items.
+SELECT {item} WHERE i.batch = ?1 AND i.run > ?2 ORDER BY i.run LIMIT ?3
+
+-- name: of_part
+-- Reads a page of those that are in a part.
+SELECT {item} WHERE i.batch = ?1 AND i.part = ?2 AND i.run > ?3 ORDER BY i.run LIMIT ?4
+
+-- name: by_uid
+-- Reads an item of a batch by the public name of its run.
+SELECT {item} WHERE r.uid = ?2 AND i.batch = ?1
+
+-- name: of_agent
+-- Reads the item of a batch that is an agent's.
+SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
+
+-- name: in_part
+-- Counts those in a part.
+SELECT count(*) FROM batch_items WHERE batch = ? AND part = ?
+
+-- name: left
+-- Says whether any has not ended.
+SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
+
+-- name: give
+-- Puts an item that is ready into a part.
+UPDATE batch_items SET part = ?2, tip = ?3, epoch = ?4 WHERE run = ?1 AND part IN (0, ?2)
+
+-- name: advance
+-- Takes an item out of its part, as far as the request that is meant is under way. No row: its end was written before.
+UPDATE batch_items SET part = ?3, sent = sent + 1, errors = ?4, expiries = ?5 WHERE run = ?1 AND sent = ?2 AND part >= 0
+RETURNING run
+
+-- name: close
+-- Notes that an item has ended.
+UPDATE batch_items SET part = -1 WHERE run = ?
+
+-- name: is_open
+-- Says whether a run may still be written, and the epoch of its memory.
+SELECT a.epoch FROM runs r JOIN agents a ON a.id = r.agent
+WHERE r.id = ? AND r.agent = ? AND r.state IN ('created', 'running')
+
+-- name: set_state
+-- Moves a batch that has not ended.
+UPDATE batches SET state = ?2, ended = ?3 WHERE id = ?1 AND state IN ('created', 'running')
+
+-- name: of_batch_open
+-- Reads some of a batch's items that have not ended.
+SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
+
+-- name: texts_empty
+-- Empties what an item held until its end; the words of its error stay.
+UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
+
+-- name: text_put
+-- Writes a part of an item, over what was there.
+INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (run, kind, seq) WHERE agent <> 0 DO UPDATE SET data = excluded.data
+
+-- name: texts
+-- Reads the parts of a kind of one item.
+SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? ORDER BY seq
+
+-- name: words
+-- Reads the words of the errors of a batch's items.
+SELECT x.run, x.data FROM run_texts x JOIN batch_items i ON i.run = x.run
+WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.run > ?2 AND x.run <= ?3
+
+-- name: steps_of
+-- Notes how many calls of the model a run made, which became one exchange.
+UPDATE runs SET steps = ? WHERE id = ? AND agent = ?
+
+-- name: exchange_of
+-- Finds the exchange that a run became.
+SELECT s.exchange FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number LIMIT 1
+
+-- name: origin
+-- Notes which exchange has made a value of a block. Its row keeps its length.
+UPDATE block_history SET exchange = ?3, sources = ?4 WHERE block = ?1 AND version = ?2
+
+-- name: job
+-- Finds the job of a batch.
+SELECT id FROM jobs WHERE agent = 0 AND kind = 'batch' AND key = ?
+
+-- name: known_parts
+-- Reads what providers' batches are known, of all jobs.
+SELECT s.result FROM steps s JOIN jobs j ON j.id = s.job WHERE j.agent = 0 AND j.kind = 'batch' AND s.name LIKE 'made-%'
+
+-- name: journal
+-- Reads what a job has written down.
+SELECT name, result FROM steps WHERE job = ? ORDER BY id
+
+-- name: spent
+-- Returns the tokens that a project's batches used on a day.
+SELECT batches FROM spending WHERE project = ? AND day = ?
+
+-- name: spend
+-- Counts tokens of a project's batches.
+INSERT INTO spending (project, day, calls, tokens, batches) VALUES (?, ?, 0, 0, ?)
+ON CONFLICT (project, day) DO UPDATE SET batches = spending.batches + excluded.batches
+
+-- name: agents_named
+-- Finds agents of a project by their public names.
+SELECT uid, id FROM agents WHERE project = ?1 AND uid {in:2:TEXT:64}
