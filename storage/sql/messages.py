@@ -18,7 +18,7 @@ from storage.sql import exchanges as history
 from storage.sql.agents import load_agent
 from storage.sql.definitions import COLUMNS, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
-from storage.sql.statements import load
+from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("messages.sql")
@@ -85,11 +85,17 @@ class Messages(Group):
     @reads
     async def numbers(self, connection: Connection, agent: int, conversation: int, limit: int) -> list[int]:
         """Returns the numbers of a conversation's newest messages, oldest first."""
-        rows = await connection.rows(SQL["tail"], (conversation, agent, limit))
-        found = [
-            n for seq, span, is_answered in reversed(rows) for n in range(seq, seq + span - 1 + is_answered)
-        ]
-        return found[-limit:]
+        return _numbers(await connection.rows(SQL["tail"], (conversation, agent, limit)), limit)
+
+    @long_reads
+    async def numbers_of(
+        self, connection: Connection, agents: Sequence[int], key: str, limit: int
+    ) -> dict[int, list[int]]:
+        """Returns the same of several agents' conversations that have this name."""
+        rows: dict[int, list[Row]] = {agent: [] for agent in agents}
+        for agent, *row in await rows_of(connection, SQL["tails"], agents, key, limit):
+            rows[agent].append(tuple(row))
+        return {agent: _numbers(found, limit) for agent, found in rows.items()}
 
     @writes
     async def rewrite(
@@ -115,6 +121,12 @@ class Messages(Group):
         last_at = e.ended or e.stopped or e.touched
         await connection.run(history.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
         return await _at(connection, agent.id, seq)
+
+
+def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
+    """Returns the numbers of messages, oldest first. rows: of exchanges, newest first."""
+    found = [n for seq, span, is_answered in reversed(rows) for n in range(seq, seq + span - 1 + is_answered)]
+    return found[-limit:]
 
 
 async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:

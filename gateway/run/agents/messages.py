@@ -209,6 +209,10 @@ class AgentMessages:
         found = await self.conversation(agent, conversation)
         return [] if found is None else await self._store.messages.numbers(agent.id, found.id, NUMBERS)
 
+    async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
+        """Returns the same of several agents' own conversations, by their rows."""
+        return await self._store.messages.numbers_of([agent.id for agent in agents], DEFAULT, NUMBERS)
+
     async def conversation(self, agent: Agent, name: str) -> Conversation | None:
         """Returns a conversation by its public name or the client's; None where `default` has not begun yet.
 

@@ -66,9 +66,17 @@ class AgentsApi:
 
     async def shown(self, view: AgentView) -> dict[str, Any]:
         """Returns an agent as it is shown."""
-        definition = AgentDefinition.of(view.definition.body)
-        agent = view.agent
-        numbers = await AgentMessages(self.store, self.now).numbers(agent)
+        (found,) = await self.all_shown([view])
+        return found
+
+    async def all_shown(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+        numbers = await AgentMessages(self.store, self.now).numbers_of([view.agent for view in views])
+        return [self._shown(view, numbers[view.agent.id], await self._pending(view)) for view in views]
+
+    def _shown(
+        self, view: AgentView, numbers: Sequence[int], pending: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        definition, agent = AgentDefinition.of(view.definition.body), view.agent
         return agent_json(
             view.definition,
             [(entry.block, entry.details) for entry in view.blocks],
@@ -77,7 +85,7 @@ class AgentsApi:
             model=definition.model or "",
             window=self.registry.context_window(view.definition),
             message_ids=[ids.placed("message", agent.uid, seq) for seq in numbers],
-            pending=await self._pending(view),
+            pending=pending,
             last_run=view.last_run,
             readers=view.readers,
             folders=list(map(folder_json, view.folders)),

@@ -223,3 +223,20 @@ def test_a_users_memory_is_an_agent_that_the_settings_configure(
             world.letta.agents.update(agent.id, system="Other.")
         with pytest.raises(ConflictError):
             world.agent(name="helper")
+
+
+@pytest.mark.parametrize("size", [2, 50])
+def test_a_page_of_agents_takes_a_few_statements_whatever_its_size(world: LettaWorld, size: int) -> None:
+    for n in range(size):
+        agent = world.agent(name=f"agent {n}", tags=["t"], tools=["memory"])
+        if n % 10 == 0:
+            world.letta.agents.messages.create(agent.id, input="Hi")
+
+    def page() -> None:
+        listed = world.letta.agents.list(limit=50).items
+        assert [len(each.message_ids or ()) for each in listed[::-1]] == [
+            2 * (n % 10 == 0) for n in range(size)
+        ]
+        assert all(each.tools and each.tags and each.blocks for each in listed)
+
+    assert len(world.world.statements_of(page)) <= 10

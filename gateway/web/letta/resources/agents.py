@@ -67,7 +67,7 @@ class AgentRoutes:
             limit=query.size(),
             newest_first=query.newest_first(),
         )
-        return [await self._api.shown(view) for view in views]
+        return await self._api.all_shown(views)
 
     async def count(self, asked: Asked) -> Any:
         return await self._api.registry.count(asked.project)

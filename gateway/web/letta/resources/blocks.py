@@ -89,7 +89,7 @@ class BlockRoutes:
     async def agents(self, asked: Asked) -> Any:
         entry = await self._named(asked)
         views = await self._api.registry.several(asked.project, await self._blocks.seers(entry))
-        return cut([await self._api.shown(view) for view in views], asked.query)
+        return cut(await self._api.all_shown(views), asked.query)
 
     async def history(self, asked: Asked) -> Any:
         entry = await self._named(asked)
