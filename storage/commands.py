@@ -141,15 +141,29 @@ class Change:
 
 
 @frozen
+class LearnedFact:
+    """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
+
+    text: str
+    about: str
+    key: str
+    valid_from: float
+    exchange: int | None
+    sources: Sequence[int]
+    replaces: Sequence[int] = ()
+
+
+@frozen
 class BlockMerge:
     """The result of pending memory edits.
 
-    writes: (block, its new value, operation), in order. passages: (text, operation).
+    writes: (block, its new value, operation), in order. passages: (text, operation). facts: (fact, operation).
     dropped: operations that cannot be done any more.
     """
 
     writes: Sequence[tuple[int, str, BlockOp]] = ()
     passages: Sequence[tuple[str, BlockOp]] = ()
+    facts: Sequence[tuple[LearnedFact, BlockOp]] = ()
     dropped: Sequence[BlockOp] = ()
 
 
@@ -438,19 +452,6 @@ class Unread:
     used: Mapping[int, Sequence[str]] = field(default_factory=dict)
     is_more: bool = False
     is_waiting: bool = False
-
-
-@frozen
-class LearnedFact:
-    """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
-
-    text: str
-    about: str
-    key: str
-    valid_from: float
-    exchange: int | None
-    sources: Sequence[int]
-    replaces: Sequence[int] = ()
 
 
 @frozen

@@ -216,7 +216,7 @@ class Revision:
 class BlockOp:
     """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
 
-    op: insert | replace | rethink | patch, or archival_insert (which becomes a passage).
+    op: insert | replace | rethink | patch, or archival_insert and remember_fact (which become a passage, a fact).
     arguments: the tool call's own JSON. state: pending | merged | dropped.
     """
 

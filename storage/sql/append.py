@@ -44,6 +44,7 @@ from storage.records import (
 from storage.sql import exchanges as history
 from storage.sql.agents import create_agent
 from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
+from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, reads
 from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
@@ -268,6 +269,9 @@ async def _edit(
         await add_op(connection, agent, replace(op, state="merged"))
     for text, op in merged.passages:
         await keep_edit(connection, agent, text, op)
+        await add_op(connection, agent, replace(op, state="merged"))
+    await keep_facts(connection, agent, merged.facts, now)
+    for _, op in merged.facts:
         await add_op(connection, agent, replace(op, state="merged"))
 
 

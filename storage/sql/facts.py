@@ -16,8 +16,8 @@ import orjson
 
 from storage.commands import Learned, LearnedFact
 from storage.database import Connection, Row
-from storage.records import LEARNER, Agent, Block, Fact
-from storage.sql.agents import take_seq
+from storage.records import LEARNER, Agent, Block, BlockOp, Fact
+from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.group import Group, effect, reads
 from storage.sql.readers import advance, cursor_of
@@ -80,6 +80,16 @@ class Facts(Group):
         for fact in learned.facts:
             await _keep(connection, agent, fact, now)
         await advance(connection, agent.id, LEARNER, upto, now)
+
+
+async def keep_facts(
+    connection: Connection, agent: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
+) -> None:
+    """Adds the facts that a model has kept within a turn."""
+    of = await load_agent(connection, agent) if facts else None
+    for fact, _ in facts:
+        assert of is not None  # its turn has just been written
+        await _keep(connection, of, fact, now)
 
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:

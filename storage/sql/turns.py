@@ -34,6 +34,7 @@ from storage.sql.blocks import (
     settle_ops,
     write_block,
 )
+from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, bulk_writes, reads
 from storage.sql.passages import keep_edit
 
@@ -264,6 +265,7 @@ async def merge_edits(
         versions[block] += 1
     for text, op in done.passages:
         await keep_edit(connection, agent, text, op)
+    await keep_facts(connection, agent, done.facts, now)
     dropped = {op.id for op in done.dropped}
     await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
     await settle_ops(connection, agent, dropped, "dropped")

@@ -21,7 +21,7 @@ from storage.records import Message
 # The argument of a tool that is its words to the user.
 WORDS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
-# The tools that put a text into long-term memory, with the argument that has it.
+# The tools that put a passage or a fact into long-term memory, with the argument that has it.
 REMEMBERED: Final[Mapping[str, str]] = MappingProxyType(
     {"archival_memory_insert": "content", "remember_fact": "fact"}
 )

@@ -8,11 +8,15 @@ from dataclasses import replace
 import orjson
 
 from gateway.core.memory.file_text import chunks
+from gateway.core.memory.learn import fact_key, said_as_such
 from gateway.core.memory.tools import Edit, apply
-from storage.commands import BlockMerge
+from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
 
 ARCHIVAL_INSERT = "archival_insert"
+REMEMBER_FACT = "remember_fact"
+# Operations that change no block.
+KEEPING = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
 
 
 def perform(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], Edit]:
@@ -31,7 +35,7 @@ def view(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int])
     """
     seen = list(blocks)
     for op in ops:
-        if op.exchange in path and op.op != ARCHIVAL_INSERT:
+        if op.exchange in path and op.op not in KEEPING:
             seen, _ = perform(seen, op)
     return seen
 
@@ -41,11 +45,14 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
 
     An operation that cannot be done any more, such as replacing words that are gone, is dropped.
     """
-    now, writes, passages, dropped = list(blocks), [], [], []
+    now, writes, passages, facts, dropped = list(blocks), [], [], [], []
     for op in ops:
-        if op.op == ARCHIVAL_INSERT:
+        if op.op in KEEPING:
             text = str(orjson.loads(op.arguments).get("content", ""))
-            passages += [(part, op) for part in chunks(text)]
+            if op.op == REMEMBER_FACT:
+                facts.append((_fact(text, op), op))
+            else:
+                passages += [(part, op) for part in chunks(text)]
             continue
         # Each operation sees the blocks as the one before left them.
         now, edit = perform(now, op)
@@ -53,4 +60,8 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
             dropped.append(op)
         else:
             writes.append((next(b.id for b in now if b.label == op.label), edit.value, op))
-    return BlockMerge(writes, passages, dropped)
+    return BlockMerge(writes, passages, facts, dropped)
+
+
+def _fact(text: str, op: BlockOp) -> LearnedFact:
+    return LearnedFact(said_as_such(text), "", fact_key(text), op.at, op.exchange, (op.exchange,))

@@ -319,7 +319,7 @@ class StepsMemory:
         calls = {each.call_id for each in results}
         made: dict[str, list[ToolResult]] = {}
         for op in ops:
-            if op.op == edits.ARCHIVAL_INSERT:
+            if op.op in edits.KEEPING:
                 self.changes.ops.append(op)
                 continue
             self.changes.blocks, edit = edits.perform(self.changes.blocks, op)

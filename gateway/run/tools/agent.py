@@ -131,6 +131,8 @@ class AgentTools:
             status = next((each.status for each in made if each.status == "error"), "success")
             return ToolAnswer("\n".join(each.content for each in made), status)
         if name in REMEMBERED:
+            if name == "remember_fact":
+                return memory.remember_fact(call.call_id, str(arguments[REMEMBERED[name]]))
             tags = arguments.get("tags")
             kept = {"content": arguments[REMEMBERED[name]], **({"tags": tags} if tags else {})}
             return memory.remember(call.call_id, kept)

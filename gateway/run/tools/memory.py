@@ -14,6 +14,7 @@ import orjson
 from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
 from gateway.core.memory.builtin import Lookup
+from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
 from gateway.core.prompt.section import digest
 from gateway.core.turn.asides import FILLER, with_asides
@@ -119,6 +120,18 @@ class MemoryTools:
         self.changes.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
+    def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
+        """Keeps a fact: it is recalled by itself where it fits, and found by a search of all that is remembered."""
+        if not fact_key(fact):
+            return failed("Error: there is no fact to keep. Nothing was done.")
+        if len(fact) > FACT_CHARS:
+            return failed(
+                f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
+                "archival_memory_insert."
+            )
+        self.changes.ops.append(self._op(call_id, edits.REMEMBER_FACT, "", {"content": fact}))
+        return ToolAnswer("The fact is kept.")
+
     def _unknown(self, op: BlockOp) -> str | None:
         """Returns an error where the model would write over what somebody else wrote and it has not seen."""
         told = self.changes.told
@@ -147,7 +160,7 @@ class MemoryTools:
         # The pending edits of this path count, and those of this turn.
         path = self.known.path_ids
         pending = [*(op for op in self.known.look.ops if op.exchange in path), *self.changes.ops]
-        inserted = [op for op in pending if "passage" in wanted.sources and op.op == edits.ARCHIVAL_INSERT]
+        inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
         kept = [_kept(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
@@ -216,6 +229,9 @@ class MemoryTools:
         return await self.store.recall.search(
             agent, query, size=look.next_seq, indexed=look.indexed_seq, deadline_ms=SEARCH_MS, vector=vector
         )
+
+
+_SOURCES = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}
 
 
 def _in_turn(found: Sequence[Sequence[Message]]) -> list[Message]:

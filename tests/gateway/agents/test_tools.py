@@ -13,7 +13,9 @@ import pytest
 
 from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.ids import Place
 from gateway.errors import BadRequest
+from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.registry import NewAgent
 from storage.records import RunState
@@ -352,3 +354,77 @@ def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstrea
         chat.say("And?")
         said = [str(m["content"])[:7] for m in upstream.last.messages]
         assert said[1:3] != ["<system", "word wo"], said
+
+
+FACT = Call("remember_fact", {"fact": "Ann's tortoise is called Sheldon."}, "f")
+
+
+def test_a_fact_is_kept_as_a_fact(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(
+        upstream, tmp_path, tools=("remember_fact", "recall_memory", "archival_memory_search")
+    ) as life:
+        upstream.queue(
+            call_tools(FACT),
+            call_tools(Call("recall_memory", {"query": "tortoise"}, "r")),
+            say("Kept."),
+        )
+        life.send("Her tortoise is called Sheldon.")
+        assert tool_messages(life)[0] == ("f", "The fact is kept.")
+        assert "Ann's tortoise is called Sheldon." in tool_messages(life)[1][1]
+        assert life.world.query("SELECT text FROM facts WHERE agent > 0") == [
+            "Ann's tortoise is called Sheldon."
+        ]
+        assert life.world.query("SELECT text FROM passages") == []
+        upstream.queue(
+            call_tools(FACT), call_tools(Call("archival_memory_search", {"query": "tortoise"}, "s"))
+        )
+        life.send("Once more.")
+        # The same fact is there once, and is no passage.
+        assert len(life.world.query("SELECT id FROM facts WHERE agent > 0")) == 1
+        assert tool_messages(life)[-1] == ("s", "Nothing was found.")
+        upstream.queue(
+            call_tools(
+                Call("remember_fact", {"fact": "x " * 300}, "l"),
+                Call("remember_fact", {"fact": " ... "}, "e"),
+            )
+        )
+        life.send("And these.")
+        assert [words.partition(".")[0] for _, words in tool_messages(life)[-2:]] == [
+            "Error: a fact has at most 400 characters",
+            "Error: there is no fact to keep",
+        ]
+
+
+def test_a_fact_is_forgotten_with_what_it_came_from(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path, tools=("remember_fact",)) as life:
+        upstream.queue(call_tools(FACT), say("Kept."))
+        life.send("Her tortoise is called Sheldon.")
+        store, first = life.world.store, life.path()[0].seq
+
+        async def forget() -> None:
+            found = await store.agents.find(life.scope)
+            assert found is not None
+            await AgentMessages(store, life.world.clock).delete(found, Place(found.uid, first))
+
+        life.world.gateway.call(forget())
+        assert life.world.query("SELECT text FROM facts WHERE agent > 0") == []
+
+
+def test_a_fact_of_a_chat_is_kept_once_it_is_confirmed(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path) as life:
+        registry = life.world.gateway.app.chat.registry
+        assert registry is not None
+        made = NewAgent(
+            AgentDefinition("react_agent", "You help.", model="m"), "ann", tools=["remember_fact"]
+        )
+        life.world.gateway.call(registry.create("default", made))
+        upstream.queue(call_tools(FACT), say("Kept."))
+        chat = life.world.chat(model="agent/ann")
+        chat.say("Her tortoise is called Sheldon.")
+        chat.say("Thanks.")
+        assert life.world.query("SELECT text FROM facts WHERE agent > 0") == [
+            "Ann's tortoise is called Sheldon."
+        ]
+        life.world.clock.sleep(1000)
+        life.world.chat(model="agent/ann").say("What is the tortoise of Ann called?")
+        assert "Sheldon" in upstream.last.messages[-1]["content"]
