@@ -27,9 +27,12 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
 from gateway.providers import make_batches, make_embedder, make_providers, own_provider
+from gateway.run.agents.background.accept import BackgroundRuns
 from gateway.run.agents.run import SLEEP
 from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.batches.items import ItemTurns
+from gateway.run.background.callbacks import Callbacks
+from gateway.run.background.runs import RunServices
 from gateway.run.background.services import BackgroundServices
 from gateway.run.background.sleeptime import Sleeping
 from gateway.run.chat import Chat
@@ -47,6 +50,7 @@ from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.resources.all import agents_routes, error_forms
+from gateway.web.letta.run_events import RunEvents
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.sql.store import Store
@@ -82,6 +86,7 @@ class Gateway:
         limits = limits or Limits()
         self.settings = settings
         self.store = store
+        given = providers is not None
         self.providers = providers = make_providers(settings) if providers is None else providers
         self._clock = clock
         self.readiness = Readiness()
@@ -102,9 +107,12 @@ class Gateway:
             self.background = services
             self.readiness.checks["store"] = lambda: store.health.status
             store.database.when_recovered(self._recovered)
-        self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits)
+        # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
+        self._own = make_providers(settings) if store is not None and not given else {}
+        self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
         self._sleep(keeper)
         self._serve_batches()
+        self.runs = self._make_runs()
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -136,6 +144,18 @@ class Gateway:
         turns = ItemTurns(self.settings, chat.keeper, chat.registry, chat.agents, chat.failover)
         self.background.serve_batches(chat.keeper, turns, make_batches(self.settings))
 
+    def _make_runs(self) -> tuple[BackgroundRuns, RunServices] | None:
+        """Returns the runs that go on without their clients, and what performs them; None without a store."""
+        chat, store, services = self.chat, self.store, self.background
+        if store is None or services is None or chat.keeper is None:
+            return None
+        if chat.agents is None or chat.registry is None:
+            return None
+        shows = RunEvents(store, self._clock)
+        runs = BackgroundRuns(chat.agents, chat.registry, chat.keeper, shows)
+        callbacks = Callbacks(store, chat.agents.foreign.webhooks, shows.callback, self._clock)
+        return runs, RunServices(runs, store, callbacks, services.count_attempt, self._clock)
+
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
         api = self._agents_api(limits)
@@ -166,12 +186,15 @@ class Gateway:
             or chat.registry is None
         ):
             return None
+        if self.runs is None:
+            return None
         send_timeout_s = limits.send_timeout_s
         return AgentsApi(
             self.settings,
             store,
             chat.registry,
             chat.agents,
+            self.runs[0],
             BatchRequests(store, self.settings, chat.registry, chat.failover, self._clock),
             chat.keeper,
             self.models,
@@ -226,6 +249,10 @@ class Gateway:
             await follow_settings(self.store, self.chat.directory.specs, self._clock())
             if self.chat.agents is not None:
                 await self.chat.agents.recover()
+            if self.runs is not None:
+                runs, services = self.runs
+                await runs.recover()
+                self._tasks += map(asyncio.create_task, services.tasks())
             self._tasks += self.background.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
@@ -248,7 +275,7 @@ class Gateway:
             await self.background.drain(LAST_REQUESTS_S)
         if self.store is not None:
             await self.store.close()
-        for provider in self.providers.values():
+        for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()
         if self.background is not None:
             await self.background.aclose()

@@ -67,6 +67,20 @@ def placed(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
     return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
 
 
+def tried_again(id: str, attempt: int) -> str:
+    """Returns the id of a reply that was called for again."""
+    return f"{id}-{attempt}"
+
+
+def first_try(id: str) -> str:
+    """Returns the id of a message without the attempt that it names."""
+    found = _PLACED.fullmatch(id)
+    if found is None:
+        return id
+    hidden = None if found[4] is None else int(found[4])
+    return placed(found[1], found[2], int(found[3]), hidden=hidden)
+
+
 def place_of(kind: str, id: str) -> Place | None:
     """Returns the place that an id of this kind names; None where it is no such id."""
     found = _PLACED.fullmatch(id)

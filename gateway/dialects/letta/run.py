@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from gateway.dialects.letta.body import Body, refused
+from gateway.dialects.letta.body import KEPT, Body, refused
 from gateway.dialects.letta.shown import time_of
 from storage.listing import StepEntry
 from storage.records import Counts, Run, RunStep
@@ -20,6 +20,18 @@ class Feedback(Body):
 
     feedback: Literal["positive", "negative"] | UnsetType | None = UNSET
     tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
+
+
+class StreamRun(Body):
+    """Where the stream of a run goes on. starting_after: `seq_id` of the last event that was read."""
+
+    starting_after: Annotated[int, Meta(ge=0)] = 0
+    include_pings: bool | UnsetType | None = UNSET
+    batch_size: Annotated[int | None, KEPT] | UnsetType = UNSET
+    poll_interval: Annotated[float | None, KEPT] | UnsetType = UNSET
+    agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    otid: Annotated[str | None, KEPT] | UnsetType = UNSET
+    run_id: Annotated[str | None, KEPT] | UnsetType = UNSET
 
 
 _FAILED = frozenset(
@@ -48,6 +60,16 @@ def run_json(run: Run, agent_uid: str, conversation: str | None) -> dict[str, An
         "callback_sent_at": None,
         "callback_status_code": None,
         "callback_error": None,
+    }
+
+
+def callback_json(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a run that say how its client was called back."""
+    return {
+        "callback_url": told["url"],
+        "callback_sent_at": time_of(told["at"]),
+        "callback_status_code": told["status"],
+        "callback_error": told["error"],
     }
 
 

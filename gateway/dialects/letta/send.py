@@ -134,9 +134,7 @@ class Send(Body):
     include_pings: bool = True
     background: bool = False
     include_compaction_messages: bool | UnsetType | None = UNSET
-    callback_url: (
-        Annotated[str | None, refused("Nobody is called back yet; wait for the reply.")] | UnsetType
-    ) = UNSET
+    callback_url: str | UnsetType | None = UNSET
     enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
     client_skills: (
         Annotated[

@@ -52,13 +52,29 @@ def ping_event(run: str, at: float) -> bytes:
     return event({"id": id, "date": time_of(at), "message_type": "ping", "run_id": id})
 
 
+def numbered(data: bytes, first: int) -> list[bytes]:
+    """Returns events one by one, each with its number as `seq_id`; what only ends a stream is none."""
+    found: list[bytes] = []
+    for each in data.split(b"\n\n"):
+        if each and each + b"\n\n" != DONE and not each.startswith(b":"):
+            # The data of an event is an object.
+            found.append(each[:-1] + b',"seq_id":%d}\n\n' % (first + len(found)))
+    return found
+
+
+def is_end(event: bytes) -> bool:
+    """Returns whether an event is the last one of a run."""
+    return event.startswith(b"event: error") or b'"message_type":"usage_statistics"' in event
+
+
 @dataclass(slots=True)
 class RunNumbers:
     """The numbers under which a run's messages are shown. uid: of the memory. run_id: public.
 
     first: number of the first message of the step under way; reply: of its reply.
     steps: how many have begun. names: {call id: tool} of calls that an earlier run made. begun: of runs that the end of
-    this one makes due; empty until then.
+    this one makes due; empty until then. again: the reply that was perhaps shown in part by an earlier attempt, and the
+    number of this one.
     """
 
     uid: str
@@ -68,17 +84,20 @@ class RunNumbers:
     steps: int = 1
     names: Mapping[str, str] = field(default_factory=dict)
     begun: Sequence[str] = ()
+    again: tuple[int, int] | None = None
 
     def origin(self, seq: int, at: float) -> Origin:
-        step_id = ids.placed("step", self.uid, self.first)
-        return Origin(ids.placed("message", self.uid, seq), at, self.run_id, step_id)
+        step_id, id = ids.placed("step", self.uid, self.first), ids.placed("message", self.uid, seq)
+        if self.again is not None and self.again[0] == seq:
+            id = ids.tried_again(id, self.again[1])
+        return Origin(id, at, self.run_id, step_id)
 
 
 @dataclass(frozen=True, slots=True)
 class MakesSteps:
     """Makes the view of a run, once its first step is open. now: seconds since the epoch.
 
-    before: messages that are shown in front of the first reply.
+    before: messages that are shown in front of the first reply. counts: of earlier steps.
     """
 
     numbers: RunNumbers
@@ -86,10 +105,12 @@ class MakesSteps:
     by_token: bool
     now: Callable[[], float]
     before: Sequence[Json] = ()
+    counts: Counts = field(default_factory=Counts)
     speaks_chat: bool = False
 
     def __call__(self, spec: TurnSpec) -> StepView:
-        return StepView(self.numbers, self.showing, self.by_token, self.now, list(map(event, self.before)))
+        before = list(map(event, self.before))
+        return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before)
 
 
 @dataclass(slots=True)
@@ -100,6 +121,7 @@ class StepView:
     showing: Showing
     by_token: bool
     now: Callable[[], float]
+    counts: Counts = field(default_factory=Counts)  # of the steps so far
     _before: list[bytes] = field(default_factory=list)
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
@@ -112,7 +134,6 @@ class StepView:
     )  # the calls that wait, by the ids under which they are kept
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
-    _counts: Counts = field(default_factory=Counts)
 
     def take(self) -> bytes:
         data = b"".join(self._out)
@@ -138,7 +159,7 @@ class StepView:
                 self.add_text(text)
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
-            self._counts = Counts(*map(sum, zip(self._counts, counts_of(usage), strict=True)))
+            self.counts = Counts(*map(sum, zip(self.counts, counts_of(usage), strict=True)))
 
     def add_text(self, text: str) -> None:
         if self.by_token:
@@ -168,7 +189,7 @@ class StepView:
         self._show_results()
         self._out += [
             event(stop_json(self._stop)),
-            event(usage_json(self._counts, self.numbers.steps, self.numbers.begun)),
+            event(usage_json(self.counts, self.numbers.steps, self.numbers.begun)),
             DONE,
         ]
 

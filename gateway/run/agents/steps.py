@@ -157,8 +157,9 @@ class StepsMemory:
         return _kept(self._opened.exchange), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
-        # The next send of the conversation waits for this write.
-        self.known.asked.place.hand_on()
+        # The next send of the conversation waits for this write. A run that may be taken up keeps its place.
+        if not self.run.background:
+            self.known.asked.place.hand_on()
         return self._write(prompt, outcome)
 
     # -- a step ends
@@ -380,7 +381,8 @@ class StepsMemory:
                 await self._end_run(RunState.FAILED, StopReason.ERROR)
             raise
         finally:
-            self.known.asked.place.leave()
+            if not self.run.background:
+                self.known.asked.place.leave()
         self._report(prompt)
 
     async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> None:

@@ -68,6 +68,7 @@ class BackgroundServices:
         self._settings, self._store, self._metrics, self._now = settings, store, metrics, now
         self._batches: BatchJobs | None = None
         self._batch_worker: Worker | None = None
+        self.count_attempt = job_metrics.attempts.inc
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
         self.maintenance = Maintenance(store, memory.idle_s, now)

@@ -25,7 +25,15 @@ class ForeignTools:
         self._hosts = ToolHosts(settings)
         self.mcp = McpServers(settings, self._hosts)
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
-        self._webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
+        self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
+
+    def unreachable(self, url: str) -> str | None:
+        """Returns why no host may be spoken to at this URL; None: it may."""
+        try:
+            self._hosts.check(url)
+        except HostError as error:
+            return str(error)
+        return None
 
     async def refusal(self, tool: ToolDefinition) -> str | None:
         """Returns why a tool cannot be made here; None: it can."""
@@ -41,7 +49,7 @@ class ForeignTools:
     async def run(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:
         """Returns the result of a call; what goes wrong with it is one, too."""
         if tool.source_type == "webhook":
-            return await self._webhooks.run(tool.source, call)
+            return await self.webhooks.run(tool.source, call)
         if tool.source_type == "python":
             return await self._sandbox.run(tool.source, call)
         if tool.source_type == "mcp":

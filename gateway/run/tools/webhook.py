@@ -43,9 +43,7 @@ class Webhooks:
             }
         )
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                async with self._hosts.open("POST", url, self._headers(call.key, body), body) as reply:
-                    status, content = reply.status, await reply.read(LIMIT_BYTES)
+            status, content = await self._send(url, call.key, body)
         except TimeoutError:
             return failed(
                 f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
@@ -56,6 +54,19 @@ class Webhooks:
         if not 200 <= status < 300:
             return failed(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")
         return ToolAnswer(text)
+
+    async def post(self, url: str, key: str, body: bytes) -> int:
+        """Posts JSON, signed as calls are. Returns the status. key: the same only for the same message.
+
+        Raises: HostError, TimeoutError.
+        """
+        status, _ = await self._send(url, key, body)
+        return status
+
+    async def _send(self, url: str, key: str, body: bytes) -> tuple[int, bytes]:
+        async with asyncio.timeout(TIMEOUT_S):
+            async with self._hosts.open("POST", url, self._headers(key, body), body) as reply:
+                return reply.status, await reply.read(LIMIT_BYTES)
 
     def _headers(self, key: str, body: bytes) -> dict[str, str]:
         at = str(int(self._now()))

@@ -18,6 +18,7 @@ from gateway.dialects.letta.resources.agent import agent_json
 from gateway.dialects.letta.resources.folder import folder_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.background.accept import BackgroundRuns
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.runs import AgentRuns
@@ -48,6 +49,7 @@ class AgentsApi:
     store: Store
     registry: Registry
     runs: AgentRuns
+    background: BackgroundRuns
     batches: BatchRequests
     keeper: MemoryKeeper
     models: ModelList

@@ -35,8 +35,6 @@ NOT_SERVED: Final = (
     (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
     (("GET",), "/v1/agents/{agent_id}/export", _LATER),
     (("POST",), "/v1/agents/import", _LATER),
-    (("POST",), "/v1/agents/{agent_id}/messages/async", _LATER),
-    (("POST",), "/v1/runs/{run_id}/stream", _LATER),
     (("POST",), "/v1/conversations/{conversation_id:conversation}/stream", _LATER),
     (("GET", "POST"), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),

@@ -342,7 +342,7 @@ def test_a_wrong_send_is_named(world: LettaWorld, body: dict[str, Any], loc: lis
 
 def test_what_is_not_served_yet_says_so(world: LettaWorld) -> None:
     agent = world.agent()
-    for options in ({"background": True}, {"callback_url": "https://example.org"}, {"return_logprobs": True}):
+    for options in ({"callback_url": "https://example.org"}, {"return_logprobs": True}):
         with pytest.raises(BadRequestError):
             world.letta.agents.messages.create(agent.id, input="Hi", extra_body=options)
     with pytest.raises(NotFoundError):

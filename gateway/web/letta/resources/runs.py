@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+from starlette.types import Receive
+from starlette.types import Scope as AsgiScope
+from starlette.types import Send as AsgiSend
+
 from gateway.core import ids
+from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery
-from gateway.dialects.letta.run import Feedback, metrics_json, run_json, step_json, usage_json
+from gateway.dialects.letta.run import (
+    Feedback,
+    StreamRun,
+    callback_json,
+    metrics_json,
+    result_json,
+    run_json,
+    step_json,
+    usage_json,
+)
+from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import DEFAULT
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from gateway.web.middleware import trace_of
+from gateway.web.sse import ClientReply
 from storage.errors import NotFound
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import RunState
+from storage.records import Run, RunState
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -33,6 +54,13 @@ class RunRoutes:
             AgentsRoute("GET", run, self.retrieve, "Return a run."),
             AgentsRoute("GET", f"{run}/messages", self.messages, "List a run's messages.", query=PageQuery),
             AgentsRoute("GET", f"{run}/steps", self.steps_of, "List a run's steps.", query=PageQuery),
+            AgentsRoute(
+                "POST",
+                f"{run}/stream",
+                self.stream,
+                "Stream what a run in the background says, from any event on.",
+                body=StreamRun,
+            ),
             AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
             AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
             AgentsRoute("GET", step, self.step, "Return a step."),
@@ -83,15 +111,29 @@ class RunRoutes:
             stop=given_or_none(query.stop_reason),
         )
         page = page_of(query, await self._row(asked, query.after), await self._row(asked, query.before))
-        return [_shown(entry) for entry in await self._runs.list(asked.project, wanted, page)]
+        return [run_shown(entry) for entry in await self._runs.list(asked.project, wanted, page)]
 
     async def retrieve(self, asked: Asked) -> Any:
-        return _shown(await self._run(asked))
+        entry = await self._run(asked)
+        return {**run_shown(entry), **await self._callback(entry.run)}
+
+    async def _callback(self, run: Run) -> dict[str, Any]:
+        """Returns what became of the call that was asked for at a run's end."""
+        told = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
+        return callback_json(orjson.loads(told[-1].data)) if told else {}
 
     async def messages(self, asked: Asked) -> Any:
         entry = await self._run(asked)
         steps = await self._runs.steps(entry.run)
         return await self._messages(entry, steps, asked.query)
+
+    async def stream(self, asked: Asked) -> Any:
+        entry, wanted = await self._run(asked), asked.body
+        if not entry.run.background and not entry.run.is_over:
+            raise BadRequest("This run streams to its client alone: it is not in the background.")
+        return RunStream(
+            self._api, entry.run, wanted.starting_after, include_pings=wanted.include_pings is not False
+        )
 
     async def steps_of(self, asked: Asked) -> Any:
         entry = await self._run(asked)
@@ -173,10 +215,55 @@ class RunRoutes:
         return cut(shown, query)
 
 
-def _shown(entry: RunEntry) -> dict[str, Any]:
+def run_shown(entry: RunEntry) -> dict[str, Any]:
+    """Returns a run as it is shown."""
     name = DEFAULT if entry.key == DEFAULT else ids.named("conv", entry.conversation_uid)
     return run_json(entry.run, entry.agent_uid, name)
 
 
 def _step_shown(entry: StepEntry) -> dict[str, Any]:
     return step_json(entry)
+
+
+async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
+    """Returns the whole reply of a run that has ended."""
+    agent = await api.store.agents.load(run.agent)
+    if agent is None:
+        raise UnknownId("The agent of this run is deleted.")
+    steps = [
+        await api.store.turns.exchange(agent, each.step.exchange) for each in await api.store.runs.steps(run)
+    ]
+    shown = await Exchanges(api.store, agent, showing).answers(run, [e for e in steps if e is not None])
+    return result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
+
+
+@dataclass(slots=True)
+class RunStream:
+    """The reply that follows a run in the background. after: the number of the event behind which it begins."""
+
+    api: AgentsApi
+    run: Run
+    after: int = 0
+    include_pings: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
+        trace, api = trace_of(scope), self.api
+        trace.stream, trace.memory = True, "on"
+        connection, ping = scope["state"].get("connection"), ping_event(self.run.uid, api.now())
+        every_s = api.ping_s if self.include_pings else 0.0
+        async with (
+            ClientReply(receive, send, api.send_timeout_s, connection) as reply,
+            PingingSink(reply, every_s, ping) as sink,
+        ):
+            sink.start(200, [*self.headers.items(), EVENTS])
+            if self.include_pings:
+                await sink.write(ping)
+            last = b""
+            with reply.while_here():
+                async for last in api.background.events(self.run, self.after):
+                    await sink.write(last)
+            # The client raises an error where it finds one, and reads no further.
+            if not last.startswith(b"event: error"):
+                await sink.write(DONE)
+            await sink.end()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
-from types import TracebackType
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -14,7 +11,6 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
@@ -23,20 +19,22 @@ from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing, summary_shown
 from gateway.dialects.letta.run import result_json, stop_json, usage_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent
-from gateway.dialects.letta.stream import DONE, MakesSteps, RunNumbers, event, ping_event
+from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
 from gateway.run.agents.messages import DEFAULT
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.receipt import Receipt
-from gateway.run.sink import ClientGone, HeldSink, Sink
+from gateway.run.sink import HeldSink
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.pinging import EVENTS, PingingSink
+from gateway.web.letta.resources.runs import RunStream, ended_json, run_shown
 from gateway.web.letta.routes import AgentsRoute, Asked
+from gateway.web.letta.run_events import options_of, view_of
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
-
-_EVENTS = ("content-type", "text/event-stream; charset=utf-8")
+from storage.records import Run
 
 
 class SendRoutes:
@@ -52,6 +50,13 @@ class SendRoutes:
             AgentsRoute(
                 "POST", f"{one}/stream", self.stream, "Send a message, and stream what it says.", body=Send
             ),
+            AgentsRoute(
+                "POST",
+                f"{one}/async",
+                self.send_async,
+                "Send a message, and answer with the run that goes on without its client.",
+                body=Send,
+            ),
         ]
 
     async def send(self, asked: Asked) -> Any:
@@ -59,6 +64,11 @@ class SendRoutes:
 
     async def stream(self, asked: Asked) -> Any:
         return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=True)
+
+    async def send_async(self, asked: Asked) -> Any:
+        request, _ = await self.request(asked, asked.uid("agent", "agent_id"))
+        run = await self.accept(request, asked.body, by_token=False, is_shown=False)
+        return run_shown(await self._api.store.runs.get(asked.project, run.uid))
 
     async def begin(
         self,
@@ -68,14 +78,41 @@ class SendRoutes:
         is_stream: bool,
         conversation: str = DEFAULT,
         said_of_it: ConversationDefinition | None = None,
-    ) -> Answered:
+    ) -> Any:
         """Returns the reply to a send. uid: of the agent. conversation: `default`, or a public name.
 
         said_of_it: what the conversation has of its own.
         """
         send: Send = asked.body
-        if send.background:
-            raise BadRequest("Runs in the background are not served yet.", param="background")
+        if given(send).get("callback_url") and not send.background:
+            raise BadRequest(
+                "Only runs in the background call back: send `background`.", param="callback_url"
+            )
+        request, said = await self.request(asked, uid, conversation=conversation, said_of_it=said_of_it)
+        if not send.background:
+            return Answered(self._api, asked, request, said, is_stream)
+        run = await self.accept(request, send, by_token=is_stream and send.stream_tokens)
+        if is_stream:
+            return RunStream(self._api, run, include_pings=send.include_pings, headers=asked.headers)
+        run = await self._api.background.ended(run)
+        return await ended_json(self._api, run, showing_of(send))
+
+    async def accept(self, request: RunRequest, send: Send, *, by_token: bool, is_shown: bool = True) -> Run:
+        """Accepts a send as a run in the background. is_shown: its events are kept."""
+        shown = options_of(showing_of(send), by_token=by_token) if is_shown else None
+        callback = given(send).get("callback_url")
+        return await self._api.background.accept(request, callback=callback, shown=shown)
+
+    async def request(
+        self,
+        asked: Asked,
+        uid: str,
+        *,
+        conversation: str = DEFAULT,
+        said_of_it: ConversationDefinition | None = None,
+    ) -> tuple[RunRequest, Sent]:
+        """Returns what a send asks of an agent, and what it says. The parameters are those of `begin`."""
+        send: Send = asked.body
         said = sent(send)
         found = await self._api.registry.agent(asked.project, uid)
         fields = given(send)
@@ -100,8 +137,10 @@ class SendRoutes:
             is_retry=asked.request.headers.get("x-stainless-retry-count", "0") != "0",
             headers=forwardable(scope["headers"]),
             credential=trace_of(asked.request.scope).caller.credential,
+            model=fields.get("override_model"),
+            system=fields.get("override_system"),
         )
-        return Answered(self._api, asked, request, said, is_stream)
+        return request, said
 
 
 @dataclass(slots=True)
@@ -156,27 +195,17 @@ class Answered:
         with reply.while_here():
             shown = await self._shown(result)
         run = result.run
-        reply.start(200, [*receipt.close(), _EVENTS])
+        reply.start(200, [*receipt.close(), EVENTS])
         end = [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
         await reply.write(b"".join(map(event, [*shown, *end])) + DONE)
         await reply.end()
 
     def _view(self, start: RunStart) -> MakesView:
         send: Send = self.asked.body
-        steps = 0 if start.is_resumed else 1
-        numbers = RunNumbers(
-            start.agent.uid,
-            ids.named("run", start.run),
-            start.first,
-            start.reply,
-            steps,
-            start.names,
-            start.begun,
-        )
         showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
         if start.summary is not None:
             self._before = summary_shown(start.summary, start.agent.uid, showing)
-        return MakesSteps(numbers, showing, by_token, self.api.now, self._before)
+        return view_of(start, showing, self.api.now, by_token=by_token, before=self._before)
 
     async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
         exchanges = Exchanges(self.api.store, result.agent, showing_of(self.asked.body))
@@ -204,63 +233,3 @@ def _offered(tool: Any) -> dict[str, Any]:
     parameters = sent_.get("parameters") or {"type": "object", "properties": {}}
     function = {"name": tool.name, "description": sent_.get("description") or "", "parameters": parameters}
     return {"type": "function", "function": function}
-
-
-@dataclass(slots=True)
-class PingingSink:
-    """A stream that says something while nothing else is said, once it has begun. every_s: 0: never.
-
-    ping: the event; empty until the run has a name.
-    """
-
-    inner: Sink
-    every_s: float
-    ping: bytes = b""
-    _wrote: bool = False
-    _task: asyncio.Task[None] | None = field(default=None)
-
-    @property
-    def gone(self) -> asyncio.Event:
-        return self.inner.gone
-
-    @property
-    def started(self) -> bool:
-        return self.inner.started
-
-    async def __aenter__(self) -> PingingSink:
-        if self.every_s:
-            self._task = asyncio.create_task(self._beat())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        self.inner.start(status, headers)
-
-    async def write(self, data: bytes) -> None:
-        self._wrote = True
-        await self.inner.write(data)
-
-    async def end(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        await self.inner.end()
-
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        await self.inner.whole(status, headers, body)
-
-    def while_here(self) -> AbstractContextManager[None]:
-        return self.inner.while_here()
-
-    async def _beat(self) -> None:
-        # A client that leaves is noticed by whoever writes the reply.
-        with suppress(ClientGone):
-            while True:
-                self._wrote = False
-                await asyncio.sleep(self.every_s)
-                if self.started and self.ping and not self._wrote:
-                    await self.inner.write(self.ping)

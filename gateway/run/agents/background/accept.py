@@ -1,0 +1,397 @@
+"""Runs in the background: accepted onto the disk, performed by a job, taken up where a process has left them.
+
+    run = await background.accept(asked)          # returns when run, request and job are on disk
+    await background.perform(agent, run, 1, 1)    # what the job does (gateway.run.background.runs)
+
+A run has its place in the queue of its conversation from the moment it is accepted, and after a restart before
+anybody else can ask. Its caller may go; an upstream's error ends it; only the death of a process is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from adapters.types import Json
+from gateway.core.ids import new_uid, uid_of
+from gateway.core.turn.client import MakesUnseen, MakesView
+from gateway.core.turn.guide import StopReason
+from gateway.errors import GatewayError
+from gateway.run.agents.background.event_log import EventLog, ShowsRuns, stored
+from gateway.run.agents.background.request import KeptRequest
+from gateway.run.agents.begin import MessageGone, digest_of
+from gateway.run.agents.registry import Registry
+from gateway.run.agents.retry import sent_before
+from gateway.run.agents.run import AcceptedRun, RunRequest, RunStart
+from gateway.run.agents.runs import AgentRuns
+from gateway.run.call import Passes
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import new_conversation_uid
+from gateway.run.memory.line import DEFAULT
+from gateway.run.memory.queue import QueuePlace, Reservation
+from gateway.run.sink import Sink, UnseenSink
+from storage.commands import RunAccept
+from storage.errors import NotFound, StoreError
+from storage.listing import RunEntry
+from storage.records import Agent, Run, RunState
+
+# How often a run is tried that took the process with it, or may have.
+MOST_TRIES = 3
+_PAGE = 1000
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(frozen=True, slots=True)
+class PerformedRun:
+    """A run as it has ended. callback: the URL that is to be called."""
+
+    run: Run
+    callback: str | None
+
+
+class BackgroundRuns:
+    """One for the process. shows: the dialect in which events are logged."""
+
+    def __init__(self, runs: AgentRuns, registry: Registry, keeper: MemoryKeeper, shows: ShowsRuns) -> None:
+        self._runs = runs
+        self._registry = registry
+        self._keeper = keeper
+        self._store = keeper.store
+        self._shows = shows
+        # Places of runs that are accepted: the first of a conversation is the next one's, whichever that is.
+        self._places: dict[tuple[str, str], deque[Reservation]] = {}
+        self._lines: dict[str, tuple[str, str]] = {}
+        self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
+        self._passes: dict[str, Passes] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+
+    async def accept(
+        self,
+        asked: RunRequest,
+        *,
+        parent: int | None = None,
+        depth: int = 0,
+        callback: str | None = None,
+        batch: int | None = None,
+        shown: Json | None = None,
+    ) -> Run:
+        """Accepts a run. Returns it when it is on disk; the run that there is, where the same send came before.
+
+        parent, depth: as in `Run`, if `asked` does not say them. callback: a URL to be called at the end. batch: the
+        one whose item it is. shown: how its events are shown; None: they are not logged.
+
+        Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
+        """
+        self._runs.check_background(asked, callback)
+        store = self._store
+        agent = await store.agents.find(asked.scope)
+        if agent is None:
+            raise NotFound("there is no such agent")
+        name, conversation = await self._conversation(agent, asked.conversation)
+        before = await self._before(agent, conversation, asked)
+        replaces = None
+        if before is not None:
+            run, is_same, is_said_anew = before
+            if is_same:
+                return run
+            replaces = run.id
+            asked = asked if is_said_anew else replace(asked, messages=())
+        draft = Run(
+            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent or parent,
+            max(asked.depth, depth), batch, background=True, otid=digest_of(agent, asked.otid),
+        )  # fmt: skip
+        request = KeptRequest.of(asked, shown, callback).written()
+        wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
+        # Before it is written: the job may begin in the same moment.
+        line = (agent.uid, name)
+        self._line_up(draft, line, Passes(asked.headers, asked.credential))
+        if shown is not None:
+            self._logs[draft.uid] = EventLog(store, draft, self._shows)
+        try:
+            accepted = await store.runs.accept(wanted)
+        except BaseException:
+            self._left(draft, line)
+            raise
+        if accepted.uid != draft.uid:
+            self._left(draft, line)
+            return accepted
+        if (log := self._logs.get(draft.uid)) is not None:
+            self._begin_log(log, accepted)
+        return accepted
+
+    async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
+        """Performs a run that was accepted, up to its end. Returns it, None where it is gone.
+
+        attempt: rises each time it is tried; tries: counts only those that were never ended.
+        Raises: StoreError, CancelledError: it can be tried again.
+        """
+        store = self._store
+        agent = await store.agents.load(agent_row)
+        run = None if agent is None else await store.runs.load(agent_row, run_row)
+        if agent is None or run is None:
+            return None
+        entry = await store.runs.get(agent.scope.project, run.uid)
+        line = (agent.uid, conversation_of(entry))
+        self._lines[run.uid] = line
+        reserved = self._next_place(line) or self._keeper.queues.reserve(line)
+        try:
+            place = await reserved.taken()
+            ended = await self._perform(agent, run, line, place, attempt, tries)
+        except (StoreError, asyncio.CancelledError):
+            # Nobody may come in between before it is taken up, unless it was ended from outside.
+            if run.uid in self._lines:
+                self._places.setdefault(line, deque()).appendleft(reserved)
+            else:
+                reserved.drop()
+            raise
+        except BaseException:
+            reserved.drop()
+            raise
+        reserved.drop()
+        return ended
+
+    async def recover(self) -> None:
+        """Gives the runs that earlier processes have left their places, before anybody else can ask."""
+        try:
+            await self._recover()
+        except StoreError as error:
+            _log.error("runs of an earlier process stay as they were: %s", error.message)
+
+    async def _recover(self) -> None:
+        after = 0
+        while True:
+            page = await self._store.runs.open_background(after=after, limit=_PAGE)
+            for entry, has_job in page:
+                after = entry.run.id
+                if has_job:
+                    self._line_up(entry.run, (entry.agent_uid, conversation_of(entry)), None)
+                else:
+                    await self._end(entry.run, StopReason.ERROR)
+            if len(page) < _PAGE:
+                break
+        # So that each stands in its queue.
+        await asyncio.sleep(0)
+
+    async def sweep(self) -> None:
+        """Ends runs whose jobs somebody has taken away, so that they hold up nobody. Raises: StoreError."""
+        if not self._lines:
+            return
+        for entry, has_job in await self._store.runs.open_background(limit=_PAGE):
+            line = self._lines.get(entry.run.uid)
+            if line is None or has_job:
+                continue
+            now = self._keeper.now()
+            ended = await self._store.runs.end(
+                entry.run.agent, entry.run.id, RunState.CANCELLED, StopReason.CANCELLED, now
+            )
+            if (log := self._logs.get(ended.uid)) is not None:
+                await log.close()
+            self._left(ended, line)
+
+    async def ended(self, run: Run) -> Run:
+        """Waits for the end of a run that was accepted. Returns it as it is then."""
+        if (event := self._ends.get(run.uid)) is not None:
+            await event.wait()
+        return await self._store.runs.load(run.agent, run.id) or run
+
+    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.
+
+        Raises: StoreError.
+        """
+        log = self._logs.get(run.uid)
+        if log is not None:
+            async for event in log.after(after):
+                yield event
+            return
+        run = await self.ended(run)
+        is_logged = False
+        async for number, event in stored(self._store, run, 0):
+            is_logged = True
+            if number > after:
+                yield event
+        if not is_logged:
+            whole = await self._shows.rest(run, {}, (), 1)
+            for number, event in enumerate(self._shows.numbered(whole, 1), 1):
+                if number > after:
+                    yield event
+
+    # -- the same send again
+
+    async def _before(
+        self, agent: Agent, conversation: int, asked: RunRequest
+    ) -> tuple[Run, bool, bool] | None:
+        """Returns (the run of the same send, nothing is to be done, its messages are said once more)."""
+        store, digest = self._store, digest_of(agent, asked.otid)
+        if digest is not None:
+            run = await store.runs.by_otid(agent.id, digest)
+        elif asked.is_retry and conversation and not asked.decisions:
+            run = await store.runs.newest(agent.id, conversation)
+        else:
+            return None
+        if run is None:
+            return None
+        if not run.is_over:
+            return (run, True, False) if digest is not None or await self._asks(run, asked) else None
+        name = asked.conversation
+        said = None if asked.decisions else asked.messages
+        head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
+        before = await sent_before(store, agent, name, said, digest, head)
+        return None if before is None else (before.run, before.is_answered, before.is_said_anew)
+
+    async def _asks(self, run: Run, asked: RunRequest) -> bool:
+        """Returns whether a run that has not begun says the same."""
+        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        return bool(texts) and KeptRequest.read(texts[0].data).messages == asked.messages
+
+    # -- one attempt
+
+    async def _perform(
+        self, agent: Agent, run: Run, line: tuple[str, str], place: QueuePlace, attempt: int, tries: int
+    ) -> PerformedRun | None:
+        store = self._store
+        # It may have been cancelled while it waited.
+        found = await store.runs.load(agent.id, run.id)
+        if found is None:
+            return None
+        texts = await store.runs.texts(agent.id, run.id, "request")
+        kept = KeptRequest.read(texts[0].data if texts else b"")
+        log = await self._log_of(found, kept, attempt)
+        if not found.is_over:
+            if tries > MOST_TRIES:
+                await self._end(found, StopReason.ERROR)
+            else:
+                await self._attempt(agent, found, kept, line[1], place, attempt, log)
+            found = await store.runs.load(agent.id, run.id) or found
+        if not found.is_over:
+            found = await self._end(found, StopReason.ERROR)
+        await self._over(found, kept, log, attempt)
+        return PerformedRun(found, kept.callback)
+
+    async def _attempt(
+        self,
+        agent: Agent,
+        run: Run,
+        kept: KeptRequest,
+        name: str,
+        place: QueuePlace,
+        attempt: int,
+        log: EventLog | None,
+    ) -> None:
+        project, options = agent.scope.project, kept.shown or {}
+
+        def view(start: RunStart) -> MakesView:
+            return MakesUnseen() if log is None else self._shows.view(start, options)
+
+        sink: Sink = UnseenSink() if log is None else log
+        try:
+            found = await self._registry.agent(project, agent.uid)
+            spec = await self._registry.in_conversation(
+                project, None if name == DEFAULT else f"conv-{name}", found.spec
+            )
+            if kept.model is not None:
+                spec = self._registry.with_model(spec, kept.model)
+            if kept.system is not None:
+                spec = replace(spec, system=kept.system)
+            asked = kept.asked(replace(found, spec=spec), name)
+            passes = self._passes.get(run.uid, Passes())
+            asked = replace(asked, headers=passes.headers, credential=passes.credential)
+            accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
+            await self._runs.perform(asked, accepted, place, view, sink)
+        except MessageGone:
+            await self._end(run, StopReason.ERROR)
+        except (StoreError, asyncio.CancelledError):
+            if log is not None:
+                await log.flush()
+            raise
+        except GatewayError as error:
+            await self._end(run, StopReason.ERROR)
+            if log is not None:
+                log.add(self._shows.refused(run.uid, error))
+        except Exception:
+            _log.exception("a run in the background failed")
+            await self._end(run, StopReason.ERROR)
+
+    async def _log_of(self, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
+        """Returns the log of a run for this attempt; None where it has none."""
+        if kept.shown is None:
+            return None
+        log = self._logs.get(run.uid)
+        is_new = log is None
+        if log is None:
+            log = self._logs[run.uid] = EventLog(self._store, run, self._shows)
+        self._begin_log(log, run)
+        if attempt > 1 or is_new:
+            logged = await log.go_on()
+            log.add(await self._shows.rest(replace(run, state=RunState.RUNNING), kept.shown, logged, attempt))
+        return log
+
+    def _begin_log(self, log: EventLog, run: Run) -> None:
+        if not log.run.id:
+            log.run = run
+            log.add(self._shows.begun(run.uid))
+
+    async def _over(self, run: Run, kept: KeptRequest, log: EventLog | None, attempt: int) -> None:
+        """Lets go of a run that has ended; its log gets what it lacks."""
+        if log is not None:
+            await log.flush()
+            logged = [event async for _, event in stored(self._store, run, 0)]
+            if not (logged and self._shows.is_end(logged[-1])):
+                log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
+            await log.close()
+        self._let_go(run)
+
+    def _let_go(self, run: Run) -> None:
+        for kept in (self._lines, self._passes, self._logs):
+            kept.pop(run.uid, None)
+        if (event := self._ends.pop(run.uid, None)) is not None:
+            event.set()
+
+    async def _end(self, run: Run, stop: StopReason) -> Run:
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._keeper.now())
+
+    # -- places
+
+    async def _conversation(self, agent: Agent, name: str) -> tuple[str, int]:
+        """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.
+
+        Raises: NotFound.
+        """
+        uid = None if name == DEFAULT else uid_of("conv", name) or name
+        key = DEFAULT if name == DEFAULT else None
+        found = await self._store.append.conversation(agent, key, uid)
+        if found is None:
+            if name != DEFAULT:
+                raise NotFound(f"there is no conversation {name!r}")
+            return DEFAULT, 0
+        return DEFAULT if found.key == DEFAULT else found.uid, found.id
+
+    def _line_up(self, run: Run, line: tuple[str, str], passes: Passes | None) -> None:
+        self._places.setdefault(line, deque()).append(self._keeper.queues.reserve(line))
+        self._lines[run.uid] = line
+        self._ends[run.uid] = asyncio.Event()
+        if passes is not None:
+            self._passes[run.uid] = passes
+
+    def _left(self, run: Run, line: tuple[str, str]) -> None:
+        """Takes back what was lined up for a run that will not be performed. Any place of the line will do."""
+        if (place := self._next_place(line, last=True)) is not None:
+            place.drop()
+        self._let_go(run)
+
+    def _next_place(self, line: tuple[str, str], *, last: bool = False) -> Reservation | None:
+        places = self._places.get(line)
+        if not places:
+            return None
+        found = places.pop() if last else places.popleft()
+        if not places:
+            del self._places[line]
+        return found
+
+
+def conversation_of(entry: RunEntry) -> str:
+    """Returns the name of a run's conversation that all of its sends use."""
+    return DEFAULT if entry.key == DEFAULT else entry.conversation_uid

@@ -1,0 +1,88 @@
+"""Job `run`: runs that go on without their clients, with a worker of their own, and what they leave behind.
+
+Long runs keep neither summaries nor live turns waiting: they have slots and connections of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+
+from gateway.run.agents.background.accept import BackgroundRuns
+from gateway.run.background.callbacks import KIND as CALLBACK
+from gateway.run.background.callbacks import Callbacks, calling_back
+from gateway.run.background.loop import PeriodicTask
+from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from storage.sql.store import Store
+
+KIND = "run"
+# Chosen: each holds a connection to its upstream for minutes.
+AT_ONCE = 16
+# What a run leaves beside its steps (its request, its events, records of calls) is kept so long after its end.
+KEPT_S = 3 * 3600.0
+# How often its own attempts are counted by the run itself, which has to be ended then.
+_ANY_NUMBER = 1_000_000
+_PAGE = 64
+_LEAST_S = 1.0
+
+
+class RunServices:
+    """Performs the jobs of runs and their callbacks. count: is given each attempt's kind and outcome.
+
+    now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        runs: BackgroundRuns,
+        store: Store,
+        callbacks: Callbacks,
+        count: Callable[[str, str], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._runs = runs
+        self._store = store
+        self._now = now
+        limits = WorkerLimits(concurrency=AT_ONCE, tries=_ANY_NUMBER)
+        self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count)
+        # Those that nobody answers must not take the slots of runs.
+        self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
+        self._cleaning = PeriodicTask("what runs have left", self._nothing, self.clean)
+        self._sweeping = PeriodicTask("runs without a job", self._nothing, self._sweep)
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Returns its tasks, which run until they are cancelled."""
+        return [self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch()]
+
+    async def clean(self) -> float | None:
+        """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
+        runs, now = self._store.runs, self._now()
+        if await runs.drop_texts(now - KEPT_S, _PAGE) == _PAGE:
+            return _LEAST_S
+        first = await runs.texts_since()
+        return None if first is None else max(_LEAST_S, first + KEPT_S - now)
+
+    async def _perform(self, job: JobContext) -> None:
+        row = orjson.loads(job.payload)["run"]
+        done = await self._runs.perform(job.agent, row, job.job.attempt, job.job.tries)
+        if done is not None and done.callback is not None:
+            run = (done.run.agent, done.run.id)
+            await job.finish(calling_back(self._store, done.callback, done.run.uid, run=run))
+        self._cleaning.wake()
+
+    async def _watch(self) -> None:
+        """Looks for runs whose jobs were taken away, when something has happened to jobs."""
+        unwatch = self._store.jobs.watch(self._sweeping.wake)
+        try:
+            await self._sweeping.run()
+        finally:
+            unwatch()
+
+    async def _sweep(self) -> float | None:
+        await self._runs.sweep()
+        return None
+
+    async def _nothing(self) -> None:
+        """Has nothing to do before the first step."""

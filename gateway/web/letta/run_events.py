@@ -1,0 +1,153 @@
+"""Runs without a client in the form of the agents API: their events, and what those do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core import ids
+from gateway.core.turn.client import MakesView
+from gateway.core.turn.guide import StopReason
+from gateway.dialects.letta.error import error_event
+from gateway.dialects.letta.message import Showing, summary_shown
+from gateway.dialects.letta.run import result_json, stop_json, usage_json
+from gateway.dialects.letta.shown import time_of
+from gateway.dialects.letta.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
+from gateway.errors import GatewayError
+from gateway.run.agents.run import RunStart
+from gateway.web.letta.exchanges import Exchanges
+from storage.records import Agent, Exchange, Run
+from storage.sql.store import Store
+
+# The members of a message that leave in pieces, when it is streamed by token.
+_TEXTS = ("content", "reasoning")
+
+
+def options_of(showing: Showing, *, by_token: bool) -> Json:
+    """Returns the way in which a run is shown, as it is kept."""
+    types = None if showing.types is None else sorted(showing.types)
+    own = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
+    return {"types": types, **own, "by_token": by_token}
+
+
+def showing_in(options: Json) -> Showing:
+    if not options:
+        return Showing()
+    types = options["types"]
+    own = options["speaks"], options["argument"], options["summaries"]
+    return Showing(None if types is None else frozenset(types), *own)
+
+
+def view_of(
+    start: RunStart,
+    showing: Showing,
+    now: Callable[[], float],
+    *,
+    by_token: bool,
+    before: Sequence[Json] = (),
+) -> MakesSteps:
+    """Returns what makes the view of a run that begins, or is taken up. before: messages in front of its own."""
+    steps = start.steps if start.is_resumed else start.steps + 1
+    again = (start.reply, start.attempt) if start.attempt > 1 and not start.is_resumed else None
+    run_id = ids.named("run", start.run)
+    numbers = RunNumbers(
+        start.agent.uid, run_id, start.first, start.reply, steps, start.names, start.begun, again
+    )
+    return MakesSteps(numbers, showing, by_token, now, before, start.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvents:
+    """Shows runs in the form of the agents API (`ShowsRuns`). now: seconds since the epoch."""
+
+    store: Store
+    now: Callable[[], float]
+
+    def view(self, start: RunStart, options: Json) -> MakesView:
+        showing, by_token = showing_in(options), bool(options.get("by_token"))
+        before = () if start.summary is None else summary_shown(start.summary, start.agent.uid, showing)
+        return view_of(start, showing, self.now, by_token=by_token, before=before)
+
+    def begun(self, run: str) -> bytes:
+        return ping_event(run, self.now())
+
+    def refused(self, run: str, error: GatewayError) -> bytes:
+        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.named("run", run))
+
+    def numbered(self, data: bytes, first: int) -> list[bytes]:
+        return numbered(data, first)
+
+    def is_end(self, event: bytes) -> bool:
+        return is_end(event)
+
+    async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
+        agent = await self.store.agents.load(run.agent)
+        found: list[Json] = []
+        if agent is not None:
+            exchanges = Exchanges(self.store, agent, showing_in(options))
+            found = await exchanges.answers(run, await self._steps(agent, run))
+        told = list(_untold(found, map(_data, logged), attempt))
+        if run.is_over:
+            told += [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
+        return b"".join(map(event, told))
+
+    async def callback(self, agent_row: int, run_row: int) -> Json | None:
+        """Returns what a URL is told of a run that has ended; None where it is gone."""
+        run = await self.store.runs.load(agent_row, run_row)
+        agent = await self.store.agents.load(agent_row)
+        if run is None or agent is None:
+            return None
+        shown = await Exchanges(self.store, agent, Showing()).answers(run, await self._steps(agent, run))
+        result = result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
+        return {
+            "run_id": ids.named("run", run.uid),
+            "status": run.state.value,
+            "stop_reason": run.stop,
+            "completed_at": time_of(run.ended),
+            "metadata": {"result": result},
+        }
+
+    async def _steps(self, agent: Agent, run: Run) -> list[Exchange]:
+        """Returns the exchanges of a run, and the one behind them that has the last results and no reply."""
+        turns = self.store.turns
+        entries = await self.store.runs.steps(run)
+        found = [await turns.exchange(agent, each.step.exchange) for each in entries]
+        steps = [e for e in found if e is not None]
+        entry = await self.store.runs.get(agent.scope.project, run.uid)
+        line = await self.store.append.conversation(agent, None, entry.conversation_uid)
+        last = None if line is None or not steps else await turns.exchange(agent, line.tip)
+        if last is not None and last.parent == steps[-1].id and last.reply is None:
+            steps.append(last)
+        return steps
+
+
+def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
+    """Yields the messages of which events have not told all."""
+    told: dict[tuple[Any, Any], str] = {}
+    for each in logged:
+        key = _key(each)
+        told[key] = told.get(key, "") + _text(each)
+    for message in messages:
+        key = _key(message)
+        if key not in told:
+            yield message
+        elif told[key] != _text(message):
+            yield {**message, "id": ids.tried_again(message["id"], attempt)}
+
+
+def _key(message: Json) -> tuple[Any, Any]:
+    return ids.first_try(str(message.get("id"))), message.get("message_type")
+
+
+def _text(message: Json) -> str:
+    found = (message.get(name) for name in _TEXTS)
+    return "".join(each for each in found if isinstance(each, str))
+
+
+def _data(event: bytes) -> Json:
+    found: Json = orjson.loads(event.partition(b"data: ")[2])
+    return found

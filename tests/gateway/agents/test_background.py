@@ -1,0 +1,220 @@
+"""Runs in the background over the client of the agents API: accepted, streamed, read again, cancelled, called back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from letta_client import APIStatusError, BadRequestError
+from letta_client.types.agents import Run
+
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.agents.letta import LettaWorld, letta
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def ended(world: LettaWorld, run_id: str) -> Run:
+    for _ in range(1000):
+        run = world.letta.runs.retrieve(run_id)
+        if run.status not in ("created", "running"):
+            return run
+        time.sleep(0.01)
+    raise AssertionError("the run has not ended")
+
+
+def said(world: LettaWorld, agent_id: str) -> list[str]:
+    page = world.letta.agents.messages.list(agent_id, order="asc")
+    return [f"{m.message_type.split('_')[0]}: {getattr(m, 'content', '')}" for m in page]
+
+
+def stream(world: LettaWorld, run_id: str, after: int = 0) -> list[dict[str, Any]]:
+    body = orjson.dumps({"starting_after": after, "include_pings": False})
+    reply = world.world.gateway.ask(
+        "POST", f"/v1/runs/{run_id}/stream", body, {"content-type": "application/json"}
+    )
+    assert reply.status == 200, reply.body
+    lines = [line[6:] for line in reply.body.split(b"\n") if line.startswith(b"data: ")]
+    return [orjson.loads(line) for line in lines if line != b"[DONE]"]
+
+
+def text_of(events: list[dict[str, Any]]) -> str:
+    return "".join(e["content"] for e in events if e["message_type"] == "assistant_message")
+
+
+def test_a_run_is_accepted_and_goes_on_by_itself(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("Done.", hold_before_headers=gate))
+    run = world.letta.agents.messages.create_async(agent.id, input="Work.")
+    assert (run.status, run.background, run.agent_id) == ("created", True, agent.id)
+    gate.open()
+    done = ended(world, run.id)
+    assert (done.status, done.stop_reason) == ("completed", "end_turn")
+    assert said(world, agent.id) == ["user: Work.", "assistant: Done."]
+    assert [m.message_type for m in world.letta.runs.messages.list(run.id, order="asc")] == [
+        "user_message",
+        "assistant_message",
+    ]
+    assert world.world.query("SELECT count(*) FROM jobs") == [0]
+
+
+def test_an_upstreams_error_ends_the_run(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(fail(500))
+    run = world.letta.agents.messages.create_async(agent.id, input="Work.")
+    done = ended(world, run.id)
+    assert (done.status, done.stop_reason) == ("failed", "llm_api_error")
+    assert said(world, agent.id) == ["user: Work."]
+
+
+def test_runs_and_sends_of_one_agent_keep_their_order(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("0.", hold_before_headers=gate), *(say(f"{n}.") for n in range(1, 6)))
+    runs = [world.letta.agents.messages.create_async(agent.id, input=f"Message {n}") for n in range(5)]
+    gate.open()
+    live = world.letta.agents.messages.create(agent.id, input="Message 5")
+    assert live.messages[0].content == "5."  # type: ignore[union-attr]
+    assert [ended(world, run.id).status for run in runs] == ["completed"] * 5
+    assert said(world, agent.id) == [
+        line for n in range(6) for line in (f"user: Message {n}", f"assistant: {n}.")
+    ]
+
+
+def test_a_stream_in_the_background_is_numbered_and_read_again_from_any_event(world: LettaWorld) -> None:
+    agent = world.agent()
+    tokens = ["One ", "two ", "three ", "four."]
+    block = Call("memory_insert", {"label": "human", "new_string": "Counts."}, "c1")
+    agent = world.agent(tools=["memory_insert"])
+    world.upstream.queue(call_tools(block, text="Let me see."), say("".join(tokens), tokens=tokens))
+    with world.letta.agents.messages.create(
+        agent.id, input="Count.", streaming=True, background=True, stream_tokens=True
+    ) as events:
+        first = [orjson.loads(event.model_dump_json()) for event in events]
+    assert first[0]["message_type"] == "ping"
+    run_id = first[0]["run_id"]
+    seen = [e for e in first if e.get("seq_id")]
+    assert [e["seq_id"] for e in seen] == list(range(1, len(seen) + 1))
+    assert text_of(seen) == "Let me see.One two three four."
+    assert ended(world, run_id).status == "completed"
+    whole = stream(world, run_id)
+    assert [e["seq_id"] for e in whole] == [e["seq_id"] for e in seen]
+    for number in range(len(whole) + 1):
+        assert stream(world, run_id, number) == whole[number:]
+    again = world.letta.runs.messages.stream(run_id, starting_after=3)
+    assert [e.seq_id for e in again if getattr(e, "seq_id", None)] == list(range(4, len(seen) + 1))
+
+
+def test_a_reader_follows_a_run_that_goes_on(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("A long reply.", tokens=["A long", " reply."], hold_after={2: gate}))
+    with world.letta.agents.messages.create(
+        agent.id, input="Tell me.", streaming=True, background=True, stream_tokens=True
+    ) as events:
+        run_id = next(iter(events)).run_id  # type: ignore[union-attr]
+    assert isinstance(run_id, str)
+    gate.open()
+    assert text_of(stream(world, run_id)) == "A long reply."
+    assert ended(world, run_id).status == "completed"
+    assert said(world, agent.id) == ["user: Tell me.", "assistant: A long reply."]
+
+
+def test_an_error_is_the_end_of_a_stream_in_the_background(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(fail(500))
+    with (
+        pytest.raises(APIStatusError),
+        world.letta.agents.messages.create(
+            agent.id, input="Work.", streaming=True, background=True
+        ) as events,
+    ):
+        list(events)
+    (run,) = world.letta.runs.list(agent_id=agent.id)
+    assert run.status == "failed"
+    kinds = [e["message_type"] for e in stream(world, run.id)]
+    assert kinds == ["ping", "stop_reason", "error_message"]
+
+
+def test_a_run_without_a_log_replays_whole_messages(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(say("Done."))
+    run = world.letta.agents.messages.create_async(agent.id, input="Work.")
+    events = stream(world, run.id)
+    assert [e["message_type"] for e in events] == ["assistant_message", "stop_reason", "usage_statistics"]
+    assert text_of(events) == "Done."
+    assert stream(world, run.id, 1) == events[1:]
+    live = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert text_of(stream(world, live.messages[0].run_id or "")) == "Ok."
+
+
+def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("Never.", hold_before_headers=gate))
+    first = world.letta.agents.messages.create_async(agent.id, input="One")
+    second = world.letta.agents.messages.create_async(agent.id, input="Two")
+    arrived.wait_sync()
+    found = world.letta.agents.messages.cancel(agent.id)
+    assert found == {first.id: "cancelled", second.id: "cancelled"}
+    assert [ended(world, each.id).stop_reason for each in (first, second)] == ["cancelled", "cancelled"]
+    gate.open()
+    assert world.letta.agents.messages.create(agent.id, input="Three").messages
+    assert said(world, agent.id) == ["user: One", "user: Three", "assistant: Ok."]
+    late = world.letta.agents.messages.cancel(agent.id, run_ids=[first.id])
+    assert late == {first.id: "cancelled"}
+
+
+def test_the_tools_of_a_client_are_refused(world: LettaWorld) -> None:
+    agent = world.agent()
+    tools = [{"name": "look", "parameters": {"type": "object", "properties": {}}}]
+    with pytest.raises(BadRequestError, match="no client"):
+        world.letta.agents.messages.create_async(agent.id, input="Work.", client_tools=tools)  # type: ignore[arg-type]
+    with pytest.raises(BadRequestError, match=r"tools\.hosts names none"):
+        world.letta.agents.messages.create_async(
+            agent.id, input="Work.", callback_url="https://example.org/done"
+        )
+
+
+def test_the_same_send_again_is_the_same_run(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("Once.", hold_before_headers=gate))
+    message: Any = {"role": "user", "content": "Work.", "otid": "o1"}
+    first = world.letta.agents.messages.create_async(agent.id, messages=[message])
+    again = world.letta.agents.messages.create_async(agent.id, messages=[message])
+    assert again.id == first.id
+    gate.open()
+    assert ended(world, first.id).status == "completed"
+    assert world.letta.agents.messages.create_async(agent.id, messages=[message]).id == first.id
+    live = world.letta.agents.messages.create(agent.id, messages=[message])
+    assert live.messages[0].content == "Once."  # type: ignore[union-attr]
+    assert len(world.upstream.chats) == 1
+
+
+def test_a_run_whose_job_is_taken_away_holds_up_nobody(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("Never.", hold_before_headers=gate))
+    run = world.letta.agents.messages.create_async(agent.id, input="One")
+    arrived.wait_sync()
+
+    async def take_away() -> None:
+        (job,) = await world.world.store.jobs.list()
+        await world.world.store.jobs.cancel(job.id)
+
+    world.world.gateway.call(take_away())
+    assert ended(world, run.id).status == "cancelled"
+    gate.open()
+    assert world.letta.agents.messages.create(agent.id, input="Two").messages[-1].content == "Ok."  # type: ignore[union-attr]
