@@ -28,7 +28,7 @@ from gateway.run.background.worker import JobContext, JobFailed, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.sink import UnseenSink
-from storage.commands import ReadSpan, RunEnd
+from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
 from storage.records import Agent, Run, RunState
@@ -73,15 +73,17 @@ class Sleeping:
         if memory is None or sleeptime is None:
             return
         # Up to here it was due, however little is left of that.
-        upto = orjson.loads(job.payload).get("upto", 0)
-        is_more = False
+        upto, spans = orjson.loads(job.payload).get("upto", 0), []
         for reader in await self._readers(memory):
             found = await self._run(job, memory, sleeptime, reader, upto)
             if found is not None:
-                is_more |= await self._perform(job, memory, reader, *found)
-        if is_more:
+                spans.append(await self._perform(job, memory, reader, *found))
+        is_more = any(span is not None and span.is_more for span in spans)
+        left = (await self._store.readers.of([memory.id]))[memory.id] if any(spans) else []
+        # What came while they read may have made another run due.
+        if is_more or any(_is_due(reader, sleeptime) for reader in left):
             # Before this job ends, so that a crash in between leaves nothing unread.
-            payload = orjson.dumps({"upto": upto or memory.next_seq - 1})
+            payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
             await self._store.jobs.enqueue(SLEEP, job.agent, SLEEP, payload)
 
     async def _sleeptime(self, memory: Agent) -> Sleeptime | None:
@@ -112,8 +114,8 @@ class Sleeping:
         found = await self._store.sleepers.reading(reader.reader)
         if found is not None:
             return found
-        is_due = reader.turns >= (sleeptime.frequency or 1) or reader.seq < upto
-        if not reader.turns or not (is_due or await self._rests(memory)):
+        is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._rests(memory)
+        if not is_due or not (await self._unread(memory, reader, BATCH_CHARS)).messages:
             return None
         wanted = replace(reading_of(reader.reader, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.accepting(wanted))
@@ -127,8 +129,11 @@ class Sleeping:
 
     async def _perform(
         self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
-    ) -> bool:
-        """Performs a run to its end. Returns whether more is to be read. Raises: JobFailed, Postponed, StoreError."""
+    ) -> _Span | None:
+        """Performs a run to its end. Returns what it has read; None: nothing.
+
+        Raises: JobFailed, Postponed, StoreError.
+        """
         project = memory.scope.project
         found = await self._registry.agent(project, reader.uid)
         span = await self._span(memory, reader, found, run)
@@ -151,8 +156,8 @@ class Sleeping:
                 await self._end(run, StopReason.ERROR)
         ended = await self._ended(job, project, run)
         await self._store.sleepers.empty(run.agent, run.conversation)
-        is_moved = span is not None and span.reading.upto > span.reading.cursor
-        return is_moved and span is not None and span.is_more and ended.state is RunState.COMPLETED
+        is_read = span is not None and span.reading.upto > span.reading.cursor
+        return span if is_read and ended.state is RunState.COMPLETED else None
 
     async def _span(self, memory: Agent, reader: ReaderEntry, found: ResolvedAgent, run: Run) -> _Span | None:
         """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
@@ -166,16 +171,25 @@ class Sleeping:
         window = found.spec.context_window
         # A quarter of the window: a token has some four characters.
         most = BATCH_CHARS if window is None else min(BATCH_CHARS, window)
-        unread = await self._store.readers.unread(
-            memory.id, reader.reader, now=self._now(), idle_s=self._settings.idle_s, limit_chars=most,
-            message_chars=most,
-        )  # fmt: skip
-        if unread is None:
-            return None
+        unread = await self._unread(memory, reader, most)
         messages = clean(unread.messages, most_chars=most, secrets=self._settings.learn_secrets)
         exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
         reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
         return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")
+
+    async def _unread(self, memory: Agent, reader: ReaderEntry, most: int) -> Unread:
+        """Returns the next batch. most: its characters. Raises: JobFailed: the memory is gone."""
+        found = await self._store.readers.unread(
+            memory.id,
+            reader.reader,
+            now=self._now(),
+            idle_s=self._settings.idle_s,
+            limit_chars=most,
+            message_chars=most,
+        )
+        if found is None:
+            raise JobFailed("the memory is gone")
+        return found
 
     async def _ask(
         self, found: ResolvedAgent, run: Run, conversation: str, span: _Span, attempt: int
@@ -214,6 +228,10 @@ class Sleeping:
 
     async def _end(self, run: Run, stop: StopReason) -> Run:
         return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now())
+
+
+def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:
+    return reader.turns >= (sleeptime.frequency or 1)
 
 
 def _tokens(run: Run) -> int:

@@ -13,9 +13,12 @@ from typing import Any
 from letta_client.types import AgentState
 
 from gateway.settings import ProfileSettings
-from storage.records import JobState
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, say
+from storage.commands import Line, Look
+from storage.records import Conversation, JobState, Scope
+from tests.core.conversations import assistant, user
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.storage.test_append import Writer
 
 IDLE_S = 200.0
 PATIENCE_S = 20.0
@@ -31,9 +34,17 @@ def said(transcript: str) -> list[str]:
     return _ENTRY.findall(transcript)
 
 
+def hold(seen: Seen, gate: Gate) -> Reply | None:
+    """The first reply to a transcript, held back until the gate is open."""
+    if gate.is_open or seen.messages[-1]["role"] != "user":
+        return None
+    text = "\n".join(said(str(seen.messages[-1]["content"])))
+    return call_tools(Call("memory_insert", {"label": "human", "new_string": text}), hold_before_headers=gate)
+
+
 @dataclass
 class Model:
-    """A model: the primary says "Ok.", its sleeptime agent notes each message of a user, one call for all.
+    """A model: the primary says "I see.", its sleeptime agent notes each message of a user, one call for all.
 
     fails: how many of the sleeper's calls fail. before: is called ahead of each of the sleeper's replies.
     """
@@ -44,7 +55,7 @@ class Model:
 
     def __call__(self, seen: Seen) -> Reply:
         if not is_sleeper(seen):
-            return say("Ok.")
+            return say("I see.")
         self.seen.append(seen)
         if self.fails:
             self.fails -= 1
@@ -110,12 +121,47 @@ class SleepWorld:
 
         self.letta.world.gateway.call(wait())
 
+    def until_waiting(self) -> None:
+        """Waits until a job has failed and waits for its next attempt."""
+        self.until(lambda counts: bool(counts[JobState.RETRYING]))
+
+    def upstream_has(self, count: int) -> None:
+        """Waits until so many calls have arrived upstream."""
+        self.letta.upstream.arrived(count).wait_sync()
+
+    def query(self, statement: str) -> list[Any]:
+        return self.letta.world.query(statement)
+
+    def cursor(self, agent: AgentState) -> int:
+        uid = agent.id.removeprefix("agent-")
+        sql = f"SELECT r.seq FROM readers r JOIN agents a ON a.id = r.memory WHERE r.reader <> 0 AND a.uid = '{uid}'"
+        return int(self.query(sql)[0])
+
+    def write_turns(self, agent: AgentState, count: int) -> None:
+        """Writes turns of its own conversation, as a gateway does it."""
+        scope = Scope("default", "@", f"agent:{agent.id.removeprefix('agent-')}")
+        store = self.letta.world.store
+
+        async def write() -> None:
+            writer = Writer(store, scope)
+            line, path = await writer.read(), b""
+            for n in range(count):
+                if n:
+                    tip = writer.opened.exchange
+                    found = Conversation(tip.conversation, "", "default", writer.opened.rev, tip.id)
+                    line = Line(Look(conversation=found, snapshot=writer.opened.snapshot), (tip,))
+                await writer.begin(user(f"Message {n}."), line=line)
+                path = (await writer.finish(assistant("Yes."), path)).path
+
+        asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(60.0)
+
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""
-        world = self.letta.world
+        world, before = self.letta.world, len(self.model.seen)
         self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
         world.clock.sleep(4000.0)
         world.gateway.call(self._wake())
+        self.until(lambda counts: len(self.model.seen) > before)
         self.slept()
 
     async def _wake(self) -> None:
@@ -133,6 +179,10 @@ class SleepWorld:
 
         world.gateway.call(step())
         self.slept()
+
+    def step(self) -> None:
+        """Has done what is due now."""
+        self.rest(0.0)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.doubles.upstream import StrictUpstream
-from tests.gateway.agents.sleep import SleepWorld, said, sleeping
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.gateway.agents.sleep import SleepWorld, hold, said, sleeping
 
 
 @pytest.fixture
@@ -19,8 +19,10 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
 
 def test_it_reads_after_so_many_turns_and_the_reply_names_the_run(world: SleepWorld) -> None:
     agent = world.primary()
-    begun = [world.send(agent, f"Message {n}.") for n in range(1, 11)]
-    world.slept()
+    begun = []
+    for n in range(1, 11):
+        begun.append(world.send(agent, f"Message {n}."))
+        world.slept()
     assert [bool(each) for each in begun] == [False, False, False, False, True] * 2
     runs = world.runs(agent)
     assert [run.id for run in runs] == [begun[4][0], begun[9][0]]
@@ -32,3 +34,249 @@ def test_it_reads_after_so_many_turns_and_the_reply_names_the_run(world: SleepWo
         [f"Message {n}." for n in range(6, 11)],
     ]
     assert world.block(agent).splitlines() == ["Name: Ann", *(f"Message {n}." for n in range(1, 11))]
+
+
+def test_it_reads_when_the_conversation_rests(world: SleepWorld) -> None:
+    agent = world.primary()
+    assert (world.send(agent, "Hello."), world.send(agent, "I am Ann.")) == ([], [])
+    world.slept()
+    assert world.runs(agent) == []
+    world.rest()
+    (run,) = world.runs(agent)
+    assert run.status == "completed"
+    assert said(world.model.transcripts[0]) == ["Hello.", "I am Ann."]
+    world.rest()
+    assert len(world.runs(agent)) == 1  # nothing is unread
+
+
+def test_null_is_after_each_turn(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, None)
+    for n in range(3):
+        assert len(world.send(agent, f"Message {n}.")) == 1
+        world.slept()
+    assert [said(each) for each in world.model.transcripts] == [
+        ["Message 0."],
+        ["Message 1."],
+        ["Message 2."],
+    ]
+
+
+def test_a_streamed_reply_names_the_run_too(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, None)
+    events = list(world.letta.letta.agents.messages.create(agent.id, input="Hello.", streaming=True))
+    usage = next(each for each in events if each.message_type == "usage_statistics")
+    world.slept()
+    assert usage.run_ids == [run.id for run in world.runs(agent)]
+
+
+def test_what_came_while_it_read_is_the_next_ones_span(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 2)
+    gate = Gate()
+    world.model.before = lambda seen: hold(seen, gate)
+    begun = [world.send(agent, f"Message {n}.") for n in range(2)]
+    world.upstream_has(3)
+    begun += [world.send(agent, f"Message {n}.") for n in range(2, 4)]
+    assert [len(each) for each in begun] == [0, 1, 0, 0]  # one reads already
+    gate.open()
+    world.slept()
+    assert [said(each) for each in world.model.transcripts] == [
+        ["Message 0.", "Message 1."],
+        ["Message 2.", "Message 3."],
+    ]
+
+
+def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.fails = 1
+    (id,) = world.send(agent, "Hello.")
+    world.until_waiting()
+    assert world.letta.letta.runs.retrieve(id).status == "running"
+    assert world.cursor(agent) == 0
+    world.retry()
+    (run,) = world.runs(agent)
+    assert (run.id, run.status) == (id, "completed")
+    assert world.cursor(agent) == 1
+    assert world.block(agent) == "Name: Ann\nHello."
+
+
+def test_a_failure_in_its_middle_asks_again_from_there(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    failing = [True]
+
+    def fail_once(seen: Seen) -> Reply | None:
+        return fail(500) if seen.messages[-1]["role"] == "tool" and failing.pop() else None
+
+    world.model.before = lambda seen: fail_once(seen) if failing else None
+    world.send(agent, "Hello.")
+    world.until_waiting()
+    assert (world.block(agent), world.cursor(agent)) == (
+        "Name: Ann\nHello.",
+        0,
+    )  # the edit entered with its step
+    world.retry()
+    assert (world.block(agent), world.cursor(agent)) == ("Name: Ann\nHello.", 1)
+    assert len([seen for seen in world.model.seen if seen.messages[-1]["role"] == "user"]) == 1
+
+
+def test_the_eighth_failure_ends_it_and_the_next_reads_the_same(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.fails = 8
+    world.send(agent, "Hello.")
+    world.until_waiting()
+    for _ in range(7):
+        world.retry()
+    (run,) = world.runs(agent)
+    assert (run.status, run.stop_reason) == ("failed", "llm_api_error")
+    assert (world.cursor(agent), world.block(agent)) == (0, "Name: Ann")
+    world.send(agent, "Still here.")
+    world.slept()
+    assert world.block(agent) == "Name: Ann\nHello.\nStill here."
+
+
+def test_a_person_who_writes_meanwhile_loses_nothing(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    gate = Gate()
+    world.model.before = lambda seen: hold(seen, gate)
+    world.send(agent, "Hello.")
+    world.upstream_has(2)
+    world.letta.letta.agents.blocks.update("human", agent_id=agent.id, value="Name: Ann\nBy hand.")
+    gate.open()
+    world.slept()
+    assert world.block(agent) == "Name: Ann\nBy hand.\nHello."
+
+
+def test_a_rethink_of_what_changed_meanwhile_is_told_and_made_again(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    gate = Gate()
+
+    def rethink(seen: Seen) -> Reply | None:
+        last = seen.messages[-1]
+        if last["role"] == "user":
+            call = Call("memory_rethink", {"label": "human", "new_memory": "Ann says hello."})
+            return call_tools(call, hold_before_headers=gate)
+        if "was changed by somebody else" in str(last["content"]):
+            assert "By hand." in str(last["content"])
+            return call_tools(
+                Call("memory_rethink", {"label": "human", "new_memory": "Ann says hello. By hand."})
+            )
+        return None
+
+    world.model.before = rethink
+    world.send(agent, "Hello.")
+    world.upstream_has(2)
+    world.letta.letta.agents.blocks.update("human", agent_id=agent.id, value="By hand.")
+    gate.open()
+    world.slept()
+    assert world.block(agent) == "Ann says hello. By hand."
+
+
+def test_two_primaries_share_a_block(world: SleepWorld) -> None:
+    shared = world.letta.letta.blocks.create(label="team", value="Team:")
+    agents = [
+        world.letta.letta.agents.create(
+            name=name, model="openai/m", block_ids=[str(shared.id)], enable_sleeptime=True
+        )
+        for name in ("one", "two")
+    ]
+
+    def note(seen: Seen) -> Reply | None:
+        last = seen.messages[-1]
+        if last["role"] == "tool":
+            return None
+        text = "\n".join(said(str(last["content"])))
+        return call_tools(Call("memory_insert", {"label": "team", "new_string": text}))
+
+    world.model.before = note
+    for agent in agents:
+        world.frequency(agent, 1)
+    for agent in agents:
+        world.send(agent, f"From {agent.name}.")
+    world.slept()
+    for agent in agents:
+        assert sorted(world.block(agent, "team").splitlines()) == ["From one.", "From two.", "Team:"]
+        (run,) = world.runs(agent)
+        assert run.status == "completed"
+
+
+def test_the_words_that_it_read_are_emptied_and_the_counts_stay(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.send(agent, "My cat is called Miso.")
+    world.slept()
+    sleeper, client = world.sleeper(agent), world.letta.letta
+    (run,) = world.runs(agent)
+    assert list(client.agents.messages.list(sleeper.id)) == []
+    assert list(client.runs.messages.list(run.id)) == []
+    steps = list(client.runs.steps.list(run.id))
+    assert (len(steps), all(step.completion_tokens for step in steps)) == (2, True)
+    assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
+    assert [
+        row for row in world.query("SELECT input FROM exchanges") if row and b"not the assistant" in row
+    ] == []
+    assert world.block(agent) == "Name: Ann\nMy cat is called Miso."
+
+
+def test_a_long_span_is_read_to_its_end(world: SleepWorld) -> None:
+    """In batches, each a run of its own: 2,000 turns are clipped nowhere."""
+    agent = world.letta.agent(name="ann")
+    world.write_turns(agent, 2000)
+    world.letta.letta.agents.update(agent.id, enable_sleeptime=True)
+    read: list[str] = []
+
+    def read_only(seen: Seen) -> Reply | None:
+        read.extend(said(str(seen.messages[-1]["content"])))
+        return say("Nothing.")
+
+    world.model.before = read_only
+    world.send(agent, "The last one.")
+    world.slept()
+    world.rest()
+    assert read == [*(f"Message {n}." for n in range(2000)), "The last one."]
+    assert world.cursor(agent) == 4001
+
+
+def test_a_tool_of_the_clients_works_as_with_any_agent(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    tool = {
+        "name": "get_weather",
+        "description": "Weather.",
+        "parameters": {"type": "object", "properties": {}},
+    }
+    client = world.letta.letta
+    world.letta.upstream.queue(call_tools(Call("get_weather", {}, "w1")))
+    asked = [{"role": "user", "content": "Will it rain?"}]
+    reply = client.agents.messages.create(agent.id, messages=asked, client_tools=[tool])
+    assert reply.stop_reason.stop_reason == "requires_approval"
+    assert reply.usage.run_ids
+    world.slept()
+    returned = {"type": "tool", "tool_call_id": "w1", "tool_return": "Rain.", "status": "success"}
+    answer = {"type": "approval", "approvals": [returned]}
+    reply = client.agents.messages.create(agent.id, messages=[answer], client_tools=[tool])
+    assert reply.stop_reason.stop_reason == "end_turn"
+    world.rest()
+    assert "assistant used get_weather" in world.model.transcripts[0]
+    assert [said(each) for each in world.model.transcripts] == [["Will it rain?"], []]
+
+
+def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
+    """A chat completion's newest turn may be asked again, so it is read when the next one follows, or at rest."""
+    agent = world.primary()
+    world.frequency(agent, 1)
+    chat = world.letta.world.chat(model=agent.id)
+    chat.say("Hello.")
+    world.slept()
+    assert world.model.transcripts == []
+    chat.say("I am Ann.")
+    world.step()
+    assert [said(each) for each in world.model.transcripts] == [["Hello."]]
+    world.rest()
+    assert [said(each) for each in world.model.transcripts][1:] == [["I am Ann."]]
