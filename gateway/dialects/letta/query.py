@@ -164,6 +164,10 @@ class RunsQuery(PageQuery):
     stop_reason: str | UnsetType | None = UNSET
 
 
+class TraceQuery(Body):
+    limit: Limit | UnsetType | None = UNSET
+
+
 class StepsQuery(PageQuery):
     agent_id: str | UnsetType | None = UNSET
     feedback: Literal["positive", "negative"] | UnsetType | None = UNSET

@@ -15,7 +15,6 @@ _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
 )
-_TRACE: Final = "Requests are not stored, so there is no trace of them."
 
 # (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
 NOT_SERVED: Final = (
@@ -38,8 +37,6 @@ NOT_SERVED: Final = (
     (("POST",), "/v1/conversations/{conversation_id:conversation}/stream", _LATER),
     (("GET", "POST"), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
-    (("GET",), "/v1/runs/{run_id}/trace", _TRACE),
-    (("GET",), "/v1/steps/{step_id}/trace", _TRACE),
 )
 
 

@@ -74,6 +74,9 @@ def test_runs_are_told_apart_by_their_conversation(world: LettaWorld) -> None:
     (run,) = runs.list(agent_id=agent.id, conversation_id=one.id).items
     assert run.conversation_id == one.id
     assert [each.conversation_id for each in runs.list(agent_id=agent.id).items] == ["default", one.id]
+    assert [each.id for each in runs.list(conversation_id=one.id).items] == [run.id]
+    with pytest.raises(NotFoundError):
+        runs.list(agent_id=world.agent().id, conversation_id=one.id)
     (own,) = runs.list(agent_id=agent.id, conversation_id="default").items
     assert own.conversation_id == "default"
 

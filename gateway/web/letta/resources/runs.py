@@ -15,7 +15,7 @@ from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
-from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery
+from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.dialects.letta.run import (
     Feedback,
     StreamRun,
@@ -28,16 +28,15 @@ from gateway.dialects.letta.run import (
 )
 from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.messages import DEFAULT
+from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
-from storage.errors import NotFound
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import Run, RunState
+from storage.records import Agent, Conversation, Run, RunState
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -61,12 +60,16 @@ class RunRoutes:
                 "Stream what a run in the background says, from any event on.",
                 body=StreamRun,
             ),
+            AgentsRoute(
+                "GET", f"{run}/trace", self.trace, "Say that requests are not stored: null.", query=TraceQuery
+            ),
             AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
             AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
             AgentsRoute("GET", step, self.step, "Return a step."),
             AgentsRoute(
                 "GET", f"{step}/messages", self.messages_of, "List a step's messages.", query=PageQuery
             ),
+            AgentsRoute("GET", f"{step}/trace", self.trace_of, "Say that requests are not stored: null."),
             AgentsRoute("GET", f"{step}/metrics", self.metrics, "Return how long a step took."),
             AgentsRoute("PATCH", f"{step}/feedback", self.judge, "Say how a step was.", body=Feedback),
         ]
@@ -86,18 +89,8 @@ class RunRoutes:
             agent = (await self._api.registry.find(asked.project, uid_in("agent", named[0]))).agent
         conversation = None
         if isinstance(query.conversation_id, str):
-            if agent is None:
-                raise BadRequest(
-                    "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
-                )
-            name = query.conversation_id
-            try:
-                found = await self._api.store.messages.conversation(
-                    agent.id, DEFAULT if name == DEFAULT else uid_in("conv", name)
-                )
-            except NotFound:
-                if name != DEFAULT:
-                    raise
+            found = await self._conversation(asked.project, agent, query.conversation_id)
+            if found is None:
                 return []
             conversation = found.id
         states = given_or_none(query.statuses) or (
@@ -112,6 +105,19 @@ class RunRoutes:
         )
         page = page_of(query, await self._row(asked, query.after), await self._row(asked, query.before))
         return [run_shown(entry) for entry in await self._runs.list(asked.project, wanted, page)]
+
+    async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
+        """Returns a conversation by its public id; None where an agent's own has not begun. Raises: NotFound."""
+        if name == DEFAULT:
+            if agent is None:
+                raise BadRequest(
+                    "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
+                )
+            return await AgentMessages(self._api.store, self._api.now).conversation(agent, name)
+        entry = await self._api.store.conversations.get(project, uid_in("conv", name))
+        if agent is not None and agent.id != entry.agent.id:
+            raise UnknownId(f"There is no conversation {name!r} of this agent.")
+        return entry.conversation
 
     async def retrieve(self, asked: Asked) -> Any:
         entry = await self._run(asked)
@@ -139,6 +145,12 @@ class RunRoutes:
         entry = await self._run(asked)
         steps = [_step_shown(each) for each in await self._runs.steps(entry.run)]
         return cut(steps, asked.query)
+
+    async def trace(self, asked: Asked) -> Any:
+        await self._run(asked)
+
+    async def trace_of(self, asked: Asked) -> Any:
+        await self._step(asked)
 
     async def usage(self, asked: Asked) -> Any:
         run = (await self._run(asked)).run
