@@ -35,12 +35,16 @@ class Showing:
 
 @frozen
 class Origin:
-    """The origin of a stored message. id: its public one. at: seconds since the epoch."""
+    """The origin of a stored message. id: its public one. at: seconds since the epoch.
+
+    conversation: its public name, where a list may hold messages of several.
+    """
 
     id: str
     at: float
     run_id: str | None = None
     step_id: str | None = None
+    conversation: str | None = None
 
 
 def shown(
@@ -82,6 +86,7 @@ def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[
         "sender_id": None,
         "step_id": origin.step_id,
         "run_id": origin.run_id,
+        "conversation_id": origin.conversation,
         "is_err": None,
         "seq_id": None,
         **fields,
@@ -125,6 +130,7 @@ def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, A
         "agent_id": agent_id,
         "step_id": origin.step_id,
         "run_id": origin.run_id,
+        "conversation_id": origin.conversation,
     }
 
 

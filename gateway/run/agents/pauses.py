@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.private import PRIVATE, private_of
+from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.rules import CalledTool
@@ -130,7 +130,8 @@ def called_before(known: Known, *, goes_on: bool = False) -> list[CalledTool]:
 
     def take(messages: Iterable[WireMessage]) -> None:
         for m in messages:
-            if m.get("role") == "user" and private_of(m).get("shown") != "system":
+            # A message of another agent, shown as the system's, begins a turn, too.
+            if m.get("role") == "user" and not is_nudge(m):
                 found.clear()
             if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
                 private = private_of(m)

@@ -10,9 +10,14 @@ from gateway.core import ids
 from gateway.core.conversation.listed import ListedMessage, calls_of, listed
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Origin, Showing, raw_json, shown, summary_shown
-from gateway.run.agents.messages import MessageView
+from gateway.run.agents.messages import DEFAULT, MessageView
 from storage.records import Agent, Exchange, Run
 from storage.sql.store import Store
+
+
+def conversation_id(uid: str, key: str | None) -> str:
+    """Returns the public name of a conversation. key: the client's own."""
+    return DEFAULT if key == DEFAULT else ids.named("conv", uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Exchanges:
         m = view.listed
         run = None if view.run is None else ids.named("run", view.run)
         step = None if view.step is None else ids.placed("step", self.agent.uid, view.step)
-        return Origin(ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden), m.at, run, step)
+        id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
+        return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
 
     async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns what a run has said and done, without what it was told."""

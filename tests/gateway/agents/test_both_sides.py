@@ -57,5 +57,10 @@ def test_a_conversation_of_the_applications_own_shares_the_memory(world: LettaWo
         "Thank you.",
         "My cat is called Miso.",
     ]
+    # Each says in which conversation it stands.
+    assert shown[0].conversation_id == "default"
+    assert shown[1].conversation_id == shown[2].conversation_id != "default"
+    theirs: Any = world.letta.agents.messages.list(agent.id, conversation_id=shown[1].conversation_id)
+    assert {each.id for each in shown[1:]} < {each.id for each in theirs}
     own: Any = world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")
     assert [each.message_type for each in own] == ["user_message", "assistant_message"]

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from gateway.core.agent import AgentTool
+from gateway.core.conversation.private import as_system
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
 from gateway.errors import BadRequest
@@ -193,6 +194,21 @@ def test_a_pause_does_not_reset_the_rules(upstream: StrictUpstream, tmp_path: Pa
         assert run.said == ["So."]
         assert tool_messages(life)[-1][1].startswith("Not run: memory_insert may run once")
         assert life.block().value == "x"
+
+
+def test_a_message_of_the_systems_begins_to_count_anew(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path, rule("max_count_per_step", "memory_insert", max_count_limit=2)) as life:
+        upstream.queue(call_tools(insert("x", "a")), say("One."))
+        life.send("Note x.")
+        upstream.queue(
+            call_tools(insert("y", "b")),
+            call_tools(Call("pay", {}, "c")),
+            call_tools(insert("z", "d")),
+            say("So."),
+        )
+        life.send(messages=(as_system("Pay."),))
+        assert life.send(messages=(), decisions=(CallDecision("c"),)).said == ["So."]
+        assert life.block().value == "x\ny\nz"
 
 
 def test_three_replies_that_cannot_be_read_end_the_run(upstream: StrictUpstream, tmp_path: Path) -> None:

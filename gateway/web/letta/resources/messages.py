@@ -26,7 +26,7 @@ from gateway.run.agents.runs import MOST_SENDS
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.upstream.route import agent_route
 from gateway.web.letta.api import AgentsApi, place_in
-from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import AgentFilter, Page, RunFilter
 from storage.records import Agent, RunState
@@ -163,7 +163,7 @@ class MessageRoutes:
             found_json(
                 message,
                 ids.named("agent", agent.uid),
-                DEFAULT if view.key == DEFAULT else ids.named("conv", view.conversation),
+                conversation_id(view.conversation, view.key),
             )
             for agent, view in await self._found(asked)
             for message in Exchanges(self._api.store, agent, Showing()).message(view)

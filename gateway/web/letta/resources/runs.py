@@ -11,7 +11,6 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
@@ -30,7 +29,7 @@ from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
-from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from gateway.web.middleware import trace_of
@@ -229,7 +228,7 @@ class RunRoutes:
 
 def run_shown(entry: RunEntry) -> dict[str, Any]:
     """Returns a run as it is shown."""
-    name = DEFAULT if entry.key == DEFAULT else ids.named("conv", entry.conversation_uid)
+    name = conversation_id(entry.conversation_uid, entry.key)
     return run_json(entry.run, entry.agent_uid, name)
 
 
