@@ -153,6 +153,7 @@ class Gateway:
             return None
         shows = RunEvents(store, self._clock)
         runs = BackgroundRuns(chat.agents, chat.registry, chat.keeper, shows)
+        chat.agents.peers.deliver(runs)
         callbacks = Callbacks(store, chat.agents.foreign.webhooks, shows.callback, self._clock)
         return runs, RunServices(runs, store, callbacks, services.count_attempt, self._clock)
 

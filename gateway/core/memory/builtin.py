@@ -148,6 +148,12 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             message=string("The message. The other agent knows nothing of this conversation."),
             other_agent_id=string("The id of the other agent, or its name."),
         ),
+        "send_message_to_agent_async": tool(
+            "Send a message to another agent, and go on without waiting. If it answers, then by a message of its own.",
+            ("message", "other_agent_id"),
+            message=string("The message. The other agent knows nothing of this conversation."),
+            other_agent_id=string("The id of the other agent, or its name."),
+        ),
         "send_message_to_agents_matching_tags": tool(
             "Send a message to all other agents that have certain tags, and wait for their answers. Returns a list "
             "with the answer of each.",

@@ -38,6 +38,7 @@ BUILT_IN = (
 )
 MULTI_AGENT_TOOLS = (
     "send_message_to_agent_and_wait_for_reply",
+    "send_message_to_agent_async",
     "send_message_to_agents_matching_tags",
 )
 # What an agent has while a folder is attached to it.

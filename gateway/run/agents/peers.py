@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import orjson
@@ -34,7 +34,7 @@ from gateway.run.sink import ClientGone, Sink, UnseenSink
 from gateway.run.tools.agents import AgentAnswer
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, AgentFilter
-from storage.records import RunState
+from storage.records import Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -46,6 +46,7 @@ _TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and t
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
 _PAUSED = "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
 _LATE = "{name} did not answer within {seconds:.0f} s. It has the message, and goes on by itself"
+_CLOSED = "messages are delivered once the gateway has started. Nothing was sent"
 _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 
 
@@ -58,6 +59,10 @@ class SendsRuns(Protocol):
         receipt: Receipt,
         above: Wait | None = None,
     ) -> RunResult: ...
+
+
+class AcceptsRuns(Protocol):
+    async def accept(self, asked: RunRequest) -> Run: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,11 @@ class Peers:
         self._pending = pending
         self._wait_s = wait_s
         self._waits = Waits()
+        self._accepts: AcceptsRuns | None = None
+
+    def deliver(self, accepts: AcceptsRuns) -> None:
+        """Delivers messages without an answer as runs in the background, which need those of live turns themselves."""
+        self._accepts = accepts
 
     def of(self, sender: Speaker, run: int | None) -> PeersOf:
         """run: the sender's row, if it has one."""
@@ -142,7 +152,7 @@ class Peers:
     async def ask(
         self, sender: Speaker, run: int | None, uid: str, name: str, text: str, until: float
     ) -> AgentAnswer:
-        """Returns an agent's answer. until: by the loop's clock."""
+        """Returns an agent's answer. run: the row of the one that waits, if it has one. until: by the loop's clock."""
         id = ids.named("agent", uid)
         if sender.waiter.depth >= MOST_DEPTH:
             return AgentAnswer(id, name, error=_TOO_DEEP, kind="depth")
@@ -166,16 +176,7 @@ class Peers:
         wait: Wait,
         until: float,
     ) -> AgentAnswer:
-        asked = RunRequest(
-            found.spec,
-            found.scope,
-            messages=(message_of(sender, text, is_awaited=True),),
-            headers=sender.passes.headers,
-            credential=sender.passes.credential,
-            parent=parent,
-            depth=sender.waiter.depth + 1,
-            spares_pauses=True,
-        )
+        asked = replace(_request(sender, found, text, is_awaited=True), parent=parent)
         sink = UnseenSink()
         run = asyncio.ensure_future(self._run(asked, to, sink, wait))
         # The process waits for it when it stops, also if nobody else does any more.
@@ -212,6 +213,31 @@ class Peers:
                 to.id, to.name, error=f"{to.name} is not available at the moment", kind="failed"
             )
         return _answer_of(result, to)
+
+    async def tell(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
+        """Has an agent told something. What is told of it says no more than that it is on disk."""
+        id = ids.named("agent", uid)
+        if sender.waiter.depth >= MOST_DEPTH:
+            return AgentAnswer(id, name, error=_TOO_DEEP, kind="depth")
+        try:
+            found = await self._registry.agent(sender.project, uid)
+            if await self._is_paused(found):
+                return AgentAnswer(id, name, error=_PAUSED.format(name=name), kind="waiting")
+            if self._accepts is None:
+                return AgentAnswer(id, name, error=_CLOSED, kind="failed")
+            await self._accepts.accept(_request(sender, found, text, is_awaited=False))
+        except NotFound:
+            return AgentAnswer(id, name, error=f"there is no agent {id!r}", kind="missing")
+        except (GatewayError, StoreError) as error:
+            return AgentAnswer(id, name, error=f"{name} cannot be told: {error.message}", kind="failed")
+        return AgentAnswer(id, name)
+
+    async def _is_paused(self, found: ResolvedAgent) -> bool:
+        agent = await self._store.agents.find(found.scope)
+        last = None if agent is None else (await self._store.runs.last([agent.id])).get(agent.id)
+        if last is None or last.stop != StopReason.REQUIRES_APPROVAL:
+            return False
+        return await self._store.runs.waiting(last.agent, last.conversation) is not None
 
     async def ask_tagged(
         self, sender: Speaker, run: int | None, every: Sequence[str], some: Sequence[str], text: str
@@ -250,16 +276,37 @@ class PeersOf:
     run: int | None
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
-        try:
-            found = await self.peers.find(self.sender.project, agent)
-        except NotFound:
-            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
-        except (BadRequest, StoreError) as error:
-            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+        found = await self._found(agent)
+        if isinstance(found, AgentAnswer):
+            return found
         return await self.peers.ask(self.sender, self.run, *found, text, self.peers.end_of_wait())
 
     async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
         return await self.peers.ask_tagged(self.sender, self.run, every, some, text)
+
+    async def tell(self, agent: str, text: str) -> AgentAnswer:
+        found = await self._found(agent)
+        return found if isinstance(found, AgentAnswer) else await self.peers.tell(self.sender, *found, text)
+
+    async def _found(self, agent: str) -> tuple[str, str] | AgentAnswer:
+        try:
+            return await self.peers.find(self.sender.project, agent)
+        except NotFound:
+            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
+        except (BadRequest, StoreError) as error:
+            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+
+
+def _request(sender: Speaker, found: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
+    return RunRequest(
+        found.spec,
+        found.scope,
+        messages=(message_of(sender, text, is_awaited=is_awaited),),
+        headers=sender.passes.headers,
+        credential=sender.passes.credential,
+        depth=sender.waiter.depth + 1,
+        spares_pauses=True,
+    )
 
 
 def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:

@@ -107,7 +107,7 @@ class AgentRuns:
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._live: dict[int, TurnRun] = {}  # by the run's row
-        self._peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
+        self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
 
     async def send(
         self,
@@ -138,7 +138,9 @@ class AgentRuns:
         place: in the queue of its conversation, which is free now. asked: its conversation is `default`, or a uid.
         Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken up again.
         """
-        sending = replace(self._sending(asked), accepted=accepted)
+        sending = replace(self._sending(asked), accepted=accepted, depth=accepted.run.depth)
+        if asked.spares_pauses and accepted.run.state is RunState.CREATED and await self._is_paused(sending):
+            raise Conflict("This conversation waits for answers to calls.")
         await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
 
     def check_background(self, asked: RunRequest, callback: str | None) -> None:
@@ -424,7 +426,7 @@ class AgentRuns:
         if not asked.spec.uid or not known.offered:
             return memory
         window = asked.target.context_window
-        others = None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None)
+        others = None if speaker is None else self.peers.of(speaker, None if run is None else run.id or None)
         uid = None if run is None else run.uid
         calls = (
             CallRecord(keeper.store, known.agent.id, maker, known.path[-1]) if maker and known.path else None

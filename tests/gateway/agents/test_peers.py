@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,8 @@ from tests.gateway.sdk import agent as profile
 from tests.server import QUIET
 
 ASK, ASK_TAGGED = "send_message_to_agent_and_wait_for_reply", "send_message_to_agents_matching_tags"
-SPEAKING = [ASK, ASK_TAGGED]
+TELL = "send_message_to_agent_async"
+SPEAKING = [ASK, TELL, ASK_TAGGED]
 
 
 @dataclass
@@ -453,3 +455,90 @@ def test_the_tools_are_given_and_taken(stage: Stage) -> None:
     status, shown = stage.world.ask("PATCH", f"/v1/agents/{a}", {"include_multi_agent_tools": True})
     assert [each["name"] for each in shown["tools"]] == SPEAKING
     assert {each["tool_type"] for each in shown["tools"]} == {"letta_multi_agent_core"}
+
+
+# -- messages without an answer
+
+
+def tell(other: str, text: str = "Note this.", id: str | None = None) -> Call:
+    return Call(TELL, {"message": text, "other_agent_id": other}, id)
+
+
+def settled(stage: Stage, runs: int) -> list[Any]:
+    """The runs, when so many have ended."""
+    for _ in range(500):
+        found = stage.runs()
+        if len(found) == runs and all(
+            state in ("completed", "failed", "cancelled") for _, state, _, _ in found
+        ):
+            return found
+        time.sleep(0.01)
+    raise AssertionError(found)
+
+
+def test_a_message_without_an_answer(stage: Stage) -> None:
+    gate = Gate()
+    b = stage.agent("bob", say("Noted.", hold_before_headers=gate))
+    a = stage.agent("ann", call_tools(tell(b)), say("Told him."))
+    # The sender goes on before the other one has begun to answer.
+    assert stage.send("ann").messages[-1].content == "Told him."
+    assert stage.told("ann") == ["Sent to bob."]
+    gate.open()
+    assert settled(stage, 2) == [("ann", "completed", 0, None), ("bob", "completed", 1, None)]
+    (heard,) = stage.world.letta.agents.messages.list(b, order="asc").items[:1]
+    assert heard.content == f"Message from the agent ann ({a}). It waits for no answer.\n\nNote this."
+    (run,) = stage.world.letta.runs.list(agent_id=b)
+    assert run.background
+    assert stage.heard["bob"][0].headers["authorization"] == "Bearer sk-app"
+
+
+def test_messages_without_an_answer_go_four_agents_deep(stage: Stage) -> None:
+    """Two agents that always answer one another come to an end."""
+    stage.agent("ann", *(call_tools(tell("bob")) if n % 2 == 0 else say(".") for n in range(12)))
+    stage.agent("bob", *(call_tools(tell("ann")) if n % 2 == 0 else say(".") for n in range(12)))
+    stage.send("ann")
+    runs = settled(stage, 5)
+    assert [(name, depth) for name, _, depth, _ in runs] == [
+        ("ann", 0), ("bob", 1), ("ann", 2), ("bob", 3), ("ann", 4),
+    ]  # fmt: skip
+    assert "go 4 agents deep at most" in stage.told("ann")[-1]
+
+
+def test_who_is_told_may_wait_for_who_told_it(stage: Stage) -> None:
+    stage.agent("bob", call_tools(ask("ann", "Why?")), say("I see."))
+    stage.agent("ann", call_tools(tell("bob")), say("Told."), say("Because."))
+    stage.send("ann")
+    settled(stage, 3)
+    assert stage.told("bob") == ["Because."]
+
+
+def test_nobody_is_told_what_cannot_be_delivered(stage: Stage) -> None:
+    b = approving(stage, "bob", call_tools(ask("cid", id="call_1")))
+    stage.agent("cid")
+    stage.send("bob")
+    stage.agent("ann", call_tools(tell("nobody", id="1"), tell(b, id="2")))
+    stage.send("ann")
+    assert stage.told("ann") == [
+        "Error: there is no agent 'nobody'",
+        "Error: bob waits for a person's answer to calls that it has made. Nothing was sent; try again later",
+    ]
+
+
+def test_a_pause_that_begins_before_a_message_is_delivered_is_spared(stage: Stage) -> None:
+    gate = Gate()
+    b = approving(stage, "bob", call_tools(ask("cid", id="call_1"), hold_before_headers=gate), say("Thanks."))
+    stage.agent("cid")
+    stage.agent("ann", call_tools(tell(b)), say("Told."))
+    (own,) = aside(lambda: stage.send("bob"))
+    stage.world.upstream.arrived(1).wait_sync()
+    stage.send("ann")
+    gate.open()
+    own.result(10)
+    assert [(name, state) for name, state, _, _ in settled(stage, 3)] == [
+        ("bob", "completed"),
+        ("ann", "completed"),
+        ("bob", "failed"),
+    ]
+    decision: Any = {"type": "approval", "tool_call_id": "call_1", "approve": True}
+    answer: Any = [{"type": "approval", "approvals": [decision]}]
+    assert stage.world.letta.agents.messages.create(b, messages=answer).messages[-1].content == "Thanks."
