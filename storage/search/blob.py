@@ -17,15 +17,17 @@ both sides. So a message's words lie in one place, and forgetting it needs nothi
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from storage.search.common import says_nothing
 from storage.search.words import date_words, words_of
 from storage.value import frozen
 
@@ -42,6 +44,12 @@ _HEAD_CHARS = 200
 _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
+# A text with no sentence but questions. Longer ones tell something by the way.
+_ONLY_ASKS = re.compile(r"(?:[^.!。！\n]|[.!](?!\s))*[?？؟]\W*")
+_QUESTION_TERMS = 64
+# A text of more terms says something.
+_SLIGHT_TERMS = 8
+
 _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sHII")
@@ -49,9 +57,9 @@ _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 _TABLE_BYTES = CHUNK * 6
 _PREFIX = _HEADER.size + _TABLE_BYTES
 _ENTRY_BYTES = 6
-# Bits of an entry's place, and of a document's flags.
+# Bits of an entry's place, and of a document's flags: it only asks; its words are what people say all the time.
 SLOT, IN_HEAD = 0x3F, 0x40
-USER, PRESENT = 1, 2
+USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
 
 
 class CorruptIndex(ValueError):
@@ -89,12 +97,13 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 
 @frozen
 class _Counted:
-    """A document's terms, counted. length: terms in all; head: those in its beginning."""
+    """A document's terms, counted. length: terms in all; head: those in its beginning; flags: of its row."""
 
     frequency: dict[str, int]
     head: frozenset[str]
     length: int
     head_length: int
+    flags: int
 
 
 # The last messages of a memory are not indexed yet and are read by query after query.
@@ -113,7 +122,16 @@ def count_terms(document: Document) -> _Counted:
     frequency.update(words)
     if len(frequency) > _DOCUMENT_TERMS:
         frequency = Counter(dict(list(frequency.items())[:_DOCUMENT_TERMS]))
-    return _Counted(frequency, frozenset(head), len(words) + len(frame), len(head))
+    return _Counted(frequency, frozenset(head), len(words) + len(frame), len(head), _flags(document, words))
+
+
+def _flags(document: Document, words: Sequence[str]) -> int:
+    flags = PRESENT | (USER if document.role == "user" else 0)
+    if len(words) <= _QUESTION_TERMS and _ONLY_ASKS.fullmatch(document.text.strip()):
+        flags |= ASKS
+    if len(words) <= _SLIGHT_TERMS and says_nothing(document.text, words):
+        flags |= SLIGHT
+    return flags
 
 
 @frozen
@@ -224,11 +242,10 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 def document_row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
     """Returns the document's row of `_COLUMNS`; numbers that do not fit count as the largest that does."""
     back = 0 if document.previous is None else document.seq - document.previous
-    flags = PRESENT | (USER if document.role == "user" else 0)
     return (
         min(counted.length, 0xFFFF),
         back if 0 < back <= 0xFFFF else 0,
-        flags,
+        counted.flags,
         min(counted.head_length, 0xFF),
     )
 

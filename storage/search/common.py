@@ -23,6 +23,8 @@ _MESSAGE_WORDS = 150
 _SHARE_OF_LINE: dict[int | None, float] = {
     line: min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_FIRST_LINE, _LAST_LINE + 1)
 }
+# A word that is in a larger share of people's messages tells nothing.
+_SAYS_NOTHING = 0.5
 # Words of a text that tell its language.
 _TELLING_WORDS = 64
 # One of a language's most common words does not show it, since short words are words of several ("van"); one that is
@@ -78,6 +80,11 @@ def shares_in_general(text: str, terms: Sequence[str]) -> list[float]:
         scores[language] = scores.get(language, 0) + _LAST_LINE + 1 - line
     found = max(scores, key=scores.__getitem__)
     return [_SHARE_OF_LINE.get(dict(tables.get(term, ())).get(found), 0.0) for term in terms]
+
+
+def says_nothing(text: str, terms: Sequence[str]) -> bool:
+    """Returns whether each term of a text is in most of people's messages: "And now?" """
+    return min(shares_in_general(text, terms), default=1.0) > _SAYS_NOTHING
 
 
 @cache

@@ -12,9 +12,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from storage.search.blob import (
+    ASKS,
     CHUNK,
     IN_HEAD,
     PRESENT,
+    SLIGHT,
     SLOT,
     USER,
     Document,
@@ -26,7 +28,7 @@ from storage.search.blob import (
     hash_terms,
     open_blob,
 )
-from storage.search.common import load_tables, shares_in_general
+from storage.search.common import load_tables, says_nothing, shares_in_general
 from storage.search.words import terms_of_word, words_of
 from storage.value import frozen
 
@@ -43,20 +45,31 @@ _NEIGHBOUR = 0.5
 _QUERY_WORDS = 256
 _QUERY_TERMS = 64
 
-# Bounds for a search that nobody asked for. Over 240 questions of LongMemEval (550 turns each) the best hit of every
-# question held 0.3 of the query's weight or more; hits below a fifth of the best score held 0.2% of the evidence and
-# half of the text.
+# A turn that only asks counts so much, and its words nothing for the turn before it and so much for the one behind it,
+# which may answer. Chosen; between 0.1 and 0.4 the evidence found differs by 0.5 points.
+_ASKING = 0.25
+_ANSWERING = 0.7
+# Puts one turn next behind another.
+_BEHIND = 0.999
+
+# The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
+# turns counts in full. That is so in LongMemEval, where nothing less found as much.
+_FULL_WEIGHT_LOG2 = 3
+
+# Bounds for a search that nobody asked for. The best hit has to hold so much of the query's weight (over 240 questions
+# of LongMemEval, 550 turns each, it held 0.3 or more), or, since a question may have several parts, the best few
+# together so much. Then hits below a tenth of the best score are left out, and below a tenth of the query's weight.
 _LEAST_BEST_SHARE = 0.25
+_FEW = 5
+_LEAST_SHARE_OF_FEW = 0.5
 _LEAST_SHARE = 0.1
-_LEAST_RELATIVE = 0.2
+_LEAST_RELATIVE = 0.1
 
 # A word is as common as this memory and people in general have it, who count like as many messages as the memory has
 # and like this many at least: a few messages cannot tell which words are common. Measured on LongMemEval against counts
 # of the memory alone: evidence in the note with histories of 22 messages from 90.6 to 91.3%, of 550 from 87.6 to 87.9%,
 # in one of 10,866 from 71.4 to 71.9%; questions about something else that get a note, with 22 messages, 35 to 30%.
 _LEAST_IN_GENERAL = 500
-# A message whose every word is in more of people's messages than this is no question: "And now?"
-_SAYS_NOTHING = 0.5
 
 # Standard deviations by which a vector has to stand out to count without a word of the query. Measured on LongMemEval:
 # between 0 and 2 the evidence found differs by 0.3 points.
@@ -66,6 +79,12 @@ _NEAR_ENOUGH = 1.5
 # with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which nobody wants
 # notes for.
 _BEYOND_ALONE = 3.0
+
+# The most messages that are returned, and read at once, where they are short. Tokens for each term of a message, whose
+# function words the index leaves out; and the most terms of a message that are told.
+MOST_HITS = 96
+_TOKENS_OF_TERM = 2.4
+_TOLD_TERMS = 32
 
 # An index larger than this takes longer to rank than to lay out, so its layout is not cached.
 _CACHED_BYTES = 128 * 1024
@@ -110,17 +129,20 @@ def rank(
     tail: Sequence[Document] = (),
     skip: range = range(0),
     limit: int = 50,
+    room: int = 0,
     only_strong: bool = False,
     near: Near | None = None,
 ) -> list[int]:
     """Returns the numbers of the messages that answer the query, best first.
 
-    Two rankings, of all turns and of the user's alone, each relative to its best, are added: long turns of the
-    assistant would win most places by their mere number of words, yet some things only the assistant said.
+    Two rankings, of all turns and of the user's alone, each relative to its best, are added, the second the more the
+    longer the assistant's turns are: these would win most places by their mere number of words, yet some things only
+    the assistant said.
     near: two more rankings, by vectors; messages without a vector have the others alone. (Weights other than 1 gained
     nothing that held on both halves of the questions. Without the ranking of the user's turns 3 points were lost at
     1,000 tokens.)
 
+    room: tokens that the messages are wanted for; where they are short, more than `limit` are returned.
     blobs: all of the agent's; empty ones are skipped. tail: messages that are not indexed yet; where a blob has one of
     them too, the tail's text counts. skip: messages that count for the statistics and are not wanted.
     only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
@@ -133,31 +155,37 @@ def rank(
     if not terms or not (opened or tail):
         return []
     in_general = shares_in_general(query, terms)
-    if only_strong and min(in_general) > _SAYS_NOTHING:
+    if only_strong and says_nothing(query, terms):
         return []
     found = _find(opened, tail, terms, in_general, secret)
     if not len(found.row) and near is None:
         return []
-    return _fuse(found, skip, limit, only_strong, near)
+    rows = _fuse(found, skip, max(limit, MOST_HITS) if room else limit, only_strong, near)
+    numbers: list[int] = found.layout.seqs[_fill(rows, found.layout, limit, room)].tolist()
+    return numbers
 
 
 @frozen
 class _IndexLayout:
     """Every document as a row, 64 rows to a chunk, in the order of the chunks: all that is known before a query.
 
-    first_rows: the first row of each opened blob. present, user, lengths, heads, back: by row. earlier, later: by row
+    first_rows: the first row of each opened blob. present, flags, lengths, heads, back: by row. earlier, later: by row
     the rows of its neighbours, -1 for none.
     """
 
     first_rows: NDArray[np.int64]
     seqs: NDArray[np.int64]
     present: NDArray[np.bool_]
-    user: NDArray[np.bool_]
+    flags: NDArray[np.uint8]
     lengths: NDArray[np.float64]
     heads: NDArray[np.float64]
     back: NDArray[np.int64]
     earlier: NDArray[np.int64]
     later: NDArray[np.int64]
+
+    def has(self, flag: int) -> NDArray[np.bool_]:
+        """Returns by row whether it has this flag."""
+        return (self.flags & flag) > 0
 
 
 @frozen
@@ -202,7 +230,7 @@ def _lay_out(opened: Sequence[OpenBlob], more: Collection[int]) -> _IndexLayout:
         first_rows=first_rows,
         seqs=seqs,
         present=present,
-        user=present & ((flags & USER) > 0),
+        flags=flags,
         lengths=documents["length"].astype(np.float64),
         heads=documents["head"].astype(np.float64),
         back=back,
@@ -224,7 +252,7 @@ def _lay_over(layout: _IndexLayout, rows: NDArray[np.int64], tail: Sequence[Docu
     return replace(
         layout,
         present=present,
-        user=_put(layout.user, rows, (flags & USER) > 0),
+        flags=_put(layout.flags, rows, flags),
         lengths=_put(layout.lengths, rows, lengths),
         heads=_put(layout.heads, rows, heads),
         back=new_back,
@@ -359,11 +387,17 @@ def _occurrences(
     return first_rows[blob_number] + (place & SLOT), term, frequency, (place & IN_HEAD) > 0
 
 
-def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the BM25 score of every row, and its share of the query's weight.
+@frozen
+class _Scored:
+    """BM25 scores. share: of the query's weight, by row. weight: of each term, in the same measure."""
 
-    A word's weight is by how many messages have it, of all rows and of people in general.
-    """
+    score: NDArray[np.float64]
+    share: NDArray[np.float64]
+    weight: NDArray[np.float64]
+
+
+def _score(found: _Found) -> _Scored:
+    """Scores every row. A word's weight is by how many messages have it, of all rows and of people in general."""
     import numpy as np
 
     layout = found.layout
@@ -377,31 +411,58 @@ def _score(found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     row, weight, f = found.row, idf[found.term], found.frequency
     score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total).astype(np.float64, copy=False)
     share = np.bincount(row, weight, total).astype(np.float64, copy=False)
+    asks = layout.has(ASKS)
 
     # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's length.
     source, weight = row[found.in_head], weight[found.in_head] * _NEIGHBOUR
     head = _K1 * (1 - _B + _B * layout.heads / max(float(layout.heads.sum()) / documents, 1.0))
     gain = weight * (_K1 + 1) / (1 + head[source])
-    for neighbour in (layout.earlier, layout.later):
+    for neighbour, of_asking in ((layout.earlier, 0.0), (layout.later, _ANSWERING)):
         to = neighbour[source]
         has = to >= 0
-        score += np.bincount(to[has], gain[has], total)
-        share += np.bincount(to[has], weight[has], total)
+        part = np.where(asks[source[has]], of_asking, 1.0)
+        score += np.bincount(to[has], gain[has] * part, total)
+        share += np.bincount(to[has], weight[has] * part, total)
+    score[asks] *= _ASKING
     score[~layout.present] = 0.0
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
     unseen_as_rare = np.minimum(idf, np.log1p((sample - 0.5) / 1.5))
-    return score, np.minimum(share / max(float(unseen_as_rare.sum()), 1e-9), 1.0)
+    asked = max(float(unseen_as_rare.sum()), 1e-9)
+    return _Scored(score, np.minimum(share / asked, 1.0), idf / asked)
 
 
-def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near | None) -> list[int]:
-    """Returns the best messages by words and vectors together."""
+def _is_weak(found: _Found, scored: _Scored) -> bool:
+    """Returns whether what was found holds too little of the query."""
+    if scored.share.max() >= _LEAST_BEST_SHARE:
+        return False
     import numpy as np
 
-    score, share = _score(found)
+    few = _best(scored.score, _FEW)
+    return float(scored.weight[np.unique(found.term[np.isin(found.row, few)])].sum()) < _LEAST_SHARE_OF_FEW
+
+
+def _fill(ranked: NDArray[np.int64], layout: _IndexLayout, limit: int, room: int) -> NDArray[np.int64]:
+    """Returns the first `limit` rows, and of those behind them as many as the room has place for."""
+    import numpy as np
+
+    tokens = np.minimum(layout.lengths[ranked], _TOLD_TERMS) * _TOKENS_OF_TERM
+    before = tokens.cumsum() - tokens
+    return ranked[(before < room) | (np.arange(len(ranked)) < limit)]
+
+
+def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near | None) -> NDArray[np.int64]:
+    """Returns the rows of the best messages by words and vectors together."""
+    import numpy as np
+
+    none = np.empty(0, np.int64)
+
+    scored = _score(found)
+    score, share = scored.score, scored.share
     outstanding = beyond = None
     if near is not None:
         # A similarity below the mean must not count against a message that has the words.
         outstanding = np.maximum(_by_row(found.layout, near.seqs, near.outstanding), 0.0)
+        outstanding[found.layout.has(ASKS)] *= _ASKING
         beyond = _by_row(found.layout, near.seqs, near.beyond)
     if skip:
         # Only now: the statistics of words and vectors are those of the whole memory.
@@ -411,38 +472,62 @@ def _fuse(found: _Found, skip: range, limit: int, only_strong: bool, near: Near 
             outstanding[unwanted] = beyond[unwanted] = 0.0
     best, nearest = float(score.max()), 0.0 if outstanding is None else float(outstanding.max())
     far = None
-    if only_strong and (not best > 0 or share.max() < _LEAST_BEST_SHARE):
+    if only_strong and (not best > 0 or _is_weak(found, scored)):
         # The words say nothing. Vectors alone have to show that something is about the query, and not only that it is
         # the nearest there is, as something always is.
         if near is None or beyond is None:
-            return []
+            return none
         far = beyond >= _BEYOND_ALONE + math.log10(len(near.seqs))
         if not far.any():
-            return []
+            return none
     if not best > 0 and not nearest > 0:
-        return []
-    fused = _relative(score, found.layout.user)
+        return none
+    fused = _relative(score, found.layout)
     weak = share < _LEAST_SHARE
     if outstanding is not None:
-        fused += _relative(outstanding, found.layout.user)
+        fused += _relative(outstanding, found.layout)
         weak &= outstanding < _NEAR_ENOUGH
     if far is not None:
         weak = ~far
     if only_strong:
+        _hold_back(fused, found.layout)
         fused[weak | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
-    numbers: list[int] = found.layout.seqs[_best(fused, limit)].tolist()
-    return numbers
+    return _best(fused, limit)
 
 
-def _relative(score: NDArray[np.float64], user: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _hold_back(fused: NDArray[np.float64], layout: _IndexLayout) -> None:
+    """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
+    import numpy as np
+
+    slight = np.flatnonzero(layout.has(SLIGHT))
+    before = layout.earlier[slight]
+    is_answer = (before >= 0) & layout.has(ASKS)[before]
+    fused[slight] = np.where(is_answer, np.minimum(fused[slight], _BEHIND * fused[before]), 0.0)
+
+
+def _relative(score: NDArray[np.float64], layout: _IndexLayout) -> NDArray[np.float64]:
     """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
     import numpy as np
 
-    of_user = np.where(user, score, 0.0)
-    relative: NDArray[np.float64] = score / (float(score.max()) or 1.0) + of_user / (
-        float(of_user.max()) or 1.0
-    )
-    return relative
+    of_user = np.where(layout.has(USER), score, 0.0)
+    relative: NDArray[np.float64] = score / (float(score.max()) or 1.0)
+    return relative + _user_weight(layout) * of_user / (float(of_user.max()) or 1.0)
+
+
+def _user_weight(layout: _IndexLayout) -> float:
+    """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
+
+    The typical length is the geometric mean, which a few very long turns do not change much.
+    """
+    import numpy as np
+
+    user = layout.present & layout.has(USER)
+    other = layout.present & ~user
+    if not user.any() or not other.any():
+        return 0.0
+    lengths = np.log2(layout.lengths + 1)
+    longer = float(lengths[other].mean() - lengths[user].mean())
+    return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
 
 
 def _by_row(

@@ -191,7 +191,7 @@ INSERT INTO snapshots (agent, text, versions) VALUES (?, ?, ?) RETURNING id
 
 -- name: spoken_at
 -- Finds the standing exchanges that hold certain messages.
-WITH wanted(seq) AS ({each:2:BIGINT:48}),
+WITH wanted(seq) AS ({each:2:BIGINT:96}),
 held(id) AS (
     SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
     FROM wanted WHERE wanted.seq IS NOT NULL
@@ -274,7 +274,7 @@ SELECT p.input, p.said, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND
 
 -- name: kept_at
 -- Reads passages, and facts that are still true, by their numbers.
-WITH wanted(seq) AS ({each:2:BIGINT:48})
+WITH wanted(seq) AS ({each:2:BIGINT:96})
 SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
 JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
 UNION ALL

@@ -27,7 +27,6 @@ from storage.sql.vectors import VectorCache, find_near, forget_indexed
 _LONG = 20_000
 _LONG_UNREAD = 2_000  # where vectors have to be read first: of so many that takes 2 ms
 _TAIL = 64  # exchanges not indexed yet that a query reads at most
-_ROWS = 48  # hits that are fetched at once
 _PASSAGES = 5000  # hits among which a search for passages looks for them
 _BATCH = 64  # exchanges indexed in one write
 _KEPT_BATCH = 1000  # passages and facts that one step indexes
@@ -50,6 +49,7 @@ class Recall(Group):
         indexed: int,
         skip: range = range(0),
         limit: int = 40,
+        room: int = 0,
         only_strong: bool = False,
         deadline_ms: float = 150.0,
         vector: Vector | None = None,
@@ -57,7 +57,8 @@ class Recall(Group):
         """Returns messages, passages and facts of this agent that answer the query, best first.
 
         size: how many numbers the agent has given out. indexed: the last one that the index knows.
-        skip: numbers that the request shows already. vector: the query's, compared with those of the same model.
+        skip: numbers that the request shows already. room: tokens that are to be filled; of short messages that takes
+        more than `limit`. vector: the query's, compared with those of the same model.
 
         Raises: TooSlow, Unavailable.
         """
@@ -83,7 +84,8 @@ class Recall(Group):
                 agent.secret,
                 tail=tail,
                 skip=skip,
-                limit=min(limit, _ROWS),
+                limit=min(limit, rank.MOST_HITS),
+                room=room,
                 only_strong=only_strong,
                 near=near,
             )  # fmt: skip
@@ -124,8 +126,8 @@ class Recall(Group):
             # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
             hits = rank.rank(blobs, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
             found: list[Passage] = []
-            for start in range(0, len(hits), _ROWS):
-                some = hits[start : start + _ROWS]
+            for start in range(0, len(hits), rank.MOST_HITS):
+                some = hits[start : start + rank.MOST_HITS]
                 read = await load_passages(connection, agent.id, some)
                 found += [read[seq] for seq in some if seq in read and wanted.takes(read[seq])]
                 if len(found) >= limit:

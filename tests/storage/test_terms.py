@@ -18,6 +18,7 @@ from storage.search.words import words_of
 from tests.stored import indexed_seqs
 
 SECRET = b"s" * 32
+ROLES = ("user", "assistant")
 MAY = datetime(2026, 5, 17, 12, tzinfo=UTC).timestamp()  # a Sunday
 
 
@@ -111,6 +112,73 @@ def test_what_only_the_assistant_said_is_found_too() -> None:
     assert found(
         "name of the quokka restaurant", said(1, "Try the Quokka restaurant", "assistant"), *users
     ) == [1]
+
+
+def test_where_both_sides_talk_alike_the_user_has_no_precedence() -> None:
+    talk = [said(n, f"We had lunch number {n} on the terrace.", ROLES[n % 2]) for n in range(2, 20)]
+    answer = said(20, "The quokka lives on Rottnest Island.", "assistant")
+    aside = said(21, "That island was far away, as islands go, and we had a long day of it.")
+    assert found("where does the quokka live, on which island", answer, aside, *talk)[0] == 20
+
+
+def test_the_longer_the_assistant_talks_the_more_the_users_turns_count() -> None:
+    own, other = said(1, "My flat is in Berlin."), said(2, "Berlin, Berlin, a flat in Berlin!", "assistant")
+    short = [said(n, "We had lunch on the terrace.", ROLES[n % 2]) for n in range(3, 40)]
+    long = [
+        said(n, "We had lunch on the terrace. " * (12 if n % 2 else 1), ROLES[n % 2]) for n in range(3, 40)
+    ]
+    assert found("a flat in Berlin", own, other, *short)[0] == 2
+    assert found("a flat in Berlin", own, other, *long)[0] == 1
+
+
+@pytest.mark.parametrize("mark", ["?", "？", "??", "?)"])
+def test_who_only_asks_stands_behind_who_answers(mark: str) -> None:
+    asked = [said(n, f"Where does my sister Ingrid live now{mark}") for n in range(1, 9)]
+    hits = found("Where does Ingrid live, my sister?", *asked, said(9, "Ingrid moved to Bergen, my sister."))
+    assert hits[0] == 9
+    assert len(hits) == 9
+
+
+def test_who_asks_and_tells_is_not_held_back() -> None:
+    tells = said(1, "My sister Ingrid moved to Bergen. Where does yours live?")
+    hits = found("Where does my sister Ingrid live?", said(2, "Ingrid, my sister, is here."), tells)
+    assert found("Ingrid Bergen", said(2, "Is it Ingrid in Bergen?"), tells)[0] == 1
+    assert set(hits) == {1, 2}
+
+
+def test_a_question_stands_behind_its_answer_and_brings_nothing_before_it() -> None:
+    talk = (
+        said(1, "Nice weather today in these parts.", "assistant"),
+        said(2, "What is your parrot called?", previous=1),
+        said(3, "Kiki, from a film.", "assistant", previous=2),
+    )
+    filler = [said(n, f"We had lunch number {n} on the terrace.") for n in range(4, 30)]
+    hits = found("the name of the parrot", *talk, *filler)
+    assert hits == [3, 2]
+
+
+def test_small_talk_is_told_only_as_an_answer() -> None:
+    told = (said(1, "The vet looked at my parrot."), said(2, "Thanks, great!", "assistant", previous=1))
+    asked = (said(3, "Can the parrot fly?"), said(4, "Yes, sure!", "assistant", previous=3))
+    hits = found("my parrot and the vet", *told, *asked, only_strong=True)
+    assert 2 not in hits
+    assert hits.index(4) == hits.index(3) + 1
+
+
+def test_a_question_of_two_parts_may_be_answered_by_two_messages() -> None:
+    filler = [said(n, f"We had lunch number {n} on the terrace.") for n in range(3, 60)]
+    query = "How high was the invoice for the surfboard, which plants grow on my balcony, and who mixed fertiliser?"
+    parts = said(1, "The invoice for the surfboard was high."), said(2, "Figs grow on my balcony.")
+    assert found(query, *filler, only_strong=True) == []
+    assert set(found(query, *parts, *filler, only_strong=True)) >= {1, 2}
+
+
+def test_room_is_filled_with_as_many_messages_as_are_short() -> None:
+    short = [said(n, f"parrot {n}") for n in range(1, 60)]
+    long = [said(n, f"parrot {n} " + "and so on to the lake and the hills " * 20) for n in range(1, 60)]
+    assert len(found("parrot", *short, limit=5)) == 5
+    assert 20 < len(found("parrot", *short, limit=5, room=500)) < 59
+    assert len(found("parrot", *long, limit=5, room=200)) == 5
 
 
 @pytest.mark.parametrize("query", ["hi", "Thanks, great!", "ok, go ahead", "good morning"])

@@ -24,11 +24,13 @@ _log = logging.getLogger("mnemogate")
 # (agent, text, milliseconds that there are) -> the text's vector, or None
 EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
-# A line of a note takes about this much with its date, so that no more hits are read than may fit.
+# A line of a note takes at least this much where messages are long, so that no more hits are read than may fit.
 LINE_TOKENS = 40
 # The bounds on the hits that are read. MOST_HITS is for conversations with an eviction, where many hits are visible
 # anyway and are left out.
 LEAST_HITS, MOST_HITS = 16, 40
+# Of short messages more are read: for so many times the budget, since some of them repeat others.
+SPARE = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
 # A note may take one part in this many of the model's context.
@@ -116,6 +118,7 @@ class Recaller:
             indexed=known.look.indexed_seq,
             skip=visible.numbers(),
             limit=MOST_HITS if is_cut else max(LEAST_HITS, budget // LINE_TOKENS),
+            room=SPARE * budget,
             only_strong=True,
             deadline_ms=_left(limit_ms, begun),
             vector=vector,
