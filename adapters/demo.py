@@ -17,7 +17,8 @@ _REMEMBER: Final = re.compile(r"^\s*remember\s*:\s*(\S.*?)\s*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^>]*>(.*?)(?:</\1>|\Z)", re.S)
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_]+[^>]*>\s*$")
-_BY_ASSISTANT: Final = re.compile(r"^\[[^\]]*\bassistant\]")
+# A note's line of the assistant, also in notes of before, and the day above some lines.
+_BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
 _WORD: Final = re.compile(r"\w+")
 _STOP_WORDS: Final = frozenset(
     _WORD.findall(

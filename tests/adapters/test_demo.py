@@ -98,8 +98,8 @@ def test_a_form_that_it_does_not_have_is_refused_by_name(more: dict[str, Any]) -
 
 
 def test_it_tells_what_notes_and_blocks_say_about_the_question() -> None:
-    day = "2026-01-02 Fri"
-    note = f"<memory>\nNotes.\n[{day}, user] My dog is called Rex.\n[{day}, user] I ski.\n</memory>\n\n"
+    said_then = "user: My dog is called Rex.\nyou: A dog called Bello.\nuser: I ski."
+    note = f"<memory>\nNotes.\n[2026-01-02 Fri]\n{said_then}\n</memory>\n\n"
     block = '<memory_block label="human">\nOwns a boat.\n</memory_block>'
     section = f"<memory_blocks>\nPreamble.\n{block}\n</memory_blocks>"
     ask = body_of(note + "What is my dog called?")
@@ -107,6 +107,7 @@ def test_it_tells_what_notes_and_blocks_say_about_the_question() -> None:
     text = said(ask)
     assert "Rex" in text
     assert "ski" not in text
+    assert "Bello" not in text
     assert "boat" not in text
     ask["messages"][-1]["content"] = "Do I own a boat?"
     assert "Owns a boat." in said(ask)

@@ -22,9 +22,9 @@ def quotes(text: str, erased: Erased) -> bool:
     """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
     if erased.blocks and mentions_blocks(text):
         return True
-    # Notes give the day of the week too, which other texts of ours may leave out.
+    # Notes give the day of the week too, which other texts of ours may leave out, and the year where it is another.
     dates = (date_of(day).split()[0] for day in erased.days)
-    return any(f"[{date}" in text for date in dates)
+    return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
 def rebuild(block: Block, later: Sequence[Revised]) -> str:

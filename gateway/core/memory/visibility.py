@@ -48,7 +48,7 @@ def shown(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]
 def messages_of(
     e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
-    """Returns what recall may find of an exchange. Notes of ours that a reply quotes are not its own words.
+    """Returns what recall may find of an exchange. Notes of ours that a message quotes are not its own words.
 
     e: with its content. previous: seq of the message before it. wanted: seqs; None: all.
     """
@@ -58,7 +58,7 @@ def messages_of(
         seq = e.seq + (len(e.inputs) if is_reply else i)
         if wanted is not None and seq not in wanted:
             continue
-        text = note.strip_notes(text_of(m)) if is_reply else text_of(m)
+        text = note.strip_notes(text_of(m))
         if not text.strip():
             continue
         name = m.get("name")

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from string import digits, punctuation
 
 from gateway.core.dates import day_of
@@ -43,11 +44,23 @@ _HEADING = "Notes from earlier conversations with this user, for reference: quot
 _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
-_NOTE = re.compile(re.escape(f"{_OPEN}\n{_HEADING}") + r".*?(?:" + re.escape(_CLOSE) + r"\s*|\Z)", re.DOTALL)
-_KINDS = {"passage": "saved note", "fact": "learned"}
+# A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
+_LEFT, _RIGHT = r"(?:<|&lt;|\\+u003c)", r"(?:>|&gt;|\\+u003e)"
+_NOTE = re.compile(
+    rf"{_LEFT}memory{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+_SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
+# Words in a row that make two lines alike; fewer are in many lines by chance. Chosen.
+_RUN_WORDS = 3
 _WORD = re.compile(r"\w+")
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
+
+
+# The day and the conversation of a line.
+_Group = tuple[str, int]
+_YEAR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +161,12 @@ def choose(
     generous = room // 2
     window = frozenset(exclude_atoms)
     known = "\n".join(noted)
+    said = _Said()
     seen = {_quote(query).casefold().strip(_POINTS)}
     keys = _keys(query)
     chosen: list[Recalled] = []
-    for message in _with_facts_first(candidates):
+    headings: dict[_Group, str] = {}
+    for message in _with_originals_first(list(_with_facts_first(candidates))):
         if room < _LEAST_TOKENS:
             break
         # If one of its messages is visible, a note would repeat it.
@@ -165,13 +180,52 @@ def choose(
         seen.add(whole)
         limit = cut_chars if room > generous else cut_chars // 2
         recalled = Recalled(message, _excerpt(line, keys, limit))
-        if recalled.text.strip("… ") in known:
+        words = folded_words(recalled.text)
+        if recalled.text.strip("… ") in known or said.has(words):
             continue
-        cost = count_tokens(_line(recalled) + "\n")
+        group = _group_of(recalled)
+        heading = "" if group in headings else _heading(group, {one[0][:_YEAR] for one in headings})
+        cost = count_tokens(f"{heading}{_line(recalled)}\n")
         if cost <= room:
             room -= cost
+            headings.setdefault(group, heading)
+            said.add(words)
             chosen.append(recalled)
-    return sorted(chosen, key=lambda one: (one.message.at, one.message.seq))
+    return _in_order(chosen)
+
+
+class _Said:
+    """The runs of words that a note has so far."""
+
+    def __init__(self) -> None:
+        self._runs: set[tuple[str, ...]] = set()
+
+    def add(self, words: Sequence[str]) -> None:
+        """Adds a line."""
+        for size in range(1, _RUN_WORDS + 1):
+            self._runs.update(_runs(words, size))
+
+    def has(self, words: Sequence[str]) -> bool:
+        """Returns whether a line would add no run of words."""
+        return self._runs.issuperset(_runs(words, min(len(words), _RUN_WORDS)))
+
+
+def _runs(words: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(size)), strict=False)
+
+
+def _in_order(chosen: Sequence[Recalled]) -> list[Recalled]:
+    """Returns the lines by day, then by conversation, each as it went."""
+    begun: dict[_Group, float] = {}
+    for one in chosen:
+        group = _group_of(one)
+        begun[group] = min(begun.get(group, one.message.at), one.message.at)
+
+    def place(one: Recalled) -> tuple[str, float, int, float, int]:
+        group = _group_of(one)
+        return (group[0], begun[group], group[1], one.message.at, one.message.seq)
+
+    return sorted(chosen, key=place)
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
@@ -192,6 +246,21 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
             if each.seq not in taken:
                 taken.add(each.seq)
                 yield each
+
+
+def _with_originals_first(candidates: Sequence[Message]) -> Iterable[Message]:
+    """Puts a message before the reply that repeats it word for word."""
+    waiting = {m.seq: m for m in candidates}
+    for m in candidates:
+        original = waiting.get(m.previous or 0)
+        if original is not None and _plain(original.text) in _plain(m.text):
+            yield waiting.pop(original.seq)
+        if waiting.pop(m.seq, None) is not None:
+            yield m
+
+
+def _plain(text: str) -> str:
+    return " ".join(text[:_SEARCHED_CHARS].split()).casefold().strip(_POINTS)
 
 
 def folded_words(text: str) -> list[str]:
@@ -217,7 +286,11 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
     """
     if not hits and not changes:
         return ""
-    lines = [_frame(now), *(_line(hit) for hit in hits)]
+    lines = [_frame(now)]
+    years: set[str] = set()
+    for group, some in groupby(hits, _group_of):
+        lines += [_heading(group, years).rstrip(), *map(_line, some)]
+        years = {group[0][:_YEAR]}
     if changes:
         lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))
@@ -237,10 +310,21 @@ def _frame(now: float) -> str:
     return f"{_OPEN}\n{_HEADING} Written {day_of(now)}."
 
 
+def _group_of(recalled: Recalled) -> _Group:
+    return day_of(recalled.message.at), recalled.message.conversation
+
+
+def _heading(group: _Group, years: Collection[str]) -> str:
+    """Returns the line before a group. The year is said where it is another than before."""
+    day = group[0]
+    return f"[{day[_YEAR + 1 :] if '-' in day and day[:_YEAR] in years else day}]\n"
+
+
 def _line(recalled: Recalled) -> str:
     message = recalled.message
-    who = _KINDS.get(message.source) or message.speaker or message.role
-    return f"[{day_of(message.at)}, {_quote(who)}] {recalled.text}"
+    who = _SPEAKERS.get(message.source) or message.speaker or _SPEAKERS.get(message.role) or message.role
+    # A name must not pass for the heading of a group.
+    return f"{_quote(who).replace('[', '(')}: {recalled.text}"
 
 
 def _quote(text: str) -> str:

@@ -35,6 +35,13 @@ def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool)
     assert quotes(text, Erased(frozenset({DAY}))) is expected
 
 
+def test_a_day_that_is_told_without_its_year_is_known() -> None:
+    messages = [Message(n, n, "user", "something", day * 86_400.0, 1) for n, day in enumerate((DAY - 1, DAY))]
+    told = render_note([Recalled(each, "something") for each in messages], (), DAY * 86_400.0)
+    assert "2024-10-04" not in told.partition("\n[")[2]
+    assert quotes(told, Erased(frozenset({DAY})))
+
+
 def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
     assert quotes(note(DAY - 1, ("human: has a dog",)), Erased(frozenset(), blocks=True))
     assert not quotes(note(DAY - 1), Erased(frozenset(), blocks=True))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -45,14 +49,78 @@ def test_a_note_as_it_is_sent() -> None:
     assert render_note(hits, ["human: + lives in Oslo"], MARCH + 9 * DAY) == (
         "<memory>\n"
         f"{FRAME} Written 2026-03-10 Tue.\n"
-        "[2026-03-01 Sun, user] My dog is called Rex.\n"
-        "[2026-03-02 Mon, assistant] A fine name.\n"
-        "[2026-03-03 Tue, Ingrid] I am here too.\n"
-        "[2026-03-04 Wed, saved note] Prefers tea.\n"
+        "[2026-03-01 Sun]\n"
+        "user: My dog is called Rex.\n"
+        "[03-02 Mon]\n"
+        "you: A fine name.\n"
+        "[03-03 Tue]\n"
+        "Ingrid: I am here too.\n"
+        "[03-04 Wed]\n"
+        "saved note: Prefers tea.\n"
         "Changed in the memory blocks since they were last shown:\n"
         "- human: + lives in Oslo\n"
         "</memory>\n\n"
     )
+
+
+def at(seq: int, day: float, conversation: int = 1) -> Message:
+    return Message(
+        seq, seq, "user", f"number {seq}", MARCH + day * DAY + seq, conversation, None, (b"u%d" % seq,)
+    )
+
+
+def test_a_day_of_a_conversation_is_said_once_and_a_year_where_it_is_another() -> None:
+    told = [at(1, 0), at(9, 0), at(4, 0, 2), at(2, -300), at(3, 1)]
+    assert render_note(choose(told, "q"), [], MARCH).splitlines()[2:] == [
+        "[2025-05-05 Mon]",
+        "user: number 2",
+        "[2026-03-01 Sun]",
+        "user: number 1",
+        "user: number 9",
+        "[03-01 Sun]",
+        "user: number 4",
+        "[03-02 Mon]",
+        "user: number 3",
+        "</memory>",
+        "",
+    ]
+
+
+def test_what_no_calendar_has_is_undated() -> None:
+    told = [at(1, float("inf")), at(2, float("inf"), 2)]
+    assert render_note(choose(told, "q"), [], MARCH).count("[undated]\n") == 2
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "my dog is called Rex?",
+        "Dog is called REX!",
+        '"My dog is called Rex."',
+    ],
+)
+def test_what_a_chosen_line_says_is_not_told_again(again: str) -> None:
+    told = [
+        message(1, "Well, my dog is called Rex."),
+        message(2, again, "assistant"),
+        message(3, "Good dog."),
+    ]
+    assert [hit.message.seq for hit in choose(told, "dog")] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "other", ["My dog is called Rex II.", "My dog isn't called Rex.", "Rex is called my dog.", "Rex, my dog."]
+)
+def test_the_same_words_in_another_order_or_with_one_more_are_told(other: str) -> None:
+    told = [message(1, "My dog is called Rex."), message(2, other)]
+    assert [hit.message.seq for hit in choose(told, "dog")] == [1, 2]
+
+
+def test_what_a_reply_repeats_is_told_in_the_words_of_who_said_it() -> None:
+    mine = message(1, "I live in Porto.")
+    echo = replace(message(2, "So, I live in Porto...", "assistant"), previous=1)
+    assert [hit.message.seq for hit in choose([echo, mine], "Porto")] == [1, 2]
+    assert [hit.message.seq for hit in choose([echo, mine], "Porto", budget_tokens=65)] == [1]
 
 
 def test_nothing_to_tell_is_no_note() -> None:
@@ -186,6 +254,28 @@ def test_a_note_keeps_its_budget_and_its_frame(texts: list[str], query: str, bud
 )
 def test_a_quoted_note_is_taken_out_again(text: str, expected: str) -> None:
     assert strip_notes(text) == expected
+
+
+NOTE = render_note([Recalled(message(1, ""), 'My dog is "Rex".')], [], MARCH)
+OLD = f"<memory>\n{FRAME} Written x.\n[2026-03-02 Mon, user] t\n</memory>\n\n"
+
+
+@pytest.mark.parametrize("note", [NOTE, OLD])
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        lambda note: "".join(f"> {line}\n" for line in note.splitlines()),
+        lambda note: json.dumps(note)[1:-1],
+        lambda note: json.dumps(json.dumps(note))[3:-3],
+        lambda note: json.dumps(note)[1:-1].replace("<", "\\u003c").replace(">", "\\u003e"),
+        lambda note: html.escape(note, quote=False),
+    ],
+)
+def test_a_note_that_is_quoted_or_escaped_is_taken_out_as_well(
+    note: str, quoted: Callable[[str], str]
+) -> None:
+    left = strip_notes(f"before {quoted(note)}after")
+    assert left.replace(">", "").split() == ["before", "after"]
 
 
 def test_a_short_message_is_its_own_query() -> None:

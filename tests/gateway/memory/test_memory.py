@@ -51,7 +51,7 @@ def test_a_new_conversation_knows_what_the_same_user_said_in_another(world: Worl
     note, question = message["content"].split("</memory>\n\n")
     assert question == QUESTION
     assert FACT in note
-    assert "user]" in note
+    assert "\nuser: " in note
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
         said = [line.partition("] ")[2] for line in parts[1][1:]]
         assert said == [f"user: {FACT}", "assistant: Noted.", "user: She is grey.", "assistant: Ok."]
         note = "\n".join(line.removeprefix("  ") for line in parts[2][1:])
-        assert f"user] {FACT}" in note
+        assert f"user: {FACT}" in note
         world.chat(model="agent/helper", user="alice").say(QUESTION)
         assert upstream.last.messages[-1]["content"] == f"{note}\n\n{QUESTION}"
 

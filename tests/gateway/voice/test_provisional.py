@@ -41,7 +41,7 @@ def test_growing_partials_and_a_final_give_one_fact(world: World) -> None:
     assert len(standing) == 3
     world.chat(user="alice", model="agent/helper").say("Where in Porto do I live, and with whom?")
     note = world.upstream.last.messages[-1]["content"]
-    assert note.count(", user] I live") == 1
+    assert note.count("user: I live") == 1
 
 
 def test_what_a_correction_replaces_is_not_recalled_for_it(world: World) -> None:

@@ -284,7 +284,7 @@ async def test_every_question_stands_however_short_the_replies_were_cut(caller: 
     stored_texts = [m["content"] for input, reply in stored for m in [*json.loads(input), json.loads(reply)]]
     assert stored_texts == [text for text in [*said, "Goodbye.", "Ok."] if text]
     note = await caller.later("Which items are dddd, hhhh and llll?")
-    assert all(f"user] Item {number} is" in note for number in (3, 7, 11))
+    assert all(f"user: Item {number} is" in note for number in (3, 7, 11))
 
 
 async def test_retries_of_one_request_are_one_turn(caller: Caller) -> None:
