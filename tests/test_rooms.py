@@ -80,7 +80,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"memory"},
         {"prompt"},
         {"conversation"},
-        {"agent"},
+        {"agent", "agent_file"},
         {"dates", "definition", "ids"},
     ],
     "gateway.run": [

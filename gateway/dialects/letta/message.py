@@ -265,6 +265,11 @@ def _content(content: Any) -> Any:
     """Returns what a user said: a string, or parts of text and images."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
+    return content_parts(content)
+
+
+def content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns the parts of a message's content as they are shown."""
     return [_part(part) for part in content if isinstance(part, dict)]
 
 

@@ -128,7 +128,7 @@ class TransferOperations:
         found = await transfer.under_way(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        reader, is_whole = _LineReader(self.store, found), at.is_whole
+        reader, is_whole = LineReader(self.store, found), at.is_whole
         records: list[tuple[str, TransferRecord]] = []
         for line in (orjson.loads(each) for each in lines if each.strip()):
             if line == END:
@@ -203,7 +203,7 @@ def _json(data: bytes | None) -> Any:
 # -- lines to records
 
 
-class _LineReader:
+class LineReader:
     """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange."""
 
     def __init__(self, store: Store, agent: Agent) -> None:

@@ -267,7 +267,7 @@ class Registry:
         uid, now = ids.new_uid(), self._now()
         kind = KINDS.get(new.definition.kind, KINDS[_PROFILE_KIND])
         name = new.name or f"agent {uid[:8]}"
-        self._check_name(name)
+        self.check_name(name)
         names = [
             *new.tools,
             *(kind.tools if new.base_tools else ()),
@@ -337,7 +337,7 @@ class Registry:
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent, on what it is at that moment. Raises: Conflict: a profile's memory, or a profile's name."""
         if edit.name is not None:
-            self._check_name(edit.name)
+            self.check_name(edit.name)
         tools: Sequence[int] | None = None
         named: Sequence[int] | None = None
         if edit.tools is not None:
@@ -385,7 +385,7 @@ class Registry:
         await self._store.forgetting.run(begun)
         await self._store.forgetting.sweep()
 
-    def _check_name(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
         if name in self._profiles:
             raise Conflict(
                 f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"

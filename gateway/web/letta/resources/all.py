@@ -14,6 +14,7 @@ from gateway.web.body import BodyReader
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.openapi import document
 from gateway.web.letta.refused import refused_rows
+from gateway.web.letta.resources.agent_files import AgentFileRoutes
 from gateway.web.letta.resources.agents import AgentRoutes
 from gateway.web.letta.resources.batches import BatchRoutes
 from gateway.web.letta.resources.blocks import BlockRoutes
@@ -56,9 +57,10 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
         # Before the messages: a batch's path is theirs with the id `batches`.
-        BatchRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api), McpServerRoutes(api), SendRoutes(api),
-        MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api), ArchiveRoutes(api), FolderRoutes(api),
-        RunRoutes(api), GroupRoutes(api), StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
+        BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
+        McpServerRoutes(api), SendRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
+        ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
+        StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 

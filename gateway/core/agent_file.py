@@ -1,0 +1,74 @@
+"""An agent file: agents with all that travels with them, as values between its dialect and who performs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from storage.records import Block
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedMessage:
+    """A message as it is stored, with when it was said. model: that made a reply; "" for others."""
+
+    message: dict[str, Any]
+    at: float
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedPassage:
+    text: str
+    tags: tuple[str, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedArchive:
+    """An archive. passages: oldest first."""
+
+    name: str
+    body: dict[str, Any]
+    passages: Sequence[CarriedPassage] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedFolder:
+    """A folder. files: (name, type, text)."""
+
+    name: str
+    body: dict[str, Any]
+    files: Sequence[tuple[str, str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedAgent:
+    """An agent. blocks, folders, archives: by their keys in the file. tools: by name."""
+
+    name: str
+    definition: AgentDefinition
+    tags: Sequence[str] = ()
+    blocks: Sequence[str] = ()
+    tools: Sequence[str] = ()
+    folders: Sequence[str] = ()
+    archives: Sequence[str] = ()
+    passages: Sequence[CarriedPassage] = ()
+    messages: Sequence[CarriedMessage] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFile:
+    """The content of a file. tools: those that are defined in it, by name. blocks: each with what else is said of it.
+
+    left_out: names of what the file has and the gateway does not take.
+    """
+
+    agents: Sequence[CarriedAgent]
+    tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
+    blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
+    folders: Mapping[str, CarriedFolder] = field(default_factory=dict)
+    archives: Mapping[str, CarriedArchive] = field(default_factory=dict)
+    left_out: Sequence[str] = ()

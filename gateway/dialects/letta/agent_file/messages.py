@@ -1,0 +1,262 @@
+"""Messages of an agent file: in Letta's form of them, and as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.core.agent_file import CarriedMessage
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.private import as_system, private_of, system_text, with_private
+from gateway.dialects.letta.message import Showing, content_parts, spoken_by
+from gateway.dialects.letta.shown import time_of
+
+_SHOWING = Showing()
+
+
+class Function(msgspec.Struct):
+    name: str
+    arguments: str = ""
+
+
+class FileCall(msgspec.Struct):
+    id: str
+    function: Function
+
+
+class FileReturn(msgspec.Struct):
+    """A tool's result. func_response: as the model read it."""
+
+    tool_call_id: str | None = None
+    status: str | None = None
+    stdout: list[str] | None = None
+    stderr: list[str] | None = None
+    func_response: Any = None
+
+
+class FileMessage(msgspec.Struct, kw_only=True):
+    """A message. content: parts, or a text in older files."""
+
+    id: str
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    otid: str | None = None
+    sender_id: str | None = None
+    model: str | None = None
+    tool_calls: list[FileCall] | None = None
+    tool_call_id: str | None = None
+    tool_returns: list[FileReturn] | None = None
+    created_at: str | None = None
+    approve: bool | None = None
+    denial_reason: str | None = None
+
+
+# -- as they stand in a file
+
+
+def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
+    """Returns a message as it stands in a file."""
+    message, private = carried.message, private_of(carried.message)
+    is_system = private.get("shown") == "system"
+    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
+    approval = private.get("approval")
+    return {
+        "type": "message",
+        "role": "system" if is_system else message.get("role"),
+        "content": [_text(system_text(message))] if is_system else [*_thoughts(message), *_parts(message)],
+        "name": message.get("name"),
+        "otid": private.get("otid"),
+        "sender_id": private.get("sender"),
+        "batch_item_id": None,
+        "group_id": None,
+        "id": id,
+        "model": carried.model or None,
+        "agent_id": agent_id,
+        "tool_calls": [_call(call) for call in calls] or None,
+        "tool_call_id": message.get("tool_call_id"),
+        "tool_returns": [_return(message, private)] if message.get("role") == "tool" else [],
+        "created_at": time_of(carried.at),
+        "approve": None if approval is None else approval == "approved",
+        "approval_request_id": None,
+        "denial_reason": private.get("reason"),
+        "approvals": [],
+    }
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "signature": None}
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    if isinstance(content, list):
+        return [_text(part["text"]) if part["type"] == "text" else part for part in content_parts(content)]
+    text = text_of(message)
+    return [_text(text)] if text else []
+
+
+def _thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
+    for block in blocks:
+        if isinstance(block.get("data"), str):
+            yield {"type": "redacted_reasoning", "data": block["data"]}
+        elif isinstance(block.get("thinking"), str):
+            yield _thought(block["thinking"], block.get("signature"))
+    readable = message.get("reasoning_content") or message.get("reasoning")
+    if not blocks and isinstance(readable, str) and readable:
+        yield _thought(readable, None)
+
+
+def _thought(text: str, signature: Any) -> dict[str, Any]:
+    return {
+        "type": "reasoning",
+        "is_native": True,
+        "reasoning": text,
+        "signature": signature if isinstance(signature, str) else None,
+    }
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    said = {"arguments": function.get("arguments") or "", "name": function.get("name") or ""}
+    return {"id": call.get("id") or "", "function": said, "type": "function"}
+
+
+def _return(message: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "tool_call_id": message.get("tool_call_id"),
+        "status": private.get("status") or "success",
+        "stdout": _lines(private.get("stdout")),
+        "stderr": _lines(private.get("stderr")),
+        "func_response": text_of(message),
+    }
+
+
+def _lines(output: Any) -> list[str] | None:
+    return output.splitlines() if isinstance(output, str) and output else None
+
+
+# -- as they are stored
+
+
+def read(message: FileMessage, at: float) -> list[CarriedMessage]:
+    """Returns a message of a file as it is stored: several results of tools are several; an answer to a pause is none.
+
+    at: when it was said, where it does not say so.
+    """
+    moment = _moment(message.created_at, at)
+    made: list[dict[str, Any]]
+    match message.role:
+        case "user" | "summary":
+            made = [_named(message, {"role": "user", "content": _content(message.content)})]
+        case "system":
+            made = [as_system(_plain(message.content), otid=message.otid, sender=message.sender_id)]
+        case "assistant":
+            made = [_reply(message)]
+        case "approval" if message.tool_calls:
+            made = [_reply(message)]
+        case "tool":
+            made = _results(message)
+        case _:
+            made = []
+    return [CarriedMessage(each, moment, message.model or "") for each in made]
+
+
+def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
+    if message.name:
+        made["name"] = message.name
+    return with_private(made, otid=message.otid, sender=message.sender_id)
+
+
+def _reply(message: FileMessage) -> dict[str, Any]:
+    parts = message.content if isinstance(message.content, list) else []
+    made: dict[str, Any] = {"role": "assistant", "content": _plain(message.content) or None}
+    blocks = [block for block in map(_block, parts) if block is not None]
+    if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
+        made["reasoning_content"] = readable
+    # What its provider did not sign it does not take back.
+    if signed := [block for block in blocks if "signature" in block or "data" in block]:
+        made["thinking_blocks"] = signed
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": msgspec.to_builtins(call.function)}
+            for call in message.tool_calls
+        ]
+        spoken = [said for call in made["tool_calls"] if (said := spoken_by(call, _SHOWING)) is not None]
+        made = with_private(made, spoken="\n\n".join(spoken) or None)
+    return with_private(made, otid=message.otid)
+
+
+def _block(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
+        signature = part.get("signature")
+        signed = {"signature": signature} if isinstance(signature, str) and signature else {}
+        return {"type": "thinking", "thinking": part["reasoning"], **signed}
+    if part.get("type") == "redacted_reasoning" and isinstance(part.get("data"), str):
+        return {"type": "redacted_thinking", "data": part["data"]}
+    return None
+
+
+def _results(message: FileMessage) -> list[dict[str, Any]]:
+    returns = message.tool_returns or [FileReturn(message.tool_call_id)]
+    decision = None if message.approve is None else ("approved" if message.approve else "denied")
+    made = []
+    for each in returns:
+        text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
+        result: dict[str, Any] = {
+            "role": "tool",
+            "tool_call_id": each.tool_call_id or message.tool_call_id or "",
+            "content": text,
+        }
+        if message.name:
+            result["name"] = message.name
+        made.append(
+            with_private(
+                result,
+                status=each.status if each.status not in (None, "success") else None,
+                stdout="\n".join(each.stdout or ()) or None,
+                stderr="\n".join(each.stderr or ()) or None,
+                approval=decision,
+                reason=message.denial_reason,
+            )
+        )
+    return made
+
+
+def _content(content: str | list[dict[str, Any]] | None) -> Any:
+    """Returns what a user said: a text, or parts of text and images."""
+    if not isinstance(content, list):
+        return content or ""
+    parts = [part for each in content if (part := _part(each)) is not None]
+    return parts if any(part["type"] != "text" for part in parts) else _plain(content)
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    source = part.get("source")
+    if part.get("type") == "image" and isinstance(source, dict):
+        url = source.get("url")
+        if isinstance(source.get("data"), str):
+            url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
+        return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
+    text = part.get("text")
+    return {"type": "text", "text": text} if isinstance(text, str) else None
+
+
+def _plain(content: str | list[dict[str, Any]] | None) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    return "\n".join(
+        part["text"] for part in content if part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _moment(text: str | None, otherwise: float) -> float:
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+    except (ValueError, OverflowError):
+        return otherwise

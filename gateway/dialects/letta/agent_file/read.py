@@ -1,0 +1,378 @@
+"""An agent file, read: its own form is that of Letta 0.16; a field that it has and nobody here knows is left alone.
+
+What the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
+export wipes) is left out, and named. Everything else that is wrong is an Unprocessable that names the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedFolder, CarriedPassage
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.file_text import file_name
+from gateway.dialects.letta.agent_file.messages import FileMessage, read
+from gateway.dialects.letta.agent_file.write import OURS
+from gateway.dialects.letta.body import Body, convert, refused
+from gateway.dialects.letta.error import Fault, Unprocessable
+from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
+from gateway.dialects.letta.resources.block import CreateBlock, block_of
+from gateway.dialects.letta.resources.passage import moment_of
+from gateway.dialects.letta.resources.tool import UpdateTool, tool_of
+from gateway.errors import BadRequest
+from storage.records import Block
+
+_AT = ("body", "file")
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_SECRETS = refused("Definitions hold no secrets; the gateway's settings do (tools.headers).")
+_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
+
+
+class ImportForm(Body):
+    """The fields beside an agent file. The second names of three of them are those of older clients."""
+
+    append_copy_suffix: bool = False
+    override_existing_tools: bool = True
+    strip_messages: bool = False
+    name: _Name | UnsetType | None = UNSET
+    override_name: _Name | UnsetType | None = UNSET
+    model: _Name | UnsetType | None = UNSET
+    override_model_handle: _Name | UnsetType | None = UNSET
+    embedding: str | UnsetType | None = UNSET
+    override_embedding_handle: str | UnsetType | None = UNSET
+    env_vars_json: Annotated[str | None, _SECRETS] | UnsetType = UNSET
+    secrets: Annotated[str | None, _SECRETS] | UnsetType = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+
+
+class _FileAgent(msgspec.Struct):
+    id: str
+    name: _Name | None = None
+    agent_type: str | None = None
+    tool_ids: list[str] | None = None
+    block_ids: list[str] | None = None
+    source_ids: list[str] | None = None
+    tags: list[str] | None = None
+    messages: list[FileMessage] | None = None
+    tool_exec_environment_variables: dict[str, str | None] | None = None
+    secrets: dict[str, str | None] | None = None
+
+
+class _FileTool(msgspec.Struct):
+    id: str
+    name: _Name
+    tool_type: str = "custom"
+
+
+class _FileSource(msgspec.Struct):
+    id: str
+    name: _Name
+    description: str | None = None
+    instructions: str | None = None
+    metadata: dict[str, Any] | None = None
+    embedding_config: dict[str, Any] | None = None
+
+
+class _FileOfSource(msgspec.Struct):
+    id: str
+    source_id: str
+    file_name: str | None = None
+    original_file_name: str | None = None
+    file_type: str | None = None
+    content: str | None = None
+
+
+class _FilePassage(msgspec.Struct):
+    text: Annotated[str, Meta(min_length=1)]
+    tags: list[str] = []
+    created_at: str | None = None
+
+
+class _FileArchive(msgspec.Struct):
+    name: _Name
+    description: str | None = None
+    passages: list[_FilePassage] = []
+
+
+class _OursOfAgent(msgspec.Struct):
+    mnemogate: dict[str, Any] = {}
+    message_buffer_limit: int | None = None
+    message_buffer_min: int | None = None
+    passages: list[_FilePassage] = []
+    archives: list[_FileArchive] = []
+
+
+class _Ours(msgspec.Struct):
+    agents: dict[str, _OursOfAgent] = {}
+
+
+class _File(msgspec.Struct):
+    """A file, as far as its parts are of one form; the rest of an agent, a block and a tool is read by itself."""
+
+    agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
+    blocks: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] = []
+    sources: list[_FileSource] = []
+    files: list[_FileOfSource] = []
+    groups: list[dict[str, Any]] = []
+    mcp_servers: list[dict[str, Any]] = []
+    metadata: dict[str, Any] = {}
+
+
+def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
+    """Returns the content of a file. now: when messages were said that do not say so.
+
+    Raises: Unprocessable; BadRequest: it is of an older form, or has secrets.
+    """
+    json = _parsed(data)
+    if "agents" not in json and "core_memory" in json:
+        raise BadRequest(
+            "This file is of an older form (`use_legacy_format`). Export it without that.", param="file"
+        )
+    file = convert(json, _File, _AT)
+    ours = _ours(file.metadata)
+    _check_ids(json)
+    left_out: list[str] = [f"groups.{n}" for n in range(len(file.groups))]
+    left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
+    tools, names = _tools(file.tools, left_out)
+    blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
+    folders = _folders(file)
+    archives: dict[str, CarriedArchive] = {}
+    agents = []
+    for n, raw in enumerate(file.agents):
+        at = (*_AT, "agents", n)
+        agent = convert(raw, _FileAgent, at)
+        own = ours.agents.get(agent.id)
+        keys = []
+        for archive in () if own is None else own.archives:
+            keys.append(f"archive-{len(archives)}")
+            body = {"description": archive.description, "embedding": None, "embedding_config": None}
+            archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now))
+        left_out += _secrets(agent)
+        agents.append(
+            CarriedAgent(
+                _named(agent, form, is_only=len(file.agents) == 1),
+                _definition(raw, own, form, at),
+                agent.tags or (),
+                _known(agent.block_ids, blocks, (*at, "block_ids")),
+                [names[id] for id in _known(agent.tool_ids, names, (*at, "tool_ids")) if names[id]],
+                _known(agent.source_ids, folders, (*at, "source_ids")),
+                keys,
+                () if own is None else _passages(own.passages, now),
+                () if form.strip_messages else _messages(agent, now),
+            )
+        )
+        _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
+    return AgentFile(agents, tools, blocks, folders, archives, left_out)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        json = orjson.loads(data)
+        # Programs that save what the client returns as JSON have the file as one text.
+        json = orjson.loads(json) if isinstance(json, str) else json
+    except orjson.JSONDecodeError as error:
+        raise Unprocessable(
+            [Fault((*_AT, error.pos), f"JSON decode error: {error.msg}", "json_invalid")]
+        ) from error
+    if not isinstance(json, dict):
+        raise Unprocessable([Fault(_AT, "Input should be an object", "model_type")])
+    return json
+
+
+def _ours(metadata: Mapping[str, Any]) -> _Ours:
+    at = (*_AT, "metadata", OURS)
+    text = metadata.get(OURS)
+    if text is None:
+        return _Ours()
+    try:
+        return convert(orjson.loads(text), _Ours, at)
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise Unprocessable([Fault(at, "Expected JSON in a text", "json_invalid")]) from error
+
+
+def _check_ids(json: Mapping[str, Any]) -> None:
+    """Raises: Unprocessable: an id is missing, or there twice."""
+    for part in ("agents", "blocks", "tools", "sources", "files"):
+        seen: set[str] = set()
+        for n, each in enumerate(json.get(part) or ()):
+            id = each.get("id")
+            if not isinstance(id, str) or id in seen:
+                words = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
+                raise Unprocessable([Fault((*_AT, part, n, "id"), words)])
+            seen.add(id)
+
+
+def _known(ids: Sequence[str] | None, there: Mapping[str, Any], at: tuple[str | int, ...]) -> list[str]:
+    """Returns ids without those that are there twice. Raises: Unprocessable: one names nothing in the file."""
+    for n, id in enumerate(ids or ()):
+        if id not in there:
+            raise Unprocessable([Fault((*at, n), "This names nothing in the file", value=id[:100])])
+    return list(dict.fromkeys(ids or ()))
+
+
+def _tools(
+    tools: Sequence[dict[str, Any]], left_out: list[str]
+) -> tuple[dict[str, ToolDefinition], dict[str, str]]:
+    """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out."""
+    made: dict[str, ToolDefinition] = {}
+    names: dict[str, str] = {}
+    for n, raw in enumerate(tools):
+        at = (*_AT, "tools", n)
+        tool = convert(raw, _FileTool, at)
+        names[tool.id] = tool.name
+        if tool.tool_type == "external_mcp":
+            continue  # the project has a tool of this name, or it has not
+        if tool.tool_type != "custom" and tool.name not in SCHEMAS:
+            names[tool.id] = ""
+            left_out.append(f"tools.{tool.name}")
+        elif tool.name not in SCHEMAS:
+            if raw.get("pip_requirements") or raw.get("npm_requirements"):
+                left_out.append(f"tools.{tool.name}.requirements")
+            fields = {name: raw[name] for name in _TOOL_FIELDS if raw.get(name) is not None}
+            schema = fields.get("json_schema")
+            if not isinstance(schema, dict) or schema.get("name") != tool.name:
+                raise Unprocessable(
+                    [Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")]
+                )
+            made[tool.name] = tool_of(convert(fields, UpdateTool, at))[1]
+    return made, names
+
+
+_TOOL_FIELDS = (
+    "source_code", "source_type", "json_schema", "description", "tags", "return_char_limit",
+    "default_requires_approval", "enable_parallel_execution", "metadata_",
+)  # fmt: skip
+
+
+def _block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
+    names = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
+    fields = {name: raw[name] for name in names if raw.get(name) is not None}
+    block, details = block_of(convert(fields, CreateBlock, (*_AT, "blocks", n)))
+    # Letta 0.16 prints limits and does not enforce them.
+    return replace(block, limit=max(block.limit, len(block.value))), details
+
+
+def _check_labels(blocks: Sequence[Block], at: tuple[str | int, ...]) -> None:
+    labels = [block.label for block in blocks]
+    if len(set(labels)) < len(labels):
+        raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
+
+
+def _folders(file: _File) -> dict[str, CarriedFolder]:
+    made = {}
+    for source in file.sources:
+        body = {
+            "description": source.description,
+            "instructions": source.instructions,
+            "metadata": source.metadata,
+            "embedding_config": source.embedding_config,
+        }
+        made[source.id] = CarriedFolder(
+            source.name, {name: value for name, value in body.items() if value is not None}
+        )
+    texts: dict[str, list[tuple[str, str, str]]] = {id: [] for id in made}
+    for n, each in enumerate(file.files):
+        _known([each.source_id], made, (*_AT, "files", n, "source_id"))
+        name = file_name(each.original_file_name or each.file_name or "") or each.id
+        if each.content is not None:
+            texts[each.source_id].append((name, each.file_type or "text/plain", each.content))
+    return {id: replace(folder, files=texts[id]) for id, folder in made.items()}
+
+
+def _secrets(agent: _FileAgent) -> Iterable[str]:
+    """Yields names of secrets, whose values an export wipes. Raises: BadRequest: a value is there."""
+    for field in ("tool_exec_environment_variables", "secrets"):
+        values: dict[str, str | None] = getattr(agent, field) or {}
+        if any(values.values()):
+            raise BadRequest(
+                f"{field}: Definitions hold no secrets; the gateway's settings do (tools.headers).",
+                param=field,
+            )
+        yield from (f"secrets.{name}" for name in values if field == "secrets" or not agent.secrets)
+
+
+def _named(agent: _FileAgent, form: ImportForm, *, is_only: bool) -> str:
+    name = agent.name or agent.id
+    for other in (form.override_name, form.name):
+        if isinstance(other, str) and is_only:
+            name = other
+    return f"{name}_copy" if form.append_copy_suffix else name
+
+
+# What is said of an agent in a file and means the same when one is made.
+_FIELDS = (
+    "agent_type", "description", "metadata", "hidden", "system", "llm_config", "model_settings", "context_window_limit",
+    "max_tokens", "response_format", "parallel_tool_calls", "tool_rules", "message_buffer_autoclear", "timezone",
+    "compaction_settings", "initial_message_sequence", "embedding", "embedding_config", "embedding_chunk_size",
+    "reasoning", "enable_reasoner", "max_reasoning_tokens", "max_files_open", "per_file_view_window_char_limit",
+    "model",
+)  # fmt: skip
+
+
+def _definition(
+    raw: Mapping[str, Any], own: _OursOfAgent | None, form: ImportForm, at: tuple[str | int, ...]
+) -> AgentDefinition:
+    fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
+    fields["tool_rules"] = [_rule(each) for each in fields.get("tool_rules") or ()]
+    if "compaction_settings" in fields:
+        fields["compaction_settings"] = _compaction(fields["compaction_settings"])
+    config = fields.get("llm_config")
+    if own is not None:
+        more = {
+            "message_buffer_limit": own.message_buffer_limit,
+            "message_buffer_min": own.message_buffer_min,
+        }
+        fields |= {name: value for name, value in more.items() if value is not None}
+        fields["mnemogate"] = {name: value for name, value in own.mnemogate.items() if value is not None}
+        # A window that nobody set is the model's, whatever was shown.
+        if isinstance(config, dict) and "context_window_limit" not in fields:
+            fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
+    for model in (form.override_model_handle, form.model):
+        if isinstance(model, str):
+            fields["model"] = model
+    for embedding in (form.override_embedding_handle, form.embedding):
+        if isinstance(embedding, str):
+            fields["embedding"] = embedding
+    return definition_of(convert(fields, CreateAgent, at))
+
+
+def _rule(rule: Any) -> Any:
+    """Returns a tool rule without its words for prompts, and without what is null."""
+    if not isinstance(rule, dict):
+        return rule
+    return {name: value for name, value in rule.items() if value is not None and name != "prompt_template"}
+
+
+def _compaction(settings: Any) -> Any:
+    """Returns how a window is compacted. A way that this gateway has not is the usual one."""
+    if not isinstance(settings, dict):
+        return settings
+    known = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
+    kept = {name: settings[name] for name in known if settings.get(name) is not None}
+    if kept.get("mode") not in ("all", "sliding_window"):
+        kept.pop("mode", None)
+    return kept
+
+
+def _passages(passages: Sequence[_FilePassage], now: float) -> list[CarriedPassage]:
+    at = (*_AT, "metadata", OURS)
+    return [
+        CarriedPassage(each.text, tuple(each.tags), moment_of(each.created_at, at) or now)
+        for each in passages
+    ]
+
+
+def _messages(agent: _FileAgent, now: float) -> list[Any]:
+    messages = list(agent.messages or ())
+    # The first one is the compiled prompt, which is made anew.
+    if messages and messages[0].role == "system":
+        messages = messages[1:]
+    return [made for each in messages for made in read(each, now)]

@@ -1,0 +1,297 @@
+"""Agent files: agents with all that travels with them, read out of the store and brought in.
+
+An agent that is brought in grows in a memory that nobody finds (storage.sql.transfer), and takes its place when all of
+the file is there. Whatever goes wrong before that, nothing of the file is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from gateway.core import ids
+from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedMessage, CarriedPassage
+from gateway.core.definition import ToolDefinition
+from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
+from gateway.errors import BadRequest, GatewayError
+from gateway.run.admin.transfer import WRITTEN, LineReader
+from gateway.run.agents.archives import ARCHIVE, Archives
+from gateway.run.agents.files.exchanges import exchange_lines
+from gateway.run.agents.files.folders import Folders, SentFile
+from gateway.run.agents.messages import DEFAULT
+from gateway.run.agents.registry import Registry, api_scope
+from gateway.run.agents.tools import ToolView
+from gateway.run.memory.keeper import TurnEvents
+from gateway.run.tools.foreign import ForeignTools
+from storage.errors import NotFound, StoreError
+from storage.listing import Page
+from storage.records import Agent, DefinitionKind, Exchange
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+_PAGE = 50
+_PASSAGES = 500
+Undo = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _Done:
+    """The things that a file has made so far, by what names them, and how each is undone. left_out: names."""
+
+    tools: dict[str, ToolView] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+    archives: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, str] = field(default_factory=dict)
+    undo: list[Undo] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+class AgentFiles:
+    """Agent files of all projects. project: the caller's.
+
+    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        archives: Archives,
+        folders: Folders,
+        foreign: ForeignTools,
+        events: TurnEvents,
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._archives = archives
+        self._folders = folders
+        self._foreign = foreign
+        self._events = events
+        self._now = now
+
+    # -- read out
+
+    async def messages(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[CarriedMessage]:
+        """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
+        try:
+            found = await self._store.messages.conversation(agent.id, conversation)
+        except NotFound:
+            if conversation == DEFAULT:
+                return []
+            raise
+        carried: list[CarriedMessage] = []
+        after = -1
+        while True:
+            page = Page(after, None, _PAGE, newest_first=False)
+            rows = await self._store.messages.page(agent.id, page, conversation=found.id)
+            for row in rows:
+                carried += _carried(row.exchange)
+            if len(rows) < _PAGE:
+                return carried
+            e = rows[-1].exchange
+            after = e.seq + len(e.inputs) + 1
+
+    async def passages(self, memory: Agent) -> Sequence[CarriedPassage]:
+        """Returns the passages of a memory, oldest first."""
+        found: list[CarriedPassage] = []
+        after = 0
+        while True:
+            page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
+            tags = await self._store.passages.get(memory.id, [each.seq for each in page])
+            found += [
+                CarriedPassage(each.text, tags[each.seq].tags, each.at) for each in page if each.seq in tags
+            ]
+            if len(page) < _PASSAGES:
+                return found
+            after = page[-1].seq
+
+    async def archives(self, agent: Agent) -> Sequence[CarriedArchive]:
+        """Returns the archives that an agent has attached."""
+        rows = await self._store.attached.targets(agent.id, ARCHIVE)
+        said = await self._store.definitions.of_memories(DefinitionKind.ARCHIVE, rows)
+        memories = await self._store.definitions.memories(agent.scope.project, rows)
+        return [
+            CarriedArchive(said[each.id].name, said[each.id].body, await self.passages(each))
+            for each in memories
+            if each.id in said
+        ]
+
+    # -- brought in
+
+    async def bring_in(
+        self, project: str, file: AgentFile, *, overrides_tools: bool
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Makes the agents of a file. overrides_tools: the file's tools take the place of those with their names.
+
+        Returns their public names, and what was left out. Raises: BadRequest, Conflict.
+        """
+        done = _Done(left_out=list(file.left_out))
+        for agent in file.agents:
+            self._registry.check_name(agent.name)
+        try:
+            await self._make_tools(project, file.tools, done, overrides=overrides_tools)
+            await self._make_stores(project, file, done)
+            made = [await self._grow(project, agent, file, done) for agent in file.agents]
+            for memory, next_seq in made:
+                await self._store.transfer.end(memory, next_seq)
+        except BaseException:
+            await asyncio.shield(_undo(done))
+            raise
+        finally:
+            self._registry.changed()
+        for memory, next_seq in made:
+            self._events.index_lags(memory.id)
+            self._events.turn_kept(memory.id, next_seq)
+        return [_uid(memory) for memory, _ in made], done.left_out
+
+    async def _make_tools(
+        self, project: str, tools: Mapping[str, ToolDefinition], done: _Done, *, overrides: bool
+    ) -> None:
+        registry = self._registry.tools
+        for name, definition in tools.items():
+            try:
+                found = await registry.named(project, name)
+            except NotFound:
+                found = None
+            if found is not None and not overrides:
+                done.tools[name] = found
+                continue
+            if (why := await self._foreign.refusal(definition)) is not None:
+                raise BadRequest(f"The tool {name!r}: {why}", param="file")
+            if found is None:
+                made = done.tools[name] = await registry.create(project, name, definition)
+                done.undo.append(lambda uid=made.uid: registry.delete(project, uid))  # type: ignore[misc]
+                continue
+            assert found.definition is not None
+            before = ToolDefinition.of(found.definition.body)
+            done.tools[name] = await registry.put(project, name, definition)
+            done.undo.append(lambda name=name, before=before: registry.put(project, name, before))  # type: ignore[misc]
+
+    async def _make_stores(self, project: str, file: AgentFile, done: _Done) -> None:
+        for key, folder in file.folders.items():
+            named = await self._store.definitions.named(project, DefinitionKind.FOLDER, folder.name, 1)
+            name = f"{folder.name}_{ids.new_uid()[:8]}" if named else folder.name
+            made = await self._folders.create(project, name, folder.body)
+            done.undo.append(lambda made=made: self._folders.delete(made))  # type: ignore[misc]
+            for file_name, type, text in folder.files:
+                await self._folders.upload(made, SentFile(file_name, type, text.encode()), "suffix")
+            done.folders[key] = made.uid
+        for key, archive in file.archives.items():
+            kept = await self._archives.create(project, archive.name, archive.body)
+            done.undo.append(lambda uid=kept.uid: self._archives.delete(project, uid))  # type: ignore[misc]
+            memory = await self._archives.memory(project, kept.uid)
+            for each in archive.passages:
+                await self._archives.add(memory, each.text, each.tags, at=each.at)
+            done.archives[key] = kept.uid
+
+    async def _grow(
+        self, project: str, agent: CarriedAgent, file: AgentFile, done: _Done
+    ) -> tuple[Agent, int]:
+        """Makes the memory of an agent, which nobody finds yet. Returns it, and its next number."""
+        transfer, now = self._store.transfer, self._now()
+        scope = api_scope(project, ids.new_uid())
+        draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=now)
+        memory = await transfer.begin(draft)
+        done.undo.append(lambda: self._store.forgetting.wipe(memory.id))
+        reader = LineReader(self._store, memory)
+        messages, next_seq = exchange_lines(agent.messages, 1, ids.new_uid())
+        lines = iter(
+            [
+                *messages,
+                {"definition": {
+                    "kind": DefinitionKind.AGENT, "uid": "", "name": agent.name, "created": now, "updated": now,
+                    "body": agent.definition.body(),
+                }},
+                *_block_lines(agent, file, done, now),
+                *(
+                    {"passage": {
+                        "seq": next_seq + n, "at": each.at, "exchange": None, "sources": [], "text": each.text,
+                        "tags": list(each.tags),
+                    }}
+                    for n, each in enumerate(agent.passages)
+                ),
+                *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
+                *[{"attached": each} async for each in self._attached(project, agent, done)],
+            ]
+        )  # fmt: skip
+        while some := list(islice(lines, WRITTEN)):
+            await transfer.write(memory, [await reader.read(line) for line in some])
+        return memory, next_seq + len(agent.passages)
+
+    async def _attached(self, project: str, agent: CarriedAgent, done: _Done) -> Any:
+        """Yields what an agent has attached beside blocks."""
+        names = [*agent.tools, *(FILE_TOOLS if agent.folders else ())]
+        for name in dict.fromkeys(names):
+            if name in done.tools:
+                tool = done.tools[name]
+            else:
+                try:
+                    tool = await self._registry.tools.named(project, name)
+                except NotFound:
+                    done.left_out.append(f"tools.{name}")
+                    continue
+            if tool.definition is None:
+                yield {"kind": "tool", "built_in": BUILT_IN.index(name) + 1}
+            else:
+                yield {"kind": "tool", "uid": tool.uid, "name": tool.name, "body": tool.definition.body}
+        for kind, keys, uids in (
+            ("folder", agent.folders, done.folders),
+            ("archive", agent.archives, done.archives),
+        ):
+            for key in keys:
+                yield {"kind": kind, "uid": uids[key]}
+
+
+def _uid(memory: Agent) -> str:
+    return memory.scope.subject.rpartition(":")[2]
+
+
+async def _undo(done: _Done) -> None:
+    """Takes back what a file has made, the last first. What cannot be taken back is logged, without its content."""
+    for undo in reversed(done.undo):
+        try:
+            await undo()
+        except (StoreError, GatewayError) as error:
+            _log.warning("an agent file was not taken back as a whole: %s", type(error).__name__)
+
+
+def _block_lines(agent: CarriedAgent, file: AgentFile, done: _Done, now: float) -> Iterator[dict[str, Any]]:
+    """Yields an agent's blocks: those that an agent of the file before it has are attached."""
+    for key in agent.blocks:
+        block, details = file.blocks[key]
+        if key in done.blocks:
+            yield {"attached": {
+                "kind": "block", "uid": done.blocks[key], "label": block.label, "description": block.description,
+                "limit": block.limit, "read_only": block.read_only, "value": block.value, "details": details,
+            }}  # fmt: skip
+            continue
+        done.blocks[key] = ids.new_uid()
+        yield {"block": {
+            "label": block.label, "description": block.description, "limit": block.limit,
+            "read_only": block.read_only, "uid": done.blocks[key], "details": details,
+        }}  # fmt: skip
+        yield {"version": {
+            "block": block.label, "version": 1, "restores": None, "at": now, "origin": "import", "exchange": None,
+            "sources": [], "value": block.value,
+        }}  # fmt: skip
+
+
+def _carried(e: Exchange) -> Iterator[CarriedMessage]:
+    """Yields the messages of an exchange, but for those that were forgotten."""
+    for n, message in enumerate(orjson.loads(e.input or b"[]")):
+        if n not in e.hush:
+            yield CarriedMessage(message, e.begun)
+    if e.said is None or -1 in e.hush:
+        return
+    reply = orjson.loads(e.full)["messages"] if e.full is not None else [orjson.loads(e.said)]
+    for message in reply:
+        model = e.model.partition("/")[2] if message.get("role") == "assistant" else ""
+        yield CarriedMessage(message, e.ended or e.begun, model)

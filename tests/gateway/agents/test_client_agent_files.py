@@ -1,0 +1,325 @@
+"""Agent files by the client's own methods: they go round, files of Letta's server are read, hostile ones refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from letta_client import APIStatusError, BadRequestError
+
+from gateway.settings import ProfileSettings
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.admin.test_transfer_agents import rich
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta_file import LETTA_FILE
+
+File = dict[str, Any]
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def export(world: LettaWorld, agent: str, **options: Any) -> File:
+    found = json.loads(world.letta.agents.export_file(agent, **options))
+    assert isinstance(found, dict)
+    return found
+
+
+def bring_in(world: LettaWorld, file: Any, **options: Any) -> list[str]:
+    data = file if isinstance(file, bytes) else orjson.dumps(file)
+    return world.letta.agents.import_file(file=("a.af", data, "application/json"), **options).agent_ids
+
+
+def timeless(file: File) -> Any:
+    """A file without the times at which it and what it holds were made."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: strip(v) for k, v in value.items() if k not in ("created_at", "revision_id", "file_name")
+            }
+        return [strip(each) for each in value] if isinstance(value, list) else value
+
+    file = copy.deepcopy(file)
+    file["metadata"]["mnemogate"] = json.loads(file["metadata"]["mnemogate"])
+    # The name of a folder is another one where it is taken.
+    for source in file["sources"]:
+        del source["name"]
+    return strip(file)
+
+
+def counts(world: LettaWorld) -> list[int]:
+    """How many rows the tables have that a file fills, but for those that were emptied."""
+    world.world.settle()
+    tables = {
+        "agents": "1", "definitions": "1", "attached": "1", "tags": "1", "conversations": "1", "blocks": "1",
+        "files": "memory <> 0", "passages": "agent > 0", "exchanges": "agent <> 0", "forgetting": "1",
+    }  # fmt: skip
+    return [
+        world.world.query(f"SELECT count(*) FROM {table} WHERE {where}")[0] for table, where in tables.items()
+    ]
+
+
+def test_a_file_goes_round(world: LettaWorld) -> None:
+    made = rich(world)
+    first = export(world, made["agent"])
+    (id,) = bring_in(world, first)
+    again = export(world, id)
+    assert timeless(again) == timeless(first)
+    assert (len(first["blocks"]), len(first["sources"]), len(first["files"])) == (2, 1, 1)
+    assert first["agents"][0]["messages"][2]["content"] == [
+        {"type": "text", "text": "I have a boat.", "signature": None}
+    ]
+    agent, client = world.letta.agents.retrieve(made["agent"]), world.letta
+    there = client.agents.retrieve(id)
+    for name in (
+        "name",
+        "system",
+        "agent_type",
+        "tags",
+        "tool_rules",
+        "model",
+        "llm_config",
+        "compaction_settings",
+    ):
+        assert getattr(there, name) == getattr(agent, name), name
+    assert [tool.id for tool in there.tools] == [tool.id for tool in agent.tools]
+
+    def shown(id: str) -> list[tuple[Any, Any]]:
+        found = client.agents.messages.list(id, conversation_id="default")
+        return [(each.message_type, getattr(each, "content", None)) for each in found]
+
+    assert shown(id) == shown(made["agent"])
+    passages = [each.text for each in client.agents.passages.list(id)]
+    assert passages == ["She sails."]
+    found = client.agents.passages.search(id, query="boat").results
+    assert "The boat is red." in {each.content for each in found}
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Still here."})))
+    client.agents.messages.create(id, input="Are you there?")
+    sent = [str(m["content"]) for m in world.upstream.seen[-1].json["messages"]]
+    assert any("I have a boat." in text for text in sent)
+
+
+def test_a_file_says_what_it_was_asked_for(world: LettaWorld) -> None:
+    made = rich(world)
+    (conversation,) = [
+        c for c in world.letta.conversations.list(agent_id=made["agent"]) if c.summary == "On boats"
+    ]
+    texts = [
+        part["text"]
+        for message in export(world, made["agent"], conversation_id=conversation.id)["agents"][0]["messages"]
+        for part in message["content"]
+    ]
+    assert texts == ["Hello there", "Ok."]
+    assert len(export(world, made["agent"], scrub_messages=True)["agents"][0]["messages"]) == 1
+    with pytest.raises(BadRequestError, match="newer form"):
+        world.letta.agents.export_file(made["agent"], use_legacy_format=True)
+
+
+def test_an_import_does_as_it_is_told(world: LettaWorld) -> None:
+    agent = world.agent(name="ann")
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    file = export(world, agent.id)
+    client = world.letta.agents
+    (copied,) = bring_in(world, file, append_copy_suffix=True, strip_messages=True, model="openai/other")
+    shown = client.retrieve(copied)
+    assert (shown.name, shown.model, list(client.messages.list(copied))) == ("ann_copy", "openai/other", [])
+    (named,) = bring_in(world, json.dumps(json.dumps(file)).encode(), name="bo")
+    assert client.retrieve(named).name == "bo"
+    assert len(list(client.messages.list(named))) == 2
+    for options in ({"secrets": '{"a": "b"}'}, {"env_vars_json": "{}"}, {"project_id": "x"}):
+        with pytest.raises(BadRequestError):
+            bring_in(world, file, **options)
+    with pytest.raises(APIStatusError) as wrong:
+        bring_in(world, file, extra_body={"nonsense": "1"})
+    assert wrong.value.status_code == 422
+
+
+def test_a_tool_of_a_file_takes_the_place_of_one_that_is_there_or_does_not(world: LettaWorld) -> None:
+    schema: dict[str, object] = {"name": "look_up", "description": "new", "parameters": {}}
+    made = world.letta.tools.create(source_code="", source_type="json", json_schema=schema)
+    agent = world.agent(tools=["look_up"])
+    file = export(world, agent.id)
+    world.letta.tools.update(made.id, json_schema={**schema, "description": "changed"})
+    (first,) = bring_in(world, file, override_existing_tools=False)
+    assert world.letta.tools.retrieve(made.id).description == "changed"
+    bring_in(world, file)
+    assert world.letta.tools.retrieve(made.id).description == "new"
+    assert made.id in {tool.id for tool in world.letta.agents.retrieve(first).tools}
+
+
+def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(LETTA_FILE)))
+    (id,) = raw.parse().agent_ids
+    assert raw.headers["x-mnemogate-left-out"] == "mcp_servers.0,tools.run_code,secrets.SHOP_KEY"
+    agent = world.letta.agents.retrieve(id)
+    assert (agent.name, agent.agent_type, agent.model, agent.context_window_limit) == (
+        "clerk", "memgpt_v2_agent", "openai/gpt-4o-mini", 32000,
+    )  # fmt: skip
+    assert {block.label: block.value for block in agent.blocks} == {
+        "human": "Name: Chad",
+        "persona": "I am Sam.",
+    }
+    assert {tool.name for tool in agent.tools} == {
+        "send_message", "memory_insert", "look_up_order", "grep_files", "semantic_search_files",
+    }  # fmt: skip
+    assert [rule["type"] for rule in json.loads(agent.model_dump_json())["tool_rules"]] == [
+        "exit_loop", "constrain_child_tools",
+    ]  # fmt: skip
+    shown = list(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.message_type for each in shown] == [
+        "user_message", "reasoning_message", "tool_call_message", "tool_return_message", "reasoning_message",
+        "assistant_message", "system_message", "user_message", "assistant_message",
+    ]  # fmt: skip
+    (source,) = agent.sources
+    (file,) = world.letta.folders.files.list(source.id, include_content=True)
+    assert (file.original_file_name, file.content) == ("prices.md", "# Prices\n\nA pen costs two.\n")
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    reply = world.letta.agents.messages.create(id, input="One more pen, please.")
+    assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
+    sent = world.upstream.seen[-1].json["messages"]
+    assert next(m["content"] for m in sent if m["role"] == "tool").startswith("Order 7")
+    again = export(world, id)
+    (twin,) = bring_in(world, again)
+    assert timeless(export(world, twin)) == timeless(again)
+
+
+def changed(edit: Any) -> bytes:
+    file = copy.deepcopy(LETTA_FILE)
+    edit(file)
+    return orjson.dumps(file)
+
+
+def agent_of(file: File) -> File:
+    found = file["agents"][0]
+    assert isinstance(found, dict)
+    return found
+
+
+HOSTILE: dict[str, Any] = {
+    "no JSON": b"{",
+    "nothing": b"",
+    "a number": b"7",
+    "a list": b"[]",
+    "deep": b"[" * 5000,
+    "a text": orjson.dumps("x"),
+    "no agents": orjson.dumps({"agents": []}),
+    "older form": orjson.dumps({"agent_type": "memgpt_agent", "core_memory": [], "messages": []}),
+    "agents are a text": changed(lambda f: f.update(agents="x")),
+    "an agent is a number": changed(lambda f: f.update(agents=[1])),
+    "no id": changed(lambda f: agent_of(f).pop("id")),
+    "an id twice": changed(lambda f: f["agents"].append(f["agents"][0])),
+    "a block that is not there": changed(lambda f: agent_of(f).update(block_ids=["block-9"])),
+    "a tool that is not there": changed(lambda f: agent_of(f).update(tool_ids=["tool-99"])),
+    "a folder that is not there": changed(lambda f: agent_of(f).update(source_ids=["source-9"])),
+    "a file of no folder": changed(lambda f: f["files"][0].update(source_id="source-9")),
+    "a type that nobody knows": changed(lambda f: agent_of(f).update(agent_type="robot")),
+    "a rule that nobody knows": changed(
+        lambda f: agent_of(f).update(tool_rules=[{"type": "x", "tool_name": "y"}])
+    ),
+    "rules are a text": changed(lambda f: agent_of(f).update(tool_rules="x")),
+    "messages are a number": changed(lambda f: agent_of(f).update(messages=7)),
+    "a message without a role": changed(lambda f: agent_of(f)["messages"][1].pop("role")),
+    "a call without a name": changed(
+        lambda f: agent_of(f)["messages"][2].update(tool_calls=[{"id": "c", "function": {}}])
+    ),
+    "a block of a number": changed(lambda f: f["blocks"][0].update(value=7)),
+    "labels twice": changed(lambda f: f["blocks"][0].update(label="persona")),
+    "a window below 0": changed(lambda f: agent_of(f).update(context_window_limit=-1)),
+    "a timezone that is none": changed(lambda f: agent_of(f).update(timezone="Mars")),
+    "a secret": changed(lambda f: agent_of(f).update(secrets={"a": "b"})),
+    "a tool without a schema": changed(lambda f: f["tools"][2].update(json_schema=None)),
+    "a tool of another name": changed(lambda f: f["tools"][2]["json_schema"].update(name="other")),
+    "ours is no JSON": changed(lambda f: f["metadata"].update(mnemogate="{")),
+    "ours is a list": changed(lambda f: f["metadata"].update(mnemogate="[]")),
+    "a passage of a number": changed(
+        lambda f: f["metadata"].update(
+            mnemogate=json.dumps({"agents": {"agent-0": {"passages": [{"text": 7}]}}})
+        )
+    ),
+    "Python without a sandbox": changed(
+        lambda f: f["tools"][2].update(source_type="python", source_code="def f(): 1")
+    ),
+    "a file too large": changed(lambda f: f["files"][0].update(content="x" * 10_000_001)),
+    "a name of a profile": changed(lambda f: agent_of(f).update(name="helper")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_and_leaves_nothing(
+    name: str, upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine without bubblewrap.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with letta(upstream, tmp_path, ProfileSettings("helper")) as world:
+        before = counts(world)
+        with pytest.raises(APIStatusError) as refused:
+            bring_in(world, HOSTILE[name])
+        assert refused.value.status_code in (400, 409, 413, 422), refused.value
+        assert "detail" in json.loads(refused.value.response.text)
+        assert counts(world) == before
+
+
+def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rich(world)
+    schema: dict[str, object] = {"name": "look_up", "description": "mine", "parameters": {}}
+    (tool,) = list(world.letta.tools.list(name="look_up"))
+    file = export(world, made["agent"])
+    world.letta.tools.update(tool.id, json_schema=schema)
+    before = counts(world)
+    transfer = world.world.gateway.app.store.transfer
+
+    async def fails(*_: object) -> None:
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(transfer, "end", fails)
+    with pytest.raises(APIStatusError) as failed:
+        bring_in(world, file)
+    assert failed.value.status_code == 500
+    assert counts(world) == before
+    assert world.letta.tools.retrieve(tool.id).description == "mine"
+
+
+def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    twin = copy.deepcopy(file["agents"][0])
+    twin.update(id="agent-1", name="twin")
+    file["agents"].append(twin)
+    one, two = bring_in(world, file)
+    blocks = world.letta.agents.blocks
+    blocks.update("human", agent_id=one, value="Name: Bo")
+    assert blocks.retrieve("human", agent_id=two).value == "Name: Bo"
+    assert world.letta.agents.retrieve(two).name == "twin"
+
+
+def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:
+    world.upstream.queue(say("One."), say("Two."))
+    agent = world.agent()
+    for text in ("a", "b"):
+        world.letta.agents.messages.create(agent.id, input=text)
+    file = export(world, agent.id)
+    messages = file["agents"][0]["messages"]
+    del messages[3]  # the second question
+    (id,) = bring_in(world, file)
+    shown = [getattr(each, "content", None) for each in world.letta.agents.messages.list(id, order="asc")]
+    assert shown == ["a", "One.", "Two."]
+    world.letta.agents.messages.create(id, input="c")
+
+
+def test_nobody_exports_an_agent_of_another_project(world: LettaWorld) -> None:
+    agent = world.agent()
+    gateway = world.world.gateway
+    other = world.anew(gateway.call(gateway.app.store.keys.create("elsewhere", "test"))[1])
+    with pytest.raises(APIStatusError) as missing:
+        other.agents.export_file(agent.id)
+    assert missing.value.status_code == 404
