@@ -28,7 +28,6 @@ from gateway.metrics import Metrics
 from gateway.operations import make_operations
 from gateway.providers import make_batches, make_embedder, make_providers, own_provider
 from gateway.run.agents.background.accept import BackgroundRuns
-from gateway.run.agents.run import SLEEP
 from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.batches.items import ItemTurns
 from gateway.run.background.callbacks import Callbacks
@@ -110,7 +109,7 @@ class Gateway:
         # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
         self._own = make_providers(settings) if store is not None and not given else {}
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
-        self._sleep(keeper)
+        self.sleeping = self._make_sleeping()
         self._serve_batches()
         self.runs = self._make_runs()
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
@@ -129,13 +128,13 @@ class Gateway:
         self._embedder = embedder
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _sleep(self, keeper: MemoryKeeper | None) -> None:
-        """Has the background worker perform the runs of sleeptime agents."""
+    def _make_sleeping(self) -> Sleeping | None:
+        """Returns what performs the runs of sleeptime agents; None without a store."""
         chat, services = self.chat, self.background
-        if keeper is None or services is None or chat.agents is None or chat.registry is None:
-            return
-        sleeping = Sleeping(keeper, chat.registry, chat.agents, services.budget)
-        services.handlers[SLEEP] = sleeping.handle
+        if chat.keeper is None or services is None or chat.agents is None or chat.registry is None:
+            return None
+        count = services.count_attempt
+        return Sleeping(chat.keeper, chat.registry, chat.agents, services.budget, count)
 
     def _serve_batches(self) -> None:
         chat = self.chat
@@ -254,6 +253,8 @@ class Gateway:
                 runs, services = self.runs
                 await runs.recover()
                 self._tasks += map(asyncio.create_task, services.tasks())
+            if self.sleeping is not None:
+                self._tasks.append(asyncio.create_task(self.sleeping.worker.run()))
             self._tasks += self.background.start()
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

@@ -7,7 +7,7 @@ the cursor where it was. A turn that makes a run due has written it down already
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -24,7 +24,7 @@ from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learn import BATCH_CHARS
-from gateway.run.background.worker import JobContext, JobFailed, WorkerLimits
+from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.sink import UnseenSink
@@ -34,6 +34,8 @@ from storage.listing import ReaderEntry
 from storage.records import Agent, Run, RunState
 
 MAX_STEPS = 10
+# Chosen: these runs keep neither summaries nor learning waiting, and fewer connections than those that somebody began.
+_LIMITS = WorkerLimits(concurrency=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,9 @@ class Sleeping:
         registry: Registry,
         runs: AgentRuns,
         budget: DailyBudget,
-        tries: int = WorkerLimits().tries,
+        count: Callable[[str, str], None],
     ) -> None:
-        """tries: attempts of a job; the last one ends a run that an upstream has failed."""
+        """count: is given each attempt's kind and outcome."""
         self._keeper = keeper
         self._store = keeper.store
         self._settings = keeper.settings
@@ -64,7 +66,9 @@ class Sleeping:
         self._runs = runs
         self._budget = budget
         self._now = keeper.now
-        self._tries = tries
+        # The last attempt of a job ends a run that an upstream has failed.
+        self._tries = _LIMITS.tries
+        self.worker = Worker(keeper.store.jobs, {SLEEP: self.handle}, _LIMITS, count)
 
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
