@@ -171,18 +171,25 @@ class Phone:
 
 @asynccontextmanager
 async def dial(
-    world: World, room: str | None = None, model: str = "m", **options: Any
+    world: World, room: str | None = None, model: str = "m", letta: str | None = None, **options: Any
 ) -> AsyncIterator[Phone]:
-    """Opens a phone call. room: the header by which a LiveKit job names its conversation."""
-    language_model = plugin.LLM(
-        model=model,
-        base_url=f"{world.gateway.url}/v1",
-        api_key="sk-app",
-        user="alice",
-        timeout=httpx.Timeout(PATIENCE_S),
-        extra_headers={"X-LiveKit-Room-ID": room} if room else {},
-        **options,
-    )
+    """Opens a phone call.
+
+    room: the header by which a LiveKit job names its conversation. letta: the id of an agent, as `with_letta` asks it.
+    """
+    if letta is not None:
+        url = f"{world.gateway.url}/v1/chat/completions"
+        language_model = plugin.LLM.with_letta(agent_id=letta, base_url=url, api_key="sk-app")
+    else:
+        language_model = plugin.LLM(
+            model=model,
+            base_url=f"{world.gateway.url}/v1",
+            api_key="sk-app",
+            user="alice",
+            timeout=httpx.Timeout(PATIENCE_S),
+            extra_headers={"X-LiveKit-Room-ID": room} if room else {},
+            **options,
+        )
     session: AgentSession[None] = AgentSession(
         llm=language_model,
         stt=_Ears(),
