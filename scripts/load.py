@@ -118,17 +118,19 @@ def unchunk(body: bytes) -> bytes:
         at = line + 4 + size
 
 
-async def drive(port: int, flow: Any, workers: int, spread_s: float = 0.0) -> Result:
+async def drive(
+    port: int, flow: Any, workers: int, spread_s: float = 0.0, client_of: type[Client] = Client
+) -> Result:
     """Runs a flow over some connections; their first requests are spread over a time, or all leave at once.
 
     flow: `next(worker)` returns the next request's bytes, None when there are no more; `done(worker, body)` takes a
-    complete reply, and is not part of any measured time.
+    complete reply, and is not part of any measured time. client_of: makes a connection.
     """
     loop = asyncio.get_running_loop()
     result = Result()
     clients = []
     for worker in range(workers):
-        _, client = await loop.create_connection(partial(Client, worker, flow, result), "127.0.0.1", port)
+        _, client = await loop.create_connection(partial(client_of, worker, flow, result), "127.0.0.1", port)
         clients.append(client)
     result.began = time.perf_counter()
     for worker, client in enumerate(clients):

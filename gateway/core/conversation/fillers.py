@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.private import private_of, with_private
+from gateway.core.conversation.private import PRIVATE, private_of, with_private
 
 _NOTE = "fillers"  # the private field: [from, to] of each, in characters of the reply's text
 
@@ -35,8 +35,7 @@ def noted(message: WireMessage, spans: Spans) -> WireMessage:
 
 def without_fillers(message: WireMessage) -> WireMessage:
     """Returns the reply with what the agent had to say alone."""
-    spans = fillers_of(message)
-    if not spans:
+    if PRIVATE not in message or not (spans := fillers_of(message)):
         return message
     text, own, at = text_of(message), "", 0
     for start, end in spans:

@@ -1,0 +1,280 @@
+"""Measures calls of voice agents: the first word, the silence behind a filler, many calls at once.
+
+`scripts/bench voice`. One mock upstream, one gateway, each a process of its own. The upstream says its first word at
+once: of a reply, or a call of `search_memory` with a filler and, when it has the result, the answer. Medians are taken
+over interleaved rounds. What is added is what the gateway needs beyond the upstream, asked directly in the same round.
+Where there are many calls, replies stream for half a second and their callers speak for one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import load
+import mock_upstream
+import orjson
+import uvloop
+from mock_upstream import STREAM_HEAD, Mock, event, framed
+
+SETTINGS = """\
+[server]
+access_log = false
+
+[[upstreams]]
+name = "mock"
+base_url = "http://127.0.0.1:{port}/v1"
+api_key = "none"
+takes = {{ stream_usage = true }}
+"""
+PLAIN, LOOK, SLOWLY = "What do you think about it?", "Look it up, please.", " Slowly."
+FILLER, ANSWER = "Let me look that up.", b"Reply "
+PIECES = 10
+AT_ONCE = 50  # calls
+TURNS = 4  # of a call
+SPREAD_S, PAUSE_S = 2.0, 1.0  # calls do not begin in the same moment, and callers speak
+_replies = itertools.count(1)
+
+
+class Upstream(Mock):
+    """Streams a reply at once; where the newest message asks to look something up, first a call with a filler."""
+
+    def serve(self, head: bytes, body: bytes) -> None:
+        if b"chat/completions" not in head.split(b"\r\n", 1)[0]:
+            super().serve(head, body)
+            return
+        number = next(_replies)
+        newest = body[max(0, body.rfind(b'"role":"user"')) :]
+        if LOOK.encode() in newest and b'"role":"tool"' not in newest:
+            deltas, finish = _calls(number), b'"tool_calls"'
+        elif SLOWLY.encode() in newest:
+            super().serve(head, body)
+            return
+        else:
+            words = [f"Reply {number:08}:", *mock_upstream.WORD_LIST[:PIECES]]
+            deltas, finish = [orjson.dumps({"content": f"{word} "}) for word in words], b'"stop"'
+        first = event(number, b'{"role":"assistant","content":""}')
+        end = event(number, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        self.transport.write(b"".join([STREAM_HEAD, first, *(event(number, delta) for delta in deltas), end]))
+
+
+def _calls(number: int) -> list[bytes]:
+    """Returns a call in two pieces, of which the first has the filler."""
+    function = {"name": "search_memory", "arguments": ""}
+    begun = {"index": 0, "id": f"call_{number:08}", "type": "function", "function": function}
+    pieces = [f'{{"pre_exec_msg":"{FILLER}"', ',"convo_keyword_queries":["bicycle"]}']
+    more = [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+    return [orjson.dumps({"tool_calls": [call]}) for call in (begun, *more)]
+
+
+# -- calls
+
+
+@dataclass(slots=True)
+class PhoneCall:
+    """One call, as its voice stack holds it: it resends everything."""
+
+    head: dict[str, Any]
+    headers: bytes
+    text: str
+    messages: list[bytes] = field(default_factory=lambda: [load.SYSTEM])
+
+    def request(self, turn: int) -> bytes:
+        fact = load.FACTS[turn % len(load.FACTS)]
+        self.messages.append(load.message("user", f"({turn}) I wanted to say that {fact}. {self.text}"))
+        head = orjson.dumps({**self.head, "stream": True})[:-1]
+        body = head + b',"messages":[' + b",".join(self.messages) + b"]}"
+        return load.http(body, self.headers)
+
+
+class Calls:
+    """Calls side by side, each on a connection of its own, for a number of turns."""
+
+    def __init__(self, calls: Sequence[PhoneCall], pause_s: float = 0.0) -> None:
+        self.calls, self.turns, self.pause_s = calls, [TURNS] * len(calls), pause_s
+        self.answer_ms: list[float] = []  # from the first word to the answer's
+
+    def next(self, worker: int) -> bytes | None:
+        left = self.turns[worker]
+        self.turns[worker] -= 1
+        return self.calls[worker].request(left) if left else None
+
+    def done(self, worker: int, body: bytes) -> None:
+        self.calls[worker].messages.append(load.message("assistant", load.text_of_stream(body)))
+
+
+class Listener(load.Client):
+    """A connection that notes when the answer begins that follows on a filler."""
+
+    answered = 0.0
+
+    def send(self) -> None:
+        if self.begun and self.flow.pause_s:
+            asyncio.get_running_loop().call_later(self.flow.pause_s, self.speak)
+        else:
+            self.speak()
+
+    def speak(self) -> None:
+        self.answered = 0.0
+        super().send()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.answered and ANSWER in data:
+            self.answered = time.perf_counter()
+            # What comes in one read with the filler is no silence.
+            self.flow.answer_ms.append((self.answered - (self.first_text or self.answered)) * 1e3)
+        super().data_received(data)
+
+
+_numbers = itertools.count(1)
+
+
+def calls(count: int, text: str, **head: Any) -> list[PhoneCall]:
+    """Returns calls, each a conversation of its own. head: of their requests."""
+    names = (b"x-mnemogate-conversation: call-%d\r\n" % next(_numbers) for _ in range(count))
+    return [PhoneCall(head, name, text) for name in names]
+
+
+# -- measured
+
+
+@dataclass(slots=True)
+class Figures:
+    """One list of values for each name. pid: of the gateway."""
+
+    port: int
+    pid: int
+    mock: int
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        self.found.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.found[name])
+
+    async def drive(self, port: int, flow: Calls, spread_s: float) -> load.Result:
+        """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""
+        result = await load.drive(port, flow, len(flow.calls), spread_s, Listener)
+        if result.errors:
+            raise SystemExit(f"not to be trusted: {result.errors[:3]}")
+        return result
+
+    async def make(self, name: str) -> None:
+        """Makes a voice agent."""
+        body = {"name": name, "agent_type": "voice_convo_agent", "system": "You help.", "model": "mock/bench"}
+        await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
+
+
+async def one_by_one(figures: Figures, count: int, name: str) -> None:
+    """Measures a call at a time: its first word with and without an agent, and the silence behind a filler."""
+    ways: dict[str, Callable[[], list[PhoneCall]]] = {
+        "direct": lambda: calls(1, PLAIN, model="bench"),
+        # Somebody who is as well known as the agent is to itself: recall has as much to look through.
+        "plain": lambda: calls(1, PLAIN, model="bench", user=name),
+        "agent": lambda: calls(1, PLAIN, model=f"agent/{name}"),
+        "filler": lambda: calls(1, LOOK, model=f"agent/{name}"),
+    }
+    first: dict[str, list[float]] = {way: [] for way in ways}
+    silences: list[float] = []
+    for _ in range(count):
+        for way, make in ways.items():
+            flow = Calls(make())
+            result = await figures.drive(figures.mock if way == "direct" else figures.port, flow, 0.0)
+            first[way] += result.first_ms
+            silences += flow.answer_ms if way == "filler" else []
+    p50 = {way: statistics.median(values) for way, values in first.items()}
+    for way in ("plain", "agent", "filler"):
+        figures.note(way, p50[way] - p50["direct"])
+    figures.note("silence", statistics.median(silences) - p50["direct"])
+
+
+async def side_by_side(figures: Figures, name: str) -> None:
+    """Measures as many calls at once, with and without a tool. A direct round is what the upstream itself needs."""
+
+    async def p99(port: int, text: str, model: str) -> float:
+        flow = Calls(calls(AT_ONCE, text + SLOWLY, model=model), PAUSE_S)
+        result = await figures.drive(port, flow, SPREAD_S)
+        return statistics.quantiles(result.first_ms, n=100)[98]
+
+    direct = await p99(figures.mock, PLAIN, "bench")
+    for text, way in ((PLAIN, "plain"), (LOOK, "filler")):
+        spent = load.cpu_s(figures.pid)
+        figures.note(f"p99, {way}", await p99(figures.port, text, f"agent/{name}") - direct)
+        figures.note(f"cpu, {way}", (load.cpu_s(figures.pid) - spent) * 1e3 / (AT_ONCE * TURNS))
+
+
+async def bench(figures: Figures, rounds: int, count: int) -> None:
+    for number in range(rounds + 1):
+        # A new agent each round, so that what it remembers does not grow with the rounds.
+        await figures.make(f"vera{number}")
+        await one_by_one(figures, count, f"vera{number}")
+        await side_by_side(figures, f"vera{number}")
+        if not number:
+            figures.found.clear()  # everything was imported and compiled in it
+        print(f"round {number} of {rounds} done", file=sys.stderr, flush=True)
+
+
+def table(figures: Figures) -> str:
+    than = figures.median("agent") - figures.median("plain")
+    rows = [
+        ("", "measured", "goal"),
+        ("first word of an agent: added, p50", f"{figures.median('agent'):.2f} ms", ""),
+        ("more than the same stream without an agent", f"{than:.2f} ms", "<= 0.5 ms"),
+        ("first word of a filler: added, p50", f"{figures.median('filler'):.2f} ms", ""),
+        (
+            "from filler to answer, beyond the second call, p50",
+            f"{figures.median('silence'):.2f} ms",
+            "<= 6 ms",
+        ),
+        (
+            f"first word, {AT_ONCE} calls at once: added, p99",
+            f"{figures.median('p99, plain'):.1f} ms",
+            "< 30 ms",
+        ),
+        (
+            f"of a filler, {AT_ONCE} calls at once: added, p99",
+            f"{figures.median('p99, filler'):.1f} ms",
+            "< 30 ms",
+        ),
+        (
+            f"processor time of a turn of {mock_upstream.EVENTS} words",
+            f"{figures.median('cpu, plain'):.1f} ms",
+            "",
+        ),
+        ("of a turn with filler, tool and answer", f"{figures.median('cpu, filler'):.1f} ms", ""),
+    ]
+    widths = [max(len(row[index]) for row in rows) for index in range(3)]
+    rows.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2]))
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench voice", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and calls; rough figures")
+    options = parser.parse_args()
+    rounds, count = (2, 10) if options.quick else (10, 30)
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        mock = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
+        gateway = stack.enter_context(load.gateway(folder, SETTINGS.format(port=mock)))
+        figures = Figures(gateway.port, gateway.pid, mock)
+        uvloop.run(bench(figures, rounds, count))
+        print(table(figures))
+
+
+if __name__ == "__main__":
+    uvloop.run(mock_upstream.main(Upstream)) if sys.argv[1:] == ["--mock"] else main()
