@@ -155,6 +155,10 @@ class SleepWorld:
 
         asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(60.0)
 
+    def hold_jobs(self) -> None:
+        """Has no job of sleeptime agents begin any more."""
+        self.letta.world.gateway.app.sleeping.worker.handlers = {}
+
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""
         world, before = self.letta.world, len(self.model.seen)

@@ -280,3 +280,19 @@ def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
     assert [said(each) for each in world.model.transcripts] == [["Hello."]]
     world.rest()
     assert [said(each) for each in world.model.transcripts][1:] == [["I am Ann."]]
+
+
+def test_the_reply_takes_no_statement_more(world: SleepWorld) -> None:
+    """What is unread is counted by the read that a message takes anyway; only what makes a run due writes it down."""
+    plain, agent = world.letta.agent(), world.primary()
+    world.frequency(agent, 3)
+    for each in (plain, agent):
+        world.send(each, "Hi")
+    costs = [world.letta.world.statements_of(lambda a=each: world.send(a, "Hi")) for each in (plain, agent)]
+    assert costs[0] == costs[1]
+    assert len(costs[0]) == 6
+    world.hold_jobs()
+    due = world.letta.world.statements_of(lambda: world.send(agent, "Hi"))
+    assert due[:6] == costs[0]
+    writes = [each for each in due[6:] if each != "read"]
+    assert writes == ["insert conversations", "insert runs", "insert run_texts", "insert jobs"]
