@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     which = "the conversation's id (default: the user's last conversation)"
     compact.add_argument("--in", metavar="ID", help=which)
     _add_jobs(commands)
+    _add_batches(commands)
     return parser
 
 
@@ -152,6 +153,21 @@ def _add_jobs(commands: Any) -> None:
     ):
         sub = _add_operation(actions, f"jobs-{name}", show, text)
         sub.add_argument("job", type=int, help="the job's number")
+
+
+def _add_batches(commands: Any) -> None:
+    text = "list, show and cancel batches of agents"
+    batches = _add_operation(commands, "batches-list", _show_batches, text, name="batches")
+    actions = batches.add_subparsers(metavar="action")
+    text = "list batches, the newest first (the default action)"
+    sub = _add_operation(actions, "batches-list", _show_batches, text)
+    sub.add_argument("--limit", type=int, default=100)
+    for name, show, text in (
+        ("show", _show_as_json, "show one batch with its items that did not complete"),
+        ("cancel", _show_batch, "cancel what has not ended of a batch"),
+    ):
+        sub = _add_operation(actions, f"batches-{name}", show, text)
+        sub.add_argument("batch", help="the batch's id")
 
 
 def _add_scope(sub: Any) -> Any:
@@ -299,6 +315,19 @@ def _show_job(job: dict[str, Any]) -> None:
     due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
     fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
     print(*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "", sep="\t")
+
+
+def _show_batches(batches: list[dict[str, Any]]) -> None:
+    for batch in batches:
+        _show_batch(batch)
+    if not batches:
+        print("There are no batches.", file=sys.stderr)
+
+
+def _show_batch(batch: dict[str, Any]) -> None:
+    created = datetime.fromtimestamp(batch["created"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    counts = " ".join(f"{name} {count}" for name, count in batch["counts"].items() if count)
+    print(batch["id"], batch["state"], batch["project"], created, counts, sep="\t")
 
 
 def _show_as_json(job: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from gateway.run.admin.arguments import Defaults
+from gateway.run.admin.batches import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.show import ShowOperation
@@ -35,6 +36,7 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
     transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
+    batches = BatchOperations(store, time.time)
     keys, jobs = KeyOperations(store.keys), JobOperations(store.jobs)
     return Operations(
         {
@@ -45,6 +47,9 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
             "jobs-show": jobs.show,
             "jobs-retry": jobs.retry,
             "jobs-cancel": jobs.cancel,
+            "batches-list": batches.show_all,
+            "batches-show": batches.show,
+            "batches-cancel": batches.cancel,
             "users": listing.users,
             "conversations": listing.conversations,
             "memory-show": show.show,
