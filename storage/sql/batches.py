@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -72,14 +73,14 @@ class Batches(Group):
     async def add(self, connection: Connection, batch: int, drafts: Sequence[ItemDraft]) -> None:
         """Adds items. Raises: NotFound: a conversation is gone."""
         for draft in drafts:
-            run = draft.run
+            run = replace(draft.run, batch=batch)
             if not run.conversation:
                 begun = (run.agent, draft.uid, draft.key, run.created, run.created)
                 await connection.value(SQL["conversation_begin"], begun)
                 found = await connection.value(SQL["conversation_with"], (run.agent, draft.key))
                 if found is None:
                     raise NotFound(GONE)
-                run = _with_conversation(run, int(found))
+                run = replace(run, conversation=int(found))
             stored = await create_run(connection, run)
             await add_text(connection, stored.agent, stored.id, "request", _BEGIN_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch))
@@ -392,12 +393,6 @@ def _width(number: int | None) -> int:
     if number is None:
         return 0
     return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
-
-
-def _with_conversation(run: Run, conversation: int) -> Run:
-    return Run(
-        run.id, run.uid, run.agent, conversation, run.state, run.created, batch=run.batch, background=True
-    )
 
 
 def _counts(rows: Sequence[Row]) -> BatchCounts:

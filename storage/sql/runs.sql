@@ -196,21 +196,22 @@ UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <>
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
 
 -- name: texts_left
--- Finds runs that ended before a time and still hold texts that nobody needs: results that wait are needed.
+-- Finds runs that ended before a time and still hold texts that nobody needs: results that wait are needed, and why an
+-- item of a batch failed.
 SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind <> 'words' AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
 -- Says when the next run ended that holds some.
 SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND x.kind <> 'words' AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 
 -- name: texts_drop
 -- Empties what a run that has ended holds, but results that wait.
-UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND NOT (
+UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words' AND NOT (
     kind = 'result' AND EXISTS (
         SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
 

@@ -63,16 +63,22 @@ class Process:
 
 
 @contextmanager
-def serving(where: Path, *arguments: str, settings: str = "") -> Iterator[Process]:
-    """Serves from that directory, on any port. settings: text of mnemogate.toml."""
+def serving(
+    where: Path,
+    *arguments: str,
+    settings: str = "",
+    module: str = "tests.gateway.patient",
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Process]:
+    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run."""
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
     with (
         log.open("a") as errors,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.gateway.patient", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", module, "serve", "--port", "0", *arguments],
             cwd=where,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

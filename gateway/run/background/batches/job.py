@@ -12,7 +12,8 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import BinaryIO, Final
 from uuid import uuid4
@@ -32,12 +33,14 @@ from gateway.run.background.batches.items import (
 )
 from gateway.run.background.batches.parts import TRIES, PartJournal, ProviderPart
 from gateway.run.background.budget import DAY_S
+from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.tools.toolbox import AT_ONCE
 from gateway.settings import BatchSettings
 from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack, ItemEnd, ItemWrite
+from storage.database import Connection
 from storage.errors import StoreError, WriteConflict
 from storage.records import RunState
 from storage.sql.store import Store
@@ -153,6 +156,7 @@ class _Attempt:
         await self._done_later()
         now = await batches.get(self.batch.id)
         if now is not None and now.is_over:
+            self.batch = now
             await self._stop()
         elif await batches.is_open(self.batch.id):
             await self._say()
@@ -166,9 +170,25 @@ class _Attempt:
 
     # -- the end
 
-    async def _finish(self) -> None:
-        at = self.jobs.now()
-        await self.job.finish(self.jobs.store.batches.finish(self.batch.id, BatchState.COMPLETED, at))
+    async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
+        """Ends the job, and the batch unless it is over; has its maker called back."""
+        store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
+        effects = [store.batches.finish(self.batch.id, state, at)]
+        if callback is not None:
+            counts = await store.batches.counts(self.batch.id)
+            body = {
+                "job_id": self._name,
+                "status": state.value,
+                "completed_at": datetime.fromtimestamp(self.batch.ended or at, UTC).isoformat(),
+                "counts": {"total": counts.total, **asdict(counts)},
+            }
+            effects.append(calling_back(store, callback, self.batch.uid, body=body))
+
+        async def end(connection: Connection) -> None:
+            for effect in effects:
+                await effect(connection)
+
+        await self.job.finish(end)
         await self._say()
 
     async def _stop(self) -> None:
@@ -189,6 +209,7 @@ class _Attempt:
             await self.parts.over(part)
         if waits:
             raise Postponed("its providers stop", min(waits))
+        await self._finish(self.batch.state)
 
     async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
         if part.id is None:

@@ -64,8 +64,8 @@ class BatchRoutes:
             raise UnknownPath("Unknown path: POST /v1/messages/batches of Anthropic's Messages API")
         body: CreateBatch = asked.body
         callback = given_or_none(body.callback_url)
-        if callback is not None:
-            raise BadRequest("Nobody is called back yet.", param="callback_url")
+        if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
+            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
         items = [_item(each, n) for n, each in enumerate(body.requests)]
         credential = trace_of(asked.request.scope).caller.credential
         batch = await self._api.batches.accept(

@@ -1,0 +1,118 @@
+"""A gateway that is killed over and over while it serves a batch: nothing is submitted twice, and no item is lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.test_batches import PATH, append, asked, results
+from tests.gateway.process import Process, serving
+
+Json = dict[str, Any]
+ITEMS, ROUNDS = 3, 3
+MOST_LIVES = 80
+PATIENCE_S = 60.0
+SETTINGS = """\
+[batch]
+poll_s = 0.05
+
+[[upstreams]]
+name = "far"
+kind = "{kind}"
+base_url = "{base_url}"
+api_key = "{key}"
+batches = "{kind}"
+"""
+
+
+def answer(custom_id: str, body: Json) -> Fate:
+    made = len(results(body))
+    if made == ROUNDS - 1:
+        return Fate(text=f"{asked(body)} is done.")
+    return Fate(calls=(append(f"{asked(body)} {made}."),))
+
+
+def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    reply = gateway.ask(method, path, data, {"content-type": "application/json"})
+    assert reply.status == 200, reply.body
+    return reply.json
+
+
+def make(gateway: Process, model: str) -> tuple[list[str], Json]:
+    """Makes agents and sends them a batch."""
+    agents = []
+    for n in range(ITEMS):
+        blocks = [{"label": "human", "value": "Notes:"}]
+        body = {"name": f"a{n}", "model": model, "memory_blocks": blocks, "tools": ["core_memory_append"]}
+        agents.append(ask(gateway, "POST", "/v1/agents/", body)["id"])
+    requests = [{"agent_id": agent, "input": f"Task {n}"} for n, agent in enumerate(agents)]
+    return agents, ask(gateway, "POST", PATH, {"requests": requests})
+
+
+def has_ended(gateway: Process, batch: Json) -> bool:
+    """Waits for the end of the batch, or of the gateway. False: the gateway was killed."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if gateway.child.poll() is not None:
+            return False
+        try:
+            found = ask(gateway, "GET", f"{PATH}/{batch['id']}")
+        except OSError:
+            continue
+        counts = found["counts"]
+        assert counts["total"] == sum(n for name, n in counts.items() if name != "total") == ITEMS
+        if found["status"] == "completed":
+            return True
+        time.sleep(0.05)
+    raise AssertionError(gateway.log.read_text())
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+@pytest.mark.timeout(300)
+def test_killed_behind_each_thing_that_a_batch_does(kind: str, tmp_path: Path) -> None:
+    server_of: type[BatchServer] = OpenAIBatchServer if kind == "openai" else AnthropicBatchServer
+    key = "sk-own" if kind == "openai" else "sk-ant-own"
+    with server_of(answer) as server, StrictUpstream():
+        settings = SETTINGS.format(kind=kind, base_url=server.base_url, key=key)
+        with serving(tmp_path, settings=settings.replace("0.05", "3600")) as gateway:
+            model = "far/m" if kind == "openai" else "far/claude-opus-4-6"
+            agents, batch = make(gateway, model)
+            gateway.kill()
+        # A life ends behind the first thing that it does, the next one behind its second, and so on, and anew.
+        for life, last in enumerate(itertools.cycle((1, 2, 3, 4))):
+            assert life < MOST_LIVES
+            try:
+                with serving(
+                    tmp_path,
+                    settings=settings,
+                    module="tests.gateway.background.batch_process",
+                    environ={"KILL_AT": str(last)},
+                ) as gateway:
+                    if has_ended(gateway, batch):
+                        break
+            except AssertionError as error:
+                # It was killed before it listened.
+                if "did not start" not in str(error):
+                    raise
+        assert life > ROUNDS * 2
+        with serving(tmp_path, settings=settings) as gateway:
+            counts = ask(gateway, "GET", f"{PATH}/{batch['id']}")["counts"]
+            assert counts["completed"] == ITEMS
+            for n, agent in enumerate(agents):
+                block = ask(gateway, "GET", f"/v1/agents/{agent}/core-memory/blocks/human")["value"]
+                assert block.split("\n") == ["Notes:", f"Task {n} 0.", f"Task {n} 1."]
+                said = ask(gateway, "GET", f"/v1/agents/{agent}/messages?order=asc")
+                texts = [m["content"] for m in said if m["message_type"] == "assistant_message"]
+                assert texts == [f"Task {n} is done."]
+        # Each cycle was one batch of all items, and no request was made twice.
+        made = [custom_id for each in server.batches for custom_id in each.requests]
+        assert len(server.batches) == ROUNDS
+        assert len(made) == len(set(made)) == ITEMS * ROUNDS
