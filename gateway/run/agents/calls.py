@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.core.conversation.listed import calls_of
+from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
 from storage.records import Exchange
@@ -44,10 +45,10 @@ class CallRecord:
     run: int
     step: Exchange
 
-    async def once(self, call_id: str, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+    async def once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call, which is made unless it was noted before. Raises: StoreError: not noted."""
-        runs, number = self.store.runs, call_number(self.step, call_id)
-        if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call_id})):
+        runs, number = self.store.runs, call_number(self.step, call.call_id)
+        if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
             kept = await runs.texts(self.agent, self.run, "result", after=number + _RESULTS - 1, limit=1)
             if kept and kept[0].seq == number + _RESULTS:
                 return ToolAnswer(**orjson.loads(kept[0].data))

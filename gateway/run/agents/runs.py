@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from zlib import crc32
@@ -60,7 +60,8 @@ from gateway.run.sink import Sink
 from gateway.run.tools.agent import AgentTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import Toolbox
+from gateway.run.tools.recent import RecentCalls
+from gateway.run.tools.toolbox import KeepsCalls, Toolbox
 from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
@@ -106,6 +107,7 @@ class AgentRuns:
         self._begins = BeginsRuns(keeper, pending, self._tools_of)
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
+        self._recent = RecentCalls()
         self._live: dict[int, TurnRun] = {}  # by the run's row
         self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
 
@@ -428,14 +430,29 @@ class AgentRuns:
         window = asked.target.context_window
         others = None if speaker is None else self.peers.of(speaker, None if run is None else run.id or None)
         uid = None if run is None else run.uid
-        calls = (
-            CallRecord(keeper.store, known.agent.id, maker, known.path[-1]) if maker and known.path else None
-        )
+        calls: KeepsCalls | None = None
+        if maker and known.path:
+            calls = CallRecord(keeper.store, known.agent.id, maker, known.path[-1])
+        elif run is None and (place := _place(known)) is not None:
+            calls = self._recent.at(place)
         return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, uid, others, calls)
 
     def toolbox_of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""
         return self.toolbox(known, changes, run, speaker=Speaker.of(known, Waiter(known.agent.uid), Passes()))
+
+
+def _place(known: Known) -> Hashable | None:
+    """Returns the place on a path at which a chat completion goes on, and with what.
+
+    None: the beginning of a conversation that nobody names, which another one may have alike.
+    """
+    identity, anchor = known.asked.identity, known.plan.match.anchor
+    if anchor is None and identity.conversation is None and identity.user is None:
+        return None
+    above = None if anchor is None else anchor.path
+    agent, inputs = known.agent, known.plan.exchange.inputs
+    return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs
 
 
 def _speaker(sending: Sending, known: Known) -> Speaker:

@@ -93,7 +93,7 @@ class AgentTools:
         return self._cut(answer, min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        return await (perform() if self.calls is None else self.calls.once(call.call_id, perform))
+        return await (perform() if self.calls is None else self.calls.once(call, perform))
 
     def _foreign_call(self, call: RunTool) -> ForeignCall:
         """Returns a call as others are told it. Its key is the same only for the same call of the same step."""

@@ -53,9 +53,9 @@ class ForeignCall:
 
 
 class KeepsCalls(Protocol):
-    """Keeps what is known of the calls that leave the gateway, beyond the death of the process."""
+    """Keeps what is known of the calls that leave the gateway."""
 
-    async def once(self, call_id: str, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+    async def once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call, which is made unless it was made before."""
 
 

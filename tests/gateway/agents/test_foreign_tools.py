@@ -10,9 +10,10 @@ import orjson
 from gateway.core import ids
 from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.run.agents.registry import NewAgent
 from gateway.settings import ToolSettings
 from tests.doubles.tool_server import replying, served
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
@@ -92,3 +93,74 @@ def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path
                 "the setting tools.hosts names none.",
             )
         ]
+
+
+def test_a_chat_completion_that_comes_again_calls_nobody_twice(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with (
+        served(replying("200 OK", b"Sent.")) as server,
+        agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
+    ):
+        registry = life.world.gateway.app.chat.registry
+        assert registry is not None
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
+        life.world.gateway.call(registry.tools.create("default", "lookup", tool))
+        defined = AgentDefinition("react_agent", "You help.", model="m")
+        life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+
+        def ask(*messages: Any, **options: Any) -> None:
+            """Asks once; the model makes two calls alike, and says it is done."""
+            call = Call("lookup", {"q": "a"})
+            upstream.queue(call_tools(call), call_tools(call), say("Done."))
+            reply = life.world.post(messages, **{"model": "agent/ann", **options})
+            assert reply.json["choices"][0]["message"]["content"] == "Done."
+            assert [words for _, words in results(life)][-2:] == ["Sent.", "Sent."]
+
+        first: dict[str, Any] = {"role": "user", "content": "Send it."}
+        ask(first, user="zoe")
+        ask(first, user="zoe")
+        assert len(server.bodies) == 2
+        # Another speaker, another conversation, and what follows on it are places of their own.
+        ask(first, user="eve")
+        assert len(server.bodies) == 4
+        done = {"role": "assistant", "content": "Done."}
+        for _ in range(2):
+            ask(first, done, first, user="zoe")
+        assert len(server.bodies) == 6
+        # Where nobody says whose conversation it is, another one may begin alike.
+        for _ in range(2):
+            ask({"role": "user", "content": "Send that."})
+        assert len(server.bodies) == 10
+
+
+def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with (
+        served(replying("200 OK", b"Sent.")) as server,
+        agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
+    ):
+        registry = life.world.gateway.app.chat.registry
+        assert registry is not None
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
+        life.world.gateway.call(registry.tools.create("default", "lookup", tool))
+        defined = AgentDefinition("react_agent", "You help.", model="m")
+        life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+        gate = Gate()
+        upstream.queue(
+            call_tools(Call("lookup", {"q": "a"}), text="One moment."), say("Late.", hold_before_headers=gate)
+        )
+        arrived = upstream.arrived(2)
+        body: Any = {
+            "model": "agent/ann",
+            "user": "zoe",
+            "messages": [{"role": "user", "content": "Send it."}],
+        }
+        stream = life.world.sdk.chat.completions.create(**body, stream=True)
+        arrived.wait_sync()
+        stream.close()
+        upstream.seen[-1].gone.wait_sync()
+        gate.open()
+        upstream.forget_replies()
+        upstream.queue(call_tools(Call("lookup", {"q": "a"})), say("Done."))
+        again = life.world.sdk.chat.completions.create(**body)
+        assert (again.choices[0].message.content, len(server.bodies)) == ("Done.", 1)

@@ -1,0 +1,92 @@
+"""Calls that were just made: what is the same call, and how long."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.core.turn.commands import RunTool
+from gateway.run.tools.recent import MOST, RecentCalls
+from gateway.run.tools.toolbox import ToolAnswer
+
+
+class Tool:
+    """Counts its calls; each answers with its number once the gate is open."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self) -> ToolAnswer:
+        self.calls += 1
+        number = self.calls
+        await self.gate.wait()
+        if number == 13:
+            raise RuntimeError("unlucky")
+        return ToolAnswer(str(number))
+
+
+@pytest.fixture
+def tool() -> Tool:
+    return Tool()
+
+
+def call(name: str = "pay", **arguments: Any) -> RunTool:
+    return RunTool("any", name, arguments)
+
+
+async def test_the_same_call_at_the_same_place_is_made_once(tool: Tool) -> None:
+    recent = RecentCalls()
+    first = await recent.at("here").once(call(a=1, b=2), tool)
+    assert await recent.at("here").once(call(b=2, a=1), tool) == first == ToolAnswer("1")
+    for place, other in (("there", call(a=1, b=2)), ("here", call(a=1)), ("here", call("sell", a=1, b=2))):
+        await recent.at(place).once(other, tool)
+    assert tool.calls == 4
+
+
+async def test_a_turn_that_calls_twice_means_two_calls(tool: Tool) -> None:
+    recent = RecentCalls()
+    for _ in range(2):
+        turn = recent.at("here")
+        assert [(await turn.once(call(), tool)).content for _ in range(2)] == ["1", "2"]
+
+
+async def test_whoever_leaves_a_call_is_made_to_its_end(tool: Tool) -> None:
+    recent = RecentCalls()
+    tool.gate.clear()
+    first = asyncio.ensure_future(recent.at("here").once(call(), tool))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.ensure_future(recent.at("here").once(call(), tool))
+    tool.gate.set()
+    assert (await second, tool.calls) == (ToolAnswer("1"), 1)
+
+
+async def test_a_result_is_not_held_for_ever(tool: Tool) -> None:
+    recent = RecentCalls(hold_s=0.0)
+    await recent.at("here").once(call(), tool)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert await recent.at("here").once(call(), tool) == ToolAnswer("2")
+
+
+async def test_what_failed_on_our_side_is_tried_again(tool: Tool) -> None:
+    recent, tool.calls = RecentCalls(), 12
+    with pytest.raises(RuntimeError):
+        await recent.at("here").once(call(), tool)
+    await asyncio.sleep(0)
+    assert await recent.at("here").once(call(), tool) == ToolAnswer("14")
+
+
+async def test_only_so_many_are_held(tool: Tool) -> None:
+    recent = RecentCalls()
+    for n in range(MOST + 20):
+        await recent.at(n + 100).once(call(), tool)
+        tool.calls = 0
+    assert len(recent._made) == MOST
