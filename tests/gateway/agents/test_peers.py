@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from random import Random
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -542,3 +545,41 @@ def test_a_pause_that_begins_before_a_message_is_delivered_is_spared(stage: Stag
     decision: Any = {"type": "approval", "tool_call_id": "call_1", "approve": True}
     answer: Any = [{"type": "approval", "approvals": [decision]}]
     assert stage.world.letta.agents.messages.create(b, messages=answer).messages[-1].content == "Thanks."
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whoever_asks_whom_everybody_comes_to_an_end(stage: Stage, seed: int) -> None:
+    """Random agents ask one another side by side, by name and by tags, in runs, in chats and without waiting."""
+    names = ["ann", "bob", "cid", "dan", "eve"]
+    for name in names:
+        stage.agent(name, tags=["t", name[0]])
+    dice, lock = Random(seed), Lock()
+
+    def play(seen: Seen) -> Reply | None:
+        with lock:
+            if len(stage.world.upstream.seen) > 150 or dice.random() < 0.45:
+                return None
+            calls = []
+            for n in range(dice.randint(1, 2)):
+                other = dice.choice(names)
+                made = dice.choice([ask(other), ask(other), tell(other), ask_tagged(["t"], [other[0]])])
+                calls.append(replace(made, id=f"{len(stage.world.upstream.seen)}-{n}"))
+            return call_tools(*calls)
+
+    stage.world.upstream.script = play
+    runs = aside(
+        *(partial(stage.send, name) for name in names),
+        *(
+            partial(stage.world.world.chat(model=f"agent/{name}", user=f"u{n}").say, "Go.")
+            for n, name in enumerate(names)
+        ),
+    )
+    for run in runs:
+        run.result(30)
+    for _ in range(1000):
+        states = {state for _, state, _, _ in stage.runs()}
+        if states == {"completed"}:
+            break
+        time.sleep(0.01)
+    assert states == {"completed"}
+    assert len(stage.world.world.gateway.app.chat.agents.peers._waits) == 0  # type: ignore[union-attr]
