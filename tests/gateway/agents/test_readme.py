@@ -15,12 +15,14 @@ from tests.stored import open_store
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
-    program = next(
+def pasted(number: int, tmp_path: Path) -> str:
+    """Returns what the README's program of that number says that needs Letta's client."""
+    programs = [
         part.split("```")[0]
         for part in (ROOT / "README.md").read_text("utf-8").split("```python\n")[1:]
         if "letta_client" in part
-    )
+    ]
+    program = programs[number]
     assert len([line for line in program.splitlines() if line]) <= 11
     settings = Settings(server=ServerSettings(port=0), memory=MemorySettings())
 
@@ -33,7 +35,18 @@ def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
         # Nobody is shown what the client advises against.
         warnings.filterwarnings("error", "deprecated", DeprecationWarning)
         exec(compile(program.replace(":8080", f":{gateway.port}"), "README.md", "exec"), {})
-    kinds, *lines = said.getvalue().splitlines()
+    return said.getvalue()
+
+
+def test_the_lines_about_batches_work_when_they_are_pasted(tmp_path: Path) -> None:
+    said = pasted(1, tmp_path)
+    assert "'total': 3" in said
+    assert "'completed': 3" in said
+    assert "assistant_message" in said
+
+
+def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
+    kinds, *lines = pasted(0, tmp_path).splitlines()
     assert kinds == "['tool_call_message', 'tool_return_message', 'assistant_message'] steps: 2"
     assert lines[:2] == ["Name: Ann", "My roses are red."]
     assert "Her cat is called Miso." in "\n".join(lines[2:])

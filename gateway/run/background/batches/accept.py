@@ -23,6 +23,8 @@ from storage.sql.store import Store
 from storage.value import frozen
 
 MOST_ITEMS = 10_000
+# Kinds of upstreams that one runs oneself, which answer whatever key comes.
+_KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
 _PAGE = 50
 
 
@@ -88,7 +90,8 @@ class BatchRequests:
             route = agent_route(self.settings, spec)
         except UnknownModel:
             return
-        if not self.failover.endpoints[route.upstream][0].has_key:
+        kind = next(each.kind for each in self.settings.upstreams if each.name == route.upstream)
+        if kind not in _KEYLESS and not self.failover.endpoints[route.upstream][0].has_key:
             raise BadRequest(
                 f"The upstream {route.upstream!r} has no key of its own, and a batch goes on when its caller's key "
                 "is gone. Set `api_key` of the upstream.",

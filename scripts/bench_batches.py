@@ -1,0 +1,106 @@
+"""Measures a batch over many agents: processor time and memory of the gateway, `scripts/bench batches`.
+
+One gateway in a process of its own, and a strict double of OpenAI's batch API in this one. Each agent has two rounds of
+a memory tool and a last reply: three cycles, each a batch of the provider's. Making the agents is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.doubles.batches import Fate, OpenAIBatchServer
+from tests.gateway.agents.test_batches import PATH, append, asked, results
+from tests.gateway.process import Process, serving
+
+SETTINGS = """\
+[server]
+access_log = false
+
+[batch]
+poll_s = 0.2
+
+[[upstreams]]
+name = "far"
+base_url = "{base_url}"
+api_key = "sk-own"
+batches = "openai"
+context_window = 16000
+"""
+HISTORY = 3  # live-like exchanges before, as initial messages
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def answer(custom_id: str, body: dict[str, Any], cycles: int = 3) -> Fate:
+    made = len(results(body))
+    if made == cycles - 1:
+        return Fate(text=f"{asked(body)}: it is done. " + "word " * 40)
+    return Fate(calls=(append(f"Note {made} of {asked(body)}."),))
+
+
+def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:
+    data = None if body is None else orjson.dumps(body)
+    reply = gateway.ask(method, path, data, {"content-type": "application/json"})
+    assert reply.status == 200, reply.body[:500]
+    return orjson.loads(reply.body)
+
+
+def cpu_s(process: Process) -> float:
+    """Returns the seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{process.child.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def peak_mb(process: Process) -> float:
+    lines = Path(f"/proc/{process.child.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--agents", type=int, default=1000)
+    count = parser.parse_args().agents
+    history = [
+        {"role": role, "content": f"{role} {n}: " + "some words of an earlier talk " * 8}
+        for n in range(HISTORY)
+        for role in ("user", "assistant")
+    ]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        OpenAIBatchServer(answer) as server,
+        serving(Path(folder), settings=SETTINGS.format(base_url=server.base_url)) as gateway,
+    ):
+        agents = []
+        for n in range(count):
+            body = {
+                "name": f"a{n}", "model": "far/m", "tools": ["core_memory_append"],
+                "memory_blocks": [{"label": "human", "value": "Notes:"}], "initial_message_sequence": history,
+            }  # fmt: skip
+            agents.append(ask(gateway, "POST", "/v1/agents/", body)["id"])
+        before_cpu, before_mb, begun = cpu_s(gateway), peak_mb(gateway), time.perf_counter()
+        requests = [{"agent_id": agent, "input": f"Task {n}"} for n, agent in enumerate(agents)]
+        batch = ask(gateway, "POST", PATH, {"requests": requests})
+        accepted = cpu_s(gateway) - before_cpu
+        while batch["status"] in ("created", "running"):
+            time.sleep(0.5)
+            batch = ask(gateway, "GET", f"{PATH}/{batch['id']}")
+        used, took = cpu_s(gateway) - before_cpu, time.perf_counter() - begun
+        assert batch["counts"]["completed"] == count, batch
+        print(f"agents                        {count}")
+        print(f"cycles                        {len(server.batches)}")
+        print(
+            f"processor time                {used:.1f} s ({1000 * used / count / 3:.1f} ms an item and cycle)"
+        )
+        print(f"of it, to accept the batch    {accepted:.2f} s")
+        print(f"peak memory of the gateway    {peak_mb(gateway):.0f} MB ({before_mb:.0f} MB before)")
+        print(f"time, on a machine as it is   {took:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
