@@ -17,11 +17,18 @@ SLEEP_EVERY = 5
 class Sleeptime:
     """The agents that read, beside the conversation, what is said to an agent, and edit its blocks.
 
-    agents: their public names. frequency: so many turns make a run due; None: each does.
+    agents: their public names. frequency: so many turns make a run due; None: each does. at_rest: none does, they read
+    when the conversation rests.
     """
 
     agents: tuple[str, ...] = ()
     frequency: int | None = SLEEP_EVERY
+    at_rest: bool = False
+
+    @property
+    def every(self) -> int:
+        """After so many turns a run is due; 0: turns make none due."""
+        return 0 if self.at_rest else self.frequency or 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ LIMIT ?1
 
 -- name: read_from
 -- Has a sleeptime agent read a memory from a point on.
-INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?)
+INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: read_no_more
 -- Ends that.

@@ -32,12 +32,17 @@ async def add_sleeper(
     if await load_sleepers(connection, memory):
         raise WriteConflict(f"{found.name!r} has a sleeptime agent already")
     made = await make_agent(connection, draft, at=at)
-    begins = await cursor_of(connection, memory, LEARNER)
-    await connection.run(SQL["read_from"], (memory, made.agent.id, begins, at))
-    await share_blocks(connection, memory)
+    await adopt_sleeper(connection, memory, made.agent.id, at=at)
     if body is not None and found.definition is not None:
         await change_definition(connection, found.definition, body, at=at)
     return made.agent.id
+
+
+async def adopt_sleeper(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
+    """Has an agent read a memory, from where it has been read."""
+    begins = await cursor_of(connection, memory, LEARNER)
+    await connection.run(SQL["read_from"], (memory, sleeper, begins, at))
+    await share_blocks(connection, memory)
 
 
 async def remove_sleepers(
@@ -69,6 +74,7 @@ class Sleepers(Group):
 
     add = writes(alone(add_sleeper))
     remove = writes(alone(remove_sleepers))
+    adopt = writes(alone(adopt_sleeper))
     share_blocks = writes(alone(share_blocks))
     empty = bulk_writes(alone(empty_reading))
 

@@ -84,7 +84,7 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 
 -- name: learned_read
 -- Returns up to where learning has come. There is but one row, which moves on with what is said: nothing comes after it.
-SELECT seq, seq FROM readers WHERE memory = ?1 AND reader = 0 AND seq > 0 AND CAST(?2 AS BIGINT) = 0 LIMIT ?3
+SELECT max(seq), max(seq) FROM readers WHERE memory = ?1 AND CAST(?2 AS BIGINT) = 0 HAVING max(seq) > 0 LIMIT ?3
 
 -- name: edit_read
 -- Reads a page of memory edits; emptied ones say nothing.
@@ -105,7 +105,7 @@ SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 SELECT next_seq - 1, (SELECT max(id) FROM conversations), (SELECT max(id) FROM blocks),
        (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops), (SELECT max(id) FROM definitions),
        (SELECT max(id) FROM files), (SELECT max(id) FROM runs),
-       (SELECT seq FROM readers WHERE memory = agents.id AND reader = 0)
+       (SELECT max(seq) FROM readers WHERE memory = agents.id)
 FROM agents WHERE id = ?
 
 -- name: is_empty

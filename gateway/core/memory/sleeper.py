@@ -6,7 +6,7 @@ from gateway.core.definition import AgentDefinition
 from storage.records import Block
 
 # The kind of those that speak by voice has a kind of its own for its reader.
-_VOICE, _KINDS = "voice_convo_agent", ("sleeptime_agent", "voice_sleeptime_agent")
+VOICE, _KINDS = "voice_convo_agent", ("sleeptime_agent", "voice_sleeptime_agent")
 # A block of its own, in which it keeps how it works.
 PERSONA = Block(
     0,
@@ -34,7 +34,7 @@ Write dates in place of words such as yesterday.
 def sleeper_of(primary: AgentDefinition) -> AgentDefinition:
     """Returns the definition of the agent that reads for another one. Tools and rules are those of its kind."""
     return AgentDefinition(
-        _KINDS[primary.kind == _VOICE],
+        _KINDS[primary.kind == VOICE],
         _SYSTEM,
         description="Reads what was said to another agent, and keeps its memory blocks.",
         model=primary.model,

@@ -26,7 +26,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
 from gateway.run.agents.archives import FOLDER
-from gateway.run.agents.sleepers import SleeperRegistry
+from gateway.run.agents.sleepers import SleeperRegistry, sleeptime_of
 from gateway.run.agents.tools import (
     TRIES,
     ResolvedAgent,
@@ -226,7 +226,7 @@ class Registry:
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),
             defined=defined,
-            sleeptime=defined.sleeptime,
+            sleeptime=sleeptime_of(defined),
         )
 
     def context_window(self, found: Definition) -> int | None:

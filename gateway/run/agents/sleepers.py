@@ -9,15 +9,21 @@ from typing import Any
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.core.memory.kinds import BUILT_IN, KINDS, base_rules
-from gateway.core.memory.sleeper import PERSONA, sleeper_of
+from gateway.core.memory.sleeper import PERSONA, VOICE, sleeper_of
 from gateway.run.agents.tools import TRIES
 from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry
-from storage.records import API_PROFILE, Scope
+from storage.records import API_PROFILE, DefinitionKind, Scope
 from storage.sql.store import Store
 
 SUFFIX = "-sleeptime"
+
+
+def sleeptime_of(defined: AgentDefinition) -> Sleeptime | None:
+    """Returns when others read what is said to an agent. Of one that speaks by voice they do when it rests."""
+    is_voice = defined.kind == VOICE
+    return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
 
 
 class SleeperRegistry:
@@ -35,6 +41,8 @@ class SleeperRegistry:
             definition = AgentDefinition("") if made is None else AgentDefinition.of(made.body)
             if (await self._store.readers.of([found.agent.id]))[found.agent.id]:
                 return
+            if await self._adopt(found, definition):
+                return
             draft = self._draft(found, definition)
             sleeptime = definition.sleeptime or Sleeptime()
             changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
@@ -46,6 +54,16 @@ class SleeperRegistry:
                 if attempt == TRIES - 1:
                     raise
                 found = await self._again(found)
+
+    async def _adopt(self, found: AgentEntry, definition: AgentDefinition) -> bool:
+        """Has those read again of whom a memory's definition speaks, and who came with it from elsewhere."""
+        project, has_any = found.agent.scope.project, False
+        for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
+            sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
+            if sleeper is not None and not await self._store.readers.read_by(sleeper.memory):
+                await self._store.sleepers.adopt(found.agent.id, sleeper.memory, at=self._now())
+                has_any = True
+        return has_any
 
     async def turn_off(self, found: AgentEntry) -> None:
         """Deletes the agents that read this one's memory. Raises: WriteConflict."""

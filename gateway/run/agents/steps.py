@@ -205,9 +205,13 @@ class StepsMemory:
     def _due(self, e: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that this one's end makes due: of those who read what is said here."""
         sleeptime = self.known.asked.spec.sleeptime
-        if sleeptime is None or not any(is_user(m) for each in (*self.steps, e) for m in each.inputs):
+        if (
+            sleeptime is None
+            or not sleeptime.every
+            or not any(is_user(m) for each in (*self.steps, e) for m in each.inputs)
+        ):
             return []
-        every, memory = sleeptime.frequency or 1, self.known.agent.id
+        every, memory = sleeptime.every, self.known.agent.id
         due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
         return [reading_of(reader, memory, now) for reader in due]
 

@@ -43,6 +43,10 @@ from storage.sql.store import Store
 _BATCHES = WorkerLimits(concurrency=4, tries=1_000_000)
 
 
+# So many turns make nothing due.
+_NEVER = 2**62
+
+
 class BackgroundServices:
     """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work.
 
@@ -182,7 +186,7 @@ class BackgroundServices:
             self.embedding.schedule.add(agent, messages)
         if sleeptime is not None:
             # Its turns are counted here only to look at the store when it may be due.
-            self.sleep.add(agent, 1, sleeptime.frequency or 1)
+            self.sleep.add(agent, 1, sleeptime.every or _NEVER)
         elif self.learning is not None:
             self.learning.schedule.add(agent, messages)
 

@@ -97,13 +97,12 @@ class Sleeping:
             return None
 
     async def _readers(self, memory: Agent) -> Sequence[ReaderEntry]:
-        """Returns the agents that read a memory. A user's memory gets one with its first run."""
+        """Returns the agents that read a memory. A user's gets one with its first run, an imported one has it again."""
         readers = await self._store.readers.of([memory.id])
-        if memory.scope.is_person:
-            # The settings may give it further blocks.
-            if readers[memory.id]:
-                await self._store.sleepers.share_blocks(memory.id)
-                return readers[memory.id]
+        if memory.scope.is_person and readers[memory.id]:
+            # The settings may have given it further blocks.
+            await self._store.sleepers.share_blocks(memory.id)
+        if not readers[memory.id]:
             entry = await self._registry.find(memory.scope.project, memory.uid)
             await self._registry.sleepers.turn_on(entry)
             readers = await self._store.readers.of([memory.id])
@@ -235,7 +234,7 @@ class Sleeping:
 
 
 def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:
-    return reader.turns >= (sleeptime.frequency or 1)
+    return 0 < sleeptime.every <= reader.turns
 
 
 def _tokens(run: Run) -> int:

@@ -134,7 +134,7 @@ async def _line(store: Store, asked: MemoryRequest, agent: Agent) -> Line | None
     name = asked.identity.conversation
     key, uid = (name, None) if name == DEFAULT else (None, name)
     sleeptime = asked.spec.sleeptime
-    turns = 0 if sleeptime is None else sleeptime.frequency or 1
+    turns = 0 if sleeptime is None else sleeptime.every
     return await store.append.line(agent, key, uid, asked.target.context_window, turns)
 
 

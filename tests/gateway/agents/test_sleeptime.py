@@ -296,3 +296,32 @@ def test_the_reply_takes_no_statement_more(world: SleepWorld) -> None:
     assert due[:6] == costs[0]
     writes = [each for each in due[6:] if each != "read"]
     assert writes == ["insert conversations", "insert runs", "insert run_texts", "insert jobs"]
+
+
+def test_of_an_agent_that_speaks_by_voice_it_reads_at_rest_alone(world: SleepWorld) -> None:
+    agent = world.primary(agent_type="voice_convo_agent")
+    world.frequency(agent, 1)
+    assert [world.send(agent, f"Message {n}.") for n in range(3)] == [[], [], []]
+    world.slept()
+    assert world.model.transcripts == []
+    world.rest()
+    assert [said(each) for each in world.model.transcripts] == [[f"Message {n}." for n in range(3)]]
+
+
+def test_who_came_from_elsewhere_with_its_primary_reads_for_it_again(world: SleepWorld) -> None:
+    """A memory that is imported has its definition, and up to where it was read; who reads it is found by that."""
+    agent = world.primary()
+    world.send(agent, "Hello.")
+    world.rest()
+    sleeper, others = world.sleeper(agent), len(list(world.letta.letta.agents.list()))
+
+    async def carry() -> None:
+        store = world.letta.world.store
+        await store.database.write(lambda c: c.run("UPDATE readers SET reader = 0"))
+
+    world.letta.world.gateway.call(carry())
+    world.send(agent, "I am Ann.")
+    world.rest()
+    assert [said(each) for each in world.model.transcripts] == [["Hello."], ["I am Ann."]]
+    assert world.sleeper(agent).id == sleeper.id
+    assert len(list(world.letta.letta.agents.list())) == others
