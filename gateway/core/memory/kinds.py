@@ -88,6 +88,10 @@ KINDS: Mapping[str, AgentKind] = MappingProxyType(
 )
 
 
+# Agents of these kinds read what others have said; nobody speaks to them.
+READING = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
+
+
 def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the rules that say of each of these tools whether the turn goes on after it.
 

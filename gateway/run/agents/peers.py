@@ -18,6 +18,7 @@ import orjson
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system
+from gateway.core.memory.kinds import READING
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.waits import Wait, Waiter, Waits, WaitsInCircle
@@ -125,7 +126,7 @@ class Peers:
     async def tagged(
         self, project: str, every: Sequence[str], some: Sequence[str], but: str
     ) -> Sequence[tuple[str, str]]:
-        """Returns (public name, name) of agents that were made over REST and have these tags. but: not this one."""
+        """Returns (public name, name) of agents that were made over REST to speak, by tags. but: not this one."""
         found: list[tuple[str, str]] = []
         wanted = AgentFilter(tags=every or some, all_tags=bool(every))
         after: str | None = None
@@ -145,6 +146,7 @@ class Peers:
             each
             for each in page
             if each.definition is not None
+            and each.definition.body.get("kind") not in READING
             and ids.named("agent", each.agent.uid) != but
             and (not some or not set(some).isdisjoint(tags[each.agent.id]))
         ]

@@ -187,7 +187,8 @@ def test_by_tags(stage: Stage) -> None:
     ],
 )
 def test_tags_that_ask_for_nothing(stage: Stage, every: list[str], some: list[str], found: list[str]) -> None:
-    stage.agent("bob", tags=["x"])
+    # The agent that is made with it only reads.
+    stage.agent("bob", tags=["x"], enable_sleeptime=True)
     stage.agent("cid", tags=["y"])
     stage.agent("ann", call_tools(ask_tagged(every, some)), tags=["x", "y"])
     stage.send("ann")
