@@ -46,6 +46,7 @@ PLAIN, NOTE, SLOWLY = "What do you think about it?", "Note this down, please.", 
 HUMAN = [{"label": "human", "value": "Name: Ann"}]
 PIECES = 10  # of a reply of 1 kB, which come together unless they are to come slowly
 FEW_STEPS, CONNECTIONS, STREAMS_AT_ONCE = 10, 16, 10
+SPREAD_S = 0.5  # the streams begin one after the other
 SETTLE_S = 0.5  # chosen: what the gateway does after replies is no part of the next figure
 TOPICS = 2_000  # of which a message names three
 _calls = itertools.count(1)
@@ -171,9 +172,10 @@ class Figures:
     async def p50(self, port: int, requests: Iterable[bytes], count: int) -> float:
         return statistics.median((await self.drive(port, Requests([*requests], count))).total_ms)
 
-    async def first_text(self, port: int, requests: list[bytes], count: int) -> float:
+    async def first_text(self, port: int, requests: list[bytes], count: int, delay_s: float = 0.0) -> float:
+        await asyncio.sleep(delay_s)
         flow = Requests(requests, count)
-        return statistics.median((await self.drive(port, flow, STREAMS_AT_ONCE, 0.5)).first_ms)
+        return statistics.median((await self.drive(port, flow, STREAMS_AT_ONCE, SPREAD_S)).first_ms)
 
     async def make(self, name: str) -> str:
         """Makes an agent. Returns its id."""
@@ -208,13 +210,18 @@ async def together(figures: Figures, count: int, agents: list[str]) -> None:
 
 
 async def streams(figures: Figures, count: int, agents: list[str], names: list[str], turn: int) -> None:
-    """Measures streams of both kinds at the same moment, each of one half of the agents, which change places."""
+    """Measures streams of both kinds side by side, each of one half of the agents, which change places."""
     floor = await figures.first_text(figures.mock, [chat(SLOWLY)], count)
     ours, theirs = (slice(turn % 2, None, 2), slice(1 - turn % 2, None, 2))
     sends = [to_agent(each, SLOWLY, stream=True) for each in agents[ours]]
     chats = [chat(SLOWLY, f"agent/{each}", TO_DEFAULT) for each in names[theirs]]
+    # Never two in one moment: of such a pair the first waits for the work that the second one makes. In every other
+    # round the other kind begins.
+    between = SPREAD_S / STREAMS_AT_ONCE / 2
+    delay_s = between if turn % 4 > 1 else 0.0
     found = await asyncio.gather(
-        figures.first_text(figures.port, sends, count), figures.first_text(figures.port, chats, count)
+        figures.first_text(figures.port, sends, count, delay_s),
+        figures.first_text(figures.port, chats, count, between - delay_s),
     )
     figures.note("first text, agent", found[0] - floor)
     figures.note("first text, chat", found[1] - floor)

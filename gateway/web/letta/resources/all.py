@@ -56,9 +56,11 @@ def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that only say why they are not served behind the others."""
     parts: tuple[_HasRows, ...] = (
+        # Paths are compared one after the other, and who speaks to an agent is in a hurry.
+        SendRoutes(api),
         # Before the messages: a batch's path is theirs with the id `batches`.
         BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
-        McpServerRoutes(api), SendRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
+        McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
         StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
     )  # fmt: skip
