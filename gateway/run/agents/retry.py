@@ -60,13 +60,15 @@ async def sent_before(
     first = steps[0] if steps else await _unanswered(store, agent, name)
     atoms = Canon(agent.secret).atoms
     said, begun = tuple(map(atoms, messages)), tuple(map(atoms, head))
-    if first is None or first.inputs not in (said, begun + said):
+    # One that went on in place of a run that had failed begins with nothing, and has its id.
+    goes_on = first is not None and not first.inputs and otid is not None
+    if first is None or not (goes_on or first.inputs in (said, begun + said)):
         # Another send under the same id is a new one, and takes the id.
         return None if otid is None else SentBefore(run, agent, (), False, True)
     if run.state is RunState.COMPLETED:
         return SentBefore(run, agent, steps, True, False)
     # Where something of a reply was shown, the message is answered anew.
-    is_cut = bool(steps) and steps[-1].reply is not None and bool(steps[-1].size)
+    is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     return SentBefore(run, agent, steps, False, is_cut)
 
 

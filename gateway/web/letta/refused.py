@@ -32,7 +32,6 @@ NOT_SERVED: Final = (
     (("GET",), "/v1/environments", _HOSTED),
     (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
     (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
-    (("POST",), "/v1/conversations/{conversation_id:conversation}/stream", _LATER),
     (("GET", "POST"), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
 )

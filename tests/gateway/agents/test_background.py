@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from letta_client import APIStatusError, BadRequestError
 from letta_client.types.agents import Run
 
+from gateway.settings import ToolSettings
+from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
@@ -218,3 +221,97 @@ def test_a_run_whose_job_is_taken_away_holds_up_nobody(world: LettaWorld) -> Non
     assert ended(world, run.id).status == "cancelled"
     gate.open()
     assert world.letta.agents.messages.create(agent.id, input="Two").messages[-1].content == "Ok."  # type: ignore[union-attr]
+
+
+def test_a_url_is_called_when_the_run_has_ended(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with served(replying("200 OK", b"")) as server:
+        secret = "whsec_" + base64.b64encode(b"0" * 32).decode()
+        settings = ToolSettings(private_hosts=(server.url,), webhook_secret=secret)
+        with letta(upstream, tmp_path, tools=settings) as world:
+            agent = world.agent()
+            upstream.queue(say("Done."))
+            url = f"{server.url}/done"
+            run = world.letta.agents.messages.create_async(agent.id, input="Work.", callback_url=url)
+            ended(world, run.id)
+            told = called_back(world, run.id)
+            assert (told.callback_url, told.callback_status_code, told.callback_error) == (url, 200, None)
+    (body,) = map(orjson.loads, server.bodies)
+    assert (body["run_id"], body["status"], body["stop_reason"]) == (run.id, "completed", "end_turn")
+    assert body["metadata"]["result"]["messages"][0]["content"] == "Done."
+    assert f"webhook-id: {run.id.removeprefix('run-')}" in server.heads[0]
+    assert "webhook-signature: v1," in server.heads[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "head", "state"), [("302 Found", b"Location: /other\r\n", "dead"), ("500 No", b"", "retrying")]
+)
+def test_a_callback_is_tried_again_and_follows_no_redirect(
+    upstream: StrictUpstream, tmp_path: Path, status: str, head: bytes, state: str
+) -> None:
+    reply = f"HTTP/1.1 {status}\r\n".encode() + head + b"Content-Length: 0\r\n\r\n"
+    with (
+        served(reply) as server,
+        letta(upstream, tmp_path, tools=ToolSettings(private_hosts=(server.url,))) as world,
+    ):
+        agent, url = world.agent(), f"{server.url}/done"
+        run = world.letta.agents.messages.create_async(agent.id, input="Work.", callback_url=url)
+        assert str(called_back(world, run.id).callback_status_code) == status[:3]
+        for _ in range(500):
+            if world.world.query("SELECT state FROM jobs WHERE kind = 'callback'") == [state]:
+                break
+            time.sleep(0.01)
+        assert world.world.query("SELECT state FROM jobs WHERE kind = 'callback'") == [state]
+    assert len(server.bodies) == 1
+
+
+def called_back(world: LettaWorld, run_id: str) -> Run:
+    for _ in range(1000):
+        run = world.letta.runs.retrieve(run_id)
+        if run.callback_sent_at is not None:
+            return run
+        time.sleep(0.01)
+    raise AssertionError("nobody was called back")
+
+
+def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(say("Done."))
+    with world.letta.agents.messages.create(
+        agent.id, input="Work.", streaming=True, background=True
+    ) as events:
+        list(events)
+    (run,) = world.letta.runs.list(agent_id=agent.id)
+    ended(world, run.id)
+    assert stream(world, run.id)[0]["message_type"] == "ping"
+
+    async def clean() -> None:
+        assert world.world.gateway.app.runs is not None
+        await world.world.gateway.app.runs[1].clean()
+
+    world.world.clock.sleep(3 * 3600 + 1)
+    world.world.gateway.call(clean())
+    events_now = stream(world, run.id)
+    assert [e["message_type"] for e in events_now] == [
+        "assistant_message",
+        "stop_reason",
+        "usage_statistics",
+    ]
+
+
+def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:
+    gate = Gate()
+    arrived = world.upstream.arrived(16)
+    world.upstream.script = lambda seen: (
+        say("Late.", hold_before_headers=gate)
+        if seen.messages[-1]["content"].endswith("Work.")
+        else say("Ok.")
+    )
+    agents = [world.agent().id for _ in range(20)]
+    runs = [world.letta.agents.messages.create_async(each, input="Work.") for each in agents]
+    arrived.wait_sync()
+    other = world.agent().id
+    assert world.letta.agents.messages.create(other, input="Hi").messages[-1].content == "Ok."  # type: ignore[union-attr]
+    states = [world.letta.runs.retrieve(run.id).status for run in runs]
+    assert (states.count("running"), states.count("created")) == (16, 4)
+    gate.open()
+    assert {ended(world, run.id).status for run in runs} == {"completed"}

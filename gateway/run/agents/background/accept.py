@@ -38,8 +38,9 @@ from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
 from storage.records import Agent, Run, RunState
 
-# How often a run is tried that took the process with it, or may have.
+# How often a run is tried that took the process with it, or may have. One that has not begun has done nothing yet.
 MOST_TRIES = 3
+MOST_BEGINNINGS = 30
 _PAGE = 1000
 _log = logging.getLogger("mnemogate")
 
@@ -261,7 +262,7 @@ class BackgroundRuns:
         kept = KeptRequest.read(texts[0].data if texts else b"")
         log = await self._log_of(found, kept, attempt)
         if not found.is_over:
-            if tries > MOST_TRIES:
+            if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, StopReason.ERROR)
             else:
                 await self._attempt(agent, found, kept, line[1], place, attempt, log)

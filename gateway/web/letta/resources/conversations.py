@@ -26,12 +26,14 @@ from gateway.dialects.letta.resources.conversation import (
     conversation_json,
     said_in,
 )
+from gateway.dialects.letta.run import StreamRun
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.conversations import AgentConversations, said_of
 from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.run.agents.run import RunRequest
 from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
 from gateway.web.letta.resources.messages import MessageRoutes
+from gateway.web.letta.resources.runs import stream_of
 from gateway.web.letta.resources.sends import SendRoutes
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import ConversationEntry, ConversationFilter
@@ -95,6 +97,9 @@ class ConversationRoutes:
                 self.compact,
                 "Summarise a conversation now.",
                 body=CompactConversation,
+            ),
+            AgentsRoute(
+                "POST", f"{one}/stream", self.stream, "Stream what a conversation's run says.", body=StreamRun
             ),
             AgentsRoute(
                 "POST", f"{one}/cancel", self.cancel, "End a conversation's runs.", query=ConversationQuery
@@ -194,6 +199,18 @@ class ConversationRoutes:
         return await self._sends.begin(
             asked, named.agent.uid, is_stream=send.streaming, conversation=named.name, said_of_it=named.said
         )
+
+    async def stream(self, asked: Asked) -> Any:
+        """Follows the conversation's newest run, or the one that is named."""
+        wanted: StreamRun = asked.body
+        named = await self._named(asked, wanted.agent_id)
+        number, runs = await self._number(named), self._api.store.runs
+        run = None if number is None else await runs.newest(named.agent.id, number)
+        if isinstance(wanted.run_id, str):
+            run = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
+        if run is None or run.conversation != number:
+            raise UnknownId("There is no such run in this conversation.")
+        return stream_of(self._api, run, wanted)
 
     # -- what is named
 

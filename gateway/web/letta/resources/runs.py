@@ -133,12 +133,7 @@ class RunRoutes:
         return await self._messages(entry, steps, asked.query)
 
     async def stream(self, asked: Asked) -> Any:
-        entry, wanted = await self._run(asked), asked.body
-        if not entry.run.background and not entry.run.is_over:
-            raise BadRequest("This run streams to its client alone: it is not in the background.")
-        return RunStream(
-            self._api, entry.run, wanted.starting_after, include_pings=wanted.include_pings is not False
-        )
+        return stream_of(self._api, (await self._run(asked)).run, asked.body)
 
     async def steps_of(self, asked: Asked) -> Any:
         entry = await self._run(asked)
@@ -234,6 +229,13 @@ def run_shown(entry: RunEntry) -> dict[str, Any]:
 
 def _step_shown(entry: StepEntry) -> dict[str, Any]:
     return step_json(entry)
+
+
+def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
+    """Returns the reply that follows a run. Raises: BadRequest."""
+    if not run.background and not run.is_over:
+        raise BadRequest("This run streams to its client alone: it is not in the background.")
+    return RunStream(api, run, wanted.starting_after, include_pings=wanted.include_pings is not False)
 
 
 async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
