@@ -112,3 +112,7 @@ LIMIT ?1
 -- name: last_at
 -- Returns when something was last said in a memory.
 SELECT max(last_at) FROM conversations WHERE agent = ?
+
+-- name: states_before
+-- Reads the states of the runs of an agent in front of one, the newest first.
+SELECT state FROM runs WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?

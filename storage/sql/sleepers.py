@@ -9,14 +9,14 @@ from storage.commands import RunAccept
 from storage.database import Connection, Database
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry
-from storage.records import LEARNER, Run
+from storage.records import LEARNER, Run, RunState
 from storage.sql.defined_agents import make_agent
 from storage.sql.definitions import change_definition
 from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs
 from storage.sql.named_blocks import share_blocks
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
-from storage.sql.readings import accept_reading, empty_reading, find_reading
+from storage.sql.readings import accept_reading, empty_reading, empty_readings, find_reading
 from storage.sql.runs import get_run
 
 
@@ -77,11 +77,18 @@ class Sleepers(Group):
     adopt = writes(alone(adopt_sleeper))
     share_blocks = writes(alone(share_blocks))
     empty = bulk_writes(alone(empty_reading))
+    empty_ended = bulk_writes(alone(empty_readings))
 
     @effect
     async def accepting(self, connection: Connection, wanted: RunAccept) -> None:
         """Returns the effect that accepts a run that reads, unless its agent reads already."""
         await accept_reading(connection, self._jobs, wanted)
+
+    @reads
+    async def failed(self, connection: Connection, run: Run, most: int = 3) -> int:
+        """Returns how many of the runs of its agent in front of a run have failed in a row, so many at most."""
+        states = [row[0] for row in await connection.rows(SQL["states_before"], (run.agent, run.id, most))]
+        return next((n for n, state in enumerate(states) if state != RunState.FAILED), len(states))
 
     @reads
     async def reading(self, connection: Connection, sleeper: int) -> tuple[Run, str] | None:

@@ -22,6 +22,7 @@ from storage.records import Message
 
 # A longer message is cut in its middle: what it says about somebody stands at its edges.
 MESSAGE_CHARS = 4_000
+_LEFT_OUT = "\n[…]\n"
 _SPEAKERS = ("user", "assistant")
 
 _HEAD = """\
@@ -42,7 +43,7 @@ def clean(
     for m in messages:
         if m.role not in _SPEAKERS:
             continue
-        text = note.make_query(strip_marks(note.strip_notes(m.text)), most_chars)
+        text = _cut(strip_marks(note.strip_notes(m.text)), most_chars)
         if not secrets:
             text = withhold(text)
         key = squash(text)
@@ -52,6 +53,13 @@ def clean(
             replies.add(key)
         found.append(replace(m, text=text))
     return found
+
+
+def _cut(text: str, most_chars: int) -> str:
+    if len(text) <= most_chars:
+        return text
+    edge = (most_chars - len(_LEFT_OUT)) // 2
+    return f"{text[:edge]}{_LEFT_OUT}{text[-edge:]}"
 
 
 def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -> str:

@@ -34,6 +34,9 @@ from storage.listing import ReaderEntry
 from storage.records import Agent, Run, RunState
 
 MAX_STEPS = 10
+_PAGE = 16
+# A longer message is cut in its middle, so that one that fits no window does not keep all after it from being read.
+MESSAGE_CHARS = 200_000
 # Chosen: these runs keep neither summaries nor learning waiting, and fewer connections than those that somebody began.
 _LIMITS = WorkerLimits(concurrency=8)
 
@@ -76,6 +79,8 @@ class Sleeping:
         sleeptime = None if memory is None else await self._sleeptime(memory)
         if memory is None or sleeptime is None:
             return
+        # What a run has left that was cancelled while it waited for its next attempt.
+        await self._store.sleepers.empty_ended(memory.id, _PAGE)
         # Up to here it was due, however little is left of that.
         upto, spans = orjson.loads(job.payload).get("upto", 0), []
         for reader in await self._readers(memory):
@@ -171,11 +176,12 @@ class Sleeping:
                 return None
             reading = ReadSpan(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
             return _Span(reading, kept["is_more"])
-        window = found.spec.context_window
-        # A quarter of the window: a token has some four characters.
-        most = BATCH_CHARS if window is None else min(BATCH_CHARS, window)
+        window, failed = found.spec.context_window, await self._store.sleepers.failed(run)
+        # A quarter of the window, and a message half of it at most: a token has some four characters.
+        most = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
+        message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
         unread = await self._unread(memory, reader, most)
-        messages = clean(unread.messages, most_chars=most, secrets=self._settings.learn_secrets)
+        messages = clean(unread.messages, most_chars=message, secrets=self._settings.learn_secrets)
         exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
         reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
         return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")
@@ -188,7 +194,7 @@ class Sleeping:
             now=self._now(),
             idle_s=self._settings.idle_s,
             limit_chars=most,
-            message_chars=most,
+            message_chars=MESSAGE_CHARS,
         )
         if found is None:
             raise JobFailed("the memory is gone")

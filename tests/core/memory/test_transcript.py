@@ -43,6 +43,13 @@ def test_who_asks_for_long_messages_has_them_whole() -> None:
     assert [m.text for m in clean([said(1, text)], most_chars=100_000)] == [text]
 
 
+def test_of_a_longer_message_its_middle_is_left_out() -> None:
+    text = "a" * 600 + "b" * 600
+    (found,) = clean([said(1, text)], most_chars=1000)
+    assert len(found.text) <= 1000
+    assert (found.text[:400], found.text[-400:]) == ("a" * 400, "b" * 400)
+
+
 def test_a_transcript_says_when_and_who_and_which_tools_were_used() -> None:
     messages = [
         said(1, "What is the weather like?", speaker="Anna"),

@@ -325,3 +325,36 @@ def test_who_came_from_elsewhere_with_its_primary_reads_for_it_again(world: Slee
     assert [said(each) for each in world.model.transcripts] == [["Hello."], ["I am Ann."]]
     assert world.sleeper(agent).id == sleeper.id
     assert len(list(world.letta.letta.agents.list())) == others
+
+
+def test_a_message_that_fits_no_window_keeps_nothing_from_being_read(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    longest = 60_000
+    world.model.before = lambda seen: (
+        fail(400) if len(str(seen.messages[-1]["content"])) > longest else say("Nothing.")
+    )
+    world.send(agent, "word " * 20_000)
+    world.until_waiting()
+    for _ in range(7):
+        world.retry()
+    assert world.cursor(agent) == 0
+    world.send(agent, "Go on.")
+    world.slept()
+    assert world.cursor(agent) > 1
+    assert [run.status for run in world.runs(agent)] == ["failed", "completed", "completed"]
+
+
+def test_a_run_that_is_cancelled_while_it_waits_is_emptied_and_read_again(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.fails = 1
+    (id,) = world.send(agent, "My cat is called Miso.")
+    world.until_waiting()
+    world.letta.letta.agents.messages.cancel(world.sleeper(agent).id, run_ids=[id])
+    world.retry()
+    assert [run.status for run in world.runs(agent)] == ["cancelled", "completed"]
+    assert [
+        row for row in world.query("SELECT input FROM exchanges") if row and b"not the assistant" in row
+    ] == []
+    assert world.block(agent) == "Name: Ann\nMy cat is called Miso."
