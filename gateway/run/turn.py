@@ -37,7 +37,7 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
-from gateway.run.sink import ClientGone, HeldSink, Sink
+from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
@@ -318,7 +318,7 @@ class TurnRun:
     async def _results_of(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
         """Waits for tools; if they take long, a client that listens hears a sentence meanwhile."""
         filler = self.spec.filler
-        if filler is None or isinstance(self.sink, HeldSink):
+        if filler is None or isinstance(self.sink, HeldSink | UnseenSink):
             return await running
         task = asyncio.ensure_future(running)
         try:

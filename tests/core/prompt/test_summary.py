@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from gateway.core.conversation.canonical import Canon, Listing
@@ -123,6 +124,11 @@ def test_what_is_told_of_an_exchange() -> None:
     assert len(lines[0]) < 1300
     assert "hidden" not in "".join(lines)
     assert "note" not in "".join(lines)
+
+
+def test_what_was_said_ahead_of_a_tool_is_not_told() -> None:
+    said = {"role": "assistant", "content": "One moment. It rains.", "mnemogate": {"fillers": [[0, 11]]}}
+    assert spoken_lines([exchange(input=b"[]", said=orjson.dumps(said))]) == ["Assistant: It rains."]
 
 
 def test_what_was_forgotten_is_not_told() -> None:

@@ -156,6 +156,17 @@ def test_a_fixed_sentence_is_heard_while_the_tool_runs(world: LettaWorld) -> Non
     assert FIXED["say"] not in str(world.upstream.last.messages)
 
 
+def test_an_agent_that_asks_another_is_told_the_answer_alone(world: LettaWorld) -> None:
+    asks = ["send_message_to_agent_and_wait_for_reply"]
+    vera, ann = voice(world), world.agent(name="ann", tools=asks)
+    asked = Call(asks[0], {"message": "What is the boat called?", "other_agent_id": vera.id})
+    world.upstream.queue(call_tools(asked), call_tools(search()), say(ANSWER), say("I see."))
+    world.letta.agents.messages.create(ann.id, input="Ask Vera.")
+    result = world.upstream.last.messages[-1]["content"]
+    assert ANSWER in result
+    assert FILLER not in result
+
+
 def test_nobody_hears_one_in_a_whole_reply(world: LettaWorld) -> None:
     agent = slowly(world)
     world.upstream.queue(call_tools(search(None)), say(ANSWER))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.run.admin.forget import ForgetOperations
-from gateway.settings import FillerSettings
+from gateway.settings import FillerSettings, UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 
@@ -219,6 +220,24 @@ async def test_it_is_heard_before_the_call_is_complete(world: World) -> None:
             if heard.endswith("look that"):
                 gate.open()
     assert heard == f"{FILLER} {ANSWER}"
+
+
+def test_the_same_with_claude(tmp_path: Path) -> None:
+    with StrictAnthropic() as upstream:
+        there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, tmp_path, agent(filler="model"), upstreams=there) as world:
+            chat = talk(world)
+            chat.say("My boat is called Albatross, and I sail it every summer.")
+            upstream.queue(call_tools(search()), say(ANSWER))
+            assert chat.say(ASKED, stream=True) == f"{FILLER} {ANSWER}"
+            before = upstream.last.messages
+            chat.say("Thank you.")
+            after = upstream.last.messages
+            assert len(after) == len(before) + 2
+            assert FILLER in str(after[-4])
+            assert ANSWER in str(after[-2])
+            assert FILLER not in str(after[-2])
+            assert FILLER not in later(world)
 
 
 # -- a fixed sentence
