@@ -11,11 +11,12 @@ import pytest
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.commands import RunTool
 from gateway.errors import GatewayError, UnknownId
+from gateway.limits import Limits
 from gateway.run.sink import ClientGone
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
-from storage.records import RunState
+from storage.records import Run, RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, ListeningSink, agents
 
@@ -366,3 +367,65 @@ def test_of_four_first_sends_one_begins_the_conversation(upstream: StrictUpstrea
             send.result(10)
         assert life.words().count("user: Who are you?") == 1
         assert life.words()[:3] == ["user: Who are you?", "assistant: Ann.", "user: Message 0"]
+
+
+async def _hold(life: Life, disk: Gate, entered: Gate) -> None:
+    """Holds the writer until the disk is let go."""
+
+    def wait(_: object) -> None:
+        entered.open()
+        disk.wait_sync()
+
+    life.world.store.database.writer.submit(wait)
+
+
+def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
+    """Stopped in the write right before its end is saved, it is saved all the same."""
+    blocked, release = Gate(), Gate()
+
+    class SlowSink(ListeningSink):
+        async def write(self, data: bytes) -> None:
+            blocked.open()
+            await release.wait()
+            await ListeningSink.write(self, data)
+
+    life.upstream.queue(say("All at once.", tokens=["All at once."]))
+    run = life.begin("Tell me.", SlowSink())
+    blocked.wait_sync()
+
+    async def cancel() -> Run:
+        found = await life.world.store.runs.newest(1, 1)
+        assert found is not None
+        return await life.agents.cancel(found)
+
+    life.world.gateway.call(cancel())
+    release.open()
+    run.result(10)
+    life.world.settle()
+    assert [x.state.value for x in life.path()] == ["finished"]
+    assert life.world.query("SELECT count(*) FROM runs WHERE ended IS NULL") == [0]
+    assert life.send("And now?").said == ["Ok."]
+
+
+def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life) -> None:
+    life.send("Hi")
+    disk, entered = Gate(), Gate()
+    life.world.gateway.call(_hold(life, disk, entered))
+    entered.wait_sync()
+    assert life.world.gateway.app.chat.keeper is not None
+    life.world.gateway.app.chat.keeper.open_wait_s = 0.01
+    with pytest.raises(GatewayError) as late:
+        life.send("Are you there?")
+    assert late.value.status == 503
+    life.world.gateway.app.chat.keeper.open_wait_s = 5.0
+    disk.open()
+    life.world.settle()
+    assert life.world.query("SELECT state FROM runs ORDER BY id") == ["completed", "failed"]
+    assert [x.state.value for x in life.path()] == ["finished", "finished"]
+    assert life.send("Hello?").said == ["Ok."]
+
+
+def test_a_send_waits_for_a_disk_that_is_slow_for_a_moment(upstream: StrictUpstream, tmp_path: Path) -> None:
+    assert Limits().step_wait_s >= 5 > Limits().commit_wait_s
+    with agents(upstream, tmp_path) as life:
+        assert life.agents._limits.commit_wait_s >= Limits().step_wait_s
