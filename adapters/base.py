@@ -201,8 +201,10 @@ class BatchProvider(Protocol):
         Raises: ProviderRefused: it was not made; other errors: it may have been made.
         """
 
-    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
-        """Returns the id of the batch that was made of a part, None if there is none.
+    async def find(
+        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+    ) -> str | None:
+        """Returns the id of the batch that was made of a part, None if there is none. known: ids of other parts.
 
         Raises: ProviderUnsure: a batch that is under way may be it; ask again.
         """

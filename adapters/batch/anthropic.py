@@ -105,7 +105,9 @@ class AnthropicBatches:
             )
             return made.id
 
-    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+    async def find(
+        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+    ) -> str | None:
         is_unsure = False
         with self._translated():
             # Newest first.
@@ -116,7 +118,7 @@ class AnthropicBatches:
                 total = (
                     counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
                 )
-                if total > part.count:
+                if total > part.count or batch.id in known:
                     continue
                 if batch.processing_status != "ended":
                     is_unsure = True

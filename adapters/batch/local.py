@@ -61,7 +61,9 @@ class LocalBatches:
         under.task = asyncio.create_task(self._work(under, lines))
         return id
 
-    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+    async def find(
+        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+    ) -> str | None:
         return next((id for id, under in self._under.items() if under.part.mark == part.mark), None)
 
     async def poll(self, id: str) -> PartState:

@@ -85,7 +85,9 @@ class OpenAIBatches:
             )
             return made.id
 
-    async def find(self, part: BatchPart, custom_ids: Container[str]) -> str | None:
+    async def find(
+        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+    ) -> str | None:
         with self._translated():
             # Newest first.
             async for batch in self._client.batches.list(limit=_PAGE):

@@ -3,8 +3,8 @@
 Where an item stands is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
 by pages, each one transaction that checks first that the batch's job still runs here.
 
-kinds of texts: request (what is sent), asked (how it was asked last), round (a reply and its results), call and result
-(of tools that are not repeated), words (why it failed).
+kinds of texts: request (what is sent), asked (how it was asked, the last one counts), round (a reply and its results),
+call and result (of tools that are not repeated), words (why it failed).
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class Batches(Group):
         """Enqueues the job of a batch whose items are all there."""
         await self._jobs.enqueue(BATCH, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
 
-    async def drop_unstarted(self, at: float) -> int:
-        """Fails the batches that were never accepted whole, because the process died. Returns how many there were."""
+    async def drop_unstarted(self, before: float, at: float) -> int:
+        """Fails the batches that were never accepted whole, because an earlier process died. Returns how many."""
         found = 0
         for batch in await self.list(None, Page(limit=10_000)):
             job = await self._job(batch)
-            if batch.is_over or job is not None:
+            if batch.is_over or batch.created >= before or job is not None:
                 continue
             while await self.end_page(batch.id, RunState.FAILED, "error", at, _PAGE):
                 pass
@@ -215,7 +215,7 @@ class Batches(Group):
                 continue
             await begin_run(connection, item.agent, item.run, at)
             await connection.run(SQL["give"], (item.run, part, item.tip, item.epoch))
-            await connection.run(SQL["text_put"], (item.agent, item.run, _BEGIN_SEQ, "asked", item.asked))
+            await connection.run(SQL["text_append"], (item.agent, item.run, "asked", item.asked))
 
     @effect
     async def write(
@@ -334,7 +334,6 @@ async def _edit(
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block] += 1
-        await connection.run(SQL["origin"], (block, versions[block], None, _origin(None)))
         made.append(
             [block, versions[block], op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
         )
@@ -381,17 +380,13 @@ def _of(op: BlockOp, exchange: int) -> BlockOp:
     return BlockOp(0, exchange, op.call_id, op.op, op.label, op.arguments, "merged", op.at)
 
 
-def _origin(exchange: int | None) -> bytes:
-    """Returns the sources of a value, in so many bytes that with its exchange they always take the same room."""
-    room = _ORIGIN - _width(exchange)
-    listed = "[]" if exchange is None else f"[{exchange}]"
-    return listed.ljust(room).encode()
+def _origin(exchange: int) -> bytes:
+    """Returns the sources of a value whose exchange is known now: with its number they take the room of before."""
+    return f"[{exchange}]".ljust(_ORIGIN - _width(exchange)).encode()
 
 
-def _width(number: int | None) -> int:
+def _width(number: int) -> int:
     """Returns the bytes that a number has in a row of SQLite (sqlite.org/fileformat2.html, section 2.1)."""
-    if number is None:
-        return 0
     return next(size for size in (1, 2, 3, 4, 6, 8) if number < 1 << (8 * size - 1))
 
 

@@ -114,10 +114,10 @@ SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
 -- Empties what an item held until its end; the words of its error stay.
 UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
--- name: text_put
--- Writes a part of an item, over what was there.
-INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (run, kind, seq) WHERE agent <> 0 DO UPDATE SET data = excluded.data
+-- name: text_append
+-- Adds a part of an item behind those of its kind: a row of words is never written over by a longer one.
+INSERT INTO run_texts (agent, run, seq, kind, data)
+SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
 
 -- name: texts
 -- Reads the parts of a kind of one item.

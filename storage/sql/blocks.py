@@ -111,10 +111,12 @@ async def write_block(
     sources: Sequence[int] = (),
     restores: int | None = None,
     is_bounded: bool = True,
+    room: int = 0,
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, OverLimit, NotFound.
 
-    is_bounded: False where the value has to be written however long it is.
+    is_bounded: False where the value has to be written however long it is. room: bytes for its sources, where they are
+    told later: the row must not grow then.
     """
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.
@@ -125,9 +127,8 @@ async def write_block(
     # A value may be longer than a limit that was lowered since; then it may get shorter.
     if is_bounded and len(value) > max(found.limit, len(found.value)):
         check_limit(found.label, value, found.limit)
-    current = await _revise(
-        connection, block, version + 1, restores, at, origin, exchange, orjson.dumps(list(sources)), value
-    )
+    listed = orjson.dumps(list(sources)).ljust(room)
+    current = await _revise(connection, block, version + 1, restores, at, origin, exchange, listed, value)
     await connection.run(SQL["block_advance"], (current, block, version))
     return replace(found, value=value, version=version + 1)
 

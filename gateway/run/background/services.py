@@ -72,6 +72,7 @@ class BackgroundServices:
         self._settings, self._store, self._metrics, self._now = settings, store, metrics, now
         self._batches: BatchJobs | None = None
         self._batch_worker: Worker | None = None
+        self._begun = now()
         self.count_attempt = job_metrics.attempts.inc
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
@@ -152,7 +153,7 @@ class BackgroundServices:
 
     async def _serve_batches(self, worker: Worker) -> None:
         with suppress(StoreError):
-            await self._store.batches.drop_unstarted(self._now())
+            await self._store.batches.drop_unstarted(self._begun, self._now())
         await worker.run()
 
     async def drain(self, timeout_s: float) -> None:

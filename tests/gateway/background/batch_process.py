@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from adapters.batch.anthropic import AnthropicBatches
+from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from gateway.cli import main
 from gateway.limits import Limits
@@ -38,11 +39,8 @@ def _count(method: Method) -> Method:
 
 
 if __name__ == "__main__":
-    for owner, names in (
-        (Jobs, ("journal", "commit")),
-        (OpenAIBatches, ("submit",)),
-        (AnthropicBatches, ("submit",)),
-    ):
-        for name in names:
-            setattr(owner, name, _count(getattr(owner, name)))
+    for owner in (OpenAIBatches, AnthropicBatches, LocalBatches):
+        owner.submit = _count(owner.submit)  # type: ignore[method-assign]
+    Jobs.journal = _count(Jobs.journal)  # type: ignore[method-assign]
+    Jobs.commit = _count(Jobs.commit)  # type: ignore[method-assign]
     sys.exit(main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.test_batches import PATH, append, asked, results
 from tests.gateway.process import Process, serving
 
@@ -28,7 +28,7 @@ name = "far"
 kind = "{kind}"
 base_url = "{base_url}"
 api_key = "{key}"
-batches = "{kind}"
+batches = "{batches}"
 """
 
 
@@ -65,7 +65,7 @@ def has_ended(gateway: Process, batch: Json) -> bool:
             return False
         try:
             found = ask(gateway, "GET", f"{PATH}/{batch['id']}")
-        except OSError:
+        except (OSError, EOFError):
             continue
         counts = found["counts"]
         assert counts["total"] == sum(n for name, n in counts.items() if name != "total") == ITEMS
@@ -75,44 +75,68 @@ def has_ended(gateway: Process, batch: Json) -> bool:
     raise AssertionError(gateway.log.read_text())
 
 
+def live_through(tmp_path: Path, settings: str, model: str) -> tuple[int, list[str], Json]:
+    """Has a batch served by one process after the other, each of which is killed. Returns how many there were."""
+    with serving(tmp_path, settings=settings.replace("0.05", "3600")) as gateway:
+        agents, batch = make(gateway, model)
+        gateway.kill()
+    # A life ends behind the first thing that it does, the next one behind its second, and so on, and anew.
+    for life, last in enumerate(itertools.cycle((1, 2, 3, 4))):
+        assert life < MOST_LIVES
+        try:
+            with serving(
+                tmp_path,
+                settings=settings,
+                module="tests.gateway.background.batch_process",
+                environ={"KILL_AT": str(last)},
+            ) as gateway:
+                if has_ended(gateway, batch):
+                    return life, agents, batch
+        except AssertionError as error:
+            # It was killed before it listened.
+            if "did not start" not in str(error):
+                raise
+    raise AssertionError
+
+
+def check(tmp_path: Path, settings: str, agents: list[str], batch: Json) -> None:
+    """Checks that each item was done, and once."""
+    with serving(tmp_path, settings=settings) as gateway:
+        counts = ask(gateway, "GET", f"{PATH}/{batch['id']}")["counts"]
+        assert counts["completed"] == ITEMS
+        for n, agent in enumerate(agents):
+            block = ask(gateway, "GET", f"/v1/agents/{agent}/core-memory/blocks/human")["value"]
+            assert block.split("\n") == ["Notes:", f"Task {n} 0.", f"Task {n} 1."]
+            said = ask(gateway, "GET", f"/v1/agents/{agent}/messages?order=asc")
+            texts = [m["content"] for m in said if m["message_type"] == "assistant_message"]
+            assert texts == [f"Task {n} is done."]
+
+
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 @pytest.mark.timeout(300)
 def test_killed_behind_each_thing_that_a_batch_does(kind: str, tmp_path: Path) -> None:
     server_of: type[BatchServer] = OpenAIBatchServer if kind == "openai" else AnthropicBatchServer
     key = "sk-own" if kind == "openai" else "sk-ant-own"
-    with server_of(answer) as server, StrictUpstream():
-        settings = SETTINGS.format(kind=kind, base_url=server.base_url, key=key)
-        with serving(tmp_path, settings=settings.replace("0.05", "3600")) as gateway:
-            model = "far/m" if kind == "openai" else "far/claude-opus-4-6"
-            agents, batch = make(gateway, model)
-            gateway.kill()
-        # A life ends behind the first thing that it does, the next one behind its second, and so on, and anew.
-        for life, last in enumerate(itertools.cycle((1, 2, 3, 4))):
-            assert life < MOST_LIVES
-            try:
-                with serving(
-                    tmp_path,
-                    settings=settings,
-                    module="tests.gateway.background.batch_process",
-                    environ={"KILL_AT": str(last)},
-                ) as gateway:
-                    if has_ended(gateway, batch):
-                        break
-            except AssertionError as error:
-                # It was killed before it listened.
-                if "did not start" not in str(error):
-                    raise
-        assert life > ROUNDS * 2
-        with serving(tmp_path, settings=settings) as gateway:
-            counts = ask(gateway, "GET", f"{PATH}/{batch['id']}")["counts"]
-            assert counts["completed"] == ITEMS
-            for n, agent in enumerate(agents):
-                block = ask(gateway, "GET", f"/v1/agents/{agent}/core-memory/blocks/human")["value"]
-                assert block.split("\n") == ["Notes:", f"Task {n} 0.", f"Task {n} 1."]
-                said = ask(gateway, "GET", f"/v1/agents/{agent}/messages?order=asc")
-                texts = [m["content"] for m in said if m["message_type"] == "assistant_message"]
-                assert texts == [f"Task {n} is done."]
+    with server_of(answer) as server:
+        settings = SETTINGS.format(kind=kind, base_url=server.base_url, key=key, batches=kind)
+        model = "far/m" if kind == "openai" else "far/claude-opus-4-6"
+        lives, agents, batch = live_through(tmp_path, settings, model)
+        assert lives > ROUNDS * 2
+        check(tmp_path, settings, agents, batch)
         # Each cycle was one batch of all items, and no request was made twice.
         made = [custom_id for each in server.batches for custom_id in each.requests]
         assert len(server.batches) == ROUNDS
         assert len(made) == len(set(made)) == ITEMS * ROUNDS
+
+
+@pytest.mark.timeout(300)
+def test_killed_while_the_gateway_makes_the_calls_itself(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        fate = answer("", seen.json)
+        calls = [Call(name, given) for name, given in fate.calls]
+        return call_tools(*calls) if calls else say(fate.text)
+
+    with StrictUpstream(script=script) as upstream:
+        settings = SETTINGS.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")
+        _, agents, batch = live_through(tmp_path, settings, "far/m")
+        check(tmp_path, settings, agents, batch)

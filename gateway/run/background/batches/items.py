@@ -246,7 +246,7 @@ class ItemTurns:
         if item.epoch is not None and known.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
         known = as_of(known, item.tip)
-        told = orjson.loads(asked[0][1]) if asked else {}
+        told = orjson.loads(asked[-1][1]) if asked else {}
         changes = BlockEdits(list(known.blocks), told=dict(told.get("told", {})))
         # What earlier rounds have put into archival memory enters with the turn, and their searches find it before.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
@@ -328,7 +328,12 @@ class ItemTurns:
             known.path[-1].id if known.path else 0,
             known.agent.epoch,
             orjson.dumps(
-                {"told": told, "notes": {str(n): note for n, note in prompt.notes.items()}, "began": began}
+                {
+                    "told": told,
+                    "notes": {str(n): note for n, note in prompt.notes.items()},
+                    "messages": len(known.plan.held),
+                    "began": began,
+                }
             ),
         )
 
@@ -413,13 +418,15 @@ class ItemTurns:
             return end
         known = await read_line(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
         request, notes = opened.memory.request, opened.asked.get("notes", {})
+        # The messages that a conversation begins with may have been written by a live turn meanwhile.
+        head = opened.asked.get("messages", 0) - len(known.plan.held)
         pinned = known.pinned if known.pinned is not None and known.pinned.id else None
         prompt = Prompt(
             request,
             opened.memory.target,
             section=Section(pinned),
             window=FittedWindow(evicted=known.evicted),
-            notes={int(n): note for n, note in notes.items()},
+            notes={int(n) - head: note for n, note in notes.items() if int(n) >= head},
         )
         write = open_write(known, prompt, None, now)
         said = outcome.said or {"role": "assistant", "content": ""}

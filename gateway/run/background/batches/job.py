@@ -18,6 +18,8 @@ from functools import partial
 from typing import BinaryIO, Final
 from uuid import uuid4
 
+import orjson
+
 from adapters.base import BatchProvider, PartResult
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.core import ids
@@ -52,6 +54,7 @@ _ERRORS: Final = 2  # requests of an item that may fail one after the other
 _EXPIRIES: Final = 3
 _LOSSES: Final = 8  # requests of an item that may be lost
 _CONFLICTS: Final = 8
+FAULTS: Final = 8  # attempts that end with an error of ours
 MISSING: Final = "The provider's results say nothing of this item."
 INTERNAL: Final = "An error of the gateway's own; its log says more."
 
@@ -110,7 +113,18 @@ class BatchJobs:
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
         batch = await self.store.batches.find(None, job.job.key)
-        await _Attempt(self, job, batch, await PartJournal.load(job, self.store)).run()
+        parts = await PartJournal.load(job, self.store)
+        attempt = _Attempt(self, job, batch, parts)
+        try:
+            await attempt.run()
+        except (Postponed, StoreError):
+            raise
+        except Exception:
+            # An error of ours must not leave items open for ever.
+            _log.exception("batch %s", ids.named("job", batch.uid))
+            if await parts.faulted() < FAULTS:
+                raise
+            await attempt.give_up()
 
     async def aclose(self) -> None:
         for provider in self.providers.values():
@@ -168,6 +182,13 @@ class _Attempt:
         else:
             await self._finish()
 
+    async def give_up(self) -> None:
+        """Fails all items that have not ended, and ends the job."""
+        end, at = self.jobs.store.batches.end_page, self.jobs.now()
+        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at, PAGE):
+            pass
+        await self._finish()
+
     # -- the end
 
     async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
@@ -213,7 +234,7 @@ class _Attempt:
 
     async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
         if part.id is None:
-            found = await provider.find(part.wanted, await self._custom_ids(part))
+            found = await self._find(part, provider)
             if found is None:
                 return True
             await self.parts.made(part, found)
@@ -261,7 +282,7 @@ class _Attempt:
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
-        found = await provider.find(part.wanted, await self._custom_ids(part))
+        found = await self._find(part, provider)
         if found is not None:
             _log.info("batch %s: found at %s what was submitted before", self._name, part.upstream)
             await self.parts.made(part, found)
@@ -278,6 +299,10 @@ class _Attempt:
             return await self._submit(part, draft, provider)
         finally:
             draft.release()
+
+    async def _find(self, part: ProviderPart, provider: BatchProvider) -> str | None:
+        known = {orjson.loads(each)["id"] for each in await self.jobs.store.batches.known_parts()}
+        return await provider.find(part.wanted, await self._custom_ids(part), known)
 
     async def _custom_ids(self, part: ProviderPart) -> set[str]:
         found: set[str] = set()

@@ -49,13 +49,14 @@ class PartJournal:
 
     job: JobContext
     parts: list[ProviderPart] = field(default_factory=list)
+    faults: int = 0
 
     @staticmethod
     async def load(job: JobContext, store: Store) -> PartJournal:
         journal = {
             name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
         }
-        found = PartJournal(job)
+        found = PartJournal(job, faults=sum(name.startswith("fault-") for name in journal))
         while (about := journal.get(f"part-{len(found.parts) + 1}")) is not None:
             part = ProviderPart(len(found.parts) + 1, **about)
             while (failure := journal.get(f"failed-{part.number}-{part.tries + 1}")) is not None:
@@ -97,6 +98,12 @@ class PartJournal:
     async def over(self, part: ProviderPart) -> None:
         await self._write(f"over-{part.number}", {})
         part.is_over = True
+
+    async def faulted(self) -> int:
+        """Writes down that an attempt ended with an error of ours. Returns how many did."""
+        self.faults += 1
+        await self._write(f"fault-{self.faults}", {})
+        return self.faults
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))

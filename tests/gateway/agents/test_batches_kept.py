@@ -1,0 +1,218 @@
+"""Batches through the agents API: what is noted, kept, forgotten, and told to others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.batch.openai import OpenAIBatches
+from gateway.core.turn.commands import RunTool
+from gateway.run.background.batches import job as batch_job
+from gateway.run.background.batches.items import INTERRUPTED, ItemTurns, JournaledTools
+from gateway.run.background.batches.parts import PartJournal
+from gateway.run.tools.toolbox import ToolAnswer
+from gateway.settings import ToolSettings
+from tests.doubles.batches import Fate
+from tests.doubles.tool_server import OK, served
+from tests.gateway.agents.test_batches import PATH, Json, append, results, scene
+
+
+def has(folder: Path, text: str) -> list[str]:
+    """Returns the files of the database that hold a text."""
+    return [
+        f.name for f in folder.iterdir() if f.name.startswith("memory.db") and text.encode() in f.read_bytes()
+    ]
+
+
+def noting(custom_id: str, body: Json) -> Fate:
+    return Fate(text="Written down.") if results(body) else Fate(calls=(append("Likes quokkas."),))
+
+
+def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
+    with scene(tmp_path, noting) as s:
+        [agent] = s.agents(1)
+        s.ended(s.post([agent], "I adore quokkas."))
+        assert has(tmp_path, "quokkas")
+        s.world.world.settle()
+        for message in s.world.letta.agents.messages.list(agent, order="asc").items:
+            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+        assert "quokkas" not in s.block(agent)
+        deadline = time.monotonic() + 10
+        while has(tmp_path, "quokkas"):
+            assert time.monotonic() < deadline, has(tmp_path, "quokkas")
+            time.sleep(0.05)
+
+
+def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="You adore quokkas.")
+
+    with scene(tmp_path, answer, held=True) as s:
+        [agent] = s.agents(1)
+        s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
+        batch = s.post([agent], "And what do I adore?")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        for message in s.world.letta.agents.messages.list(agent, order="asc").items:
+            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["failed"] == 1
+        deadline = time.monotonic() + 10
+        while has(tmp_path, "quokkas"):
+            assert time.monotonic() < deadline, has(tmp_path, "quokkas")
+            time.sleep(0.05)
+
+
+def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenAIBatches, "most_requests", 2)
+    with scene(tmp_path) as s:
+        agents = s.agents(5)
+        assert s.ended(s.post(agents))["counts"]["completed"] == 5
+        assert [len(each.requests) for each in s.openai.batches] == [2, 2, 1]
+
+
+def test_pages_of_items_and_messages(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = s.agents(5)
+        batch = s.post(agents)
+        s.ended(batch)
+        first = s.world.ask("GET", f"{PATH}/{batch['id']}/items?limit=3")[1]
+        rest = s.world.ask("GET", f"{PATH}/{batch['id']}/items?after={first[-1]['run_id']}")[1]
+        assert [each["agent_id"] for each in (*first, *rest)] == agents
+        found: list[Json] = []
+        after = ""
+        while page := s.world.ask("GET", f"{PATH}/{batch['id']}/messages?limit=3{after}")[1]["messages"]:
+            found += page
+            after = f"&after={page[-1]['id']}"
+        assert [each["agent_id"] for each in found[::2]] == agents
+        one = s.world.ask("GET", f"{PATH}/{batch['id']}/messages?agent_id={agents[3]}")[1]["messages"]
+        assert [each["content"] for each in one] == ["Hi", "Hello."]
+
+
+def test_the_log_says_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mnemogate"), scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.ended(batch)
+    said = [record.getMessage() for record in caplog.records if batch["id"] in record.getMessage()]
+    assert any("0 of 2 items have ended" in line and "2 are under way" in line for line in said)
+    assert any("2 of 2 items have ended (2 completed" in line for line in said)
+
+
+def test_an_error_of_ours_fails_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = ItemTurns.compose
+
+    async def broken(self: ItemTurns, item: Any) -> Any:
+        if item.agent == bad:
+            raise RuntimeError("a secret")
+        return await compose(self, item)
+
+    monkeypatch.setattr(ItemTurns, "compose", broken)
+    with scene(tmp_path) as s:
+        agents = s.agents(2)
+        bad = agents[0].removeprefix("agent-").replace("-", "")
+        batch = s.post(agents)
+        found = s.ended(batch)["counts"]
+        assert (found["failed"], found["completed"]) == (1, 1)
+        assert "secret" not in s.items(batch)[0]["error"]
+
+
+def test_errors_of_ours_over_and_over_end_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: PartJournal, *about: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(PartJournal, "add", broken)
+    monkeypatch.setattr(batch_job, "FAULTS", 2)
+    with scene(tmp_path) as s:
+        batch = s.post(s.agents(2))
+        assert s.ended(batch)["counts"]["failed"] == 2
+
+
+def test_an_agent_whose_model_is_nowhere_fails_alone(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = [*s.agents(1), s.world.agent(model="nowhere/x", name="lost").id]
+        batch = s.post(agents)
+        assert s.ended(batch)["counts"]["completed"] == 1
+        assert "nowhere/x" in s.items(batch)[1]["error"]
+
+
+def test_its_maker_is_called_back(tmp_path: Path) -> None:
+    with served(OK) as receiver:
+        tools = ToolSettings(hosts=(receiver.url,), private_hosts=(receiver.url,))
+        with scene(tmp_path, tools=tools) as s:
+            [agent] = s.agents(1)
+            body = {"requests": [{"agent_id": agent, "input": "Hi"}], "callback_url": f"{receiver.url}/done"}
+            status, batch = s.world.ask("POST", PATH, body)
+            assert status == 200, batch
+            s.until(batch, lambda _: bool(receiver.bodies))
+            told = orjson.loads(receiver.bodies[0])
+            assert (told["job_id"], told["status"]) == (batch["id"], "completed")
+            assert (told["counts"]["total"], told["counts"]["completed"]) == (1, 1)
+            assert "webhook-id" in receiver.heads[0].lower()
+            elsewhere = {**body, "callback_url": "https://example.org/done"}
+            assert s.world.ask("POST", PATH, elsewhere)[0] == 400
+
+
+def test_webhooks_are_called_once(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        if results(body):
+            return Fate(text=f"It said {results(body)[0]}.")
+        return Fate(calls=(("buy", {"what": "a fern"}),))
+
+    with served(OK) as shop:
+        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
+        with scene(tmp_path, answer, tools=tools) as s:
+            schema = {"name": "buy", "description": "Buy.", "parameters": _PARAMETERS}
+            made = {"source_type": "webhook", "source_code": f"{shop.url}/buy", "json_schema": schema}
+            status, tool = s.world.ask("POST", "/v1/tools/", made)
+            assert status == 200, tool
+            agents = s.agents(2, tools=["buy"])
+            assert s.ended(s.post(agents))["counts"]["completed"] == 2
+            assert len(shop.bodies) == 2
+            assert s.said(agents[0])[-1] == "assistant_message: It said ok."
+
+
+_PARAMETERS = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+
+
+class Box:
+    """Tools that count their calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return []
+
+    def owns(self, name: str) -> bool:
+        return True
+
+    def lane(self, call: RunTool) -> str | None:
+        return None
+
+    async def run(self, call: RunTool) -> ToolAnswer:
+        self.calls.append(call.call_id)
+        return ToolAnswer(f"done {call.call_id}")
+
+
+async def test_a_call_that_was_made_is_not_made_again() -> None:
+    box, kept = Box(), list[tuple[str, int, bytes]]()
+
+    async def add(kind: str, seq: int, data: bytes) -> bool:
+        kept.append((kind, seq, data))
+        return True
+
+    known = {(0, "a"): ToolAnswer("done before"), (0, "b"): None}
+    tools = JournaledTools(box, frozenset({"buy"}), 0, add, known, asyncio.Semaphore(8))
+    answers = [await tools.run(RunTool(id, "buy", {})) for id in ("a", "b", "c")]
+    assert [each.content for each in answers] == ["done before", INTERRUPTED, "done c"]
+    assert box.calls == ["c"]
+    assert [(kind, seq) for kind, seq, _ in kept] == [("call", 2), ("result", 2)]
+    # The gateway's own may be made again: they are written with their results.
+    assert (await tools.run(RunTool("a", "own", {}))).content == "done a"
