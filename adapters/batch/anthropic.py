@@ -52,6 +52,7 @@ class AnthropicBatches:
     most_requests = 100_000
     most_bytes = 256 * 1000 * 1000
     again_s: float | None = None
+    is_durable = True
 
     def __init__(
         self,

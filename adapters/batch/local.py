@@ -46,6 +46,7 @@ class LocalBatches:
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
     again_s: float | None = 1.0
+    is_durable = False
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider

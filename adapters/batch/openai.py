@@ -45,6 +45,7 @@ class OpenAIBatches:
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
     again_s: float | None = None
+    is_durable = True
 
     def __init__(
         self,

@@ -52,7 +52,6 @@ PAGE: Final = 50  # items of one transaction
 _GROWTH: Final = 10  # the longest wait between two polls, in first ones
 _ERRORS: Final = 2  # requests of an item that may fail one after the other
 _EXPIRIES: Final = 3
-_LOSSES: Final = 8  # requests of an item that may be lost
 _CONFLICTS: Final = 8
 FAULTS: Final = 8  # attempts that end with an error of ours
 MISSING: Final = "The provider's results say nothing of this item."
@@ -355,7 +354,7 @@ class _Attempt:
             await self._refused(part, state.words, is_sure=True)
             return
         if state.is_gone:
-            await self._lost(part)
+            await self._lost(part, is_ours=not provider.is_durable)
         await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
         await self.parts.over(part)
         try:
@@ -363,12 +362,15 @@ class _Attempt:
         except ProviderError as error:
             _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, error.message)
 
-    async def _lost(self, part: ProviderPart) -> None:
-        """Sends the items of a part again of which the provider knows nothing any more, within bounds."""
+    async def _lost(self, part: ProviderPart, *, is_ours: bool) -> None:
+        """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""
         async for page in self._pages(part.number):
-            again = [ItemBack(each, each.errors, each.expiries) for each in page if each.sent < _LOSSES]
-            if again:
-                await self._commit(again)
+            again = [
+                ItemBack(each, each.errors, each.expiries + (not is_ours))
+                for each in page
+                if is_ours or each.expiries + 1 < _EXPIRIES
+            ]
+            await self._commit(again)
 
     def _wait(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again: the longer it took so far, the longer they are."""
