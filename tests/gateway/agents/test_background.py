@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from letta_client import APIStatusError, BadRequestError
 from letta_client.types.agents import Run
 
 from gateway.settings import ToolSettings
+from storage.listing import Page, RunFilter
+from storage.records import RunState
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
@@ -315,3 +318,35 @@ def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:
     assert (states.count("running"), states.count("created")) == (16, 4)
     gate.open()
     assert {ended(world, run.id).status for run in runs} == {"completed"}
+
+
+def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) -> None:
+    """A process that was killed right behind the end of a run leaves its job, which is performed first."""
+    agent = world.agent()
+    old = world.letta.agents.messages.create_async(agent.id, input="0")
+    ended(world, old.id)
+    gate = Gate()
+    arrived = world.upstream.arrived(2)
+    world.upstream.queue(say("Ok.", hold_before_headers=gate))
+    first = world.letta.agents.messages.create_async(agent.id, input="1")
+    arrived.wait_sync()
+
+    async def leave_the_job() -> None:
+        store = world.world.store
+        (entry,) = await store.runs.list("default", RunFilter(states=[RunState.COMPLETED]), Page())
+        payload = orjson.dumps({"run": entry.run.id})
+        await store.jobs.enqueue("run", entry.run.agent, entry.run.uid, payload)
+
+    world.world.gateway.call(leave_the_job())
+    second = world.letta.agents.messages.create_async(agent.id, input="2")
+    with ThreadPoolExecutor(1) as pool:
+        live = pool.submit(world.letta.agents.messages.create, agent.id, input="3")
+        queue = world.world.gateway.app.chat.keeper.queues  # type: ignore[union-attr]
+        while not queue._counted:
+            time.sleep(0.01)
+        gate.open()
+        live.result(10)
+    assert [ended(world, each.id).status for each in (first, second)] == ["completed"] * 2
+    assert [line for line in said(world, agent.id) if line.startswith("user")] == [
+        "user: 0", "user: 1", "user: 2", "user: 3",
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from gateway.core.definition import AgentDefinition
@@ -17,7 +18,7 @@ from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
 from storage.records import Run, RunState
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.life import Life, ListeningSink, agents
 
 
@@ -389,7 +390,9 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
             await release.wait()
             await ListeningSink.write(self, data)
 
-    life.upstream.queue(say("All at once.", tokens=["All at once."]))
+    chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    told = {"index": 0, "delta": {"role": "assistant", "content": "All at once."}, "finish_reason": "stop"}
+    life.upstream.queue(raw(b"data: " + orjson.dumps({**chunk, "choices": [told]}) + b"\n\ndata: [DONE]\n\n"))
     run = life.begin("Tell me.", SlowSink())
     blocked.wait_sync()
 
@@ -403,7 +406,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     run.result(10)
     life.world.settle()
     assert [x.state.value for x in life.path()] == ["finished"]
-    assert life.world.query("SELECT count(*) FROM runs WHERE ended IS NULL") == [0]
+    assert life.words() == ["user: Tell me.", "assistant: All at once."]
     assert life.send("And now?").said == ["Ok."]
 
 

@@ -65,6 +65,7 @@ class BackgroundRuns:
         # Places of runs that are accepted: the first of a conversation is the next one's, whichever that is.
         self._places: dict[tuple[str, str], deque[Reservation]] = {}
         self._lines: dict[str, tuple[str, str]] = {}
+        self._performed: set[str] = set()  # whose places are taken already
         self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
         self._passes: dict[str, Passes] = {}
         self._ends: dict[str, asyncio.Event] = {}
@@ -136,7 +137,11 @@ class BackgroundRuns:
             return None
         entry = await store.runs.get(agent.scope.project, run.uid)
         line = (agent.uid, conversation_of(entry))
+        if run.is_over and run.uid not in self._lines:
+            # A process that is gone has ended it; the places are for those that have not ended.
+            return await self._perform(agent, run, line, QueuePlace(), attempt, tries)
         self._lines[run.uid] = line
+        self._performed.add(run.uid)
         reserved = self._next_place(line) or self._keeper.queues.reserve(line)
         try:
             place = await reserved.taken()
@@ -151,6 +156,8 @@ class BackgroundRuns:
         except BaseException:
             reserved.drop()
             raise
+        finally:
+            self._performed.discard(run.uid)
         reserved.drop()
         return ended
 
@@ -190,7 +197,10 @@ class BackgroundRuns:
             )
             if (log := self._logs.get(ended.uid)) is not None:
                 await log.close()
-            self._left(ended, line)
+            if ended.uid in self._performed:
+                self._let_go(ended)
+            else:
+                self._left(ended, line)
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""
