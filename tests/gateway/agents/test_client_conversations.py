@@ -277,3 +277,28 @@ def test_openais_conversations_pass_through(world: LettaWorld) -> None:
         assert world.upstream.seen[before].path == path
     status, listed = world.ask("GET", f"/v1/conversations?agent_id={world.agent().id}")
     assert (status, listed) == (200, [])
+
+
+def test_a_run_in_the_background_is_followed(world: LettaWorld) -> None:
+    agent = world.agent()
+    one = world.letta.conversations.create(agent_id=agent.id)
+    stream = world.letta.conversations.messages.stream
+    with pytest.raises(NotFoundError):
+        stream(one.id)
+    gate = Gate()
+    world.upstream.queue(say("Slow.", ["Sl", "ow."], hold_after={2: gate}))
+    sent: Any = [{"role": "user", "content": "Slowly", "otid": "mine"}]
+    options: Any = {"messages": sent, "background": True, "stream_tokens": True}
+    first = world.letta.conversations.messages.create(one.id, **options)
+    assert next(each.content for each in first if each.message_type == "assistant_message") == "Sl"
+    first.close()
+    run = world.letta.runs.list(conversation_id=one.id).items[0].id
+    followed: list[Any] = [stream(one.id), stream(one.id, run_id=run), stream(one.id, otid="mine")]
+    gate.open()
+    for each in followed:
+        said = [getattr(event, "content", None) for event in each]
+        assert [text for text in said if text] == ["Sl", "ow."]
+    with pytest.raises(NotFoundError):
+        stream("default", agent_id=agent.id, run_id=run)
+    with pytest.raises(NotFoundError):
+        stream(one.id, otid="another")

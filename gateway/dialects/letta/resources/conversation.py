@@ -13,6 +13,7 @@ from gateway.core.definition import ConversationDefinition
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.query import PageQuery, SpokenQuery
 from gateway.dialects.letta.resources.agent import Compact, CompactionBody, set_sampling
+from gateway.dialects.letta.run import StreamRun
 from gateway.dialects.letta.send import Send
 from gateway.dialects.letta.shown import time_of
 from storage.listing import ConversationEntry
@@ -90,6 +91,17 @@ class RecompileConversation(Body):
 
 class CompactConversation(Compact):
     agent_id: str | UnsetType | None = UNSET
+
+
+class StreamConversation(StreamRun):
+    """The run of a conversation that a stream follows: the one that is named, else the newest.
+
+    agent_id: whose `default` a path names. otid: the client's id of a send.
+    """
+
+    agent_id: str | UnsetType | None = UNSET
+    otid: str | UnsetType | None = UNSET
+    run_id: str | UnsetType | None = UNSET
 
 
 class ConversationMessagesQuery(SpokenQuery):

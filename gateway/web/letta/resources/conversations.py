@@ -22,12 +22,13 @@ from gateway.dialects.letta.resources.conversation import (
     CreateConversationQuery,
     RecompileConversation,
     RecompileConversationQuery,
+    StreamConversation,
     UpdateConversation,
     conversation_json,
     said_in,
 )
-from gateway.dialects.letta.run import StreamRun
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.agents.begin import digest_of
 from gateway.run.agents.conversations import AgentConversations, said_of
 from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.run.agents.run import RunRequest
@@ -99,7 +100,11 @@ class ConversationRoutes:
                 body=CompactConversation,
             ),
             AgentsRoute(
-                "POST", f"{one}/stream", self.stream, "Stream what a conversation's run says.", body=StreamRun
+                "POST",
+                f"{one}/stream",
+                self.stream,
+                "Stream what a conversation's run says.",
+                body=StreamConversation,
             ),
             AgentsRoute(
                 "POST", f"{one}/cancel", self.cancel, "End a conversation's runs.", query=ConversationQuery
@@ -202,12 +207,14 @@ class ConversationRoutes:
 
     async def stream(self, asked: Asked) -> Any:
         """Follows the conversation's newest run, or the one that is named."""
-        wanted: StreamRun = asked.body
+        wanted: StreamConversation = asked.body
         named = await self._named(asked, wanted.agent_id)
         number, runs = await self._number(named), self._api.store.runs
         run = None if number is None else await runs.newest(named.agent.id, number)
         if isinstance(wanted.run_id, str):
             run = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
+        elif isinstance(wanted.otid, str):
+            run = await runs.by_otid(named.agent.id, digest_of(named.agent, wanted.otid))
         if run is None or run.conversation != number:
             raise UnknownId("There is no such run in this conversation.")
         return stream_of(self._api, run, wanted)
