@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage.commands import RunAccept
+from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry
@@ -16,7 +16,13 @@ from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs
 from storage.sql.named_blocks import share_blocks
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
-from storage.sql.readings import accept_reading, empty_reading, empty_readings, find_reading
+from storage.sql.readings import (
+    accept_reading,
+    empty_reading,
+    empty_readings,
+    find_reading,
+    has_read,
+)
 from storage.sql.runs import get_run
 
 
@@ -83,6 +89,11 @@ class Sleepers(Group):
     async def accepting(self, connection: Connection, wanted: RunAccept) -> None:
         """Returns the effect that accepts a run that reads, unless its agent reads already."""
         await accept_reading(connection, self._jobs, wanted)
+
+    @effect
+    async def passing(self, connection: Connection, span: ReadSpan, at: float) -> None:
+        """Returns the effect that counts a part of a memory as read."""
+        await has_read(connection, span, at)
 
     @reads
     async def failed(self, connection: Connection, run: Run, most: int = 3) -> int:

@@ -123,11 +123,23 @@ class Sleeping:
         if found is not None:
             return found
         is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._rests(memory)
-        if not is_due or not (await self._unread(memory, reader, BATCH_CHARS)).messages:
+        if not is_due or not await self._has_words(job, memory, reader):
             return None
         wanted = replace(reading_of(reader.reader, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.accepting(wanted))
         return await self._store.sleepers.reading(reader.reader)
+
+    async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
+        """Returns whether there is anything for a model to read; what has no words is passed over."""
+        is_more = True
+        while is_more:
+            unread = await self._unread(memory, reader, BATCH_CHARS)
+            if clean(unread.messages):
+                return True
+            passed = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
+            await job.commit(self._store.sleepers.passing(passed, self._now()))
+            is_more = unread.is_more and unread.upto > unread.cursor
+        return False
 
     async def _rests(self, memory: Agent) -> bool:
         at = await self._store.readers.last_at(memory.id)
