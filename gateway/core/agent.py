@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from storage.records import Block
@@ -35,6 +35,13 @@ def filler_of(written: object) -> Filler:
     if isinstance(written, dict):
         return FixedFiller(float(written["after_ms"]), str(written["say"]))
     return "model" if written == "model" else None
+
+
+def filler_written(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
+    """Returns a filler as a definition's body has it."""
+    if isinstance(filler, FixedFiller):
+        return {"after_ms": filler.after_ms, "say": filler.say}
+    return filler or "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.private import without_private
+from gateway.core.conversation.private import without_fields
 from storage.records import Exchange, State
 from storage.value import frozen
 
@@ -110,7 +110,7 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         full = {**full, "messages": _told_anew(full["messages"], text)}
     return replace(
         e,
-        said=orjson.dumps({**without_private(said), "content": text}),
+        said=orjson.dumps({**without_fields(said, "fillers"), "content": text}),
         full=orjson.dumps(full) if full else None,
         hidden=bool(full),
     )
@@ -133,15 +133,15 @@ def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
         calls = [{**c, "function": function} if c is spoken[0] else c for c in last["tool_calls"]]
         last = {**last, "tool_calls": calls}
     else:
-        last = {**without_private(last), "content": text}
+        last = {**without_fields(last, "filler"), "content": text}
     return [*(_silent(message) for message in before), last]
 
 
 def _silent(message: WireMessage) -> WireMessage:
     """Returns a message of a hidden round without the text that is a part of the reply."""
-    return (
-        {**without_private(message), "content": None} if message.get("role") == "assistant" else dict(message)
-    )
+    if message.get("role") != "assistant":
+        return dict(message)
+    return {**without_fields(message, "filler", "spoken"), "content": None}
 
 
 def _input(e: Exchange) -> list[WireMessage]:

@@ -14,7 +14,8 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
 # tool's result), approval, reason (of an answer), otid, sender (of a message), filler and spoken (what a reply's calls
-# said in front of its text and behind it), fillers (gateway.core.conversation.fillers), cut (of a reply).
+# said in front of its text and behind it), asides (tool -> which of its arguments are not the tool's), fillers
+# (gateway.core.conversation.fillers), cut (of a reply).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what an agent's rules say to its model
 
@@ -33,6 +34,13 @@ def without_private(message: WireMessage) -> WireMessage:
     if PRIVATE not in message:
         return message
     return {key: value for key, value in message.items() if key != PRIVATE}
+
+
+def without_fields(message: WireMessage, *names: str) -> WireMessage:
+    """Returns the message without these private fields."""
+    left = {name: value for name, value in private_of(message).items() if name not in names}
+    bare = without_private(message)
+    return {**bare, PRIVATE: left} if left else bare
 
 
 def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:

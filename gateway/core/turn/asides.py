@@ -96,6 +96,10 @@ class Asides:
             found[self.words[tool]] = Voice.WORDS
         return found
 
+    def noted(self, tools: Iterable[str]) -> dict[str, list[str]]:
+        """Returns the asides of these tools as a message with their calls bears them."""
+        return {tool: sorted(self.given[tool]) for tool in tools if self.given.get(tool)}
+
     def split(self, tool: str, arguments: Json) -> tuple[Json, Json]:
         """Returns a call's arguments as the tool gets them, and its asides."""
         names = self.given.get(tool)

@@ -131,8 +131,12 @@ class Round:
 
     def made(self, calls: Iterable[ToolCall] | None = None) -> Json:
         """Returns the reply as it goes upstream again, with all its calls or these; what they said is noted on it."""
-        message = self.draft.message(self.draft.calls if calls is None else calls)
-        return with_private(message, filler=self.filler or None, spoken=self.words or None)
+        made = [*(self.draft.calls if calls is None else calls)]
+        asides = None if self._spec.asides is None else self._spec.asides.noted(call.name for call in made)
+        message = self.draft.message(made)
+        return with_private(
+            message, filler=self.filler or None, spoken=self.words or None, asides=asides or None
+        )
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status, self.headers = status, headers

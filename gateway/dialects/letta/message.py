@@ -14,6 +14,8 @@ import orjson
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, in_a_row, text_of
 from gateway.core.conversation.private import private_of, system_text
+from gateway.core.memory.tools import read_arguments
+from gateway.core.turn.asides import THINKING
 from gateway.dialects.letta.shown import time_of
 from storage.records import Summary
 from storage.value import frozen
@@ -191,9 +193,11 @@ def _lines(output: Any) -> list[str] | None:
 
 
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
-    yield from thoughts(message)
+    private = private_of(message)
     calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
-    text = in_a_row((private_of(message).get("filler", ""), text_of(message) or message.get("refusal") or ""))
+    thought, calls = without_asides(calls, private.get("asides") or {})
+    yield from thoughts({**message, "reasoning_content": thought} if thought else message)
+    text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
     # What it said through a tool comes in the place of the calls that said it.
     spoken = [said for call in calls if (said := spoken_by(call, showing)) is not None]
     if text:
@@ -206,6 +210,23 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
         yield "approval_request_message", calls_json(held)
     if run := [call for call in left if call not in held]:
         yield "tool_call_message", calls_json(run)
+
+
+def without_asides(
+    calls: Sequence[dict[str, Any]], asides: Mapping[str, Sequence[str]]
+) -> tuple[str, list[dict[str, Any]]]:
+    """Returns the thoughts among the arguments of calls, and the calls as their tools get them."""
+    thoughts, left = [], []
+    for call in calls:
+        function = call.get("function") or {}
+        names = asides.get(function.get("name", ""))
+        arguments = read_arguments(function.get("arguments") or "") if names else None
+        if names and arguments is not None:
+            thoughts.append(arguments.get(THINKING) if THINKING in names else None)
+            own = {name: value for name, value in arguments.items() if name not in names}
+            call = {**call, "function": {**function, "arguments": orjson.dumps(own).decode()}}
+        left.append(call)
+    return "".join(each for each in thoughts if isinstance(each, str)), left
 
 
 def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:

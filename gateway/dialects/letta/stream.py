@@ -15,6 +15,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core import ids
+from gateway.core.turn.asides import Asides
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
@@ -22,7 +23,7 @@ from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.dialects.letta.error import LettaErrors, error_event
-from gateway.dialects.letta.message import Origin, Showing, piece, shown
+from gateway.dialects.letta.message import Origin, Showing, piece, shown, spoken_by, without_asides
 from gateway.dialects.letta.run import stop_json, usage_json
 from gateway.dialects.letta.shown import time_of
 from gateway.errors import GatewayError, UpstreamError
@@ -110,7 +111,8 @@ class MakesSteps:
 
     def __call__(self, spec: TurnSpec) -> StepView:
         before = list(map(event, self.before))
-        return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before)
+        asides = spec.asides or Asides()
+        return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before, asides)
 
 
 @dataclass(slots=True)
@@ -123,6 +125,7 @@ class StepView:
     now: Callable[[], float]
     counts: Counts = field(default_factory=Counts)  # of the steps so far
     _before: list[bytes] = field(default_factory=list)
+    _asides: Asides = field(default_factory=Asides)
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
@@ -185,7 +188,7 @@ class StepView:
             self.show(each)
         self._end_reply()
         if self._waits:
-            self._message({"role": "assistant", "tool_calls": self._waits}, self.numbers.reply)
+            self._show_calls(self._waits)
         self._show_results()
         self._out += [
             event(stop_json(self._stop)),
@@ -200,9 +203,8 @@ class StepView:
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
-        built = [call.built() for call in calls]
         self._names.update({call.id: call.name for call in calls})
-        self._message({"role": "assistant", "tool_calls": built}, self.numbers.reply)
+        self._show_calls([call.built() for call in calls])
 
     def tool_result(self, result: ToolResult) -> None:
         self._results.append(result)
@@ -249,6 +251,17 @@ class StepView:
             return
         origin = self.numbers.origin(self.numbers.reply, self.now())
         self._out.append(event(piece(kind, origin, self._kinds.index(kind), fields)))
+
+    def _show_calls(self, calls: Sequence[Json]) -> None:
+        """Shows calls without our arguments. Thoughts among these, and what a call said, are shown already."""
+        names = [str((call.get("function") or {}).get("name")) for call in calls]
+        _, made = without_asides(calls, self._asides.noted(names))
+        left = [
+            call
+            for name, call in zip(names, made, strict=True)
+            if name not in self._asides.words or spoken_by(call, self.showing) is None
+        ]
+        self._message({"role": "assistant", "tool_calls": left}, self.numbers.reply)
 
     def _end_reply(self) -> None:
         """Shows what of the reply is held back as whole messages: thoughts, then text."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, AgentTool, filler_of
+from gateway.core.agent import AgentSpec, AgentTool, filler_of, filler_written
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.memory.kinds import (
     KINDS,
@@ -445,7 +445,7 @@ class Registry:
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         said = AgentDefinition(
             _PROFILE_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
-            learns=spec.sleeptime is None, sleeptime=spec.sleeptime,
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
         )  # fmt: skip
         shown = Definition(
             0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,

@@ -76,7 +76,8 @@ def test_words_stream_and_are_what_was_said(cut: Any) -> None:
     assert (
         reply["tool_calls"][0]["function"]["arguments"] == speak('Hello "Anna"\n', thinking="She is new.")[2]
     )
-    assert reply["mnemogate"] == {"spoken": 'Hello "Anna"\n'}
+    asides = {"send_message": ["pre_exec_msg", "request_heartbeat", "thinking"]}
+    assert reply["mnemogate"] == {"spoken": 'Hello "Anna"\n', "asides": asides}
     assert result == {"role": "tool", "tool_call_id": "m", "content": SPOKEN}
     assert outcome.stop is StopReason.END_TURN
     lines = playbook.sent.decode().splitlines()

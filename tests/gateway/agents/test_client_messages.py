@@ -316,6 +316,33 @@ def test_an_agent_that_speaks_by_a_tool_is_read_as_text(world: LettaWorld) -> No
     assert "assistant_message" not in kinds(plain.messages)
 
 
+@pytest.mark.parametrize("by_token", [False, True])
+def test_our_arguments_are_shown_as_what_they_are(world: LettaWorld, by_token: bool) -> None:
+    """A thought is a thought, in streams and lists; a call is shown as its tool gets it."""
+    agent = world.agent(agent_type="memgpt_v2_agent")
+    note = {"thinking": "Keep it.", "request_heartbeat": True, "label": "human", "new_string": "Cat: Miso"}
+    world.upstream.queue(
+        call_tools(Call("memory_insert", note)),
+        call_tools(Call("send_message", {"thinking": "Greet.", "message": "Hello."})),
+    )
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
+    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert joined(events) == joined(listed)
+    assert kinds(listed) == [
+        "reasoning_message",
+        "tool_call_message",
+        "tool_return_message",
+        "reasoning_message",
+        "assistant_message",
+    ]
+    assert [each.reasoning for each in listed if each.message_type == "reasoning_message"] == [
+        "Keep it.",
+        "Greet.",
+    ]
+    (call,) = [each.tool_call for each in listed if each.message_type == "tool_call_message"]
+    assert orjson.loads(call.arguments) == {"label": "human", "new_string": "Cat: Miso"}
+
+
 @pytest.mark.parametrize(
     ("body", "loc"),
     [

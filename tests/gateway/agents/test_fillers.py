@@ -57,6 +57,7 @@ def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) 
     ]
     _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
     assert joined(events) == joined(listed)
+    assert "pre_exec_msg" not in str(listed)
     assert texts(world, agent) == ["Hi", FILLER, ANSWER]
 
 
