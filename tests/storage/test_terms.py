@@ -159,7 +159,10 @@ def test_a_question_stands_behind_its_answer_and_brings_nothing_before_it() -> N
 
 def test_small_talk_is_told_only_as_an_answer() -> None:
     told = (said(1, "The vet looked at my parrot."), said(2, "Thanks, great!", "assistant", previous=1))
-    asked = (said(3, "Can the parrot fly?"), said(4, "Yes, sure!", "assistant", previous=3))
+    asked = (
+        said(3, "Can the parrot fly in the big aviary of the zoo, where the owls live?"),
+        said(4, "Yes, sure!", "assistant", previous=3),
+    )
     hits = found("my parrot and the vet", *told, *asked, only_strong=True)
     assert 2 not in hits
     assert hits.index(4) == hits.index(3) + 1
