@@ -7,7 +7,8 @@ in; what was not yet read when the process ends is gone, and is asked for again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Container
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
@@ -18,12 +19,15 @@ import orjson
 from adapters.base import BatchPart, PartResult, PartState, Provider
 from adapters.batch.openai import refusal
 from adapters.errors import ProviderError
-from adapters.types import ModelRequest
+from adapters.types import ModelRequest, read_retry_after
 
 AT_ONCE: Final = 4
 _HELD: Final = 64  # results that wait to be read; then the calls wait, too
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
+_BUSY: Final = frozenset((429, 503, 529))  # an upstream that will answer later
+TRIES: Final = 5  # of a request to one that is busy
+_WAITS: Final = (2.0, 60.0)  # the first wait, and the longest; each is twice the one before
 
 
 @dataclass(eq=False, slots=True)
@@ -48,8 +52,9 @@ class LocalBatches:
     again_s: float | None = 1.0
     is_durable = False
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._provider = provider
+        self._sleep = sleep
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._under: dict[str, _Under] = {}
 
@@ -115,6 +120,17 @@ class LocalBatches:
             await under.results.put(result)
 
     async def _ask(self, custom_id: str, body: bytes) -> PartResult:
+        """Makes a request; an upstream that is busy is given time."""
+        first, longest = _WAITS
+        for tries in range(1, TRIES + 1):
+            result, wait_s = await self._ask_once(custom_id, body)
+            if wait_s is None or tries == TRIES:
+                break
+            await self._sleep(min(longest, max(wait_s, first * 2 ** (tries - 1))))
+        return result
+
+    async def _ask_once(self, custom_id: str, body: bytes) -> tuple[PartResult, float | None]:
+        """Returns the result, and how long the upstream wants to be left alone; None: it is not busy."""
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
@@ -122,16 +138,14 @@ class LocalBatches:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            return PartResult(custom_id, "errored", words=error.message, is_transient=True)
+            return PartResult(custom_id, "errored", words=error.message, is_transient=True), None
         if reply.status == 200:
-            return PartResult(custom_id, "succeeded", raw)
+            return PartResult(custom_id, "succeeded", raw), None
         try:
             said = orjson.loads(raw)
         except orjson.JSONDecodeError:
             said = None
-        return PartResult(
-            custom_id,
-            "errored",
-            words=refusal(reply.status, said, {}, 0.0).message,
-            is_transient=reply.status in _TRANSIENT or reply.status >= 500,
-        )
+        is_transient = reply.status in _TRANSIENT or reply.status >= 500
+        words = refusal(reply.status, said, {}, 0.0).message
+        wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
+        return PartResult(custom_id, "errored", words=words, is_transient=is_transient), wait_s

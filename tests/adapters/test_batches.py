@@ -143,11 +143,31 @@ async def test_results_say_what_became_of_each(kind: str) -> None:
 
 
 async def test_local_says_what_an_upstream_said() -> None:
-    fates = {"b-1": Fate("errored", words="No.", status=400), "c-1": Fate("errored", status=503)}
+    fates = {"b-1": Fate("errored", words="No.", status=400), "c-1": Fate("errored", status=500)}
     async with bench_of("local", fates) as bench:
         found = await bench.read(await bench.submit("a-1", "b-1", "c-1"))
         assert (found["b-1"].words, found["b-1"].is_transient) == ("No.", False)
         assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
+
+
+async def test_local_gives_a_busy_upstream_time() -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    with StrictUpstream() as upstream:
+        upstream.queue(fail(429, retry_after="7"), fail(429), say("At last."))
+        provider = LocalBatches(OpenAICompatible("up", upstream.base_url), sleep)
+        bench = Bench(provider, upstream)
+        found = await bench.read(await bench.submit("a-1"))
+        assert said_in(found["a-1"]) == "At last."
+        assert slept == [7.0, 4.0]
+        upstream.script = lambda seen: fail(429)
+        found = await bench.read(await bench.submit("b-1", mark="other"))
+        assert (found["b-1"].outcome, found["b-1"].is_transient) == ("errored", True)
+        assert slept[2:] == [2.0, 4.0, 8.0, 16.0]
+        await provider.aclose()
 
 
 async def test_local_makes_four_calls_at_once() -> None:

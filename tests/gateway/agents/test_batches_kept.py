@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gateway.settings import ToolSettings
 from tests.doubles.batches import Fate
 from tests.doubles.tool_server import OK, served
 from tests.gateway.agents.test_batches import PATH, Json, append, results, scene
+from tests.gateway.process import command
 
 
 def has(folder: Path, text: str) -> list[str]:
@@ -74,6 +76,39 @@ def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         agents = s.agents(5)
         assert s.ended(s.post(agents))["counts"]["completed"] == 5
         assert [len(each.requests) for each in s.openai.batches] == [2, 2, 1]
+
+
+def test_more_than_a_page_of_agents_over_three_cycles(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        made = len(results(body))
+        return Fate(text="Done.") if made == 2 else Fate(calls=(append(f"Note {made}."),))
+
+    with scene(tmp_path, answer) as s:
+        agents = s.agents(60)
+        batch = s.post(agents)
+        assert s.ended(batch)["counts"]["completed"] == 60
+        assert [len(each.requests) for each in s.openai.batches] == [60, 60, 60]
+        assert s.block(agents[-1]).endswith("Note 0.\nNote 1.")
+        usage = [each["usage"]["total_tokens"] for each in s.items(batch)]
+        assert usage == [45] * 60
+
+
+def test_the_command_line_shows_and_cancels(tmp_path: Path) -> None:
+    with scene(tmp_path, lambda *_: Fate("errored", words="It is too rude.")) as s:
+        batch = s.post(s.agents(2))
+        s.ended(batch)
+    asked = partial(command, where=tmp_path)
+    listed = asked("batches", "--db", "memory.db")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.split("\t")[:2] == [batch["id"], "completed"]
+    assert "total 2 failed 2" in listed.stdout
+    shown = asked("batches", "show", batch["id"], "--db", "memory.db")
+    assert [each["error"] for each in orjson.loads(shown.stdout)["items"]] == ["It is too rude."] * 2
+    # One that has ended stays as it is.
+    assert asked("batches", "cancel", batch["id"], "--db", "memory.db").stdout.split("\t")[1] == "completed"
+    wrong = asked("batches", "show", "job-1", "--db", "memory.db")
+    assert wrong.returncode == 1
+    assert "mnemogate batches" in wrong.stderr
 
 
 def test_pages_of_items_and_messages(tmp_path: Path) -> None:

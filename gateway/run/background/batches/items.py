@@ -57,7 +57,7 @@ _log = logging.getLogger("mnemogate")
 FORGOTTEN = (
     "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
 )
-GONE = "The agent was deleted."
+GONE = "The agent was deleted, or its conversation."
 ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
 INTERRUPTED = "Error: the call was interrupted. It may or may not have been done, and is not made again."
 _WORDS: dict[str, str] = {
