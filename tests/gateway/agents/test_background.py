@@ -350,3 +350,42 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
     assert [line for line in said(world, agent.id) if line.startswith("user")] == [
         "user: 0", "user: 1", "user: 2", "user: 3",
     ]  # fmt: skip
+
+
+def test_an_answer_to_a_pause_goes_on_in_the_background(world: LettaWorld) -> None:
+    agent = world.agent(tools=["memory_insert"])
+    world.letta.agents.tools.update_approval("memory_insert", agent_id=agent.id, body_requires_approval=True)
+    block = Call("memory_insert", {"label": "human", "new_string": "Likes tea."}, "c1")
+    world.upstream.queue(call_tools(block), say("Noted."))
+    run = world.letta.agents.messages.create_async(agent.id, input="I like tea.")
+    paused = ended(world, run.id)
+    assert (paused.status, paused.stop_reason) == ("completed", "requires_approval")
+    approval: Any = {
+        "type": "approval",
+        "approvals": [{"type": "approval", "tool_call_id": "c1", "approve": True}],
+    }
+    answer = world.letta.agents.messages.create_async(agent.id, messages=[approval])
+    assert ended(world, answer.id).stop_reason == "end_turn"
+    assert said(world, agent.id)[-1] == "assistant: Noted."
+    assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+
+
+def test_a_conversation_that_is_deleted_takes_its_runs_along(world: LettaWorld) -> None:
+    agent = world.agent()
+    conversation = world.letta.conversations.create(agent_id=agent.id).id
+    gate = Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("Never.", hold_before_headers=gate))
+    with world.letta.conversations.messages.create(
+        conversation, input="Work.", background=True, streaming=True
+    ) as events:
+        next(iter(events))
+    arrived.wait_sync()
+    world.letta.conversations.delete(conversation)
+    for _ in range(1000):
+        if world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0]:
+            break
+        time.sleep(0.01)
+    assert world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0]
+    gate.open()
+    assert world.letta.agents.messages.create(agent.id, input="Hi").messages

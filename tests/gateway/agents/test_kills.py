@@ -202,3 +202,20 @@ def test_killed_at_chance_moments(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails
     torture(tmp_path, 4, seed)
+
+
+def test_a_run_goes_on_after_an_orderly_stop(world: Killed) -> None:
+    with world.serve() as gateway:
+        agent = world.agent(gateway)
+        at = ReplyHasBegun(world)
+        world.held = at.hold
+        run = gateway.letta.agents.messages.create_async(agent, input="go")
+        at.wait()
+        gateway.process.child.terminate()
+        assert gateway.process.child.wait(30) == 0
+    assert world.query("SELECT state, tries FROM jobs WHERE kind = 'run'") == [("retrying", 0)]
+    assert world.query("SELECT state FROM runs") == [("running",)]
+    world.go()
+    with world.serve() as gateway:
+        assert gateway.ended(run.id).status == "completed"
+        assert gateway.words(agent) == ["user: go", "assistant: Heard go."]

@@ -135,7 +135,15 @@ class BackgroundRuns:
         run = None if agent is None else await store.runs.load(agent_row, run_row)
         if agent is None or run is None:
             return None
-        entry = await store.runs.get(agent.scope.project, run.uid)
+        try:
+            entry = await store.runs.get(agent.scope.project, run.uid)
+        except NotFound:
+            # Its conversation was deleted.
+            if not run.is_over:
+                await self._end(run, StopReason.ERROR)
+            if (lost := self._lines.get(run.uid)) is not None:
+                self._left(run, lost)
+            return None
         line = (agent.uid, conversation_of(entry))
         if run.is_over and run.uid not in self._lines:
             # A process that is gone has ended it; the places are for those that have not ended.
