@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,7 +63,8 @@ class Webhook:
                 self.send_response(200)
                 self.send_header("content-length", str(len(said)))
                 self.end_headers()
-                self.wfile.write(said)
+                with suppress(OSError):  # the gateway may be dead
+                    self.wfile.write(said)
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -146,7 +146,7 @@ def test_an_error_is_the_end_of_a_stream_in_the_background(world: LettaWorld) ->
     ):
         list(events)
     (run,) = world.letta.runs.list(agent_id=agent.id)
-    assert run.status == "failed"
+    assert ended(world, run.id).status == "failed"
     kinds = [e["message_type"] for e in stream(world, run.id)]
     assert kinds == ["ping", "stop_reason", "error_message"]
 
