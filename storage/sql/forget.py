@@ -454,7 +454,8 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
             if owner == work.agent:
                 await _raise_epoch(connection, work.agent)
             else:
-                await connection.run(SQL["raise_epochs_seeing"], (block,))
+                for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
+                    await connection.run(SQL[statement], (block,))
     return None
 
 

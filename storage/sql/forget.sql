@@ -168,6 +168,16 @@ WHERE exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
 -- Has all who see a block take a new memory section at once.
 UPDATE agents SET epoch = epoch + 1 WHERE id IN ({seers})
 
+-- name: steps_seeing
+-- Empties the journals of their jobs, which may have read the block.
+DELETE FROM steps WHERE job IN (SELECT j.id FROM jobs j WHERE j.agent IN ({seers}))
+
+-- name: renew_seeing
+-- Has their jobs begin again, since nothing of them was forgotten.
+UPDATE jobs SET state = CASE state WHEN 'running' THEN 'retrying' ELSE state END, attempt = attempt + 1, error = NULL,
+    holder = NULL, epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent)
+WHERE agent IN ({seers})
+
 -- name: additions
 -- Finds a page of exchanges to which we added something.
 SELECT id FROM exchanges WHERE agent = ?1 AND seq > ?2 AND id > ?3 AND (notes IS NOT NULL OR "full" IS NOT NULL)

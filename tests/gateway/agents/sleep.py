@@ -161,12 +161,16 @@ class SleepWorld:
 
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""
-        world, before = self.letta.world, len(self.model.seen)
+        before = len(self.model.seen)
         self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
-        world.clock.sleep(4000.0)
-        world.gateway.call(self._wake())
+        self.later()
         self.until(lambda counts: len(self.model.seen) > before)
         self.slept()
+
+    def later(self) -> None:
+        """Lets the time go by that jobs wait for their next attempt."""
+        self.letta.world.clock.sleep(4000.0)
+        self.letta.world.gateway.call(self._wake())
 
     async def _wake(self) -> None:
         self.letta.world.store.jobs.wake()
