@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -309,3 +311,8 @@ async def test_nobody_is_there(kind: str) -> None:
     with pytest.raises(ProviderUnreachable):
         await provider.poll("batch_1")
     await provider.aclose()
+
+
+def test_the_sdks_are_loaded_with_the_first_batch() -> None:
+    check = "import sys, gateway.app; assert not {'openai', 'anthropic'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", check], check=True)

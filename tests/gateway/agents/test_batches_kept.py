@@ -213,6 +213,22 @@ def test_webhooks_are_called_once(tmp_path: Path) -> None:
             assert s.said(agents[0])[-1] == "assistant_message: It said ok."
 
 
+def test_an_item_asks_another_agent(tmp_path: Path) -> None:
+    tool = "send_message_to_agent_and_wait_for_reply"
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        if results(body):
+            return Fate(text=f"It said: {results(body)[0]}")
+        return Fate(calls=((tool, {"other_agent_id": other, "message": "Are you there?"}),))
+
+    with scene(tmp_path, answer) as s:
+        other = s.world.agent(model="up/m", name="other").id
+        [agent] = s.agents(1, tools=[tool])
+        assert s.ended(s.post([agent]))["counts"]["completed"] == 1
+        assert "Ok." in s.said(agent)[-1]
+        assert any("Are you there?" in each for each in s.said(other))
+
+
 _PARAMETERS = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
 
 

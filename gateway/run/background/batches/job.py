@@ -221,9 +221,9 @@ class _Attempt:
                     waits.append(self._wait(part))
                     continue
             except ProviderError as error:
-                _log.warning("batch %s: %s: %s", self._name, part.upstream, error.message)
+                _log.warning("batch %s: %s: %s", self._name, part.upstream, _cause(error))
                 if part.tries < TRIES:
-                    await self.parts.failed(part, error.message, refused=False)
+                    await self.parts.failed(part, refused=False)
                     waits.append(self._wait(part))
                     continue
             await self.parts.over(part)
@@ -276,7 +276,7 @@ class _Attempt:
             if part.id is not None or await self._adopt(part, provider):
                 await self._read(part, provider)
         except ProviderError as error:
-            _log.warning("batch %s: %s: %s", self._name, part.upstream, error.message)
+            _log.warning("batch %s: %s: %s", self._name, part.upstream, _cause(error))
         return None if part.is_over else self._wait(part)
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
@@ -320,8 +320,8 @@ class _Attempt:
         return True
 
     async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool) -> None:
-        _log.warning("batch %s: a part was not taken by %s: %s", self._name, part.upstream, words)
-        await self.parts.failed(part, words, refused=is_sure)
+        _log.warning("batch %s: a part was not taken by %s", self._name, part.upstream)
+        await self.parts.failed(part, refused=is_sure)
         if part.tries >= TRIES:
             await self._give_up(part, words)
 
@@ -360,7 +360,7 @@ class _Attempt:
         try:
             await provider.discard(part.id)
         except ProviderError as error:
-            _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, error.message)
+            _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, _cause(error))
 
     async def _lost(self, part: ProviderPart, *, is_ours: bool) -> None:
         """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""
@@ -518,6 +518,8 @@ class _Attempt:
                     await queues.enter(found.turn.lane, stack.enter_context(QueuePlace()))
                     writes.append(await self.jobs.turns.settle(found))
                     endings.append(found)
+                    # Live turns come in between.
+                    await asyncio.sleep(0)
                 else:
                     self._later.append(asyncio.create_task(self._alone(work)))
                     continue
@@ -580,3 +582,8 @@ class _Attempt:
         async for page in self._pages(part):
             for item in page:
                 yield item
+
+
+def _cause(error: ProviderError) -> str:
+    """Returns what the log says of an error: a provider's own words may quote somebody's."""
+    return f"status {error.status}" if isinstance(error, ProviderRefused) else error.message

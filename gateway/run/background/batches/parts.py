@@ -21,7 +21,7 @@ TRIES = 8  # of submitting a part
 
 @dataclass(slots=True)
 class ProviderPart:
-    """A part. at: seconds since the epoch when it was thought of. words: why it was refused last.
+    """A part. at: seconds since the epoch when it was thought of.
 
     tries: how often it could not be submitted; refusals: how often of these the provider refused it.
     """
@@ -35,7 +35,6 @@ class ProviderPart:
     id: str | None = None
     tries: int = 0
     refusals: int = 0
-    words: str = ""
     is_over: bool = False
 
     @property
@@ -61,7 +60,6 @@ class PartJournal:
             part = ProviderPart(len(found.parts) + 1, **about)
             while (failure := journal.get(f"failed-{part.number}-{part.tries + 1}")) is not None:
                 part.tries += 1
-                part.words = failure["words"]
                 part.refusals += failure["refused"]
             made = journal.get(f"made-{part.number}-{part.refusals}")
             part.id = None if made is None else made["id"]
@@ -86,11 +84,13 @@ class PartJournal:
         await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
         part.id = id
 
-    async def failed(self, part: ProviderPart, words: str, *, refused: bool) -> None:
-        """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark."""
-        await self._write(f"failed-{part.number}-{part.tries + 1}", {"words": words, "refused": refused})
+    async def failed(self, part: ProviderPart, *, refused: bool) -> None:
+        """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark.
+
+        Why is not written: a provider's words may quote somebody's.
+        """
+        await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused})
         part.tries += 1
-        part.words = words
         if refused:
             part.refusals += 1
             part.id = None
