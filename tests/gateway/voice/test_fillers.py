@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from gateway.run.admin.forget import ForgetOperations
 from gateway.settings import FillerSettings, UpstreamSettings
+from storage.records import Scope
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
@@ -238,6 +240,51 @@ def test_the_same_with_claude(tmp_path: Path) -> None:
             assert ANSWER in str(after[-2])
             assert FILLER not in str(after[-2])
             assert FILLER not in later(world)
+
+
+@both_names
+@pytest.mark.parametrize("seed", range(4))
+def test_wherever_replies_are_cut_nothing_that_was_said_ahead_is_known(
+    world: World, named: bool, seed: int
+) -> None:
+    dice = random.Random(seed)
+    chat = talk(world, named=named)
+    for turn in range(12):
+        filler = f"Zqone moment{'.' * dice.randrange(4)} " if dice.random() < 0.8 else ""
+        rounds = [call_tools(search(f"{filler}Zqnumber {n}.")) for n in range(dice.randrange(3))]
+        world.upstream.queue(*rounds, say(f"Answer {turn}: the {dice.choice('abc')} goes with {turn}."))
+        chat.say(f"Question {turn} about thing{turn}?", stream=dice.random() < 0.8)
+        heard = chat.messages[-1]["content"]
+        if dice.random() < 0.6:
+            cut = heard[: dice.randrange(1, len(heard) + 1)]
+            chat.messages[-1]["content"] = (
+                cut.upper() if dice.random() < 0.2 else cut + dice.choice(["", "...", " —"])
+            )
+    chat.say("Goodbye.")
+    world.settle()
+    known = world.gateway.call(everything_known(world))
+    assert not [text for text in known if "zq" in text.lower()]
+    assert sum(text.startswith("Question") for text in known) == 12
+
+
+async def everything_known(world: World) -> list[str]:
+    """The messages that recall and learning may see."""
+    found = await world.store.agents.find(Scope("default", "helper", "user:alice"))
+    assert found is not None
+    return [m.text for m in await world.store.recall.recent(found, 100)]
+
+
+def test_where_the_history_is_ours_too(upstream: StrictUpstream, tmp_path: Path) -> None:
+    profile = agent(filler="model", history="append")
+    with remember(upstream, tmp_path, profile) as world:
+        chat = talk(world)
+        upstream.queue(call_tools(search()), say(ANSWER))
+        assert chat.say(ASKED, stream=True) == f"{FILLER} {ANSWER}"
+        before = upstream.last.messages
+        chat.messages.clear()
+        chat.say("Thank you.")
+        assert upstream.last.messages[: len(before)] == before
+        assert sent(world)[-2:] == [ANSWER, "Thank you."]
 
 
 # -- a fixed sentence
