@@ -66,10 +66,11 @@ def test_a_run_is_accepted_and_goes_on_by_itself(world: LettaWorld) -> None:
     done = ended(world, run.id)
     assert (done.status, done.stop_reason) == ("completed", "end_turn")
     assert said(world, agent.id) == ["user: Work.", "assistant: Done."]
-    assert [m.message_type for m in world.letta.runs.messages.list(run.id, order="asc")] == [
-        "user_message",
-        "assistant_message",
-    ]
+    kinds = ["user_message", "assistant_message"]
+    assert [m.message_type for m in world.letta.runs.messages.list(run.id)] == kinds
+    assert [m.message_type for m in world.letta.runs.messages.list(run.id, order="desc")] == kinds[::-1]
+    (step,) = world.letta.steps.list(agent_id=agent.id)
+    assert [m.message_type for m in world.letta.steps.messages.list(step.id)] == kinds
     assert world.world.query("SELECT count(*) FROM jobs") == [0]
 
 
@@ -108,7 +109,7 @@ def test_a_stream_in_the_background_is_numbered_and_read_again_from_any_event(wo
         first = [orjson.loads(event.model_dump_json()) for event in events]
     assert first[0]["message_type"] == "ping"
     run_id = first[0]["run_id"]
-    seen = [e for e in first if e.get("seq_id")]
+    seen = first
     assert [e["seq_id"] for e in seen] == list(range(1, len(seen) + 1))
     assert text_of(seen) == "Let me see.One two three four."
     assert ended(world, run_id).status == "completed"

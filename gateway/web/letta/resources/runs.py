@@ -218,7 +218,7 @@ class RunRoutes:
         found = [await self._api.store.turns.exchange(agent, each.step.exchange) for each in steps]
         exchanges = Exchanges(self._api.store, agent, Showing())
         shown = await exchanges.of_run(entry.run, [e for e in found if e is not None], with_input=True)
-        return cut(shown, query)
+        return cut(shown, query, newest_first=False)
 
 
 def run_shown(entry: RunEntry) -> dict[str, Any]:
@@ -270,8 +270,8 @@ class RunStream:
             PingingSink(reply, every_s, ping) as sink,
         ):
             sink.start(200, [*self.headers.items(), EVENTS])
-            if self.include_pings:
-                await sink.write(ping)
+            # The head leaves now: a reader who comes back may wait long for the next event.
+            await reply.write(b":\n\n")
             last = b""
             with reply.while_here():
                 async for last in api.background.events(self.run, self.after):
