@@ -1,0 +1,93 @@
+"""Batches as they are stored."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft, item_state
+from storage.errors import NotFound
+from storage.listing import Page
+from storage.records import Run, RunState, Scope
+from storage.sql.agents import create_agent
+from storage.sql.batches import _ORIGIN, _origin, _width
+from storage.sql.store import Store
+
+
+async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
+    """Returns a batch over so many new agents."""
+    batch = await store.batches.begin(Batch(0, "b" * 32, "default", BatchState.CREATED, 10.0))
+    drafts = []
+    for n in range(items):
+        draft = store.agents.draft(Scope("default", "@", f"agent:{n}"))
+        agent = await store.database.write(lambda c, draft=draft: create_agent(c, draft))
+        run = Run(0, f"{n:032x}", agent.id, 0, RunState.CREATED, 10.0, background=True)
+        drafts.append(ItemDraft(run, b'{"n":1}', f"{n + 100:032x}"))
+    await store.batches.add(batch.id, drafts)
+    if is_started:
+        await store.batches.start(batch)
+    return batch
+
+
+async def test_the_counts_add_up(store: Store) -> None:
+    batch = await accepted(store, 5, is_started=True)
+    items = await store.batches.items(batch.id)
+    assert [item.state for item in items] == ["waiting"] * 5
+    runs = [item.run for item in items]
+    ends = [(RunState.COMPLETED, "end_turn"), (RunState.FAILED, "error"), (RunState.FAILED, "expired")]
+    for run, (state, stop) in zip(runs, ends, strict=False):
+        assert run is not None
+        await store.runs.end(run.agent, run.id, state, stop, 11.0)
+    assert runs[3] is not None
+    await store.runs.begin(runs[3].agent, runs[3].id, 11.0)
+    counts = await store.batches.counts(batch.id)
+    assert counts == BatchCounts(1, 1, 1, 1, 1, 0)
+    assert counts.total == 5
+    # An item whose agent is gone has failed.
+    assert item_state(None, None) == "failed"
+    assert BatchItem(1, None, "", "", 0, 0, 0, 0, None, None).state == "failed"
+
+
+async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
+    half = await accepted(store, 3, is_started=False)
+    assert await store.batches.drop_unstarted(10.0, 20.0) == 0  # it is being accepted now
+    assert await store.batches.drop_unstarted(15.0, 20.0) == 1
+    found = await store.batches.find("default", half.uid)
+    assert (found.state, found.ended) == (BatchState.FAILED, 20.0)
+    assert (await store.batches.counts(half.id)).failed == 3
+    item = (await store.batches.items(half.id))[0]
+    assert item.run is not None
+    assert await store.batches.texts(item.run.agent, item.run.id, "request") == []
+
+
+async def test_one_that_has_a_job_goes_on(store: Store) -> None:
+    await accepted(store, 1, is_started=True)
+    assert await store.batches.drop_unstarted(15.0, 20.0) == 0
+    (job,) = await store.jobs.list()
+    assert (job.kind, job.agent, job.key) == ("batch", 0, "b" * 32)
+
+
+async def test_cancelled(store: Store) -> None:
+    batch = await accepted(store, 3, is_started=True)
+    found = await store.batches.cancel(batch, 20.0)
+    assert found.state is BatchState.CANCELLED
+    assert (await store.batches.counts(batch.id)).cancelled == 3
+    assert not await store.batches.is_open(batch.id)
+    states, counts = await store.batches.open_counts()
+    assert states[BatchState.CANCELLED] == 1
+    assert counts.total == 0
+
+
+async def test_another_project_has_no_such_batch(store: Store) -> None:
+    batch = await accepted(store, 1, is_started=True)
+    with pytest.raises(NotFound):
+        await store.batches.find("other", batch.uid)
+    assert await store.batches.list("other", Page()) == []
+    assert [each.uid for each in await store.batches.list(None, Page())] == [batch.uid]
+
+
+def test_where_a_value_came_from_takes_the_same_room_before_and_after() -> None:
+    for exchange in (1, 127, 128, 32_767, 40_000, 1 << 23, 1 << 31, 1 << 40):
+        listed = _origin(exchange)
+        assert orjson.loads(listed) == [exchange]
+        assert len(listed) + _width(exchange) == _ORIGIN
