@@ -23,6 +23,7 @@ from storage.records import (
     Scope,
     Snapshot,
     State,
+    StoredFile,
 )
 from storage.sql.runs import add_step
 from storage.sql.store import Store
@@ -505,6 +506,29 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
         "readers",
     ):
         assert await rows(store, f"SELECT * FROM {table}") == [], table
+
+
+async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, holds: Holds) -> None:
+    """Of its files neither: their names, their text, what was indexed of it; and no agent has it attached."""
+    draft = store.agents.draft(Scope("default", "@", "folder:f"))
+    folder, _ = await store.defined_agents.create_memory(
+        draft, DefinitionKind.FOLDER, "zqnamex", {"instructions": "zqtoldx"}, at=1.0
+    )
+    ann = (await make_agent(store, "ann")).agent
+    await store.defined_agents.attach_folder(ann.id, folder.id, [-16, -17], at=1.0)
+    file = StoredFile(0, "uid", folder.id, "parsing", 9, 2.0, "zqtypex", "zqfilex")
+    made = await store.files.add(file, renames=True)
+    await store.files.write(made, [words(f"part{n}") for n in range(200)])
+    await store.files.complete(made)
+    words_ = ["name", "told", "type", "file", "part0", "part199"]
+    await store.database.sweep(1000)
+    assert left(holds, *words_) == words_
+    await index(store, folder)
+    await forget(store, folder, ForgetTarget(is_all=True))
+    assert left(holds, *words_) == []
+    assert await rows(store, "SELECT * FROM attached WHERE kind = 'folder'") == []
+    assert await rows(store, "SELECT * FROM terms") == []
+    assert await rows(store, "SELECT count(*) FROM files WHERE memory <> 0 OR name <> ''") == [(0,)]
 
 
 async def test_of_a_forgotten_project_nothing_is_left_that_was_defined_in_it(

@@ -226,6 +226,7 @@ HOSTILE: dict[str, Any] = {
         lambda f: agent_of(f).update(tool_rules=[{"type": "x", "tool_name": "y"}])
     ),
     "rules are a text": changed(lambda f: agent_of(f).update(tool_rules="x")),
+    "rules are a number": changed(lambda f: agent_of(f).update(tool_rules=1.5)),
     "messages are a number": changed(lambda f: agent_of(f).update(messages=7)),
     "a message without a role": changed(lambda f: agent_of(f)["messages"][1].pop("role")),
     "a call without a name": changed(
@@ -238,6 +239,12 @@ HOSTILE: dict[str, Any] = {
     "a secret": changed(lambda f: agent_of(f).update(secrets={"a": "b"})),
     "a tool without a schema": changed(lambda f: f["tools"][2].update(json_schema=None)),
     "a tool of another name": changed(lambda f: f["tools"][2]["json_schema"].update(name="other")),
+    "properties are a list": changed(
+        lambda f: f["tools"][2]["json_schema"].update(parameters={"type": "object", "properties": []})
+    ),
+    "required is a number": changed(
+        lambda f: f["tools"][2]["json_schema"].update(parameters={"type": "object", "required": 7})
+    ),
     "ours is no JSON": changed(lambda f: f["metadata"].update(mnemogate="{")),
     "ours is a list": changed(lambda f: f["metadata"].update(mnemogate="[]")),
     "a passage of a number": changed(

@@ -321,7 +321,8 @@ def _definition(
     raw: Mapping[str, Any], own: _OursOfAgent | None, form: ImportForm, at: tuple[str | int, ...]
 ) -> AgentDefinition:
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
-    fields["tool_rules"] = [_rule(each) for each in fields.get("tool_rules") or ()]
+    if isinstance(rules := fields.get("tool_rules"), list):
+        fields["tool_rules"] = list(map(_rule, rules))
     if "compaction_settings" in fields:
         fields["compaction_settings"] = _compaction(fields["compaction_settings"])
     config = fields.get("llm_config")

@@ -95,6 +95,7 @@ def tool_of(update: UpdateTool, before: ToolDefinition | None = None) -> tuple[s
     if schema is not None:
         values["schema"] = _checked(schema)
     elif sent.get("args_json_schema") is not None:
+        _check_parameters(sent["args_json_schema"], ("body", "args_json_schema"))
         values["schema"] = {**made.schema, "parameters": sent["args_json_schema"]}
     made = replace(made, **values)
     if "description" in sent and made.schema:
@@ -112,16 +113,27 @@ def _checked(schema: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         message = "Expected 1 to 64 letters, digits, '_' or '-'"
         raise Unprocessable([Fault(("body", "json_schema", "name"), message, "value_error", name)])
-    if parameters is not None and not isinstance(parameters, dict):
-        raise Unprocessable(
-            [Fault(("body", "json_schema", "parameters"), "Expected an object", "type_error")]
-        )
+    if parameters is not None:
+        _check_parameters(parameters, ("body", "json_schema", "parameters"))
     return {
         "name": name,
         "description": schema.get("description") or "",
         "parameters": parameters or {"type": "object", "properties": {}},
         **({"strict": True} if schema.get("strict") is True else {}),
     }
+
+
+def _check_parameters(parameters: Any, at: tuple[str | int, ...]) -> None:
+    """Checks the parts of a schema to which arguments are added. Raises: Unprocessable."""
+    if not isinstance(parameters, dict):
+        raise Unprocessable([Fault(at, "Expected an object", "type_error")])
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not isinstance(properties, dict) or not all(
+        isinstance(each, dict | bool) for each in properties.values()
+    ):
+        raise Unprocessable([Fault((*at, "properties"), "Expected an object of schemas", "type_error")])
+    if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
+        raise Unprocessable([Fault((*at, "required"), "Expected a list of names", "type_error")])
 
 
 def tool_json(made: Definition) -> dict[str, Any]:
