@@ -212,7 +212,7 @@ def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> No
 
     made.world.gateway.call(save())
     made.rest()
-    assert "saved note] A tortoise note on dandelions." in made.recalled()
+    assert "saved note: A tortoise note on dandelions." in made.recalled()
 
 
 def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: Remembering) -> None:

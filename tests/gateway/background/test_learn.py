@@ -36,7 +36,7 @@ def test_what_was_told_once_is_known_in_another_conversation(learner: Learner) -
     (found,) = learner.facts()
     assert (found.text, found.about) == (MISO, "cat")
     assert learner.world.query("SELECT id FROM exchanges WHERE id = ?", found.exchange or 0)
-    assert "learned] The cat is called Miso." in learner.recalled("What is my cat called?")
+    assert "learned: The cat is called Miso." in learner.recalled("What is my cat called?")
 
 
 def test_nothing_is_learned_before_it_is_confirmed(learner: Learner) -> None:
@@ -103,7 +103,7 @@ def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> 
     learner.world.chat(user="alice").say("I live in Oslo near the harbour.")
     learner.rest()
     learner.world.pass_time(IDLE_S)  # it is in the index
-    assert "learned] Lives in Oslo" in learner.recalled("Which harbour was it that I live near?")
+    assert "learned: Lives in Oslo" in learner.recalled("Which harbour was it that I live near?")
     learner.rest()
     learner.teaches(fact("Lives in Bergen.", replaces=[1]))
     learner.world.chat(user="alice").say("I moved to Bergen!")
@@ -113,12 +113,12 @@ def test_what_has_changed_takes_the_place_of_what_was_true(learner: Learner) -> 
     new, old = learner.facts(is_all=True)
     assert (old.text, old.successor) == ("Lives in Oslo, near the harbour.", new.seq)
     assert old.ended_at == new.valid_from
-    assert "learned] Lives in Oslo" not in learner.recalled("Which harbour is it that I live near?")
-    assert "learned] Lives in Bergen." in learner.recalled("So do I live in Bergen or where?")
+    assert "learned: Lives in Oslo" not in learner.recalled("Which harbour is it that I live near?")
+    assert "learned: Lives in Bergen." in learner.recalled("So do I live in Bergen or where?")
     # Also once the index has caught up.
     learner.world.pass_time(IDLE_S)
-    assert "learned] Lives in Oslo" not in learner.recalled("Tell me which harbour I live near.")
-    assert "learned] Lives in Bergen." in learner.recalled("Tell me whether I live in Bergen.")
+    assert "learned: Lives in Oslo" not in learner.recalled("Tell me which harbour I live near.")
+    assert "learned: Lives in Bergen." in learner.recalled("Tell me whether I live in Bergen.")
 
 
 def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
@@ -154,7 +154,7 @@ def test_the_fact_is_told_instead_of_the_message_it_came_from(learner: Learner) 
     learner.rest()
     content = learner.recalled("What is my cat called?")
     assert content.count("Miso") == 1
-    assert "learned] The user's cat is called Miso." in content
+    assert "learned: The user's cat is called Miso." in content
 
 
 def test_an_order_is_kept_as_what_was_said(learner: Learner) -> None:
@@ -374,7 +374,7 @@ def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: f
     assert learner.texts() == [MISO]
     learner.rest()
     assert learner.said().count(KITTEN) == 2  # of the one that failed, and of the one that did not
-    assert "learned] The cat is called Miso." in learner.recalled("What is my cat called?")
+    assert "learned: The cat is called Miso." in learner.recalled("What is my cat called?")
 
 
 def test_what_fails_between_the_answer_and_the_disk_is_done_once(

@@ -30,7 +30,7 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
     world.chat(user="alice").say("I live in Bergen.")
     learner.teaches(fact("The cat is called Zqmisox."), note("Cat: Zqmisox"), fact("Lives in Bergen."))
     learner.rest()
-    assert "learned] The cat is called Zqmisox." in learner.recalled("What is my cat called?")
+    assert "learned: The cat is called Zqmisox." in learner.recalled("What is my cat called?")
     learner.rest()
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
     target = {"message": seq} if what == "message" else {}
