@@ -179,7 +179,6 @@ class Runs(Group):
     by_otid = reads(alone(find_otid))
     waiting = reads(alone(load_waiting))
     texts = reads(alone(load_texts))
-    log = bulk_writes(alone(add_text))
     add_text = writes(alone(add_text))
     empty_texts = writes(alone(empty_texts))
 
@@ -190,6 +189,15 @@ class Runs(Group):
         """Returns a page of the runs that go on without their client, oldest first, and whether each has a job."""
         rows = await connection.rows(SQL["open_background"], (after, limit))
         return [(_entry(row[:-1]), bool(row[-1])) for row in rows]
+
+    @bulk_writes
+    async def log(
+        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, epoch: int
+    ) -> bool:
+        """Adds events of a run. False: something was forgotten since that epoch, which they may quote."""
+        if await connection.value(SQL["epoch"], (agent,)) != epoch:
+            return False
+        return await add_text(connection, agent, run, kind, seq, data)
 
     @bulk_writes
     async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:

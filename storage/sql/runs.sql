@@ -182,6 +182,10 @@ FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1
 -- Adds a part of a run. No row: it is there.
 INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
+-- name: epoch
+-- Returns the epoch of an agent, which rises when something of it is forgotten.
+SELECT epoch FROM agents WHERE id = ?
+
 -- name: texts
 -- Reads the parts of a kind, in order, after one of them.
 SELECT id, run, seq, kind, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?

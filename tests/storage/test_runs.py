@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage.commands import RunAccept
+from storage.commands import ForgetTarget, RunAccept
 from storage.database import Connection
 from storage.errors import NotFound
 from storage.listing import Page, RunFilter
@@ -292,3 +292,18 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     assert [x.data for x in await store.runs.texts(waits.agent, waits.id, "result")] == [b"needed"]
     assert await store.runs.texts(waits.agent, waits.id, "event") == ()
     assert await store.runs.last_step(waits.agent, waits.id) == step
+
+
+async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    run = await store.runs.create(draft)
+    epoch = alice.agent.epoch
+    assert await store.runs.log(run.agent, run.id, "event", 1, b"first", epoch)
+    begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
+    await store.forgetting.run(begun)
+    assert not await store.runs.log(run.agent, run.id, "event", 2, b"second", epoch)
+    assert await store.runs.texts(run.agent, run.id, "event") == ()
+    now = await store.agents.load(run.agent)
+    assert now is not None
+    assert await store.runs.log(run.agent, run.id, "event", 2, b"second", now.epoch)

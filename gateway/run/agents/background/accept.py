@@ -111,7 +111,7 @@ class BackgroundRuns:
         line = (agent.uid, name)
         self._line_up(draft, line, Passes(asked.headers, asked.credential))
         if shown is not None:
-            self._logs[draft.uid] = EventLog(store, draft, self._shows)
+            self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
         try:
             accepted = await store.runs.accept(wanted)
         except BaseException:
@@ -278,7 +278,7 @@ class BackgroundRuns:
             return None
         texts = await store.runs.texts(agent.id, run.id, "request")
         kept = KeptRequest.read(texts[0].data if texts else b"")
-        log = await self._log_of(found, kept, attempt)
+        log = await self._log_of(agent, found, kept, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, StopReason.ERROR)
@@ -334,17 +334,17 @@ class BackgroundRuns:
             _log.exception("a run in the background failed")
             await self._end(run, StopReason.ERROR)
 
-    async def _log_of(self, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
+    async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
         if kept.shown is None:
             return None
         log = self._logs.get(run.uid)
         is_new = log is None
         if log is None:
-            log = self._logs[run.uid] = EventLog(self._store, run, self._shows)
+            log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
         if attempt > 1 or is_new:
-            logged = await log.go_on()
+            logged = await log.go_on(agent.epoch)
             log.add(await self._shows.rest(replace(run, state=RunState.RUNNING), kept.shown, logged, attempt))
         return log
 

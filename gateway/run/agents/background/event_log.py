@@ -58,10 +58,14 @@ class ShowsRuns(Protocol):
 
 @dataclass(eq=False)
 class EventLog:
-    """The events of one run, as a `Sink` of its turns. is_over: nothing follows any more."""
+    """The events of one run, as a `Sink` of its turns. epoch: the agent's, as its attempt found it.
+
+    is_over: nothing follows any more.
+    """
 
     store: Store
     run: Run
+    epoch: int
     shows: ShowsRuns
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,9 +98,14 @@ class EventLog:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_S, self._write)
 
-    async def go_on(self) -> list[bytes]:
-        """Goes on with the log of an attempt that was broken off. Returns all events that are written down."""
+    async def go_on(self, epoch: int) -> list[bytes]:
+        """Goes on with the log of an attempt that was broken off. Returns all events that are written down.
+
+        Those that are not are dropped: they may quote what was forgotten.
+        """
+        self._unwritten, self._unwritten_bytes = [], 0
         await self.flush()
+        self.epoch = epoch
         numbered = [each async for each in stored(self.store, self.run, 0)]
         last = max(self._next - 1, numbered[-1][0] if numbered else 0)
         self._newest.clear()
@@ -129,7 +138,7 @@ class EventLog:
         # A batch has the number of its last event.
         last, data = self._next - 1, b"".join(self._unwritten)
         self._unwritten, self._unwritten_bytes = [], 0
-        write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data)
+        write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch)
         self._writes.add(write)
         write.add_done_callback(lambda done: self._written(done, last))
 
