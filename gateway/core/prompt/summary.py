@@ -102,12 +102,13 @@ class SummaryTerms:
 class Overfull:
     """A window that needs a summary soon. keep: tokens that stay as they are; size: what a summary may take.
 
-    messages: how many stay at least.
+    messages: how many stay at least. newest: the id of the newest summary that the request knew of, 0: none.
     """
 
     keep: int
     size: int
     messages: int = 0
+    newest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

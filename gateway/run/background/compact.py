@@ -54,13 +54,15 @@ _SLACK = 2
 class SummaryRequest:
     """The payload of a job. exchange: up to it. keep: tokens at the end that stay whole. size: tokens of a summary.
 
-    messages: how many at the end stay whole.
+    messages: how many at the end stay whole. newest: the summary that the turn knew of which asks for it; None:
+    somebody asks by hand.
     """
 
     exchange: int
     keep: int
     size: int
     messages: int = 0
+    newest: int | None = None
 
     @property
     def payload(self) -> bytes:
@@ -125,7 +127,9 @@ class Compactor:
             await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
     async def _enqueue(self, turn: Committed, overfull: Overfull) -> None:
-        request = SummaryRequest(turn.exchange, overfull.keep, overfull.size, overfull.messages)
+        request = SummaryRequest(
+            turn.exchange, overfull.keep, overfull.size, overfull.messages, overfull.newest
+        )
         agent, conversation = turn.agent, str(turn.conversation)
         try:
             await self.store.jobs.enqueue(COMPACT, agent.id, conversation, request.payload, epoch=agent.epoch)
@@ -148,7 +152,11 @@ class Compactor:
         model = self.model_for(terms)
         if model is None:
             return
-        span = await self._span(job.agent, path, request.keep, request.messages, is_all=terms.is_all)
+        earlier = await self.store.summaries.at(job.agent, path[0].id)
+        if earlier is not None and request.newest is not None and earlier.id > request.newest:
+            # That one was asked for by the turn before; another so soon would cover next to nothing more.
+            return
+        span = await self._span(path, earlier, request.keep, request.messages, is_all=terms.is_all)
         if span is None:
             # All of it is covered already, or all of it stays.
             return
@@ -188,7 +196,8 @@ class Compactor:
         keep = int(sum(x.tokens for x in shares) * (SHARE if terms.share is None else terms.share))
         try:
             model = self.model_for(terms) or self.models.of(fallback)
-            span = await self._span(agent.id, path, keep, 0, is_all=terms.is_all)
+            earlier = await self.store.summaries.at(agent.id, path[0].id)
+            span = await self._span(path, earlier, keep, 0, is_all=terms.is_all)
             if span is None:
                 raise BadRequest(_NOTHING)
             text = await self.summarise(span, agent.scope.project, model, terms, size, _at_once)
@@ -205,14 +214,13 @@ class Compactor:
         return text
 
     async def _span(
-        self, agent: int, path: Sequence[Exchange], keep: int, messages: int, *, is_all: bool
+        self, path: Sequence[Exchange], earlier: Summary | None, keep: int, messages: int, *, is_all: bool
     ) -> SummarySpan | None:
-        """Returns what a summary is to cover of a path, which begins with what the one before covers.
+        """Returns what a summary is to cover of a path, which begins with what the earlier one covers.
 
         keep, messages: how many tokens and messages stay. is_all: none do, unless calls wait for their results.
         None: there is nothing to cover.
         """
-        earlier = await self.store.summaries.at(agent, path[0].id)
         first = 1 if earlier is not None else 0
         shares = await asyncio.to_thread(_shares, path)
         is_whole = is_all and not shares[-1].waits

@@ -213,6 +213,7 @@ class _WindowRoom:
         self._in_use = prompt.beginning.in_use
         self._bounds = prompt.bounds
         self._kept = prompt.kept
+        self._newest = max((cut.id for cut in prompt.beginning.cuts), default=0)
         system = prompt.system
         self._system = count(system) if system else 0
         self._renewed = self._system if renewed is None else count(renewed)
@@ -313,9 +314,8 @@ class _WindowRoom:
         high = self.budget(newest).high
         # Where no number of tokens is the limit, the messages say what stays.
         keep = 0 if self._context == ANY_WINDOW else int(high * self._kept)
-        wanted = Overfull(
-            keep, summary_tokens(self._context), 0 if self._bounds is None else self._bounds.least
-        )
+        least = 0 if self._bounds is None else self._bounds.least
+        wanted = Overfull(keep, summary_tokens(self._context), least, self._newest)
         is_early = self._bounds is not None and len(self.elements) - start > self._bounds.early
         if is_due or is_early:
             return wanted

@@ -33,8 +33,10 @@ LEAST_HITS, MOST_HITS = 16, 40
 SPARE = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
-# A note may take one part in this many of the model's context.
+# A note may take one part in this many of the model's context; beyond FEW_TOKENS one part in twice as many, since notes
+# of a thousand tokens would fill a window of 16,000 within six turns.
 NOTE_SHARE = 16
+FEW_TOKENS = 500
 # The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
 # than a prefix that changes some turns earlier.
 LEAST_TOKENS = 128
@@ -59,7 +61,9 @@ class Recaller:
         defined = known.asked.spec.defined
         own = None if defined is None else defined.recall_tokens
         budget = self.settings.recall_tokens if own is None else own
-        return budget if context is None else min(budget, context // NOTE_SHARE)
+        if context is None:
+            return budget
+        return min(budget, context // NOTE_SHARE, max(FEW_TOKENS, context // (2 * NOTE_SHARE)))
 
     def room(self, known: Known, section: Section) -> NoteRoom:
         """Returns the room for a note: the changes that it has to name are not cut short, what it recalls may be."""

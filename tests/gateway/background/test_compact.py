@@ -233,6 +233,26 @@ def test_a_slow_model_is_not_waited_for(world: World, notes: Notes) -> None:
     assert ": of this and that." in system_of(talk(chat, 1, 40)[0])
 
 
+def test_turns_that_ask_while_one_is_made_do_not_have_another(world: World, notes: Notes) -> None:
+    """It would cover the turns in between and no more, and break the prefix once more for that."""
+    gate = Gate()
+    notes.reply = lambda n: say(f"Notes {n}: of this and that.", hold_before_headers=gate)
+    chat = world.chat(user="alice", max_tokens=RESERVE)
+    n = 0
+    while not notes.asked:
+        chat.say(text_of(n, 12))
+        n += 1
+        world.settle()
+    for more in range(3):
+        chat.say(text_of(n + more, 12))
+    gate.open()
+    compacted(world)
+    assert len(notes.asked) == 1
+    # Turns that know it ask for the next one in their time.
+    talk(chat, 40, n + 3)
+    assert len(notes.asked) > 1
+
+
 def test_a_job_that_was_ended_goes_on_where_it_was(
     upstream: StrictUpstream, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
