@@ -7,7 +7,7 @@ A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
     magic 2s, version u16, chunk u32, m u32
     64 documents, by slot:   length u16, back u16, flags u8, head u8
-    entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head), frequency u8[m]
+    entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
 
 A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` says
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
@@ -28,7 +28,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.search.common import says_nothing
-from storage.search.words import date_words, words_of
+from storage.search.words import date_words, names_in, words_of
 from storage.value import frozen
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _TABLE_BYTES = CHUNK * 6
 _PREFIX = _HEADER.size + _TABLE_BYTES
 _ENTRY_BYTES = 6
 # Bits of an entry's place, and of a document's flags: it only asks; its words are what people say all the time.
-SLOT, IN_HEAD = 0x3F, 0x40
+SLOT, IN_HEAD, NAMED = 0x3F, 0x40, 0x80
 USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
 
 
@@ -97,10 +97,15 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 
 @frozen
 class _Counted:
-    """A document's terms, counted. length: terms in all; head: those in its beginning; flags: of its row."""
+    """A document's terms, counted.
+
+    head: those in its beginning, and of these `named` those of names and numbers. length: terms in all; flags: of its
+    row.
+    """
 
     frequency: dict[str, int]
     head: frozenset[str]
+    named: frozenset[str]
     length: int
     head_length: int
     flags: int
@@ -122,7 +127,14 @@ def count_terms(document: Document) -> _Counted:
     frequency.update(words)
     if len(frequency) > _DOCUMENT_TERMS:
         frequency = Counter(dict(list(frequency.items())[:_DOCUMENT_TERMS]))
-    return _Counted(frequency, frozenset(head), len(words) + len(frame), len(head), _flags(document, words))
+    return _Counted(
+        frequency,
+        frozenset(head),
+        frozenset(names_in(text[: cut or _HEAD_CHARS])),
+        len(words) + len(frame),
+        len(head),
+        _flags(document, words),
+    )
 
 
 def _flags(document: Document, words: Sequence[str]) -> int:
@@ -175,7 +187,11 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
             found = counted[document]
             table[slot] = document_row(document, found)
             values += [hashes[term] for term in found.frequency]
-            places += bytes([slot | IN_HEAD if term in found.head else slot for term in found.frequency])
+            marks = (
+                (IN_HEAD if term in found.head else 0) | (NAMED if term in found.named else 0)
+                for term in found.frequency
+            )
+            places += bytes([slot | mark for mark in marks])
             frequencies += bytes([f if f < 0xFF else 0xFF for f in found.frequency.values()])
         columns = (
             np.array(values, "<u4"),

@@ -57,6 +57,10 @@ _STEMMERS = (
 )
 
 
+# Names and numbers inside a sentence: at its beginning any word has a capital.
+_NAMED = re.compile(r"(?<!^)(?<![.!?…:] )\b(?:[^\W\d_][\w'’-]{2,}|\d{2,})\b")
+
+
 class _Stemmers(threading.local):
     """One stemmer per language and thread, since Snowball's are not for two threads at once.
 
@@ -92,6 +96,12 @@ def words_of(text: str) -> list[str]:
     if max(map(len, found), default=0) <= _WORD_CHARS:
         return list(chain.from_iterable(map(terms_of_word, found)))
     return [t for word in found for t in (terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]
+
+
+def names_in(text: str) -> list[str]:
+    """Returns the terms of names, and of numbers of two digits and more, in order, but at a sentence's beginning."""
+    names = (word for word in _NAMED.findall(text) if word[0].isupper() or word[0].isdigit())
+    return [term for name in names for term in words_of(name)]
 
 
 # 16,000 common words take about 3 MB and cover nearly all of a text.

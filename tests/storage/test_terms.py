@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge
 from storage.search.rank import rank
-from storage.search.words import words_of
+from storage.search.words import names_in, words_of
 from tests.stored import indexed_seqs
 
 SECRET = b"s" * 32
@@ -174,6 +174,44 @@ def test_a_question_of_two_parts_may_be_answered_by_two_messages() -> None:
     parts = said(1, "The invoice for the surfboard was high."), said(2, "Figs grow on my balcony.")
     assert found(query, *filler, only_strong=True) == []
     assert set(found(query, *parts, *filler, only_strong=True)) >= {1, 2}
+
+
+def chain_of_two(*, second: str) -> list[Document]:
+    return [
+        said(1, "Guess what, my sister Kofi moved to Porto with the kids."),
+        *(said(n, f"We had lunch number {n} on the terrace.") for n in range(2, 100)),
+        said(100, second),
+    ]
+
+
+@pytest.mark.parametrize("unread", [(), (1,), (1, 100)])
+def test_a_second_look_asks_for_the_names_that_the_first_hits_add(unread: tuple[int, ...]) -> None:
+    documents = chain_of_two(second="Then Kofi rang, in tears of joy: the chess cup!")
+    blobs = encode([each for each in documents if each.seq not in unread], SECRET).values()
+    tail = [each for each in documents if each.seq in unread]
+    options = {"tail": tail, "only_strong": True}
+    query = "What did my sister win?"
+    assert 100 not in rank(blobs, query, SECRET, **options)  # type: ignore[arg-type]
+    assert rank(blobs, query, SECRET, room=1000, **options)[:2] == [1, 100]  # type: ignore[arg-type]
+
+
+def test_a_second_look_asks_for_no_common_words() -> None:
+    documents = chain_of_two(second="Guess where the kids moved it.")
+    assert found("What did my sister win?", *documents, only_strong=True, room=1000) == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("My sister Kofi moved to Porto in 2019.", ["kofi", "porto", "2019"]),
+        ("Nobody knows. But I do", []),
+        ("the 7 dwarfs", []),
+        ("Моя сестра Ольга", ["ольг"]),
+        ("我的猫叫味噌", []),
+    ],
+)
+def test_names_have_a_capital_inside_a_sentence(text: str, names: list[str]) -> None:
+    assert names_in(text) == names
 
 
 def test_room_is_filled_with_as_many_messages_as_are_short() -> None:

@@ -51,8 +51,6 @@ _NOTE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
-# Words in a row that make two lines alike; fewer are in many lines by chance. Chosen.
-_RUN_WORDS = 3
 _WORD = re.compile(r"\w+")
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
@@ -161,7 +159,8 @@ def choose(
     generous = room // 2
     window = frozenset(exclude_atoms)
     known = "\n".join(noted)
-    said = _Said()
+    # The words of the chosen lines, each line by itself: one that stands in it says nothing new.
+    said = "\n"
     seen = {_quote(query).casefold().strip(_POINTS)}
     keys = _keys(query)
     chosen: list[Recalled] = []
@@ -180,8 +179,8 @@ def choose(
         seen.add(whole)
         limit = cut_chars if room > generous else cut_chars // 2
         recalled = Recalled(message, _excerpt(line, keys, limit))
-        words = folded_words(recalled.text)
-        if recalled.text.strip("… ") in known or said.has(words):
+        words = " ".join(folded_words(recalled.text))
+        if recalled.text.strip("… ") in known or (words and f" {words} " in said):
             continue
         group = _group_of(recalled)
         heading = "" if group in headings else _heading(group, {one[0][:_YEAR] for one in headings})
@@ -189,29 +188,9 @@ def choose(
         if cost <= room:
             room -= cost
             headings.setdefault(group, heading)
-            said.add(words)
+            said += f" {words} \n"
             chosen.append(recalled)
     return _in_order(chosen)
-
-
-class _Said:
-    """The runs of words that a note has so far."""
-
-    def __init__(self) -> None:
-        self._runs: set[tuple[str, ...]] = set()
-
-    def add(self, words: Sequence[str]) -> None:
-        """Adds a line."""
-        for size in range(1, _RUN_WORDS + 1):
-            self._runs.update(_runs(words, size))
-
-    def has(self, words: Sequence[str]) -> bool:
-        """Returns whether a line would add no run of words."""
-        return self._runs.issuperset(_runs(words, min(len(words), _RUN_WORDS)))
-
-
-def _runs(words: Sequence[str], size: int) -> Iterable[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(size)), strict=False)
 
 
 def _in_order(chosen: Sequence[Recalled]) -> list[Recalled]:
