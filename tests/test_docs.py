@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +75,19 @@ def test_every_application_that_is_run_is_in_the_table_of_clients() -> None:
     tried = set(re.findall(r"^\| ([^|]+) \|(?:[^|]*\|){4} \d[\d.]* \|$", page, re.MULTILINE))
     assert len(run) > 20
     assert run == tried
+
+
+def test_the_readme_says_why_each_dependency_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = [
+        *project["dependencies"],
+        *(name for each in project["optional-dependencies"].values() for name in each),
+    ]
+    names = {re.split(r"[^\w-]", each)[0].lower() for each in needed}
+    section = (
+        (ROOT / "README.md").read_text("utf-8").partition("\n## Dependencies\n")[2].partition("\n## ")[0]
+    )
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert {
+        word.lower() for row in rows for word in re.findall(r"[\w-]+", re.sub(r"\(.*\)", "", row))
+    } == names
