@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from letta_client import BadRequestError, ConflictError, NotFoundError
+from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from openai import OpenAI
 
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
@@ -302,3 +303,24 @@ def test_a_run_in_the_background_is_followed(world: LettaWorld) -> None:
         stream("default", agent_id=agent.id, run_id=run)
     with pytest.raises(NotFoundError):
         stream(one.id, otid="another")
+
+
+def test_a_conversation_is_deleted_while_it_is_spoken_in(world: LettaWorld, tmp_path: Path) -> None:
+    agent = world.agent()
+    one = world.letta.conversations.create(agent_id=agent.id)
+    gate = Gate()
+    world.upstream.queue(say("Zanzibar it is.", ["Zanzibar", " it is."], hold_after={2: gate}))
+    under_way = world.letta.conversations.messages.create(one.id, input="Is it Zanzibar?", stream_tokens=True)
+    assert next(each.content for each in under_way if each.message_type == "assistant_message") == "Zanzibar"
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(say_in, world, one.id, "Zanzibar again?")
+        world.letta.conversations.delete(one.id)
+        gate.open()
+        with pytest.raises(APIStatusError):
+            waits.result(10)
+    under_way.close()
+    world.world.settle()
+    assert list(world.letta.agents.messages.list(agent.id)) == []
+    assert world.letta.conversations.list(agent_id=agent.id) == []
+    for file in tmp_path.glob("memory.db*"):
+        assert b"Zanzibar" not in file.read_bytes(), file.name
