@@ -343,11 +343,11 @@ def _show_cancelled(job: dict[str, Any]) -> None:
 
 def _memory_forget(arguments: argparse.Namespace) -> None:
     wanted = _given(arguments)
-    is_narrowed = not wanted.keys().isdisjoint(("message", "exchange", "in", "user", "conversation"))
+    is_narrowed = not wanted.keys().isdisjoint(("message", "exchange", "in", "user", "conversation", "agent"))
     if arguments.all_users and is_narrowed:
         raise BadRequest("Say what to forget: --all-users is everybody, the others name somebody.")
     if not arguments.all_users and not is_narrowed:
-        raise BadRequest("Say what to forget: --user, --conversation, or --all-users.")
+        raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
     settings = _settings(arguments)
     answer = first = _perform(settings, "memory-forget", wanted)
     count = answer["memories"]

@@ -12,11 +12,14 @@ import orjson
 import pytest
 from letta_client import NotFoundError
 
+from gateway.cli import main
 from gateway.errors import BadRequest
 from gateway.run.admin.transfer import TransferOperations
+from storage.records import Block
 from storage.sql.store import Store
 from tests.doubles.upstream import Call, StrictUpstream, call_tools
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.storage.api import make_agent
 from tests.stored import open_store
 
 T = TypeVar("T")
@@ -218,3 +221,24 @@ def test_an_export_of_format_1_is_read(world: LettaWorld, tmp_path: Path) -> Non
         return store
 
     asyncio.run(read())
+
+
+async def test_the_command_line_names_an_agent_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = await open_store(tmp_path / "mnemogate.db", now=lambda: 1000.0)
+    uid = "a" * 32
+    await make_agent(store, uid, own=[Block(0, "human", "", "Ann", 100)], kind="react_agent")
+    await store.close()
+
+    async def run(*arguments: str) -> int:
+        return await asyncio.to_thread(main, ["memory", *arguments, "--agent", f"agent-{uid}"])
+
+    assert await run("export", "a.jsonl") == 0
+    assert await run("import", "a.jsonl", "--db", "b.db") == 0
+    assert await run("show", "--db", "b.db") == 0
+    assert "Ann" in capsys.readouterr().out
+    assert await run("forget", "--db", "b.db") == 0
+    assert await run("export", "--db", "b.db") == 1
+    assert await run("export", "--user", "ann") == 1
