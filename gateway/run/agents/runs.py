@@ -108,7 +108,7 @@ class AgentRuns:
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._recent = RecentCalls()
-        self._live: dict[int, TurnRun] = {}  # by the run's row
+        self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
         self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
 
     async def send(
@@ -266,10 +266,15 @@ class AgentRuns:
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
-        live = self._live.get(run.id)
-        if live is not None:
-            live.stop(StopReason.CANCELLED)
+        if run.id in self._live:
+            self._live[run.id][1].stop(StopReason.CANCELLED)
         return await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
+
+    def stop_deleted(self, agent: int) -> None:
+        """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be kept."""
+        for owner, turn in self._live.values():
+            if owner == agent:
+                turn.stop(StopReason.CANCELLED)
 
     # -- one send
 
@@ -391,7 +396,7 @@ class AgentRuns:
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""
         if run.id:
-            self._live[run.id] = turn
+            self._live[run.id] = (run.agent, turn)
         try:
             if run.background:
                 now = await self._keeper.store.runs.load(run.agent, run.id)

@@ -39,9 +39,9 @@ def test_a_stream_under_way_ends_with_an_error_and_nothing_comes_back(world: Let
     world.letta.agents.delete(agent.id)
     with pytest.raises(NotFoundError):
         world.letta.agents.retrieve(agent.id)
-    gate.open()
     with pytest.raises(APIStatusError):
-        list(events)
+        list(events)  # while the upstream says nothing
+    gate.open()
     assert left(world) == [0] * 8
     with pytest.raises(NotFoundError):
         world.letta.agents.messages.create(agent.id, input="Still there?")
@@ -76,7 +76,7 @@ def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> 
         sent = pool.submit(world.letta.agents.messages.create, agent.id, input="Hi")
         arrived.wait_sync()
         world.letta.agents.delete(agent.id)
-        gate.open()
         with pytest.raises(ConflictError, match="forgotten meanwhile"):
-            sent.result(10)
+            sent.result(10)  # while the upstream says nothing
+        gate.open()
     assert left(world) == [0] * 8

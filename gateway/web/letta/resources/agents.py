@@ -119,7 +119,9 @@ class AgentRoutes:
         return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
 
     async def delete(self, asked: Asked) -> Any:
-        await self._api.registry.delete(asked.project, asked.uid("agent", "agent_id"))
+        agent = (await self._api.entry(asked)).agent
+        await self._api.registry.delete(asked.project, agent.uid)
+        self._api.runs.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, asked: Asked) -> Any:
