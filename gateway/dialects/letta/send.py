@@ -104,7 +104,7 @@ class ToolReturns(Body, tag_field="type", tag="tool_return"):
 class ClientTool(Body):
     """A tool that the client runs itself."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
     description: str | UnsetType | None = UNSET
     parameters: dict[str, Any] | UnsetType | None = UNSET
 

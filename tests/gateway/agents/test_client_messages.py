@@ -259,6 +259,9 @@ def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(agent.id).pending_approval is None
     with pytest.raises(BadRequestError, match="waits"):
         messages.create(agent.id, messages=given, client_tools=[WEATHER])
+    with pytest.raises(UnprocessableEntityError) as caught:
+        messages.create(agent.id, input="Weather?", client_tools=[{"name": "get weather"}])
+    assert caught.value.body["detail"][0]["loc"] == ["body", "client_tools", 0, "name"]  # type: ignore[index]
 
 
 def test_an_upstream_that_does_not_stream_is_shown_as_well(world: LettaWorld) -> None:
