@@ -121,8 +121,10 @@ TEXTS = [
 ]
 
 
-def ranked(query: str, near: Mapping[int, float] | None, **options: Any) -> list[int]:
-    documents = [Document(i + 1, "user", text, 0.0) for i, text in enumerate(TEXTS)]
+def ranked(
+    query: str, near: Mapping[int, float] | None, texts: Sequence[str] = TEXTS, **options: Any
+) -> list[int]:
+    documents = [Document(i + 1, "user", text, 0.0) for i, text in enumerate(texts)]
     blobs = list(encode(documents, SECRET).values())
     found = None
     if near is not None:
@@ -139,6 +141,13 @@ def test_without_vectors_nothing_changes() -> None:
 def test_vectors_bring_what_shares_no_word_behind_or_before_what_does() -> None:
     assert ranked("Which colour has the kitchen?", {1: 4.0, 2: 2.0}, only_strong=True) == [2, 1]
     assert ranked("Which colour has the kitchen?", {1: 1.0}, only_strong=True) == [2]  # not near enough
+
+
+def test_a_question_that_is_near_stands_behind_what_is_less_near() -> None:
+    texts = ["My tortoise eats dandelions.", "What would a reptile eat?", *TEXTS[2:]]
+    near = {2: 6.0, 1: 3.0}
+    assert ranked("food for turtles", near, texts=texts)[:2] == [1, 2]
+    assert ranked("food for turtles", near)[:2] == [2, 1]
 
 
 def test_without_a_common_word_only_what_stands_far_out_is_told() -> None:
