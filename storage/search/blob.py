@@ -44,9 +44,9 @@ _HEAD_CHARS = 200
 _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
-# A text with no sentence but questions. Longer ones tell something by the way.
-_ONLY_ASKS = re.compile(r"(?:[^.!。！\n]|[.!](?!\s))*[?？؟]\W*")
-_QUESTION_TERMS = 64
+# A text with no sentence but questions, or one that only repeats a question. Longer ones tell something by the way.
+_ONLY_ASKS = re.compile(r"(?:[^.!。！]|[.!](?!\s))*[?？؟]\W*")
+_QUESTION_CHARS = 500
 # A text of more terms says something.
 _SLIGHT_TERMS = 8
 
@@ -139,7 +139,8 @@ def count_terms(document: Document) -> _Counted:
 
 def _flags(document: Document, words: Sequence[str]) -> int:
     flags = PRESENT | (USER if document.role == "user" else 0)
-    if len(words) <= _QUESTION_TERMS and _ONLY_ASKS.fullmatch(document.text.strip()):
+    text = document.text.strip()
+    if len(text) <= _QUESTION_CHARS and _ONLY_ASKS.fullmatch(text):
         flags |= ASKS
     if len(words) <= _SLIGHT_TERMS and says_nothing(document.text, words):
         flags |= SLIGHT

@@ -139,6 +139,14 @@ def test_who_only_asks_stands_behind_who_answers(mark: str) -> None:
     assert len(hits) == 9
 
 
+def test_a_reply_that_only_repeats_a_question_counts_as_one() -> None:
+    asked = [said(n, "You said:\n> Where does my sister Ingrid live?", "assistant") for n in range(1, 9)]
+    assert (
+        found("Where does Ingrid live, my sister?", *asked, said(9, "Ingrid moved to Bergen, my sister."))[0]
+        == 9
+    )
+
+
 def test_who_asks_and_tells_is_not_held_back() -> None:
     tells = said(1, "My sister Ingrid moved to Bergen. Where does yours live?")
     hits = found("Where does my sister Ingrid live?", said(2, "Ingrid, my sister, is here."), tells)
