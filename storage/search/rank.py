@@ -87,6 +87,8 @@ _TOLD_TERMS = 32
 # short talk 65 and 85%.
 _SECOND_LOOK = 3
 _SURE = 10
+# An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
+_LOOKED_AGAIN_BYTES = 4 << 20
 
 
 @frozen
@@ -162,7 +164,7 @@ def rank(
     if not len(found.row) and near is None:
         return []
     rows = _fuse(found, skip, max(limit, MOST_HITS) if room else limit, only_strong, near)
-    if room:
+    if room and sum(len(blob.data) for blob in opened) <= _LOOKED_AGAIN_BYTES:
         wider = widen(found, opened, tail, rows[:_SECOND_LOOK].tolist(), hash_terms(terms, secret), secret)
         if wider is not None:
             rows = _mix(rows, _fuse(wider, skip, MOST_HITS, only_strong, near))

@@ -203,6 +203,12 @@ def test_a_second_look_asks_for_the_names_that_the_first_hits_add(unread: tuple[
     assert rank(blobs, query, SECRET, room=1000, **options)[:2] == [1, 100]  # type: ignore[arg-type]
 
 
+def test_a_large_index_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = chain_of_two(second="Then Kofi rang, in tears of joy: the chess cup!")
+    monkeypatch.setattr("storage.search.rank._LOOKED_AGAIN_BYTES", 100)
+    assert 100 not in found("What did my sister win?", *documents, only_strong=True, room=1000)
+
+
 def test_a_second_look_asks_for_no_common_words() -> None:
     documents = chain_of_two(second="Guess where the kids moved it.")
     assert found("What did my sister win?", *documents, only_strong=True, room=1000) == [1]
