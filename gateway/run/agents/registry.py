@@ -26,6 +26,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
 from gateway.run.agents.archives import FOLDER
+from gateway.run.agents.run import SLEEP
 from gateway.run.agents.sleepers import SleeperRegistry, sleeptime_of
 from gateway.run.agents.tools import (
     TRIES,
@@ -362,6 +363,10 @@ class Registry:
                     raise
         if edit.sleeptime is not None:
             await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
+        if edit.sleeptime:
+            # Nothing more may be said here, and then no turn makes it due to read what was said before.
+            due = self._now() + self._settings.memory.idle_s
+            await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
         self._cache.clear()
         return await self.get(project, uid)
 

@@ -49,6 +49,14 @@ def test_it_reads_when_the_conversation_rests(world: SleepWorld) -> None:
     assert len(world.runs(agent)) == 1  # nothing is unread
 
 
+def test_what_was_said_before_it_was_turned_on_is_read_at_rest(world: SleepWorld) -> None:
+    agent = world.letta.agent(name="ann")
+    world.send(agent, "I live in Oslo.")
+    world.letta.letta.agents.update(agent.id, enable_sleeptime=True)
+    world.rest()
+    assert world.block(agent) == "Name: Ann\nI live in Oslo."
+
+
 def test_null_is_after_each_turn(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, None)
