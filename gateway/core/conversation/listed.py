@@ -64,7 +64,7 @@ def listed(e: Exchange) -> list[ListedMessage]:
     if full.get("step"):
         # A step's reply is one message; what it said by a tool is in its call.
         return [*found, ListedMessage(e, seq, None, full["messages"][0], at, is_reply=True)]
-    hidden = [_silent(message) for message in full.get("messages", [])[:-1]]
+    hidden = [_silent(message) for message in _rounds(full.get("messages", []))]
     found += [ListedMessage(e, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)]
     return [*found, ListedMessage(e, seq, None, said, at, is_reply=True)]
 
@@ -117,8 +117,11 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
 
 
 def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
-    """Returns a reply's messages as they go upstream, with another text: it stands in the last, in none before."""
-    *before, last = [*messages[:-1], messages[-1]]
+    """Returns a reply's messages as they go upstream, with another text: it stands in the last, in no round before."""
+    before = _rounds(messages)
+    if len(before) == len(messages):
+        return [_silent(message) for message in before]
+    last = messages[-1]
     spoken = [
         call for call in last.get("tool_calls") or () if call.get("function", {}).get("name") == _SPEAKS
     ]
@@ -135,6 +138,11 @@ def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
     else:
         last = {**without_fields(last, "filler"), "content": text}
     return [*(_silent(message) for message in before), last]
+
+
+def _rounds(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
+    """Returns the hidden rounds among a reply's messages. Of a reply that was cut there may be nothing behind them."""
+    return messages if messages and messages[-1].get("role") == "tool" else messages[:-1]
 
 
 def _silent(message: WireMessage) -> WireMessage:

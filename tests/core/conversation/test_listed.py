@@ -78,6 +78,13 @@ def test_a_text_is_replaced_and_the_atoms_stay() -> None:
     assert orjson.loads(told.full or b"")["messages"][-1]["content"] == "It is Tom."
 
 
+def test_a_reply_that_was_cut_behind_its_rounds_keeps_their_results() -> None:
+    e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, hidden=True)
+    rounds = [(11, 1, None), (11, 2, "Found.")]
+    assert places(e)[1:] == [*rounds, (11, None, SAID["content"])]
+    assert places(rewritten(e, 11, "It is Tom."))[1:] == [*rounds, (11, None, "It is Tom.")]
+
+
 def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi.", "thinking": "t"}'))
     e = exchange(
