@@ -179,7 +179,7 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
         "stdout": _lines(private.get("stdout")),
         "stderr": _lines(private.get("stderr")),
         "tool_call_id": call_id,
-        "tool_return": text_of(message),
+        "tool_return": text_of(message)[: private.get("said")],
     }
     return "tool_return_message", {
         **result,
@@ -205,11 +205,12 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
     for said in spoken:
         yield "assistant_message", {"content": said}
     left = [call for call in calls if spoken_by(call, showing) is None]
-    held = [call for call in left if waiting.get(call.get("id", ""))]
-    if held:
-        yield "approval_request_message", calls_json(held)
-    if run := [call for call in left if call not in held]:
-        yield "tool_call_message", calls_json(run)
+    # A call that only waits beside the others is nobody's to answer.
+    asked = [call for call in left if waiting.get(call.get("id", "")) in ("approval", "client")]
+    if rest := [call for call in left if call not in asked]:
+        yield "tool_call_message", calls_json(rest)
+    if asked:
+        yield "approval_request_message", calls_json(asked)
 
 
 def without_asides(

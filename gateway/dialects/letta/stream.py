@@ -189,6 +189,8 @@ class StepView:
         self._end_reply()
         if self._waits:
             self._show_calls(self._waits)
+            # What ours said has its numbers with the answers.
+            self._results.clear()
         self._show_results()
         self._out += [
             event(stop_json(self._stop)),

@@ -59,7 +59,7 @@ def test_words_that_a_call_says_are_text() -> None:
 
 def test_calls_that_wait_are_a_request() -> None:
     reply = {"role": "assistant", "content": None, "tool_calls": [call("a"), call("b", "c2")]}
-    waits, runs = shown(reply, ORIGIN, Showing(), waiting={"c1": "approval"})
+    runs, waits = shown(reply, ORIGIN, Showing(), waiting={"c1": "approval", "c2": "held"})
     assert (waits["message_type"], waits["tool_call"]["tool_call_id"]) == ("approval_request_message", "c1")
     assert (runs["message_type"], runs["tool_call"]["tool_call_id"]) == ("tool_call_message", "c2")
 

@@ -239,6 +239,43 @@ def test_a_stream_says_that_it_is_there(upstream: StrictUpstream, tmp_path: Path
         assert "ping" not in kinds(plain)
 
 
+@pytest.mark.parametrize("is_client", [True, False])
+def test_a_request_names_the_calls_that_can_be_answered_and_comes_last(
+    world: LettaWorld, is_client: bool
+) -> None:
+    rules = [{"type": "requires_approval", "tool_name": "memory_replace"}]
+    options: dict[str, Any] = {"client_tools": [WEATHER]} if is_client else {}
+    asks = (
+        Call("get_weather", {"city": "Bern"}, "c1")
+        if is_client
+        else Call("memory_replace", {"label": "human", "old_string": "Ann", "new_string": "Eve"}, "c1")
+    )
+    ours = Call("memory_insert", {"label": "human", "new_string": "Tea."}, "c2")
+    for streams in (False, True):
+        agent = world.agent(tool_rules=[] if is_client else rules)
+        world.upstream.queue(call_tools(asks, ours))
+        if streams:
+            stream = world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True, **options)
+            sent = [each for each in stream if each.message_type.endswith("_message")]
+        else:
+            sent = world.letta.agents.messages.create(agent.id, input="Hi", **options).messages
+        listed = world.letta.agents.messages.list(agent.id, order="asc").items
+        for found in (sent, listed):
+            (asked,) = [each for each in found if each.message_type == "approval_request_message"]
+            assert [call.tool_call_id for call in asked.tool_calls] == ["c1"]
+            (beside,) = [each for each in found if each.message_type == "tool_call_message"]
+            assert [call.tool_call_id for call in beside.tool_calls] == ["c2"]
+        assert {each.otid for each in sent} == {each.otid for each in listed} - {listed[0].otid}
+        pending = world.letta.agents.retrieve(agent.id).pending_approval
+        assert pending is not None
+        assert [call.tool_call_id for call in pending.tool_calls] == ["c1"]
+        given: Any = {"type": "approval", "approve": True, "approval_request_id": pending.id}
+        if not is_client:
+            done = world.letta.agents.messages.create(agent.id, messages=[given])
+            results = [each for each in done.messages if each.message_type == "tool_return_message"]
+            assert {each.tool_call_id for each in results} == {"c1", "c2"}
+
+
 def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     agent = world.agent()
     messages = world.letta.agents.messages
