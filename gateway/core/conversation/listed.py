@@ -97,7 +97,7 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         raise CannotRewrite("it is forgotten")
     if place < len(e.inputs):
         messages = _input(e)
-        messages[place] = {**messages[place], "content": text}
+        messages[place] = {**without_fields(messages[place], "said"), "content": text}
         return replace(
             e, input=orjson.dumps(messages), notes={**e.notes, **({place: ""} if place in e.notes else {})}
         )

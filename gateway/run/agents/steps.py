@@ -152,7 +152,7 @@ class StepsMemory:
             await self._look_again()
             if not (step.results or step.nudge):
                 return _kept(e), prompt
-        prompt = await self._open_next(step.results, step.nudge)
+        prompt = await self._open_next(await self._read_again(step.results), step.nudge)
         assert self._opened is not None
         return _kept(self._opened.exchange), prompt
 
@@ -242,6 +242,17 @@ class StepsMemory:
         blocks = await self.keeper.store.blocks.load(self.known.agent.id)
         self._see(in_order(self.known.asked.spec, blocks))
 
+    async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
+        """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
+        calls = {each.call_id for each in results}
+        edited = {call_of(op.call_id, calls) for op in self.changes.ops}
+        if calls <= edited | self.theirs:
+            return results
+        blocks = in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
+        if _versions(blocks) == _versions(self._read):
+            return results
+        return await self._make_again(results)
+
     def _see(self, blocks: Sequence[Block]) -> None:
         pinned = self.known.pinned
         told = None if pinned is None else dict(pinned.known.get("blocks", {}))
@@ -282,15 +293,16 @@ class StepsMemory:
     def _edits(self, e: Exchange) -> tuple[BlockMerge, dict[int, int]]:
         """Returns what the tools of a step changed, and the versions of the blocks that they saw."""
         ops = [replace(op, exchange=e.id) for op in self.changes.ops]
-        return edits.merge(self._read, ops), {block.id: block.version for block in self._read}
+        return edits.merge(self._read, ops), _versions(self._read)
 
     def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
         messages = [each.stored() for each in results]
         if changes := self._told(results):
             last = max(n for n, each in enumerate(results) if each.call_id not in self.theirs)
             frame = render_note((), changes, self.keeper.now()).rstrip()
-            text = f"{messages[last]['content']}\n\n{frame}"
-            messages[last] = {**messages[last], "content": text}
+            said = str(messages[last]["content"])
+            # A person is shown what the tool said.
+            messages[last] = with_private({**messages[last], "content": f"{said}\n\n{frame}"}, said=len(said))
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
         return messages
@@ -478,6 +490,10 @@ def _joined(results: Sequence[ToolResult]) -> ToolResult:
     """Returns the result of a call that made several edits."""
     status = next((each.status for each in results if each.status == "error"), "success")
     return ToolResult(results[0].call_id, "\n".join(each.content for each in results), status)
+
+
+def _versions(blocks: Sequence[Block]) -> dict[int, int]:
+    return {block.id: block.version for block in blocks}
 
 
 def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:

@@ -133,3 +133,32 @@ def test_a_block_that_is_read_only_is_not_the_models_to_change(world: LettaWorld
     assert returned.status == "error"
     assert world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value == "Ann"
     assert world.letta.agents.blocks.update("human", agent_id=agent.id, value="Zoe").value == "Zoe"
+
+
+def test_a_shared_block_that_another_agent_changes_while_one_waits_for_it_is_told(
+    world: LettaWorld,
+) -> None:
+    shared = world.letta.blocks.create(label="plan", value="Nothing yet.")
+    asks = "send_message_to_agent_and_wait_for_reply"
+    one = world.agent(name="one", block_ids=[shared.id], tools=[asks])
+    two = world.agent(name="two", block_ids=[shared.id], tools=["memory_insert"])
+    world.upstream.queue(
+        call_tools(Call(asks, {"message": "Plan it.", "other_agent_id": two.id}, "c1")),
+        call_tools(Call("memory_insert", {"label": "plan", "new_string": "Tulips in May."}, "c2")),
+        say("It is planned."),
+        say("I see."),
+    )
+    reply = world.letta.agents.messages.create(one.id, input="Have it planned.")
+    last = world.upstream.last.messages[-1]
+    assert last["role"] == "tool"
+    assert "It is planned." in last["content"]
+    assert "Tulips in May." in last["content"]
+    assert last["content"] != "It is planned."
+    listed = world.letta.agents.messages.list(one.id, order="asc").items
+    for found in (reply.messages, listed):
+        (result,) = [each for each in found if each.message_type == "tool_return_message"]
+        assert result.tool_return == "It is planned."
+    words = "It is planned, and long after that it is planned once more."
+    path = f"/v1/agents/{one.id}/messages/{listed[2].id}"
+    _, changed = world.ask("PATCH", path, {"content": words})
+    assert changed["tool_return"] == words
