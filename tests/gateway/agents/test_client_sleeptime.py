@@ -122,7 +122,9 @@ def test_a_group_is_shown_and_changed_by_its_own_route(world: LettaWorld) -> Non
     assert (status, error["detail"][0]["loc"][-1]) == (422, "sleeptime_agent_frequency")
     assert patch(manager_type="choir")[0] == 422
     plain = world.agent()
-    assert world.ask("GET", f"/v1/groups/{plain.id.replace('agent-', 'group-')}")[0] == 404
+    for unknown in (plain.id.replace("agent-", "group-"), f"group-{'0' * 32}"):
+        error = (404, {"detail": f"There is no group {unknown!r}."})
+        assert world.ask("GET", f"/v1/groups/{unknown}") == error
 
 
 def test_a_voice_agent_has_a_group_of_its_kind(world: LettaWorld) -> None:
