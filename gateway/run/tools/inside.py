@@ -33,7 +33,8 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     with os.fdopen(pipe, "wb") as out:
-        out.write(json.dumps(answer).encode())
+        # Half a character (a lone surrogate) has no form in UTF-8.
+        out.write(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
     # Python would wait for threads that the tool has left behind.
     os._exit(0)
 

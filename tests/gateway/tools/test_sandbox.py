@@ -101,6 +101,7 @@ FAILS = [
         "Error: tool ended without a result (exit status 137).",
         "",
     ),
+    ("def tool(): raise ValueError('a' + chr(0xD800))", "Error: ValueError: a? (line 1)", ""),
     ("x = (lambda: tool)()", "Error: IndexError: list index out of range", ""),
 ]
 
