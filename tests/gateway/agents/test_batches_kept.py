@@ -129,6 +129,27 @@ def test_pages_of_items_and_messages(tmp_path: Path) -> None:
         assert [each["content"] for each in one] == ["Hi", "Hello."]
 
 
+def test_a_page_does_not_begin_anew_when_its_agent_is_deleted(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = s.agents(2)
+        batch = s.post(agents)
+        s.ended(batch)
+        last = s.world.ask("GET", f"{PATH}/{batch['id']}/messages?limit=1")[1]["messages"][-1]
+        s.world.ask("DELETE", f"/v1/agents/{agents[0]}")
+        status, found = s.world.ask("GET", f"{PATH}/{batch['id']}/messages?after={last['id']}")
+        assert status == 404, found
+        assert last["id"] in found["detail"]
+
+
+def test_a_key_that_is_refused_for_every_call_fails_the_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        refusal = s.openai.refused(401, "Incorrect API key.")
+        monkeypatch.setattr(s.openai, "unauthorised", lambda request: refusal)
+        assert s.ended(s.post(s.agents(1)))["counts"]["failed"] == 1
+
+
 def test_the_log_says_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "mnemogate"), scene(tmp_path, held=True) as s:
         batch = s.post(s.agents(2))

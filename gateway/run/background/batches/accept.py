@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ class BatchRequests:
             if has_credential:
                 await self._check_key(project, item)
         now, store = self.now(), self.store.batches
-        drafts = [await self._draft(project, item, rows, now) for item in items]
+        drafts = list[ItemDraft]()
+        for n, item in enumerate(items):
+            if n % _PAGE == 0:
+                await asyncio.sleep(0)  # Live turns come in between.
+            drafts.append(await self._draft(project, item, rows, now))
         batch = await store.begin(
             Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback)
         )

@@ -277,6 +277,9 @@ class _Attempt:
                 await self._read(part, provider)
         except ProviderError as error:
             _log.warning("batch %s: %s: %s", self._name, part.upstream, _cause(error))
+            if part.id is None and isinstance(error, ProviderRefused) and error.status < 500:
+                # A key that is no longer taken is not taken for a look either.
+                await self._refused(part, error.message, is_sure=False)
         return None if part.is_over else self._wait(part)
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:

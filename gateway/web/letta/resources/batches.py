@@ -1,11 +1,11 @@
-"""Batches: sends to many agents, answered at the providers' own time.from storage.batches import Batch, BatchItem
-
+"""Batches: sends to many agents, answered at the providers' own time.
 
 `POST /v1/messages/batches` is Anthropic's path as well: a request with its header, or with a `custom_id`, is not ours.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +66,11 @@ class BatchRoutes:
         callback = given_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
-        items = [_item(each, n) for n, each in enumerate(body.requests)]
+        items = list[AskedItem]()
+        for n, each in enumerate(body.requests):
+            if n % _PAGE == 0:
+                await asyncio.sleep(0)  # Live turns come in between.
+            items.append(_item(each, n))
         credential = trace_of(asked.request.scope).caller.credential
         batch = await self._api.batches.accept(
             asked.project, items, callback, has_credential=credential is not None
@@ -121,6 +125,8 @@ class BatchRoutes:
     async def _after(self, batch: Batch, query: BatchMessagesQuery) -> int:
         place = place_in("message", query.after)
         item = None if place is None else await self._api.store.batches.of_agent(batch.id, place.uid)
+        if place is not None and item is None:
+            raise UnknownId(f"There is no message {query.after!r} in this batch.")
         return 0 if item is None else item.id
 
     async def _said(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
