@@ -117,3 +117,5 @@ def configure_logging(level: int = logging.WARNING) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Our own lines say how far batches are; libraries' would say too much.
+    logging.getLogger("mnemogate").setLevel(min(level, logging.INFO))

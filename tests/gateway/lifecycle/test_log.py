@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -75,3 +77,12 @@ def test_without_an_event_loop_every_line_is_written(log: Log) -> None:
     for _ in range(2):
         log.logger.warning("full")
     assert said(log.lines()) == [("full", 0)] * 2
+
+
+def test_the_gateways_own_progress_is_written_and_that_of_libraries_is_not() -> None:
+    code = (
+        "import logging; from gateway.log import configure_logging; configure_logging(); "
+        "logging.getLogger('httpx').info('a library'); logging.getLogger('mnemogate').info('a batch')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["a batch"]
