@@ -80,3 +80,18 @@ def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> 
             sent.result(10)  # while the upstream says nothing
         gate.open()
     assert left(world) == [0] * 8
+
+
+def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
+    messages = world.letta.agents.messages
+    events = iter(messages.create(agent.id, input="Hi", streaming=True, stream_tokens=True, background=True))
+    assert [next(events).message_type for _ in range(2)] == ["ping", "assistant_message"]
+    messages.create_async(agent.id, input="Later.")
+    world.letta.agents.delete(agent.id)
+    with pytest.raises(APIStatusError):
+        list(events)  # while the upstream says nothing
+    gate.open()
+    assert left(world) == [0] * 8

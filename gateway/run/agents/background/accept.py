@@ -19,7 +19,7 @@ from adapters.types import Json
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
-from gateway.errors import GatewayError
+from gateway.errors import Conflict, GatewayError
 from gateway.run.agents.background.event_log import EventLog, ShowsRuns, stored
 from gateway.run.agents.background.request import KeptRequest
 from gateway.run.agents.begin import MessageGone, digest_of
@@ -209,6 +209,19 @@ class BackgroundRuns:
                 self._let_go(ended)
             else:
                 self._left(ended, line)
+
+    def let_go_of(self, agent: str) -> None:
+        """Lets go of the runs of an agent that is deleted, so that nobody waits for them. agent: its uid."""
+        for uid, line in [*self._lines.items()]:
+            if line[0] != agent:
+                continue
+            if (log := self._logs.get(uid)) is not None:
+                log.drop(self._shows.refused(uid, Conflict("The agent of this run is deleted.")))
+            is_performed, run = uid in self._performed, Run(0, uid, 0, 0, RunState.FAILED, 0.0)
+            if is_performed:
+                self._let_go(run)
+            else:
+                self._left(run, line)
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""

@@ -125,6 +125,18 @@ class EventLog:
         self.is_over = True
         self._wake()
 
+    def drop(self, data: bytes) -> None:
+        """Ends with these events, of which nothing is written down."""
+        self._unwritten, self._unwritten_bytes = [], 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for event in self.shows.numbered(data, self._next):
+            self._newest.append((self._next, event))
+            self._next += 1
+        self.is_over = True
+        self._wake()
+
     def _wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()

@@ -122,6 +122,7 @@ class AgentRoutes:
         agent = (await self._api.entry(asked)).agent
         await self._api.registry.delete(asked.project, agent.uid)
         self._api.runs.stop_deleted(agent.id)
+        self._api.background.let_go_of(agent.uid)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, asked: Asked) -> Any:
