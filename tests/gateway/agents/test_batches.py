@@ -493,6 +493,8 @@ def test_anthropics_own_batches_are_not_ours(tmp_path: Path) -> None:
             {"content-type": "application/json", "anthropic-version": "2023-06-01"},
         )  # fmt: skip
         assert reply.status == 404
+        listed = s.world.world.gateway.ask("GET", PATH, b"", {"anthropic-version": "2023-06-01"})
+        assert listed.status == 404
 
 
 def test_a_callers_own_key_cannot_be_kept(tmp_path: Path) -> None:

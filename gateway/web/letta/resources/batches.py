@@ -60,8 +60,7 @@ class BatchRoutes:
         ]
 
     async def create(self, asked: Asked) -> Any:
-        if "anthropic-version" in asked.request.headers:
-            raise UnknownPath("Unknown path: POST /v1/messages/batches of Anthropic's Messages API")
+        _check_ours(asked)
         body: CreateBatch = asked.body
         callback = given_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
@@ -78,6 +77,7 @@ class BatchRoutes:
         return batch_json(*await self._api.batches.get(asked.project, batch.uid))
 
     async def list(self, asked: Asked) -> Any:
+        _check_ours(asked)
         query: BatchesQuery = asked.query
         cursors = [await self._row(asked.project, name) for name in (query.after, query.before)]
         page = page_of(query, *cursors)
@@ -148,6 +148,13 @@ class BatchRoutes:
         if not isinstance(id, str):
             return None
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
+
+
+def _check_ours(asked: Asked) -> None:
+    """Refuses a client of Anthropic's Messages API, who cannot read our answer. Raises: UnknownPath."""
+    if "anthropic-version" in asked.request.headers:
+        method = asked.request.method
+        raise UnknownPath(f"Unknown path: {method} /v1/messages/batches of Anthropic's Messages API")
 
 
 def _item(request: BatchRequest, n: int) -> AskedItem:
