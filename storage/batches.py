@@ -79,6 +79,10 @@ class BatchItem:
     epoch: int | None
     conversation: str | None = None
 
+    def why(self, words: str | None) -> str | None:
+        """Returns why it failed, None where it did not. words: those that were kept of it."""
+        return words or (None if self.run is not None else "The agent was deleted.")
+
     @property
     def state(self) -> str:
         """As `BatchCounts` names it."""

@@ -47,7 +47,7 @@ class BatchOperations:
                         "run": None if run is None else ids.named("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,
-                        "error": words.get(item.id),
+                        "error": item.why(words.get(item.id)),
                     }
                 )
         return {**await self._shown(batch), "items": found}

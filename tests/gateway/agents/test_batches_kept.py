@@ -95,15 +95,19 @@ def test_more_than_a_page_of_agents_over_three_cycles(tmp_path: Path) -> None:
 
 def test_the_command_line_shows_and_cancels(tmp_path: Path) -> None:
     with scene(tmp_path, lambda *_: Fate("errored", words="It is too rude.")) as s:
-        batch = s.post(s.agents(2))
+        batch = s.post(agents := s.agents(2))
         s.ended(batch)
+        assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}")[0] == 200
     asked = partial(command, where=tmp_path)
     listed = asked("batches", "--db", "memory.db")
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.split("\t")[:2] == [batch["id"], "completed"]
     assert "total 2 failed 2" in listed.stdout
     shown = asked("batches", "show", batch["id"], "--db", "memory.db")
-    assert [each["error"] for each in orjson.loads(shown.stdout)["items"]] == ["It is too rude."] * 2
+    assert [each["error"] for each in orjson.loads(shown.stdout)["items"]] == [
+        "The agent was deleted.",
+        "It is too rude.",
+    ]
     # One that has ended stays as it is.
     assert asked("batches", "cancel", batch["id"], "--db", "memory.db").stdout.split("\t")[1] == "completed"
     wrong = asked("batches", "show", "job-1", "--db", "memory.db")

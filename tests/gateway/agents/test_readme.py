@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 from gateway.settings import MemorySettings, ServerSettings, Settings
 from storage.sql.store import Store
@@ -34,7 +35,9 @@ def pasted(number: int, tmp_path: Path) -> str:
         warnings.simplefilter("ignore")
         # Nobody is shown what the client advises against.
         warnings.filterwarnings("error", "deprecated", DeprecationWarning)
-        exec(compile(program.replace(":8080", f":{gateway.port}"), "README.md", "exec"), {})
+        names: dict[str, Any] = {}
+        exec(compile(program.replace(":8080", f":{gateway.port}"), "README.md", "exec"), names)
+        names["client"].close()  # as the end of a program does
     return said.getvalue()
 
 
@@ -43,6 +46,7 @@ def test_the_lines_about_batches_work_when_they_are_pasted(tmp_path: Path) -> No
     assert "'total': 3" in said
     assert "'completed': 3" in said
     assert "assistant_message" in said
+    assert "Error" not in said
 
 
 def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:

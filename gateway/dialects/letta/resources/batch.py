@@ -112,6 +112,6 @@ def item_json(item: BatchItem, words: str) -> dict[str, Any]:
         "run_id": None if run is None else ids.named("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
-        "error": words or (None if run is not None else "The agent was deleted."),
+        "error": item.why(words),
         "usage": usage_json(counts, steps, []),
     }
