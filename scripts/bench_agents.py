@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,20 +147,8 @@ def direct_with_a_tool() -> list[bytes]:
 # -- measured
 
 
-@dataclass(slots=True)
-class Figures:
-    """One list of values for each name. pid: of the gateway."""
-
-    port: int
-    pid: int
-    mock: int
-    found: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, name: str, value: float) -> None:
-        self.found.setdefault(name, []).append(value)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.found[name])
+class Figures(load.Figures):
+    """The figures of agents, and the calls that they are taken of."""
 
     async def drive(self, port: int, flow: Any, workers: int = 1, spread_s: float = 0.0) -> load.Result:
         """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""

@@ -148,20 +148,8 @@ def calls(count: int, text: str, **head: Any) -> list[PhoneCall]:
 # -- measured
 
 
-@dataclass(slots=True)
-class Figures:
-    """One list of values for each name. pid: of the gateway."""
-
-    port: int
-    pid: int
-    mock: int
-    found: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, name: str, value: float) -> None:
-        self.found.setdefault(name, []).append(value)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.found[name])
+class Figures(load.Figures):
+    """The figures of voice agents, and the calls that they are taken of."""
 
     async def drive(self, port: int, flow: Calls, spread_s: float) -> load.Result:
         """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""

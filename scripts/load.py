@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -145,6 +146,22 @@ async def drive(
     for client in clients:
         client.transport.abort()
     return result
+
+
+@dataclass(slots=True)
+class Figures:
+    """One list of values for each name. pid: of the gateway. mock: the port of the upstream beside it."""
+
+    port: int
+    pid: int
+    mock: int
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        self.found.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.found[name])
 
 
 # --- the requests

@@ -8,7 +8,7 @@ interrupted is known by the ids of its results, which are there once it has ende
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -17,23 +17,18 @@ import orjson
 from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.lines import cut_lines
-from adapters.batch.openai import refusal
+from adapters.batch.refused import refusal, translated
 from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import SAMPLING, to_wire
 from adapters.errors import (
     ProviderBroke,
-    ProviderError,
     ProviderRefused,
-    ProviderTimeout,
-    ProviderUnreachable,
     ProviderUnsure,
 )
 from adapters.types import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anthropic import AsyncAnthropic
 
 _PATH: Final = "/v1/messages/batches"
@@ -186,25 +181,11 @@ class AnthropicBatches:
         if "_client" in self.__dict__:
             await self._client.close()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self) -> AbstractContextManager[None]:
         """Raises errors of the SDK as ours."""
         import anthropic
 
-        try:
-            yield
-        except anthropic.APIStatusError as error:
-            raise refusal(error.status_code, error.body, dict(error.response.headers), self._now()) from error
-        except anthropic.APITimeoutError as error:
-            raise ProviderTimeout("the upstream gave no answer in time", phase="total") from error
-        except anthropic.APIConnectionError as error:
-            raise ProviderUnreachable(
-                f"the upstream cannot be reached: {error.__cause__ or error}"
-            ) from error
-        except ProviderError:
-            raise
-        except Exception as error:
-            raise ProviderBroke(f"the upstream's answer broke: {type(error).__name__}") from error
+        return translated(anthropic, self._now)
 
 
 async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState, Provider
-from adapters.batch.openai import refusal
+from adapters.batch.refused import refusal
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 

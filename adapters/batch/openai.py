@@ -8,7 +8,7 @@ The official SDK speaks to it and is imported when it is first needed (a second 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -16,18 +16,14 @@ import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.lines import cut_lines
+from adapters.batch.refused import MOST_WORDS, refusal, translated
 from adapters.errors import (
     ProviderBroke,
-    ProviderError,
     ProviderRefused,
-    ProviderTimeout,
-    ProviderUnreachable,
 )
-from adapters.types import Json, read_retry_after
+from adapters.types import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from openai import AsyncOpenAI
 
 MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
@@ -36,7 +32,6 @@ _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 _EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
 _PAGE: Final = 100
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
-_WORDS: Final = 500
 
 
 class OpenAIBatches:
@@ -110,7 +105,7 @@ class OpenAIBatches:
         words = "; ".join(each.message for each in errors if each.message)
         has_results = bool(batch.output_file_id or batch.error_file_id)
         is_over = batch.status in _OVER
-        return PartState(is_over, is_over and has_results, words[:_WORDS])
+        return PartState(is_over, is_over and has_results, words[:MOST_WORDS])
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._translated():
@@ -145,34 +140,11 @@ class OpenAIBatches:
             if error.status not in (400, 404, 409):
                 raise
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self) -> AbstractContextManager[None]:
         """Raises errors of the SDK as ours."""
         import openai
 
-        try:
-            yield
-        except openai.APIStatusError as error:
-            raise refusal(error.status_code, error.body, dict(error.response.headers), self._now()) from error
-        except openai.APITimeoutError as error:
-            raise ProviderTimeout("the upstream gave no answer in time", phase="total") from error
-        except openai.APIConnectionError as error:
-            raise ProviderUnreachable(
-                f"the upstream cannot be reached: {error.__cause__ or error}"
-            ) from error
-        except ProviderError:
-            raise
-        except Exception as error:
-            raise ProviderBroke(f"the upstream's answer broke: {type(error).__name__}") from error
-
-
-def refusal(status: int, body: object, headers: Mapping[str, str], now_s: float) -> ProviderRefused:
-    """Returns the error for a status. body: the error object, or what came in its place."""
-    found = body.get("error", body) if isinstance(body, dict) else body
-    said = found.get("message") if isinstance(found, dict) else found
-    words = said if isinstance(said, str) and said else "no reason is given"
-    again = read_retry_after(((k.lower(), v) for k, v in headers.items()), now_s)
-    return ProviderRefused(words[:_WORDS], status=status, retry_after_s=again)
+        return translated(openai, self._now)
 
 
 def _result(line: Json) -> PartResult:
