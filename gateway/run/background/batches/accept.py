@@ -43,7 +43,7 @@ class AskedItem:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequests:
-    """Batches of all projects. wake: has the worker look for jobs. now: seconds since the epoch."""
+    """Batches of all projects. now: seconds since the epoch."""
 
     store: Store
     settings: Settings
