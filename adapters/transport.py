@@ -1,7 +1,8 @@
 """The one HTTP seam of the hot path: bytes out, bytes in, over aiohttp. Knows nothing of providers or models.
 
-One session per process, made in the running loop on first use: unlimited connections, kept alive, no cookies,
-no redirects, no proxies or credentials from the environment. Every wait has a bound:
+One pool of connections per process, made in the running loop on first use: unlimited, kept alive, no cookies, no
+redirects, no proxies or credentials from the environment. `adapters.wire` sends what is here as a whole, aiohttp's
+session what goes in pieces. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
@@ -21,14 +22,16 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import payload
+from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -41,6 +44,7 @@ from adapters.errors import (
 )
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder
 from adapters.types import Event, Header
+from adapters.wire import HEADER_LIMIT_BYTES, Address, RawReply, send_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ _IDLE_CLOSE_S: Final = 1.0
 # A larger body goes in pieces; aiohttp would hand the socket all bytes at once, and warn.
 _LARGE_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 256 * 1024
-_HEADER_LIMIT_BYTES: Final = 64 * 1024
+_MOST_ADDRESSES: Final = 256
 
 # The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
 _HOP_BY_HOP: Final = frozenset(
@@ -91,6 +95,7 @@ class HttpTransport:
         self.timeouts = timeouts or Timeouts()
         self._session: aiohttp.ClientSession | None = None
         self._client_timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self._addresses: dict[URL, Address] = {}
 
     async def send(
         self,
@@ -107,39 +112,25 @@ class HttpTransport:
         headers: all headers to send, except `Host` and `Content-Length`.
         Raises: ProviderUnreachable, ProviderTimeout.
         """
-        session = self._session
-        if session is None:
-            session = self._session = self._open()
         times = timeouts or self.timeouts
         upload = body if isinstance(body, Upload) else None
-        data: bytes | payload.Payload | None = body
-        if isinstance(body, bytes) and len(body) > _LARGE_BODY_BYTES:
-            data = _LargeBody(body)
         fresh: list[bool] = []
         _dialled.set(fresh)
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(times.headers_s) as timer:
-                if upload is not None:
-                    upload.watch(timer, times)
-                try:
-                    response = await self._request(session, method, url, headers, data, times)
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                    # The other side had most likely closed a kept connection before it saw the request, which may
-                    # then be sent once more. An upload that was begun cannot.
-                    lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
-                    is_begun = upload is not None and upload.consumed
-                    if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
-                        raise
-                    response = await self._request(session, method, url, headers, data, times)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            send_once = self._sender(method, url, headers, body, times)
+            try:
+                response = await send_once()
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                # The other side had most likely closed a kept connection before it saw the request, which may then be
+                # sent once more. An upload that was begun cannot.
+                lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
+                is_begun = upload is not None and upload.consumed
+                if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
+                    raise
+                response = await send_once()
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, url.authority, times, upload) from error
-
-        connection = response.connection
-        if connection is not None and connection.protocol is not None:
-            # The clock starts only now, because aiohttp would count the wait for the headers as a wait for data.
-            connection.protocol.read_timeout = times.between_chunks_s
-            connection.protocol.start_timeout()
         return HttpReply(response, times, max_event_bytes, begun)
 
     async def aclose(self) -> None:
@@ -157,26 +148,71 @@ class HttpTransport:
             skip_auto_headers=_AUTO_HEADERS,
             auto_decompress=True,
             trust_env=False,
-            max_line_size=_HEADER_LIMIT_BYTES,
-            max_field_size=_HEADER_LIMIT_BYTES,
+            max_line_size=HEADER_LIMIT_BYTES,
+            max_field_size=HEADER_LIMIT_BYTES,
         )
 
-    async def _request(
+    def _sender(
         self,
-        session: aiohttp.ClientSession,
         method: str,
         url: URL,
         headers: Mapping[str, str],
-        data: bytes | payload.Payload | None,
+        body: bytes | Upload | None,
         times: Timeouts,
-    ) -> aiohttp.ClientResponse:
-        timeout = self._client_timeouts.get(times.connect_s)
+    ) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
+        """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
+        session = self._session
+        if session is None:
+            session = self._session = self._open()
+        connect_s = min(times.connect_s, times.headers_s)
+        timeout = self._client_timeouts.get(connect_s)
         if timeout is None:
-            timeout = aiohttp.ClientTimeout(total=None, connect=times.connect_s)
-            self._client_timeouts[times.connect_s] = timeout
-        return await session.request(
-            method, url, headers=headers, data=data, allow_redirects=False, timeout=timeout
+            timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+            self._client_timeouts[connect_s] = timeout
+        if isinstance(body, Upload):
+            return partial(_send_in_pieces, session, method, url, headers, body, timeout, times)
+        if body is not None and len(body) > _LARGE_BODY_BYTES:
+            return partial(_send_in_pieces, session, method, url, headers, _LargeBody(body), timeout, times)
+        address = self._addresses.get(url)
+        if address is None:
+            # Paths may carry ids, so what is kept is bounded.
+            if len(self._addresses) >= _MOST_ADDRESSES:
+                self._addresses.clear()
+            address = self._addresses[url] = Address(url)
+        assert session.connector is not None
+        return partial(
+            send_whole,
+            session.connector,
+            address,
+            address.head(method, headers, None if body is None else len(body)),
+            body or b"",
+            ends_at=asyncio.get_running_loop().time() + times.headers_s,
+            connect=timeout,
+            between_chunks_s=times.between_chunks_s,
         )
+
+
+async def _send_in_pieces(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    headers: Mapping[str, str],
+    body: _LargeBody | Upload,
+    timeout: aiohttp.ClientTimeout,
+    times: Timeouts,
+) -> aiohttp.ClientResponse:
+    async with asyncio.timeout(times.headers_s) as timer:
+        if isinstance(body, Upload):
+            body.watch(timer, times)
+        response = await session.request(
+            method, url, headers=headers, data=body, allow_redirects=False, timeout=timeout
+        )
+    connection = response.connection
+    if connection is not None and connection.protocol is not None:
+        # The clock starts only now, because aiohttp would count the wait for the headers as a wait for data.
+        connection.protocol.read_timeout = times.between_chunks_s
+        connection.protocol.start_timeout()
+    return response
 
 
 class HttpReply:
@@ -185,7 +221,11 @@ class HttpReply:
     __slots__ = ("_ahead", "_ends_at", "_max_event_bytes", "_response", "_times", "headers", "status")
 
     def __init__(
-        self, response: aiohttp.ClientResponse, times: Timeouts, max_event_bytes: int, begun: float
+        self,
+        response: RawReply | aiohttp.ClientResponse,
+        times: Timeouts,
+        max_event_bytes: int,
+        begun: float,
     ) -> None:
         """Wraps a response. begun: when the request was sent, by time.monotonic()."""
         self._ends_at = None if times.total_s is None else begun + times.total_s
@@ -263,7 +303,7 @@ class HttpReply:
                 f"the upstream was silent for {self._times.between_chunks_s} s within its reply",
                 phase="between chunks",
             ) from error
-        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise ProviderBroke(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
             ) from error
@@ -350,7 +390,7 @@ class Upload(payload.Payload):
 def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | None) -> ProviderError:
     """Returns the provider's error for one that came before the response's headers."""
     match error:
-        case aiohttp.ConnectionTimeoutError():
+        case aiohttp.ConnectionTimeoutError() if times.connect_s <= times.headers_s:
             return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
         case aiohttp.ClientConnectorError():
             return ProviderUnreachable(f"no connection to {host}: {_why(error)}", sent=False)

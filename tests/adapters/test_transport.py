@@ -68,6 +68,26 @@ async def test_only_our_own_headers_are_sent(transport: HttpTransport, upstream:
     assert set(upstream.last.headers) == {"host", "content-type", "content-length", "accept-encoding"}
 
 
+async def test_a_host_that_is_named_stands_in_place_of_the_addresss_own(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    url = URL(f"{upstream.base_url}/chat/completions")
+    reply = await transport.send("POST", url, {**HEADERS, "Host": "models.example"}, chat())
+    assert upstream.last.headers["host"] == "models.example"
+    await reply.aclose()
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-ours: 1", "a\nb", "a\rb", "a\0b"])
+async def test_a_header_that_would_be_two_is_not_sent(
+    transport: HttpTransport, upstream: StrictUpstream, value: str
+) -> None:
+    with pytest.raises(ProviderUnreachable):
+        await transport.send(
+            "POST", URL(f"{upstream.base_url}/chat/completions"), {**HEADERS, "x-a": value}, chat()
+        )
+    assert not upstream.seen
+
+
 async def test_of_the_reply_only_end_to_end_headers_are_given(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:

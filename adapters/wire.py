@@ -1,0 +1,140 @@
+"""One request and its response on a connection of aiohttp's pool, without aiohttp's session.
+
+The session makes a request, a response, a writer, two timers and a task for each call; together they take more than
+half of the processor time of a bare proxy. A body that is here as a whole needs none of them: it goes out behind its
+head in one write. The pool, the opening of connections and the parser stay aiohttp's. Uploads go through its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from yarl import URL
+
+HEADER_LIMIT_BYTES: Final = 64 * 1024
+_READ_BYTES: Final = 256 * 1024  # aiohttp's own: with twice as much unread the connection is read no further
+_WITHOUT_LENGTH: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+
+
+class Address:
+    """Where requests of one URL go: what the pool asks for, and how a head begins."""
+
+    __slots__ = ("host", "pooled", "target")
+
+    def __init__(self, url: URL) -> None:
+        # Never sent: by a request of its own the pool knows host, port and TLS of a connection.
+        self.pooled = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop(), ssl=True)
+        self.target = f"{url.raw_path_qs} HTTP/1.1\r\n"
+        self.host = f"Host: {url.host_port_subcomponent}\r\n"
+
+    def head(self, method: str, headers: Mapping[str, str], size: int | None) -> bytes:
+        """Returns the head of a request.
+
+        headers: `Host` only where another one is meant. size: of the body; None: there is none.
+        Raises: ValueError: a header has a character that would end it.
+        """
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        if size is not None or method not in _WITHOUT_LENGTH:
+            lines.append(f"Content-Length: {size or 0}\r\n")
+        text = "".join(lines)
+        if text.count("\r") != len(lines) or text.count("\n") != len(lines) or "\0" in text:
+            raise ValueError("a header with a control character")
+        host = "" if "Host" in headers else self.host
+        return f"{method} {self.target}{host}{text}\r\n".encode()
+
+
+class RawReply:
+    """A response whose head has arrived. connection: None from the end of its body on."""
+
+    __slots__ = ("connection", "content", "raw_headers", "status")
+
+    def __init__(
+        self,
+        connection: Connection,
+        status: int,
+        raw_headers: tuple[tuple[bytes, bytes], ...],
+        content: aiohttp.StreamReader,
+    ) -> None:
+        self.connection: Connection | None = connection
+        self.status = status
+        self.raw_headers = raw_headers
+        self.content = content
+        content.on_eof(self._ended)
+
+    def close(self) -> None:
+        """Gives up the connection, unless the body was read to its end. Idempotent."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            if self.content.exception() is None:
+                self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
+            connection.close()
+
+    def _ended(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        transport = connection.transport
+        if transport is not None and transport.get_write_buffer_size():
+            connection.close()  # answered before the request was taken, of which the rest may never be
+        else:
+            connection.release()
+
+
+async def send_whole(
+    connector: aiohttp.BaseConnector,
+    address: Address,
+    head: bytes,
+    body: bytes,
+    *,
+    ends_at: float,
+    connect: aiohttp.ClientTimeout,
+    between_chunks_s: float,
+) -> RawReply:
+    """Sends a request; returns when the head of its response is there.
+
+    ends_at: by the loop's clock, how long the head is waited for. connect: the bound of a new connection.
+    Raises: what aiohttp's session raises; a TimeoutError of `connect` is a ConnectionTimeoutError.
+    """
+    try:
+        connection = await connector.connect(address.pooled, [], connect)
+    except TimeoutError as error:
+        raise aiohttp.ConnectionTimeoutError from error
+    protocol = connection.protocol
+    assert protocol is not None
+    timer = asyncio.get_running_loop().call_at(ends_at, _expire, protocol)
+    try:
+        protocol.set_response_params(
+            skip_payload=head.startswith(b"HEAD "),
+            read_until_eof=True,
+            read_bufsize=_READ_BYTES,
+            max_line_size=HEADER_LIMIT_BYTES,
+            max_field_size=HEADER_LIMIT_BYTES,
+        )
+        transport = protocol.transport
+        assert transport is not None
+        transport.write(head + body if body else head)
+        while True:
+            message, content = await protocol.read()
+            if message.code >= 200 or message.code == 101:
+                break
+    except BaseException:
+        if connection.transport is not None:
+            connection.transport.abort()  # a close in order would wait until our body is taken
+        connection.close()
+        raise
+    finally:
+        timer.cancel()
+    if not content.is_eof():
+        # The clock starts only now: the wait for the head is no silence within the body.
+        protocol.read_timeout = between_chunks_s
+        protocol.start_timeout()
+    return RawReply(connection, message.code, message.raw_headers, content)
+
+
+def _expire(protocol: ResponseHandler) -> None:
+    protocol.set_exception(aiohttp.SocketTimeoutError("no response in time"))
