@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Provider
-from gateway.database import preload, was_keyed
+from gateway.database import may_be_keyed, preload
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
@@ -77,8 +77,11 @@ class Gateway:
         admin_token: str | None = None,
         access: AccessLog | None = None,
         limits: Limits | None = None,
+        works: bool = True,
     ) -> None:
         """providers: by the names of settings.upstreams; made of the settings if left out.
+
+        works: performs jobs; without it other processes do, which share the database.
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
         """
@@ -88,6 +91,7 @@ class Gateway:
         given = providers is not None
         self.providers = providers = make_providers(settings) if providers is None else providers
         self._clock = clock
+        self._works = works
         self.readiness = Readiness()
         self.metrics = Metrics()
         self.access = access or AccessLog(enabled=settings.server.access_log)
@@ -252,10 +256,11 @@ class Gateway:
             if self.runs is not None:
                 runs, services = self.runs
                 await runs.recover()
-                self._tasks += map(asyncio.create_task, services.tasks())
-            if self.sleeping is not None:
+                if self._works:
+                    self._tasks += map(asyncio.create_task, services.tasks())
+            if self.sleeping is not None and self._works:
                 self._tasks.append(asyncio.create_task(self.sleeping.worker.run()))
-            self._tasks += self.background.start()
+            self._tasks += self.background.start(works=self._works)
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
         # All objects of the start stay, so the garbage collector need not look at them again.
@@ -298,7 +303,7 @@ def _make_guard(settings: Settings, store: Store | None) -> Guard:
         store.keys if store else None,
         hosts=(server.host, *server.allowed_hosts),
         origins=server.cors_origins,
-        is_local=is_loopback(server.host) and not was_keyed(settings.database.path),
+        is_local=is_loopback(server.host) and not may_be_keyed(settings),
         is_keyed=server.key is not None,
     )
 

@@ -27,7 +27,7 @@ from typing import IO, Any
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.run.upstream.route import check_models
-from gateway.settings import Settings
+from gateway.settings import Settings, without_password
 from gateway.settings_load import load_settings, settings_file
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
@@ -38,9 +38,10 @@ EXIT_FAILED = 1
 EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may create the database.
 FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
+URLS = ("url", "listen_url")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
-OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines")
+OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines", "no_work")
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
@@ -122,6 +123,10 @@ def _add_serving(commands: Any) -> None:
     serve.add_argument("--upstream", metavar="URL", help=upstream)
     one = "treat all callers as one person, so that requests need no `user`"
     serve.add_argument("--single-user", action="store_true", default=None, help=one)
+    others = "leave background jobs to others that share the database (mnemogate worker)"
+    serve.add_argument("--no-work", action="store_true", help=others)
+    _command(commands, "worker", _work, "perform background jobs until it is stopped, without a server")
+    _command(commands, "migrate", _migrate, "bring the database to the schema of this version")
     _command(commands, "check-config", _check_config, "check the settings and print them, without secrets")
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
 
@@ -239,7 +244,22 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.serve import serve
 
     logging.captureWarnings(True)
-    return serve(_settings(arguments), arguments.limits)
+    return serve(_settings(arguments), arguments.limits, works=not arguments.no_work)
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    from gateway.serve import work
+
+    logging.captureWarnings(True)
+    return work(_settings(arguments), arguments.limits)
+
+
+def _migrate(arguments: argparse.Namespace) -> None:
+    from gateway.serve import migrate
+
+    settings = _settings(arguments)
+    asyncio.run(migrate(settings))
+    print(f"{settings.database.shown} has the schema of this version.", file=sys.stderr)
 
 
 def _check_config(arguments: argparse.Namespace) -> None:
@@ -257,11 +277,13 @@ def _check_config(arguments: argparse.Namespace) -> None:
         make(settings)
     database = check_database(settings)
     check_door(settings, database.is_keyed or (database.can_own and settings.server.key is not None))
-    path = os.path.abspath(settings.database.path)
     if database.fault is not None:
         print(f"mnemogate: nothing would be remembered: {database.fault}", file=sys.stderr)
     if database.is_open:
-        print(f"mnemogate: other accounts may read {path}; `chmod 600` closes it", file=sys.stderr)
+        print(
+            f"mnemogate: other accounts may read {settings.database.shown}; `chmod 600` closes it",
+            file=sys.stderr,
+        )
     print(json.dumps(_without_secrets(asdict(settings)), indent=2, default=str))
 
 
@@ -505,9 +527,11 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
     found, result = _ask(owner, operation, body) if owner is not None else (False, None)
     if found:
         return result
-    if operation not in FOUNDERS and not os.path.exists(settings.database.path):
-        where = os.path.abspath(settings.database.path)
-        raise GatewayError(f"There is no database at {where}; --db or database.path says where it is.")
+    is_there = settings.database.url is not None or os.path.exists(settings.database.path)
+    if operation not in FOUNDERS and not is_there:
+        raise GatewayError(
+            f"There is no database at {settings.database.shown}; --db or database.path says where it is."
+        )
     from gateway.serve import perform_here
 
     work: Coroutine[Any, Any, Any] = perform_here(settings, operation, arguments)
@@ -519,6 +543,8 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
 
     The lock decides: a process that was killed leaves its file, and another program may have its port by now.
     """
+    if settings.database.url is not None:
+        return None
     try:
         if owner_of(settings.database.path) is None:
             return None
@@ -558,13 +584,12 @@ def _plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _without_secrets(value: Any) -> Any:
-    """Replaces keys and headers, at any depth, by whether they are set."""
+def _without_secrets(value: Any, name: str = "") -> Any:
+    """Replaces keys and headers, at any depth, by whether they are set, and passwords in URLs. name: the value's."""
+    if name in SECRETS:
+        return "(set)" if value else value
     if isinstance(value, dict):
-        return {
-            name: ("(set)" if each else each) if name in SECRETS else _without_secrets(each)
-            for name, each in value.items()
-        }
+        return {key: _without_secrets(each, key) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_secrets(each) for each in value]
-    return value
+    return without_password(value) if name in URLS and value else value

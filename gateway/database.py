@@ -13,7 +13,7 @@ from gateway.settings import Settings
 from storage.errors import StoreError, Unavailable
 from storage.open import open_store
 from storage.search.rank import preload as preload
-from storage.sql.keys import was_keyed as was_keyed
+from storage.sql.keys import was_keyed
 from storage.sql.store import Store
 from storage.sqlite.inspection import check_place, inspect
 
@@ -24,7 +24,24 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
     Raises: StoreError: why it cannot be opened.
     """
     database = settings.database
+    if database.url is not None:
+        return await open_store(
+            database.url, RULES, pool=database.pool, pooled=database.pooled, listen_url=database.listen_url
+        )
     return await open_store(database.path, RULES, address=address, synchronous=database.synchronous)
+
+
+def named_in(settings: Settings) -> str:
+    """Returns the setting that says where the database is."""
+    return "database.path" if settings.database.url is None else "database.url"
+
+
+def may_be_keyed(settings: Settings) -> bool:
+    """Says whether keys were made for this database, as far as that is known without opening it.
+
+    Only a file has a sign beside it. Of a server nothing is known.
+    """
+    return settings.database.url is None and was_keyed(settings.database.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +60,8 @@ class DatabaseFindings:
 
 def check_database(settings: Settings) -> DatabaseFindings:
     """Looks at the database without opening it for good. Raises: SettingsError: the start would refuse it."""
+    if settings.database.url is not None:
+        return DatabaseFindings()
     path = settings.database.path
     try:
         check_place(path)

@@ -5,8 +5,9 @@ Operations are performed here, too, when no process serves.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import uvloop
 
 from gateway.app import Gateway, install_key
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.database import open_database
+from gateway.database import named_in, open_database
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
@@ -49,10 +50,30 @@ print(chat.create(model="{model}", user="alice", messages=ask).choices[0].messag
 """
 
 
-def serve(settings: Settings, limits: Limits | None = None) -> int:
-    """Serves until it is stopped, and returns the exit code. Raises: SettingsError: it does not start."""
+def serve(settings: Settings, limits: Limits | None = None, *, works: bool = True) -> int:
+    """Serves until it is stopped, and returns the exit code. works: performs background jobs, too.
+
+    Raises: SettingsError: it does not start.
+    """
     configure_logging()
-    return uvloop.run(_serve(settings, limits))
+    _check_shared(settings, None if works else "--no-work")
+    return uvloop.run(_serve(settings, limits, works))
+
+
+def work(settings: Settings, limits: Limits | None = None) -> int:
+    """Performs background jobs until it is stopped, without a server. Raises: SettingsError: it does not start."""
+    configure_logging()
+    _check_shared(settings, "a worker of its own")
+    return uvloop.run(_work(settings, limits))
+
+
+async def migrate(settings: Settings) -> None:
+    """Brings the database to the present schema. Raises: GatewayError."""
+    try:
+        store = await open_database(settings)
+        await store.close()
+    except StoreError as error:
+        raise GatewayError(error.message) from error
 
 
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:
@@ -77,7 +98,31 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
         await store.close()
 
 
-async def _serve(settings: Settings, limits: Limits | None) -> int:
+async def _work(settings: Settings, limits: Limits | None) -> int:
+    store = await _open_store(settings)
+    if store is None:
+        raise SettingsError(f"{named_in(settings)}: the database cannot be opened")
+    app = Gateway(settings, store, limits=limits)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stopped.set)
+    try:
+        await app.start()
+        print(f"Mnemogate works on {settings.database.shown}", flush=True)
+        await stopped.wait()
+    finally:
+        await app.stop()
+    return 0
+
+
+def _check_shared(settings: Settings, what: str | None) -> None:
+    """Refuses what only makes sense over a database that many processes share. Raises: SettingsError."""
+    if what is not None and settings.database.url is None:
+        raise SettingsError(f"database.url: {what} needs PostgreSQL; one process owns a SQLite file")
+
+
+async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
     url = f"http://{_shown(settings.server.host)}:{port}"
@@ -93,14 +138,16 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
         if store is not None:
             await store.close()
         raise
-    admin = AdminFile(settings.database.path)
-    app = Gateway(settings, store, admin_token=admin.token, limits=limits)
+    # Nobody owns a server: the command line opens it itself.
+    admin = AdminFile(settings.database.path) if settings.database.url is None else None
+    token = None if admin is None else admin.token
+    app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
     if store is None:
         app.readiness.checks["store"] = lambda: "unavailable"
     server = make_server(
         app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys), limits
     )
-    if store is not None:
+    if store is not None and admin is not None:
         try:
             admin.write(local)
         except OSError as error:
@@ -108,11 +155,12 @@ async def _serve(settings: Settings, limits: Limits | None) -> int:
     try:
         await server.serve(sockets=[listener])
     finally:
-        admin.remove()
+        if admin is not None:
+            admin.remove()
     return 0 if server.started else 1
 
 
-async def _open_store(settings: Settings, address: str) -> Store | None:
+async def _open_store(settings: Settings, address: str | None = None) -> Store | None:
     """Opens the store; None: not even its lock can be had, and chat goes on without memory. Raises: SettingsError."""
     try:
         return await open_database(settings, address)
@@ -120,7 +168,7 @@ async def _open_store(settings: Settings, address: str) -> Store | None:
         _log.error("serving without memory: %s", error.message)
         return None
     except StoreError as error:
-        raise SettingsError(f"database.path: {error.message}") from error
+        raise SettingsError(f"{named_in(settings)}: {error.message}") from error
 
 
 async def _check_keys(settings: Settings, store: Store | None) -> bool:
@@ -145,7 +193,7 @@ def check_door(settings: Settings, has_keys: bool) -> None:
         return
     why = "it has no keys. Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
     if settings.server.key is not None:
-        why = "no key can be checked, since the database cannot be opened (database.path)."
+        why = f"no key can be checked, since the database cannot be opened ({named_in(settings)})."
     raise SettingsError(f"server.host: {settings.server.host!r} would open this gateway to others, and {why}")
 
 
@@ -155,7 +203,7 @@ def _announce(settings: Settings, store: Store | None, url: str, local: str, has
     print(f"Mnemogate listens on {url}")
     is_kept = store is not None and store.health.ok
     trouble = "" if is_kept else " cannot be used (the log says why); until it can, nothing is remembered"
-    print(f"Database: {os.path.abspath(settings.database.path)}{trouble}")
+    print(f"Database: {settings.database.shown}{trouble}")
     print(f"Upstream: {names}")
     if settings.background_model is None:
         print(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -46,6 +47,18 @@ NOBODY = "none"
 # Standard Webhooks writes its secrets so.
 SECRET_PREFIX = "whsec_"
 
+# A password stands before the host or among the parameters. Whatever looks like one goes, however wrong the URL is.
+_PASSWORDS = (
+    re.compile(r"(?<=://)([^/?#@:]*):.*@"),
+    re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE),
+)
+
+
+def without_password(url: str) -> str:
+    """Returns the URL of a database as it may be shown and logged."""
+    url = _PASSWORDS[0].sub(r"\1:***@", url)
+    return _PASSWORDS[1].sub(r"\1***", url)
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
@@ -64,8 +77,19 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
+    """The database: the SQLite file at `path`, or the PostgreSQL at `url`. pool, pooled, listen_url: PostgreSQL's."""
+
     path: str = "mnemogate.db"
+    url: str | None = field(default=None, repr=False)
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    pool: int = ranged(8, 2, 1000)
+    pooled: bool = False
+    listen_url: str | None = field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The database's name, for people: without a password."""
+        return os.path.abspath(self.path) if self.url is None else without_password(self.url)
 
 
 @dataclass(frozen=True, slots=True)

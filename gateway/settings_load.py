@@ -55,9 +55,16 @@ _SHORT = {
     "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
 }
-_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_UPSTREAM_KEY", "MNEMOGATE_DATABASE_URL")
+_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_UPSTREAM_KEY")
 # Besides the keys of upstreams these may name a variable that has their value.
-_SECRETS = (("memory", "openwebui_jwt_secret"), ("tools", "webhook_secret"))
+_SECRETS = (
+    ("memory", "openwebui_jwt_secret"),
+    ("tools", "webhook_secret"),
+    ("database", "url"),
+    ("database", "listen_url"),
+)
+_DATABASE = {("database", "path"), ("database", "url")}
+_SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 _TABLES: dict[str, Any] = {
     "server": ServerSettings,
     "database": DatabaseSettings,
@@ -91,6 +98,15 @@ def load_settings(
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
     for (table, key), value in (flags or {}).items():
         overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
+        if (table, key) == ("database", "path"):
+            overrides["database", "url"] = None
+    if overrides.keys() & _DATABASE:
+        # A file that is named closer by takes the place of a URL that the settings file names.
+        overrides.setdefault(("database", "url"), None)
+    elif {"path", "url"} <= raw.get("database", {}).keys():
+        raise SettingsError(
+            "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
+        )
     for (table, key), value in overrides.items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
@@ -106,6 +122,7 @@ def load_settings(
         if secret is not None:
             secret = _value_of(secret, f"{table}.{key}", environ)
             settings = replace(settings, **{table: replace(of_table, **{key: secret})})
+    settings = replace(settings, database=_named_file(settings.database))
     headers = tuple(_with_value(each, environ) for each in settings.tools.headers)
     settings = replace(settings, tools=replace(settings.tools, headers=headers))
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
@@ -155,16 +172,30 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
         if text:
             table, key = known[name]
             add(name, known[name], convert_text(text, _TABLES[table], key, name))
-    url = environ.get("MNEMOGATE_DATABASE_URL", "")
-    if url.startswith(("postgresql:", "postgres:")):
+    overrides = {setting: value for setting, (_, value) in found.items()}
+    path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
+    if path is not None and url not in (None, f"{_SQLITE}{path}"):
+        names = " and ".join(found[each][0] for each in sorted(_DATABASE))
+        raise SettingsError(f"environment: {names} say different things")
+    return overrides
+
+
+def _named_file(database: DatabaseSettings) -> DatabaseSettings:
+    """Returns the settings with the URL of a SQLite file as its path. Raises: SettingsError: no such database."""
+    url, listen_url = database.url, database.listen_url
+    if url is not None and url.startswith(_SQLITE):
+        return replace(database, path=url.removeprefix(_SQLITE), url=None)
+    for name, each in (("url", url), ("listen_url", listen_url)):
+        if each is not None and not each.startswith(_POSTGRES):
+            scheme = each.partition(":")[0] if ":" in each else ""
+            expected = "postgresql://…" if name == "listen_url" else "postgresql://… or sqlite:///path"
+            raise SettingsError(f"database.{name}: expected {expected}, saw {scheme!r}")
+    if url is not None and database.pooled and listen_url is None:
         raise SettingsError(
-            "MNEMOGATE_DATABASE_URL: PostgreSQL comes later; use sqlite:///path or MNEMOGATE_DB"
+            "database.listen_url is missing: notifications do not come through a pooler (database.pooled); "
+            "name the server itself"
         )
-    if url:
-        if not url.startswith("sqlite:///"):
-            raise SettingsError(f"MNEMOGATE_DATABASE_URL: expected sqlite:///path, saw {url.split(':')[0]!r}")
-        add("MNEMOGATE_DATABASE_URL", ("database", "path"), url.removeprefix("sqlite:///"))
-    return {setting: value for setting, (_, value) in found.items()}
+    return database
 
 
 def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[UpstreamSettings, ...]:

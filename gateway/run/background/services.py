@@ -135,19 +135,16 @@ class BackgroundServices:
         self._batches = jobs
         self._batch_worker = Worker(self._store.jobs, {BATCH: jobs.run}, _BATCHES, count=self.worker.count)
 
-    def start(self) -> list[asyncio.Task[None]]:
-        """Starts its tasks, which run until they are cancelled."""
-        runs: list[Coroutine[Any, Any, None]] = [
-            self.maintenance.run(),
-            self.retention.run(),
-            self.worker.run(),
-            self.sleep.run(),
-        ]
+    def start(self, *, works: bool = True) -> list[asyncio.Task[None]]:
+        """Starts its tasks, which run until they are cancelled. works: jobs are performed here, besides made due."""
+        runs: list[Coroutine[Any, Any, None]] = [self.maintenance.run(), self.sleep.run()]
         if self.learning is not None:
             runs.append(self.learning.schedule.run())
         if self.embedding is not None:
             runs.append(self.embedding.run())
-        if self._batch_worker is not None:
+        if works:
+            runs += [self.retention.run(), self.worker.run()]
+        if works and self._batch_worker is not None:
             runs.append(self._serve_batches(self._batch_worker))
         return [asyncio.create_task(each) for each in runs]
 

@@ -51,6 +51,27 @@ def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = 
     admin.remove()
 
 
+@pytest.mark.parametrize("command", [["worker"], ["serve", "--no-work"]])
+def test_what_a_file_cannot_share_is_refused(command: list[str], capsys: Out) -> None:
+    assert main(command) == 2
+    assert "database.url: " in capsys.readouterr().err
+
+
+def test_a_url_is_shown_without_its_password(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNEMOGATE_DATABASE_URL", "postgresql://ann:hush@127.0.0.1:1/memory")
+    main(["check-config"])
+    said = capsys.readouterr()
+    assert "ann:***@127.0.0.1:1/memory" in said.out
+    assert "hush" not in said.out + said.err
+
+
+def test_migrate_makes_the_schema(database: Path, capsys: Out) -> None:
+    assert main(["migrate"]) == 0
+    assert f"{database} has the schema" in capsys.readouterr().err
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone()[0] > 0
+
+
 def test_keys_are_made_listed_and_revoked_without_a_server(capsys: Out) -> None:
     assert main(["keys", "create", "--project", "blue", "--name", "ann"]) == 0
     secret = capsys.readouterr().out.strip()

@@ -22,11 +22,13 @@ from gateway.serve import example_model
 from gateway.settings import (
     DEMO_PROFILE,
     Capability,
+    DatabaseSettings,
     ModelSettings,
     Settings,
     ToolHeader,
     UpstreamSettings,
     is_loopback,
+    without_password,
 )
 from gateway.settings_load import load_settings
 
@@ -63,6 +65,7 @@ def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     [
         {"MNEMOGATE_PORT": "1", "MNEMOGATE_SERVER_PORT": "2"},
         {"MNEMOGATE_DB": "a", "MNEMOGATE_DATABASE_URL": "sqlite:///b"},
+        {"MNEMOGATE_DB": "a", "MNEMOGATE_DATABASE_URL": "postgresql://h/b"},
     ],
 )
 def test_two_variables_that_contradict_each_other_are_named(environ: dict[str, str]) -> None:
@@ -83,6 +86,8 @@ def test_a_flag_is_held_to_what_the_file_is(tmp_path: Path, name: tuple[str, str
         ("MNEMOGATE_SERVER_HOST", "::1", "server", "host", "::1"),
         ("MNEMOGATE_DB", "x.db", "database", "path", "x.db"),
         ("MNEMOGATE_DATABASE_URL", "sqlite:////tmp/x.db", "database", "path", "/tmp/x.db"),
+        ("MNEMOGATE_DATABASE_URL", "postgresql://h/db", "database", "url", "postgresql://h/db"),
+        ("MNEMOGATE_DATABASE_POOL", "20", "database", "pool", 20),
         ("MNEMOGATE_SINGLE_USER", "yes", "memory", "single_user", True),
         ("MNEMOGATE_SERVER_ACCESS_LOG", "0", "server", "access_log", False),
         ("MNEMOGATE_MEMORY_IDLE_S", "7", "memory", "idle_s", 7.0),
@@ -224,8 +229,10 @@ def test_a_wrong_file_is_told_what_is_wrong(tmp_path: Path, text: str, says: str
         ("MNEMOGATE_PROT", "1", "environment: unknown name 'MNEMOGATE_PROT'; did you mean 'MNEMOGATE_PORT'?"),
         ("MNEMOGATE_PORT", "x", "MNEMOGATE_PORT: expected a whole number, saw 'x'"),
         ("MNEMOGATE_SINGLE_USER", "maybe", "MNEMOGATE_SINGLE_USER: expected true or false, saw 'maybe'"),
-        ("MNEMOGATE_DATABASE_URL", "postgresql://u:secret@h/db", "PostgreSQL comes later"),
-        ("MNEMOGATE_DATABASE_URL", "mysql://u:secret@h/db", "expected sqlite:///path, saw 'mysql'"),
+        ("MNEMOGATE_DATABASE_URL", "mysql://u:secret@h/db", "or sqlite:///path, saw 'mysql'"),
+        ("MNEMOGATE_DATABASE_URL", "u:secret@h", "expected postgresql://… or"),
+        ("MNEMOGATE_DATABASE_ULR", "secret", "did you mean 'MNEMOGATE_DATABASE_URL'?"),
+        ("MNEMOGATE_DATABASE_POOL", "1", "MNEMOGATE_DATABASE_POOL: expected between 2 and 1000, saw 1"),
         ("MNEMOGATE_CONFIG", "/nowhere/x.toml", ""),
     ],
 )
@@ -351,6 +358,63 @@ def test_a_secret_comes_from_a_variable(tmp_path: Path, name: str) -> None:
     header = f"[[tools.headers]]\nname = 'a'\nhost = 'H.org'\nheader = 'X'\nvalue = 'env:{name}'"
     assert load(tmp_path, header, {name: "hush"}).tools.headers == (ToolHeader("a", "h.org", "X", "hush"),)
     assert "hush" not in repr(settings)
+
+
+SERVER = "postgresql://ann:hush@db.example/memory"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags", "url", "path"),
+    [
+        (f"url = '{SERVER}'", {}, {}, SERVER, "mnemogate.db"),
+        ("url = 'env:PG'", {"PG": SERVER}, {}, SERVER, "mnemogate.db"),
+        ("path = 'a.db'", {"MNEMOGATE_DATABASE_URL": SERVER}, {}, SERVER, "a.db"),
+        (f"url = '{SERVER}'", {"MNEMOGATE_DB": "b.db"}, {}, None, "b.db"),
+        (f"url = '{SERVER}'", {}, {("database", "path"): "c.db"}, None, "c.db"),
+        ("", {"MNEMOGATE_DATABASE_URL": SERVER}, {("database", "path"): "c.db"}, None, "c.db"),
+        ("url = 'sqlite:///d.db'", {}, {}, None, "d.db"),
+    ],
+)
+def test_the_database_that_is_named_closest_counts(
+    tmp_path: Path,
+    text: str,
+    environ: dict[str, str],
+    flags: dict[tuple[str, str], Any],
+    url: str | None,
+    path: str,
+) -> None:
+    database = load(tmp_path, f"[database]\n{text}", environ, flags=flags).database
+    assert (database.url, database.path) == (url, path)
+    assert "hush" not in repr(database)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"path = 'a.db'\nurl = '{SERVER}'", "name one of them"),
+        (f"url = '{SERVER}'\npooled = true", "database.listen_url is missing"),
+        (f"url = '{SERVER}'\nlisten_url = 'sqlite:///a'", "database.listen_url: expected postgresql://…"),
+        ("url = 'env:PG'", "database.url names PG, which is not set"),
+    ],
+)
+def test_a_server_that_is_named_wrongly_is_told(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, f"[database]\n{text}")
+    assert says in caught.value.message
+    assert "hush" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (SERVER, "postgresql://ann:***@db.example/memory"),
+        ("postgresql://ann:hu@sh@h1,h2:5433/m?x=1", "postgresql://ann:***@h1,h2:5433/m?x=1"),
+        ("postgresql:///m?user=a&password=hush&host=/run", "postgresql:///m?user=a&password=***&host=/run"),
+        ("postgresql://ann@h/m", "postgresql://ann@h/m"),
+    ],
+)
+def test_no_password_is_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown == DatabaseSettings(url=url).shown
 
 
 def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
