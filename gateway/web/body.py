@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
@@ -43,6 +43,17 @@ class BodyReader:
             raise self._too_large(f"{announced}")
         # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
         held.grow(announced)
+        connection = scope["state"].get("connection")
+        if connection is not None and connection.has_whole_body:
+            whole = _part(await receive())  # nothing to wait for, so nothing to time
+        else:
+            whole = await self._gather(held, receive)
+        if len(whole) > self.limit_bytes:
+            raise self._too_large(str(len(whole)))
+        return whole
+
+    async def _gather(self, held: _HeldBytes, receive: Receive) -> bytes:
+        """Reads a body that is still under way."""
         body = bytearray()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
@@ -50,28 +61,21 @@ class BodyReader:
             async with asyncio.timeout_at(deadline) as timer:
                 while True:
                     message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    part: bytes = message.get("body", b"")
+                    part = _part(message)
                     if not body and not message.get("more_body", False):
-                        whole = part  # most bodies come as one message, and need no copy
-                        break
+                        return part  # one message, which needs no copy
                     body += part
                     if len(body) > self.limit_bytes:
                         raise self._too_large("more")
                     held.grow(len(body))
                     if not message.get("more_body", False):
-                        whole = bytes(body)
-                        break
+                        return bytes(body)
                     # A body may take longer than the timeout if it keeps coming: what has arrived buys time.
                     timer.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_S)
         except TimeoutError:
             raise BodyTimeout(
                 f"The request body did not arrive in time ({len(body)} bytes were there). Send it faster."
             ) from None
-        if len(whole) > self.limit_bytes:
-            raise self._too_large(str(len(whole)))
-        return whole
 
     def _give_back(self, count: int) -> None:
         self._left_bytes += count
@@ -132,6 +136,13 @@ class _HeldBytes(ByteQuota):
 
     async def __aexit__(self, *_: object) -> None:
         self._reader._give_back(self._taken)
+
+
+def _part(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    part: bytes = message.get("body", b"")
+    return part
 
 
 def _refuse_encoded(scope: Scope) -> None:

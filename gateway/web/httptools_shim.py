@@ -21,7 +21,8 @@ class HttpToolsShim(HttpToolsProtocol):
     _in_body = False
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body and b"pgrade" in data:
+        # A head mostly comes with its whole body, through which it would take long to look.
+        if not self._in_body and data.find(b"pgrade", 0, data.find(b"\r\n\r\n")) >= 0:
             data = _without_upgrade(data)
         super().data_received(data)
         if self._in_body:

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -63,14 +63,6 @@ def trace_of(scope: Scope) -> Trace:
     return trace
 
 
-class Cork(Protocol):
-    """The connection that our server puts into the scope as `transport`; it can hold a head back, and abort."""
-
-    def hold(self) -> None: ...
-    def release(self) -> None: ...
-    def abort(self) -> None: ...
-
-
 class Edge:
     """The edge of the application. idle: set while no request is being answered."""
 
@@ -111,29 +103,22 @@ class Edge:
         trace = Trace("", time.perf_counter(), self._error_form(scope["path"]))
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
-        # The cork holds the head until the first bytes of the body, so that both leave in one packet. A reply to HEAD
-        # has no body to wait for.
-        cork: Cork | None = scope["state"].get("transport") if scope["method"] != "HEAD" else None
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers = [*message["headers"], ours]
-                # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
-                if not any(name == b"x-request-id" for name, _ in headers):
-                    headers.append((b"x-request-id", ours[1]))
+                is_named = False
                 for name, value in headers:
                     if name == b"content-type":
                         trace.is_event_stream = value.startswith(b"text/event-stream")
+                    elif name == b"x-request-id":
+                        is_named = True
+                # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
+                if not is_named:
+                    headers.append((b"x-request-id", ours[1]))
                 message = {**message, "headers": headers}
-                if cork is not None:
-                    cork.hold()
-                    try:
-                        await send(message)
-                    finally:
-                        cork.release()
-                    return
             else:
                 trace.bytes_out += len(message.get("body", b""))
                 trace.is_complete = not message.get("more_body", False)
@@ -152,7 +137,8 @@ class Edge:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
             trace.status = CLIENT_GONE
-            _abort(scope)
+            if (connection := scope["state"].get("connection")) is not None:
+                connection.abort()
         except asyncio.CancelledError:
             await self._last_words(Overloaded("The gateway is shutting down."), trace, answer)
             raise
@@ -231,13 +217,6 @@ def _new_id() -> str:
     # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
     # thread could take it.
     return f"req_{_ids.getrandbits(96):024x}"
-
-
-def _abort(scope: Scope) -> None:
-    """Drops the connection of a client that left or does not read; closing it in order would wait for the client."""
-    transport: Cork | None = scope["state"].get("transport")
-    if transport is not None:
-        transport.abort()
 
 
 def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayError:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from gateway.errors import SettingsError
 from gateway.limits import Limits
@@ -19,33 +21,78 @@ from gateway.web.httptools_shim import HttpToolsShim
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S = 135
+_BODILESS = frozenset((204, 304))
+_CONTROL = bytes((*range(9), *range(10, 32), 127))  # all but the tab
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
 
 
-class _Corked:
-    """A transport that holds a response's head back until the first bytes of its body: one system call, one packet."""
+class _Cycle(RequestResponseCycle):
+    """uvicorn's request and its reply; the reply's head leaves with the first bytes of its body, in one packet."""
 
-    __slots__ = ("_held", "_transport", "write")
+    _head = b""
+    _is_bodiless = False
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._held: list[bytes] = []
-        self.write: Callable[[bytes], object] = transport.write
+    async def send(self, message: ASGISendEvent) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start" and not self.response_started:
+            self.response_started = True
+            self.waiting_for_100_continue = False
+            self._head = self._begin(message["status"], message["headers"])
+        elif message["type"] == "http.response.body" and self.response_started and not self.response_complete:
+            self._go_on(message["body"], message.get("more_body", False))
+        else:
+            raise RuntimeError(f"{message['type']!r} has no place here")
 
-    def hold(self) -> None:
-        """Keeps what is written until `release`; it leaves with the first write after that."""
-        self.write = self._held.append
+    def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """Returns the head. Raises: RuntimeError: a header that would end it."""
+        says_close = False
+        parts = [STATUS_LINE[status]]
+        for name, value in headers:
+            if name == b"content-length":
+                self.chunked_encoding, self.expected_content_length = False, int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep_alive, says_close = False, True
+            parts += (name, b": ", value, b"\r\n")
+        head = b"".join(parts)
+        line_ends = 2 + 2 * (len(parts) // 4)
+        if len(head) - len(head.translate(None, _CONTROL)) != line_ends:
+            raise RuntimeError("a header with a control character")
+        if not self.keep_alive and not says_close:
+            head += b"connection: close\r\n"
+        self._is_bodiless = self.scope["method"] == "HEAD" or status in _BODILESS
+        if self._is_bodiless:
+            self.expected_content_length = 0
+        elif self.chunked_encoding is None:
+            self.chunked_encoding = True
+            head += b"transfer-encoding: chunked\r\n"
+        return head + b"\r\n"
 
-    def release(self) -> None:
-        self.write = self._write_held
-
-    def _write_held(self, data: bytes) -> None:
-        self.write = self._transport.write
-        self._transport.write(b"".join((*self._held, data)))
-        self._held.clear()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+    def _go_on(self, body: bytes, more_body: bool) -> None:
+        head, self._head = self._head, b""
+        if self._is_bodiless:
+            data = head
+        elif self.chunked_encoding:
+            data = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
+            if not more_body:
+                data += b"0\r\n\r\n"
+        else:
+            self.expected_content_length -= len(body)
+            if self.expected_content_length < 0:
+                raise RuntimeError("a body longer than its content-length")
+            data = head + body if head else body
+        if data:
+            self.transport.write(data)
+        if not more_body:
+            if self.expected_content_length:
+                raise RuntimeError("a body shorter than its content-length")
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
 
 
 class _ServerConnection(HttpToolsShim):
@@ -62,13 +109,26 @@ class _ServerConnection(HttpToolsShim):
         self.on_lost: Callable[[], object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # uvicorn knows no other way to get between its protocol and its transport than to hand it another transport.
-        super().connection_made(_Corked(transport))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
     @property
     def is_lost(self) -> bool:
         return self.transport.is_closing()
+
+    @property
+    def is_full(self) -> bool:
+        """Says whether a write would wait for the client to read."""
+        return self.flow.write_paused
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Says whether the body of the newest request has arrived, and so those of all before it."""
+        return not self.cycle.more_body
+
+    def abort(self) -> None:
+        """Drops the connection of a client that left or does not read; closing it in order would wait for it."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -93,13 +153,14 @@ class _ServerConnection(HttpToolsShim):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = 0
-        # For the edge, which corks and aborts, and for the reply, which wants to know when the client leaves.
-        self.scope["state"]["transport"] = self.transport
+        # For the edge, which aborts, and for the reply, which wants to know when the client leaves.
         self.scope["state"]["connection"] = self
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        # uvicorn makes its cycles itself. This one has only been given to a task that has not begun.
+        self.cycle.__class__ = _Cycle
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -4,7 +4,7 @@
 so the reply has to learn of it in another way. The connection of our own server tells it (gateway/web/server.py).
 Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
 say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
-A client that does not read would block `send` for ever; a timer ends that.
+A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from gateway.run.sink import ClientGone, Presence
 
 
 class ClientConnection(Protocol):
-    """A client's connection, which tells when it is lost."""
+    """A client's connection, which tells when it is lost. is_full: a write would wait for the client to read."""
 
     on_lost: Callable[[], object] | None
 
     @property
     def is_lost(self) -> bool: ...
+
+    @property
+    def is_full(self) -> bool: ...
 
 
 class ClientReply:
@@ -46,8 +49,6 @@ class ClientReply:
         self._send_timeout_s = send_timeout_s
         self._head: dict[str, Any] | None = None
         self._loop = asyncio.get_running_loop()
-        self._blocked_since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._connection = connection
 
@@ -61,8 +62,6 @@ class ClientReply:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
         # The client may have sent its next request already, whose reply has taken this place over.
@@ -93,29 +92,21 @@ class ClientReply:
     async def _put(self, message: dict[str, Any]) -> None:
         if self.gone.is_set():
             raise ClientGone
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._send_timeout_s, self._check_reading)
-        self._blocked_since = self._loop.time()
-        if self._head is not None:
-            self.started = True
-            head, self._head = self._head, None
-            await self._send(head)
-        if not message["more_body"]:
-            # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
-            self.ended = True
-        await self._send(message)
-        self._blocked_since = None
-
-    def _check_reading(self) -> None:
-        """Gives up a client that has not read for too long.
-
-        There is one timer for the reply, not one for each write, so a blocked write is found within twice the timeout.
-        """
-        since = self._blocked_since
-        if since is not None and self._loop.time() - since >= self._send_timeout_s:
-            self._leave()
-        elif not self.ended:
-            self._timer = self._loop.call_later(self._send_timeout_s, self._check_reading)
+        timer: asyncio.TimerHandle | None = None
+        if self._connection is None or self._connection.is_full:
+            timer = self._loop.call_later(self._send_timeout_s, self._leave)
+        try:
+            if self._head is not None:
+                self.started = True
+                head, self._head = self._head, None
+                await self._send(head)
+            if not message["more_body"]:
+                # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
+                self.ended = True
+            await self._send(message)
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -79,9 +79,14 @@ _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each ke
 
 def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
     """Says cheaply whether a key that we act on may be there twice; never False where it is, even if it is escaped."""
-    if len(body) > _LARGE or b"\\u" in body:
+    # One byte is looked for ten times faster than two.
+    if len(body) > _LARGE or (b"\\" in body and b"\\u" in body):
         return True
-    return any(body.count(_QUOTED[key]) > 1 for key in json.keys() & _ACTED_ON)
+    for key in json:
+        quoted = _QUOTED.get(key)
+        if quoted is not None and body.count(quoted) > 1:
+            return True
+    return False
 
 
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")

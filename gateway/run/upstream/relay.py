@@ -62,34 +62,38 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
     """
     headers = handed_on(reply.headers)
     is_stream = is_event_stream(reply.status, headers)
-    held: list[bytes] | None = None if is_stream or not held_bytes else []
-    size = 0
-    # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
-    rest = b""
+    chunks = reply.chunks()
 
     def start() -> None:
         if not sink.started:
             receipt.upstream_answered()
             sink.start(reply.status, [*headers, *receipt.close()])
 
-    async with beating(reply.chunks(), beat_s if is_stream else 0.0) as chunks:
+    if not is_stream and held_bytes:
+        held: list[bytes] = []
+        size = 0
         async for chunk in chunks:
-            if held is not None:
-                held.append(chunk)
-                size += len(chunk)
-                if size <= held_bytes:
-                    continue
-                # Too large to hold: from here on it goes as it comes.
-                chunk, held = b"".join(held), None
+            held.append(chunk)
+            size += len(chunk)
+            if size > held_bytes:
+                break
+        body = b"".join(held)
+        if size <= held_bytes:
+            receipt.upstream_answered()
+            await sink.whole(reply.status, [*headers, *receipt.close()], body)
+            return
+        # Too large to hold: from here on it goes as it comes.
+        start()
+        await sink.write(body)
+    # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
+    rest = b""
+    async with beating(chunks, beat_s if is_stream else 0.0) as beats:
+        async for chunk in beats:
             start()
             # The common chunk ends with its event, and is passed on without a search.
             if is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
                 chunk, rest = _split_events(rest + chunk)
             await sink.write(chunk)
-    if held is not None:
-        receipt.upstream_answered()
-        await sink.whole(reply.status, [*headers, *receipt.close()], b"".join(held))
-        return
     start()
     await sink.write(rest)
     await sink.end()
