@@ -109,7 +109,11 @@ class Database(Protocol):
     """Five doors to the data: read, long_read, write, write_one, bulk.
 
     Each raises what its operation raises, and Unavailable; those that write also Busy, where too many bytes wait.
+    is_shared: other processes may read and write the same data.
     """
+
+    @property
+    def is_shared(self) -> bool: ...
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a short, indexed read. Raises: TooSlow past the deadline."""

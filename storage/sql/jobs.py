@@ -7,9 +7,9 @@
 A lane is an agent's jobs of one kind: one of them runs, or waits to be tried again, at a time; the schema sees to it.
 Of jobs that belong to no memory each key has a lane of its own.
 
-Who holds a job. One process owns the file, so what another opening of the store left running is nobody's, at once and
-whatever the clocks say. Leases within this one are kept in memory, by a monotonic clock: the wall clock may jump.
-A store that many processes share keeps both in the database, by its clock.
+Who holds a job. A lease stands in the job's row, with the clock that it is measured by. Processes that share a database
+go by its clock. One that owns its file goes by a clock of its own which never jumps; so what another opening of the
+file left running is nobody's, at once.
 
 Every commit of a job checks, in its own transaction, that this attempt still runs and that the agent's epoch is the one
 the job was made on: what was forgotten meanwhile does not come back through work in flight.
@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Connection, Database, Effect, Operation, Row
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Job, JobState, Step
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
@@ -34,6 +35,8 @@ Coalesce = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
 NO_AGENT = 0
+# So often a claim looks again where another process was faster.
+_CLAIMS = 4
 
 
 async def forget_jobs(
@@ -72,15 +75,20 @@ def _wakes(
 class Jobs(Group):
     """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
 
-    def __init__(self, database: Database, now: Callable[[], float], tick: Callable[[], float]) -> None:
-        """Makes the group. now: seconds since the epoch, for due jobs. tick: a clock that never jumps, for leases."""
+    def __init__(
+        self, database: Database, now: Callable[[], float | None], tick: Callable[[], float | None]
+    ) -> None:
+        """Makes the group. now: seconds since the epoch, for due jobs. tick: a clock that never jumps, for leases.
+
+        Where they give None, the database's own clock counts.
+        """
         super().__init__(database)
         self._now = now
         self._tick = tick
-        # When the leases of attempts that run here end. The writer's thread asks, the loop's prolongs: each looks up or
-        # sets one entry.
-        self._leases: dict[tuple[int, int], float] = {}
-        self._holder = uuid.uuid4().hex
+        # The name of the clock that leases are measured by.
+        self._holder = "database" if database.is_shared else uuid.uuid4().hex
+        # Attempts that are let go of, which the database does not know yet.
+        self._dropped: set[tuple[int, int]] = set()
         self._watchers: list[Callable[[], None]] = []
 
     # -- who waits for jobs -------------------------------------------------------------------------------------------
@@ -98,12 +106,11 @@ class Jobs(Group):
     @reads
     async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
         """Returns the seconds until a job of these kinds can be claimed or a lease runs out; None: nothing waits."""
-        waits = [self._left(row) for row in await connection.rows(SQL["running"]) if row[3] in kinds]
-        now = self._now()
-        first = await _first(connection, kinds, now)
-        if first is not None:
-            waits.append(max(0.0, first[1] - now))
-        return min(waits, default=None)
+        if self._dropped:
+            return 0.0
+        values = (kinds, self._holder, self._tick(), self._now())
+        wait: float | None = await connection.value(SQL["due_in"], values)
+        return None if wait is None else max(0.0, wait)
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
@@ -133,51 +140,72 @@ class Jobs(Group):
         if current is None or epoch not in (None, current):
             raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
         now = self._now()
-        at = now if due is None else due
         row = await connection.row(SQL["pending"], (agent, kind, key))
-        if row is None:
-            values = (agent, kind, key, current, at, now, now, payload)
-            return int(await connection.value(SQL["insert"], values))
-        id, made_on, waiting, falls_due = row
+        while row is None:
+            values = (agent, kind, key, due, now, current, payload)
+            made = await connection.value(SQL["insert"], values)
+            if made is not None:
+                return int(made)
+            # Another process has enqueued it in this moment; or has claimed that, too, by now.
+            row = await connection.row(SQL["pending"], (agent, kind, key))
+        id, made_on, waiting = row
         # An old epoch's payload may name what was forgotten.
         if merge is not None and made_on == current:
             payload = merge(waiting, payload)
-        at = at if postpone else min(at, falls_due)
-        await connection.run(SQL["coalesce"], (current, at, now, payload, id))
+        await connection.run(SQL["coalesce"], (current, due, now, int(postpone), payload, id))
         return int(id)
 
     # Adds a job in a transaction of its own.
     enqueue = _wakes(enqueue_in)
 
-    async def claim(self, kinds: Sequence[str], *, lease_s: float, tries: int) -> Job | None:
+    async def claim(
+        self, kinds: Sequence[str], *, lease_s: float, tries: int, running: Collection[int] = ()
+    ) -> Job | None:
         """Claims the next job of these kinds for the time of the lease; None: nothing is due whose lane is free.
 
-        A job whose lease ran out is taken over. tries: one that was never ended in so many is dead.
+        A job whose lease ran out is taken over. tries: one that was never ended in so many is dead. running: jobs that
+        the caller runs itself, however old their leases are.
         """
+        dropped = tuple(self._dropped)
 
         async def take(connection: Connection) -> Job | None:
-            for row in await connection.rows(SQL["running"]):
-                id, _, _, kind, tried = row
-                if kind not in kinds or self._left(row):
+            for attempt in dropped:
+                await connection.run(SQL["let_go"], attempt)
+            tick = self._tick()
+            for id, tried in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
+                if id in running:
                     continue
                 if tried >= tries:
                     await _bury(connection, id, f"it did not end in {tried} attempts: killed, or hung")
-                elif job := await self._take(connection, id, lease_s):
+                    continue
+                row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
+                if job := await _current(connection, row):
                     return job
-            now = self._now()
-            while (first := await _first(connection, kinds, now)) is not None and first[1] <= now:
-                if job := await self._take(connection, first[0], lease_s):
+            values = (kinds, self._holder, tick, self._now(), lease_s)
+            while (row := await connection.row(SQL["claim"], values)) is not None:
+                if job := await _current(connection, row):
                     return job
             return None
 
-        return await asyncio.shield(self._database.bulk(take))
+        for _ in range(_CLAIMS):
+            # Another process may have claimed a job of the same lane in this moment.
+            with suppress(WriteConflict):
+                job = await asyncio.shield(self._database.bulk(take))
+                self._dropped.difference_update(dropped)
+                return job
+        return None
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
         """Prolongs the lease. False: the job is not this attempt's any more, or its memory has changed."""
-        if (job.id, job.attempt) not in self._leases:
+        if (job.id, job.attempt) in self._dropped:
             return False
-        self._leases[job.id, job.attempt] = self._tick() + lease_s
-        return bool(await self._database.read(lambda c: c.value(SQL["fence"], (job.id, job.attempt))))
+        values = (job.id, job.attempt, self._tick(), lease_s)
+        return bool(await asyncio.shield(self._database.write_one(SQL["prolong"], values)))
+
+    @reads
+    async def is_held(self, connection: Connection, job: Job) -> bool:
+        """Says whether a job is this attempt's still, and its memory has not changed."""
+        return bool(await connection.value(SQL["is_held"], (job.id, job.attempt)))
 
     @reads
     async def step(self, connection: Connection, job: Job, name: str) -> bytes | None:
@@ -218,7 +246,6 @@ class Jobs(Group):
             await _delete(connection, job.id)
 
         await self._write(write)
-        self.let_go(job)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
         """Has the job tried again after that time, its lane waiting; None: it is dead. error: never what was said.
@@ -232,8 +259,8 @@ class Jobs(Group):
         return await self._end(job, job.error, delay_s, job.tries - 1)
 
     def let_go(self, job: Job) -> None:
-        """Ends a lease without the database, which may be out of reach: whoever claims next takes the job over."""
-        self._leases.pop((job.id, job.attempt), None)
+        """Ends a lease without the database, which may be out of reach: the next claim here tells it."""
+        self._dropped.add((job.id, job.attempt))
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
@@ -272,12 +299,12 @@ class Jobs(Group):
         if job.state is JobState.DEAD:
             newer = await connection.row(SQL["pending"], (job.agent, job.kind, job.key))
             if newer is None:
-                await connection.run(SQL["revive"], (now, now, id))
+                await connection.run(SQL["revive"], (now, id))
                 return await _get(connection, id)
             await _delete(connection, id)
             job = await _get(connection, newer[0])
         if job.state is not JobState.RUNNING:
-            await connection.run(SQL["hasten"], (now, now, job.id))
+            await connection.run(SQL["hasten"], (now, job.id))
         return await _get(connection, job.id)
 
     @_wakes
@@ -306,31 +333,13 @@ class Jobs(Group):
         future.add_done_callback(lambda _: self.wake())
         return await asyncio.shield(future)
 
-    def _left(self, row: Row) -> float:
-        """Returns the seconds that are left of a running job's lease; 0 where another opening of the store holds it."""
-        id, attempt, holder = row[:3]
-        is_held = holder == self._holder
-        return max(0.0, self._leases.get((id, attempt), 0.0) - self._tick()) if is_held else 0.0
-
-    async def _take(self, connection: Connection, id: int, lease_s: float) -> Job | None:
-        """Claims a job, or deletes one that was made before something was forgotten."""
-        if not await _is_current(connection, id):
-            await _delete(connection, id)
-            return None
-        row = await connection.row(SQL["claim"], (self._holder, id))
-        assert row is not None  # `_is_current` has just seen it
-        job = _job(row)
-        # Here, not when the answer arrives: the next claim may be in the same batch. If this one is undone after all,
-        # so is its attempt, and the next to get that number writes over the lease.
-        self._leases[job.id, job.attempt] = self._tick() + lease_s
-        return job
-
     async def _check(self, connection: Connection, job: Job) -> None:
         """Keeps an attempt from writing that has no say any more. Raises: Stale."""
-        row = await connection.row(SQL["fence"], (job.id, job.attempt))
-        if row is None:
+        # The agent before the job, as everywhere, so that no two wait for each other.
+        epoch = await _epoch(connection, job.agent)
+        if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
             raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
-        if not row[0]:
+        if epoch != job.epoch:
             raise Stale(f"something was forgotten while job {job.id} was under way")
 
     async def _perform(self, connection: Connection, job: Job, effect: Effect | None) -> None:
@@ -340,22 +349,19 @@ class Jobs(Group):
 
     async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> str:
         async def write(connection: Connection) -> str:
-            row = await connection.row(SQL["fence"], (job.id, job.attempt))
-            if row is None:
+            epoch = await _epoch(connection, job.agent)
+            if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
                 return "lost"
-            if not row[0]:
+            if epoch != job.epoch:
                 await _delete(connection, job.id)
                 return "dropped"
             if delay_s is None:
                 await _bury(connection, job.id, error or "")
                 return "dead"
-            now = self._now()
-            await connection.run(SQL["retrying"], (now + delay_s, now, tries, error, job.id))
+            await connection.run(SQL["retrying"], (self._now(), delay_s, tries, error, job.id))
             return "retrying"
 
-        outcome = await self._write(write)
-        self.let_go(job)
-        return outcome
+        return await self._write(write)
 
 
 async def _epoch(connection: Connection, agent: int) -> int | None:
@@ -365,19 +371,14 @@ async def _epoch(connection: Connection, agent: int) -> int | None:
     return epoch
 
 
-async def _first(connection: Connection, kinds: Sequence[str], now: float) -> tuple[int, float] | None:
-    """Returns the job whose turn is next, and when that is.
-
-    Each statement walks an index in order: thousands of jobs may wait, and the event loop's thread asks.
-    """
-    # A clock that was put back says nothing of when such a job is due: it is due now.
-    misdated = await connection.value(SQL["put_back"], (now + 1, kinds))
-    if misdated is not None:
-        return misdated, now
-    rows = [
-        await connection.row(SQL["first"], (state, kinds)) for state in (JobState.RETRYING, JobState.PENDING)
-    ]
-    return min(((row[0], row[1]) for row in rows if row is not None), key=lambda each: each[1], default=None)
+async def _current(connection: Connection, row: Row | None) -> Job | None:
+    """Returns a job that was claimed; one that was made before something was forgotten is deleted instead."""
+    if row is None:
+        return None
+    if row[-1]:
+        return _job(row[:-1])
+    await _delete(connection, row[0])
+    return None
 
 
 async def _is_current(connection: Connection, id: int) -> bool:

@@ -1,65 +1,120 @@
 -- Every statement on jobs, steps and spending. `-- name:` begins one; the next line says what it is for.
 
 -- name: epoch
--- Returns the epoch that an agent's jobs must have been made on.
-SELECT epoch FROM agents WHERE id = ?
+-- Returns the epoch that an agent's jobs must have been made on; it stays that until the transaction ends.
+SELECT epoch FROM agents WHERE id = ? {postgres:FOR NO KEY UPDATE}
 
 -- name: pending
 -- Finds the job that waits under a key.
-SELECT id, epoch, payload, due FROM jobs WHERE agent = ? AND kind = ? AND key = ? AND state = 'pending'
+SELECT id, epoch, payload FROM jobs WHERE agent = ? AND kind = ? AND key = ? AND state = 'pending'
+{postgres:FOR UPDATE}
 
 -- name: insert
--- Adds a job.
+-- Adds a job. No row: one waits under this key. ?4: when it is due; NULL: now. ?5: the present time.
 INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload)
-VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?) RETURNING id
+VALUES (?1, ?2, ?3, 'pending', ?6, coalesce(CAST(?4 AS DOUBLE PRECISION), {clock:5}), {clock:5}, {clock:5}, ?7)
+ON CONFLICT DO NOTHING RETURNING id
 
 -- name: coalesce
--- Gives one that waits what is asked now.
-UPDATE jobs SET epoch = ?, due = ?, asked = ?, payload = ? WHERE id = ?
+-- Gives one that waits what is asked now, and the earlier of both times. ?2: when that is due; NULL: now. ?4: it waits
+-- until then in any case.
+UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
+    due = CASE WHEN CAST(?4 AS BIGINT) = 0 AND due < coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) THEN due
+          ELSE coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) END
+WHERE id = ?6
 
--- name: running
--- Finds all jobs that somebody runs, or ran when it was killed.
-SELECT id, attempt, holder, kind, tries FROM jobs WHERE state = 'running' ORDER BY id
-
--- name: first
--- Finds the job in a state that falls due first and has none before it in its lane. It walks the index in order. A
--- memory that is being forgotten can still be read, so none of its jobs begins.
-SELECT id, due FROM jobs j
-WHERE state = CAST(?1 AS TEXT) AND kind {in:2:TEXT:16} AND NOT EXISTS (
-    SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
-AND (?1 = 'retrying' OR NOT EXISTS (
-    SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')
-    AND (CASE o.agent WHEN 0 THEN o.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
-ORDER BY due, id LIMIT 1
-
--- name: put_back
--- Finds a job whose time was set by a clock that has been put back since: nobody knows any more when it is due. (The
--- plus keeps SQLite from the index on state, by which it would look at all who wait.)
-SELECT id FROM jobs j
-WHERE asked > ?1 AND +state IN ('pending', 'retrying') AND kind {in:2:TEXT:16}
-AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
+-- piece: ready
+-- The condition on a job `j` of the kinds ?1 that waits: none is before it in its lane. A memory that is being forgotten
+-- can still be read, so none of its jobs begins.
+kind {in:1:TEXT:16} AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
 AND (state = 'retrying' OR NOT EXISTS (
     SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')
     AND (CASE o.agent WHEN 0 THEN o.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
-ORDER BY asked LIMIT 1
+
+-- piece: next
+-- The job that is next, and the seconds until then, at the time ?4. Each branch walks an index in order. The first is
+-- for a job whose time was set by a clock that has been put back since: nobody knows any more when it is due, so it is
+-- due now. (The plus keeps SQLite from the index on state, by which it would look at all who wait.)
+SELECT id, wait FROM (
+    SELECT * FROM (
+        SELECT id, 0.0 AS wait FROM jobs j WHERE asked > ?4 + 1 AND +state IN ('pending', 'retrying') AND {ready}
+        ORDER BY asked LIMIT 1)
+    UNION ALL SELECT * FROM (
+        SELECT id, due - ?4 FROM jobs j WHERE state = 'retrying' AND {ready} ORDER BY due, id LIMIT 1)
+    UNION ALL SELECT * FROM (
+        SELECT id, due - ?4 FROM jobs j WHERE state = 'pending' AND {ready} ORDER BY due, id LIMIT 1))
+ORDER BY wait LIMIT 1
+
+-- piece: running
+-- The seconds that are left of the leases of jobs that run. ?2, ?3: the clock by which they are measured, and its time.
+SELECT CASE WHEN holder = ?2 AND held_until > {clock:3} THEN held_until - {clock:3} ELSE 0.0 END AS wait
+FROM jobs WHERE state = 'running' AND kind {in:1:TEXT:16}
+
+-- name: due_in (sqlite)
+-- Says in how many seconds a job can be claimed or a lease runs out.
+SELECT min(wait) FROM ({running} UNION ALL SELECT wait FROM ({next}))
+
+-- name: due_in (postgres)
+SELECT min(wait) FROM ({running} UNION ALL SELECT * FROM (
+    SELECT due - {clock:4} FROM jobs j WHERE state IN ('pending', 'retrying') AND {ready} ORDER BY due, id LIMIT 1) n) w
+
+-- name: expired
+-- Finds jobs whose leases have run out: whoever ran them was killed, or hung.
+SELECT id, tries FROM jobs
+WHERE state = 'running' AND kind {in:1:TEXT:16} AND (holder <> ?2 OR held_until <= {clock:3}) ORDER BY id
+{postgres:FOR UPDATE SKIP LOCKED}
+
+-- piece: taken
+-- What is returned of a job that was claimed; at last, whether it was made on what its agent knows today.
+id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error,
+agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent), FALSE)
+
+-- name: take_over
+-- Claims a job that somebody else has left.
+UPDATE jobs SET attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?4 WHERE id = ?1
+RETURNING {taken}
+
+-- name: claim (sqlite)
+-- Claims the job that is next, if it is due. Attempts are counted here, so that one that kills the process counts as
+-- well.
+UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = ?3 + ?5
+WHERE id = (SELECT id FROM ({next}) WHERE wait <= 0)
+RETURNING {taken}
+
+-- name: claim (postgres)
+UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?5
+WHERE id = (
+    SELECT id FROM jobs j WHERE state IN ('pending', 'retrying') AND due <= {clock:4} AND {ready}
+    ORDER BY due, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING {taken}
+
+-- name: prolong
+-- Prolongs the lease of an attempt that still runs, and whose agent is as it was.
+UPDATE jobs SET held_until = {clock:3} + ?4 WHERE id = ?1 AND attempt = ?2 AND state = 'running'
+AND (agent = 0 OR epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent))
+RETURNING id
+
+-- name: let_go
+-- Ends the lease of an attempt.
+UPDATE jobs SET held_until = 0 WHERE id = ? AND attempt = ? AND state = 'running'
 
 -- name: is_current
 -- Says whether a job was made on what its agent knows today.
 SELECT j.agent = 0 OR j.epoch = a.epoch FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id = ?
 
--- name: claim
--- Claims a job. Attempts are counted here, so that one that kills the process counts as well.
-UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ? WHERE id = ?
-RETURNING id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error
-
--- name: fence
+-- name: is_held
 -- Says whether this attempt still runs, and its agent is as it was.
 SELECT j.agent = 0 OR coalesce(j.epoch = a.epoch, FALSE) FROM jobs j LEFT JOIN agents a ON a.id = j.agent
 WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 
+-- name: fence
+-- Says whether this attempt still runs, and has nobody take it over before the transaction ends.
+SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:FOR UPDATE}
+
 -- name: retrying
 -- Puts back a job that failed or was released. It keeps its lane until it falls due.
-UPDATE jobs SET state = 'retrying', due = ?, asked = ?, tries = ?, error = ?, holder = NULL WHERE id = ?
+UPDATE jobs SET state = 'retrying', due = {clock:1} + ?2, asked = {clock:1}, tries = ?3, error = ?4, holder = NULL
+WHERE id = ?5
 
 -- name: dead
 -- Buries a job that failed for good. It leaves its lane and keeps its error and its steps.
@@ -72,11 +127,11 @@ WHERE j.id = ? AND o.state = 'dead' AND o.id <> j.id
 
 -- name: revive
 -- Tries a dead letter from the start; its steps still count.
-UPDATE jobs SET state = 'pending', tries = 0, due = ?, asked = ?, error = NULL WHERE id = ?
+UPDATE jobs SET state = 'pending', tries = 0, due = {clock:1}, asked = {clock:1}, error = NULL WHERE id = ?2
 
 -- name: hasten
 -- Has one that waits fall due now.
-UPDATE jobs SET due = ?, asked = ? WHERE id = ?
+UPDATE jobs SET due = {clock:1}, asked = {clock:1} WHERE id = ?2
 
 -- name: renew
 -- Keeps a job beyond what was forgotten: on the new epoch, a running attempt fenced off and not counted, no words of
@@ -112,7 +167,7 @@ SELECT result FROM steps WHERE job = ? AND name = ?
 
 -- name: step_insert
 -- Adds the result of a step.
-INSERT INTO steps (job, name, at, result) VALUES (?, ?, ?, ?)
+INSERT INTO steps (job, name, at, result) VALUES (?1, ?2, {clock:3}, ?4)
 
 -- name: step_list
 -- Lists the steps of a job without their results.

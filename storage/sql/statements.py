@@ -9,6 +9,8 @@ those of pieces.sql are known in every file. What the two databases write differ
     {in:2:BYTEA:64}       parameter 2 is a list that has it: `= ANY($2::BYTEA[])`, here IN with 64 placeholders
     {each:2:BIGINT:64}    the list as rows of one column: unnest, here VALUES
     CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
+    {clock:2}             the present time in seconds: parameter 2, or the database's own where that is NULL
+    {postgres:FOR UPDATE} words that PostgreSQL alone is given
     +name                 keeps SQLite from the index on this column; PostgreSQL is given the name alone
     {padded:35}           room and padding of a new row, whose columns are the first 35 values (sqlite/padding.py)
     {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
@@ -31,6 +33,9 @@ _PIECE = re.compile(r"\{(\w+)\}")
 _RUN = re.compile(r"\{\?(\d+)\.\.(\d+)\}")
 _LIST = re.compile(r"\{(in|each):(\d+):([A-Z]+):(\d+)\}")
 _FILLED = re.compile(r"\{(padded|size):(\d+)\}")
+_CLOCK = re.compile(r"\{clock:(\d+)\}")
+_OWN_CLOCK = r"coalesce($\1::float8, extract(epoch FROM clock_timestamp())::float8)"
+_ONLY = re.compile(r"\s*\{postgres:([^}]+)\}")
 _PARAMETER = re.compile(r"\?(\d*)")
 _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 
@@ -70,7 +75,7 @@ def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
 
 
 def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
-    text = _assemble(sqlite, pieces)
+    text = _ONLY.sub("", _CLOCK.sub(r"?\1", _assemble(sqlite, pieces)))
     filled = _FILLED.search(text)
     if filled is not None:
         # SQLite's connection adds these values behind those that both databases are given.
@@ -114,6 +119,7 @@ def _for_postgres(text: str) -> str:
         return f"= ANY({values})" if found[1] == "in" else f"SELECT unnest({values})"
 
     numbers = iter(range(1, 1000))
+    text = _ONLY.sub(r" \1", _CLOCK.sub(_OWN_CLOCK, text))
     text = _PARAMETER.sub(lambda found: f"${found[1] or next(numbers)}", _LIST.sub(array, text))
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 

@@ -77,6 +77,8 @@ def _driven(operation: Operation[T]) -> Callable[[sqlite3.Connection], T]:
 class SqliteDatabase:
     """Made by `open`. writer, reader, long_reader: for what is SQLite's own; the store goes through the doors."""
 
+    is_shared = False
+
     def __init__(
         self,
         target: DatabaseFile,

@@ -166,11 +166,14 @@ class Worker:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
         kinds = tuple(self.handlers)
         try:
-            while kinds and await self._keep_running() and len(self._running) < self.limits.concurrency:
+            while kinds and await self._holds_all() and len(self._running) < self.limits.concurrency:
                 wait = await self.jobs.due_in(kinds)
                 if wait is None or wait > 0:
                     return None if wait is None else max(wait, _LEAST_S)
-                job = await self.jobs.claim(kinds, lease_s=self.limits.lease_s, tries=self.limits.tries)
+                limits, running = self.limits, [each.job.id for each in self._running]
+                job = await self.jobs.claim(
+                    kinds, lease_s=limits.lease_s, tries=limits.tries, running=running
+                )
                 if job is None:
                     return _NOTHING_FOUND_S
                 context = JobContext(job, self.jobs)
@@ -183,14 +186,14 @@ class Worker:
         # There is no room, or a job has to end first: its end wakes us.
         return None
 
-    async def _keep_running(self) -> bool:
-        """Prolongs our own leases, so that a process that was stopped for a while does not take over its own jobs.
+    async def _holds_all(self) -> bool:
+        """Returns False if one of our jobs has lost its lease (cancelled, forgotten, taken over) and is being ended.
 
-        Returns False if one of them has lost its lease (cancelled, forgotten, taken over) and is being ended. Its lane
-        may be free in the database already, but nothing may run there before it has ended.
+        Its lane may be free in the database already, but nothing may run there before it has ended.
         """
         for context in tuple(self._running):
-            await self._prolong(context)
+            if not context.ended and not await self.jobs.is_held(context.job) and not context.ended:
+                context.lost.set()
         return not any(context.lost.is_set() for context in self._running)
 
     async def _wait(self, seconds: float | None) -> None:

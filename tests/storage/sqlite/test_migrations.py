@@ -30,6 +30,7 @@ PINNED = {
     "0006_keys.sql": "5cc74722dc8167afcb57c79e2592089b9555b20412eabbec50e7e399c4c9798b",
     "0007_agents.sql": "39f1ac25e61bb879ab4cc8c0a822b9e1dbe9f6e530c98833ff6909a98ba431cd",
     "0008_batches.sql": "1bcf5855361524ebc3b88e674671fb2fcaa0350c50d3ec81d19adae2b84f83d9",
+    "0009_leases.sql": "ce0b07155bb8eda78801ff54dc32a7fcc56c39b9fb8db3fd0dc8dfc26c5080fa",
 }
 
 
