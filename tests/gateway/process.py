@@ -20,12 +20,14 @@ __all__ = ["ROOT", "Process", "command", "serving"]
 ROOT = Path(__file__).parents[2]
 
 
-def command(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: str, where: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs one command of the command line, as a shell does."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
         capture_output=True,
         text=True,
         timeout=60,
