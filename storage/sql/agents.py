@@ -8,12 +8,13 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Scope
+from storage.records import Agent, Block, Scope
+from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
@@ -47,6 +48,17 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
         # Only a uid can have collided, and those are random.
         raise WriteConflict(f"agent uid {draft.uid} is taken")
     return found
+
+
+async def begin_agent(
+    connection: Connection, draft: Agent, own: Iterable[Block], shared: Iterable[Block], at: float
+) -> Agent:
+    """Stores a draft with its blocks. Returns it, or the agent that was there first."""
+    agent = await create_agent(connection, draft)
+    if agent.secret == draft.secret:
+        await ensure_blocks(connection, agent.id, own, at)
+        await ensure_shared_blocks(connection, agent.scope.project, agent.scope.profile, shared, at)
+    return agent
 
 
 async def take_seq(connection: Connection, agent: int) -> int:
@@ -105,6 +117,22 @@ class Agents:
         if agent is None and is_made:
             raise NotFound("this agent is gone")
         return agent or self.draft(scope)
+
+    async def find_or_begin(
+        self, scope: Scope, own: Sequence[Block], shared: Sequence[Block], at: float
+    ) -> Agent:
+        """Returns the scope's agent, which begins now, with these blocks, if it is not there yet.
+
+        For processes that share a database: drafts of two of them would have two secrets.
+        """
+        agent = await self.find(scope)
+        if agent is None:
+            draft = self.draft(scope)
+            agent = await self._database.write(
+                lambda connection: begin_agent(connection, draft, own, shared, at)
+            )
+            self.remember(agent)
+        return agent
 
     def remember(self, agent: Agent) -> None:
         """Puts it into the cache: after it was stored, or with its new epoch."""

@@ -42,8 +42,8 @@ from storage.records import (
     Summary,
 )
 from storage.sql import exchanges as history
-from storage.sql.agents import create_agent
-from storage.sql.blocks import add_op, ensure_blocks, ensure_shared_blocks, write_block
+from storage.sql.agents import begin_agent
+from storage.sql.blocks import add_op, write_block
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, reads
 from storage.sql.jobs import Jobs
@@ -185,15 +185,11 @@ class Append(Group):
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     agent, e = write.agent, write.exchange
     if not agent.id:
-        agent = await create_agent(connection, agent)
+        agent = await begin_agent(connection, agent, write.defaults, write.shared, write.now)
         if (
             agent.secret != write.agent.secret
         ):  # the exchange's hashes are keyed with a secret that nobody has
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
-        await ensure_blocks(connection, agent.id, write.defaults, write.now)
-        await ensure_shared_blocks(
-            connection, agent.scope.project, agent.scope.profile, write.shared, write.now
-        )
     rev = write.rev
     if write.conversation is None:
         begun = (agent.id, write.uid, write.key, write.now, write.now)

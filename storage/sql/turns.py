@@ -23,11 +23,9 @@ from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, BlockOp, Exchange, Snapshot
 from storage.sql import exchanges as history
-from storage.sql.agents import create_agent
+from storage.sql.agents import begin_agent
 from storage.sql.blocks import (
     add_op,
-    ensure_blocks,
-    ensure_shared_blocks,
     load_blocks,
     load_ops,
     make_block,
@@ -165,13 +163,9 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
-        agent = await create_agent(connection, agent)
+        agent = await begin_agent(connection, agent, write.defaults, write.shared, write.now)
         if agent.secret != write.agent.secret:  # the turn's hashes are keyed with a secret that nobody has
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
-        await ensure_blocks(connection, agent.id, write.defaults, write.now)
-        await ensure_shared_blocks(
-            connection, agent.scope.project, agent.scope.profile, write.shared, write.now
-        )
     snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.

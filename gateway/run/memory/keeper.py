@@ -15,7 +15,7 @@ from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import TurnOutcome
 from gateway.run.memory.composer import Composer
-from gateway.run.memory.known import Known, MemoryRequest, read
+from gateway.run.memory.known import Known, MemoryRequest, agent_of, read
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
@@ -91,10 +91,9 @@ class MemoryKeeper:
 
     async def _queue(self, asked: MemoryRequest) -> None:
         """Waits for the requests before this one."""
-        scope, key = asked.identity.scope, asked.identity.conversation
-        assert scope is not None
+        key = asked.identity.conversation
         assert key is not None
-        agent = await self.store.agents.find_or_draft(scope, is_made=bool(asked.spec.uid))
+        agent = await agent_of(self.store, asked)
         await self.queues.enter((agent.uid, key), asked.place)
 
     async def open(self, known: Known, prompt: Prompt) -> Known:

@@ -134,6 +134,19 @@ async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
     return known if known.is_off else await _with_memory(store, known)
 
 
+async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
+    """Returns the memory's owner as it is stored, or a draft of it.
+
+    Gateways that share a database could not agree on a draft: there it is stored before anything of it is kept.
+    Raises: NotFound: it was made over REST, and is gone.
+    """
+    scope, spec = asked.identity.scope, asked.spec
+    assert scope is not None
+    if store.database.is_shared and not spec.uid and asked.identity.mode in (Mode.ON, Mode.STRICT):
+        return await store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, asked.now)
+    return await store.agents.find_or_draft(scope, is_made=bool(spec.uid))
+
+
 def _put_in_front(known: Known) -> tuple[PathElement, ...]:
     """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
     if known.asked.spec.history == "client":
@@ -149,7 +162,7 @@ async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Loo
     agents = store.agents
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
-        agent = await agents.find_or_draft(scope, is_made=bool(asked.spec.uid))
+        agent = await agent_of(store, asked)
         listing = Listing(Canon(agent.secret), asked.request.messages)
         path = listing.path(listing.said) if listing.said else None
         look = await store.turns.look(agent, key, path) if agent.id else Look()

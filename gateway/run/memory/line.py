@@ -24,6 +24,7 @@ from gateway.core.request.splice import Splice
 from gateway.run.memory.known import (
     Known,
     MemoryRequest,
+    agent_of,
     in_order,
     known_blocks,
     new_conversation_uid,
@@ -66,7 +67,7 @@ async def read_line(
     agents = store.agents
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
-        agent = await agents.find_or_draft(scope, is_made=bool(asked.spec.uid))
+        agent = await agent_of(store, asked)
         line = await _line(store, asked, agent) if agent.id else Line(Look())
         if line is not None:
             break
