@@ -33,6 +33,12 @@ class StoreHealth:
 
 T = TypeVar("T")
 
+# What other processes may have changed is looked at anew after so long, whether or not they have told it.
+DEAF_S = 15.0
+# The channels on which processes tell each other that there is work, that keys or definitions have changed, that
+# something was forgotten, that a place in a queue is free, that a run was ended.
+WORK, KEYS, DEFINITIONS, GONE, LINES, RUNS = "work", "keys", "definitions", "gone", "lines", "runs"
+
 # A row as every driver gives it: values in the order of the statement's columns.
 Row = Sequence[Any]
 
@@ -135,6 +141,18 @@ class Database(Protocol):
 
     async def sweep(self, wait_ms: int) -> bool:
         """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
+
+    def listen(self) -> None:
+        """Begins to hear what other processes tell."""
+
+    def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
+        """Has a function called with what other processes tell on a channel, once this one listens.
+
+        None: something may have been missed. It is given every `DEAF_S` seconds while nothing can be heard.
+        """
+
+    def tell(self, channel: str, word: str = "") -> None:
+        """Tells the other processes something, soon. It may be lost: nothing that must be right depends on it."""
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         """Has a function called each time the database works again; caches of its content may be wrong by then."""

@@ -28,7 +28,7 @@ from typing import Any
 import orjson
 
 from storage.commands import Erased, Extent, ForgetTarget, Rules
-from storage.database import Connection, Database
+from storage.database import GONE, Connection, Database
 from storage.records import API_PROFILE, Exchange, Scope, State
 from storage.search import rank
 from storage.sql import exchanges as history
@@ -90,6 +90,7 @@ class Forgetting(Group):
         self._now = now
         self._cache = cache
         self._wake = wake
+        database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
         # What goes before a memory: those of its sleeptime agents.
@@ -169,6 +170,7 @@ class Forgetting(Group):
         else:
             self._agents.forget(scope)
         self._wake()
+        self._database.tell(GONE)
         return id
 
     async def wipe(self, agent: int) -> None:
@@ -202,7 +204,14 @@ class Forgetting(Group):
                 self._cursors[id] = cursor
                 return False
         self._wake()
+        self._database.tell(GONE)
         return True
+
+    def _gone(self) -> None:
+        """Drops what is remembered here: another process has forgotten something."""
+        self._agents.clear()
+        rank.clear_caches()
+        self._cache.clear()
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""

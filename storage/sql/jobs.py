@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from storage.database import Connection, Database, Effect, Operation, Row
+from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Job, JobState, Step
 from storage.sql.group import Group, reads
@@ -35,6 +35,8 @@ Coalesce = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
 NO_AGENT = 0
+# Where many share the queue, it is looked at after so many seconds at most.
+_LOOK_S = 60.0
 # So often a claim looks again where another process was faster.
 _CLAIMS = 4
 
@@ -90,6 +92,7 @@ class Jobs(Group):
         # Attempts that are let go of, which the database does not know yet.
         self._dropped: set[tuple[int, int]] = set()
         self._watchers: list[Callable[[], None]] = []
+        database.hear(WORK, lambda _: self._woken())
 
     # -- who waits for jobs -------------------------------------------------------------------------------------------
 
@@ -99,7 +102,11 @@ class Jobs(Group):
         return lambda: self._watchers.remove(woken)
 
     def wake(self) -> None:
-        """Calls the watchers. For those who have enqueued in a transaction of their own."""
+        """Calls the watchers, here and elsewhere. For those who have enqueued in a transaction of their own."""
+        self._woken()
+        self._database.tell(WORK)
+
+    def _woken(self) -> None:
         for woken in tuple(self._watchers):
             woken()
 
@@ -110,6 +117,9 @@ class Jobs(Group):
             return 0.0
         values = (kinds, self._holder, self._tick(), self._now())
         wait: float | None = await connection.value(SQL["due_in"], values)
+        if self._database.is_shared:
+            # Whoever enqueued a job may have died before it told anybody.
+            wait = _LOOK_S if wait is None else min(_LOOK_S, wait)
         return None if wait is None else max(0.0, wait)
 
     # -- a job's life -------------------------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import math
 import os
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from storage.database import Connection, Database
-from storage.errors import NotFound, WriteConflict
+from storage.database import DEAF_S, KEYS, Connection, Database
+from storage.errors import NotFound, Unavailable, WriteConflict
 from storage.records import Key
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
@@ -71,16 +73,28 @@ async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
 class Keys(Group):
     """The keys of callers. Those presented lately are kept in memory.
 
-    So the common request costs no statement, and known callers stay known while the store is down. Only this process
-    writes the file, so nothing else can change them.
+    So the common request costs no statement, and known callers stay known while the store is down. Nobody else writes a
+    file; what is known of a shared database is asked again after `DEAF_S`, and at once where another process tells of a
+    change.
     """
 
-    def __init__(self, database: Database, now: Callable[[], float], path: str | Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        now: Callable[[], float],
+        path: str | Path | None,
+        tick: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(database)
         self._path = path
         self._now = now
-        self._known: OrderedDict[bytes, Key] = OrderedDict()
-        self._any: bool | None = None
+        self._tick = tick
+        # With the time until which each is believed.
+        self._known: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
+        self._any = False
+        self._none_until = -math.inf  # there were no keys, and that is believed until then
+        self._age_s = DEAF_S if database.is_shared else math.inf
+        database.hear(KEYS, lambda _: self._changed())
 
     async def create(
         self, project: str, name: str, memory: str | None = None, opens: str | None = None
@@ -90,8 +104,7 @@ class Keys(Group):
         shown, now = plain[:SHOWN], self._now()
         values = (project, name, digest_of(plain), shown, now, memory, opens)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
-        self._any = True
-        self._leave_sign(True)
+        self._made()
         return Key(id, project, name, shown, now, None, memory, opens), plain
 
     async def install(self, plain: str, name: str) -> bool:
@@ -114,8 +127,7 @@ class Keys(Group):
         done = await self._database.write(install)
         self._known.clear()
         if done:
-            self._any = True
-            self._leave_sign(True)
+            self._made()
         return done
 
     async def revoke(self, name_or_id: str) -> Key:
@@ -125,6 +137,7 @@ class Keys(Group):
             return await self._database.write(lambda connection: _revoke(connection, name_or_id, now))
         finally:
             self._known.clear()
+            self._database.tell(KEYS)
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
@@ -133,24 +146,45 @@ class Keys(Group):
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
         digest = digest_of(presented)
-        key = self._known.get(digest)
-        if key is None:
+        known, until = self._known.get(digest, (None, -math.inf))
+        if known is not None and self._tick() < until:
+            return known
+        try:
             key = await self._database.read(lambda connection: _find(connection, digest))
-            if key is not None:
-                self._known[digest] = key
-                if len(self._known) > CACHED_KEYS:
-                    self._known.popitem(last=False)
+        except Unavailable:
+            if known is None:
+                raise
+            return known
+        if key is None:
+            self._known.pop(digest, None)
+            return None
+        self._known[digest] = key, self._tick() + self._age_s
+        if len(self._known) > CACHED_KEYS:
+            self._known.popitem(last=False)
         return key
 
     async def has_any(self) -> bool:
         """Says whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
-        if self._any is None:
+        if not self._any and self._tick() >= self._none_until:
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
             self._any = bool(found)
+            self._none_until = self._tick() + self._age_s
             self._leave_sign(self._any)
         return self._any
 
+    def _made(self) -> None:
+        self._any = True
+        self._leave_sign(True)
+        self._database.tell(KEYS)
+
+    def _changed(self) -> None:
+        """Has everything asked again, but stays with what it knows while the database is down."""
+        self._known = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._known.items())
+        self._none_until = -math.inf
+
     def _leave_sign(self, keyed: bool) -> None:
+        if self._path is None:
+            return
         # Where nothing can be written the database alone has to say it.
         with contextlib.suppress(OSError):
             if keyed:

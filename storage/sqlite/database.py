@@ -147,6 +147,15 @@ class SqliteDatabase:
         """Empties the write-ahead log; False while somebody still reads from it."""
         return await self.writer.checkpoint(wait_ms=wait_ms)
 
+    def listen(self) -> None:
+        """Hears nothing: one process owns the file."""
+
+    def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
+        pass
+
+    def tell(self, channel: str, word: str = "") -> None:
+        pass
+
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._listeners.append(function)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from typing import Any
 
 from gateway.core import ids
@@ -40,6 +42,7 @@ from gateway.run.agents.tools import (
 from gateway.run.upstream.route import agent_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
+from storage.database import DEAF_S, DEFINITIONS
 from storage.errors import WriteConflict
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
 from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
@@ -132,14 +135,16 @@ class Registry:
         self._settings = settings
         self._profiles = {spec.name: spec for spec in specs}
         self._now = now
-        self._cache = SpecCache()
+        tell, age_s = partial(store.database.tell, DEFINITIONS), DEAF_S if store.database.is_shared else inf
+        self._cache = SpecCache(tell, age_s)
         self.tools = ToolRegistry(store, self._cache, now)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)
+        store.database.hear(DEFINITIONS, lambda _: self._cache.clear())
 
     def changed(self) -> None:
-        """Drops what names stood for: a definition was changed elsewhere."""
-        self._cache.clear()
+        """Drops what names stood for, here and elsewhere: a definition was changed."""
+        self._cache.changed()
 
     # -- a turn's agent
 
@@ -148,15 +153,13 @@ class Registry:
 
         Raises: BadRequest: two agents have the name.
         """
-        kept = self._cache.found.get((project, name))
+        kept = self._cache.get((project, name))
         if kept is None:
             round_ = self._cache.round
             kept = await self._resolve(project, name)
             if kept is None:
                 return None
             self._cache.keep((project, name), kept, round_)
-        else:
-            self._cache.found.move_to_end((project, name))
         # Whoever forgets a memory drops it from the store's cache, where a memory in use is found without a statement.
         return kept if await self._store.agents.find(kept.scope) is not None else None
 
@@ -299,7 +302,7 @@ class Registry:
         self._store.agents.remember(entry.agent)
         if new.sleeptime:
             await self.sleepers.turn_on(entry)
-        self._cache.clear()
+        self._cache.changed()
         return await self.get(project, uid)
 
     async def get(self, project: str, uid: str) -> AgentView:
@@ -367,7 +370,7 @@ class Registry:
             # Nothing more may be said here, and then no turn makes it due to read what was said before.
             due = self._now() + self._settings.memory.idle_s
             await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
-        self._cache.clear()
+        self._cache.changed()
         return await self.get(project, uid)
 
     async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
@@ -386,7 +389,7 @@ class Registry:
         ):
             await self.sleepers.leave(primary, uid)
         begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
-        self._cache.clear()
+        self._cache.changed()
         await self._store.forgetting.run(begun)
         await self._store.forgetting.sweep()
 
@@ -466,7 +469,7 @@ class Registry:
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.attach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
-        self._cache.clear()
+        self._cache.changed()
         return await self.get(project, uid)
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
@@ -474,7 +477,7 @@ class Registry:
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.detach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
-        self._cache.clear()
+        self._cache.changed()
         return await self.get(project, uid)
 
 

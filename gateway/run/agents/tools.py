@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,18 +46,34 @@ class ResolvedAgent:
 
 @dataclass(slots=True)
 class SpecCache:
-    """The specs that names stand for. round: rises with each change, so that no older reading is kept after it."""
+    """The specs that names stand for. tell: tells the other processes of a change. age_s: how long one is believed.
 
-    found: OrderedDict[tuple[str, str], ResolvedAgent] = field(default_factory=OrderedDict)
+    round: rises with each change, so that no older reading is kept after it.
+    """
+
+    tell: Callable[[], None]
+    age_s: float
+    found: OrderedDict[tuple[str, str], tuple[float, ResolvedAgent]] = field(default_factory=OrderedDict)
     round: int = 0
 
     def clear(self) -> None:
         self.found.clear()
         self.round += 1
 
+    def changed(self) -> None:
+        self.clear()
+        self.tell()
+
+    def get(self, key: tuple[str, str]) -> ResolvedAgent | None:
+        at, agent = self.found.get(key, (0.0, None))
+        if agent is None or time.monotonic() - at >= self.age_s:
+            return None
+        self.found.move_to_end(key)
+        return agent
+
     def keep(self, key: tuple[str, str], agent: ResolvedAgent, round_: int) -> None:
         if round_ == self.round:
-            self.found[key] = agent
+            self.found[key] = time.monotonic(), agent
             if len(self.found) > _CACHED:
                 self.found.popitem(last=False)
 
@@ -144,7 +161,7 @@ class ToolRegistry:
                 now = await self._store.definitions.find(project, DefinitionKind.TOOL, uid)
                 if now is None or now.version == found.version or attempt == TRIES - 1:
                     raise
-        self._cache.clear()
+        self._cache.changed()
         return _tool_view(changed)
 
     async def put(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
@@ -165,7 +182,7 @@ class ToolRegistry:
         if tool.definition is None:
             raise Conflict("This is a tool of the gateway's own, which cannot be deleted.")
         await self._store.defined_agents.delete_tool(tool.definition, at=self._now())
-        self._cache.clear()
+        self._cache.changed()
 
     async def named(self, project: str, name: str) -> ToolView:
         """Returns the tool of this name. Raises: NotFound."""
