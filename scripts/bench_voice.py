@@ -2,7 +2,7 @@
 
 `scripts/bench voice`. One mock upstream, one gateway, each a process of its own. The upstream says its first word at
 once: of a reply, or a call of `search_memory` with a filler and, when it has the result, the answer. Medians are taken
-over interleaved rounds. What is added is what the gateway needs beyond the upstream, asked directly in the same round.
+over interleaved rounds, in which the ways of asking stand in every order. What is added is what the gateway needs beyond the upstream, asked directly in the same round.
 Where there are many calls, replies stream for half a second and their callers speak for one.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import random
 import statistics
 import sys
 import tempfile
@@ -171,13 +172,16 @@ async def one_by_one(figures: Figures, count: int, name: str) -> None:
         # Somebody who is as well known as the agent is to itself: recall has as much to look through.
         "plain": lambda: calls(1, PLAIN, model="bench", user=name),
         "agent": lambda: calls(1, PLAIN, model=f"agent/{name}"),
-        "filler": lambda: calls(1, LOOK, model=f"agent/{name}"),
+        "filler": lambda: calls(1, LOOK, model=f"agent/{name}-looks"),
     }
     first: dict[str, list[float]] = {way: [] for way in ways}
     silences: list[float] = []
-    for _ in range(count):
-        for way, make in ways.items():
-            flow = Calls(make())
+    # Each way follows on each other one as often, since what one writes at its end may still be under way in the next.
+    orders = list(itertools.permutations(ways))
+    random.Random(count).shuffle(orders)
+    for number in range(count):
+        for way in orders[number % len(orders)]:
+            flow = Calls(ways[way]())
             result = await figures.drive(figures.mock if way == "direct" else figures.port, flow, 0.0)
             first[way] += result.first_ms
             silences += flow.answer_ms if way == "filler" else []
@@ -206,6 +210,7 @@ async def bench(figures: Figures, rounds: int, count: int) -> None:
     for number in range(rounds + 1):
         # A new agent each round, so that what it remembers does not grow with the rounds.
         await figures.make(f"vera{number}")
+        await figures.make(f"vera{number}-looks")
         await one_by_one(figures, count, f"vera{number}")
         await side_by_side(figures, f"vera{number}")
         if not number:
@@ -254,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench voice", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and calls; rough figures")
     options = parser.parse_args()
-    rounds, count = (2, 10) if options.quick else (10, 30)
+    rounds, count = (2, 12) if options.quick else (10, 24)
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         mock = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
