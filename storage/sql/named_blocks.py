@@ -98,6 +98,22 @@ async def share_blocks(connection: Connection, memory: int) -> None:
             await _show_sleepers(connection, memory, entry.block.id, entry.block.label)
 
 
+async def drop_copies(connection: Connection, project: str, memory: int, sleeper: int) -> None:
+    """Takes from an agent the copies of a memory's blocks with which it was imported, before the memory was there.
+
+    One that nobody else sees is deleted, or its words would outlive the memory's.
+    """
+    seen = await seen_blocks(connection, [memory, sleeper])
+    labels = {entry.block.label: entry.block.id for entry in seen[memory]}
+    for entry in seen[sleeper]:
+        id, is_nobodys = entry.block.id, entry.owner is None and not entry.profile
+        if not is_nobodys or labels.get(entry.block.label, id) == id:
+            continue
+        await detach(connection, sleeper, BLOCK, id)
+        if not await _seers(connection, id):
+            await _delete(connection, project, entry)
+
+
 async def _show_sleepers(connection: Connection, memory: int, block: int, label: str) -> None:
     """Has the sleeptime agents of a memory see a block, unless they have another one of that label."""
     for sleeper in await load_sleepers(connection, memory):
@@ -261,13 +277,17 @@ class NamedBlocks(Group):
             raise WriteConflict(
                 f"block {entry.block.label!r} is declared in the settings, for all users of a profile"
             )
-        await empty_snapshots(connection, "snapshots_showing", (entry.block.id,))
-        await detach_all(connection, BLOCK, entry.block.id)
-        await connection.run(SQL["values_empty"], (entry.block.id, b"[]"))
-        await connection.run(SQL["delete"], (entry.block.id,))
-        found = await find_definition(connection, project, DefinitionKind.BLOCK, uid)
-        if found is not None:
-            await remove_definition(connection, found.id)
+        await _delete(connection, project, entry)
+
+
+async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:
+    await empty_snapshots(connection, "snapshots_showing", (entry.block.id,))
+    await detach_all(connection, BLOCK, entry.block.id)
+    await connection.run(SQL["values_empty"], (entry.block.id, b"[]"))
+    await connection.run(SQL["delete"], (entry.block.id,))
+    found = await find_definition(connection, project, DefinitionKind.BLOCK, entry.block.uid)
+    if found is not None:
+        await remove_definition(connection, found.id)
 
 
 async def _seers(connection: Connection, block: int) -> list[int]:

@@ -14,7 +14,7 @@ from storage.sql.defined_agents import make_agent
 from storage.sql.definitions import change_definition
 from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs
-from storage.sql.named_blocks import share_blocks
+from storage.sql.named_blocks import drop_copies, share_blocks
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.readings import (
     accept_reading,
@@ -38,14 +38,21 @@ async def add_sleeper(
     if await load_sleepers(connection, memory):
         raise WriteConflict(f"{found.name!r} has a sleeptime agent already")
     made = await make_agent(connection, draft, at=at)
-    await adopt_sleeper(connection, memory, made.agent.id, at=at)
+    await _read_from(connection, memory, made.agent.id, at=at)
     if body is not None and found.definition is not None:
         await change_definition(connection, found.definition, body, at=at)
     return made.agent.id
 
 
-async def adopt_sleeper(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
-    """Has an agent read a memory, from where it has been read."""
+async def adopt_sleeper(
+    connection: Connection, project: str, memory: int, sleeper: int, *, at: float
+) -> None:
+    """Has an agent read a memory that has come with it from elsewhere, from where that has been read."""
+    await drop_copies(connection, project, memory, sleeper)
+    await _read_from(connection, memory, sleeper, at=at)
+
+
+async def _read_from(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
     begins = await cursor_of(connection, memory, LEARNER)
     await connection.run(SQL["read_from"], (memory, sleeper, begins, at))
     await share_blocks(connection, memory)

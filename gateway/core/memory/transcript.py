@@ -32,14 +32,19 @@ most that it was said."""
 
 
 def clean(
-    messages: Iterable[Message], *, most_chars: int = MESSAGE_CHARS, secrets: bool = False
+    messages: Iterable[Message],
+    *,
+    most_chars: int = MESSAGE_CHARS,
+    secrets: bool = False,
+    repeats: bool = False,
 ) -> list[Message]:
-    """Returns what may be read after the fact, oldest first: without marks and notes, no reply twice.
+    """Returns what may be read after the fact, oldest first: without marks and notes.
 
-    most_chars: a longer message is cut. secrets: whether what looks like a secret stays.
+    most_chars: a longer message is cut. secrets: whether what looks like a secret stays. repeats: whether a reply stays
+    that comes again word for word; it says nothing new, but without it the question before it has no answer.
     """
     found: list[Message] = []
-    replies: set[str] = set()  # a reply that comes again word for word says nothing new
+    replies: set[str] = set()
     for m in messages:
         if m.role not in _SPEAKERS:
             continue
@@ -47,7 +52,7 @@ def clean(
         if not secrets:
             text = withhold(text)
         key = squash(text)
-        if not key or (m.role == "assistant" and key in replies):
+        if not key or (m.role == "assistant" and key in replies and not repeats):
             continue
         if m.role == "assistant":
             replies.add(key)

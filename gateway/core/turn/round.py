@@ -316,8 +316,8 @@ class Round:
                 if self.words:
                     text = gap(self.words, text) + text
                 self._say(voice, text, gap(self.spoken or self.draft.text or self._text_before, text))
-            elif not self.has_spoken:
-                # A filler is for the silence before a tool; where something was said there is none.
+            elif not self.has_spoken and (text := text.lstrip()):
+                # A filler is for the silence before a tool; where something was said there is none. Blanks say nothing.
                 self._speaker = (place, voice)
                 self._say(voice, text, gap(self._text_before, text))
 

@@ -21,6 +21,7 @@ from gateway.core.definition import AgentDefinition, ConversationDefinition, Too
 from gateway.core.memory.kinds import (
     KINDS,
     MULTI_AGENT_TOOLS,
+    AgentKind,
     base_rules,
     built_in_uid,
 )
@@ -288,7 +289,7 @@ class Registry:
             definition,
             clears=definition.clears or kind.clears,
             most_messages=definition.most_messages or kind.most_messages,
-            least_messages=definition.least_messages or kind.least_messages,
+            least_messages=definition.least_messages or _least(kind, definition.most_messages),
         )
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
         folders = await self._folders(project, new.folders)
@@ -484,6 +485,12 @@ class Registry:
 def _agent_tool(tool: ToolView) -> AgentTool:
     said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
     return AgentTool(tool.name, tool.uid, said)
+
+
+def _least(kind: AgentKind, most: int | None) -> int | None:
+    """Returns the least messages that a kind's window keeps. most: the limit that an agent has of its own."""
+    least = kind.least_messages
+    return least if least is None or most is None else min(least, most // 2)
 
 
 def _system(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:

@@ -61,7 +61,7 @@ class SleeperRegistry:
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
             sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
             if sleeper is not None and not await self._store.readers.read_by(sleeper.memory):
-                await self._store.sleepers.adopt(found.agent.id, sleeper.memory, at=self._now())
+                await self._store.sleepers.adopt(project, found.agent.id, sleeper.memory, at=self._now())
                 has_any = True
         return has_any
 

@@ -193,7 +193,8 @@ class Sleeping:
         most = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
         message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
         unread = await self._unread(memory, reader, most)
-        messages = clean(unread.messages, most_chars=message, secrets=self._settings.learn_secrets)
+        secrets = self._settings.learn_secrets
+        messages = clean(unread.messages, most_chars=message, secrets=secrets, repeats=True)
         exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
         reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
         return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")

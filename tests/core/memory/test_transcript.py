@@ -31,6 +31,17 @@ def test_only_what_was_said_is_read() -> None:
     assert clean([said(7, "My password is hunter2")], secrets=True)[0].text.endswith("hunter2")
 
 
+def test_who_asks_for_replies_that_come_again_has_them() -> None:
+    messages = [
+        said(1, "Is it raining?"),
+        said(2, "Yes.", "assistant"),
+        said(3, "Now?"),
+        said(4, "Yes.", "assistant"),
+    ]
+    assert len(clean(messages)) == 3
+    assert clean(messages, repeats=True) == messages
+
+
 def test_long_messages_are_shown_by_their_edges() -> None:
     (found,) = clean([said(1, "\n".join(f"line {i}" for i in range(2000)))])
     assert len(found.text) <= MESSAGE_CHARS

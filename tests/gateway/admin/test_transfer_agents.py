@@ -143,6 +143,29 @@ def test_an_agent_goes_to_another_store_with_all_that_it_has(world: LettaWorld, 
     assert any("I have a boat." in str(text) for text in sent)
 
 
+@pytest.mark.parametrize("order", [("sleeper", "agent"), ("agent", "sleeper")], ids="-".join)
+def test_a_sleeptime_agent_edits_the_blocks_of_its_primary_whoever_comes_first(
+    world: LettaWorld, other: LettaWorld, order: tuple[str, ...]
+) -> None:
+    client = world.letta
+    agent = world.agent(name="ann", enable_sleeptime=True)
+    client.agents.messages.create(agent.id, input="Hello there")
+    assert agent.managed_group is not None
+    made = {"agent": agent.id, "sleeper": (agent.managed_group.agent_ids or [""])[0]}
+    exported = {name: export(world, id) for name, id in made.items()}
+    for name in order:
+        restore(other, made[name], exported[name])
+    # Turned on again, or due: whoever came with it reads it again.
+    other.letta.agents.update(agent.id, enable_sleeptime=True)
+    blocks: Any = {
+        name: {str(block.label): block.id for block in other.letta.agents.retrieve(id).blocks}
+        for name, id in made.items()
+    }
+    assert blocks["sleeper"]["human"] == blocks["agent"]["human"]
+    assert len([each for each in other.letta.blocks.list() if each.label == "human"]) == 1
+    assert set(blocks["sleeper"]) == {"human", "memory_persona"}
+
+
 def timeless(lines: Lines) -> list[Any]:
     """The lines, without when a conversation of ours was last used: that moves on as its exchanges are added."""
     found = [json.loads(line) for line in lines]

@@ -134,6 +134,8 @@ def test_a_list_of_tools_ends(world: LettaWorld) -> None:
         ({"tool_rules": [{"type": "nonsense", "tool_name": "x"}]}, ["body", "tool_rules", 0]),
         ({"llm_config": {"temperature": "hot"}}, ["body", "llm_config", "temperature"]),
         ({"context_window_limit": 0}, ["body", "context_window_limit"]),
+        ({"message_buffer_limit": 10, "message_buffer_min": 11}, ["body", "message_buffer_min"]),
+        ({"agent_type": "voice_convo_agent", "message_buffer_min": 31}, ["body", "message_buffer_min"]),
     ],
 )
 def test_a_wrong_value_is_named(world: LettaWorld, fields: dict[str, Any], loc: list[Any]) -> None:
@@ -142,6 +144,17 @@ def test_a_wrong_value_is_named(world: LettaWorld, fields: dict[str, Any], loc: 
     (fault,) = detail(refused.value)
     assert fault["loc"][: len(loc)] == loc
     assert fault["msg"]
+
+
+def test_a_window_keeps_no_more_messages_than_it_may_have(world: LettaWorld) -> None:
+    agent = world.letta.agents.create(model="openai/m", agent_type="voice_convo_agent")
+    with pytest.raises(UnprocessableEntityError) as refused:
+        world.letta.agents.update(agent.id, extra_body={"message_buffer_limit": 14})
+    (fault,) = detail(refused.value)
+    assert (fault["loc"], fault["input"]) == (["body", "message_buffer_limit"], 14)
+    bounds = {"message_buffer_limit": 14, "message_buffer_min": 14}
+    world.letta.agents.update(agent.id, extra_body=bounds)
+    assert world.letta.agents.update(agent.id, description="It is small.").message_buffer_limit == 14
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,12 @@ def test_a_group_is_shown_and_changed_by_its_own_route(world: LettaWorld) -> Non
         assert (status, kind in error["detail"]) == (400, True)
     status, error = patch(manager_type="sleeptime", sleeptime_agent_frequency=0)
     assert (status, error["detail"][0]["loc"][-1]) == (422, "sleeptime_agent_frequency")
+    bounds = {"max_message_buffer_length": 10, "min_message_buffer_length": 11}
+    status, error = patch(manager_type="voice_sleeptime", **bounds)
+    assert (status, error["detail"][0]["loc"]) == (
+        422,
+        ["body", "manager_config", "min_message_buffer_length"],
+    )
     assert patch(manager_type="choir")[0] == 422
     plain = world.agent()
     for unknown in (plain.id.replace("agent-", "group-"), f"group-{'0' * 32}"):

@@ -117,7 +117,9 @@ def test_an_agent_that_speaks_by_a_tool_needs_none_ahead_of_it(world: LettaWorld
     assert "pre_exec_msg" in str(tools["conversation_search"])
 
 
-@pytest.mark.parametrize("filler", [{"say": ""}, {"after_ms": 5}, "loud", {"say": "x", "after_ms": -1}])
+@pytest.mark.parametrize(
+    "filler", [{"say": ""}, {"say": " "}, {"after_ms": 5}, "loud", {"say": "x", "after_ms": -1}]
+)
 def test_a_wrong_one_is_named(world: LettaWorld, filler: Any) -> None:
     status, error = world.ask("POST", "/v1/agents", {"name": "ann", "mnemogate": {"filler": filler}})
     assert status == 422

@@ -145,7 +145,7 @@ async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registr
     added = await registry.change(PROJECT, bare.agent.uid, AgentEdit(multi_agent_tools=True))
     assert names(added) == [*MULTI_AGENT_TOOLS]
     voice = await registry.create(PROJECT, new("dan", "voice_convo_agent", most_messages=7))
-    assert (voice.definition.body["most_messages"], voice.definition.body["least_messages"]) == (7, 15)
+    assert (voice.definition.body["most_messages"], voice.definition.body["least_messages"]) == (7, 3)
 
 
 async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Registry, store: Store) -> None:

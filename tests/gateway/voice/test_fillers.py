@@ -195,9 +195,19 @@ def test_once_a_round_and_only_into_silence(world: World) -> None:
     assert talk(world).say(ASKED, stream=True) == f"First. I look further. Again. {ANSWER}"
 
 
-def test_an_empty_one_says_nothing(world: World) -> None:
-    world.upstream.queue(call_tools(search("")), say(ANSWER))
+@pytest.mark.parametrize("filler", ["", " ", "\n \t"])
+def test_an_empty_one_says_nothing(world: World, filler: str) -> None:
+    world.upstream.queue(call_tools(search(filler)), say(ANSWER))
     assert talk(world).say(ASKED, stream=True) == ANSWER
+
+
+def test_blanks_in_front_of_one_are_not_said(world: World) -> None:
+    world.upstream.queue(call_tools(search(f"\n  {FILLER}")), say(ANSWER))
+    chat = talk(world)
+    assert chat.say(ASKED, stream=True) == f"{FILLER} {ANSWER}"
+    before = world.upstream.last.messages
+    chat.say("Thank you.")
+    assert world.upstream.last.messages[: len(before)] == before
 
 
 def test_the_clients_own_tools_speak_for_themselves(world: World) -> None:

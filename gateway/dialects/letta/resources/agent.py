@@ -19,7 +19,7 @@ from gateway.core.definition import AgentDefinition
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.block import CreateBlock, block_json
-from gateway.dialects.letta.resources.group import group_json
+from gateway.dialects.letta.resources.group import check_window, group_json
 from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
@@ -115,7 +115,7 @@ class CompactionBody(Body):
 class FillerBody(Body):
     """A sentence that is said when a tool takes longer than `after_ms`."""
 
-    say: Annotated[str, Meta(min_length=1, max_length=500)]
+    say: Annotated[str, Meta(pattern=r"\S", max_length=500)]
     after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
 
 
@@ -300,7 +300,9 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     values["kept"] = {
         **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
     }  # fmt: skip
-    return replace(definition, **values)
+    made = replace(definition, **values)
+    check_window(made, sent, _NAMES["most_messages"], _NAMES["least_messages"])
+    return made
 
 
 # Our name of a field -> theirs, where they differ.

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
+from gateway.core.memory.kinds import KINDS
 from gateway.dialects.letta.body import KEPT, Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
@@ -80,15 +81,43 @@ def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | N
 
 
 def edited(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
-    """Returns the definition of a group's manager after a change. sent: the fields of its config that were sent."""
+    """Returns the definition of a group's manager after a change. sent: the fields of its config that were sent.
+
+    Raises: Unprocessable.
+    """
     if "sleeptime_agent_frequency" in sent and definition.sleeptime is not None:
         sleeptime = replace(definition.sleeptime, frequency=sent["sleeptime_agent_frequency"])
         definition = replace(definition, sleeptime=sleeptime)
-    return replace(
+    most, least = "max_message_buffer_length", "min_message_buffer_length"
+    made = replace(
         definition,
-        most_messages=sent.get("max_message_buffer_length", definition.most_messages),
-        least_messages=sent.get("min_message_buffer_length", definition.least_messages),
+        most_messages=sent.get(most, definition.most_messages),
+        least_messages=sent.get(least, definition.least_messages),
     )
+    check_window(made, sent, most, least, _AT)
+    return made
+
+
+def check_window(
+    definition: AgentDefinition,
+    sent: Mapping[str, Any],
+    most: str,
+    least: str,
+    at: tuple[str, ...] = ("body",),
+) -> None:
+    """Refuses a window that would keep more messages than it may have. most, least: the names of the fields.
+
+    Raises: Unprocessable: names the field that was sent.
+    """
+    kind = KINDS.get(definition.kind)
+    limit = definition.most_messages or (None if kind is None else kind.most_messages)
+    kept = definition.least_messages
+    if limit is None or kept is None or kept <= limit or not (sent.get(least) or sent.get(most)):
+        return
+    name, says = (
+        (least, f"at most {most}, {limit}") if sent.get(least) else (most, f"at least {least}, {kept}")
+    )
+    raise Unprocessable([Fault((*at, name), f"Expected {says}", "value_error", sent[name])])
 
 
 def group_json(
