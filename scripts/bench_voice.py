@@ -2,7 +2,8 @@
 
 `scripts/bench voice`. One mock upstream, one gateway, each a process of its own. The upstream says its first word at
 once: of a reply, or a call of `search_memory` with a filler and, when it has the result, the answer. Medians are taken
-over interleaved rounds, in which the ways of asking stand in every order. What is added is what the gateway needs beyond the upstream, asked directly in the same round.
+over interleaved rounds, in which the ways of asking stand in every order. What is added is what the gateway needs
+beyond the upstream, asked directly in the same round.
 Where there are many calls, replies stream for half a second and their callers speak for one.
 """
 

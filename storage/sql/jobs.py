@@ -63,6 +63,13 @@ async def forget_jobs(
         await connection.run(SQL["renew"], (state, epoch, payload, job.id))
 
 
+async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
+    """Ends an agent's jobs of a kind, for which there is nothing to do any more; one that runs loses its lease."""
+    for row in await connection.rows(SQL["of_agent"], (agent,)):
+        if (job := _job(row)).kind == kind:
+            await _delete(connection, job.id)
+
+
 def _wakes(
     method: Callable[Concatenate[Jobs, Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, T]]:

@@ -13,7 +13,7 @@ from storage.records import LEARNER, Run, RunState
 from storage.sql.defined_agents import make_agent
 from storage.sql.definitions import change_definition
 from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
-from storage.sql.jobs import Jobs
+from storage.sql.jobs import Jobs, drop_jobs
 from storage.sql.named_blocks import drop_copies, share_blocks
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.readings import (
@@ -63,17 +63,20 @@ async def remove_sleepers(
     found: AgentEntry,
     sleepers: Sequence[int],
     body: dict[str, Any] | None,
+    job: str,
     *,
     at: float,
 ) -> None:
     """Has these read a memory no more; they stay agents. Up to where it was read stays known.
 
-    body, and raises: as `add_sleeper`.
+    body, and raises: as `add_sleeper`. job: the kind of the jobs in which they read; without readers there is none.
     """
     memory = found.agent.id
     await advance(connection, memory, LEARNER, await cursor_of(connection, memory, LEARNER), at)
     for sleeper in sleepers:
         await connection.run(SQL["read_no_more"], (memory, sleeper))
+    if not await load_sleepers(connection, memory):
+        await drop_jobs(connection, memory, job)
     if body is not None and found.definition is not None:
         await change_definition(connection, found.definition, body, at=at)
 

@@ -10,6 +10,7 @@ from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.core.memory.kinds import BUILT_IN, KINDS, base_rules
 from gateway.core.memory.sleeper import PERSONA, VOICE, sleeper_of
+from gateway.run.agents.run import SLEEP
 from gateway.run.agents.tools import TRIES
 from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
@@ -79,7 +80,7 @@ class SleeperRegistry:
             readers = (await self._store.readers.of([found.agent.id]))[found.agent.id]
             gone = [reader.reader for reader in readers if reader.uid == uid]
             try:
-                await self._store.sleepers.remove(found, gone, _without(found, uid), at=self._now())
+                await self._store.sleepers.remove(found, gone, _without(found, uid), SLEEP, at=self._now())
                 return
             except WriteConflict:
                 if attempt == TRIES - 1:

@@ -172,6 +172,12 @@ class SleepWorld:
         self.letta.world.clock.sleep(4000.0)
         self.letta.world.gateway.call(self._wake())
 
+    def finished(self) -> None:
+        """Lets the time go by that jobs wait for their next attempt, and waits until none is left."""
+        self.later()
+        self.until(lambda counts: not any(counts.values()))
+        self.letta.world.settle()
+
     async def _wake(self) -> None:
         self.letta.world.store.jobs.wake()
 

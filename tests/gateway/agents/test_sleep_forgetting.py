@@ -183,8 +183,7 @@ def test_who_shares_a_block_with_what_is_forgotten_goes_on(world: SleepWorld) ->
     forget(world, one, SECRET)
     gate.open()
     world.slept()
-    world.later()
-    world.slept()
+    world.finished()
     (run,) = world.runs(two)
     assert run.status == "completed"
     assert world.block(two, "team") == "Team:\nHello."

@@ -111,6 +111,26 @@ def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld
     assert world.block(agent) == "Name: Ann\nHello."
 
 
+@pytest.mark.parametrize("is_held", [True, False], ids=["while it reads", "while it waits"])
+def test_turned_off_nothing_is_left_to_be_done(world: SleepWorld, is_held: bool) -> None:
+    agent, gate = world.primary(), Gate()
+    world.frequency(agent, 1)
+    world.model.before = lambda seen: hold(seen, gate) if is_held else fail(500)
+    world.send(agent, "Hello.")
+    world.upstream_has(2)
+    if not is_held:
+        world.until_waiting()
+    world.letta.letta.agents.update(agent.id, enable_sleeptime=False)
+    assert world.query("SELECT count(*) FROM jobs WHERE kind = 'sleep'") == [0]
+    gate.open()
+    world.letta.world.settle()
+    assert world.block(agent) == "Name: Ann"
+    asked = len(world.model.seen)
+    world.send(agent, "I am Ann.")
+    world.rest()
+    assert len(world.model.seen) == asked
+
+
 def test_a_failure_in_its_middle_asks_again_from_there(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
