@@ -20,6 +20,7 @@ from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.padding import padding_of, size_of
 from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 
 T = TypeVar("T")
@@ -89,7 +90,13 @@ class SqliteDatabase:
         self._lock = lock
         self._listeners: list[Callable[[], None]] = []
         self.path = target.path
-        self.writer = Writer(target.path, lambda: connect(target), limits=limits, recovered=self._recovered)
+        self.writer = Writer(
+            target.path,
+            lambda: connect(target),
+            limits=limits,
+            recovered=self._recovered,
+            beside=WriteBack(lambda: open_writer(target)),
+        )
         self.reader = Reader(target, self.writer.report)
         self.long_reader = ThreadReader(target, self.writer.report)
 

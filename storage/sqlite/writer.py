@@ -12,9 +12,9 @@ Faults. When the database fails (as opposed to a write that is wrong in itself),
 trial write is made. Waiting writes wait for this first attempt. If it fails, they all fail with the named error,
 `submit` refuses at once, and further attempts follow with growing pauses until writing works again.
 
-Checkpoints are made only here, when the writer is idle or the log has grown: two connections that write or checkpoint
-at the same moment can corrupt a write-ahead log (SQLite 3.7.0 to 3.51.2), and checkpoints within a commit make the
-slowest commits slower.
+The log is written back when the writer is idle or the log has grown, one write-back at a time. Of a grown log most is
+copied beside the writer (storage.sqlite.writeback says why that is safe); the rest, and the emptying, come between two
+writes in the writer's thread. Writing back within a commit would make the slowest commits slower.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from typing import Any, Generic, TypeVar
 
 from storage.database import StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StatementFailed, StoreError, Unavailable
-from storage.sqlite.connection import Driver, translate
+from storage.sqlite.connection import Driver, translate, try_writing
+from storage.sqlite.writeback import WriteBack, empty
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class WriterLimits:
     not wait for hundreds. slow_s: a batch that takes longer makes the status `slow`. fair_batches: after so many
     batches of turns in a row one bulk write goes first, because the search index must not fall behind for ever.
     checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers, and at which
-    writers wait for them (design: 16 and 64 MB; inline checkpoints of 4 MB gave commits of 3-7 ms at p99).
+    writes wait for readers and for all of it (inline write-backs of 4 MB gave commits of 3-7 ms at p99).
     """
 
     queue_bytes: int = 64 << 20
@@ -61,8 +62,6 @@ class WriterLimits:
 
 # A waiting write takes this much in addition to the bytes that it names: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
-
-_TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
 
 
 @dataclass(slots=True)
@@ -103,7 +102,8 @@ class _Report:
 class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
-    connect: opens the connection that writes, in the writer's thread. recovered: called when writing works again.
+    connect: opens the connection that writes, in the writer's thread. beside: copies a grown log; without it the
+    writer's thread does. recovered: called when writing works again.
     """
 
     def __init__(
@@ -113,8 +113,10 @@ class Writer:
         *,
         limits: WriterLimits | None = None,
         recovered: Callable[[], None] | None = None,
+        beside: WriteBack | None = None,
     ) -> None:
         self._path = path
+        self._beside = beside
         self._connect = connect
         self._limits = limits or WriterLimits()
         self._recovered = recovered
@@ -137,6 +139,9 @@ class Writer:
         self._inode: int | None = None  # of the file that is written, once it was looked at
         self._wal_bytes = 0
         self._wal_checked = 0  # size of the log when the last checkpoint could not empty it
+        self._log_free = asyncio.Event()  # nobody writes the log back, nor is about to
+        self._log_free.set()
+        self._copying: asyncio.Task[None] | None = None
         self._active_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -191,13 +196,17 @@ class Writer:
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
+        if self._beside is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._stop_copying(self._beside)
         driver, self._driver = self._driver, None
         if driver is None:
             return
         try:
             if drained:
                 async with asyncio.timeout(timeout_s):
-                    await driver.call(partial(_checkpoint, wait_ms=0))
+                    await driver.call(partial(empty, wait_ms=0))
                     await driver.call(lambda connection: connection.close())
         except (TimeoutError, sqlite3.Error) as error:
             self._last_error = f"closing: {error!r}"
@@ -253,10 +262,15 @@ class Writer:
         """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
         if self._driver is None:
             raise self._fault.again() if self._fault else Closed(f"{self._path} is closed")
+        while not self._log_free.is_set():
+            await self._log_free.wait()
+        self._log_free.clear()
         try:
-            done = await self._driver.call(partial(_checkpoint, wait_ms=wait_ms))
+            done = await self._driver.call(partial(empty, wait_ms=wait_ms))
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+        finally:
+            self._log_free.set()
         self._wal_bytes = self._wal_size()
         return done
 
@@ -308,12 +322,7 @@ class Writer:
         if report.fault is None and self._was_moved():
             lost = self._moved()
             report = _Report([(False, lost.again()) for _ in batch], lost)
-        size = self._wal_size()
-        self._call_loop(self._performed, batch, report, size)
-        limits = self._limits
-        if report.fault is None and size - self._wal_checked >= limits.checkpoint_bytes:
-            # The checkpoint comes after the futures, so that callers who wait for this batch do not wait for it.
-            self._write_back(connection, limits.pause_ms if size >= limits.pause_bytes else 0)
+        self._call_loop(self._performed, batch, report, self._wal_size())
 
     def _performed(self, batch: list[_Write[Any]], report: _Report, wal_bytes: int) -> None:
         self._running = []
@@ -321,6 +330,7 @@ class Writer:
         if report.fault is not None:
             self._fail(report.fault)
         else:
+            self._relieve()
             self._pump()  # before the futures, so that the thread works while they are answered
         for write, outcome in zip(batch, report.outcomes, strict=True):
             _settle(write, outcome)
@@ -346,6 +356,8 @@ class Writer:
                 return False
             try:
                 old, self._driver = self._driver, None
+                if self._beside is not None:
+                    await self._stop_copying(self._beside)
                 if old is not None:
                     try:
                         await old.call(_close_quietly)
@@ -372,7 +384,7 @@ class Writer:
         """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error."""
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
-            await driver.call(partial(_try_writing, check=check))
+            await driver.call(partial(try_writing, check=check))
         except BaseException as error:
             try:
                 if isinstance(
@@ -424,21 +436,57 @@ class Writer:
         if self._closing or self._fault is not None or self._driver is None:
             return
         left = self._active_at + self._limits.idle_s - self._loop.time()
-        if self._running or left > 0.01:
+        if self._running or left > 0.01 or not self._log_free.is_set():
             self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
         elif self._was_moved():
             self.report(self._moved())
         else:
-            self._driver.post(partial(self._write_back, wait_ms=0))
+            self._post_write_back()
+
+    def _relieve(self) -> None:
+        """Has a grown log written back. What was written last is in it, so that there is something to copy."""
+        size = self._wal_bytes
+        if size - self._wal_checked < self._limits.checkpoint_bytes or not self._log_free.is_set():
+            return
+        if self._beside is None or size >= self._limits.pause_bytes:
+            self._post_write_back()
+        else:
+            self._log_free.clear()
+            self._copying = self._loop.create_task(self._copy(self._beside), name="mnemogate-writeback")
+
+    async def _copy(self, beside: WriteBack) -> None:
+        try:
+            # An error is named by the writer, which meets it next if it is still there.
+            with contextlib.suppress(sqlite3.Error, StoreError):
+                await beside.copy()
+        finally:
+            self._copying = None
+            self._post_write_back()
+
+    async def _stop_copying(self, beside: WriteBack) -> None:
+        if self._copying is not None:
+            await asyncio.wait([self._copying])
+        await beside.close()
+
+    def _post_write_back(self) -> None:
+        """Has the writer's thread write back what is left in the log, behind the writes that it was given."""
+        driver = self._driver
+        if driver is None or self._fault is not None:
+            self._log_free.set()
+            return
+        self._log_free.clear()
+        is_large = self._wal_bytes >= self._limits.pause_bytes
+        driver.post(partial(self._write_back, wait_ms=self._limits.pause_ms if is_large else 0))
 
     def _write_back(self, connection: sqlite3.Connection, wait_ms: int) -> None:
         """Writes the log back, in the writer's thread. Never raises."""
         try:
-            done = _checkpoint(connection, wait_ms)
+            done = empty(connection, wait_ms)
         except sqlite3.Error as error:
             answer = translate(error, self._path)
             if isinstance(answer, Unavailable):
                 self._call_loop(self._fail, answer)
+            self._call_loop(self._log_free.set)
             return
         size = self._wal_size()
         self._wal_checked = 0 if done else size
@@ -461,6 +509,7 @@ class Writer:
 
     def _written_back(self, wal_bytes: int) -> None:
         self._wal_bytes = wal_bytes
+        self._log_free.set()
 
     def _wal_size(self) -> int:
         try:
@@ -543,24 +592,3 @@ def _all_failed(connection: sqlite3.Connection, count: int, error: Exception, pa
 def _close_quietly(connection: sqlite3.Connection) -> None:
     with contextlib.suppress(sqlite3.Error):
         connection.close()
-
-
-def _checkpoint(connection: sqlite3.Connection, wait_ms: int) -> bool:
-    """Writes the log back as far as readers allow, and waits for them at most `wait_ms`. True when it is empty."""
-    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
-    try:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience:d}")
-    return not busy
-
-
-def _try_writing(connection: sqlite3.Connection, check: bool) -> None:
-    """Makes a trial write. Raises what is wrong, if anything still is."""
-    if check:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise Corrupt(f"the database is damaged: {found}")
-    connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (_TRIAL_BYTES,))
-    connection.execute("DELETE FROM probe")

@@ -14,6 +14,7 @@ import pytest
 from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile, Driver, open_writer
+from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.doubles.statements import counting
 from tests.storage.conftest import OpenStore
@@ -50,11 +51,11 @@ class Commits(sqlite3.Connection):
 class Bench:
     """A writer on a file with one table, and a hand on what is in its thread."""
 
-    def __init__(self, path: Path, **limits: Any) -> None:
+    def __init__(self, path: Path, beside: WriteBack | None = None, **limits: Any) -> None:
         self.path = path
         self.opened = 0
         limits = {"retry_first_s": 3600, "idle_s": 3600, **limits}
-        self.writer = Writer(str(path), self.connect, limits=WriterLimits(**limits))
+        self.writer = Writer(str(path), self.connect, limits=WriterLimits(**limits), beside=beside)
         self.gates: list[threading.Event] = []
         Commits.commits = 0
         Commits.break_next = False
@@ -292,6 +293,70 @@ async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
     await bench.writer.submit(add("last"))  # behind the checkpoint in the thread
     assert 0 < bench.log_size() < 200_000
     assert len(bench.rows()) == 5
+
+
+class HeldUp(WriteBack):
+    """A write-back beside the writer that stops before it begins."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+        self.began, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def copy(self) -> None:
+        self.began.set()
+        await self.gate.wait()
+        await super().copy()
+
+
+async def hold_up(make: Any, path: Path) -> tuple[Bench, HeldUp]:
+    """A writer whose log has grown, and is about to be written back beside it."""
+    beside = HeldUp(path)
+    bench = await make(beside=beside, checkpoint_bytes=100_000)
+    await bench.writer.submit(add("0" * 150_000))
+    await beside.began.wait()
+    return bench, beside
+
+
+async def test_no_write_waits_for_a_grown_log(make: Any, path: Path) -> None:
+    bench, beside = await hold_up(make, path)
+    await bench.writer.submit(add("1" * 150_000))
+    await bench.writer.submit(add(2))
+    assert bench.log_size() > 300_000
+    beside.gate.set()
+    await bench.writer._log_free.wait()
+    assert bench.log_size() == 0
+    assert len(bench.rows()) == 3
+
+
+async def test_the_log_is_written_back_by_one_at_a_time(make: Any, path: Path) -> None:
+    """Two write-backs at once, and a write that starts the log anew, can corrupt it in an older SQLite."""
+    bench, beside = await hold_up(make, path)
+    sweeping = asyncio.create_task(bench.writer.checkpoint())
+    done, _ = await asyncio.wait([sweeping], timeout=0.05)
+    assert not done
+    beside.gate.set()
+    assert await sweeping
+    assert bench.log_size() == 0
+
+
+async def test_closing_waits_for_a_log_that_is_being_written_back(make: Any, path: Path) -> None:
+    bench, beside = await hold_up(make, path)
+    closing = asyncio.create_task(bench.writer.close())
+    done, _ = await asyncio.wait([closing], timeout=0.05)
+    assert not done
+    beside.gate.set()
+    await closing
+    assert len(bench.rows()) == 1
+
+
+async def test_a_log_that_cannot_be_written_back_beside_is_by_the_writer(make: Any, path: Path) -> None:
+    def refuse() -> sqlite3.Connection:
+        raise sqlite3.OperationalError("no more files")
+
+    bench = await make(beside=WriteBack(refuse), checkpoint_bytes=100_000)
+    await bench.writer.submit(add("0" * 150_000))
+    await bench.writer._log_free.wait()
+    assert bench.log_size() == 0
 
 
 async def test_a_reader_that_stays_does_not_stop_the_writer(make: Any) -> None:

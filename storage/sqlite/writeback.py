@@ -1,0 +1,55 @@
+"""Writing the log back beside the writer: a connection and a thread of their own copy it, and no write waits for that.
+
+SQLite before 3.51.3 can corrupt a database whose log is written back by one connection while another one starts it
+anew (the WAL-reset bug, sqlite.org/wal.html). A log is started anew only by a write that finds all of it copied. So
+whoever calls `copy` sees to it that there is something to copy, and that nobody else writes the log back meanwhile;
+then the copy itself is the first that can make the log complete, and what it publishes last is true. The log is
+emptied by the writer alone, in its own thread, between two writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable
+
+from storage.sqlite.connection import Driver
+
+
+class WriteBack:
+    """Copies the log into the file. connect: opens its connection, in its thread, when it is first needed."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._driver: Driver | None = None
+
+    async def copy(self) -> None:
+        """Copies what lies in the log by now, without waiting for anybody. Raises: sqlite3.Error, StoreError."""
+        if self._driver is None:
+            self._driver = await Driver(self._connect, "mnemogate-writeback").open()
+        await self._driver.call(_copy)
+
+    async def close(self) -> None:
+        """Closes the connection, behind a copy under way. The next copy opens another one."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            try:
+                with contextlib.suppress(sqlite3.Error):
+                    await driver.call(lambda connection: connection.close())
+            finally:
+                driver.abandon()
+
+
+def _copy(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def empty(connection: sqlite3.Connection, wait_ms: int) -> bool:
+    """Writes the log back as far as readers allow, and waits for them at most `wait_ms`. True when it is empty."""
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience:d}")
+    return not busy
