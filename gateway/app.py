@@ -249,7 +249,9 @@ class Gateway:
 
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
+        keeper = self.chat.keeper
         if self.store is not None and self.background is not None:
+            self.store.database.listen()
             await follow_settings(self.store, self.chat.directory.specs, self._clock())
             if self.chat.agents is not None:
                 await self.chat.agents.recover()
@@ -260,6 +262,8 @@ class Gateway:
                     self._tasks += map(asyncio.create_task, services.tasks())
             if self.sleeping is not None and self._works:
                 self._tasks.append(asyncio.create_task(self.sleeping.worker.run()))
+            if keeper is not None and keeper.leases.is_needed:
+                self._tasks.append(asyncio.create_task(keeper.leases.run()))
             self._tasks += self.background.start(works=self._works)
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

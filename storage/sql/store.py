@@ -28,6 +28,7 @@ from storage.sql.files import Files
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.lines import Lines
 from storage.sql.messages import Messages
 from storage.sql.named_blocks import NamedBlocks
 from storage.sql.overview import Overview
@@ -68,6 +69,7 @@ class Store:
         self.recall = Recall(database, cache, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, now, tick)
+        self.lines = Lines(database, now)
         self.append = Append(database, rules, self.jobs)
         self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)

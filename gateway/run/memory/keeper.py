@@ -16,6 +16,7 @@ from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.known import Known, MemoryRequest, agent_of, read
+from gateway.run.memory.leases import Leases
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
@@ -69,9 +70,12 @@ class MemoryKeeper:
     embed_query: EmbedQuery | None
     open_wait_s: float = OPEN_WAIT_S
     composer: Composer = field(init=False)
-    queues: Queues = field(default_factory=Queues)
+    leases: Leases = field(init=False)
+    queues: Queues = field(init=False)
 
     def __post_init__(self) -> None:
+        self.leases = Leases(self.store.lines)
+        self.queues = Queues(self.leases)
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 

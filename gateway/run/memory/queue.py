@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 
 from gateway.errors import TooManySends
+from gateway.run.memory.leases import Leases, line_name
 
 RETRY_AFTER_S = 1.0
 
@@ -24,6 +26,7 @@ class QueuePlace:
     def __init__(self) -> None:
         self._let_go: Callable[[], None] | None = None
         self._is_handed_on = False
+        self.is_shared = False  # the other processes see it
 
     def __enter__(self) -> QueuePlace:
         return self
@@ -38,6 +41,12 @@ class QueuePlace:
         """Holds the place from now on. let_go: lets the next request begin."""
         self._let_go = let_go
 
+    def share(self, let_go: Callable[[Callable[[], None]], None]) -> None:
+        """Holds it before other processes, too. let_go: ends that, and then calls what lets the next request begin."""
+        inner, self.is_shared = self._let_go, True
+        assert inner is not None
+        self._let_go = partial(let_go, inner)
+
     def hand_on(self) -> None:
         """Leaves it to a write to leave the queue."""
         self._is_handed_on = True
@@ -45,20 +54,28 @@ class QueuePlace:
     def leave(self) -> None:
         """Lets the next request begin. Idempotent."""
         let_go, self._let_go = self._let_go, None
+        self.is_shared = False
         if let_go is not None:
             let_go()
 
 
 class Reservation:
-    """A place in a queue for somebody who comes later."""
+    """A place in a queue for somebody who comes later. The other processes see it when it is taken."""
 
-    def __init__(self, entering: Coroutine[None, None, None], place: QueuePlace) -> None:
+    def __init__(
+        self,
+        entering: Coroutine[None, None, None],
+        place: QueuePlace,
+        hold: Callable[[QueuePlace], Coroutine[None, None, None]],
+    ) -> None:
         self._place = place
         self._entering = asyncio.ensure_future(entering)
+        self._hold = hold
 
     async def taken(self) -> QueuePlace:
         """Waits until it is this place's turn. Given up, it stays reserved."""
         await asyncio.shield(self._entering)
+        await self._hold(self._place)
         return self._place
 
     def drop(self) -> None:
@@ -68,9 +85,13 @@ class Reservation:
 
 
 class Queues:
-    """The queues in which somebody is. A queue is named by its memory and the conversation's key."""
+    """The queues in which somebody is. A queue is named by its memory and the conversation's key.
 
-    def __init__(self) -> None:
+    leases: what is taken in addition where several processes share the database.
+    """
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._inside: Counter[tuple[str, str]] = Counter()
         self._counted: Counter[tuple[str, str]] = Counter()  # those of them that a limit holds for
@@ -78,15 +99,51 @@ class Queues:
     def __len__(self) -> int:
         return len(self._locks)
 
-    def is_free(self, name: tuple[str, str]) -> bool:
-        """Returns whether nobody is in a queue, so that entering it now takes no time."""
-        return name not in self._locks
+    async def enter_free(self, name: tuple[str, str], place: QueuePlace) -> bool:
+        """Enters a queue in which nobody is. False: somebody is in it. Raises: Unavailable."""
+        if name in self._locks:
+            return False
+        await self._enter(name, place)
+        if self._leases.is_needed:
+            if not await self._leases.try_take(line_name(*name)):
+                place.leave()
+                return False
+            self._give_back(name, place)
+        return True
 
     async def enter(self, name: tuple[str, str], place: QueuePlace, most: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
-        most: how many of those that have a limit may be in the queue; None: it has none. Raises: TooManySends.
+        most: how many of those that have a limit may be in the queue; None: it has none.
+        Raises: TooManySends, Unavailable.
         """
+        await self._enter(name, place, most)
+        await self._hold(name, place)
+
+    async def _hold(self, name: tuple[str, str], place: QueuePlace) -> None:
+        """Waits until no other process is in the queue, either."""
+        if self._leases.is_needed and not place.is_shared:
+            try:
+                await self._leases.take(line_name(*name))
+            except BaseException:
+                place.leave()
+                raise
+            self._give_back(name, place)
+
+    def _give_back(self, name: tuple[str, str], place: QueuePlace) -> None:
+        """Has a place give the line back when it is left; the next request here begins behind that."""
+        line = line_name(*name)
+
+        def let_go(next_: Callable[[], None]) -> None:
+            giving = self._leases.give(line)
+            if giving is None:
+                next_()
+            else:
+                giving.add_done_callback(lambda _: next_())
+
+        place.share(let_go)
+
+    async def _enter(self, name: tuple[str, str], place: QueuePlace, most: int | None = None) -> None:
         if most is not None:
             if self._counted[name] >= most:
                 raise TooManySends(
@@ -110,7 +167,7 @@ class Queues:
     def reserve(self, name: tuple[str, str]) -> Reservation:
         """Returns a place behind those who are in the queue now. No limit holds for it."""
         place = QueuePlace()
-        return Reservation(self.enter(name, place), place)
+        return Reservation(self._enter(name, place), place, partial(self._hold, name))
 
     def _left(self, name: tuple[str, str], most: int | None) -> None:
         self._inside[name] -= 1

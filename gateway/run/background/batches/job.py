@@ -517,8 +517,7 @@ class _Attempt:
             for work, found in zip(works, made, strict=True):
                 if not isinstance(found, Ending):
                     writes.append(found)
-                elif queues.is_free(found.turn.lane):
-                    await queues.enter(found.turn.lane, stack.enter_context(QueuePlace()))
+                elif await queues.enter_free(found.turn.lane, stack.enter_context(QueuePlace())):
                     writes.append(await self.jobs.turns.settle(found))
                     endings.append(found)
                     # Live turns come in between.

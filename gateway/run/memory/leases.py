@@ -1,0 +1,92 @@
+"""Leases on conversations: where several gateways share a database, one of them has a conversation's queue at a time.
+
+A queue in memory orders the requests of one process; the first of them then takes the line that all processes share.
+Over a file there is one process, and nothing to take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from contextlib import suppress
+
+from storage.errors import StoreError
+from storage.sql.lines import Lines
+
+# Chosen: a request waits so long at most for the conversation of a gateway that was killed.
+LEASE_S = 15.0
+# Leases are prolonged so often that one of three may fail.
+PROLONG_S = LEASE_S / 3
+_log = logging.getLogger("mnemogate")
+
+
+def line_name(agent: str, conversation: str) -> str:
+    """Returns the name of a conversation's line: a hash, since clients name conversations as they like."""
+    return hashlib.sha256(f"{agent}\0{conversation}".encode()).hexdigest()[:32]
+
+
+class Leases:
+    """The lines that requests of this process hold or wait for. One request at a time asks for a line."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self._held: set[str] = set()
+        self._waiting: dict[str, asyncio.Event] = {}
+        self._any = asyncio.Event()
+        lines.heard(self._heard)
+
+    @property
+    def is_needed(self) -> bool:
+        return self._lines.is_needed
+
+    async def try_take(self, name: str) -> bool:
+        """Takes a line if nobody has it. Raises: Unavailable."""
+        if not await self._lines.take(name, LEASE_S):
+            return False
+        self._held.add(name)
+        self._any.set()
+        return True
+
+    async def take(self, name: str) -> None:
+        """Waits until the line is ours. Raises: Unavailable."""
+        freed = self._waiting[name] = asyncio.Event()
+        try:
+            while not await self.try_take(name):
+                freed.clear()
+                left = await self._lines.want(name)
+                if left is not None:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(min(left, LEASE_S) + 0.01):
+                            await freed.wait()
+        except BaseException:
+            # It may have been handed over in this moment.
+            self.give(name)
+            raise
+        finally:
+            del self._waiting[name]
+
+    def give(self, name: str) -> asyncio.Future[None] | None:
+        """Gives a line back. Returns the write of that; None: it cannot be written, and the lease runs out."""
+        self._held.discard(name)
+        with suppress(StoreError):
+            return self._lines.give(name, LEASE_S)
+        return None
+
+    async def run(self) -> None:
+        """Prolongs the leases that are held, until it is cancelled."""
+        while True:
+            await self._any.wait()
+            await asyncio.sleep(PROLONG_S)
+            try:
+                if self._held:
+                    await self._lines.prolong(self._held, LEASE_S)
+                else:
+                    self._any.clear()
+            except StoreError as error:
+                _log.warning("leases on conversations: %s", error.message)
+
+    def _heard(self, name: str | None) -> None:
+        for each, freed in self._waiting.items():
+            if name in (None, each):
+                freed.set()

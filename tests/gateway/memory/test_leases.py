@@ -1,0 +1,130 @@
+"""The queue of a conversation across processes: one request of all at a time, and no one waits for the dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.run.memory.leases import LEASE_S, Leases, line_name
+from gateway.run.memory.queue import QueuePlace, Queues
+from storage.sql.lines import Lines
+from storage.sql.store import Store
+from tests.stored import open_store
+
+NAME = ("agent", "conversation")
+
+
+class Process(Lines):
+    """Lines of a process that knows of others, over one database; what one gives back the others hear."""
+
+    is_needed = True
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        super().__init__(store.database, now)
+        self.others: list[Callable[[str | None], None]] = []
+
+    def heard(self, function: Callable[[str | None], None]) -> None:
+        self.others.append(function)
+
+
+class World:
+    def __init__(self, store: Store) -> None:
+        self.now = 1000.0
+        self.lines = [Process(store, lambda: self.now) for _ in range(2)]
+        self.one, self.other = (Queues(Leases(each)) for each in self.lines)
+
+    def tell(self, name: str | None = None) -> None:
+        for each in self.lines:
+            for heard in each.others:
+                heard(name)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    store = await open_store(tmp_path / "memory.db")
+    yield World(store)
+    await store.close()
+
+
+async def begun(queues: Queues, place: QueuePlace) -> asyncio.Task[None]:
+    """A request that has asked for the conversation, and got as far as it could."""
+    task = asyncio.create_task(queues.enter(NAME, place))
+    await asyncio.sleep(0.05)
+    return task
+
+
+async def test_a_request_waits_for_those_of_other_processes(world: World) -> None:
+    first, second, third = QueuePlace(), QueuePlace(), QueuePlace()
+    await world.one.enter(NAME, first)
+    waiting = await begun(world.other, second)
+    behind = await begun(world.one, third)
+    assert not waiting.done()
+    first.leave()
+    await asyncio.sleep(0.05)
+    world.tell(line_name(*NAME))
+    await waiting
+    await asyncio.sleep(0.05)
+    assert not behind.done(), "the line was handed over, not kept"
+    second.leave()
+    await asyncio.sleep(0.05)
+    world.tell(line_name(*NAME))
+    await behind
+    third.leave()
+
+
+async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: World) -> None:
+    await world.one.enter(NAME, QueuePlace())  # and nothing more is heard of it
+    waiting = await begun(world.other, QueuePlace())
+    world.tell()
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    world.now += LEASE_S
+    world.tell()
+    await waiting
+
+
+async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World) -> None:
+    first, third = QueuePlace(), QueuePlace()
+    await world.one.enter(NAME, first)
+    waiting = await begun(world.other, QueuePlace())
+    waiting.cancel()
+    await asyncio.sleep(0.05)
+    first.leave()
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(world.one.enter(NAME, third), 1)
+    third.leave()
+    await asyncio.sleep(0.05)
+    assert len(world.one) == len(world.other) == 0
+
+
+async def test_nobody_waits_where_only_a_free_queue_is_entered(world: World) -> None:
+    first, second = QueuePlace(), QueuePlace()
+    await world.one.enter(NAME, first)
+    assert not await world.one.enter_free(NAME, second)
+    assert not await world.other.enter_free(NAME, second)
+    assert len(world.other) == 0
+    first.leave()
+    await asyncio.sleep(0.05)
+    assert await world.other.enter_free(NAME, second)
+    second.leave()
+
+
+async def test_a_reserved_place_is_seen_by_others_when_it_is_taken(world: World) -> None:
+    reserved = world.one.reserve(NAME)
+    await asyncio.sleep(0.05)
+    elsewhere = QueuePlace()
+    await asyncio.wait_for(world.other.enter(NAME, elsewhere), 1)
+    behind = await begun(world.one, QueuePlace())
+    taking = asyncio.create_task(reserved.taken())
+    await asyncio.sleep(0.05)
+    assert not taking.done()
+    elsewhere.leave()
+    await asyncio.sleep(0.05)
+    world.tell(line_name(*NAME))
+    await taking
+    assert not behind.done()
+    reserved.drop()
+    await behind
