@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -306,11 +306,23 @@ class TurnRun:
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
         assert self.memory is not None
-        results = await self._results_of(run_tools(self.memory.toolbox, calls))
+        made: dict[int, ToolAnswer] = {}
+        try:
+            await self._results_of(run_tools(self.memory.toolbox, calls, made))
+        except (ClientGone, asyncio.CancelledError):
+            # What has been done is known, though the others were cut off.
+            self._undone = self._finished_tools(calls, made)
+            raise
+        return self._finished_tools(calls, made)
+
+    def _finished_tools(
+        self, calls: Sequence[commands.RunTool], made: Mapping[int, ToolAnswer]
+    ) -> list[Command]:
         due: list[Command] = []
-        for call, result in zip(calls, results, strict=True):
+        for n in sorted(made):
+            result = made[n]
             finished = events.ToolFinished(
-                call.call_id, result.content, result.status, result.stdout, result.stderr
+                calls[n].call_id, result.content, result.status, result.stdout, result.stderr
             )
             due += self._turn.feed(finished)
         return due

@@ -1,4 +1,7 @@
-"""An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port."""
+"""An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port.
+
+`stdio PATH`: with a tool `ring`, which notes each bell in that file.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +60,18 @@ def variables() -> str:
     return ",".join(sorted(os.environ))
 
 
+async def ring(bell: str) -> str:
+    """Rings a bell; the bell `long` for a minute."""
+    with open(sys.argv[2], "a") as bells:  # noqa: ASYNC230
+        bells.write(f"{bell}\n")
+    await asyncio.sleep(60 if bell == "long" else 0)
+    return f"{bell} rang"
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "stdio":
+        if len(sys.argv) > 2:
+            server.tool()(ring)
         server.run()
     else:
         listening = socket.create_server(("127.0.0.1", 0))

@@ -22,6 +22,7 @@ from storage.value import frozen
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 SPOKEN = "The user has read it."
+INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
 NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 
@@ -67,6 +68,12 @@ class OwnCalls:
         """Those that are there, in the order of the calls."""
         found = (self._results.get(call.id) for call in self.calls)
         return tuple(result for result in found if result is not None)
+
+    @property
+    def results_so_far(self) -> tuple[ToolResult, ...]:
+        """The same, and that those that run were interrupted."""
+        found = ((call.id, self._results.get(call.id)) for call in self.calls if call.id in self._results)
+        return tuple(result or ToolResult(id, INTERRUPTED, "error") for id, result in found)
 
     @property
     def is_running(self) -> bool:

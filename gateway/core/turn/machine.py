@@ -214,7 +214,7 @@ class Turn:
         if self._state in (_State.READING, _State.TOOLS) or self._is_kept:
             self._ledger = self._counted()
         if self._is_kept:
-            return self._make_outcome(end, reason, (), None, results=self._calls.results)
+            return self._make_outcome(end, reason, (), None, results=self._calls.results_so_far)
         if self.spec.keeps_steps:
             # Calls that nobody has answered would lock the conversation.
             return self._make_outcome(end, reason, (), self._round.said())

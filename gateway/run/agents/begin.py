@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import orjson
 
 from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.listed import calls_of
 from gateway.core.ids import new_uid
 from gateway.errors import BadRequest
-from gateway.run.agents.calls import call_number, is_of_step
+from gateway.run.agents.calls import call_number, is_of_step, results_left
 from gateway.run.agents.pauses import PausedRun, decided, left_off, paused
 from gateway.run.agents.run import AcceptedRun, Sending
 from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory
@@ -25,7 +26,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import Pending
 from gateway.run.sink import Sink
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import Agent, Run, RunState, State
+from storage.records import Agent, Run, RunState, RunStep, State
 
 # Returns what makes the tools of a send, with what is known of its conversation.
 ToolsOfSend = Callable[[Sending, Known], MakesToolbox]
@@ -66,7 +67,9 @@ class BeginsRuns:
         for _ in range(TRIES):
             with sink.while_here():
                 known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
-                resumed = await self._resume(known, sending) if sending.decisions else None
+                resumed = await (
+                    self._resume(known, sending) if sending.decisions else self._left_off(known, sending, run)
+                )
                 memory = StepsMemory(
                     keeper,
                     known,
@@ -83,6 +86,8 @@ class BeginsRuns:
             if resumed is not None:
                 return RunBeginning(memory, prompt, resumed)
             try:
+                if await self._settle(known, sending, form):
+                    continue
                 # Not given up when the client leaves: a run that is on disk has to come to its end.
                 await memory.open(prompt)
                 return RunBeginning(memory, prompt)
@@ -125,6 +130,43 @@ class BeginsRuns:
         if step is None or tip is None or tip.id != step.exchange or tip.state is State.FORGOTTEN:
             raise MessageGone
         return RunBeginning(memory, prompt, left_off(known, run))
+
+    # -- what an earlier run has left
+
+    async def _left_off(self, known: Known, sending: Sending, run: Run) -> PausedRun | None:
+        """Returns the calls with which a send goes on that comes again; None: it goes on with a call of the model."""
+        step = await self._last_step(known) if sending.replaces is not None and not sending.messages else None
+        return None if step is None or step.waiting else left_off(known, run, step.run)
+
+    async def _settle(self, known: Known, sending: Sending, form: EndpointForm) -> bool:
+        """Writes what is known of calls that have no results, since their run went no further. False: nothing is.
+
+        Raises: StoreError.
+        """
+        store = self._keeper.store
+        if (step := await self._last_step(known)) is None:
+            return False
+        given = {str(m.get("tool_call_id")) for m in sending.messages}
+        results = await results_left(store, step, known.path[-1], given)
+        run = await store.runs.load(step.agent, step.run) if results else None
+        if run is None:
+            return False
+        theirs = frozenset(id for id, kind in step.waiting.items() if kind == "client")
+        tools = self._tools_of(sending, known)
+        await StepsMemory(self._keeper, known, form, run, tools, theirs, run.id).settle(results)
+        return True
+
+    async def _last_step(self, known: Known) -> RunStep | None:
+        """Returns the step with which a conversation ends, if it has calls."""
+        tip = known.path[-1] if known.path else None
+        if tip is None or tip.state is State.FORGOTTEN or not calls_of(tip):
+            return None
+        try:
+            agent = known.agent
+            return (await self._keeper.store.runs.step(agent.scope.project, agent.uid, tip.seq)).step
+        except NotFound:
+            # It is of a chat completion that was written as a whole.
+            return None
 
     # -- answers to calls that wait
 

@@ -7,19 +7,22 @@ has no result was perhaps made and perhaps not: the model is told so, and decide
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 import orjson
 
 from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.private import private_of
+from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
+from gateway.core.turn.guide import ToolResult
+from gateway.run.agents.pauses import result_of
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
-from storage.records import Exchange
+from storage.records import Exchange, RunStep
 from storage.sql.store import Store
 
-INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
 _PLACES = 1000  # the numbers of a step's texts
 _RESULTS = 500  # from here on: of calls that have been made
 _log = logging.getLogger("mnemogate")
@@ -65,3 +68,26 @@ class CallRecord:
         except StoreError as error:
             _log.warning("the result of a call was not kept: %s", error.message)
         return answer
+
+
+async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection[str]) -> list[ToolResult]:
+    """Returns what is known of the calls of a step whose run went no further. e: its exchange. but: these calls.
+
+    A call of which nothing is known was not made. Raises: StoreError.
+    """
+    texts, run, after = store.runs.texts, (step.agent, step.run), e.seq * _PLACES - 1
+    kept = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
+    noted = {text.seq for text in await texts(*run, "call", after=after)}
+    found = []
+    for id in calls_of(e):
+        number = call_number(e, id)
+        answer, outcome = kept.get(number), kept.get(number + _RESULTS)
+        if id in but:
+            continue
+        if answer is not None and private_of(answer).get("approval") != "approved":
+            found.append(result_of(answer))
+        elif outcome is not None:
+            found.append(ToolResult(id, **outcome))
+        elif number in noted:
+            found.append(ToolResult(id, INTERRUPTED, "error"))
+    return found

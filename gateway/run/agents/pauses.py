@@ -78,12 +78,12 @@ def decided(
     return found
 
 
-def left_off(known: Known, run: Run) -> PausedRun:
+def left_off(known: Known, run: Run, maker: int = 0) -> PausedRun:
     """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
 
-    Of those that have left the gateway the record tells what came of them.
+    Of those that have left the gateway the record tells what came of them. run: that goes on.
     """
-    return PausedRun(ResumedCalls(_calls(known)), frozenset(), is_partial=False, waiting_run=run)
+    return PausedRun(ResumedCalls(_calls(known)), frozenset(), is_partial=False, waiting_run=run, maker=maker)
 
 
 def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
@@ -94,12 +94,7 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
         if private.get("approval") == "approved":
             approved.add(id)
             continue
-        more = {
-            name: str(private[name])
-            for name in ("stdout", "stderr", "approval", "reason")
-            if private.get(name)
-        }
-        results.append(ToolResult(id, text_of(m), str(private.get("status") or "success"), **more))
+        results.append(result_of(m))
         if private.get("approval") == "denied":
             denied.add(id)
     answered = approved | {result.call_id for result in results}
@@ -109,6 +104,16 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
         any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
         run,
     )
+
+
+def result_of(message: WireMessage) -> ToolResult:
+    """Returns the result that a stored message is."""
+    private = private_of(message)
+    more = {
+        name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
+    }
+    status = str(private.get("status") or "success")
+    return ToolResult(str(message["tool_call_id"]), text_of(message), status, **more)
 
 
 def _calls(known: Known) -> tuple[WireMessage, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.canonical import Canon, WireMessage, is_user
 from gateway.run.memory.line import DEFAULT
 from storage.commands import Line
 from storage.records import Agent, Exchange, Run, RunState
@@ -60,8 +60,8 @@ async def sent_before(
     first = steps[0] if steps else await _unanswered(store, agent, name)
     atoms = Canon(agent.secret).atoms
     said, begun = tuple(map(atoms, messages)), tuple(map(atoms, head))
-    # One that went on in place of a run that had failed begins with nothing, and has its id.
-    goes_on = first is not None and not first.inputs and otid is not None
+    # One that went on in place of a run that had failed begins without a message, and has its id.
+    goes_on = first is not None and not any(map(is_user, first.inputs)) and otid is not None
     if first is None or not (goes_on or first.inputs in (said, begun + said)):
         # Another send under the same id is a new one, and takes the id.
         return None if otid is None else SentBefore(run, agent, (), False, True)

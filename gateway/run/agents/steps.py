@@ -124,6 +124,11 @@ class StepsMemory:
         opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
         self._has_opened(opened, self.keeper.now(), conversation.key)
 
+    async def settle(self, results: Sequence[ToolResult]) -> None:
+        """Writes results of calls of a run that went no further, behind its last step. Raises: StoreError."""
+        end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
+        await self._open_next(results, "", end)
+
     async def give_up(self, prompt: Prompt) -> None:
         """Ends the run whose first step took too long to open, when that is on disk after all."""
         try:
@@ -278,7 +283,7 @@ class StepsMemory:
             write = open_write(self.known, prompt, self._to_begin(now), now)
             merged, versions = self._edits(tip)
             write = replace(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
-            write = replace(write, reading=self.reading)
+            write = replace(write, reading=self.reading, replaces=self.replaces)
             if end is not None:
                 e = self._finished(write.exchange, prompt, (), None)
                 write = replace(write, exchange=e, end=end)
@@ -458,6 +463,7 @@ class StepsMemory:
 
     async def _end_run(self, state: RunState, stop: StopReason) -> None:
         # One that only answers what waits has no row before its first step.
+        self.run = replace(self.run, state=state, stop=stop)
         if self.run.id:
             end = RunEnd(
                 self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading

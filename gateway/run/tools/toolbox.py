@@ -75,10 +75,12 @@ class Toolbox(Protocol):
         """Returns the result. An exception becomes an error without details."""
 
 
-async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[ToolAnswer]:
+async def run_tools(
+    toolbox: Toolbox, calls: Sequence[RunTool], made: dict[int, ToolAnswer] | None = None
+) -> list[ToolAnswer]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
-    Calls that are to run alone have a lane of their own.
+    Calls that are to run alone have a lane of their own. made: takes each result as it comes, by the call's place.
 
     Cancelled, it cancels what still runs and waits for its end.
     """
@@ -86,8 +88,7 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[ToolAnsw
     for n, call in enumerate(calls):
         name = toolbox.lane(call) or ("alone" if call.alone else f"call {n}")
         lanes.setdefault(name, []).append(n)
-    results = [ToolAnswer("")] * len(calls)
-
+    results: dict[int, ToolAnswer] = {} if made is None else made
     places = asyncio.Semaphore(AT_ONCE)
 
     async def run(lane: Sequence[int]) -> None:
@@ -98,11 +99,11 @@ async def run_tools(toolbox: Toolbox, calls: Sequence[RunTool]) -> list[ToolAnsw
     # One lane needs no task: most rounds have one call.
     if len(lanes) == 1:
         await run(range(len(calls)))
-        return results
-    async with asyncio.TaskGroup() as tasks:
-        for lane in lanes.values():
-            tasks.create_task(run(lane))
-    return results
+    else:
+        async with asyncio.TaskGroup() as tasks:
+            for lane in lanes.values():
+                tasks.create_task(run(lane))
+    return [results[n] for n in range(len(calls))]
 
 
 async def _run(toolbox: Toolbox, call: RunTool) -> ToolAnswer:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.calls import ResumedCalls
+from gateway.core.turn.calls import INTERRUPTED, ResumedCalls
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import (
     CallModel,
@@ -343,7 +343,8 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
     skip(playbook >> ToolFinished("b", "found"))
     assert playbook >> Stopped() << CloseUpstream << Save
     assert (playbook.outcome.full, playbook.outcome.said) == ((), None)
-    assert playbook.outcome.results == (ToolResult("b", "found"),)
+    interrupted = ToolResult(CALL[0], INTERRUPTED, "error")
+    assert playbook.outcome.results == (interrupted, ToolResult("b", "found"))
 
 
 def test_a_step_that_cannot_be_kept_ends_the_turn() -> None:

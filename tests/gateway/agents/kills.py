@@ -119,6 +119,7 @@ class Killed:
     hold: Gate = field(default_factory=Gate)
     held: Callable[[Seen], Reply | None] = lambda seen: None
     webhook: Webhook = field(default_factory=Webhook)
+    tools: str = ""  # further settings of tools
     upstream: StrictUpstream = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,10 +159,14 @@ class Killed:
         self.webhook.held.clear()
 
     @contextmanager
-    def serve(self) -> Iterator[Serving]:
-        settings = f'[tools]\nprivate_hosts = ["{self.webhook.url}"]\n'
+    def serve(self, kill: str = "") -> Iterator[Serving]:
+        """Serves. kill: where the process is to kill itself (kill_process)."""
+        settings = f'[tools]\nprivate_hosts = ["{self.webhook.url}"]\n{self.tools}'
         arguments = ("--db", str(self.folder / "m.db"), "--upstream", self.upstream.base_url)
-        with serving(self.folder, *arguments, settings=settings) as process:
+        started: dict[str, Any] = {}
+        if kill:
+            started = {"module": "tests.gateway.agents.kill_process", "environ": {"KILL": kill}}
+        with serving(self.folder, *arguments, settings=settings, **started) as process:
             client = Letta(
                 base_url=f"http://127.0.0.1:{process.port}", api_key="sk", max_retries=0, timeout=30.0
             )

@@ -152,6 +152,21 @@ def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> Non
     assert world.upstream.last.messages[-1]["content"] == "sunny"
 
 
+def test_ours_beside_the_clients_own_tool_has_its_result(world: World) -> None:
+    make(world)
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    chat = world.chat(headers=OURS, model="agent/ann", tools=[weather])
+
+    world.upstream.queue(call_tools(insert("Name: Bob"), Call("get_weather", {}, "w1")), say("Sunny."))
+    chat.say("Weather?")
+    chat.answer(chat.messages[-1]["tool_calls"][-1], "sunny")
+    assert chat.go_on() == "Sunny."
+    results = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+    assert len(results) == 2
+    assert "Name: Bob" in results[0]
+    assert results[1] == "sunny"
+
+
 def test_a_request_off_the_record_is_no_part_of_default(world: World) -> None:
     make(world)
     world.chat(headers=OURS, model="agent/ann").say("One.")

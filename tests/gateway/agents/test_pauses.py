@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.prompt.compose import UNANSWERED
 from gateway.errors import BadRequest
 from gateway.run.agents.pauses import CallDecision
 from storage.records import RunState
@@ -71,6 +72,16 @@ def test_a_plain_message_meanwhile_goes_on(life: Life) -> None:
     assert roles(life) == ["system", "user", "assistant", "tool", "user"]
     with pytest.raises(BadRequest, match="Nothing waits"):
         answer(life, w1="sunny")
+
+
+def test_a_plain_message_is_told_what_was_done_beside_the_calls_that_wait(life: Life) -> None:
+    ask(life, insert("Asks for the weather.", "m1"), *(Call("get_weather", {}, id) for id in ("w1", "w2")))
+    assert answer(life, w2="sunny").run.stop == "requires_approval"
+    life.send("Never mind.")
+    results = {m["tool_call_id"]: m["content"] for m in life.upstream.last.messages if m["role"] == "tool"}
+    assert "Asks for the weather." in results["m1"]
+    assert (results["w1"], results["w2"]) == (UNANSWERED, "sunny")
+    assert [m["role"] for m in life.upstream.last.messages][-1] == "user"
 
 
 def test_an_answer_to_what_does_not_wait_is_refused(life: Life) -> None:

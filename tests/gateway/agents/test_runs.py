@@ -298,7 +298,8 @@ def test_a_client_that_leaves_while_a_tool_runs_keeps_the_step(
         life.leave(sink)
         with pytest.raises(ClientGone):
             run.result(10)
-    assert life.words() == ["user: Note x.", "assistant: One moment."]
+    interrupted = "tool: Error: the call was interrupted; it may or may not have been done."
+    assert life.words() == ["user: Note x.", "assistant: One moment.", interrupted]
     assert life.world.query("SELECT state, stop, steps FROM runs") == [("cancelled", "cancelled", 1)]
     life.send("Go on.")
     messages = life.upstream.last.messages

@@ -1,0 +1,88 @@
+"""A gateway that kills itself (SIGKILL) right before or right after a transaction of its first agent's runs.
+
+KILL: "before replied", "after sent" ...: the row of the table in which what is on disk when is said. "": never.
+
+    accepted    a run that goes on without its client, with its request and its job
+    begun       the step with what came in
+    replied     the first reply, before its tools run
+    sent        the note of a call that leaves the gateway; the call is made after it
+    answered    what came of it
+    done        the results, with the step that takes them in
+    ended       the last reply, with the end of the run
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from asyncio import Future
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.cli import main
+from gateway.limits import Limits
+from storage.sql.append import Append
+from storage.sql.runs import Runs
+
+FIRST = 1  # the row of the agent whose runs count
+_side, _, _row = os.environ["KILL"].partition(" ")
+_count: Counter[str] = Counter()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_due(*rows: str) -> bool:
+    """Returns whether this is the transaction. rows: what its first, its second ... is."""
+    n = _count[rows[0]]
+    _count[rows[0]] += 1
+    return n < len(rows) and rows[n] == _row
+
+
+def _watched(method: Callable[..., Future[Any]], *rows: str) -> Callable[..., Future[Any]]:
+    @functools.wraps(method)
+    def watched(self: Append, write: Any) -> Future[Any]:
+        is_due = write.agent.id == FIRST and _is_due(*rows)
+        if is_due and _side == "before":
+            _die()
+        written = method(self, write)
+        if is_due:
+            written.add_done_callback(lambda _: _die())
+        return written
+
+    return watched
+
+
+def _awaited(method: Callable[..., Awaitable[Any]], row_of: Callable[..., str]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def awaited(self: Runs, *args: Any) -> Any:
+        is_due = _is_due(row_of(*args))
+        if is_due and _side == "before":
+            _die()
+        result = await method(self, *args)
+        if is_due:
+            _die()
+        return result
+
+    return awaited
+
+
+def _row_of_text(agent: int, run: int, kind: str, *_: Any) -> str:
+    return {"call": "sent", "result": "answered"}.get(kind, "") if agent == FIRST else ""
+
+
+def _row_of_acceptance(wanted: Any) -> str:
+    return "accepted" if wanted.run.agent == FIRST else ""
+
+
+if __name__ == "__main__":
+    if _row:
+        Append.open = _watched(Append.open, "begun", "done")  # type: ignore[method-assign]
+        Append.finish = _watched(Append.finish, "replied", "ended")  # type: ignore[method-assign]
+        Runs.add_text = _awaited(Runs.add_text, _row_of_text)  # type: ignore[method-assign]
+        Runs.accept = _awaited(Runs.accept, _row_of_acceptance)  # type: ignore[method-assign]
+    sys.exit(main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0)))
