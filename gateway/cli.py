@@ -11,21 +11,39 @@ import http.client
 import json
 import logging
 import os
-import re
-import shlex
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.limits import Limits
+from gateway.run.admin.printed import (
+    argument,
+    counted,
+    describe_forgotten,
+    describe_moved,
+    plain,
+    show_as_json,
+    show_batch,
+    show_batches,
+    show_block,
+    show_cancelled,
+    show_enqueued,
+    show_job,
+    show_jobs,
+    show_keys,
+    show_memory,
+    show_new_key,
+    show_progress,
+    show_revoked,
+    size,
+)
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings_load import load_settings, settings_file
@@ -42,10 +60,6 @@ URLS = ("url", "listen_url")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
 OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines", "no_work")
-
-# Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
-# printed, and must not control the operator's terminal.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
@@ -85,11 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_memory(memory.add_subparsers(required=True, metavar="action"))
     _add_lists(commands)
     text = "summarise a conversation now, before its window is full"
-    compact = _add_scope(_add_operation(commands, "compact", _show_enqueued, text))
+    compact = _add_scope(_add_operation(commands, "compact", show_enqueued, text))
     which = "the conversation's id (default: the user's last conversation)"
     compact.add_argument("--in", metavar="ID", help=which)
     _add_jobs(commands)
     _add_batches(commands)
+    text = "move all that the SQLite file holds to a PostgreSQL; begun again, it goes on"
+    move = _command(commands, "move", _move, text)
+    move.add_argument("url", help="the database to fill: postgresql://USER@HOST/NAME")
     return parser
 
 
@@ -132,29 +149,29 @@ def _add_serving(commands: Any) -> None:
 
 
 def _add_keys(actions: Any) -> None:
-    create = _add_operation(actions, "keys-create", _show_new_key, "create a key, which is shown only once")
+    create = _add_operation(actions, "keys-create", show_new_key, "create a key, which is shown only once")
     create.add_argument("--project", default="default")
     create.add_argument("--name", default="key")
     mode = "what memory does for its requests that do not say it (default: as the settings say)"
     create.add_argument("--memory", choices=("off", "read", "on"), help=mode)
     create.add_argument("--metrics", action="store_true", help="a key that opens /metrics and nothing else")
-    _add_operation(actions, "keys-list", _show_keys, "list the keys")
-    revoke = _add_operation(actions, "keys-revoke", _show_revoked, "revoke a key")
+    _add_operation(actions, "keys-list", show_keys, "list the keys")
+    revoke = _add_operation(actions, "keys-revoke", show_revoked, "revoke a key")
     revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
 
 
 def _add_jobs(commands: Any) -> None:
     text = "list, retry and cancel background jobs"
-    jobs = _add_operation(commands, "jobs-list", _show_jobs, text, name="jobs")
+    jobs = _add_operation(commands, "jobs-list", show_jobs, text, name="jobs")
     actions = jobs.add_subparsers(metavar="action")
     text = "list jobs, the newest first (the default action)"
-    sub = _add_operation(actions, "jobs-list", _show_jobs, text)
+    sub = _add_operation(actions, "jobs-list", show_jobs, text)
     sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
     sub.add_argument("--limit", type=int, default=100)
     for name, show, text in (
-        ("show", _show_as_json, "show one job with the steps it has done"),
-        ("retry", _show_job, "retry a failed job now"),
-        ("cancel", _show_cancelled, "cancel a job; one that is running changes nothing more"),
+        ("show", show_as_json, "show one job with the steps it has done"),
+        ("retry", show_job, "retry a failed job now"),
+        ("cancel", show_cancelled, "cancel a job; one that is running changes nothing more"),
     ):
         sub = _add_operation(actions, f"jobs-{name}", show, text)
         sub.add_argument("job", type=int, help="the job's number")
@@ -162,14 +179,14 @@ def _add_jobs(commands: Any) -> None:
 
 def _add_batches(commands: Any) -> None:
     text = "list, show and cancel batches of agents"
-    batches = _add_operation(commands, "batches-list", _show_batches, text, name="batches")
+    batches = _add_operation(commands, "batches-list", show_batches, text, name="batches")
     actions = batches.add_subparsers(metavar="action")
     text = "list batches, the newest first (the default action)"
-    sub = _add_operation(actions, "batches-list", _show_batches, text)
+    sub = _add_operation(actions, "batches-list", show_batches, text)
     sub.add_argument("--limit", type=int, default=100)
     for name, show, text in (
-        ("show", _show_as_json, "show one batch with its items that did not complete"),
-        ("cancel", _show_batch, "cancel what has not ended of a batch"),
+        ("show", show_as_json, "show one batch with its items that did not complete"),
+        ("cancel", show_batch, "cancel what has not ended of a batch"),
     ):
         sub = _add_operation(actions, f"batches-{name}", show, text)
         sub.add_argument("batch", help="the batch's id")
@@ -201,7 +218,7 @@ def _add_lists(commands: Any) -> None:
 
 def _add_memory(actions: Any) -> None:
     text = "show blocks, facts and recent messages of a memory"
-    show = _add_scope(_add_operation(actions, "memory-show", _show_memory, text))
+    show = _add_scope(_add_operation(actions, "memory-show", show_memory, text))
     show.add_argument("--query", help="show what would be recalled for this question, too")
     show.add_argument("--why", action="store_true", help="show where each memory comes from, too")
     forget = _add_scope(_command(actions, "forget", _memory_forget, "forget for good: it cannot be undone"))
@@ -212,7 +229,7 @@ def _add_memory(actions: Any) -> None:
     forget.add_argument("--in", metavar="ID", help="one conversation of the user's, by its id")
     forget.add_argument("--all-users", action="store_true", help="all users of the project or profile")
     text = "undo the last change of a block"
-    undo = _add_scope(_add_operation(actions, "memory-undo", _show_block, text))
+    undo = _add_scope(_add_operation(actions, "memory-undo", show_block, text))
     undo.add_argument("--block", required=True, metavar="LABEL", help="the block")
     export = _add_scope(_command(actions, "export", _memory_export, "export a memory as JSON lines"))
     export.add_argument("file", nargs="?", help="the file to write (default: standard output)")
@@ -287,77 +304,19 @@ def _check_config(arguments: argparse.Namespace) -> None:
     print(json.dumps(_without_secrets(asdict(settings)), indent=2, default=str))
 
 
+def _move(arguments: argparse.Namespace) -> int:
+    from gateway.operations import move_store
+
+    settings = _settings(arguments)
+    if not os.path.exists(settings.database.path):
+        raise GatewayError(f"There is no database at {os.path.abspath(settings.database.path)} to be moved.")
+    done = asyncio.run(move_store(settings, arguments.url, show_progress))
+    print(describe_moved(done))
+    return EXIT_FAILED if done.refused else 0
+
+
 def _version(_: argparse.Namespace) -> None:
     print(f"mnemogate {version('mnemogate')}")
-
-
-# -- how answers are shown
-
-
-def _show_new_key(key: dict[str, Any]) -> None:
-    print(key["secret"])
-    print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
-
-
-def _show_keys(keys: list[dict[str, Any]]) -> None:
-    for key in keys:
-        state = "revoked" if key["revoked"] is not None else "active"
-        may = [f"memory {key['memory']}"] if key["memory"] else []
-        may += [f"{key['opens']} only"] if key["opens"] else []
-        print("\t".join((str(key["id"]), f"{key['prefix']}…", key["project"], key["name"], state, *may)))
-    if not keys:
-        print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
-
-
-def _show_revoked(key: dict[str, Any]) -> None:
-    print(f"Key {key['id']} ({key['name']}) is revoked.", file=sys.stderr)
-
-
-def _show_memory(shown: dict[str, str]) -> None:
-    print(_plain(shown["text"]))
-
-
-def _show_block(block: dict[str, Any]) -> None:
-    print(f"{block['label']} (version {block['version']})", file=sys.stderr)
-    print(_plain(block["value"]))
-
-
-def _show_enqueued(answer: dict[str, int]) -> None:
-    print(f"Job {answer['job']}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
-
-
-def _show_jobs(jobs: list[dict[str, Any]]) -> None:
-    for job in jobs:
-        _show_job(job)
-    if not jobs:
-        print("There are no such jobs.", file=sys.stderr)
-
-
-def _show_job(job: dict[str, Any]) -> None:
-    due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
-    print(*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "", sep="\t")
-
-
-def _show_batches(batches: list[dict[str, Any]]) -> None:
-    for batch in batches:
-        _show_batch(batch)
-    if not batches:
-        print("There are no batches.", file=sys.stderr)
-
-
-def _show_batch(batch: dict[str, Any]) -> None:
-    created = datetime.fromtimestamp(batch["created"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    counts = " ".join(f"{name} {count}" for name, count in batch["counts"].items() if count)
-    print(batch["id"], batch["state"], batch["project"], created, counts, sep="\t")
-
-
-def _show_as_json(job: dict[str, Any]) -> None:
-    print(json.dumps(job, indent=2))
-
-
-def _show_cancelled(job: dict[str, Any]) -> None:
-    print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
 
 
 # -- operations of several calls
@@ -376,44 +335,19 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
     while not answer["done"]:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
         count += answer["memories"]
-    print(_describe_forgotten(wanted, count, first), file=sys.stderr)
-
-
-def _describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Says what is gone, and which commands forget what may still quote it."""
-    number = wanted.get("message", wanted.get("exchange"))
-    if number is None and "in" not in wanted:
-        count, what = memories, "memory" if memories == 1 else "memories"
-    else:
-        count, what = answer["messages"], "message" if answer["messages"] == 1 else "messages"
-    if not count:
-        return "There was nothing to forget."
-    summary = f"Forgotten: {count} {what}."
-    if number is None:
-        return summary
-    names = [name for name in ("project", "profile", "user", "conversation") if name in wanted]
-    named = [(name, wanted[name]) for name in names if (name, wanted[name]) != ("project", "default")]
-    # A name may begin with a dash, so each is one word with its option.
-    flags = [_argument(f"--{name}={value}") for name, value in named]
-    command, look = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))
-    lines = [f"{summary} What may quote it was kept:"]
-    if answer["kept"]:
-        lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")
-    lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
-    lines.append(f"  replies in other conversations that mention it; to look for them: {look} --query WORDS")
-    return "\n".join(lines)
+    print(describe_forgotten(wanted, count, first), file=sys.stderr)
 
 
 def _list_users(arguments: argparse.Namespace) -> None:
     def line(each: dict[str, Any]) -> tuple[str, ...]:
-        counts = (_counted(each[name], name) for name in ("conversations", "blocks", "facts", "notes"))
-        return (*_size(each), *counts)
+        counts = (counted(each[name], name) for name in ("conversations", "blocks", "facts", "notes"))
+        return (*size(each), *counts)
 
     _list(arguments, "users", line)
 
 
 def _list_conversations(arguments: argparse.Namespace) -> None:
-    _list(arguments, "conversations", lambda each: (*_size(each), each["client_id"] or "-"))
+    _list(arguments, "conversations", lambda each: (*size(each), each["client_id"] or "-"))
 
 
 def _list(
@@ -424,10 +358,8 @@ def _list(
     answer, count = _perform(settings, operation, wanted), 0
     while True:
         for each in answer["lines"][: None if left is None else left - count]:
-            forget = " ".join(map(_argument, each["forget"]))
-            line = (
-                json.dumps(each) if arguments.json else "\t".join(map(_plain, fields(each))) + "\t" + forget
-            )
+            forget = " ".join(map(argument, each["forget"]))
+            line = json.dumps(each) if arguments.json else "\t".join(map(plain, fields(each))) + "\t" + forget
             print(line)
             count += 1
         if answer["next"] is None or count == left:
@@ -441,26 +373,6 @@ def _lines(text: str) -> int:
     if not text.isascii() or not text.isdigit() or text.strip("0") == "":
         raise argparse.ArgumentTypeError(f"expected a positive number, saw {text!r}")
     return int(text)
-
-
-def _size(each: dict[str, Any]) -> tuple[str, ...]:
-    """Says when the last turn was and how much was said."""
-    at = each["last_turn"]
-    last = "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
-    return last, _counted(each["messages"], "messages"), f"{-(-each['bytes'] // 1000)} kB"
-
-
-def _counted(number: int, name: str) -> str:
-    """Says how many there are. name: in the plural."""
-    return f"{number} {name.removesuffix('s') if number == 1 else name}"
-
-
-def _argument(text: str) -> str:
-    """Quotes a word for the shell, one that would give the terminal orders by its escapes."""
-    if not _CONTROLS.search(text):
-        return shlex.quote(text)
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{_plain(escaped)}'"
 
 
 def _memory_export(arguments: argparse.Namespace) -> None:
@@ -577,11 +489,6 @@ def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]
         raise GatewayError(message) from error
     except (OSError, ValueError, http.client.HTTPException):
         return False, None
-
-
-def _plain(text: str) -> str:
-    """Replaces control characters by their escapes."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
+from gateway.database import open_database
+from gateway.errors import GatewayError
 from gateway.run.admin.arguments import Defaults
 from gateway.run.admin.batches import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
@@ -15,6 +21,7 @@ from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
 from gateway.settings import Settings
+from storage.errors import StoreError
 from storage.sql.store import Store
 
 # The budget of the note that is shown where recall itself is off.
@@ -60,3 +67,20 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
             "compact": compact.compact,
         }
     )
+
+
+async def move_store(settings: Settings, url: str, told: Callable[[Moved, int], None]) -> Moved:
+    """Moves what is in the settings' SQLite file to the PostgreSQL at a URL. told: as `Move.run`.
+
+    Raises: GatewayError: one of the two cannot be used; SettingsError.
+    """
+    then = () if settings.memory.embedder is None else (EMBED,)
+    try:
+        async with AsyncExitStack() as stack:
+            source = await open_database(replace(settings, database=replace(settings.database, url=None)))
+            stack.push_async_callback(source.close)
+            target = await open_database(replace(settings, database=replace(settings.database, url=url)))
+            stack.push_async_callback(target.close)
+            return await Move(source, target, then).run(told)
+    except StoreError as error:
+        raise GatewayError(error.message) from error

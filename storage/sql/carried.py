@@ -95,12 +95,13 @@ async def put_definition(connection: Connection, agent: Agent, v: Mapping[str, A
 
 async def put_attached(connection: Connection, agent: Agent, v: Mapping[str, Any], at: float) -> None:
     """Attaches something, and makes the tool or the block that is not there. What cannot be found is left out."""
-    target = await _target(connection, agent.scope.project, v, at)
+    target = await find_target(connection, agent.scope.project, v, at)
     if target is not None:
         await connection.run(SQL["attached_put"], (agent.id, IMPORTING + v["kind"], target))
 
 
-async def _target(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int | None:
+async def find_target(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int | None:
+    """Returns the row of what is attached, and makes the tool or the block that is not there; None: it is not found."""
     kind = v["kind"]
     if "built_in" in v:
         return -int(v["built_in"])

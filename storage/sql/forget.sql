@@ -299,8 +299,9 @@ DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE ag
 DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
 
 -- name: wipe_files (sqlite)
--- Empties a page of files, whose names somebody gave them.
-UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = ''
+-- Empties a page of files, whose names somebody gave them. Their public names are free again, as for another import.
+UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '',
+    uid = substr(hex(randomblob(length(uid))), 1, length(uid))
 WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
 
 -- name: wipe_files (postgres)

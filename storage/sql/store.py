@@ -30,6 +30,7 @@ from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
 from storage.sql.lines import Lines
 from storage.sql.messages import Messages
+from storage.sql.moving import Moving
 from storage.sql.named_blocks import NamedBlocks
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
@@ -73,6 +74,7 @@ class Store:
         self.append = Append(database, rules, self.jobs)
         self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
+        self.moving = Moving(database)
         self.facts = Facts(database)
         self.readers = Readers(database, rules)
         self.overview = Overview(database)

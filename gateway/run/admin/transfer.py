@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import orjson
@@ -86,21 +86,31 @@ class TransferOperations:
             raise BadRequest(
                 f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.", param="user"
             )
-        if "from" not in arguments:
+        at = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
+        lines, following = await self.read(agent, at)
+        return {
+            "lines": [orjson.dumps(each).decode() for each in lines],
+            "next": None if following is None else list(astuple(following)),
+        }
+
+    async def read(
+        self, agent: Agent, at: ExportPosition | None = None
+    ) -> tuple[list[dict[str, Any]], ExportPosition | None]:
+        """Returns the lines of a page of a memory, and where the next one begins. Raises: BadRequest."""
+        if at is None:
             edge = await self.store.transfer.edge(agent)
             head = {"format": FORMAT, "uid": agent.uid, "next_seq": edge["seq"] + 1, "created": agent.created}
-            return _page([{"memory": head}], ExportPosition(agent.uid, PARTS[0], 0, edge))
-        at = ExportPosition(*arguments.list_of("from", 4))
+            return [{"memory": head}], ExportPosition(agent.uid, PARTS[0], 0, edge)
         if at.uid != agent.uid or at.part not in PARTS:
             raise BadRequest("This memory was forgotten while it was exported.", param="from")
         found = await self.store.transfer.page(agent, at.part, at.after, PAGE, at.edge)
         if found:
             lines = [{at.part: _as_line(record)} for _, record in found]
-            return _page(lines, ExportPosition(at.uid, at.part, found[-1][0], at.edge))
+            return lines, ExportPosition(at.uid, at.part, found[-1][0], at.edge)
         following = PARTS.index(at.part) + 1
         if following == len(PARTS):
-            return _page([END], None)
-        return _page([], ExportPosition(at.uid, PARTS[following], 0, at.edge))
+            return [END], None
+        return [], ExportPosition(at.uid, PARTS[following], 0, at.edge)
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
         """Reads lines of an export into a memory that must be new.
@@ -110,16 +120,23 @@ class TransferOperations:
         arguments = Arguments(raw)
         scope, lines = arguments.whose(self.defaults).scope, arguments.texts("lines")
         at = ImportPosition(*arguments.list_of("at", 4)) if "at" in arguments else None
+        given = [line for line in lines if line.strip()]
+        return {"at": list(astuple(await self.write(scope, at, given, is_end=arguments.flag("end"))))}
+
+    async def write(
+        self, scope: Scope, at: ImportPosition | None, lines: Sequence[str | bytes], *, is_end: bool = False
+    ) -> ImportPosition:
+        """Reads lines into a memory that must be new, as `restore`. Raises: BadRequest."""
         try:
-            return await self._restore(scope, at, lines, is_end=arguments.flag("end"))
+            return await self._write(scope, at, [orjson.loads(line) for line in lines], is_end=is_end)
         except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadRequest(f"This is no exported memory: {error!r}.", param="lines") from error
 
-    async def _restore(
-        self, scope: Scope, at: ImportPosition | None, lines: list[str], *, is_end: bool
-    ) -> dict[str, Any]:
+    async def _write(
+        self, scope: Scope, at: ImportPosition | None, lines: list[Any], *, is_end: bool
+    ) -> ImportPosition:
         transfer = self.store.transfer
         if at is None:
             if not lines:
@@ -130,7 +147,7 @@ class TransferOperations:
             raise BadRequest("This import is not under way any more.", param="at")
         reader, is_whole = LineReader(self.store, found), at.is_whole
         records: list[tuple[str, TransferRecord]] = []
-        for line in (orjson.loads(each) for each in lines if each.strip()):
+        for line in lines:
             if line == END:
                 is_whole = True
             else:
@@ -146,24 +163,17 @@ class TransferOperations:
             await transfer.end(found, at.next_seq, at.name)
             for kind in self.then:
                 await self.store.jobs.enqueue(kind, found.id, kind)
-        return {"at": [at.uid, at.next_seq, is_whole, at.name]}
+        return replace(at, is_whole=is_whole)
 
-    async def _begin(self, scope: Scope, line: str) -> ImportPosition:
+    async def _begin(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
-        head = orjson.loads(line).get("memory")
+        head = line.get("memory")
         if not isinstance(head, dict) or head.get("format") not in FORMATS:
             raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
         agent = await self.store.transfer.begin(draft)
         return ImportPosition(agent.uid, int(head["next_seq"]), False, head.get("uid"))
-
-
-def _page(lines: list[dict[str, Any]], at: ExportPosition | None) -> dict[str, Any]:
-    return {
-        "lines": [orjson.dumps(each).decode() for each in lines],
-        "next": None if at is None else list(astuple(at)),
-    }
 
 
 # -- records to lines

@@ -1,0 +1,150 @@
+"""How the command line shows the answers of operations, and what it says beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.run.admin.move import Moved
+
+# Memories between two lines of a move's progress.
+_TOLD = 100
+
+# Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
+# printed, and must not control the operator's terminal.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def show_new_key(key: dict[str, Any]) -> None:
+    print(key["secret"])
+    print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
+
+
+def show_keys(keys: list[dict[str, Any]]) -> None:
+    for key in keys:
+        state = "revoked" if key["revoked"] is not None else "active"
+        may = [f"memory {key['memory']}"] if key["memory"] else []
+        may += [f"{key['opens']} only"] if key["opens"] else []
+        print("\t".join((str(key["id"]), f"{key['prefix']}…", key["project"], key["name"], state, *may)))
+    if not keys:
+        print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
+
+
+def show_revoked(key: dict[str, Any]) -> None:
+    print(f"Key {key['id']} ({key['name']}) is revoked.", file=sys.stderr)
+
+
+def show_memory(shown: dict[str, str]) -> None:
+    print(plain(shown["text"]))
+
+
+def show_block(block: dict[str, Any]) -> None:
+    print(f"{block['label']} (version {block['version']})", file=sys.stderr)
+    print(plain(block["value"]))
+
+
+def show_enqueued(answer: dict[str, int]) -> None:
+    print(f"Job {answer['job']}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
+
+
+def show_jobs(jobs: list[dict[str, Any]]) -> None:
+    for job in jobs:
+        show_job(job)
+    if not jobs:
+        print("There are no such jobs.", file=sys.stderr)
+
+
+def show_job(job: dict[str, Any]) -> None:
+    due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
+    print(*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "", sep="\t")
+
+
+def show_batches(batches: list[dict[str, Any]]) -> None:
+    for batch in batches:
+        show_batch(batch)
+    if not batches:
+        print("There are no batches.", file=sys.stderr)
+
+
+def show_batch(batch: dict[str, Any]) -> None:
+    created = datetime.fromtimestamp(batch["created"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    counts = " ".join(f"{name} {count}" for name, count in batch["counts"].items() if count)
+    print(batch["id"], batch["state"], batch["project"], created, counts, sep="\t")
+
+
+def show_as_json(job: dict[str, Any]) -> None:
+    print(json.dumps(job, indent=2))
+
+
+def show_cancelled(job: dict[str, Any]) -> None:
+    print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
+
+
+def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
+    """Says what is gone, and which commands forget what may still quote it."""
+    number = wanted.get("message", wanted.get("exchange"))
+    if number is None and "in" not in wanted:
+        count, what = memories, "memory" if memories == 1 else "memories"
+    else:
+        count, what = answer["messages"], "message" if answer["messages"] == 1 else "messages"
+    if not count:
+        return "There was nothing to forget."
+    summary = f"Forgotten: {count} {what}."
+    if number is None:
+        return summary
+    names = [name for name in ("project", "profile", "user", "conversation") if name in wanted]
+    named = [(name, wanted[name]) for name in names if (name, wanted[name]) != ("project", "default")]
+    # A name may begin with a dash, so each is one word with its option.
+    flags = [argument(f"--{name}={value}") for name, value in named]
+    command, look = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))
+    lines = [f"{summary} What may quote it was kept:"]
+    if answer["kept"]:
+        lines.append(f"  its question or reply; to forget both: {command} --exchange {number}")
+    lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
+    lines.append(f"  replies in other conversations that mention it; to look for them: {look} --query WORDS")
+    return "\n".join(lines)
+
+
+def size(each: dict[str, Any]) -> tuple[str, ...]:
+    """Says when the last turn was and how much was said."""
+    at = each["last_turn"]
+    last = "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    return last, counted(each["messages"], "messages"), f"{-(-each['bytes'] // 1000)} kB"
+
+
+def counted(number: int, name: str) -> str:
+    """Says how many there are. name: in the plural."""
+    return f"{number} {name.removesuffix('s') if number == 1 else name}"
+
+
+def argument(text: str) -> str:
+    """Quotes a word for the shell, one that would give the terminal orders by its escapes."""
+    if not _CONTROLS.search(text):
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{plain(escaped)}'"
+
+
+def plain(text: str) -> str:
+    """Replaces control characters by their escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def show_progress(done: Moved, count: int) -> None:
+    """Says how far a move is, now and then."""
+    seen = done.moved + done.there + len(done.refused)
+    if seen % _TOLD == 0:
+        print(f"{seen} of {count} memories", file=sys.stderr)
+
+
+def describe_moved(done: Moved) -> str:
+    """Says what a move has done, and what it left behind."""
+    what = "memory" if done.moved == 1 else "memories"
+    lines = [f"Moved: {done.moved} {what}; {done.there} were there already."]
+    lines += [plain(f"Not moved: {why}") for why in done.refused]
+    return "\n".join(lines)

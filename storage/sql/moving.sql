@@ -1,0 +1,92 @@
+-- Every statement of moving a whole store into another: what no memory's export has. `-- name:` begins one; the next line
+-- says what it is for.
+
+-- name: memories
+-- Reads a page of all memories but those that are not whole.
+SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents
+WHERE id > ? AND subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%' ORDER BY id LIMIT ?
+
+-- name: memories_count
+-- Counts them.
+SELECT count(*) FROM agents WHERE subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%'
+
+-- name: memory_at
+-- Finds a memory by whose it is.
+SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
+
+-- name: keys
+-- Reads all gateway keys.
+SELECT project, name, digest, prefix, created, revoked, memory, opens FROM keys ORDER BY id
+
+-- name: key_put
+-- Adds a gateway key as it was, unless it is there.
+INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+
+-- name: definitions
+-- Reads a page of the tools and servers that were defined.
+SELECT d.id, d.project, d.kind, d.uid, d.name, d.created, t.body
+FROM definitions d JOIN definition_texts t ON t.id = d.current
+WHERE d.kind IN ('tool', 'mcp') AND d.id > ? ORDER BY d.id LIMIT ?
+
+-- name: blocks
+-- Reads a page of the blocks that no memory owns.
+SELECT b.id, b.project, b.profile, b.label, b.description, b.lim, b.read_only, b.uid, t.body
+FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
+WHERE b.agent IS NULL AND b.id > ? ORDER BY b.id LIMIT ?
+
+-- name: versions
+-- Reads the values that a block ever had.
+SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
+
+-- name: exchange_place
+-- Says whose an exchange is, and its number.
+SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON a.id = e.agent WHERE e.id = ?
+
+-- name: exchange_at
+-- Finds an exchange by its number.
+SELECT id FROM exchanges WHERE agent = ? AND seq = ?
+
+-- name: block_named
+-- Says whether there is a block of a public name.
+SELECT 1 FROM blocks WHERE uid = ?
+
+-- name: block_shared
+-- Finds the block that a profile shares.
+SELECT id, version FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ? AND profile = CAST(? AS TEXT) AND label = ?
+
+-- name: block_add
+-- Adds a block that no memory owns, without a value yet.
+INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
+VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0, 0) RETURNING id
+
+-- name: block_become
+-- Gives a block of the settings, to which nobody has written, the name that it had.
+UPDATE blocks SET uid = ? WHERE id = ?
+
+-- name: versions_drop
+-- Takes away the value that the settings gave it.
+DELETE FROM block_history WHERE block = ?
+
+-- name: version_add
+-- Adds a value of a block.
+INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+RETURNING id
+
+-- name: block_point
+-- Makes it the block's present one.
+UPDATE blocks SET version = ?, current = ? WHERE id = ?
+
+-- name: readers
+-- Reads which sleeptime agents read a memory, and how far they have come.
+SELECT a.project, a.profile, a.subject, r.seq, r.at FROM readers r JOIN agents a ON a.id = r.reader
+WHERE r.memory = ? AND r.reader <> 0
+
+-- name: reader_put
+-- Has a sleeptime agent read a memory from there.
+INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
+
+-- name: unfinished
+-- Counts batches and runs that go on.
+SELECT (SELECT count(*) FROM batches WHERE state IN ('created', 'running')),
+       (SELECT count(*) FROM runs WHERE state IN ('created', 'running') AND agent <> 0)

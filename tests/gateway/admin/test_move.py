@@ -1,0 +1,226 @@
+"""A whole store is moved into another, all of it, and once, however often the move is broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.run.admin.move import Move, Moved
+from gateway.run.admin.transfer import TransferOperations
+from gateway.settings import BlockSettings
+from storage.records import Agent
+from storage.sql.store import Store
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.admin.test_transfer_agents import rich, without
+from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.sdk import agent
+from tests.stored import open_store, rows
+
+BLOCKS = (BlockSettings("human"), BlockSettings("rules", value="House rules.", shared=True, writable=True))
+
+
+@pytest.fixture
+def lived(upstream: StrictUpstream, tmp_path: Path) -> Path:
+    """The file of a gateway that was used in all ways."""
+    folder = tmp_path / "lived"
+    folder.mkdir()
+    with letta(upstream, folder, agent("helper", blocks=BLOCKS)) as world:
+        live(world)
+    (file,) = folder.glob("*.db")
+    return file
+
+
+def live(world: LettaWorld) -> None:
+    upstream, client = world.upstream, world.letta
+    made = rich(world)
+    # Each of two agents sees a block of the other's.
+    second = client.agents.create(model="openai/m", memory_blocks=[{"label": "task", "value": "Row."}])
+    (task,) = client.agents.blocks.list(second.id)
+    human = client.agents.blocks.retrieve("human", agent_id=made["agent"])
+    client.agents.blocks.attach(task.id, agent_id=made["agent"])
+    client.agents.blocks.attach(human.id, agent_id=second.id)
+    client.agents.create(model="openai/m", name="dreamer", memory_blocks=[], enable_sleeptime=True)
+    client.blocks.create(label="spare", value="Nobody has it.")
+    for user in ("ann", "bob"):
+        chat = world.world.chat(user=user, model="agent/helper")
+        upstream.queue(
+            call_tools(
+                Call("memory_insert", {"label": "human", "new_string": f"{user} sails."}),
+                Call("memory_insert", {"label": "rules", "new_string": f"{user} was here."}),
+            ),
+            say("Noted."),
+        )
+        chat.say("I sail.")
+        chat.say("Where to?")
+        world.world.chat(user=user).say(f"I am {user}.")
+    world.world.gateway.call(world.world.gateway.app.store.keys.create("two", "k", "off"))
+    world.world.settle()
+
+
+@pytest.fixture
+async def source(lived: Path) -> AsyncIterator[Store]:
+    store = await open_store(lived)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def target(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await open_store(tmp_path / "target.db")
+    yield store
+    await store.close()
+
+
+async def everybody(store: Store) -> list[Agent]:
+    return await store.moving.memories(0)
+
+
+async def export(store: Store, agent: Agent) -> list[Any]:
+    """The lines of a memory, without what is another in each store."""
+    operations = TransferOperations(store)
+    found: list[Any] = []
+    lines, at = await operations.read(agent)
+    while True:
+        found += [
+            line for line in orjson.loads(orjson.dumps(lines)) if line.keys() != {"attached"} or "uid" in line
+        ]
+        if at is None:
+            return without(found, {"last_at", "updated"})
+        lines, at = await operations.read(agent, at)
+
+
+async def contents(store: Store) -> dict[str, Any]:
+    """All that a store holds, by the names that it has everywhere."""
+    found: dict[str, Any] = {}
+    for each in await everybody(store):
+        found[f"{each.scope}"] = await export(store, each)
+        links = await store.moving.links(each.id)
+        found[f"attached {each.scope}"] = list(links.attached)
+        found[f"readers {each.scope}"] = list(links.readers)
+    found["keys"] = [tuple(row) for row in await store.moving.keys()]
+    found["definitions"] = sorted(tuple(row[1:6]) for row in await store.moving.definitions(0))
+    found["blocks"] = sorted(
+        (
+            (block.uid, block.values, block.details, tuple(block.versions))
+            for _, block in await store.moving.blocks(0)
+        ),
+        key=str,
+    )
+    return found
+
+
+async def test_everything_is_moved(source: Store, target: Store) -> None:
+    done = await Move(source, target).run()
+    assert done.refused == []
+    assert done.moved == len(await everybody(source)) > 8
+    there, here = await contents(target), await contents(source)
+    assert there.keys() == here.keys()
+    for name, value in here.items():
+        assert there[name] == value, name
+    assert len(here["keys"]) == 1
+    assert any(here[name] for name in here if name.startswith("readers"))
+    (rules,) = [values for _, values, _, _ in here["blocks"] if values[0] == "rules"]
+    assert rules[0] == "rules"
+    # The shared block says which turns of whom it comes from, by their rows here.
+    sources = await rows(
+        target,
+        "SELECT a.subject FROM blocks b JOIN block_history h ON h.block = b.id JOIN exchanges e ON e.id = h.exchange "
+        "JOIN agents a ON a.id = e.agent WHERE b.label = 'rules' ORDER BY 1",
+    )
+    assert sources == [("user:ann",), ("user:bob",)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store, seed: int) -> None:
+    """It is broken off behind a transaction of the target's, later each time."""
+    dice = random.Random(seed)
+    done = Moved()
+    for calls in range(1, 400):
+        breaking: Any = Breaking(target, dice.randrange(1, 10 + calls))
+        with suppress(asyncio.CancelledError):
+            done = await asyncio.create_task(Move(source, breaking).run())
+            break
+    assert calls > 10
+    assert done.moved < len(await everybody(source))
+    assert done.moved + done.there == len(await everybody(source))
+    assert await contents(target) == await contents(source)
+    assert await rows(target, "SELECT subject FROM agents WHERE subject LIKE 'importing:%'") == []
+
+
+class Breaking:
+    """A store whose user is cancelled before so many calls."""
+
+    def __init__(self, store: Any, calls: int) -> None:
+        self._store = store
+        self._calls = [calls]
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if name in ("moving", "transfer"):
+            return _BreakingGroup(found, self._calls)
+        return found
+
+
+class _BreakingGroup:
+    def __init__(self, group: Any, calls: list[int]) -> None:
+        self._group = group
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        self._calls[0] -= 1
+        if self._calls[0] < 0:
+            raise asyncio.CancelledError
+        return getattr(self._group, name)
+
+
+async def test_what_is_there_is_not_written_over(source: Store, target: Store, tmp_path: Path) -> None:
+    await Move(source, target).run()
+    await rows(
+        source, "UPDATE agents SET next_seq = next_seq + 1 WHERE subject = 'user:ann' AND profile = 'helper'"
+    )
+    await rows(target, "UPDATE agents SET uid = 'another' WHERE subject = 'user:bob' AND profile = 'helper'")
+    before = await contents(target)
+    done = await Move(source, target).run()
+    assert {line.split(" ")[0] for line in done.refused} == {"user:ann", "user:bob"}
+    assert done.moved == 0
+    assert await contents(target) == before
+
+
+async def test_a_gateway_that_served_there_first_loses_nothing(source: Store, target: Store) -> None:
+    """A start has made the settings' shared block there, to which nobody has written."""
+    await rows(
+        target,
+        "INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current) "
+        "VALUES (NULL, 'default', 'helper', 'rules', '', 2000, 0, 'mine', 1, 1)",
+    )
+    values = "(1, 1, NULL, 1, 'settings', NULL, CAST('[]' AS BLOB), 'House rules.')"
+    columns = "block, version, restores, at, origin, exchange, sources, value"
+    await rows(target, f"INSERT INTO block_history ({columns}) VALUES {values}")
+    await Move(source, target).run()
+    assert (await contents(target))["blocks"] == (await contents(source))["blocks"]
+
+
+async def test_what_goes_on_is_not_left_behind(source: Store, target: Store) -> None:
+    await rows(source, "UPDATE runs SET state = 'running' WHERE id = 1")
+    with pytest.raises(GatewayError, match="1 runs of agents go on"):
+        await Move(source, target).run()
+    assert await everybody(target) == []
+
+
+async def test_it_says_how_far_it_is(source: Store, target: Store) -> None:
+    said: list[tuple[int, int]] = []
+
+    def told(done: Moved, count: int) -> None:
+        said.append((done.moved, count))
+
+    await Move(source, target).run(told)
+    count = len(await everybody(source))
+    assert said == [(n, count) for n in range(1, count + 1)]
