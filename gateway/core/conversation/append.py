@@ -6,12 +6,25 @@ nothing is provisional: a step that has ended is carried and stands, with a repl
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
 
-from gateway.core.conversation.canonical import Canon, WireMessage, is_system, squash, text_of
+from gateway.core.conversation.canonical import (
+    Canon,
+    WireMessage,
+    begins,
+    in_a_row,
+    is_system,
+    is_user,
+    letters,
+    rest_after,
+    squash,
+    text_of,
+    without_remark,
+)
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
@@ -27,6 +40,67 @@ def repeated(messages: Sequence[WireMessage]) -> list[int]:
     head = next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
     last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
     return list(range(head, last + 1))
+
+
+def heard_before(messages: Sequence[WireMessage]) -> str:
+    """Returns the reply in front of what is new in a chat completion's list, as its client has it; "": none."""
+    replies = [m for m in messages if m.get("role") == "assistant"]
+    return text_of(replies[-1]) if replies else ""
+
+
+def as_heard(path: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]:
+    """Returns the steps of the newest turn whose replies a barge-in has cut, each with what was heard of it.
+
+    path: oldest first, with contents. heard: the reply as it came back; a text that is no beginning of it cuts nothing.
+    """
+    turn = _newest_turn(path)
+    texts = list(map(_told, turn))
+    left, whole = letters(without_remark(heard)), letters(in_a_row(texts))
+    if left == whole or not begins(left, whole):
+        return []
+    found, before = [], ""
+    for e, text in zip(turn, texts, strict=True):
+        own = letters(text)
+        if left.startswith(own):
+            left, before = left[len(own) :], in_a_row((before, text))
+            continue
+        # The client's own form counts; where it is written otherwise, ours up to the same letter.
+        rest = rest_after(heard, before) if left else ""
+        found.append((e, _up_to(text, len(left)) if rest is None else rest.strip()))
+        left = ""
+    return found
+
+
+def unheard(
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: str
+) -> Sequence[Exchange]:
+    """Returns the newest turn, if a list asks on behind its question without any reply to it.
+
+    messages: what is new of the list, which begins with that question. heard: the reply before it.
+    """
+    turn = _newest_turn(path)
+    if not turn or not any(map(_told, turn)):
+        return ()
+    asked = turn[0].inputs
+    is_on = len(messages) > len(asked) and asked == tuple(map(canon.atoms, messages[: len(asked)]))
+    above = _newest_turn(path[: -len(turn)])
+    before, told = letters(without_remark(heard)), letters(in_a_row(map(_told, above)))
+    return turn if is_on and (before == told or begins(before, told)) else ()
+
+
+def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
+    """Returns the exchanges from the newest message of a user on."""
+    begun = next((n for n in range(len(path), 0, -1) if any(map(is_user, path[n - 1].inputs))), 0)
+    return path[begun - 1 :] if begun else ()
+
+
+def _told(e: Exchange) -> str:
+    return "" if e.said is None else text_of(orjson.loads(e.said))
+
+
+def _up_to(text: str, count: int) -> str:
+    """Returns the beginning of a text that has so many letters."""
+    return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters(text[:end])))]
 
 
 def plan_step(

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.private import without_fields
+from gateway.core.conversation.canonical import WireMessage, squash, text_of
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
+from gateway.core.conversation.private import with_private, without_fields
 from storage.records import Exchange, State
 from storage.value import frozen
 
@@ -114,6 +115,42 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         full=orjson.dumps(full) if full else None,
         hidden=bool(full),
     )
+
+
+def cut_short(e: Exchange, text: str) -> Exchange:
+    """Returns the exchange with what was heard of its reply; its path stays. text: "": nothing.
+
+    A reply that made no calls is gone then; calls were made, whatever was heard with them.
+    """
+    said, full = orjson.loads(e.said or b"{}"), _full(e)
+    messages = list(full.get("messages") or ())
+    told = with_fillers_of({**without_fields(said, "fillers"), "content": text or None}, said)
+    if (messages[-1] if messages else said).get("tool_calls") and not _speaks(messages):
+        if messages:
+            last = messages[-1]
+            messages[-1] = (
+                {**last, "content": text or None}
+                if text_of(last)
+                else with_private(without_fields(last, "filler"), filler=text or None)
+            )
+    else:
+        own = text_of(without_fillers(told)) if text else ""
+        if not own:
+            return replace(
+                e, reply=None, reply_key=None, size=0, said=None, full=None, hidden=False, opaque=False
+            )
+        messages = _told_anew(messages, own) if messages else messages
+    return replace(
+        e,
+        size=len(squash(text)),
+        said=orjson.dumps(told),
+        full=orjson.dumps({**full, "messages": messages}) if full else None,
+    )
+
+
+def _speaks(messages: Sequence[WireMessage]) -> bool:
+    calls = messages[-1].get("tool_calls") or () if messages else ()
+    return any((call.get("function") or {}).get("name") == _SPEAKS for call in calls)
 
 
 def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 
+from gateway.core.conversation.append import as_heard, unheard
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.listed import calls_of, cut_short
 from gateway.core.ids import new_uid
 from gateway.errors import BadRequest
 from gateway.run.agents.calls import call_number, is_of_step, results_left
@@ -67,6 +69,10 @@ class BeginsRuns:
         for _ in range(TRIES):
             with sink.while_here():
                 known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
+                if (left := await self._cut_short(known, sending)) is not None:
+                    # What the model said is shorter now, so all of it is read again.
+                    sending = left
+                    continue
                 resumed = await (
                     self._resume(known, sending) if sending.decisions else self._left_off(known, sending, run)
                 )
@@ -99,6 +105,29 @@ class BeginsRuns:
                 # Somebody else has written in the meantime, or forgotten: all of it is read again.
                 continue
         raise WriteConflict("this conversation changes too fast")
+
+    async def _cut_short(self, known: Known, sending: Sending) -> Sending | None:
+        """Keeps of the newest reply what its client has heard. Returns what is left to be sent; None: it is as it was.
+
+        Raises: StoreError.
+        """
+        if sending.heard is None:
+            return None
+        cut = as_heard(known.path, sending.heard)
+        messages = sending.messages
+        if not cut:
+            turn = unheard(known.path, Canon(known.agent.secret), messages, sending.heard)
+            if not turn:
+                return None
+            cut, messages = [(e, "") for e in turn if e.said is not None], messages[len(turn[0].inputs) :]
+        # The last one first, so that what is left of it after a kill is cut by the next request.
+        for e, text in reversed(cut):
+            edit = partial(cut_short, text=text)
+            try:
+                await self._keeper.store.messages.rewrite(known.agent, e.seq + len(e.inputs), edit)
+            except (NotFound, Stale):
+                break
+        return replace(sending, messages=messages, heard=None)
 
     async def _run(self, sending: Sending) -> Run:
         if sending.accepted is not None:

@@ -115,7 +115,10 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A send, whichever way it came. request: the one that came, without what is said in it."""
+    """A send, whichever way it came. request: the one that came, without what is said in it.
+
+    heard: the reply before it, as a chat completion's client has it; None: nothing is said of that.
+    """
 
     request: ChatRequest
     messages: Sequence[WireMessage]
@@ -135,6 +138,7 @@ class Sending:
     above: Wait | None = None
     accepted: AcceptedRun | None = None
     reading: ReadSpan | None = None
+    heard: str | None = None
 
     @property
     def scope(self) -> Scope:

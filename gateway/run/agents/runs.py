@@ -15,7 +15,7 @@ from functools import partial
 from zlib import crc32
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import abandon, repeated
+from gateway.core.conversation.append import abandon, heard_before, repeated
 from gateway.core.conversation.canonical import Canon, is_system
 from gateway.core.conversation.listed import calls_of
 from gateway.core.ids import uid_of
@@ -231,7 +231,15 @@ class AgentRuns:
                 param="messages",
             )
         sending = Sending(
-            headed(request), messages, identity, spec, route, headers, credential, shows_steps=False
+            headed(request),
+            messages,
+            identity,
+            spec,
+            route,
+            headers,
+            credential,
+            shows_steps=False,
+            heard=heard_before(request.messages),
         )
         return (await self._send(sending, lambda _: view, sink, receipt)).status
 

@@ -87,6 +87,77 @@ def test_the_same_in_a_chat_completion(world: LettaWorld, headers: dict[str, str
     assert ANSWER in str(world.letta.messages.search(query="Albatross", extra_body={"agent_id": agent.id}))
 
 
+def sent(world: LettaWorld) -> list[Any]:
+    """What went up behind the first turn: text, or the names of the calls."""
+    return [
+        [call["function"]["name"] for call in m["tool_calls"]] if m.get("tool_calls") else m["content"]
+        for m in world.upstream.last.messages
+        if m["role"] in ("user", "assistant")
+    ][2:]
+
+
+@pytest.mark.parametrize(
+    ("heard", "kept", "told"),
+    [
+        (f"{FILLER} It is", ["It is"], [FILLER, "It is"]),
+        ("Let me look that up. it is...", ["it is..."], [FILLER, "it is..."]),
+        ("let me look that up it is", ["It is"], [FILLER, "It is"]),
+        (FILLER, [], [FILLER]),
+        ("Let me look...", [], ["Let me look..."]),
+        (None, [], []),
+        ("Something else altogether.", [ANSWER], [FILLER, ANSWER]),
+    ],
+)
+def test_after_a_barge_in_the_agents_own_conversation_keeps_what_was_heard(
+    world: LettaWorld, heard: str | None, kept: list[str], told: list[str]
+) -> None:
+    agent = voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(call_tools(search()), say(ANSWER))
+    chat.say("What is my boat called?", stream=True)
+    if heard is None:
+        chat.messages.pop()
+    else:
+        chat.messages[-1]["content"] = heard
+    chat.say("Stop. Never mind.")
+    asked = ["What is my boat called?", ["search_memory"]]
+    assert sent(world) == [*asked, *kept, "Stop. Never mind."]
+    assert texts(world, agent)[2:] == [asked[0], *told, "Stop. Never mind.", "Ok."]
+    chat.say("Goodbye.")
+    assert sent(world) == [*asked, *kept, "Stop. Never mind.", "Ok.", "Goodbye."]
+    if ANSWER not in kept:
+        found = world.letta.messages.search(query="Albatross", extra_body={"agent_id": agent.id})
+        assert "Albatross" not in str(found)
+
+
+@pytest.mark.parametrize("heard", ["Your boat is", None])
+def test_a_reply_without_tools_is_cut_too(world: LettaWorld, heard: str | None) -> None:
+    agent = voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(say("Your boat is called Albatross."))
+    chat.say("What is my boat called?")
+    chat.messages[-1]["content"] = heard
+    if heard is None:
+        chat.messages.pop()
+    chat.say("Stop.")
+    kept = [] if heard is None else [heard]
+    assert sent(world) == ["What is my boat called?", *kept, "Stop."]
+    assert texts(world, agent)[2:] == ["What is my boat called?", *kept, "Stop.", "Ok."]
+
+
+def test_the_same_question_once_more_is_a_question(world: LettaWorld) -> None:
+    voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    chat.say("What is my boat called?")
+    chat.messages.pop()
+    chat.messages.pop()
+    chat.say("What is my boat called?")
+    assert sent(world) == ["What is my boat called?", "Ok.", "What is my boat called?"]
+
+
 def test_other_kinds_of_agents_have_it_where_they_are_told_to(world: LettaWorld) -> None:
     asked = {"name": "ann", "model": "openai/m", "mnemogate": {"filler": "model"}}
     _, made = world.ask("POST", "/v1/agents", asked)
