@@ -158,7 +158,9 @@ class Gateway:
         runs = BackgroundRuns(chat.agents, chat.registry, chat.keeper, shows)
         chat.agents.peers.deliver(runs)
         callbacks = Callbacks(store, chat.agents.foreign.webhooks, shows.callback, self._clock)
-        return runs, RunServices(runs, store, callbacks, services.count_attempt, self._clock)
+        return runs, RunServices(
+            runs, chat.agents.recover, store, callbacks, services.count_attempt, self._clock
+        )
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
@@ -258,8 +260,7 @@ class Gateway:
             if self.runs is not None:
                 runs, services = self.runs
                 await runs.recover()
-                if self._works:
-                    self._tasks += map(asyncio.create_task, services.tasks())
+                self._tasks += map(asyncio.create_task, services.tasks(works=self._works))
             if self.sleeping is not None and self._works:
                 self._tasks.append(asyncio.create_task(self.sleeping.worker.run()))
             if keeper is not None and keeper.leases.is_needed:

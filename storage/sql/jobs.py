@@ -99,7 +99,7 @@ class Jobs(Group):
         # Attempts that are let go of, which the database does not know yet.
         self._dropped: set[tuple[int, int]] = set()
         self._watchers: list[Callable[[], None]] = []
-        database.hear(WORK, lambda _: self._woken())
+        database.hear(WORK, lambda _: self.wake_here())
 
     # -- who waits for jobs -------------------------------------------------------------------------------------------
 
@@ -110,10 +110,11 @@ class Jobs(Group):
 
     def wake(self) -> None:
         """Calls the watchers, here and elsewhere. For those who have enqueued in a transaction of their own."""
-        self._woken()
+        self.wake_here()
         self._database.tell(WORK)
 
-    def _woken(self) -> None:
+    def wake_here(self) -> None:
+        """Calls the watchers of this process."""
         for woken in tuple(self._watchers):
             woken()
 

@@ -282,13 +282,10 @@ class Runs(Group):
         """Notes how somebody judged a step."""
         await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent))
 
-    @writes
-    async def fail_orphans(self, connection: Connection, at: float) -> int:
-        """Fails the live runs that an earlier process left behind. Returns how many there were."""
-        rows = await connection.rows(SQL["orphans"])
-        for run, agent in rows:
-            await connection.run(SQL["end"], (RunState.FAILED, "error", at, run, agent))
-        return len(rows)
+    @reads
+    async def live(self, connection: Connection) -> builtins.list[RunEntry]:
+        """Returns the runs whose clients wait for them, or did when a process left them behind."""
+        return [_entry(row) for row in await connection.rows(SQL["live"])]
 
 
 async def _get(connection: Connection, agent: int, run: int) -> Run:

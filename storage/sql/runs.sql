@@ -73,9 +73,11 @@ UPDATE runs SET state = 'running', begun = ? WHERE id = ? AND agent = ? AND stat
 -- Ends a run that has not ended.
 UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND state IN ('created', 'running')
 
--- name: orphans
--- Finds the live runs that a process left behind, of all agents.
-SELECT r.id, r.agent FROM runs r WHERE r.state IN ('created', 'running') AND r.background = 0 AND r.agent <> 0
+-- name: live
+-- Finds the runs that have not ended and whose clients wait, of all agents.
+{listed} FROM runs r JOIN agents a ON a.id = r.agent
+LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.state IN ('created', 'running') AND r.background = 0
 
 -- name: open_background
 -- Finds the runs that go on without their client and have not ended, in the order in which they were accepted; says

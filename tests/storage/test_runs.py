@@ -210,7 +210,7 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     assert await store.runs.list_steps("elsewhere", page, agent=last.agent) == []
 
 
-async def test_live_runs_of_an_earlier_process_have_failed_and_background_ones_go_on(
+async def test_live_runs_are_told_from_background_ones_and_those_that_have_ended(
     store: Store, draft: Run
 ) -> None:
     live = await store.runs.create(replace(draft, uid="live", otid=None, state=RunState.RUNNING))
@@ -218,7 +218,9 @@ async def test_live_runs_of_an_earlier_process_have_failed_and_background_ones_g
         await store.runs.create(replace(draft, uid=state, otid=None, background=True, state=state))
     done = await store.runs.create(replace(draft, uid="done", otid=None))
     await store.runs.end(done.agent, done.id, RunState.COMPLETED, "end_turn", 6.0)
-    assert await store.runs.fail_orphans(9.0) == 1
+    assert [each.run.uid for each in await store.runs.live()] == ["live"]
+    await store.runs.end(live.agent, live.id, RunState.FAILED, "error", 9.0)
+    assert await store.runs.live() == []
     found = {e.run.uid: e.run for e in await store.runs.list("default", RunFilter(agent=live.agent), Page())}
     assert {uid: run.state for uid, run in found.items()} == {
         "live": "failed",

@@ -50,6 +50,7 @@ from gateway.run.agents.steps import MakesToolbox, StepsMemory
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
+from gateway.run.memory.leases import line_name
 from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueuePlace
@@ -67,6 +68,7 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
+from storage.database import RUNS
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState, Scope, Summary
 
@@ -244,9 +246,19 @@ class AgentRuns:
         return (await self._send(sending, lambda _: view, sink, receipt)).status
 
     async def recover(self) -> None:
-        """Fails the live runs that an earlier process left behind."""
+        """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
+        store = self._keeper.store
         try:
-            await self._keeper.store.runs.fail_orphans(self._keeper.now())
+            left = await store.runs.live()
+            if store.lines.is_needed:
+                lines = [
+                    line_name(each.agent_uid, DEFAULT if each.key == DEFAULT else each.conversation_uid)
+                    for each in left
+                ]
+                held = await store.lines.held(lines)
+                left = [each for each, line in zip(left, lines, strict=True) if line not in held]
+            for each in left:
+                await self._end(each.run, RunState.FAILED, StopReason.ERROR)
         except StoreError as error:
             _log.error("runs of an earlier process stay as they were: %s", error.message)
 
@@ -274,9 +286,15 @@ class AgentRuns:
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
-        if run.id in self._live:
-            self._live[run.id][1].stop(StopReason.CANCELLED)
-        return await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
+        self.stop(run.id)
+        ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
+        self._keeper.store.database.tell(RUNS, f"{run.uid} {run.id}")
+        return ended
+
+    def stop(self, run: int) -> None:
+        """Stops a run that is performed here, if it is, since it was ended. run: its row."""
+        if run in self._live:
+            self._live[run][1].stop(StopReason.CANCELLED)
 
     def stop_deleted(self, agent: int) -> None:
         """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be kept."""

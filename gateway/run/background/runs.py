@@ -5,7 +5,7 @@ Long runs keep neither summaries nor live turns waiting: they have slots and con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from gateway.run.background.callbacks import KIND as CALLBACK
 from gateway.run.background.callbacks import Callbacks, calling_back
 from gateway.run.background.loop import PeriodicTask
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from storage.database import DEAF_S
 from storage.sql.store import Store
 
 KIND = "run"
@@ -26,17 +27,20 @@ KEPT_S = 3 * 3600.0
 _ANY_NUMBER = 1_000_000
 _PAGE = 64
 _LEAST_S = 1.0
+# How often those are looked for that a process which died has left, where others live on.
+_RECOVER_S = 30.0
 
 
 class RunServices:
     """Performs the jobs of runs and their callbacks. count: is given each attempt's kind and outcome.
 
-    now: seconds since the epoch.
+    recover: fails the live runs that processes have left behind. now: seconds since the epoch.
     """
 
     def __init__(
         self,
         runs: BackgroundRuns,
+        recover: Callable[[], Awaitable[None]],
         store: Store,
         callbacks: Callbacks,
         count: Callable[[str, str], None],
@@ -44,6 +48,7 @@ class RunServices:
     ) -> None:
         self._runs = runs
         self._store = store
+        self._is_shared = store.database.is_shared
         self._now = now
         limits = WorkerLimits(concurrency=AT_ONCE, tries=_ANY_NUMBER)
         self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count)
@@ -51,10 +56,15 @@ class RunServices:
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
         self._cleaning = PeriodicTask("what runs have left", self._nothing, self.clean)
         self._sweeping = PeriodicTask("runs without a job", self._nothing, self._sweep)
+        self._recover = recover
+        self._recovering = PeriodicTask("live runs that were left", self._nothing, self._fail_left)
 
-    def tasks(self) -> list[Coroutine[Any, Any, None]]:
-        """Returns its tasks, which run until they are cancelled."""
-        return [self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch()]
+    def tasks(self, *, works: bool = True) -> list[Coroutine[Any, Any, None]]:
+        """Returns its tasks, which run until they are cancelled. works: runs are performed here."""
+        if not works:
+            return [self._watch()]
+        tasks = [self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch()]
+        return [*tasks, self._recovering.run()] if self._is_shared else tasks
 
     async def clean(self) -> float | None:
         """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
@@ -82,7 +92,11 @@ class RunServices:
 
     async def _sweep(self) -> float | None:
         await self._runs.sweep()
-        return None
+        return DEAF_S if self._is_shared else None
+
+    async def _fail_left(self) -> float:
+        await self._recover()
+        return _RECOVER_S
 
     async def _nothing(self) -> None:
         """Has nothing to do before the first step."""

@@ -20,6 +20,7 @@ from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
+from gateway.run.agents.background.elsewhere import Elsewhere
 from gateway.run.agents.background.event_log import EventLog, ShowsRuns, stored
 from gateway.run.agents.background.request import KeptRequest
 from gateway.run.agents.begin import MessageGone, digest_of
@@ -69,6 +70,8 @@ class BackgroundRuns:
         self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
         self._passes: dict[str, Passes] = {}
         self._ends: dict[str, asyncio.Event] = {}
+        self._elsewhere = Elsewhere(keeper.store, shows)
+        self._elsewhere.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
 
     async def accept(
         self,
@@ -110,7 +113,8 @@ class BackgroundRuns:
         # Before it is written: the job may begin in the same moment.
         line = (agent.uid, name)
         self._line_up(draft, line, Passes(asked.headers, asked.credential))
-        if shown is not None:
+        # Where others may perform it, its log begins with that.
+        if shown is not None and not self._elsewhere.is_there:
             self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
         try:
             accepted = await store.runs.accept(wanted)
@@ -156,6 +160,10 @@ class BackgroundRuns:
             ended = await self._perform(agent, run, line, place, attempt, tries)
         except (StoreError, asyncio.CancelledError):
             # Nobody may come in between before it is taken up, unless it was ended from outside.
+            if self._elsewhere.is_there:
+                # Whoever goes on with it may be elsewhere, and must not find the conversation taken.
+                reserved.drop()
+                reserved = self._keeper.queues.reserve(line)
             if run.uid in self._lines:
                 self._places.setdefault(line, deque()).appendleft(reserved)
             else:
@@ -192,17 +200,33 @@ class BackgroundRuns:
         await asyncio.sleep(0)
 
     async def sweep(self) -> None:
-        """Ends runs whose jobs somebody has taken away, so that they hold up nobody. Raises: StoreError."""
+        """Ends runs whose jobs somebody has taken away, so that they hold up nobody. Raises: StoreError.
+
+        Lets go of those that others have ended.
+        """
         if not self._lines:
             return
-        for entry, has_job in await self._store.runs.open_background(limit=_PAGE):
-            line = self._lines.get(entry.run.uid)
-            if line is None or has_job:
+        known, found, is_all = set(self._lines), set[str](), False
+        after = 0
+        while not is_all:
+            page = await self._store.runs.open_background(after=after, limit=_PAGE)
+            found.update(entry.run.uid for entry, _ in page)
+            await self._end_lost([entry.run for entry, has_job in page if not has_job])
+            is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
+        if self._elsewhere.is_there:
+            for uid in known - found:
+                self._ended_elsewhere(uid, 0)
+
+    async def _end_lost(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            line = self._lines.get(run.uid)
+            if line is None:
                 continue
             now = self._keeper.now()
             ended = await self._store.runs.end(
-                entry.run.agent, entry.run.id, RunState.CANCELLED, StopReason.CANCELLED, now
+                run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
             )
+            self._elsewhere.tell(ended)
             if (log := self._logs.get(ended.uid)) is not None:
                 await log.close()
             if ended.uid in self._performed:
@@ -225,6 +249,8 @@ class BackgroundRuns:
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""
+        if self._elsewhere.is_there:
+            return await self._elsewhere.ended(run)
         if (event := self._ends.get(run.uid)) is not None:
             await event.wait()
         return await self._store.runs.load(run.agent, run.id) or run
@@ -239,6 +265,11 @@ class BackgroundRuns:
             async for event in log.after(after):
                 yield event
             return
+        if self._elsewhere.is_there:
+            async for event in self._elsewhere.events(run, after):
+                yield event
+                if self._shows.is_end(event):
+                    return
         run = await self.ended(run)
         is_logged = False
         async for number, event in stored(self._store, run, 0):
@@ -356,7 +387,7 @@ class BackgroundRuns:
         if log is None:
             log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
-        if attempt > 1 or is_new:
+        if attempt > 1 or (is_new and not self._elsewhere.is_there):
             logged = await log.go_on(agent.epoch)
             log.add(await self._shows.rest(replace(run, state=RunState.RUNNING), kept.shown, logged, attempt))
         return log
@@ -375,6 +406,14 @@ class BackgroundRuns:
                 log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
             await log.close()
         self._let_go(run)
+        self._elsewhere.tell(run)
+
+    def _ended_elsewhere(self, uid: str, row: int) -> None:
+        """Stops a run that another process has ended, or lets go of its place."""
+        self._runs.stop(row)
+        line = self._lines.get(uid)
+        if line is not None and uid not in self._performed:
+            self._left(Run(row, uid, 0, 0, RunState.COMPLETED, 0.0), line)
 
     def _let_go(self, run: Run) -> None:
         for kept in (self._lines, self._passes, self._logs):
