@@ -81,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids"},
+        {"dates", "definition", "ids", "text"},
     ],
     "gateway.run": [
         {"background"},

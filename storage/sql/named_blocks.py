@@ -157,6 +157,10 @@ class NamedBlocks(Group):
     seen_by = reads(alone(seen_blocks))
     create = writes(alone(add_block))
 
+    @reads
+    async def count(self, connection: Connection, project: str) -> int:
+        return int(await connection.value(SQL["count"], (project,)))
+
     @long_reads
     async def list(
         self, connection: Connection, project: str, wanted: BlockFilter, page: Page

@@ -38,6 +38,10 @@ SELECT {block} {held}
 -- Lists them in the order in which they were made.
 {named} WHERE {wanted} ORDER BY b.id LIMIT ?10
 
+-- name: count
+-- Counts the blocks of a project.
+SELECT count(*) FROM blocks WHERE project = ?
+
 -- name: seen
 -- Reads the blocks that each of some agents sees, as `block_load` does, with what else was said of them.
 SELECT {block}, b.agent, 0 {held} WHERE b.agent {in:1:BIGINT:64}

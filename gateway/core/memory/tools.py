@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
+from gateway.core.text import without_nul
 from storage.records import Block
 
 PREFIX = "mnemogate_"
@@ -172,7 +173,9 @@ def read_arguments(text: str) -> Json | None:
         parsed = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return parsed if isinstance(parsed, dict) else None
+    if not isinstance(parsed, dict):
+        return None
+    return without_nul(parsed) if "\\u0000" in text else parsed
 
 
 _TYPES = {"string": str, "integer": int}

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta
 
+from gateway.core.text import NUL, without_nul
 from gateway.dialects.letta.error import Fault, Unprocessable, name_of
 from gateway.errors import BadRequest
 
@@ -39,7 +40,7 @@ B = TypeVar("B", bound=msgspec.Struct)
 def read(data: bytes, kind: type[B]) -> B:
     """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused."""
     try:
-        json = orjson.loads(data or b"{}")
+        json = without_nul(orjson.loads(data or b"{}")) if NUL in data else orjson.loads(data or b"{}")
     except orjson.JSONDecodeError as error:
         fault = Fault(("body", error.pos), f"JSON decode error: {error.msg}", "json_invalid")
         raise Unprocessable([fault]) from error
@@ -49,7 +50,8 @@ def read(data: bytes, kind: type[B]) -> B:
 def read_texts(data: bytes) -> dict[str, str]:
     """Reads a body that has a text for each name. Raises: Unprocessable, naming the field."""
     try:
-        return msgspec.json.decode(data or b"{}", type=dict[str, str])
+        found = msgspec.json.decode(data or b"{}", type=dict[str, str])
+        return without_nul(found) if NUL in data else found
     except msgspec.ValidationError as error:
         raise Unprocessable([_fault(str(error), None, ("body",))]) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

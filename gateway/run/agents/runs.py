@@ -181,7 +181,7 @@ class AgentRuns:
         window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
         target = Target(route.upstream, route.model, window)
         seen = MemoryRequest(request, identity_of(asked), spec, keeper.now(), target, QueuePlace())
-        known = await read_line(keeper.store, seen, (), keeper.settings.idle_s)
+        known = await read_line(keeper.store, seen, asked.messages, keeper.settings.idle_s)
         toolbox = self.toolbox(known, BlockEdits(list(known.blocks)))
         return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
 

@@ -11,6 +11,9 @@ _HOSTED: Final = "It belongs to Letta's hosted product."
 _USERS: Final = "A user is a memory of a profile: send `user` to the model agent/<profile>."
 _FILES: Final = "Files are searched, not held in the prompt."
 _FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
+_CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
+_GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
+_RUN: Final = "Code runs as a tool of an agent: POST /v1/agents/{agent_id}/tools/{tool_name}/run."
 _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
@@ -18,6 +21,9 @@ _GROUPS: Final = (
 
 # (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
 NOT_SERVED: Final = (
+    (("POST",), "/v1/agents/{agent_id}/messages/capture", _CAPTURE),
+    (("POST",), "/v1/agents/{agent_id}/generate", _GENERATE),
+    (("POST",), "/v1/tools/run", _RUN),
     (("POST",), "/v1/agents/{agent_id}/files", _FILES),
     (("GET", "POST", "PATCH"), "/v1/agents/{agent_id}/files/{rest:path}", _FILES),
     (("GET", "POST", "DELETE"), "/v1/agents/{agent_id}/schedule", _LATER),

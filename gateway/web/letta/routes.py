@@ -22,6 +22,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from gateway.core import ids
+from gateway.core.text import without_nul
 from gateway.dialects.letta import body as bodies
 from gateway.dialects.letta.error import Fault, LettaErrors, Unprocessable
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
@@ -163,6 +164,8 @@ class _Served:
 
 
 def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Asked:
+    if any("\0" in value for value in request.path_params.values()):
+        raise UnknownId("Nothing has a name with U+0000.")
     for name in _PROJECT_HEADERS:
         if request.headers.get(name, project) != project:
             raise UnknownId(f"There is no project {request.headers[name]!r} for this key.", param=name)
@@ -192,7 +195,7 @@ def _form(kind: type[Struct], request: Request, data: bytes) -> tuple[Struct, Fo
     if file is None:
         raise Unprocessable([Fault(("body", "file"), "Field required", "missing")])
     fields = {part.name: part.data.decode("utf-8", "replace") for part in found if part is not file}
-    return bodies.convert(fields, kind, ("body",), lax=True), file
+    return bodies.convert(without_nul(fields), kind, ("body",), lax=True), file
 
 
 def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
             given.setdefault(name, []).append(value)
         else:
             given[name] = value
-    return given
+    return without_nul(given)
 
 
 def uid_in(kind: str, id: str) -> str:

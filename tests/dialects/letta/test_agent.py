@@ -39,9 +39,9 @@ def shown(definition: AgentDefinition) -> dict[str, Any]:
 def test_the_field_of_its_own_counts_before_the_older_object() -> None:
     found = made(
         model="openai/a", llm_config={"handle": "openai/b", "context_window": 5, "temperature": 0.1},
-        context_window_limit=9, model_settings={"temperature": 0.2, "max_output_tokens": 7}, max_tokens=8,
+        context_window_limit=9000, model_settings={"temperature": 0.2, "max_output_tokens": 7}, max_tokens=8,
     )  # fmt: skip
-    assert (found.model, found.context_window) == ("openai/a", 9)
+    assert (found.model, found.context_window) == ("openai/a", 9000)
     assert found.sampling == {"temperature": 0.2, "max_tokens": 8}
     assert made(llm_config={"model": "b"}).model == "b"
 
@@ -68,9 +68,9 @@ def test_fields_without_effect_are_given_back() -> None:
 
 
 def test_our_own_fields_are_taken_and_shown() -> None:
-    found = made(model="m", mnemogate={"rebuild": "always", "recall_tokens": 0, "learn": True})
-    assert (found.rebuilds, found.recall_tokens, found.learns) == (True, 0, True)
-    own = {"rebuild": "always", "recall_tokens": 0, "learn": True, "filler": None}
+    found = made(model="m", mnemogate={"rebuild": "always", "recall_tokens": 0, "learn": False})
+    assert (found.rebuilds, found.recall_tokens, found.learns) == (True, 0, False)
+    own = {"rebuild": "always", "recall_tokens": 0, "learn": False, "filler": None}
     assert shown(found)["mnemogate"] == own
 
 

@@ -16,7 +16,7 @@ from letta_client import (
 )
 
 from gateway.settings import ModelSettings
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent as profile
 
@@ -133,7 +133,8 @@ def test_a_list_of_tools_ends(world: LettaWorld) -> None:
         ({"timezone": "Mars/Olympus"}, ["body", "timezone"]),
         ({"tool_rules": [{"type": "nonsense", "tool_name": "x"}]}, ["body", "tool_rules", 0]),
         ({"llm_config": {"temperature": "hot"}}, ["body", "llm_config", "temperature"]),
-        ({"context_window_limit": 0}, ["body", "context_window_limit"]),
+        ({"context_window_limit": 999}, ["body", "context_window_limit"]),
+        ({"llm_config": {"context_window": 999}}, ["body", "llm_config", "context_window"]),
         ({"message_buffer_limit": 10, "message_buffer_min": 11}, ["body", "message_buffer_min"]),
         ({"agent_type": "voice_convo_agent", "message_buffer_min": 31}, ["body", "message_buffer_min"]),
     ],
@@ -166,6 +167,68 @@ def test_a_field_that_is_refused_says_why(world: LettaWorld, fields: dict[str, A
         world.letta.agents.create(model="openai/m", extra_body=fields)
     (name,) = fields
     assert detail(refused.value).startswith(f"{name}: ")
+
+
+def test_a_window_says_what_the_least_is(world: LettaWorld) -> None:
+    agent = world.agent(context_window_limit=1000)
+    for fields in ({"context_window_limit": 999}, {"llm_config": {"context_window": 999}}):
+        with pytest.raises(UnprocessableEntityError, match="1000"):
+            world.letta.agents.update(agent.id, extra_body=fields)
+    assert world.letta.agents.retrieve(agent.id).context_window_limit == 1000
+
+
+def test_nobody_learns_from_an_agent_of_this_api(world: LettaWorld) -> None:
+    with pytest.raises(BadRequestError, match="enable_sleeptime"):
+        world.agent(extra_body={"mnemogate": {"learn": True}})
+    agent = world.agent(extra_body={"mnemogate": {"learn": False}})
+    with pytest.raises(BadRequestError, match="remember_fact"):
+        world.letta.agents.update(agent.id, extra_body={"mnemogate": {"learn": True}})
+
+
+def test_what_older_programs_ask_beside(world: LettaWorld) -> None:
+    agent = world.agent()
+    assert world.ask("GET", "/v1/blocks/count") == (200, len(list(world.letta.blocks.list())))
+    assert world.ask("GET", "/v1/runs/active") == (200, [])
+    status, tools = world.ask("POST", "/v1/tools/add-base-tools")
+    assert (status, {each["tool_type"] for each in tools} >= {"letta_core"}) == (200, True)
+    assert {each["name"] for each in tools} >= {"send_message", "memory_insert"}
+    path = f"/v1/agents/{agent.id}/messages/preview-raw-payload"
+    status, body = world.ask("POST", path, {"input": "Hi"})
+    assert (status, body["messages"][-1]) == (200, {"role": "user", "content": "Hi"})
+    assert "Name: Ann" in body["messages"][0]["content"]
+    assert body["tools"]
+    assert (world.upstream.chats, world.letta.agents.messages.list(agent.id).items) == ([], [])
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    sent = world.upstream.last.messages
+    assert sent == body["messages"]
+    for path in ("/v1/tools/run", f"/v1/agents/{agent.id}/generate"):
+        assert world.ask("POST", path, {})[0] == 400
+
+
+def test_no_text_has_a_zero_byte(world: LettaWorld) -> None:
+    """PostgreSQL has none, and a memory can move there."""
+    letta = world.letta
+    block = letta.blocks.create(
+        label="pl\0an", value="Tu\0lips", description="a\0b", metadata={"k\0": ["v\0"]}
+    )
+    assert (block.label, block.value, block.description) == ("plan", "Tulips", "ab")
+    assert block.metadata == {"k": ["v"]}
+    agent = world.agent(name="gar\0dener", tags=["a\0b"], system="You\0 help.", block_ids=[block.id])
+    assert (agent.name, agent.tags, agent.system) == ("gardener", ["ab"], "You help.")
+    assert world.ask("GET", f"/v1/agents/{agent.id}/core-memory/blocks/pl%00an")[0] == 404
+    assert world.ask("PATCH", f"/v1/agents/{agent.id}/memory", {"plan": "Ro\0ses"})[1]["blocks"]
+    assert letta.blocks.retrieve(block.id).value == "Roses"
+    (passage,) = letta.agents.passages.create(agent.id, text="Ro\0ses", tags=["x\0y"])
+    assert (passage.text, passage.tags) == ("Roses", ["xy"])
+    assert [each.id for each in letta.agents.list(name="gar\0dener")] == [agent.id]
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "plan", "new_string": "Li\0lies"})), say("Done.")
+    )
+    letta.agents.messages.create(agent.id, input="Hi\0!")
+    assert letta.blocks.retrieve(block.id).value == "Roses\nLilies"
+    columns = [("block_history", "value"), ("passages", "text"), ("blocks", "label"), ("definitions", "name")]
+    for table, column in columns:
+        assert world.world.query(f"SELECT 1 FROM {table} WHERE instr({column}, char(0))") == []
 
 
 def test_what_is_not_there_is_not_found(world: LettaWorld) -> None:

@@ -18,6 +18,7 @@ from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, Car
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
+from gateway.core.text import without_nul
 from gateway.dialects.letta.agent_file.messages import FileMessage, read
 from gateway.dialects.letta.agent_file.write import OURS
 from gateway.dialects.letta.body import Body, convert, refused
@@ -177,7 +178,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         json = orjson.loads(data)
         # Programs that save what the client returns as JSON have the file as one text.
-        json = orjson.loads(json) if isinstance(json, str) else json
+        json = without_nul(orjson.loads(json) if isinstance(json, str) else json)
     except orjson.JSONDecodeError as error:
         raise Unprocessable(
             [Fault((*_AT, error.pos), f"JSON decode error: {error.msg}", "json_invalid")]
@@ -193,7 +194,7 @@ def _ours(metadata: Mapping[str, Any]) -> _Ours:
     if text is None:
         return _Ours()
     try:
-        return convert(orjson.loads(text), _Ours, at)
+        return convert(without_nul(orjson.loads(text)), _Ours, at)
     except (orjson.JSONDecodeError, TypeError) as error:
         raise Unprocessable([Fault(at, "Expected JSON in a text", "json_invalid")]) from error
 

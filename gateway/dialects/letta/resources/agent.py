@@ -129,7 +129,7 @@ class Own(Body):
     """The fields that an agent has here beyond those of Letta.
 
     rebuild: "free" renders the memory section anew when it costs nothing, "always" before each call. recall_tokens: of
-    a note; 0: none. learn: facts are learned from what is said. filler: what is said ahead of a tool: a sentence of the
+    a note; 0: none. learn: of users' memories alone. filler: what is said ahead of a tool: a sentence of the
     model's own, or a fixed one when the tool takes longer; null: as its agent_type has it.
     """
 
@@ -139,6 +139,9 @@ class Own(Body):
     filler: Literal["model", "none"] | FillerBody | UnsetType | None = UNSET
 
 
+# Below the least no prompt fits: its system text, a note and a reply take some hundreds of tokens.
+LEAST_WINDOW = 1000
+WindowTokens = Annotated[int, Meta(ge=LEAST_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
 _Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
@@ -156,7 +159,7 @@ class UpdateAgent(Body):
     model: str | UnsetType | None = UNSET
     llm_config: dict[str, Any] | UnsetType | None = UNSET
     model_settings: dict[str, Any] | UnsetType | None = UNSET
-    context_window_limit: _Tokens | UnsetType | None = UNSET
+    context_window_limit: WindowTokens | UnsetType | None = UNSET
     max_tokens: _Tokens | UnsetType | None = UNSET
     response_format: dict[str, Any] | UnsetType | None = UNSET
     parallel_tool_calls: bool | UnsetType | None = UNSET
@@ -294,6 +297,8 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     own = sent.get("mnemogate")
     if own is not None:
         said = given(own)
+        if said.get("learn") and not definition.learns:
+            raise BadRequest(NO_LEARNING, param="mnemogate.learn")
         values.update({_OWN[name]: msgspec.to_builtins(said[name]) for name in _OWN if name in said})
         if "rebuild" in said:
             values["rebuilds"] = said["rebuild"] == "always"
@@ -312,6 +317,10 @@ _NAMES = {
     "least_messages": "message_buffer_min",
     "clears": "message_buffer_autoclear",
 }
+NO_LEARNING = (
+    "mnemogate.learn: Nobody learns from what is said to an agent of this API. Give it remember_fact, or turn on "
+    "enable_sleeptime."
+)
 _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 
 
@@ -340,7 +349,7 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
         if model and "model" not in sent:
             values["model"] = model
         if config.get("context_window") and "context_window_limit" not in sent:
-            values["context_window"] = config["context_window"]
+            values["context_window"] = _window_in(config)
         if config.get("put_inner_thoughts_in_kwargs") is not None:
             values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
         for name in ("temperature", "max_tokens", "reasoning_effort"):
@@ -386,6 +395,14 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             words = " or ".join(each.__name__ for each in allowed)
             raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
+
+
+def _window_in(config: Mapping[str, Any]) -> int:
+    window: int = config["context_window"]
+    if window < LEAST_WINDOW:
+        at = ("body", "llm_config", "context_window")
+        raise Unprocessable([Fault(at, f"Expected 'int' >= {LEAST_WINDOW}", "type_error", window)])
+    return window
 
 
 def _set(target: dict[str, Any], name: str, source: Mapping[str, Any], key: str) -> None:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.query import PageQuery, SpokenQuery
-from gateway.dialects.letta.resources.agent import Compact, CompactionBody, set_sampling
+from gateway.dialects.letta.resources.agent import Compact, CompactionBody, WindowTokens, set_sampling
 from gateway.dialects.letta.run import StreamRun
 from gateway.dialects.letta.send import Send
 from gateway.dialects.letta.shown import time_of
 from storage.listing import ConversationEntry
-
-_Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 
 
 class CreateConversation(Body):
@@ -29,7 +27,7 @@ class CreateConversation(Body):
     hidden: bool | UnsetType | None = UNSET
     model: str | UnsetType | None = UNSET
     model_settings: dict[str, Any] | UnsetType | None = UNSET
-    context_window_limit: _Tokens | UnsetType | None = UNSET
+    context_window_limit: WindowTokens | UnsetType | None = UNSET
     isolated_block_labels: (
         Annotated[
             list[str] | None,

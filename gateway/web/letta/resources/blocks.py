@@ -33,6 +33,7 @@ class BlockRoutes:
             AgentsRoute(
                 "POST", all_, self.create, "Make a block that belongs to nobody yet.", body=CreateBlock
             ),
+            AgentsRoute("GET", f"{all_}/count", self.count, "Count blocks."),
             AgentsRoute("GET", one, self.retrieve, "Return a block."),
             AgentsRoute("PATCH", one, self.update, "Change a block for all who see it.", body=UpdateBlock),
             AgentsRoute("DELETE", one, self.delete, "Delete a block, and take it from all who see it."),
@@ -69,6 +70,9 @@ class BlockRoutes:
         after, before = await self._row(asked, query.after), await self._row(asked, query.before)
         page = page_of(query, after, before, newest_first=False)
         return [_shown(entry) for entry in await self._blocks.list(asked.project, wanted, page)]
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._blocks.count(asked.project)
 
     async def create(self, asked: Asked) -> Any:
         block, details = block_of(asked.body)

@@ -49,6 +49,7 @@ class RunRoutes:
         run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
         return [
             AgentsRoute("GET", "/v1/runs", self.index, "List runs.", query=RunsQuery),
+            AgentsRoute("GET", "/v1/runs/active", self.active, "List runs that go on.", query=RunsQuery),
             AgentsRoute("GET", run, self.retrieve, "Return a run."),
             AgentsRoute("GET", f"{run}/messages", self.messages, "List a run's messages.", query=PageQuery),
             AgentsRoute("GET", f"{run}/steps", self.steps_of, "List a run's steps.", query=PageQuery),
@@ -74,6 +75,10 @@ class RunRoutes:
         ]
 
     # -- runs
+
+    async def active(self, asked: Asked) -> Any:
+        asked.query.active = True
+        return await self.index(asked)
 
     async def index(self, asked: Asked) -> Any:
         query: RunsQuery = asked.query

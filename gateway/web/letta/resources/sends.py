@@ -57,7 +57,18 @@ class SendRoutes:
                 "Send a message, and answer with the run that goes on without its client.",
                 body=Send,
             ),
+            AgentsRoute(
+                "POST",
+                f"{one}/preview-raw-payload",
+                self.preview,
+                "Return what would go to the model with a message, and send nothing.",
+                body=Send,
+            ),
         ]
+
+    async def preview(self, asked: Asked) -> Any:
+        request, _ = await self.request(asked, asked.uid("agent", "agent_id"))
+        return orjson.loads((await self._api.runs.preview(request)).body())
 
     async def send(self, asked: Asked) -> Any:
         return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=asked.body.streaming)

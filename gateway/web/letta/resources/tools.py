@@ -51,6 +51,9 @@ class ToolRoutes:
                 "PUT", all_, self.put, "Make a tool, or change the one of its name.", body=CreateTool
             ),
             AgentsRoute("POST", f"{all_}/search", self.search, "Search tools by words.", body=SearchTools),
+            AgentsRoute(
+                "POST", f"{all_}/add-base-tools", self.base, "List the gateway's own tools, which are there."
+            ),
             AgentsRoute("GET", one, self.retrieve, "Return a tool."),
             AgentsRoute("PATCH", one, self.update, "Change a tool.", body=UpdateTool),
             AgentsRoute("DELETE", one, self.delete, "Delete a tool, and take it from all agents."),
@@ -79,6 +82,10 @@ class ToolRoutes:
 
     async def count(self, asked: Asked) -> Any:
         return len([tool async for tool in self._wanted(asked.project, asked.query)])
+
+    async def base(self, asked: Asked) -> Any:
+        own = ToolsQuery(return_only_letta_tools=True, order="asc")
+        return [show_tool(tool) async for tool in self._wanted(asked.project, own)]
 
     async def retrieve(self, asked: Asked) -> Any:
         return show_tool(await self._tools.get(asked.project, asked.uid("tool", "tool_id")))

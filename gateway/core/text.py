@@ -1,0 +1,19 @@
+"""Text as every database keeps it: PostgreSQL has no U+0000 in a text, so it is left out of what anybody says."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+T = TypeVar("T")
+NUL = b"\\u0000"  # as JSON has it
+
+
+def without_nul(value: T) -> T:
+    """Returns parsed JSON, or one text, without U+0000, in names as in values."""
+    if isinstance(value, str):
+        return value.replace("\0", "")  # type: ignore[return-value]
+    if isinstance(value, list):
+        return [without_nul(each) for each in value]  # type: ignore[return-value]
+    if isinstance(value, dict):
+        return {without_nul(name): without_nul(each) for name, each in value.items()}  # type: ignore[return-value]
+    return value
