@@ -445,19 +445,26 @@ def _dial(address: tuple[Any, ...]) -> socket.socket:
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
     kept = [(name.lower(), value) for name, value in headers]
-    named = {
-        token.strip().lower() for name, value in kept if name == "connection" for token in value.split(",")
-    }
+    named = {token for name, value in kept if name == "connection" for token in _tokens(value)}
     return [(name, value) for name, value in kept if name not in _HOP_BY_HOP and name not in named]
 
 
+def _tokens(value: str) -> frozenset[str]:
+    return frozenset(token.strip().lower() for token in value.split(","))
+
+
 def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
-    return tuple(
-        pair
-        for pair in end_to_end(pairs)
-        if pair[0] != "content-encoding" or pair[1].strip().lower() not in _DECODED
-    )
+    kept: list[Header] = []
+    named: frozenset[str] = frozenset()
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name == "connection":
+            named |= _tokens(value)
+        elif name in _HOP_BY_HOP or (name == "content-encoding" and value.strip().lower() in _DECODED):
+            continue
+        else:
+            kept.append((name, value))
+    return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
 
 
 def request_headers(pairs: Iterable[Header]) -> CIMultiDict[str]:

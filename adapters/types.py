@@ -19,10 +19,10 @@ BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it count
 
 def announces_events(headers: Iterable[Header]) -> bool:
     """Returns whether a reply with these headers is server-sent events."""
-    return any(
-        name == "content-type" and value.lower().lstrip().startswith("text/event-stream")
-        for name, value in headers
-    )
+    for name, value in headers:
+        if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
+            return True
+    return False
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -90,10 +91,23 @@ def form_for(request: ChatRequest, endpoint: Endpoint) -> EndpointForm:
     known = endpoint.provider.capabilities
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
-    return EndpointForm(
-        consumed=names,
-        spent=tuple(each for each in spent(request.json, known.spends) if each not in names),
-        as_system=() if takes_developer else developer_places(request.messages),
-        takes_usage=known.stream_usage,
-        can_force=known.forces_thinkers or not asks_to_think(request.json),
+    return _form(
+        names,
+        tuple(each for each in spent(request.json, known.spends) if each not in names)
+        if known.spends
+        else (),
+        () if takes_developer else developer_places(request.messages),
+        known.stream_usage,
+        known.forces_thinkers or not asks_to_think(request.json),
     )
+
+
+@lru_cache(maxsize=256)  # nearly all requests share a few
+def _form(
+    consumed: tuple[str, ...],
+    spent: tuple[str, ...],
+    as_system: tuple[int, ...],
+    takes_usage: bool,
+    can_force: bool,
+) -> EndpointForm:
+    return EndpointForm(consumed, spent, as_system, takes_usage, can_force)

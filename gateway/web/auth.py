@@ -34,6 +34,9 @@ class Caller:
     opens: str | None = None
 
 
+NOBODY = Caller()
+
+
 class Guard:
     """The guard decides for each request. The store caches the keys presented lately, so this costs no statement."""
 

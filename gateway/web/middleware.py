@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -23,7 +23,7 @@ from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
-from gateway.web.auth import Caller, Guard
+from gateway.web.auth import NOBODY, Caller, Guard
 
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()
@@ -44,7 +44,7 @@ class Trace:
     request_id: str
     begun: float
     errors: ErrorForm
-    caller: Caller = field(default_factory=Caller)
+    caller: Caller = NOBODY
     route: str = "other"
     model: str | None = None
     stream: bool | None = None

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.core.request.headers import RawHeaders
 from gateway.core.request.side_requests import (
@@ -75,6 +75,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys in the body
 
 
+class _Sources(NamedTuple):
+    """The places of an id, the first hit wins. headers, fields: their names, since most requests have none of them."""
+
+    order: tuple[_Source, ...]
+    headers: frozenset[bytes]
+    fields: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
     """The rules by which a project's requests are read; built once.
@@ -93,8 +101,8 @@ class IdentityRules:
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = KNOWN_SIDE_REQUESTS
     jwt_secret: str | None = field(default=None, repr=False)
-    _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
-    _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
+    _user: _Sources = field(init=False, repr=False, compare=False)
+    _conversation: _Sources = field(init=False, repr=False, compare=False)
     _side: SideRequests = field(init=False, repr=False, compare=False)
     _single: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
@@ -103,7 +111,7 @@ class IdentityRules:
         object.__setattr__(self, "_user", user)
         object.__setattr__(self, "_conversation", conversation)
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
-        named = {header for _, header, _ in (*user, *conversation) if header is not None}
+        named = user.headers | conversation.headers
         object.__setattr__(self, "_single", frozenset(named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}))
 
 
@@ -189,11 +197,13 @@ def identify(
 # ids
 
 
-def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
-    return tuple(
+def _sources(order: Iterable[str]) -> _Sources:
+    sources: tuple[_Source, ...] = tuple(
         (name, name.lower().encode(), ()) if "-" in name else (name, None, tuple(name.split(".")))
         for name in order
     )
+    headers = frozenset(header for _, header, _ in sources if header is not None)
+    return _Sources(sources, headers, frozenset(keys[0] for _, _, keys in sources if keys))
 
 
 def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) -> str | None:
@@ -204,10 +214,10 @@ def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) ->
     return _checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
 
 
-def _first(
-    sources: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
-) -> str | None:
-    for name, header, keys in sources:
+def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
+    if sources.headers.isdisjoint(headers) and sources.fields.isdisjoint(body):
+        return None
+    for name, header, keys in sources.order:
         if header is not None:
             if header not in headers:
                 continue

@@ -37,9 +37,11 @@ class ContextWindows:
         It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
         """
         reported = self._reported.get(at)
-        found = min((each for each in (reported, known) if each is not None), default=None)
+        if reported is None and known is None:
+            return None
+        found = min(each for each in (reported, known) if each is not None)
         scale = self._measured.get(at) or self._guessed.get(at)
-        return found if found is None or scale is None else int(found / scale)
+        return found if scale is None else int(found / scale)
 
     def reported(self, at: ModelAt, tokens: int) -> None:
         """Notes the context that an error named, in the upstream's own tokens."""
