@@ -188,7 +188,6 @@ class HttpTransport:
             body or b"",
             ends_at=asyncio.get_running_loop().time() + times.headers_s,
             connect=timeout,
-            between_chunks_s=times.between_chunks_s,
         )
 
 
@@ -204,21 +203,26 @@ async def _send_in_pieces(
     async with asyncio.timeout(times.headers_s) as timer:
         if isinstance(body, Upload):
             body.watch(timer, times)
-        response = await session.request(
+        return await session.request(
             method, url, headers=headers, data=body, allow_redirects=False, timeout=timeout
         )
-    connection = response.connection
-    if connection is not None and connection.protocol is not None:
-        # The clock starts only now, because aiohttp would count the wait for the headers as a wait for data.
-        connection.protocol.read_timeout = times.between_chunks_s
-        connection.protocol.start_timeout()
-    return response
 
 
 class HttpReply:
     """A response whose headers have arrived. Unless its body is read to its end, closing costs the connection."""
 
-    __slots__ = ("_ahead", "_ends_at", "_max_event_bytes", "_response", "_times", "headers", "status")
+    __slots__ = (
+        "_ahead",
+        "_clock",
+        "_ends_at",
+        "_loop",
+        "_max_event_bytes",
+        "_response",
+        "_times",
+        "_waits_since",
+        "headers",
+        "status",
+    )
 
     def __init__(
         self,
@@ -235,6 +239,9 @@ class HttpReply:
         self._times = times
         self._max_event_bytes = max_event_bytes
         self._ahead = b""  # bytes that `peek` has read
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        self._clock: asyncio.TimerHandle | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
@@ -283,6 +290,8 @@ class HttpReply:
 
     async def aclose(self) -> None:
         """Releases the response; one that is not finished loses its connection at once. Idempotent."""
+        if self._clock is not None:
+            self._clock.cancel()
         connection = self._response.connection
         if connection is not None and (transport := connection.transport) is not None:
             # close() would wait until an upstream that does not read has taken our body.
@@ -294,10 +303,14 @@ class HttpReply:
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
+        content = self._response.content
+        self._waits_since = self._loop.time()
+        if self._clock is None and not content.is_eof():
+            self._clock = self._loop.call_later(self._times.between_chunks_s, self._look)
         try:
             if self._ends_at is not None:
                 return await self._next_in_time(self._ends_at)
-            return await self._response.content.readany()
+            return await content.readany()
         except TimeoutError as error:
             raise ProviderTimeout(
                 f"the upstream was silent for {self._times.between_chunks_s} s within its reply",
@@ -307,6 +320,19 @@ class HttpReply:
             raise ProviderBroke(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
             ) from error
+        finally:
+            self._waits_since = None
+
+    def _look(self) -> None:
+        """Ends a wait that took too long. One timer looks now and then; one for each wait would cost each event."""
+        self._clock = None
+        if self._waits_since is None:
+            return
+        left_s = self._waits_since + self._times.between_chunks_s - self._loop.time()
+        if left_s > 0:
+            self._clock = self._loop.call_later(left_s, self._look)
+        else:
+            self._response.content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
 
     async def _next_in_time(self, ends_at: float) -> bytes:
         left = asyncio.timeout(ends_at - time.monotonic())

@@ -93,7 +93,6 @@ async def send_whole(
     *,
     ends_at: float,
     connect: aiohttp.ClientTimeout,
-    between_chunks_s: float,
 ) -> RawReply:
     """Sends a request; returns when the head of its response is there.
 
@@ -129,10 +128,6 @@ async def send_whole(
         raise
     finally:
         timer.cancel()
-    if not content.is_eof():
-        # The clock starts only now: the wait for the head is no silence within the body.
-        protocol.read_timeout = between_chunks_s
-        protocol.start_timeout()
     return RawReply(connection, message.code, message.raw_headers, content)
 
 
