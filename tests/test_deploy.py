@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cli import _parser
 from gateway.settings_load import load_settings
 from gateway.web.middleware import OPEN_PATHS
 
@@ -16,11 +19,20 @@ DEPLOY = ROOT / "deploy"
 KEY = "mg-" + "0123456789abcdef" * 3
 
 
+def read_compose(name: str) -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml")
+    read: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text("utf-8"))
+    return read
+
+
 @pytest.fixture
 def compose() -> dict[str, Any]:
-    yaml = pytest.importorskip("yaml")
-    read: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
-    return read
+    return read_compose("compose.yaml")
+
+
+@pytest.fixture
+def many() -> dict[str, Any]:
+    return read_compose("compose.postgres.yaml")
 
 
 def test_every_variable_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +40,7 @@ def test_every_variable_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = [path for path in DEPLOY.iterdir() if path.is_file()]
     named = {name for path in files for name in re.findall(r"\bMNEMOGATE_[A-Z_]+\b", path.read_text("utf-8"))}
     assert {"MNEMOGATE_KEY", "MNEMOGATE_HOST", "MNEMOGATE_DB"} <= named
-    values = {"MNEMOGATE_KEY": KEY, "MNEMOGATE_PORT": "8080"}
+    values = {"MNEMOGATE_KEY": KEY, "MNEMOGATE_PORT": "8080", "MNEMOGATE_DATABASE_URL": ""}
     load_settings(environ={name: values.get(name, "x") for name in named})
 
 
@@ -58,17 +70,75 @@ def test_open_webui_says_who_is_speaking_and_has_the_key(compose: dict[str, Any]
     assert "memory:/data" in ours["volumes"]
 
 
-def test_the_service_waits_longer_than_the_gateway_drains(compose: dict[str, Any]) -> None:
+def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
+    services = many["services"]
+    ours = {name: each for name, each in services.items() if each["image"] == "mnemogate-postgres"}
+    commands = {name: each["command"] for name, each in ours.items()}
+    assert commands == {
+        "migrate": ["migrate"],
+        "gateway1": ["serve", "--no-work"],
+        "gateway2": ["serve", "--no-work"],
+        "worker": ["worker"],
+    }
+    for command in commands.values():
+        arguments = _parser().parse_args(command)
+        assert callable(arguments.run)
+    image = dict(re.findall(r"\b(MNEMOGATE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text("utf-8")))
+    assert "MNEMOGATE_DB" in image
+    for each in ours.values():
+        assert each["build"]["args"]["EXTRAS"] == "[postgres]"
+        environ = {**image, **each["environment"], "MNEMOGATE_KEY": KEY}
+        assert load_settings(environ=environ).database.url == each["environment"]["MNEMOGATE_DATABASE_URL"]
+        user, _, host = each["environment"]["MNEMOGATE_DATABASE_URL"].partition("@")
+        assert user.startswith("postgresql://mnemogate:${POSTGRES_PASSWORD:?")
+        assert host == f"postgres/{services['postgres']['environment']['POSTGRES_DB']}"
+    # The image's own check asks a port, which these do not have.
+    assert all(ours[name]["healthcheck"] == {"disable": True} for name in ("migrate", "worker"))
+    connections = sum(load_settings(environ={"MNEMOGATE_KEY": KEY}).database.pool + 1 for _ in ours)
+    assert "max_connections=60" in services["postgres"]["command"]
+    assert connections < 60
+    text = (DEPLOY / "nginx.postgres.conf").read_text("utf-8")
+    assert re.findall(r"^    server (\w+):8080 ", text, re.M) == ["gateway1", "gateway2"]
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])
+def test_nginx_takes_its_file(tmp_path: Path, name: str) -> None:
+    nginx = shutil.which("nginx")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    text = re.sub(r"gateway\d:", "127.0.0.1:", (DEPLOY / name).read_text("utf-8"))
+    # Certificates are the operator's.
+    text = re.sub(r"listen 443 ssl;|ssl_certificate.*", "", text)
+    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid; events {{}} http {{ {text} }}")
+    command = [
+        nginx,
+        "-t",
+        "-p",
+        str(tmp_path),
+        "-c",
+        str(tmp_path / "nginx.conf"),
+        "-g",
+        "error_log stderr;",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_service_waits_longer_than_the_gateway_drains(
+    compose: dict[str, Any], many: dict[str, Any]
+) -> None:
     drains_s = load_settings(environ={"MNEMOGATE_KEY": KEY}).server.shutdown_s
     unit = (DEPLOY / "mnemogate.service").read_text("utf-8")
     waited = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)
     assert waited is not None
     assert int(waited[1]) > drains_s
-    assert int(compose["services"]["mnemogate"]["stop_grace_period"].rstrip("s")) > drains_s
+    for each in (compose["services"]["mnemogate"], many["services"]["gateway1"]):
+        assert int(each["stop_grace_period"].rstrip("s")) > drains_s
 
 
-def test_nginx_holds_no_stream_back() -> None:
-    text = (DEPLOY / "nginx.conf").read_text("utf-8")
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])
+def test_nginx_holds_no_stream_back(name: str) -> None:
+    text = (DEPLOY / name).read_text("utf-8")
     assert {"proxy_buffering off;", "proxy_request_buffering off;"} <= {
         line.strip() for line in text.splitlines()
     }
