@@ -254,7 +254,11 @@ class Gateway:
         keeper = self.chat.keeper
         if self.store is not None and self.background is not None:
             self.store.database.listen()
-            await follow_settings(self.store, self.chat.directory.specs, self._clock())
+            if keeper is not None:
+                if keeper.leases.is_needed:
+                    self._tasks.append(asyncio.create_task(keeper.leases.run()))
+                specs = self.chat.directory.specs
+                await follow_settings(self.store, keeper.leases, specs, self._clock())
             if self.chat.agents is not None:
                 await self.chat.agents.recover()
             if self.runs is not None:
@@ -263,8 +267,6 @@ class Gateway:
                 self._tasks += map(asyncio.create_task, services.tasks(works=self._works))
             if self.sleeping is not None and self._works:
                 self._tasks.append(asyncio.create_task(self.sleeping.worker.run()))
-            if keeper is not None and keeper.leases.is_needed:
-                self._tasks.append(asyncio.create_task(keeper.leases.run()))
             self._tasks += self.background.start(works=self._works)
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True

@@ -220,6 +220,16 @@ class Blocks(Group):
             )
         )
 
+    @reads
+    async def followed(self, connection: Connection) -> bytes | None:
+        """Returns the digest of the settings that the stored blocks follow; None: nobody has noted it."""
+        found: bytes | None = await connection.value(SQL["followed"])
+        return found
+
+    @writes
+    async def note_followed(self, connection: Connection, digest: bytes) -> None:
+        await connection.run(SQL["note_followed"], (digest,))
+
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
 

@@ -208,3 +208,11 @@ ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data
 -- name: agent_indexed
 -- Notes how far the index has come.
 UPDATE agents SET indexed_seq = ? WHERE id = ?
+
+-- name: followed
+-- Returns the digest of the settings that the stored blocks follow.
+SELECT digest FROM followed
+
+-- name: note_followed
+-- Notes it.
+INSERT INTO followed (id, digest) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET digest = excluded.digest

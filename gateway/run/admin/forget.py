@@ -18,6 +18,7 @@ from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArg
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError
+from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -26,6 +27,11 @@ _log = logging.getLogger("mnemogate")
 CALL_S = 5.0
 # The pause between two searches for what is too old. Retention is counted in days, so hours are enough.
 RETENTION_S = 6 * 3600.0
+# The kind of the job, and how often it is looked for something to do, where processes share a database.
+RETENTION = "retention"
+_SHARED_S = 600.0
+# What is younger may be under way in another process.
+YOUNG_S = 3600.0
 # One call, or one search, begins to forget so many memories at a time.
 _PAGE = 64
 _DAY_S = 86_400.0
@@ -180,26 +186,37 @@ class Retention:
     days: Mapping[str, float]
     now: Callable[[], float]
     _started: float = field(init=False)
+    _day: int = -1  # the last that this process has enqueued
 
     def __post_init__(self) -> None:
         self._started = self.now()
 
     async def run(self) -> None:
-        """Runs until it is cancelled."""
+        """Runs until it is cancelled. Of processes that share a database one does it, as a job of the day."""
         while True:
             try:
-                await self.step()
+                if self.store.database.is_shared:
+                    await self._enqueue(int(self.now() // _DAY_S))
+                else:
+                    await self.step()
             except StoreError as error:
                 _log.warning("retention: %s", error.message)
             except Exception:
                 _log.exception("retention failed")
-            await asyncio.sleep(RETENTION_S)
+            await asyncio.sleep(_SHARED_S if self.store.database.is_shared else RETENTION_S)
+
+    async def _enqueue(self, day: int) -> None:
+        """Has what is due done by somebody: once a day, and where a process has left a forgetting half done."""
+        if day != self._day or await self.store.forgetting.unfinished():
+            await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(day))
+            self._day = day
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
         forgetting, count = self.store.forgetting, 0
         # An upload that was cut off by the end of a process is not to be searched.
-        while left := await self.store.files.unfinished(self._started):
+        started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
+        while left := await self.store.files.unfinished(started):
             for memory, file in left:
                 await forgetting.begin(memory, ForgetTarget(files=[file]))
         for id in await forgetting.unfinished():

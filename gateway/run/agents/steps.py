@@ -486,7 +486,7 @@ class StepsMemory:
             return
         last = self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
-        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime)
+        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, known.look.next_seq)
         if prompt.window.overfull is not None:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)

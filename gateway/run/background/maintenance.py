@@ -5,8 +5,10 @@ One task does it for the process. It sleeps until a conversation's idle time is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -15,12 +17,14 @@ from gateway.core.conversation.tree import Tree
 from gateway.run.background.loop import AFTER_FAULT_S, PeriodicTask
 from gateway.run.memory.keeper import INDEX_EVERY
 from storage.commands import Change, Pool
-from storage.errors import Unavailable
+from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
 
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
+# Where several processes share the work, that of others is looked for so often.
+_LOOK_S = 600.0
 # One step settles so many conversations.
 _BATCH = 64
 # The least pause between two steps, so that conversations that fall due one after the other are settled together.
@@ -51,6 +55,14 @@ class Maintenance:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         await self._task.run()
+
+    async def look_again(self) -> None:
+        """Finds from time to time what processes that died have left, until it is cancelled."""
+        while self._store.database.is_shared:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(StoreError):
+                await self._start()
+            self._task.wake()
 
     async def _start(self) -> None:
         self._grown.update(await self._store.recall.behind(INDEX_EVERY, 10_000))

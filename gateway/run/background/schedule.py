@@ -58,15 +58,25 @@ class Schedule:
     def __post_init__(self) -> None:
         self._task = PeriodicTask(self.name, self.start, self.step)
 
-    def add(self, agent: int, messages: int, every: int | None = None) -> None:
-        """Counts the messages of a turn, which is on disk. every: in place of the schedule's."""
+    def add(self, agent: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
+        """Counts the messages of a turn, which is on disk. every: in place of the schedule's.
+
+        seq: the number of the first of them. With it a memory is due whenever so many numbers were taken, by whichever
+        process; without it this one's messages are counted.
+        """
         # Taken out and put back: it stands last then.
         waiting = self._waiting.pop(agent, None) or _Waiting(0.0)
         self._waiting[agent] = waiting
         waiting.at = self.now()
         waiting.last = messages if self.spares_last else 0
         waiting.messages += messages
-        if waiting.messages - waiting.last >= (every or self.every):
+        every, spoken = every or self.every, waiting.messages - waiting.last
+        if seq is not None:
+            end = seq + messages - waiting.last
+            is_full = end // every > max(0, end - messages) // every
+        else:
+            is_full = spoken >= every
+        if is_full:
             self._full.add(agent)
         if self._full or self._task.is_open_ended:
             self._task.wake()

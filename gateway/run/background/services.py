@@ -15,7 +15,7 @@ from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.admin.forget import Retention
+from gateway.run.admin.forget import RETENTION, YOUNG_S, Retention
 from gateway.run.agents.run import SLEEP
 from gateway.run.background.batches.items import ItemTurns
 from gateway.run.background.batches.job import BatchJobs
@@ -43,6 +43,8 @@ from storage.sql.store import Store
 _BATCHES = WorkerLimits(concurrency=4, tries=1_000_000)
 
 
+# So many processes are reckoned with that may serve a memory in turns.
+_SHARES = 4
 # So many turns make nothing due.
 _NEVER = 2**62
 
@@ -70,6 +72,7 @@ class BackgroundServices:
         """
         memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
         self._settings, self._store, self._metrics, self._now = settings, store, metrics, now
+        self._is_shared = store.database.is_shared
         self._batches: BatchJobs | None = None
         self._batch_worker: Worker | None = None
         self._begun = now()
@@ -118,6 +121,7 @@ class BackgroundServices:
             self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT] = self.compactor.run
+        self.handlers[RETENTION] = self._retain
 
     def serve_batches(
         self, keeper: MemoryKeeper, turns: ItemTurns, providers: Mapping[str, BatchProvider]
@@ -143,14 +147,16 @@ class BackgroundServices:
         if self.embedding is not None:
             runs.append(self.embedding.run())
         if works:
-            runs += [self.retention.run(), self.worker.run()]
+            runs += [self.retention.run(), self.worker.run(), self.maintenance.look_again()]
         if works and self._batch_worker is not None:
             runs.append(self._serve_batches(self._batch_worker))
         return [asyncio.create_task(each) for each in runs]
 
     async def _serve_batches(self, worker: Worker) -> None:
         with suppress(StoreError):
-            await self._store.batches.drop_unstarted(self._begun, self._now())
+            # Where others accept batches too, one that is young may be theirs.
+            before = self._begun - YOUNG_S if self._is_shared else self._begun
+            await self._store.batches.drop_unstarted(before, self._now())
         await worker.run()
 
     async def drain(self, timeout_s: float) -> None:
@@ -179,17 +185,25 @@ class BackgroundServices:
     def edits_wait(self) -> None:
         self.maintenance.edits_wait()
 
-    def turn_kept(self, agent: int, messages: int, sleeptime: Sleeptime | None = None) -> None:
+    def turn_kept(
+        self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+    ) -> None:
+        # One process that owns its file knows what was said since the last job.
+        seq = seq if self._is_shared else None
         if self.embedding is not None:
-            self.embedding.schedule.add(agent, messages)
+            self.embedding.schedule.add(agent, messages, seq=seq)
         if sleeptime is not None:
-            # Its turns are counted here only to look at the store when it may be due.
-            self.sleep.add(agent, 1, sleeptime.every or _NEVER)
+            # Its turns are counted here only to look at the store when it may be due: earlier where others count, too.
+            every = sleeptime.every or _NEVER
+            self.sleep.add(agent, 1, max(1, every // _SHARES) if self._is_shared else every)
         elif self.learning is not None:
-            self.learning.schedule.add(agent, messages)
+            self.learning.schedule.add(agent, messages, seq=seq)
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:
         self.compactor.want(turn, overfull)
+
+    async def _retain(self, job: JobContext) -> None:
+        await self.retention.step()
 
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gateway.core.agent import AgentSpec
+from gateway.run.memory.leases import Leases, line_name
 from storage.errors import StoreError
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
 
-async def follow_settings(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
+# The line of those who follow their settings.
+_LINE = line_name("", "settings")
+
+
+async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float) -> None:
     """Gives users whose memory is older than the settings the blocks that the settings declare now.
 
-    Settings are read once, when the process begins, so this is done once as well.
+    Settings are read once, when the process begins, so this is done once as well. Of processes that share a database
+    one does it at a time, and not for settings that are followed already: those of two versions would take turns.
     """
+    if not leases.is_needed:
+        await _follow(store, agents, now)
+        return
+    digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
+    try:
+        if await store.blocks.followed() == digest:
+            return
+        await leases.take(_LINE)
+        try:
+            if await store.blocks.followed() != digest:
+                await _follow(store, agents, now)
+                await store.blocks.note_followed(digest)
+        finally:
+            leases.give(_LINE)
+    except StoreError as error:
+        _log.error("the memory blocks of profiles stay as they were: %s", error.message)
+
+
+async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
     for agent in agents:
         try:
             if agent.blocks:

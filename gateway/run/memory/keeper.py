@@ -49,8 +49,13 @@ class TurnEvents(Protocol):
     def edits_wait(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
-    def turn_kept(self, agent: int, messages: int, sleeptime: Sleeptime | None = None) -> None:
-        """Reports a turn, by which a memory has so many more messages. sleeptime: who reads them after the fact."""
+    def turn_kept(
+        self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+    ) -> None:
+        """Reports a turn, by which a memory has so many more messages. sleeptime: who reads them after the fact.
+
+        seq: the number of the first of them, or near it.
+        """
 
     def window_fills(self, turn: Committed, overfull: Overfull) -> None:
         """Reports that a conversation needs a summary soon."""
@@ -148,6 +153,6 @@ class MemoryKeeper:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
             sleeptime = known.asked.spec.sleeptime
-            events.turn_kept(agent.id, len(known.plan.messages) + 1, sleeptime)
+            events.turn_kept(agent.id, len(known.plan.messages) + 1, sleeptime, known.look.next_seq)
         if record.overfull is not None:
             events.window_fills(committed, record.overfull)

@@ -462,7 +462,8 @@ class ItemTurns:
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
         if known.look.next_seq - known.look.indexed_seq >= INDEX_EVERY or chars > INDEX_CHARS:
             keeper.events.index_lags(known.agent.id)
-        keeper.events.turn_kept(known.agent.id, len(opened.messages) + 1, known.asked.spec.sleeptime)
+        messages, seq = len(opened.messages) + 1, known.look.next_seq
+        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
 
     async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
         """Returns the calls of tools that were made, with their results."""

@@ -1,0 +1,43 @@
+"""When a memory is due that several processes serve: whenever so many numbers were taken, by whichever of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.run.background.schedule import Schedule
+from storage.sql.agents import create_agent
+from tests.gateway.background.test_model import DAY
+from tests.stored import ALICE, open_store
+
+
+@pytest.mark.parametrize("spares_last", [False, True])
+async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, spares_last: bool) -> None:
+    store = await open_store(tmp_path / "memory.db")
+    try:
+        draft = store.agents.draft(ALICE)
+        agent = await store.database.write(lambda connection: create_agent(connection, draft))
+
+        async def nothing() -> None:
+            """Has nothing to find."""
+
+        def schedule() -> Schedule:
+            return Schedule("t", "learn", store.jobs, nothing, 10, DAY, lambda: 1.0, spares_last=spares_last)
+
+        def due_after(processes: list[Schedule], numbers: bool) -> list[int]:
+            found = []
+            for turn in range(30):
+                process = processes[turn % len(processes)]
+                process.add(agent.id, 2, seq=2 * turn if numbers else None)
+                if process._full:
+                    process._full.clear()
+                    found.append(turn)
+            return found
+
+        assert due_after([schedule(), schedule()], True) == due_after([schedule()], True)
+        assert len(due_after([schedule()], True)) == 5 + (not spares_last)
+        late = due_after([schedule(), schedule()], False)
+        assert late[0] > due_after([schedule()], True)[0], "each counts its own alone"
+    finally:
+        await store.close()
