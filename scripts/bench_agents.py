@@ -47,7 +47,10 @@ HUMAN = [{"label": "human", "value": "Name: Ann"}]
 PIECES = 10  # of a reply of 1 kB, which come together unless they are to come slowly
 FEW_STEPS, CONNECTIONS, STREAMS_AT_ONCE = 10, 16, 10
 SPREAD_S = 0.5  # the streams begin one after the other
+PAUSE_S = 0.05  # between messages to agents that others read: people do not answer at once
 SETTLE_S = 0.5  # chosen: what the gateway does after replies is no part of the next figure
+READ_AGENTS = 4  # with sleeptime, and as many without; others read after each fifth message
+SLEEPER, CALLS = b"You keep the memory of another agent", b'"tool_calls"'
 TOPICS = 2_000  # of which a message names three
 _calls = itertools.count(1)
 _dice = random.Random(7)
@@ -62,11 +65,18 @@ class Upstream(Mock):
             super().serve(head, body)
             return
         n = next(_calls)
-        if NOTE.encode() in newest and b'"role":"tool"' not in newest:
-            arguments = orjson.dumps({"label": "human", "new_memory": f"Fact {n}."}).decode()
-            function = {"name": "memory_rethink", "arguments": arguments}
-            call = {"index": 0, "id": f"call_{n:08}", "type": "function", "function": function}
-            deltas, finish = [orjson.dumps({"role": "assistant", "tool_calls": [call]})], b'"tool_calls"'
+        if SLEEPER in body:
+            is_done = b'"role":"tool"' in newest
+            name = "memory_finish_edits" if is_done else "memory_rethink"
+            deltas, finish = (
+                [_call(n, name, {} if is_done else {"label": "human", "new_memory": f"Fact {n}."})],
+                CALLS,
+            )
+        elif NOTE.encode() in newest and b'"role":"tool"' not in newest:
+            deltas, finish = (
+                [_call(n, "memory_rethink", {"label": "human", "new_memory": f"Fact {n}."})],
+                CALLS,
+            )
         else:
             text = f"Reply {n:08}: " + mock_upstream.WORDS * 8
             parts = [text[at : at + 80] for at in range(0, 80 * PIECES, 80)]
@@ -74,6 +84,12 @@ class Upstream(Mock):
         events = [event(n, delta) for delta in deltas]
         end = event(n, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
         self.transport.write(STREAM_HEAD + b"".join(events) + end)
+
+
+def _call(n: int, name: str, arguments: dict[str, Any]) -> bytes:
+    function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
+    call = {"index": 0, "id": f"call_{n:08}", "type": "function", "function": function}
+    return orjson.dumps({"role": "assistant", "tool_calls": [call]})
 
 
 # -- what is sent
@@ -165,9 +181,9 @@ class Figures(load.Figures):
         flow = Requests(requests, count)
         return statistics.median((await self.drive(port, flow, STREAMS_AT_ONCE, SPREAD_S)).first_ms)
 
-    async def make(self, name: str) -> str:
+    async def make(self, name: str, **options: Any) -> str:
         """Makes an agent. Returns its id."""
-        body = {"name": name, "system": "You help.", "model": "mock/bench", "memory_blocks": HUMAN}
+        body = {"name": name, "system": "You help.", "model": "mock/bench", "memory_blocks": HUMAN, **options}
         made = await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
         return str(orjson.loads(made)["id"])
 
@@ -185,6 +201,25 @@ async def alone(figures: Figures, count: int, agents: list[str]) -> None:
     took = {name: await way() for name, way in ways.items()}
     figures.note("plain", took["plain"] - took["direct"])
     figures.note("tool", took["tool"] - 2 * took["direct, two calls"])
+
+
+async def slept_on(figures: Figures, count: int, number: int) -> None:
+    """Measures messages to agents while others read what is said to them, and to agents without those."""
+    ways = {
+        f"{way}{number}": [
+            await figures.make(f"{way}{number}-{n}", enable_sleeptime=way == "read")
+            for n in range(READ_AGENTS)
+        ]
+        for way in ("read", "unread")
+    }
+    took: dict[str, list[float]] = {"read": [], "unread": []}
+    # One after the other, since what is remembered grows.
+    for turn in range(count // READ_AGENTS):
+        for n, way in itertools.product(range(READ_AGENTS), sorted(took, reverse=bool(turn % 2))):
+            await asyncio.sleep(PAUSE_S)
+            took[way].append(await figures.p50(figures.port, [to_agent(ways[f"{way}{number}"][n], PLAIN)], 1))
+    for way, values in took.items():
+        figures.note(way, statistics.median(values))
 
 
 async def together(figures: Figures, count: int, agents: list[str]) -> None:
@@ -237,6 +272,7 @@ async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
             figures.port, Requests([to_agent(few, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
         )
         await alone(figures, count, fresh)
+        await slept_on(figures, count, number)
         await together(figures, count * 4, fresh[:CONNECTIONS])
         await long_and_short(figures, many, few)
         await streams(figures, STREAMS_AT_ONCE * 2, agents, names, number)
@@ -278,6 +314,8 @@ def table(figures: Figures, steps: int) -> str:
         ("messages per processor second", f"{figures.median('rate of a core'):.0f}", ">= 200", ""),
         (f"p50 of an agent with {FEW_STEPS} steps", f"{few:.2f} ms", "", ""),
         (f"with {steps:,} steps", f"{many:.2f} ms", "the same", ""),
+        ("p50 of an agent that nobody reads", f"{figures.median('unread'):.2f} ms", "", ""),
+        ("of one with sleeptime", f"{figures.median('read'):.2f} ms", "the same", ""),
         ("first text of a stream: added, p50", f"{agent:.2f} ms", "", ""),
         ("of the same as a chat completion", f"{other:.2f} ms", "within 0.5 ms", ""),
     ]
