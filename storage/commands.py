@@ -42,14 +42,16 @@ class Look:
 
     exchange: the newest whose path is exactly the client's list up to its last assistant message.
     is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
-    additions: exchanges on its path that added something of ours, with content, newest first.
+    additions: exchanges on its path that added something of ours, newest first; with content, if it is more than notes.
     is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
     ops: pending memory edits of the agent, all paths. readers: who reads it after the fact, where that was asked for.
+    rev: rises with whatever changes of all this without a new number. shares_blocks: some are of a whole profile.
     """
 
     epoch: int = 0
     next_seq: int = 1
     indexed_seq: int = 0
+    rev: int = 0
     conversation: Conversation | None = None
     exchange: Exchange | None = None
     is_continued: bool = False
@@ -59,6 +61,7 @@ class Look:
     has_tombs: bool = False
     snapshot: Snapshot | None = None
     blocks: list[Block] = field(default_factory=list)
+    shares_blocks: bool = False
     ops: list[BlockOp] = field(default_factory=list)
     readers: list[LookReader] = field(default_factory=list)
 
@@ -197,13 +200,17 @@ class TurnWrite:
 class Committed:
     """A turn as it was written. agent: as it is stored. exchange, conversation: row ids.
 
-    is_plain: it was written as planned, without `decide`.
+    is_plain: it was written as planned, without `decide`. snapshot: the row of its path's memory section.
+    seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
     """
 
     agent: Agent
     exchange: int
     conversation: int
     is_plain: bool
+    snapshot: int | None = None
+    seq: int = 0
+    next_seq: int = 0
 
 
 # -- what passes between a run and the store

@@ -14,6 +14,7 @@ import orjson
 from storage.commands import Look, Probes, StoredContent
 from storage.database import Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
+from storage.sql.kept import adds
 from storage.sql.statements import load, rows_of
 
 ATOM_BYTES = 12
@@ -120,8 +121,7 @@ def _values(e: Exchange) -> list[Any]:
         e.carried,
         e.standing,
         e.edits,
-        # `adds`: a path through it carries something that the client does not know of.
-        e.hidden or e.opaque or any(e.notes.values()),
+        adds(e),
         e.opaque,
         e.model,
         e.merged,
@@ -162,7 +162,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     )
     if not rows or rows[0][0] != "agent":
         return None
-    found = Look(rows[0][1], rows[0][2], rows[0][3])
+    found = Look(*rows[0][1:5])
     attached: list[tuple[int, Block]] = []
     for row in rows[1:]:
         match row[0]:
@@ -183,6 +183,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
             case "block":
                 id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
                 block = Block(id, label, description, value, limit, bool(read_only), version)
+                found.shares_blocks |= whose == 1
                 # One that others see too does not count where the agent has an own one, which came before it.
                 if not whose or all(other.label != label for other in found.blocks):
                     attached.append((whose, block)) if whose > 1 else found.blocks.append(block)
@@ -193,6 +194,15 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     found.blocks.sort(key=lambda block: block.id)
     found.blocks += [block for _, block in sorted(attached, key=lambda each: each[0])]
     return found
+
+
+async def look_again(connection: Connection, agent: Agent) -> Row | None:
+    """Reads epoch, next number, indexed number and `rev` of an agent, and whether its profile shares blocks.
+
+    None where it is not stored any more.
+    """
+    scope = agent.scope
+    return await connection.row(SQL["look_again"], (agent.id, scope.project, scope.profile, scope.subject))
 
 
 # How long the lists are that `pool_found` takes: longer ones are cut, their newest part kept.

@@ -34,7 +34,7 @@ adds(id) AS (
     UNION ALL
     SELECT e.prior FROM adds JOIN exchanges e ON e.id = adds.id AND e.agent = ?1 WHERE e.prior IS NOT NULL
 )
-SELECT 'agent', epoch, next_seq, indexed_seq, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
+SELECT 'agent', epoch, next_seq, indexed_seq, rev, CAST(NULL AS BIGINT),
        CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT),
        CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION),
        {typed}
@@ -55,7 +55,9 @@ SELECT 'exchange',
        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {skeleton}
 FROM p
 UNION ALL
-SELECT 'addition', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, p.input, p.said, p."full", NULL, {skeleton}
+SELECT 'addition', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       CASE WHEN p.opaque <> 0 OR p."full" IS NOT NULL THEN p.input END,
+       CASE WHEN p.opaque <> 0 OR p."full" IS NOT NULL THEN p.said END, p."full", NULL, {skeleton}
 FROM adds JOIN exchanges p ON p.id = adds.id AND p.agent = ?1
 UNION ALL
 SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {untold}
@@ -80,6 +82,13 @@ WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
 SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {untold}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
+
+-- name: look_again
+-- Reads what tells whether a look is still right that is kept in the process. (Blocks that a profile shares are not kept.)
+SELECT epoch, next_seq, indexed_seq, rev, CASE WHEN EXISTS (
+    SELECT 1 FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ?2 AND profile = CAST(?3 AS TEXT)
+) THEN 1 ELSE 0 END
+FROM agents WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4
 
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first

@@ -30,7 +30,6 @@ import orjson
 from storage.commands import Erased, Extent, ForgetTarget, Rules
 from storage.database import GONE, Connection, Database
 from storage.records import API_PROFILE, Exchange, Scope, State
-from storage.search import rank
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import empty_snapshots
@@ -43,7 +42,7 @@ from storage.sql.readings import empty_readings, end_readings
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block
 from storage.sql.runs import erase_texts
 from storage.sql.statements import load
-from storage.sql.vectors import VectorCache, forget_indexed
+from storage.sql.vectors import forget_indexed
 
 SQL = load("forget.sql")
 
@@ -79,16 +78,16 @@ class Forgetting(Group):
         database: Database,
         agents: Agents,
         now: Callable[[], float],
-        cache: VectorCache,
+        caches: Sequence[Callable[[], None]],
         wake: Callable[[], None],
         rules: Rules,
     ) -> None:
-        """Makes the group. wake: called when jobs have to end, and when they may begin again."""
+        """Makes the group. caches: emptied by sweeping. wake: called when jobs have to end or may begin again."""
         super().__init__(database)
         self._rules = rules
         self._agents = agents
         self._now = now
-        self._cache = cache
+        self._caches = caches
         self._wake = wake
         database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
@@ -210,13 +209,15 @@ class Forgetting(Group):
     def _gone(self) -> None:
         """Drops what is remembered here: another process has forgotten something."""
         self._agents.clear()
-        rank.clear_caches()
-        self._cache.clear()
+        self._clear_caches()
+
+    def _clear_caches(self) -> None:
+        for clear in self._caches:
+            clear()
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""
-        rank.clear_caches()
-        self._cache.clear()
+        self._clear_caches()
         return await self._database.sweep(wait_ms=wait_ms)
 
 

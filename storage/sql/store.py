@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from storage.commands import Rules
 from storage.database import Database, StoreHealth
+from storage.search import rank
 from storage.sql.agents import Agents
 from storage.sql.append import Append
 from storage.sql.attached import Attached
@@ -27,6 +28,7 @@ from storage.sql.facts import Facts
 from storage.sql.files import Files
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
+from storage.sql.kept import KeptLooks
 from storage.sql.keys import Keys
 from storage.sql.lines import Lines
 from storage.sql.messages import Messages
@@ -65,14 +67,16 @@ class Store:
         self.blocks = Blocks(database)
         self.passages = Passages(database)
         self.files = Files(database)
-        self.turns = Turns(database, rules)
+        looks = KeptLooks()
+        self.turns = Turns(database, rules, looks)
         cache = VectorCache()
         self.recall = Recall(database, cache, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, now, tick)
         self.lines = Lines(database, now)
         self.append = Append(database, rules, self.jobs)
-        self.forgetting = Forgetting(database, self.agents, now, cache, self.jobs.wake, rules)
+        caches = (rank.clear_caches, cache.clear, looks.clear)
+        self.forgetting = Forgetting(database, self.agents, now, caches, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.moving = Moving(database)
         self.facts = Facts(database)
@@ -91,6 +95,7 @@ class Store:
         self.named_blocks = NamedBlocks(database)
         self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)
+        database.when_recovered(looks.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 
     @property

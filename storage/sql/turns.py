@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import orjson
 
@@ -12,6 +13,7 @@ from storage.commands import (
     MAX_RULE_CALLS,
     Change,
     Committed,
+    Look,
     Missing,
     Pool,
     Probes,
@@ -33,18 +35,35 @@ from storage.sql.blocks import (
     write_block,
 )
 from storage.sql.facts import keep_facts
-from storage.sql.group import Group, alone, bulk_writes, reads
+from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.kept import KeptLooks
 from storage.sql.passages import keep_edit
 
 
 class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
-    def __init__(self, database: Database, rules: Rules) -> None:
+    def __init__(self, database: Database, rules: Rules, kept: KeptLooks) -> None:
         super().__init__(database)
         self._rules = rules
+        self._kept = kept
 
-    look = reads(alone(history.look))
+    @reads
+    async def look(
+        self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
+    ) -> Look | None:
+        """Reads a request's surroundings, or takes them from what is kept. Parameters: as `exchanges.look`."""
+        if self._kept.has(agent.id, key, path):
+            row = await history.look_again(connection, agent)
+            found = None if row is None else self._kept.find(agent.id, key, path, row)
+            if found is not None:
+                return found
+        found = await history.look(connection, agent, key, path)
+        if found is None:
+            self._kept.drop(agent.id)
+        else:
+            self._kept.keep(agent.id, key, path, found)
+        return found
 
     @reads
     async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
@@ -84,9 +103,16 @@ class Turns(Group):
 
         Raises: Stale when something was forgotten meanwhile, Unavailable.
         """
-        return self._database.write(
+        future = self._database.write(
             lambda connection: _commit(connection, write, self._rules), bytes=_size(write)
         )
+        # First, so that whoever waits for the commit finds it in what is kept.
+        future.add_done_callback(partial(self._take_in, write))
+        return future
+
+    def _take_in(self, write: TurnWrite, future: Future[Committed]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._kept.committed(write, future.result())
 
     @reads
     async def due(
@@ -176,7 +202,8 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
             if write.carries and e.parent is not None:
                 await history.mark_carried(connection, agent.id, e.parent)
             await _store_ops(connection, agent.id, added[0], write.ops)
-            return Committed(agent, added[0], e.conversation, True)
+            id, seq = added
+            return Committed(agent, id, e.conversation, True, snapshot, seq, seq + len(e.inputs) + 1)
     indexed = 0
     if not is_new:
         row = await connection.row(history.SQL["epoch"], (agent.id,))
@@ -187,9 +214,10 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     planned = write.plain[0].conversation if write.plain else None
     pool = await _pool(connection, agent, write.probes, planned=planned)
     change = await _decided(connection, agent.id, pool, write.decide)
-    e = await _apply(connection, agent.id, write, change, snapshot, indexed)
+    e, is_added = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
-    return Committed(agent, e.id, e.conversation, False)
+    numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
+    return Committed(agent, e.id, e.conversation, False, snapshot, *numbers)
 
 
 async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot | None) -> int | None:
@@ -206,20 +234,24 @@ async def _apply(
     change: Change,
     snapshot: int | None,
     indexed: int,
-) -> Exchange:
-    """Writes what a turn changes in the tree. indexed: the last number that the search index knows."""
+) -> tuple[Exchange, bool]:
+    """Writes what a turn changes in the tree. Returns its exchange, and whether that is a new one.
+
+    indexed: the last number that the search index knows.
+    """
     e = change.exchange
     assert e is not None  # a turn always has one; what idle time confirms has not
     e = replace(e, snapshot=snapshot)
-    if e.id > 0:
+    is_added = e.id <= 0
+    if not is_added:
         await history.update_exchange(connection, agent, e)
         await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
         if e.conversation <= 0:
             values = (agent, write.uid, write.probes.key, write.now)
             e = replace(e, conversation=await history.add_conversation(connection, *values))
-        id, _ = await history.insert_exchange(connection, agent, e)
-        e = replace(e, id=id)
+        id, seq = await history.insert_exchange(connection, agent, e)
+        e = replace(e, id=id, seq=seq)
     for other in change.others:
         await history.update_exchange(connection, agent, other)
     await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
@@ -232,7 +264,7 @@ async def _apply(
         # The index has not reached the other exchanges yet, and will read them as they are by then.
         if x.id in change.stale and x.seq <= indexed:
             await history.mark(connection, agent, "stale", (b"",), x.id)
-    return e
+    return e, is_added
 
 
 async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Sequence[BlockOp]) -> None:

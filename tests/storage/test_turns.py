@@ -73,7 +73,8 @@ def kinds(statements: list[str]) -> list[str]:
 
 # -- budgets: every statement of a turn, transaction control aside
 
-LOOK = "WITH RECURSIVE"
+# A first look, and one at what is kept from the turn before.
+LOOK, AGAIN = "WITH RECURSIVE", "SELECT epoch,"
 POOL = {"c1": ["SELECT id", "WITH part(low)"], None: ["WITH hit(conversation)"]}
 WEIGHED = {
     key: [*pool, "SELECT epoch,", *pool] for key, pool in POOL.items()
@@ -97,7 +98,7 @@ async def test_a_plain_turn_is_one_read_one_insert_one_update(
     history = await opened(alice, key)
     statements.clear()
     await alice.say([*history, user("three")], assistant("Third."), key)
-    assert kinds(statements) == [LOOK, ADD, CHANGE]
+    assert kinds(statements) == [AGAIN, ADD, CHANGE]
 
 
 @both
@@ -110,7 +111,7 @@ async def test_tool_results_are_one_statement_less(
     await alice.say(asked, assistant(None, call("1")), key)
     statements.clear()
     await alice.say([*asked, assistant(None, call("1")), result("1", "sunny")], assistant("Sunny."), key)
-    assert kinds(statements) == [LOOK, ADD]
+    assert kinds(statements) == [AGAIN, ADD]
 
 
 @both
@@ -170,7 +171,7 @@ async def test_a_hidden_round_and_what_carries_it(
     asked = [*history, user("I like tea")]
     statements.clear()
     await alice.end(await alice.begin(asked, key), noted("Noted."), ["tea"])
-    assert kinds(statements) == [LOOK, ADD, CHANGE, KEEP_EDIT]
+    assert kinds(statements) == [AGAIN, ADD, CHANGE, KEEP_EDIT]
     asked += [assistant("Noted."), user("and?")]
     await alice.say(asked, assistant("That is all."), key)
     assert kinds(statements) == [
@@ -466,7 +467,7 @@ async def test_what_is_compared_together_is_asked_for_together(alice: Speaker, s
         await alice.say([user(f"Question number {n}")], assistant("Yes."))
     statements.clear()
     await alice.begin([user("Question number 7 and more")])
-    assert kinds(statements) == [LOOK, *POOL[None], "SELECT id,", "SELECT id,"]
+    assert kinds(statements) == [AGAIN, *POOL[None], "SELECT id,", "SELECT id,"]
 
 
 @both

@@ -33,6 +33,7 @@ PINNED = {
     "0009_leases.sql": "ce0b07155bb8eda78801ff54dc32a7fcc56c39b9fb8db3fd0dc8dfc26c5080fa",
     "0010_lines.sql": "08ed5b266cbd27012adbdc54431262d1f3256066a508f61ea342787a70c19be5",
     "0011_followed.sql": "656694a2ba19eb361a3240fcaedf7196e3b04619f890ec786f8ab639d4eb3c19",
+    "0012_kept.sql": "96f2263596a9caa7250e1025fde9be5e1e1ed0fc1d8188614a8c3a71775a058b",
 }
 
 

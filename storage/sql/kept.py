@@ -1,0 +1,235 @@
+"""The looks that a process keeps between turns, so that a hot turn reads one row instead of its surroundings.
+
+A memory's part is right for one epoch, one next number and one `rev`: every change of what a look reads raises one of
+them (migrations/0012_kept.sql has the triggers). So a look asks for these first, and takes the rest from here where
+they are as they were. A turn that is committed hands on what it has changed itself.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from storage.commands import Committed, Look, TurnWrite
+from storage.database import Row
+from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
+
+# Chosen: some five thousand open conversations, or two hundred with a hundred notes.
+KEPT_BYTES = 16 << 20
+# Conversations of one memory; one that opens more forgets those it left first.
+_PLACES = 64
+# Measured: a memory without blocks, a place without notes.
+_MEMORY_BYTES, _PLACE_BYTES = 900, 1800
+
+# A client's name of a conversation, and the hash of the path that it goes on from.
+_Name = tuple[str | None, bytes | None]
+
+
+@dataclass(slots=True)
+class _Place:
+    """The end of a path: what is known of a list that goes on from there."""
+
+    conversation: Conversation
+    exchange: Exchange
+    has_rivals: bool
+    additions: list[Exchange]
+    snapshot: Snapshot | None
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Memory:
+    """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end."""
+
+    state: tuple[int, int, int]  # epoch, rev, next number
+    has_tombs: bool
+    blocks: list[Block]
+    ops: list[BlockOp]
+    bytes: int
+    places: dict[_Name, _Place] = field(default_factory=dict)
+
+
+class KeptLooks:
+    """The memories that were looked at last. Only the event loop's thread uses it."""
+
+    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+        self._limit = limit_bytes
+        self._memories: OrderedDict[int, _Memory] = OrderedDict()
+        self.bytes = 0
+
+    def has(self, agent: int, key: str | None, path: bytes | None) -> bool:
+        """Returns whether such a look is worth asking by what it would be right."""
+        memory = self._memories.get(agent)
+        return memory is not None and ((key is None and path is None) or (key, path) in memory.places)
+
+    def find(self, agent: int, key: str | None, path: bytes | None, row: Row) -> Look | None:
+        """Returns a look as it would be read now; None where what is kept is not of now. row: of `look_again`."""
+        epoch, next_seq, indexed_seq, rev, shares = row
+        memory = self._memories.get(agent)
+        if memory is None:
+            return None
+        if memory.state != (epoch, rev, next_seq) or shares:
+            self.drop(agent)
+            return None
+        self._memories.move_to_end(agent)
+        found = Look(
+            epoch,
+            next_seq,
+            indexed_seq,
+            rev,
+            has_tombs=memory.has_tombs,
+            blocks=memory.blocks,
+            ops=memory.ops,
+        )
+        if key is None and path is None:
+            return found
+        place = memory.places.get((key, path))
+        if place is None:
+            return None
+        found.conversation, found.exchange, found.has_rivals = (
+            place.conversation,
+            place.exchange,
+            place.has_rivals,
+        )
+        found.additions, found.snapshot = place.additions, place.snapshot
+        return found
+
+    def keep(self, agent: int, key: str | None, path: bytes | None, look: Look) -> None:
+        """Keeps a look that was read."""
+        if look.shares_blocks:
+            self.drop(agent)
+            return
+        state = look.epoch, look.rev, look.next_seq
+        memory = self._memories.get(agent)
+        if memory is None or memory.state != state:
+            self.drop(agent)
+            size = _MEMORY_BYTES + sum(400 + len(b.value) for b in look.blocks)
+            size += sum(400 + len(op.arguments) for op in look.ops)
+            memory = self._memories[agent] = _Memory(state, look.has_tombs, look.blocks, look.ops, size)
+            self.bytes += size
+        if look.exchange is not None and look.conversation is not None and path is not None:
+            if look.is_continued or look.is_head:  # no turn is planned on such a place from its look alone
+                return
+            size = _PLACE_BYTES + sum(map(_bytes_of, look.additions)) + _bytes_of(look.exchange)
+            self._put(
+                memory,
+                (key, path),
+                _Place(
+                    look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot, size
+                ),
+            )
+        self._shrink()
+
+    def committed(self, write: TurnWrite, done: Committed) -> None:
+        """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped."""
+        agent = done.agent.id
+        memory = self._memories.get(agent)
+        if memory is None:
+            return
+        epoch, rev, next_seq = memory.state
+        # An edit raises `rev`; and where somebody else has taken a number, or none was taken, this is not the present.
+        if write.ops or epoch != done.agent.epoch or done.seq != next_seq:
+            self.drop(agent)
+            return
+        memory.state = epoch, rev, done.next_seq
+        before = self._planned_on(memory, write) if done.is_plain else None
+        if before is None or write.plain is None:
+            # Whatever it changed of the tree, these may be ends of paths no more.
+            self._clear(memory)
+            return
+        e = write.plain[0]
+        name = write.key, e.path
+        if name in memory.places:
+            # Two conversations without an id say the same; the one that began last is read.
+            self._take(memory, name)
+            return
+        run = e.run if done.seq == e.seq else done.seq
+        added = replace(
+            e,
+            id=done.exchange,
+            seq=done.seq,
+            run=run,
+            snapshot=done.snapshot,
+            input=None,
+            said=None,
+            full=None,
+        )
+        additions, size = before.additions, before.bytes
+        if write.carries and additions and additions[0].id == e.parent:
+            additions = [replace(additions[0], carried=True), *additions[1:]]
+        if adds(e):
+            is_ours = e.hidden or e.opaque
+            content = (e.input, e.said, e.full) if is_ours else (None, None, None)
+            more = replace(added, input=content[0], said=content[1], full=content[2])
+            additions, size = [more, *additions], size + _bytes_of(more)
+        conversation = replace(before.conversation, rev=before.conversation.rev + 1)
+        self._put(
+            memory,
+            name,
+            _Place(conversation, added, False, additions, _snapshot(before, write, done), size),
+        )
+        self._shrink()
+
+    def drop(self, agent: int) -> None:
+        memory = self._memories.pop(agent, None)
+        if memory is not None:
+            self._clear(memory)
+            self.bytes -= memory.bytes
+
+    def clear(self) -> None:
+        self._memories.clear()
+        self.bytes = 0
+
+    def _planned_on(self, memory: _Memory, write: TurnWrite) -> _Place | None:
+        """Returns the place that a plain turn went on from. All of its conversation go, since that has moved."""
+        assert write.plain is not None
+        e = write.plain[0]
+        moved = [
+            (name, place)
+            for name, place in memory.places.items()
+            if place.exchange.conversation == e.conversation
+        ]
+        for name, _ in moved:
+            self._take(memory, name)
+        return next((place for _, place in moved if place.exchange.id == e.parent), None)
+
+    def _put(self, memory: _Memory, name: _Name, place: _Place) -> None:
+        self._take(memory, name)
+        memory.places[name] = place
+        self.bytes += place.bytes
+        if len(memory.places) > _PLACES:
+            self._take(memory, next(iter(memory.places)))
+
+    def _take(self, memory: _Memory, name: _Name) -> None:
+        place = memory.places.pop(name, None)
+        if place is not None:
+            self.bytes -= place.bytes
+
+    def _clear(self, memory: _Memory) -> None:
+        self.bytes -= sum(place.bytes for place in memory.places.values())
+        memory.places.clear()
+
+    def _shrink(self) -> None:
+        while self.bytes > self._limit and self._memories:
+            self.drop(next(iter(self._memories)))
+
+
+def adds(e: Exchange) -> bool:
+    """Returns whether a path through an exchange carries something that the client does not know of."""
+    return e.hidden or e.opaque or any(e.notes.values())
+
+
+def _bytes_of(e: Exchange) -> int:
+    contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
+    return 900 + contents + sum(map(len, e.notes.values())) + 45 * sum(map(len, e.inputs))
+
+
+def _snapshot(before: _Place, write: TurnWrite, done: Committed) -> Snapshot | None:
+    if done.snapshot is None or write.snapshot is None:
+        return None
+    if before.snapshot is not None and before.snapshot.id == done.snapshot:
+        return before.snapshot
+    # As it is read: its keys are strings.
+    return Snapshot(done.snapshot, write.snapshot.text, orjson.loads(orjson.dumps(write.snapshot.known)))

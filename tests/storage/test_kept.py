@@ -1,0 +1,234 @@
+"""The looks that are kept between turns are as they would be read anew, whatever happened meanwhile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.listed import CannotRewrite, rewritten
+from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.tree import Tree
+from storage.commands import Change, ForgetTarget, Pool
+from storage.errors import NotFound, Stale
+from storage.records import Agent, Block, Scope, Snapshot
+from storage.sql import exchanges
+from storage.sql.kept import KeptLooks
+from storage.sql.named_blocks import BlockChange
+from storage.sql.store import Store
+from tests.core.conversations import IDLE_S, assistant, call, result, user
+from tests.storage.conftest import OpenStore
+from tests.stored import ALICE, Speaker, save_passage
+
+BOB = Scope("default", "default", "user:bob")
+KEYS = (None, None, "c1", "c2")
+
+
+class Life:
+    """Two users who talk in some conversations each, and whoever else changes their memories."""
+
+    def __init__(self, store: Store, chance: random.Random) -> None:
+        self.store = store
+        self.chance = chance
+        self.now = 1000.0
+        self.speakers = [
+            Speaker(store, scope, lambda: self.now, recall=lambda question: f"Note on {question[:9]}\n")
+            for scope in (ALICE, BOB)
+        ]
+        # Lists as their clients hold them.
+        self.talks: list[tuple[Speaker, str | None, list[WireMessage]]] = []
+
+    def agents(self) -> list[Agent]:
+        return [each.agent for each in self.speakers if each.agent.id]
+
+    async def check(self) -> None:
+        """Compares each look that a client may ask for with what is read."""
+        for speaker, key, messages in [*self.talks, *((s, None, []) for s in self.speakers)]:
+            agent = speaker.agent
+            if not agent.id:
+                continue
+            path = (
+                Canon.path(Listing(Canon(agent.secret), messages).flat(len(messages))) if messages else None
+            )
+            read = await self.store.database.read(
+                lambda c, agent=agent, key=key, path=path: exchanges.look(c, agent, key, path)  # type: ignore[misc]
+            )
+            assert await self.store.turns.look(agent, key, path) == read
+
+    async def turn(self) -> None:
+        """Goes on with a conversation, from its end or from somewhere before it, or begins one."""
+        chance = self.chance
+        if not self.talks or chance.random() < 0.25:
+            self.talks.append((chance.choice(self.speakers), chance.choice(KEYS), []))
+        speaker, key, messages = chance.choice(self.talks[-6:])
+        if messages and chance.random() < 0.15:
+            del messages[-2 * chance.randrange(1, len(messages) // 2 + 1) :]
+        said = user(chance.choice(["Hi", "And then?", f"Number {chance.random()}"]))
+        reply = assistant(chance.choice(["Hello.", f"It is {chance.random()}."]))
+        full = [reply]
+        edited: list[str] = []
+        if chance.random() < 0.15:
+            hidden = assistant(None, call("m1", "memory_insert", "{}"))
+            full = [hidden, result("m1", "ok"), reply]
+            edited = [f"Something {chance.random()}"]
+        if not messages and chance.random() < 0.15:
+            # Made elsewhere; some open with the list of another conversation.
+            messages += chance.choice([talk[2] for talk in self.talks]) or [user("Q"), assistant("A")]
+        mode = Keeping.OFF if chance.random() < 0.05 else Keeping.ON
+        turn = await speaker.begin([*messages, said], key, mode)
+        self.now += 1
+        section = (
+            Snapshot(0, f"Section {self.now}", {"blocks": {}})
+            if chance.random() < 0.2
+            else turn.look.snapshot
+        )
+        await speaker.end(turn, full, edited, snapshot=section)
+        messages += [said, reply]
+
+    async def side_by_side(self) -> None:
+        """Two turns of one user under way at once."""
+        talks = [talk for talk in self.talks[-6:] if talk[0] is self.speakers[0]]
+        if len(talks) < 2:
+            return
+        begun = [(talk, await talk[0].begin([*talk[2], user("Both")], talk[1])) for talk in talks[-2:]]
+        for n, (talk, turn) in enumerate(begun):
+            self.now += 1
+            await talk[0].end(turn, [assistant(f"One of two: {n}.")])
+            talk[2][:] = [*talk[2], user("Both"), assistant(f"One of two: {n}.")]
+
+    async def edit_block(self) -> None:
+        """An operator writes into a block, or takes that back."""
+        for agent in self.agents()[:1]:
+            for block in (await self.store.blocks.load(agent.id))[:1]:
+                if block.version > 1 and self.chance.random() < 0.4:
+                    with suppress(NotFound):
+                        await self.store.blocks.undo(block.id, at=self.now)
+                else:
+                    await self.store.blocks.write(
+                        block.id, block.version, f"v{self.now}", at=self.now, origin="api"
+                    )
+
+    async def share_block(self) -> None:
+        """Somebody attaches a block to a memory, changes it and detaches it."""
+        agents = self.agents()
+        if not agents:
+            return
+        agent = self.chance.choice(agents)
+        made = await self.store.named_blocks.create(
+            "default", Block(0, f"b{self.now}", "", "first", 100), {}, at=self.now, origin="api"
+        )
+        uid = made.block.uid
+        await self.store.named_blocks.attach(agent, uid)
+        await self.check()
+        await self.store.named_blocks.change(
+            "default", uid, BlockChange(value="later"), at=self.now, origin="api"
+        )
+        await self.check()
+        if self.chance.random() < 0.5:
+            await self.store.named_blocks.detach(agent, uid)
+        else:
+            await self.store.named_blocks.delete("default", uid)
+
+    async def profile_block(self) -> None:
+        """The settings declare a block that a whole profile shares, or another text of an own one."""
+        own = [Block(0, "human", f"Described at {self.now}", "", 1000)]
+        shared = (
+            [Block(0, "rules", "For all", f"Rule {self.now}", 1000)] if self.chance.random() < 0.2 else []
+        )
+        await self.store.blocks.follow("default", own, shared, at=self.now)
+
+    async def rewrite(self) -> None:
+        """A person gives a message another text."""
+        rows = [(s.agent, x) for s in self.speakers for x in await s.rows() if x.said]
+        if rows:
+            agent, e = self.chance.choice(rows)
+            with suppress(CannotRewrite, Stale):
+                await self.store.messages.rewrite(
+                    agent, e.seq, lambda x: rewritten(x, x.seq, f"Anew {self.now}")
+                )
+
+    async def wait(self) -> None:
+        """Nobody speaks for so long that what stands is confirmed."""
+        self.now += 10_000
+        for conversation, agent, named, last_at in await self.store.turns.due(
+            self.now - IDLE_S, self.now, 10
+        ):
+            decide = partial(_confirmed, now=self.now, named=named)
+            await self.store.turns.settle(conversation, agent, last_at, self.now, decide)
+
+    async def index(self) -> None:
+        for agent in self.agents():
+            await self.store.recall.index(agent.id)
+
+    async def add_passage(self) -> None:
+        for agent in self.agents()[:1]:
+            await save_passage(self.store, agent.id, "A passage.", at=self.now)
+
+    async def forget(self) -> None:
+        agents = self.agents()
+        if not agents:
+            return
+        agent = self.chance.choice(agents)
+        seqs = [x.seq for s in self.speakers if s.agent.id == agent.id for x in await s.rows()]
+        target = ForgetTarget(messages=[self.chance.choice(seqs)])
+        if self.chance.random() < 0.2:
+            target = ForgetTarget(is_all=True)
+        id = await self.store.forgetting.begin(agent.id, target)
+        await self.check()
+        assert await self.store.forgetting.run(id)
+        for speaker in self.speakers:
+            speaker._agent = await self.store.agents.find(speaker.scope)
+
+    async def step(self) -> None:
+        others: list[Callable[[], Awaitable[None]]] = [
+            self.edit_block, self.share_block, self.profile_block, self.index, self.add_passage, self.forget,
+            self.side_by_side, self.rewrite, self.wait,
+        ]  # fmt: skip
+        weights = [3, 1, 1, 3, 2, 1, 4, 3, 2]
+        if self.chance.random() < 0.7:
+            await self.turn()
+        else:
+            await self.chance.choices(others, weights)[0]()
+
+
+def _confirmed(pool: Pool, now: float, *, named: bool) -> Change:
+    tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+    merging = settle.mergeable(tree, now, IDLE_S, named=named)
+    for x, why in merging:
+        tree.change(x.id, merged=why)
+    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[x.id for x, _ in merging])
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) -> None:
+    life = Life(await open_store(), random.Random(seed))
+    for _ in range(60):
+        await life.step()
+        await life.check()
+
+
+async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore) -> None:
+    store = await open_store()
+    kept = KeptLooks(limit_bytes=20_000)
+    looks = []
+    for n in range(30):
+        speaker = Speaker(store, replace(ALICE, subject=f"user:{n}"))
+        await speaker.say([user("Hi")], assistant(f"Hello {n}."), "c")
+        listing = Listing(Canon(speaker.agent.secret), [user("Hi"), assistant(f"Hello {n}.")])
+        looks.append((speaker.agent.id, listing.path(2)))
+        look = await store.turns.look(speaker.agent, "c", listing.path(2))
+        assert look is not None
+        kept.keep(speaker.agent.id, "c", listing.path(2), look)
+        assert kept.bytes <= 20_000
+    has = [kept.has(agent, "c", path) for agent, path in looks]
+    assert has[-1]
+    assert not has[0]
+    for agent, _ in looks:
+        kept.drop(agent)
+    assert kept.bytes == 0
