@@ -103,6 +103,18 @@ class Connection(Protocol):
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         """Runs the statement. Returns how many rows it touched."""
 
+    async def single(self, statement: str, values: Sequence[object]) -> Row | None:
+        """Returns the first row of a statement that comes first, and is all its transaction writes if it has a row.
+
+        Where it has none it has written nothing, and the operation may go on. PostgreSQL saves two round trips by it.
+        """
+
+    async def lock(self, agent: int) -> None:
+        """Locks an agent's row, before anything of the agent's is written; SQLite has one writer.
+
+        Who locks several takes the lowest number first.
+        """
+
 
 # A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]

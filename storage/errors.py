@@ -12,7 +12,8 @@ StoreError
 │   └── Closed             the store was closed
 ├── Owned                  at start: another process owns the file
 ├── TooNew                 at start: the file was written by a newer program
-├── Foreign                at start: the file is a database of something else
+├── Foreign                at start: the database is one of something else
+├── Refused                at start: the server does not let us in, or cannot serve us
 ├── NotFound               what was asked for does not exist
 ├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
 │   └── OverLimit          a value is longer than its block may be
@@ -98,6 +99,10 @@ class TooNew(StoreError):
 
 
 class Foreign(StoreError):
+    pass
+
+
+class Refused(StoreError):
     pass
 
 

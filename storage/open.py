@@ -8,18 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from storage.commands import Rules
+from storage.database import Database
+from storage.errors import Refused
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
+_MISSING = "PostgreSQL needs a package that is not installed: pip install 'mnemogate[postgres]'"
+
 
 async def open_store(
-    path: str | Path,
+    target: str | Path,
     rules: Rules,
     *,
     now: Callable[[], float] = time.time,
     tick: Callable[[], float] = time.monotonic,
     **options: Any,
 ) -> Store:
-    """Opens the store in a SQLite file. now, tick: as Store; options, Raises: as `SqliteDatabase.open`."""
-    database = await SqliteDatabase.open(path, **options)
+    """Opens the store in a SQLite file, or in the PostgreSQL database that a URL names.
+
+    now, tick: as Store. options, Raises: as `SqliteDatabase.open` and `PostgresDatabase.open`.
+    """
+    if is_url(target):
+        return Store(await _open_postgres(str(target), **options), rules, None, now, tick)
+    database = await SqliteDatabase.open(target, **options)
     return Store(database, rules, database.path, now, tick)
+
+
+def is_url(target: str | Path) -> bool:
+    """Says whether a database lies on a PostgreSQL server."""
+    return isinstance(target, str) and target.startswith(("postgresql://", "postgres://"))
+
+
+async def _open_postgres(url: str, **options: Any) -> Database:
+    try:
+        # Imported here because asyncpg is an extra.
+        from storage.postgres.database import PostgresDatabase
+    except ImportError as error:
+        raise Refused(_MISSING) from error
+    return await PostgresDatabase.open(url, **options)

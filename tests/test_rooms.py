@@ -100,7 +100,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "storage": [
         {"open"},
-        {"sql", "sqlite"},
+        {"postgres", "sql", "sqlite"},
         {"batches"},
         {"commands", "database", "listing", "search"},
         {"records"},

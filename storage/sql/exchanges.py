@@ -255,15 +255,28 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 
 
 async def add_exchange(
-    connection: Connection, agent: int, epoch: int, rev: int, e: Exchange
+    connection: Connection,
+    agent: int,
+    epoch: int,
+    rev: int,
+    e: Exchange,
+    *,
+    carries: bool = False,
+    is_all: bool = False,
 ) -> tuple[int, int] | None:
     """Adds a turn as it was planned. Returns (id, seq) of the new row.
 
-    None: the conversation moved, or something was forgotten, since it was planned.
+    None: the conversation moved, or something was forgotten, since it was planned. carries: it carries its parent.
+    is_all: nothing else is written with it.
     """
-    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
-    row = await connection.row(SQL["exchange_add"], values)
-    return None if row is None else (row[0], row[1])
+    carries = carries and e.parent is not None
+    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, carries)
+    row = await (connection.single if is_all else connection.row)(SQL["exchange_add"], values)
+    if row is None:
+        return None
+    if carries and not row[2]:
+        await connection.run(SQL["exchange_carried"], (e.parent, agent))
+    return row[0], row[1]
 
 
 async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
@@ -286,10 +299,6 @@ async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is
 def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
     return [*_values(e), int(e.hidden), int(not is_whole)]
-
-
-async def mark_carried(connection: Connection, agent: int, exchange: int) -> None:
-    await connection.run(SQL["exchange_carried"], (exchange, agent))
 
 
 async def add_conversation(connection: Connection, agent: int, uid: str, key: str | None, now: float) -> int:

@@ -127,9 +127,13 @@ SELECT id FROM conversations WHERE agent = ? AND key = ?
 -- Begins a conversation.
 INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) RETURNING id
 
--- name: epoch
--- Reads what a commit compares: whether something was forgotten since, and up to where the search index knows.
+-- name: epoch (sqlite)
+-- Reads what a commit compares: whether something was forgotten since, and up to where the search index knows. In
+-- PostgreSQL it locks the agent, as all that writes of one has to.
 SELECT epoch, indexed_seq FROM agents WHERE id = ?
+
+-- name: epoch (postgres)
+SELECT epoch, indexed_seq FROM agents WHERE id = ? FOR NO KEY UPDATE
 
 -- name: content
 -- Reads the content of one exchange.
@@ -140,19 +144,29 @@ SELECT id, input, said, "full" FROM exchanges WHERE id = ? AND agent = ?
 SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: exchange_add (sqlite)
--- Adds a turn that was planned on a conversation. No row: it has moved since.
+-- Adds a turn that was planned on a conversation. No row: it has moved since. The last column says whether its parent is
+-- marked as carried, too (?42: it is to be).
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id
 WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
-RETURNING id, seq
+RETURNING id, seq, ?42 = 0
 
 -- name: exchange_add (postgres)
-INSERT INTO exchanges ({columns}, run, agent, seq)
-SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq
-FROM agents a JOIN conversations c ON c.agent = a.id
-WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
-RETURNING id, seq
+-- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
+-- Who waited for the lock sees the row as it is by then.
+WITH a AS (SELECT id FROM agents WHERE id = ?38 AND epoch = ?39 FOR NO KEY UPDATE),
+c AS (
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)),
+        tip = CASE WHEN tip = 0 THEN 0 ELSE nextval('exchanges_id_seq') END
+    FROM a WHERE conversations.id = ?40 AND conversations.agent = a.id AND rev = ?41 RETURNING tip
+),
+n AS (UPDATE agents SET next_seq = next_seq + ?4 FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip),
+k AS (UPDATE exchanges SET carried = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id AND CAST(?42 AS BIGINT) <> 0)
+INSERT INTO exchanges (id, {columns}, run, agent, seq)
+SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
+       CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
+RETURNING id, seq, 1
 
 -- name: exchange_insert (sqlite)
 -- Adds a turn that was resolved inside this transaction.
@@ -161,16 +175,32 @@ SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, next_s
 RETURNING id, seq
 
 -- name: exchange_insert (postgres)
-INSERT INTO exchanges ({columns}, run, agent, seq)
-SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, next_seq FROM agents WHERE id = ?38
-RETURNING id, seq
+WITH n AS (UPDATE agents SET next_seq = next_seq + ?4 WHERE id = ?38 RETURNING id, next_seq - ?4 AS seq),
+e AS (
+    INSERT INTO exchanges ({columns}, run, agent, seq)
+    SELECT {?1..35}, CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
+    RETURNING id, seq, agent, conversation, coalesce(ended, stopped, touched) AS moved
+),
+c AS (
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END
+    FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
+)
+SELECT id, seq FROM e
 
 -- name: exchange_put (sqlite)
 -- Adds an exchange of an import, with the number it has.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad) VALUES ({?1..38}, {padded:35}) RETURNING id
 
 -- name: exchange_put (postgres)
-INSERT INTO exchanges ({columns}, run, agent, seq) VALUES ({?1..38}) RETURNING id
+WITH e AS (
+    INSERT INTO exchanges ({columns}, run, agent, seq) VALUES ({?1..38})
+    RETURNING id, agent, conversation, coalesce(ended, stopped, touched) AS moved
+),
+c AS (
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END
+    FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
+)
+SELECT id FROM e
 
 -- name: exchange_update (sqlite)
 -- A stored exchange as it is now.

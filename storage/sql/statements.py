@@ -86,6 +86,11 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
     return Statement(laid_out, name, _for_postgres(_assemble(postgres, pieces)), sizes, measured, is_padded)
 
 
+def make_statement(name: str, text: str) -> Statement:
+    """Returns a statement of this text in both databases, in SQLite's words."""
+    return _statement(name, text, text, {})
+
+
 def _assemble(text: str, pieces: Mapping[str, str]) -> str:
     # A piece may use others.
     while _PIECE.search(text):

@@ -50,14 +50,14 @@ from storage.sql.vectors import VectorCache, Vectors
 class Store:
     """All groups of one store. One of these serves one process.
 
-    now: seconds since the epoch. tick: a clock that never jumps, for leases. path: of the database's file.
+    now: seconds since the epoch. tick: a clock that never jumps, for leases. path: of the database's file, if it is one.
     """
 
     def __init__(
         self,
         database: Database,
         rules: Rules,
-        path: str,
+        path: str | None,
         now: Callable[[], float],
         tick: Callable[[], float],
     ) -> None:

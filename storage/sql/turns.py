@@ -197,10 +197,11 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
         e = replace(e, snapshot=snapshot)
-        added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
+        is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
+        added = await history.add_exchange(
+            connection, agent.id, agent.epoch, rev, e, carries=write.carries, is_all=is_all
+        )
         if added is not None:
-            if write.carries and e.parent is not None:
-                await history.mark_carried(connection, agent.id, e.parent)
             await _store_ops(connection, agent.id, added[0], write.ops)
             id, seq = added
             return Committed(agent, id, e.conversation, True, snapshot, seq, seq + len(e.inputs) + 1)

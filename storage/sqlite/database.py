@@ -70,6 +70,11 @@ class SqliteConnection:
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         return self._raw.execute(statement, _laid_out(statement, values)).rowcount
 
+    single = row
+
+    async def lock(self, agent: int) -> None:
+        pass
+
 
 def _driven(operation: Operation[T]) -> Callable[[sqlite3.Connection], T]:
     return lambda raw: drive(operation(SqliteConnection(raw)))

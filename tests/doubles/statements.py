@@ -1,6 +1,6 @@
-"""A SQLite connection that notes the statements it executes, for tests that count them.
+"""Connections that note the statements they execute, for tests that count them.
 
-SQLite's own trace would report a statement again for each trigger.
+SQLite's own trace would report a statement again for each trigger. In PostgreSQL each statement is a round trip.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["counting"]
+import asyncpg
+
+__all__ = ["counting", "noting"]
 
 
 def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
@@ -27,5 +29,20 @@ def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
 
         def execute(self, sql: str, parameters: Any = (), /) -> Any:
             return self.cursor().execute(sql, parameters)
+
+    return Connection
+
+
+def noting(note: Callable[[str], None]) -> type[asyncpg.Connection]:
+    """A class of PostgreSQL connections that call `note` with each statement."""
+
+    class Connection(asyncpg.Connection):  # type: ignore[misc]
+        async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+            note(query)
+            return await super().fetch(query, *args, **options)
+
+        async def execute(self, query: str, *args: Any, **options: Any) -> Any:
+            note(query)
+            return await super().execute(query, *args, **options)
 
     return Connection

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -15,9 +15,25 @@ from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
 from tests import stored
+from tests.doubles.statements import counting, noting
+from tests.postgres import EmptyDatabase, empty_database, postgres
+from tests.storage.names import name_of
+
+__all__ = ["postgres"]
 
 OpenStore = Callable[..., Awaitable[Store]]
-Holds = Callable[[bytes], bool]
+
+
+class TestDatabase(Protocol):
+    """A database of the test's own.
+
+    note: is called with the name of each statement of the store, and the text of any other. content: all of its bytes
+    that it promises to erase when they are forgotten.
+    """
+
+    async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store: ...
+
+    def content(self) -> bytes: ...
 
 
 class SqliteFile:
@@ -26,33 +42,72 @@ class SqliteFile:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "memory.db"
 
-    async def open(self, **options: Any) -> Store:
+    async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store:
+        if note is not None:
+            options["factory"] = counting(lambda text: note(name_of(text)))
         options.setdefault("busy_timeout_ms", 0)  # a test that waits for a lock would only wait
         return await stored.open_store(options.pop("path", self.path), **options)
 
-    def holds(self, data: bytes) -> bool:
-        """Tells whether these bytes are anywhere in the file, its log or its index of the log."""
+    def content(self) -> bytes:
+        """The file, its log and its index of the log."""
         files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm"))
-        return data in b"".join(file.read_bytes() for file in files if file.exists())
+        return b"".join(file.read_bytes() for file in files if file.exists())
 
 
-# Each database that keeps the contract. One more needs `open`, and `holds` as far as it promises to erase.
-DATABASES = {"sqlite": SqliteFile}
+class PostgresServer:
+    """A PostgreSQL database that is empty when a test begins."""
+
+    def __init__(self, database: EmptyDatabase) -> None:
+        self.url = database.url
+        self._database = database
+
+    async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store:
+        if note is not None:
+            options["factory"] = noting(lambda text: note(name_of(text)))
+        return await stored.open_store(options.pop("path", self.url), **options)
+
+    def content(self) -> bytes:
+        """All that a statement could still find in any row."""
+        return self._database.content()
+
+
+class Holds:
+    """Tells what a database still has anywhere, as far as it promises to erase."""
+
+    def __init__(self, database: TestDatabase) -> None:
+        self._database = database
+
+    def __call__(self, data: bytes) -> bool:
+        return data in self._database.content()
+
+    def content(self) -> bytes:
+        return self._database.content()
+
+
+def _sqlite(request: pytest.FixtureRequest) -> TestDatabase:
+    return SqliteFile(request.getfixturevalue("tmp_path"))
+
+
+def _postgres(request: pytest.FixtureRequest) -> TestDatabase:
+    return PostgresServer(empty_database(request.getfixturevalue("postgres")))
+
+
+# Each database that keeps the contract.
+DATABASES = {"sqlite": _sqlite, "postgres": _postgres}
 
 
 @pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteFile:
-    return DATABASES[request.param](tmp_path)
+def database(request: pytest.FixtureRequest) -> TestDatabase:
+    return DATABASES[request.param](request)
 
 
 @pytest.fixture
-def holds(database: SqliteFile) -> Holds:
-    """Tells whether the database still has these bytes anywhere."""
-    return database.holds
+def holds(database: TestDatabase) -> Holds:
+    return Holds(database)
 
 
 @pytest.fixture
-async def open_store(database: SqliteFile) -> AsyncIterator[OpenStore]:
+async def open_store(database: TestDatabase) -> AsyncIterator[OpenStore]:
     opened: list[Store] = []
 
     async def open_one(**options: Any) -> Store:

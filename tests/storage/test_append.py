@@ -34,9 +34,8 @@ from storage.records import (
 from storage.sql import append
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
-from tests.doubles.statements import counting
 from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, HUMAN, Speaker
+from tests.stored import ALICE, HUMAN, Speaker, rows
 
 AGENT = Scope("default", "@", "agent:a1")
 
@@ -153,23 +152,20 @@ def statements() -> list[str]:
 
 @pytest.fixture
 async def writer(open_store: OpenStore, statements: list[str]) -> Writer:
-    return Writer(await open_store(factory=counting(statements.append)))
+    return Writer(await open_store(note=statements.append))
 
 
 def kinds(statements: list[str]) -> list[str]:
-    """What each statement does to which table, and forgets them."""
-    words = [s.split() for s in statements]
+    """Their names, and forgets them."""
+    names = [" ".join(name.split()[:1]) for name in statements]
     statements.clear()
-    return [
-        " ".join(w[:3] if w[0] == "INSERT" else w[:2]) if w[0] in ("INSERT", "UPDATE") else w[0]
-        for w in words
-    ]
+    return names
 
 
 PLAIN = [
-    "WITH", "WITH",
-    "BEGIN", "INSERT INTO exchanges", "INSERT INTO runs", "COMMIT",
-    "BEGIN", "UPDATE exchanges", "INSERT INTO run_steps", "COMMIT",
+    "head", "path",
+    "BEGIN", "exchange_add", "insert", "COMMIT",
+    "BEGIN", "step_finish", "step_insert", "COMMIT",
 ]  # fmt: skip
 
 
@@ -285,11 +281,7 @@ async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -
     e = await writer.say("My secret is 1234.")
     line = await writer.read()
     await writer.begin(user("What is it?"), line=line)
-    await writer.store.database.write(
-        lambda connection: connection.run(
-            "UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (writer.agent.id,)
-        )
-    )
+    await rows(writer.store, "UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (writer.agent.id,))
     with pytest.raises(Stale):
         await writer.finish(assistant("1234."), e.path)
     with pytest.raises(Stale):
@@ -321,15 +313,9 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
 
 async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writer: Writer) -> None:
     await writer.begin(user("Slow?"))
-    await writer.store.database.write(
-        lambda connection: connection.run(
-            "UPDATE agents SET indexed_seq = 9 WHERE id = ?", (writer.agent.id,)
-        )
-    )
+    await rows(writer.store, "UPDATE agents SET indexed_seq = 9 WHERE id = ?", (writer.agent.id,))
     e = await writer.finish(assistant("Quick."))
-    stale = await writer.store.database.read(
-        lambda connection: connection.rows("SELECT exchange FROM marks WHERE kind = 'stale'")
-    )
+    stale = await rows(writer.store, "SELECT exchange FROM marks WHERE kind = 'stale'")
     assert stale == [(e.id,)]
 
 

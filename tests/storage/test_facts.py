@@ -156,13 +156,15 @@ async def test_a_batch_ends_when_it_is_large_enough(store: Store, alice: Speaker
 
 async def test_a_shared_block_is_read_only_to_learning(store: Store, alice: Speaker) -> None:
     await alice.say([user("Hello.")], assistant("Hi."))
-    sql = "INSERT INTO block_history (block, version, at, origin, sources, value) VALUES (99, 1, 0, '', x'5b5d', '')"
+    sql = (
+        "INSERT INTO block_history (block, version, at, origin, sources, value) VALUES (99, 1, 0, '', ?, '')"
+    )
     blocks = (
         "INSERT INTO blocks (id, agent, project, profile, label, description, lim, read_only, version, current) "
         "SELECT 99, NULL, 'default', 'default', 'news', '', 100, 0, 1, max(id) FROM block_history"
     )
-    for statement in (sql, blocks):
-        await rows(store, statement)
+    await rows(store, sql, (b"[]",))
+    await rows(store, blocks)
     assert {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)} == {
         "human": False,
         "news": True,

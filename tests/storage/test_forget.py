@@ -56,7 +56,8 @@ def words(mark: str, size: int = 30) -> str:
 
 def left(holds: Holds, *marks: str) -> list[str]:
     """Those whose words can still be found in the database."""
-    return [mark for mark in marks if holds(f"zq{mark}x".encode())]
+    content = holds.content()
+    return [mark for mark in marks if f"zq{mark}x".encode() in content]
 
 
 async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:

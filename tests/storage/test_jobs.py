@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from storage.database import Connection, Operation
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs, forget_jobs
 from storage.sql.passages import insert_passage
+from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.storage.conftest import Holds, OpenStore
 from tests.stored import rows
@@ -77,7 +78,8 @@ async def texts(store: Store, agent: Agent) -> list[str]:
 
 
 def raise_epoch(agent: Agent) -> Operation[Any]:
-    return lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
+    statement = make_statement("raise", "UPDATE agents SET epoch = epoch + 1 WHERE id = ?")
+    return lambda c: c.run(statement, (agent.id,))
 
 
 # --- from enqueueing to the end ---------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ async def test_the_schema_itself_forbids_two_in_a_lane(store: Store, jobs: Jobs)
     await jobs.enqueue("learn", agent.id, "1")
     await jobs.enqueue("learn", agent.id, "2")
     await take(jobs)
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(WriteConflict):
         await rows(store, "UPDATE jobs SET state = 'running'")
 
 

@@ -11,7 +11,6 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
 from storage.sql.store import Store
-from tests.doubles.statements import counting
 from tests.storage.conftest import Holds
 
 ALICE = Scope("default", "default", "user:alice")
@@ -84,7 +83,7 @@ async def test_taking_back_the_last_key_does_not_open_the_server(open_store: Any
 
 async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
     statements: list[str] = []
-    store = await open_store(factory=counting(statements.append))
+    store = await open_store(note=statements.append)
     _, plain = await store.keys.create("shop", "laptop")
     await store.keys.find(plain)
     statements.clear()

@@ -228,7 +228,8 @@ async def stored(store: Store, agent: Agent) -> list[tuple[str, list[int]]]:
 
 def left(holds: Holds, *seeds: object) -> list[object]:
     """Those whose vectors can still be found in the database, be it a part of them."""
-    return [seed for seed in seeds if any(holds(unit(seed)[i : i + 16]) for i in (0, 16, 32, 48))]
+    content = holds.content()
+    return [seed for seed in seeds if any(unit(seed)[i : i + 16] in content for i in (0, 16, 32, 48))]
 
 
 async def forget(store: Store, agent: Agent, target: ForgetTarget) -> None:

@@ -1,0 +1,242 @@
+"""Connections to a PostgreSQL server: how they are opened, what its errors mean, and how an operation uses one.
+
+This room knows asyncpg and SQLSTATE; it does not know what is stored. asyncpg is the extra `mnemogate[postgres]`, and
+storage/open.py imports this room only where a URL asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from storage.database import Row, Statement
+from storage.errors import (
+    Broken,
+    Busy,
+    Corrupt,
+    Full,
+    Locked,
+    ReadOnly,
+    Refused,
+    StatementFailed,
+    StoreError,
+    TooSlow,
+    Unavailable,
+    WriteConflict,
+)
+
+OLDEST_SERVER = 14
+
+# asyncpg's own default is 100; the store has some 300, and preparing one is a round trip.
+CACHED_STATEMENTS = 1024
+
+# By SQLSTATE (postgresql.org/docs/current/errcodes-appendix.html), then by its class, the first two characters.
+_BY_STATE: dict[str, type[StoreError]] = {
+    "25006": ReadOnly,  # a replica, or a primary that has become one
+    "53100": Full,
+    "53200": Full,
+    "53300": Busy,
+    "55P03": Locked,
+    "57014": TooSlow,
+    "XX001": Corrupt,
+    "XX002": Corrupt,
+    "42501": Refused,
+}
+_BY_CLASS: dict[str, type[StoreError]] = {
+    "08": Broken,
+    "23": WriteConflict,
+    "28": Refused,
+    "3D": Refused,
+    "40": WriteConflict,
+    "53": Broken,
+    "57": Broken,
+    "58": Broken,
+    "F0": Broken,
+}
+
+# A prepared statement that is gone, or there already: a pooler has given us another session in between.
+_POOLER = ("26000", "42P05", "08P01")
+POOLER_ADVICE = "behind a pooler in transaction mode set database.pooled = true"
+
+# The errors after which nothing works until a connection has been tried again.
+STOPPING = (Broken, ReadOnly, Corrupt, Full)
+
+# Errors of asyncpg and of what lies below it.
+FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+_PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)")
+_PASSWORD_OPTION = re.compile(r"(?<=[?&]password=)[^&]*")
+
+
+def without_secret(url: str) -> str:
+    """Returns the URL as it may be shown."""
+    return _PASSWORD_OPTION.sub("***", _PASSWORD.sub("***", url))
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A database on a server and how it is connected to.
+
+    is_pooled: a pooler in transaction mode lies between, so that nothing may be set for a session. factory: of
+    connections; tests that count statements bring their own. connect_s: how long a connection may take to open.
+    """
+
+    url: str
+    is_pooled: bool = False
+    factory: type[asyncpg.Connection] = asyncpg.Connection
+    connect_s: float = 5.0
+
+    @property
+    def name(self) -> str:
+        return without_secret(self.url)
+
+
+# What each session has set. A machine that vanishes must not keep an agent's lock for hours.
+_SESSION = {
+    "application_name": "mnemogate",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "5000",
+    "lock_timeout": "1000",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+_BEGIN = "BEGIN"
+# A pooler may hand each transaction to another session.
+_BEGIN_POOLED = "BEGIN; SET LOCAL lock_timeout = 1000; SET LOCAL idle_in_transaction_session_timeout = 5000"
+
+
+def translate(error: BaseException, name: str = "the database") -> StoreError:
+    """Returns the store's own error for one of asyncpg's or of the network's; its cause is set."""
+    words = str(error) or type(error).__name__
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
+        words = f"{words} ({state})"
+        if state in _POOLER and "prepared statement" in words:
+            kind, words = Broken, f"{words}: {POOLER_ADVICE}"
+    elif isinstance(error, TimeoutError):
+        kind, words = TooSlow, "no answer in time"
+    elif isinstance(error, OSError | asyncpg.InternalClientError) or "closed" in words:
+        kind = Broken
+    else:  # asyncpg was asked for something that it does not do
+        kind = StatementFailed
+    answer = kind(f"{name}: {words}")
+    answer.__cause__ = error
+    return answer
+
+
+async def connect(server: Server) -> asyncpg.Connection:
+    """Opens a connection. Raises: Unavailable; Refused: the server does not let us in, or is too old."""
+    try:
+        raw: asyncpg.Connection = await asyncpg.connect(
+            server.url,
+            timeout=server.connect_s,
+            statement_cache_size=CACHED_STATEMENTS,
+            max_cached_statement_lifetime=0,
+            max_cacheable_statement_size=0,
+            connection_class=server.factory,
+            server_settings=None if server.is_pooled else _SESSION,
+        )
+    except asyncpg.InvalidCatalogNameError as error:
+        raise Refused(f"{server.name}: {error}; create it first") from error
+    except TimeoutError as error:
+        raise Broken(f"{server.name}: no connection within {server.connect_s:g} s") from error
+    except FAULTS as error:
+        raise translate(error, server.name) from error
+    found = raw.get_server_version()
+    if found.major < OLDEST_SERVER:
+        await raw.close()
+        raise Refused(f"{server.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
+    return raw
+
+
+class PostgresConnection:
+    """A connection of asyncpg as the store's operations use one.
+
+    begins: what begins the transaction, which the first statement does that is not `single`; None in a read, where each
+    statement is one. until: when the statements must have ended, by the loop's clock.
+    """
+
+    __slots__ = ("_begins", "_clock", "_raw", "_until", "is_begun")
+
+    def __init__(
+        self,
+        raw: asyncpg.Connection,
+        until: float,
+        clock: asyncio.AbstractEventLoop,
+        begins: str | None = None,
+    ) -> None:
+        self._raw = raw
+        self._until = until
+        self._clock = clock
+        self._begins = begins
+        self.is_begun = False
+
+    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        if self._begins is not None:
+            await self._begin()
+        found: list[Row] = await self._raw.fetch(_text(statement), *values, timeout=self._left())
+        return found
+
+    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+        rows = await self.rows(statement, values)
+        return rows[0] if rows else None
+
+    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
+        rows = await self.rows(statement, values)
+        return rows[0][0] if rows else None
+
+    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
+        if self._begins is not None:
+            await self._begin()
+        status = await self._raw.execute(_text(statement), *values, timeout=self._left())
+        last = status.rpartition(" ")[2]
+        return int(last) if last.isdigit() else 0
+
+    async def single(self, statement: str, values: Sequence[object]) -> Row | None:
+        rows = await self._raw.fetch(_text(statement), *values, timeout=self._left())
+        return rows[0] if rows else None
+
+    async def lock(self, agent: int) -> None:
+        await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
+
+    async def _begin(self) -> None:
+        begins, self._begins = self._begins, None
+        assert begins is not None
+        self.is_begun = True
+        await self._raw.execute(begins, timeout=self._left())
+
+    def _left(self) -> float:
+        left = self._until - self._clock.time()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def _text(statement: str) -> str:
+    return statement.postgres if isinstance(statement, Statement) else statement
+
+
+def begins_with(server: Server) -> str:
+    """Returns what begins a transaction there."""
+    return _BEGIN_POOLED if server.is_pooled else _BEGIN
+
+
+def stops(error: StoreError) -> bool:
+    """Says whether nothing works after this error until a connection has been tried again."""
+    return isinstance(error, STOPPING)
+
+
+def as_unavailable(error: StoreError) -> Unavailable:
+    """Returns the error as a state of the database: one that refuses us after it was open is a broken one."""
+    if isinstance(error, Unavailable):
+        return error
+    answer = Broken(error.message)
+    answer.__cause__ = error
+    return answer

@@ -1,0 +1,284 @@
+"""The five doors to a PostgreSQL database: operations of the store run over a pool of connections.
+
+A read is one statement after the other. A write is a transaction that its first statement begins, unless that statement
+is all of it (`Connection.single`); it runs in a task of its own, so that it ends whether or not anybody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
+
+import asyncpg
+
+from storage.database import Operation, Row, StoreHealth
+from storage.errors import Busy, Closed, StatementFailed, TooSlow, Unavailable
+from storage.postgres.connection import (
+    FAULTS,
+    PostgresConnection,
+    Server,
+    begins_with,
+    connect,
+    stops,
+    translate,
+)
+from storage.postgres.migration import migrate
+from storage.postgres.pool import ConnectionPool, PoolLimits
+
+T = TypeVar("T")
+
+# A waiting write takes this much in addition to the bytes that it names: a task, a future, an operation.
+_OVERHEAD_BYTES = 2048
+
+# Two transactions that met in a circle, or that could not be put in an order: one of them is run again.
+_AGAIN = ("40001", "40P01")
+
+# The tables in which words of people lie.
+_ERASED = (
+    "exchanges", "snapshots", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
+    "definition_texts", "run_texts", "files", "terms", "vectors",
+)  # fmt: skip
+
+
+class PostgresDatabase:
+    """Made by `open`."""
+
+    def __init__(self, server: Server, limits: PoolLimits) -> None:
+        self._server = server
+        self._limits = limits
+        self._begins = begins_with(server)
+        self._loop = asyncio.get_running_loop()
+        self._pool = ConnectionPool(server, limits, self._prepare, self._recovered)
+        self._listeners: list[Callable[[], None]] = []
+        # Writes under way, oldest first: when each began, and how many bytes it holds.
+        self._writes: dict[asyncio.Task[None], tuple[float, int]] = {}
+        self._bytes = 0
+        self._closing = False
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        pool: int = 8,
+        pooled: bool = False,
+        listen_url: str | None = None,
+        limits: PoolLimits | None = None,
+        factory: type[asyncpg.Connection] = asyncpg.Connection,
+    ) -> Self:
+        """Connects, and brings the database to the present schema.
+
+        A server that cannot be used for now does not stop the start: `health` says so, everything raises the named
+        error, and it comes back by itself. pool: how many connections. pooled: a pooler in transaction mode lies
+        between. listen_url: past it, where notifications arrive. factory: of connections, for tests that count statements.
+
+        Raises: Refused, Foreign, TooNew.
+        """
+        limits = limits or PoolLimits(size=pool)
+        database = cls(Server(url, pooled, factory), limits)
+        await database._pool.start()
+        return database
+
+    async def _prepare(self, raw: asyncpg.Connection) -> None:
+        await migrate(raw, self._server.name)
+
+    # -- doors --------------------------------------------------------------------------------------------------------
+
+    async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        return await self._read(operation, self._limits.read_s if deadline_ms is None else deadline_ms / 1000)
+
+    async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        return await self._read(operation, self._limits.long_s if deadline_ms is None else deadline_ms / 1000)
+
+    def write(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
+        return self._begin(operation, bytes, is_bulk=False)
+
+    def write_one(
+        self, statement: str, values: Sequence[object], *, bytes: int = 0
+    ) -> asyncio.Future[list[Row]]:
+        async def one(connection: PostgresConnection) -> list[Row]:
+            row = await connection.single(statement, values)
+            return [] if row is None else [row]
+
+        return self._begin(one, bytes, is_bulk=False)
+
+    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
+        return self._begin(operation, bytes, is_bulk=True)
+
+    async def _read(self, operation: Operation[T], seconds: float) -> T:
+        pool = self._pool
+        until = self._loop.time() + seconds
+        pool.check()
+        raw = pool.take_idle() or await pool.take(wait_s=min(seconds, self._limits.wait_s))
+        try:
+            found = await operation(PostgresConnection(raw, until, self._loop))
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # asyncpg asks the server to stop, over another connection; this one is of use when that is done.
+            pool.give_up(raw)
+            if isinstance(error, TimeoutError):
+                raise TooSlow(f"{self._server.name}: no answer within {seconds:g} s") from error
+            raise
+        except BaseException as error:
+            answer = self._answer(error)
+            pool.give(raw)
+            if answer is error:
+                raise
+            raise answer from error
+        pool.give(raw)
+        return found
+
+    def _begin(self, operation: Operation[T], size: int, *, is_bulk: bool) -> asyncio.Future[T]:
+        if self._closing:
+            raise Closed(f"{self._server.name} is closed")
+        self._pool.check()
+        size += _OVERHEAD_BYTES
+        if self._bytes + size > self._limits.queue_bytes:
+            raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written")
+        future: asyncio.Future[T] = self._loop.create_future()
+        task = self._loop.create_task(self._write(operation, future, is_bulk))
+        self._writes[task] = (self._loop.time(), size)
+        self._bytes += size
+        task.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        _, size = self._writes.pop(task)
+        self._bytes -= size
+
+    async def _write(self, operation: Operation[T], future: asyncio.Future[T], is_bulk: bool) -> None:
+        try:
+            result = await self._transact(operation, is_bulk)
+        except asyncio.CancelledError:
+            _fail(future, Closed(f"{self._server.name} was closed while this was being written"))
+        except BaseException as error:
+            _fail(future, error)
+        else:
+            if not future.done():
+                future.set_result(result)
+
+    async def _transact(self, operation: Operation[T], is_bulk: bool) -> T:
+        pool = self._pool
+        for is_last in (False, True):
+            raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
+            until = self._loop.time() + self._limits.write_s
+            connection = PostgresConnection(raw, until, self._loop, self._begins)
+            try:
+                result = await operation(connection)
+                if connection.is_begun:
+                    await self._commit(raw)
+                pool.give(raw, is_bulk=is_bulk)
+                return result
+            except BaseException as error:
+                answer = self._answer(error)
+                await self._undo(raw, connection.is_begun, is_bulk)
+                if not is_last and isinstance(error, asyncpg.PostgresError) and error.sqlstate in _AGAIN:
+                    continue
+                if answer is error:
+                    raise
+                raise answer from error
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _commit(self, raw: asyncpg.Connection) -> None:
+        status = await raw.execute("COMMIT", timeout=self._limits.write_s)
+        if status != "COMMIT":
+            raise StatementFailed(
+                f"{self._server.name}: a write went on after one of its statements had failed"
+            )
+
+    async def _undo(self, raw: asyncpg.Connection, is_begun: bool, is_bulk: bool) -> None:
+        if is_begun and not raw.is_closed():
+            try:
+                await raw.execute("ROLLBACK", timeout=self._limits.check_s)
+            except BaseException:
+                raw.terminate()
+        self._pool.give(raw, is_bulk=is_bulk)
+
+    def _answer(self, error: BaseException) -> BaseException:
+        """Returns the error that the caller is given, and takes note where nothing else would work either."""
+        if not isinstance(error, FAULTS):
+            return error
+        answer = translate(error, self._server.name)
+        if stops(answer) and isinstance(answer, Unavailable):
+            self._pool.fail(answer)
+        return answer
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def sweep(self, wait_ms: int) -> bool:
+        """Takes old versions of rows out of the tables; False while somebody still may see them.
+
+        The server's log, its replicas and its backups keep what they have as long as they are kept.
+        """
+        raw = await connect(self._server)
+        try:
+            # Those who began before this moment may see the old versions.
+            limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
+            await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._limits.long_s)
+            is_held = await raw.fetchval(_HELD, limit)
+        except FAULTS as error:
+            raise translate(error, self._server.name) from error
+        finally:
+            raw.terminate()
+        return not is_held
+
+    def when_recovered(self, function: Callable[[], None]) -> None:
+        self._listeners.append(function)
+
+    def _recovered(self) -> None:
+        for function in self._listeners:
+            function()
+
+    @property
+    def health(self) -> StoreHealth:
+        return StoreHealth(
+            status=self._status(),
+            error=self._pool.last_error,
+            failures=self._pool.failures,
+            waiting=len(self._writes),
+            waiting_bytes=self._bytes,
+        )
+
+    def _status(self) -> str:
+        if self._closing:
+            return "closed"
+        if self._pool.fault is not None:
+            return self._pool.fault.status
+        began = next(iter(self._writes.values()), None)
+        if began is not None and self._loop.time() - began[0] >= self._limits.slow_s:
+            return "slow"
+        return "ok"
+
+    async def drain(self, timeout_s: float) -> bool:
+        # A write may begin another one before it ends.
+        end = self._loop.time() + timeout_s
+        while self._writes:
+            left = end - self._loop.time()
+            if left <= 0:
+                return False
+            await asyncio.wait(list(self._writes), timeout=left)
+        return True
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        await self.drain(timeout_s)
+        left = list(self._writes)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._pool.close(timeout_s)
+
+
+# Whether somebody still sees the tables as they were before a transaction.
+_HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND age(backend_xmin) > age($1::text::xid))"""
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if future.done():  # whoever waited has gone
+        return
+    future.set_exception(error)
+    # This marks the error as seen: the loop must not log a write that nobody waits for, since health reports it.
+    future.exception()

@@ -1,0 +1,288 @@
+"""The connections of one process to its server, and whether the server answers.
+
+Turns go before bulk, and bulk has a few connections at most. One state for all of them: up, or down with the error that
+made it so. When the server fails, what is idle is dropped and a connection is tried at once; whoever asks meanwhile
+waits for this first attempt. If it fails everything is refused at once with the named error, and further attempts
+follow with growing pauses until a trial write succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import asyncpg
+
+from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
+from storage.postgres.connection import FAULTS, Server, as_unavailable, connect, translate
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds and pauses; chosen, but for the size, which was enough for 16 turns at a time when it was measured.
+
+    size: connections at most; bulk: how many of them bulk work may have. wait_s: how long a read waits for one.
+    queue_bytes: how much may wait to be written. read_s, long_s, write_s: after which a read or a statement of a
+    transaction is given up. slow_s: a write that takes longer makes the status `slow`. check_s: how long a connection
+    may take to answer after a read was given up.
+    """
+
+    size: int = 8
+    bulk: int = 2
+    wait_s: float = 0.25
+    queue_bytes: int = 64 << 20
+    read_s: float = 2.0
+    long_s: float = 60.0
+    write_s: float = 30.0
+    slow_s: float = 1.0
+    check_s: float = 2.0
+    retry_first_s: float = 0.25
+    retry_most_s: float = 10.0
+
+
+Made = asyncpg.Connection
+
+
+class ConnectionPool:
+    """Connections, given to whoever asks in order.
+
+    prepare: makes sure of the schema when the server answers for the first time. recovered: called when it works again.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        limits: PoolLimits,
+        prepare: Callable[[Made], Awaitable[None]],
+        recovered: Callable[[], None],
+    ) -> None:
+        self._server = server
+        self._limits = limits
+        self._prepare = prepare
+        self._is_prepared = False
+        self._recovered = recovered
+        self._idle: list[Made] = []
+        self._open: set[Made] = set()
+        self._opening = 0
+        self._bulk = 0
+        self._turns: deque[asyncio.Future[Made | None]] = deque()
+        self._waiting_bulk: deque[asyncio.Future[Made | None]] = deque()
+        self._mending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tried = asyncio.Event()  # the first attempt to mend the present fault has ended
+        self._tried.set()
+        self._closed = False
+        self.fault: Unavailable | None = None
+        self.failures = 0
+        self.last_error: str | None = None
+
+    async def start(self) -> None:
+        """Opens the first connection. A server that does not answer does not stop the start. Raises: StoreError."""
+        try:
+            raw = await self._try()
+        except Unavailable as error:
+            self.fail(error)
+            self._tried.set()
+            return
+        self._idle.append(raw)
+
+    def check(self) -> None:
+        """Refuses what cannot be served now. Raises: Unavailable."""
+        if self._closed:
+            raise Closed(f"{self._server.name} is closed")
+        if self.fault is not None and self._tried.is_set():
+            raise self.fault.again()
+
+    def take_idle(self) -> Made | None:
+        """Returns a connection for a turn if one is free."""
+        while self._idle and not self._turns:
+            raw = self._idle.pop()
+            if not raw.is_closed():
+                return raw
+            self._open.discard(raw)
+        return None
+
+    async def take(self, *, is_bulk: bool = False, wait_s: float | None = None) -> Made:
+        """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._take(is_bulk)
+        except TimeoutError:
+            self.check()
+            raise Busy(f"{self._server.name}: no connection was free within {wait_s} s") from None
+
+    async def _take(self, is_bulk: bool) -> Made:
+        while True:
+            await self._tried.wait()
+            self.check()
+            if is_bulk and self._bulk >= self._limits.bulk:
+                await self._wait(self._waiting_bulk)
+                continue
+            # A connection that is waited for counts, so that no other bulk work takes the place.
+            self._bulk += is_bulk
+            try:
+                raw = self.take_idle() or await self._open_or_wait()
+            except BaseException:
+                self._bulk -= is_bulk
+                raise
+            if raw is not None:
+                return raw
+            self._bulk -= is_bulk
+
+    async def _open_or_wait(self) -> Made | None:
+        """Returns a new connection, or the next that comes free; None: ask again."""
+        if len(self._open) + self._opening >= self._limits.size:
+            return await self._wait(self._turns)
+        raw: Made | None = None
+        self._opening += 1
+        try:
+            raw = await connect(self._server)
+        except StoreError as error:
+            # A server that has no more connections for us still answers on those that we have.
+            if not (isinstance(error, Busy) and self._open):
+                fault = as_unavailable(error)
+                self.fail(fault)
+                raise fault from error
+        finally:
+            self._opening -= 1
+        if raw is None:
+            return await self._wait(self._turns)
+        if self.fault is not None or self._closed:
+            raw.terminate()
+            return None
+        self._open.add(raw)
+        return raw
+
+    async def _wait(self, queue: deque[asyncio.Future[Made | None]]) -> Made | None:
+        future: asyncio.Future[Made | None] = asyncio.get_running_loop().create_future()
+        queue.append(future)
+        try:
+            return await future
+        except BaseException:
+            if future.done() and not future.cancelled() and (raw := future.result()) is not None:
+                self.give(raw)
+            raise
+
+    def give(self, raw: Made, *, is_bulk: bool = False) -> None:
+        """Takes a connection back."""
+        self._bulk -= is_bulk
+        if is_bulk:
+            _wake(self._waiting_bulk, None)
+        if raw not in self._open or raw.is_closed():
+            # Dropped meanwhile, or lost: the next who waits opens another one.
+            self._open.discard(raw)
+            if not raw.is_closed():
+                raw.terminate()
+            _wake(self._turns, None)
+        elif not _wake(self._turns, raw):
+            self._idle.append(raw)
+
+    def give_up(self, raw: Made, *, is_bulk: bool = False) -> None:
+        """Takes a connection back on which somebody stopped waiting, once it answers again."""
+        task = asyncio.get_running_loop().create_task(self._check(raw, is_bulk))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _check(self, raw: Made, is_bulk: bool) -> None:
+        try:
+            await raw.execute("SELECT 1", timeout=self._limits.check_s)
+        except FAULTS as error:
+            raw.terminate()
+            if isinstance(error, TimeoutError):
+                self.fail(Broken(f"{self._server.name} does not answer"))
+        finally:
+            self.give(raw, is_bulk=is_bulk)
+
+    # -- down and up --------------------------------------------------------------------------------------------------
+
+    def fail(self, fault: Unavailable) -> None:
+        """Takes note of what is wrong with the server, and begins to try it again."""
+        self.failures += 1
+        self.last_error = fault.message
+        if self.fault is not None or self._closed:
+            return
+        self.fault = fault
+        self._tried.clear()
+        # Those in use end with what they do: an old primary would answer reads for a while.
+        for raw in self._idle:
+            raw.terminate()
+        self._idle.clear()
+        self._open.clear()
+        self._wake_all()
+        self._mending = asyncio.get_running_loop().create_task(self._mend())
+
+    async def _mend(self) -> None:
+        pause = 0.0
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                raw = await self._try()
+                break
+            except StoreError as error:
+                self.fault = as_unavailable(error)
+                self.last_error = self.fault.message
+            self._tried.set()
+            self._wake_all()
+            pause = min(max(2 * pause, self._limits.retry_first_s), self._limits.retry_most_s)
+        self.fault = None
+        self._idle.append(raw)
+        self._tried.set()
+        self._wake_all()
+        self._recovered()
+
+    async def _try(self) -> Made:
+        """Returns a connection on which writing works. Raises: StoreError."""
+        raw = await connect(self._server)
+        try:
+            try:
+                if not self._is_prepared:
+                    await self._prepare(raw)
+                    self._is_prepared = True
+                await raw.execute(_TRIAL, timeout=self._limits.write_s)
+            except FAULTS as error:
+                raise translate(error, self._server.name) from error
+        except BaseException:
+            raw.terminate()
+            raise
+        self._open.add(raw)
+        return raw
+
+    def _wake_all(self) -> None:
+        for queue in (self._turns, self._waiting_bulk):
+            while _wake(queue, None):
+                pass
+
+    async def close(self, timeout_s: float) -> None:
+        """Closes all connections. Idempotent."""
+        self._closed = True
+        tasks = [*self._tasks, *([self._mending] if self._mending else ())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tried.set()
+        self._wake_all()
+        opened, self._open, self._idle = self._open, set(), []
+        for raw in opened:
+            with contextlib.suppress(*FAULTS):
+                await raw.close(timeout=timeout_s)
+            raw.terminate()
+
+
+# A page, so that a full disk shows itself.
+_TRIAL = (
+    "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
+    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
+)
+
+
+def _wake(queue: deque[asyncio.Future[Made | None]], raw: Made | None) -> bool:
+    """Hands a connection, or the news that there may be one, to the first who still waits."""
+    while queue:
+        future = queue.popleft()
+        if not future.done():
+            future.set_result(raw)
+            return True
+    return False

@@ -1,0 +1,28 @@
+"""The names of the store's statements, by their texts in either database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+from storage.sql.statements import load
+
+_FILES = {each.name for each in resources.files("storage.sql").iterdir() if each.name.endswith(".sql")}
+_FILES.remove("pieces.sql")
+# Two files may have the same text under two names: those of turns count.
+_FIRST = ["exchanges.sql", "statements.sql"]
+_NAMES: dict[str, str] = {}
+for _file in [*_FIRST, *sorted(_FILES.difference(_FIRST))]:
+    for _name, _statement in load(_file).items():
+        for _text in (str(_statement), _statement.postgres):
+            _NAMES.setdefault(_text, _name)
+
+
+def name_of(text: str) -> str:
+    """The statement's name; of a statement that is not the store's the text."""
+    return _NAMES.get(text, text)
+
+
+def without_transactions(names: Sequence[str]) -> list[str]:
+    """The names without what begins and ends transactions."""
+    return [name for name in names if not name.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
