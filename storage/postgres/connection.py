@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -69,6 +70,23 @@ STOPPING = (Broken, ReadOnly, Corrupt, Full)
 # Errors of asyncpg and of what lies below it.
 FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
+
+class RawConnection(Protocol):
+    """As much of asyncpg's connection as the store uses. timeout: in seconds, for this call."""
+
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> list[Row]: ...
+    async def fetchrow(self, query: str, *args: object) -> Row | None: ...
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str: ...
+    async def add_listener(self, channel: str, callback: Callable[[Any, int, str, str], None]) -> None: ...
+    async def close(self, *, timeout: float | None = None) -> None: ...
+    def add_termination_listener(self, callback: Callable[[Any], None]) -> None: ...
+    def transaction(self) -> AbstractAsyncContextManager[None]: ...
+    def get_server_version(self) -> Any: ...
+    def is_closed(self) -> bool: ...
+    def terminate(self) -> None: ...
+
+
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)")
 _PASSWORD_OPTION = re.compile(r"(?<=[?&]password=)[^&]*")
 
@@ -79,7 +97,7 @@ def without_secret(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class PostgresPlace:
     """A database on a server and how it is connected to.
 
     is_pooled: a pooler in transaction mode lies between, so that nothing may be set for a session. factory: of
@@ -88,7 +106,7 @@ class Server:
 
     url: str
     is_pooled: bool = False
-    factory: type[asyncpg.Connection] = asyncpg.Connection
+    factory: type[Any] = asyncpg.Connection
     connect_s: float = 5.0
 
     @property
@@ -131,28 +149,28 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
     return answer
 
 
-async def connect(server: Server) -> asyncpg.Connection:
+async def connect(place: PostgresPlace) -> RawConnection:
     """Opens a connection. Raises: Unavailable; Refused: the server does not let us in, or is too old."""
     try:
-        raw: asyncpg.Connection = await asyncpg.connect(
-            server.url,
-            timeout=server.connect_s,
+        raw: RawConnection = await asyncpg.connect(
+            place.url,
+            timeout=place.connect_s,
             statement_cache_size=CACHED_STATEMENTS,
             max_cached_statement_lifetime=0,
             max_cacheable_statement_size=0,
-            connection_class=server.factory,
-            server_settings=None if server.is_pooled else _SESSION,
+            connection_class=place.factory,
+            server_settings=None if place.is_pooled else _SESSION,
         )
     except asyncpg.InvalidCatalogNameError as error:
-        raise Refused(f"{server.name}: {error}; create it first") from error
+        raise Refused(f"{place.name}: {error}; create it first") from error
     except TimeoutError as error:
-        raise Broken(f"{server.name}: no connection within {server.connect_s:g} s") from error
+        raise Broken(f"{place.name}: no connection within {place.connect_s:g} s") from error
     except FAULTS as error:
-        raise translate(error, server.name) from error
+        raise translate(error, place.name) from error
     found = raw.get_server_version()
     if found.major < OLDEST_SERVER:
         await raw.close()
-        raise Refused(f"{server.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
+        raise Refused(f"{place.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
     return raw
 
 
@@ -167,7 +185,7 @@ class PostgresConnection:
 
     def __init__(
         self,
-        raw: asyncpg.Connection,
+        raw: RawConnection,
         until: float,
         clock: asyncio.AbstractEventLoop,
         begins: str | None = None,
@@ -181,8 +199,7 @@ class PostgresConnection:
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         if self._begins is not None:
             await self._begin()
-        found: list[Row] = await self._raw.fetch(_text(statement), *values, timeout=self._left())
-        return found
+        return await self._raw.fetch(_text(statement), *values, timeout=self._left())
 
     async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         rows = await self.rows(statement, values)
@@ -223,9 +240,9 @@ def _text(statement: str) -> str:
     return statement.postgres if isinstance(statement, Statement) else statement
 
 
-def begins_with(server: Server) -> str:
+def begins_with(place: PostgresPlace) -> str:
     """Returns what begins a transaction there."""
-    return _BEGIN_POOLED if server.is_pooled else _BEGIN
+    return _BEGIN_POOLED if place.is_pooled else _BEGIN
 
 
 def stops(error: StoreError) -> bool:

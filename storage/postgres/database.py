@@ -7,22 +7,25 @@ is all of it (`Connection.single`); it runs in a task of its own, so that it end
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import asyncpg
 
-from storage.database import Operation, Row, StoreHealth
-from storage.errors import Busy, Closed, StatementFailed, TooSlow, Unavailable
+from storage.database import Connection, Operation, Row, StoreHealth
+from storage.errors import Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.postgres.connection import (
     FAULTS,
     PostgresConnection,
-    Server,
+    PostgresPlace,
+    RawConnection,
     begins_with,
     connect,
     stops,
     translate,
 )
+from storage.postgres.listen import NotificationListener
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
 
@@ -44,13 +47,18 @@ _ERASED = (
 class PostgresDatabase:
     """Made by `open`."""
 
-    def __init__(self, server: Server, limits: PoolLimits) -> None:
-        self._server = server
+    is_shared = True
+
+    def __init__(self, place: PostgresPlace, limits: PoolLimits, ear: PostgresPlace | None) -> None:
+        self._place = place
         self._limits = limits
-        self._begins = begins_with(server)
+        self._begins = begins_with(place)
         self._loop = asyncio.get_running_loop()
-        self._pool = ConnectionPool(server, limits, self._prepare, self._recovered)
+        self._pool = ConnectionPool(place, limits, self._prepare, self._recovered)
         self._listeners: list[Callable[[], None]] = []
+        self._ears = NotificationListener(ear)
+        self._told: list[tuple[str, str]] = []
+        self._telling: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
         self._writes: dict[asyncio.Task[None], tuple[float, int]] = {}
         self._bytes = 0
@@ -65,23 +73,27 @@ class PostgresDatabase:
         pooled: bool = False,
         listen_url: str | None = None,
         limits: PoolLimits | None = None,
-        factory: type[asyncpg.Connection] = asyncpg.Connection,
+        factory: type[Any] = asyncpg.Connection,
     ) -> Self:
         """Connects, and brings the database to the present schema.
 
         A server that cannot be used for now does not stop the start: `health` says so, everything raises the named
         error, and it comes back by itself. pool: how many connections. pooled: a pooler in transaction mode lies
-        between. listen_url: past it, where notifications arrive. factory: of connections, for tests that count statements.
+        between. listen_url: past it, where notifications arrive. factory: of connections, for tests that count
+        statements.
 
         Raises: Refused, Foreign, TooNew.
         """
         limits = limits or PoolLimits(size=pool)
-        database = cls(Server(url, pooled, factory), limits)
+        place = PostgresPlace(url, pooled, factory)
+        # Behind a pooler notifications arrive nowhere, and nothing says so.
+        ear = PostgresPlace(listen_url or url) if listen_url or not pooled else None
+        database = cls(place, limits, ear)
         await database._pool.start()
         return database
 
-    async def _prepare(self, raw: asyncpg.Connection) -> None:
-        await migrate(raw, self._server.name)
+    async def _prepare(self, raw: RawConnection) -> None:
+        await migrate(raw, self._place.name)
 
     # -- doors --------------------------------------------------------------------------------------------------------
 
@@ -97,7 +109,7 @@ class PostgresDatabase:
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
     ) -> asyncio.Future[list[Row]]:
-        async def one(connection: PostgresConnection) -> list[Row]:
+        async def one(connection: Connection) -> list[Row]:
             row = await connection.single(statement, values)
             return [] if row is None else [row]
 
@@ -117,7 +129,7 @@ class PostgresDatabase:
             # asyncpg asks the server to stop, over another connection; this one is of use when that is done.
             pool.give_up(raw)
             if isinstance(error, TimeoutError):
-                raise TooSlow(f"{self._server.name}: no answer within {seconds:g} s") from error
+                raise TooSlow(f"{self._place.name}: no answer within {seconds:g} s") from error
             raise
         except BaseException as error:
             answer = self._answer(error)
@@ -130,7 +142,7 @@ class PostgresDatabase:
 
     def _begin(self, operation: Operation[T], size: int, *, is_bulk: bool) -> asyncio.Future[T]:
         if self._closing:
-            raise Closed(f"{self._server.name} is closed")
+            raise Closed(f"{self._place.name} is closed")
         self._pool.check()
         size += _OVERHEAD_BYTES
         if self._bytes + size > self._limits.queue_bytes:
@@ -150,7 +162,7 @@ class PostgresDatabase:
         try:
             result = await self._transact(operation, is_bulk)
         except asyncio.CancelledError:
-            _fail(future, Closed(f"{self._server.name} was closed while this was being written"))
+            _fail(future, Closed(f"{self._place.name} was closed while this was being written"))
         except BaseException as error:
             _fail(future, error)
         else:
@@ -179,14 +191,14 @@ class PostgresDatabase:
                 raise answer from error
         raise AssertionError("the second attempt returns or raises")
 
-    async def _commit(self, raw: asyncpg.Connection) -> None:
+    async def _commit(self, raw: RawConnection) -> None:
         status = await raw.execute("COMMIT", timeout=self._limits.write_s)
         if status != "COMMIT":
             raise StatementFailed(
-                f"{self._server.name}: a write went on after one of its statements had failed"
+                f"{self._place.name}: a write went on after one of its statements had failed"
             )
 
-    async def _undo(self, raw: asyncpg.Connection, is_begun: bool, is_bulk: bool) -> None:
+    async def _undo(self, raw: RawConnection, is_begun: bool, is_bulk: bool) -> None:
         if is_begun and not raw.is_closed():
             try:
                 await raw.execute("ROLLBACK", timeout=self._limits.check_s)
@@ -198,7 +210,7 @@ class PostgresDatabase:
         """Returns the error that the caller is given, and takes note where nothing else would work either."""
         if not isinstance(error, FAULTS):
             return error
-        answer = translate(error, self._server.name)
+        answer = translate(error, self._place.name)
         if stops(answer) and isinstance(answer, Unavailable):
             self._pool.fail(answer)
         return answer
@@ -210,17 +222,38 @@ class PostgresDatabase:
 
         The server's log, its replicas and its backups keep what they have as long as they are kept.
         """
-        raw = await connect(self._server)
+        raw = await connect(self._place)
         try:
             # Those who began before this moment may see the old versions.
             limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
             await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._limits.long_s)
             is_held = await raw.fetchval(_HELD, limit)
         except FAULTS as error:
-            raise translate(error, self._server.name) from error
+            raise translate(error, self._place.name) from error
         finally:
             raw.terminate()
         return not is_held
+
+    def listen(self) -> None:
+        self._ears.begin()
+
+    def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
+        self._ears.hear(channel, heard)
+
+    def tell(self, channel: str, word: str = "") -> None:
+        if self._closing or (channel, word) in self._told:
+            return
+        self._told.append((channel, word))
+        if self._telling is None:
+            self._telling = self._loop.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        # Others must not look before what they are told of is there.
+        if self._writes:
+            await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
+        words, self._told, self._telling = self._told, [], None
+        with contextlib.suppress(StoreError):
+            await self.read(lambda connection: connection.rows(*self._ears.told(words)))
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._listeners.append(function)
@@ -263,7 +296,10 @@ class PostgresDatabase:
         if self._closing:
             return
         self._closing = True
+        await self._ears.close()
         await self.drain(timeout_s)
+        if self._telling is not None:
+            await self._telling
         left = list(self._writes)
         for task in left:
             task.cancel()

@@ -12,6 +12,7 @@ from importlib import resources
 import asyncpg
 
 from storage.errors import Foreign, TooNew
+from storage.postgres.connection import RawConnection
 
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
@@ -19,10 +20,10 @@ _LOCK = 0x4D6E656D6F676174
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
     version BIGINT PRIMARY KEY, oldest BIGINT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now())"""
 
-Migration = tuple[int, int, str]
+_Migration = tuple[int, int, str]
 
 
-def load_migrations() -> tuple[Migration, ...]:
+def load_migrations() -> tuple[_Migration, ...]:
     """Returns (number, oldest, script) in order. A script names the oldest program on a line `-- oldest: n`.
 
     Raises: ValueError when a number is missing.
@@ -39,7 +40,7 @@ def load_migrations() -> tuple[Migration, ...]:
     return tuple(found)
 
 
-async def migrate(raw: asyncpg.Connection, name: str, migrations: tuple[Migration, ...] | None = None) -> int:
+async def migrate(raw: RawConnection, name: str, migrations: tuple[_Migration, ...] | None = None) -> int:
     """Applies what is missing and returns the version. Raises: TooNew, Foreign; asyncpg's errors."""
     steps = load_migrations() if migrations is None else migrations
     found, oldest = await _version(raw)
@@ -52,7 +53,7 @@ async def migrate(raw: asyncpg.Connection, name: str, migrations: tuple[Migratio
     return found
 
 
-async def _version(raw: asyncpg.Connection) -> tuple[int, int]:
+async def _version(raw: RawConnection) -> tuple[int, int]:
     """Returns the version of the schema, and the oldest program that may run on it; (0, 0): there is none."""
     if await raw.fetchval("SELECT to_regclass('schema_versions')") is None:
         return 0, 0
@@ -60,7 +61,7 @@ async def _version(raw: asyncpg.Connection) -> tuple[int, int]:
     return (0, 0) if row is None else (row[0], row[1])
 
 
-async def _apply(raw: asyncpg.Connection, name: str, number: int, oldest: int, script: str) -> None:
+async def _apply(raw: RawConnection, name: str, number: int, oldest: int, script: str) -> None:
     async with raw.transaction():
         # Gateways that start side by side take turns; the second one finds the work done.
         await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")

@@ -14,10 +14,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import asyncpg
-
 from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
-from storage.postgres.connection import FAULTS, Server, as_unavailable, connect, translate
+from storage.postgres.connection import (
+    FAULTS,
+    PostgresPlace,
+    RawConnection,
+    as_unavailable,
+    connect,
+    translate,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +48,6 @@ class PoolLimits:
     retry_most_s: float = 10.0
 
 
-Made = asyncpg.Connection
-
-
 class ConnectionPool:
     """Connections, given to whoever asks in order.
 
@@ -54,22 +56,22 @@ class ConnectionPool:
 
     def __init__(
         self,
-        server: Server,
+        place: PostgresPlace,
         limits: PoolLimits,
-        prepare: Callable[[Made], Awaitable[None]],
+        prepare: Callable[[RawConnection], Awaitable[None]],
         recovered: Callable[[], None],
     ) -> None:
-        self._server = server
+        self._place = place
         self._limits = limits
         self._prepare = prepare
         self._is_prepared = False
         self._recovered = recovered
-        self._idle: list[Made] = []
-        self._open: set[Made] = set()
+        self._idle: list[RawConnection] = []
+        self._open: set[RawConnection] = set()
         self._opening = 0
         self._bulk = 0
-        self._turns: deque[asyncio.Future[Made | None]] = deque()
-        self._waiting_bulk: deque[asyncio.Future[Made | None]] = deque()
+        self._turns: deque[asyncio.Future[RawConnection | None]] = deque()
+        self._waiting_bulk: deque[asyncio.Future[RawConnection | None]] = deque()
         self._mending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._tried = asyncio.Event()  # the first attempt to mend the present fault has ended
@@ -92,11 +94,11 @@ class ConnectionPool:
     def check(self) -> None:
         """Refuses what cannot be served now. Raises: Unavailable."""
         if self._closed:
-            raise Closed(f"{self._server.name} is closed")
+            raise Closed(f"{self._place.name} is closed")
         if self.fault is not None and self._tried.is_set():
             raise self.fault.again()
 
-    def take_idle(self) -> Made | None:
+    def take_idle(self) -> RawConnection | None:
         """Returns a connection for a turn if one is free."""
         while self._idle and not self._turns:
             raw = self._idle.pop()
@@ -105,16 +107,16 @@ class ConnectionPool:
             self._open.discard(raw)
         return None
 
-    async def take(self, *, is_bulk: bool = False, wait_s: float | None = None) -> Made:
+    async def take(self, *, is_bulk: bool = False, wait_s: float | None = None) -> RawConnection:
         """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
         try:
             async with asyncio.timeout(wait_s):
                 return await self._take(is_bulk)
         except TimeoutError:
             self.check()
-            raise Busy(f"{self._server.name}: no connection was free within {wait_s} s") from None
+            raise Busy(f"{self._place.name}: no connection was free within {wait_s} s") from None
 
-    async def _take(self, is_bulk: bool) -> Made:
+    async def _take(self, is_bulk: bool) -> RawConnection:
         while True:
             await self._tried.wait()
             self.check()
@@ -132,14 +134,14 @@ class ConnectionPool:
                 return raw
             self._bulk -= is_bulk
 
-    async def _open_or_wait(self) -> Made | None:
+    async def _open_or_wait(self) -> RawConnection | None:
         """Returns a new connection, or the next that comes free; None: ask again."""
         if len(self._open) + self._opening >= self._limits.size:
             return await self._wait(self._turns)
-        raw: Made | None = None
+        raw: RawConnection | None = None
         self._opening += 1
         try:
-            raw = await connect(self._server)
+            raw = await connect(self._place)
         except StoreError as error:
             # A server that has no more connections for us still answers on those that we have.
             if not (isinstance(error, Busy) and self._open):
@@ -156,8 +158,8 @@ class ConnectionPool:
         self._open.add(raw)
         return raw
 
-    async def _wait(self, queue: deque[asyncio.Future[Made | None]]) -> Made | None:
-        future: asyncio.Future[Made | None] = asyncio.get_running_loop().create_future()
+    async def _wait(self, queue: deque[asyncio.Future[RawConnection | None]]) -> RawConnection | None:
+        future: asyncio.Future[RawConnection | None] = asyncio.get_running_loop().create_future()
         queue.append(future)
         try:
             return await future
@@ -166,7 +168,7 @@ class ConnectionPool:
                 self.give(raw)
             raise
 
-    def give(self, raw: Made, *, is_bulk: bool = False) -> None:
+    def give(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back."""
         self._bulk -= is_bulk
         if is_bulk:
@@ -180,19 +182,19 @@ class ConnectionPool:
         elif not _wake(self._turns, raw):
             self._idle.append(raw)
 
-    def give_up(self, raw: Made, *, is_bulk: bool = False) -> None:
+    def give_up(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back on which somebody stopped waiting, once it answers again."""
         task = asyncio.get_running_loop().create_task(self._check(raw, is_bulk))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _check(self, raw: Made, is_bulk: bool) -> None:
+    async def _check(self, raw: RawConnection, is_bulk: bool) -> None:
         try:
             await raw.execute("SELECT 1", timeout=self._limits.check_s)
         except FAULTS as error:
             raw.terminate()
             if isinstance(error, TimeoutError):
-                self.fail(Broken(f"{self._server.name} does not answer"))
+                self.fail(Broken(f"{self._place.name} does not answer"))
         finally:
             self.give(raw, is_bulk=is_bulk)
 
@@ -233,9 +235,9 @@ class ConnectionPool:
         self._wake_all()
         self._recovered()
 
-    async def _try(self) -> Made:
+    async def _try(self) -> RawConnection:
         """Returns a connection on which writing works. Raises: StoreError."""
-        raw = await connect(self._server)
+        raw = await connect(self._place)
         try:
             try:
                 if not self._is_prepared:
@@ -243,7 +245,7 @@ class ConnectionPool:
                     self._is_prepared = True
                 await raw.execute(_TRIAL, timeout=self._limits.write_s)
             except FAULTS as error:
-                raise translate(error, self._server.name) from error
+                raise translate(error, self._place.name) from error
         except BaseException:
             raw.terminate()
             raise
@@ -278,7 +280,7 @@ _TRIAL = (
 )
 
 
-def _wake(queue: deque[asyncio.Future[Made | None]], raw: Made | None) -> bool:
+def _wake(queue: deque[asyncio.Future[RawConnection | None]], raw: RawConnection | None) -> bool:
     """Hands a connection, or the news that there may be one, to the first who still waits."""
     while queue:
         future = queue.popleft()

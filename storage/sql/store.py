@@ -50,7 +50,7 @@ from storage.sql.vectors import VectorCache, Vectors
 class Store:
     """All groups of one store. One of these serves one process.
 
-    now: seconds since the epoch. tick: a clock that never jumps, for leases. path: of the database's file, if it is one.
+    now: seconds since the epoch. tick: a clock that never jumps, for leases. path: of the file, if it is one.
     """
 
     def __init__(

@@ -82,9 +82,14 @@ def raise_epoch(agent: Agent) -> Operation[Any]:
     return lambda c: c.run(statement, (agent.id,))
 
 
+# Processes that share a database have its clock, and leases that outlive them.
+one_process = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
 # --- from enqueueing to the end ---------------------------------------------------------------------------------------
 
 
+@one_process
 async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k", b'{"from":7}')
@@ -318,6 +323,7 @@ async def test_a_heartbeat_keeps_the_lease(store: Store, jobs: Jobs, clock: Cloc
     await jobs.finish(job)
 
 
+@one_process
 async def test_what_another_process_left_running_is_taken_over_at_once(
     open_store: OpenStore, clock: Clock
 ) -> None:
@@ -336,6 +342,7 @@ async def test_what_another_process_left_running_is_taken_over_at_once(
     await second.close()
 
 
+@one_process
 async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(
     open_store: OpenStore, clock: Clock
 ) -> None:
@@ -353,6 +360,7 @@ async def test_a_job_that_kills_every_process_ends_in_the_dead_letter(
     await store.close()
 
 
+@one_process
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 async def test_a_jumping_clock_neither_ends_a_lease_nor_loses_a_job(
     store: Store, jobs: Jobs, clock: Clock, jump: float

@@ -1,0 +1,101 @@
+"""Hearing and telling: what processes that share a database tell each other (PostgreSQL's LISTEN and NOTIFY).
+
+One connection listens, a direct one where a pooler lies between. While it is lost, whoever hears is told at once and
+every `DEAF_S` seconds that something may have been missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+
+from storage.database import DEAF_S
+from storage.errors import StoreError
+from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect
+
+Heard = Callable[[str | None], None]
+
+# Channels belong to a whole database, in which others may have some, too.
+_PREFIX = "mnemogate_"
+_NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS told(channel, word)"
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
+
+
+class NotificationListener:
+    """What this process hears of others, and tells them.
+
+    place: where notifications arrive; None: nowhere, and the process stays deaf.
+    """
+
+    def __init__(self, place: PostgresPlace | None) -> None:
+        self._place = place
+        # Known to its own ears, so that they do not hear what they told.
+        self._name = secrets.token_hex(6)
+        self._hearing: dict[str, list[Heard]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Begins to listen."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    def hear(self, channel: str, heard: Heard) -> None:
+        self._hearing.setdefault(channel, []).append(heard)
+
+    def told(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
+        """Returns the statement that tells words on channels, and its values."""
+        channels = [_PREFIX + channel for channel, _ in words]
+        return _NOTIFY, (channels, [f"{self._name} {word}" for _, word in words])
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        loop, pause = asyncio.get_running_loop(), _RETRY_FIRST_S
+        doubted = -DEAF_S
+        while True:
+            with contextlib.suppress(StoreError, *FAULTS):
+                await self._listen_once()
+                pause = _RETRY_FIRST_S
+            if loop.time() - doubted >= DEAF_S:
+                doubted = loop.time()
+                self._doubt()
+            await asyncio.sleep(DEAF_S if self._place is None else pause)
+            pause = min(2 * pause, _RETRY_MOST_S)
+
+    async def _listen_once(self) -> None:
+        """Listens until the connection is lost."""
+        if self._place is None:
+            return
+        raw = await connect(self._place)
+        try:
+            lost = asyncio.Event()
+            raw.add_termination_listener(lambda _: lost.set())
+            for channel in self._hearing:
+                await raw.add_listener(_PREFIX + channel, self._heard)
+            self._doubt()  # what was told before is not heard
+            while not lost.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(lost.wait(), DEAF_S)
+                    break
+                # A machine that vanished does not close its connections.
+                await raw.execute("SELECT 1", timeout=DEAF_S / 3)
+        finally:
+            raw.terminate()
+        self._doubt()
+
+    def _heard(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
+        name, _, word = payload.partition(" ")
+        if name != self._name:
+            for heard in self._hearing.get(channel.removeprefix(_PREFIX), ()):
+                heard(word)
+
+    def _doubt(self) -> None:
+        for functions in self._hearing.values():
+            for heard in functions:
+                heard(None)
