@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.commands import Rules
 from storage.database import Database
-from storage.errors import Refused
+from storage.errors import NotAdmitted
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
@@ -44,5 +44,5 @@ async def _open_postgres(url: str, **options: Any) -> Database:
         # Imported here because asyncpg is an extra.
         from storage.postgres.database import PostgresDatabase
     except ImportError as error:
-        raise Refused(_MISSING) from error
+        raise NotAdmitted(_MISSING) from error
     return await PostgresDatabase.open(url, **options)

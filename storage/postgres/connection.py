@@ -22,8 +22,8 @@ from storage.errors import (
     Corrupt,
     Full,
     Locked,
+    NotAdmitted,
     ReadOnly,
-    Refused,
     StatementFailed,
     StoreError,
     TooSlow,
@@ -46,13 +46,13 @@ _BY_STATE: dict[str, type[StoreError]] = {
     "57014": TooSlow,
     "XX001": Corrupt,
     "XX002": Corrupt,
-    "42501": Refused,
+    "42501": NotAdmitted,
 }
 _BY_CLASS: dict[str, type[StoreError]] = {
     "08": Broken,
     "23": WriteConflict,
-    "28": Refused,
-    "3D": Refused,
+    "28": NotAdmitted,
+    "3D": NotAdmitted,
     "40": WriteConflict,
     "53": Broken,
     "57": Broken,
@@ -150,7 +150,7 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
 
 
 async def connect(place: PostgresPlace) -> RawConnection:
-    """Opens a connection. Raises: Unavailable; Refused: the server does not let us in, or is too old."""
+    """Opens a connection. Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old."""
     try:
         raw: RawConnection = await asyncpg.connect(
             place.url,
@@ -162,7 +162,7 @@ async def connect(place: PostgresPlace) -> RawConnection:
             server_settings=None if place.is_pooled else _SESSION,
         )
     except asyncpg.InvalidCatalogNameError as error:
-        raise Refused(f"{place.name}: {error}; create it first") from error
+        raise NotAdmitted(f"{place.name}: {error}; create it first") from error
     except TimeoutError as error:
         raise Broken(f"{place.name}: no connection within {place.connect_s:g} s") from error
     except FAULTS as error:
@@ -170,7 +170,7 @@ async def connect(place: PostgresPlace) -> RawConnection:
     found = raw.get_server_version()
     if found.major < OLDEST_SERVER:
         await raw.close()
-        raise Refused(f"{place.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
+        raise NotAdmitted(f"{place.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
     return raw
 
 

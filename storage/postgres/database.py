@@ -82,7 +82,7 @@ class PostgresDatabase:
         between. listen_url: past it, where notifications arrive. factory: of connections, for tests that count
         statements.
 
-        Raises: Refused, Foreign, TooNew.
+        Raises: NotAdmitted, Foreign, TooNew.
         """
         limits = limits or PoolLimits(size=pool)
         place = PostgresPlace(url, pooled, factory)

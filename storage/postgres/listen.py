@@ -24,7 +24,7 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 
 
 class NotificationListener:
-    """What this process hears of others, and tells them.
+    """The ears of a process for what others tell.
 
     place: where notifications arrive; None: nowhere, and the process stays deaf.
     """
