@@ -27,6 +27,7 @@ CREATE TABLE agents (
     next_seq    BIGINT NOT NULL DEFAULT 1,
     indexed_seq BIGINT NOT NULL DEFAULT 0,
     created     DOUBLE PRECISION NOT NULL,
+    rev         BIGINT NOT NULL DEFAULT 0,
     UNIQUE (project, profile, subject)
 ) WITH (fillfactor = 60);
 
@@ -459,6 +460,11 @@ CREATE TABLE lines (
     wanted     TEXT COLLATE "C"
 );
 
+CREATE TABLE followed (
+    id     BIGINT PRIMARY KEY,
+    digest BYTEA NOT NULL
+);
+
 -- What is longer than about two kB lies outside of its row, and is left alone when the row changes.
 DO $$
 BEGIN
@@ -490,3 +496,81 @@ BEGIN
 END $$;
 
 CREATE TRIGGER summaries_gone AFTER DELETE ON agents FOR EACH ROW EXECUTE FUNCTION summaries_gone();
+
+-- Whatever changes of that which a turn's look reads and a new number does not tell of, raises the agent's rev.
+CREATE FUNCTION kept_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET rev = rev + 1 WHERE id = OLD.agent;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION kept_added() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET rev = rev + 1 WHERE id = NEW.agent;
+    RETURN NULL;
+END $$;
+
+-- Of many rows at once.
+CREATE FUNCTION kept_gone() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET rev = rev + 1 WHERE id IN (SELECT agent FROM gone);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION kept_block() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET rev = rev + 1 WHERE id IN (
+        SELECT OLD.agent UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.id);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION kept_value() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET rev = rev + 1 WHERE id IN (
+        SELECT agent FROM blocks WHERE id = OLD.block
+        UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.block);
+    RETURN NULL;
+END $$;
+
+-- All columns that a look reads, but `carried`: that is written with the new exchange, whose number tells of it.
+CREATE TRIGGER kept_exchange_changed AFTER UPDATE OF
+    agent, conversation, parent, depth, seq, run, "offset", length, begun, touched, ended, stopped, state, superseded,
+    standing, edits, adds, opaque, model, merged, size, head, evicted, prior, snapshot, path, reply_key, hush, inputs,
+    media, reply, notes, input, said, "full"
+ON exchanges FOR EACH ROW EXECUTE FUNCTION kept_changed();
+CREATE TRIGGER kept_exchange_gone AFTER DELETE ON exchanges
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION kept_gone();
+
+CREATE TRIGGER kept_conversation_changed AFTER UPDATE OF agent, uid, key ON conversations
+    FOR EACH ROW EXECUTE FUNCTION kept_changed();
+CREATE TRIGGER kept_conversation_gone AFTER DELETE ON conversations
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION kept_gone();
+
+CREATE TRIGGER kept_mark_added AFTER INSERT ON marks FOR EACH ROW
+    WHEN (NEW.kind IN ('head', 'tomb')) EXECUTE FUNCTION kept_added();
+CREATE TRIGGER kept_mark_gone AFTER DELETE ON marks
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION kept_gone();
+
+CREATE TRIGGER kept_snapshot_changed AFTER UPDATE ON snapshots FOR EACH ROW EXECUTE FUNCTION kept_changed();
+CREATE TRIGGER kept_snapshot_gone AFTER DELETE ON snapshots
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION kept_gone();
+
+CREATE TRIGGER kept_op_added AFTER INSERT ON block_ops FOR EACH ROW EXECUTE FUNCTION kept_added();
+CREATE TRIGGER kept_op_changed AFTER UPDATE ON block_ops FOR EACH ROW EXECUTE FUNCTION kept_changed();
+CREATE TRIGGER kept_op_gone AFTER DELETE ON block_ops
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION kept_gone();
+
+CREATE TRIGGER kept_attached AFTER INSERT ON attached FOR EACH ROW
+    WHEN (NEW.kind = 'block') EXECUTE FUNCTION kept_added();
+CREATE TRIGGER kept_attached_changed AFTER UPDATE ON attached FOR EACH ROW
+    WHEN (NEW.kind = 'block' OR OLD.kind = 'block') EXECUTE FUNCTION kept_changed();
+CREATE TRIGGER kept_detached AFTER DELETE ON attached FOR EACH ROW
+    WHEN (OLD.kind = 'block') EXECUTE FUNCTION kept_changed();
+
+-- Blocks that a whole profile shares are read with every look: who sees them all is more than can be told.
+CREATE TRIGGER kept_block_added AFTER INSERT ON blocks FOR EACH ROW EXECUTE FUNCTION kept_added();
+CREATE TRIGGER kept_block_changed AFTER UPDATE ON blocks FOR EACH ROW EXECUTE FUNCTION kept_block();
+CREATE TRIGGER kept_block_gone AFTER DELETE ON blocks FOR EACH ROW EXECUTE FUNCTION kept_block();
+CREATE TRIGGER kept_value_changed AFTER UPDATE OF block, value ON block_history
+    FOR EACH ROW EXECUTE FUNCTION kept_value();
+CREATE TRIGGER kept_value_gone AFTER DELETE ON block_history FOR EACH ROW EXECUTE FUNCTION kept_value();
