@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from yarl import URL
 
@@ -21,14 +23,21 @@ _READ_BYTES: Final = 256 * 1024  # aiohttp's own: with twice as much unread the 
 _WITHOUT_LENGTH: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 
+class _Pooled(aiohttp.ClientRequest):
+    """Asks the pool for a connection, which knows host, port and TLS from a request. It is never sent."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        return super().connection_key
+
+
 class Address:
     """Where requests of one URL go: what the pool asks for, and how a head begins."""
 
     __slots__ = ("host", "pooled", "target")
 
     def __init__(self, url: URL) -> None:
-        # Never sent: by a request of its own the pool knows host, port and TLS of a connection.
-        self.pooled = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop(), ssl=True)
+        self.pooled = _Pooled("GET", url, loop=asyncio.get_running_loop(), ssl=True)
         self.target = f"{url.raw_path_qs} HTTP/1.1\r\n"
         self.host = f"Host: {url.host_port_subcomponent}\r\n"
 

@@ -40,11 +40,9 @@ async def relay(
         with sink.while_here():
             receipt.upstream_called()
             reply = await sending
-            if json_bytes is None:
-                held_bytes = MAX_REPLY_BYTES
-            else:
-                is_json = dict(reply.headers).get("content-type", "").startswith("application/json")
-                held_bytes = json_bytes if is_json else 0
+            held_bytes = json_bytes
+            if json_bytes and not dict(reply.headers).get("content-type", "").startswith("application/json"):
+                held_bytes = 0
             await _hand_on(reply, sink, receipt, beat_s, held_bytes)
             return reply.status
     except ProviderError as error:
@@ -54,21 +52,30 @@ async def relay(
             await reply.aclose()
 
 
-async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, held_bytes: int) -> None:
+async def _hand_on(
+    reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, held_bytes: int | None
+) -> None:
     """Writes a reply to `sink` as it arrives.
 
     held_bytes: a body that is no event stream and no larger than this is sent only when it is whole, so that one
-    that breaks in its middle is still a status. A larger one goes on from there as it comes.
+    that breaks in its middle is still a status. A larger one goes on from there as it comes. None: every body is held.
     """
     headers = handed_on(reply.headers)
     is_stream = is_event_stream(reply.status, headers)
-    chunks = reply.chunks()
 
     def start() -> None:
         if not sink.started:
             receipt.upstream_answered()
             sink.start(reply.status, [*headers, *receipt.close()])
 
+    async def whole(body: bytes) -> None:
+        receipt.upstream_answered()
+        await sink.whole(reply.status, [*headers, *receipt.close()], body)
+
+    if not is_stream and held_bytes is None:
+        await whole(await reply.read(MAX_REPLY_BYTES))
+        return
+    chunks = reply.chunks()
     if not is_stream and held_bytes:
         held: list[bytes] = []
         size = 0
@@ -77,14 +84,12 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
             size += len(chunk)
             if size > held_bytes:
                 break
-        body = b"".join(held)
         if size <= held_bytes:
-            receipt.upstream_answered()
-            await sink.whole(reply.status, [*headers, *receipt.close()], body)
+            await whole(b"".join(held))
             return
         # Too large to hold: from here on it goes as it comes.
         start()
-        await sink.write(body)
+        await sink.write(b"".join(held))
     # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
     rest = b""
     async with beating(chunks, beat_s if is_stream else 0.0) as beats:
