@@ -17,7 +17,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 # said in front of its text and behind it), asides (tool -> which of its arguments are not the tool's), fillers
 # (gateway.core.conversation.fillers), cut (of a reply).
 PRIVATE = "mnemogate"
-NUDGE = "rules"  # the sender of what an agent's rules say to its model
+NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
 
 _OPEN, _CLOSE = "<system_message>", "</system_message>"
 _TAG = re.compile(r"<(?=\s*/?\s*system_message\b)", re.IGNORECASE)
@@ -50,7 +50,7 @@ def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:
-    """Returns whether nobody has said a message: an agent's rules tell its model something within a run."""
+    """Returns whether nobody has said a message: an agent's rules or its memory tell its model something in a run."""
     return private_of(message).get("sender") == NUDGE
 
 

@@ -303,20 +303,25 @@ class StepsMemory:
     def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
         messages = [each.stored() for each in results]
         if changes := self._told(results):
-            last = max(n for n, each in enumerate(results) if each.call_id not in self.theirs)
             frame = render_note((), changes, self.keeper.now()).rstrip()
-            said = str(messages[last]["content"])
-            # A person is shown what the tool said.
-            messages[last] = with_private({**messages[last], "content": f"{said}\n\n{frame}"}, said=len(said))
+            ours = [n for n, each in enumerate(results) if each.call_id not in self.theirs]
+            if ours:
+                last = messages[ours[-1]]
+                said = str(last["content"])
+                # A person is shown what the tool said.
+                messages[ours[-1]] = with_private({**last, "content": f"{said}\n\n{frame}"}, said=len(said))
+            else:
+                # The client's results stay as it gave them.
+                messages.append(
+                    with_private({"role": "user", "content": frame}, shown="system", sender=NUDGE)
+                )
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
         return messages
 
     def _told(self, results: Sequence[ToolResult]) -> tuple[str, ...]:
-        """Returns what is told of other people's edits: behind results of ours alone."""
-        if all(each.call_id in self.theirs for each in results):
-            return ()
-        return untold(self.known.pinned, self._read, self.changes.blocks)
+        """Returns what is told of other people's edits, behind results."""
+        return untold(self.known.pinned, self._read, self.changes.blocks) if results else ()
 
     def _put_off(self, section: Snapshot | None) -> Snapshot | None:
         """Returns the memory section that a step is stored with.

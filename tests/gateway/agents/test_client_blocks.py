@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
@@ -162,3 +163,29 @@ def test_a_shared_block_that_another_agent_changes_while_one_waits_for_it_is_tol
     path = f"/v1/agents/{one.id}/messages/{listed[2].id}"
     _, changed = world.ask("PATCH", path, {"content": words})
     assert changed["tool_return"] == words
+
+
+def test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told(world: LettaWorld) -> None:
+    agent = world.agent()
+    messages = world.letta.agents.messages
+    world.upstream.queue(say("Hi."), call_tools(Call("look", {}, "c1")), say("I see."), say("Ok."))
+    messages.create(agent.id, input="Hi")
+    look: Any = [{"name": "look", "parameters": {"type": "object", "properties": {}}}]
+    messages.create(agent.id, input="Look.", client_tools=look)
+    world.letta.agents.blocks.update("human", agent_id=agent.id, value="Name: Zoe")
+    answer = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "A cat."}
+    given: Any = [{"type": "approval", "approvals": [answer]}]
+    reply = messages.create(agent.id, messages=given, client_tools=look)
+    result, told = sent = world.upstream.last.messages[-2:]
+    assert (result["role"], result["content"]) == ("tool", "A cat.")
+    assert told["role"] == "user"
+    assert "Name: Zoe" in told["content"]
+    assert reply.messages[0].tool_return == "A cat."  # type: ignore[union-attr]
+    # It is told once, stays where it was, and nobody said it.
+    messages.create(agent.id, input="Bye")
+    later = world.upstream.last.messages
+    assert later[-4:-2] == sent
+    assert str(later).count("Name: Zoe") == 1
+    shown = [m.message_type for m in messages.list(agent.id, order="asc")]
+    assert shown.count("user_message") == 3
+    assert shown.count("system_message") == 1
