@@ -156,10 +156,17 @@ class Gateway:
             return None
         shows = RunEvents(store, self._clock)
         runs = BackgroundRuns(chat.agents, chat.registry, chat.keeper, shows)
-        chat.agents.peers.deliver(runs)
+        peers = chat.agents.peers
+        peers.deliver(runs)
         callbacks = Callbacks(store, chat.agents.foreign.webhooks, shows.callback, self._clock)
         return runs, RunServices(
-            runs, chat.agents.recover, store, callbacks, services.count_attempt, self._clock
+            runs,
+            chat.agents.recover,
+            store,
+            callbacks,
+            services.count_attempt,
+            self._clock,
+            lambda: peers.idle,
         )
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:

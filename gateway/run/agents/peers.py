@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -43,6 +45,7 @@ _log = logging.getLogger("mnemogate")
 MOST_AGENTS = 32  # that one message goes to
 AT_ONCE = 8
 MOST_DEPTH = 4
+MOST_IDLE = 112  # slots of runs that wait, which others may have meanwhile
 _PAGE = 100
 _TOO_DEEP = f"messages between agents go {MOST_DEPTH} agents deep at most, and this turn is the last. Nothing was sent"
 _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. Nothing was sent"
@@ -71,7 +74,7 @@ class AcceptsRuns(Protocol):
 class Speaker:
     """A turn of an agent that speaks to others. agent, name: its public id, and its name.
 
-    passes: what of its request goes upstream with theirs.
+    passes: what of its request goes upstream with theirs. holds_slot: it is a run in the background.
     """
 
     project: str
@@ -79,11 +82,14 @@ class Speaker:
     name: str
     waiter: Waiter
     passes: Passes
+    holds_slot: bool = False
 
     @staticmethod
-    def of(known: Known, waiter: Waiter, passes: Passes) -> Speaker:
+    def of(known: Known, waiter: Waiter, passes: Passes, *, holds_slot: bool = False) -> Speaker:
         scope, spec = known.agent.scope, known.asked.spec
-        return Speaker(scope.project, ids.named("agent", known.agent.uid), spec.name, waiter, passes)
+        return Speaker(
+            scope.project, ids.named("agent", known.agent.uid), spec.name, waiter, passes, holds_slot
+        )
 
 
 class Peers:
@@ -104,6 +110,12 @@ class Peers:
         self._wait_s = wait_s
         self._waits = Waits()
         self._accepts: AcceptsRuns | None = None
+        self._idle: Counter[Waiter] = Counter()
+
+    @property
+    def idle(self) -> int:
+        """How many runs in the background do nothing but wait for others, which may need their slots to answer."""
+        return min(len(self._idle), MOST_IDLE)
 
     def deliver(self, accepts: AcceptsRuns) -> None:
         """Delivers messages without an answer as runs in the background, which need those of live turns themselves."""
@@ -160,7 +172,7 @@ class Peers:
         if sender.waiter.depth >= MOST_DEPTH:
             return AgentAnswer(id, name, error=_TOO_DEEP, kind="depth")
         try:
-            with self._waits.begin(sender.waiter, (uid, DEFAULT)) as wait:
+            with self._idling(sender), self._waits.begin(sender.waiter, (uid, DEFAULT)) as wait:
                 found = await self._registry.agent(sender.project, uid)
                 return await self._answer(sender, run, found, AgentAnswer(id, name), text, wait, until)
         except WaitsInCircle:
@@ -168,6 +180,21 @@ class Peers:
         except StoreError as error:
             kind = "missing" if isinstance(error, NotFound) else "failed"
             return AgentAnswer(id, name, error=error.message, kind=kind)
+
+    @contextmanager
+    def _idling(self, sender: Speaker) -> Iterator[None]:
+        """Gives the slot of who waits to others meanwhile."""
+        if not sender.holds_slot:
+            yield
+            return
+        self._idle[sender.waiter] += 1
+        self._store.jobs.wake_here()
+        try:
+            yield
+        finally:
+            self._idle[sender.waiter] -= 1
+            if not self._idle[sender.waiter]:
+                del self._idle[sender.waiter]
 
     async def _answer(
         self,

@@ -489,7 +489,8 @@ def _place(known: Known) -> Hashable | None:
 def _speaker(sending: Sending, known: Known) -> Speaker:
     uid = known.agent.uid
     waiter = Waiter(uid, (uid, sending.identity.conversation or DEFAULT), sending.depth, sending.above)
-    return Speaker.of(known, waiter, Passes(sending.headers, sending.credential))
+    passes = Passes(sending.headers, sending.credential)
+    return Speaker.of(known, waiter, passes, holds_slot=sending.accepted is not None)
 
 
 def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:

@@ -34,7 +34,7 @@ _RECOVER_S = 30.0
 class RunServices:
     """Performs the jobs of runs and their callbacks. count: is given each attempt's kind and outcome.
 
-    recover: fails the live runs that processes have left behind. now: seconds since the epoch.
+    recover: fails the live runs that processes have left behind. now: seconds since the epoch. idle: as in `Worker`.
     """
 
     def __init__(
@@ -45,13 +45,14 @@ class RunServices:
         callbacks: Callbacks,
         count: Callable[[str, str], None],
         now: Callable[[], float],
+        idle: Callable[[], int],
     ) -> None:
         self._runs = runs
         self._store = store
         self._is_shared = store.database.is_shared
         self._now = now
         limits = WorkerLimits(concurrency=AT_ONCE, tries=_ANY_NUMBER)
-        self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count)
+        self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
         # Those that nobody answers must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
         self._cleaning = PeriodicTask("what runs have left", self._nothing, self.clean)

@@ -134,14 +134,16 @@ Handler = Callable[[JobContext], Awaitable[None]]
 class Worker:
     """Runs jobs, several at a time. handlers: by kind, filled before `run`; jobs of other kinds are left alone.
 
-    count: is given each attempt's kind and outcome. sleep: waits so many seconds of a clock that does not jump.
-    jitter: from 0 to 1.
+    count: is given each attempt's kind and outcome. idle: how many of its jobs only wait for others, which may be jobs
+    behind them; these take no room, and whoever changes the number wakes it.
+    sleep: waits so many seconds of a clock that does not jump. jitter: from 0 to 1.
     """
 
     jobs: Jobs
     handlers: Mapping[str, Handler]
     limits: WorkerLimits = WorkerLimits()
     count: Callable[[str, str], None] = lambda kind, outcome: None
+    idle: Callable[[], int] = lambda: 0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -166,7 +168,7 @@ class Worker:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
         kinds = tuple(self.handlers)
         try:
-            while kinds and await self._holds_all() and len(self._running) < self.limits.concurrency:
+            while kinds and await self._holds_all() and self._has_room():
                 wait = await self.jobs.due_in(kinds)
                 if wait is None or wait > 0:
                     return None if wait is None else max(wait, _LEAST_S)
@@ -185,6 +187,9 @@ class Worker:
             return _AFTER_FAULT_S
         # There is no room, or a job has to end first: its end wakes us.
         return None
+
+    def _has_room(self) -> bool:
+        return len(self._running) - self.idle() < self.limits.concurrency
 
     async def _holds_all(self) -> bool:
         """Returns False if one of our jobs has lost its lease (cancelled, forgotten, taken over) and is being ended.

@@ -20,6 +20,7 @@ from letta_client import (
     UnprocessableEntityError,
 )
 
+from gateway.settings import UpstreamSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent as profile
@@ -178,6 +179,17 @@ def test_runs_and_steps_tell_what_was_done(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(agent.id).last_stop_reason == "end_turn"
     assert list(world.letta.runs.list(statuses=["failed"])) == []
     assert list(world.letta.runs.list(active=True)) == []
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_tokens_are_those_that_the_upstream_counts(
+    upstream: StrictUpstream, tmp_path: Path, counts: bool
+) -> None:
+    server = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": counts})
+    with letta(upstream, tmp_path, upstreams=(server,)) as world:
+        usage = world.letta.agents.messages.create(world.agent().id, input="Hi").usage
+        assert ((usage.prompt_tokens or 0) > 0, (usage.completion_tokens or 0) > 0) == (counts, counts)
+        assert usage.step_count == 1
 
 
 def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:

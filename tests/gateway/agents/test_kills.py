@@ -198,6 +198,43 @@ def test_the_text_of_a_stream_is_whole_after_a_kill(world: Killed) -> None:
             assert gateway.events(run.id, n) == [each for each in events if each["seq_id"] > n]
 
 
+def test_a_reader_who_comes_back_before_the_run_does_hears_it_as_it_speaks(world: Killed) -> None:
+    """16 other runs have all the slots when the next process starts, so its run has not begun again."""
+    with world.serve() as gateway:
+        agents = [world.agent(gateway) for _ in range(17)]
+        world.held = lambda seen: say("Never said.", hold_before_headers=world.hold)
+        runs = [gateway.letta.agents.messages.create_async(each, input="first") for each in agents[:16]]
+        body = b'{"input":"last","streaming":true,"stream_tokens":true,"background":true}'
+        wait_for(
+            lambda: all(gateway.letta.runs.retrieve(each.id).status == "running" for each in runs) or None
+        )
+        with gateway.process.connect() as client:
+            headers = {"content-type": "application/json"}
+            client.request("POST", f"/v1/agents/{agents[16]}/messages/stream", body, headers)
+            wait_for(lambda: world.query("SELECT 1 FROM runs WHERE id = 17") or None)
+        gateway.kill()
+    second, go_on = Gate(), Gate()
+
+    def held(seen: Seen) -> Reply:
+        if seen.messages[-1]["content"] == "last":
+            return say("Heard last.", tokens=["Heard ", "last", "."], hold_after={2: go_on})
+        return say("Ok.", hold_before_headers=second)
+
+    world.held = held
+    with world.serve() as gateway:
+        (run,) = gateway.letta.runs.list(agent_id=agents[16])
+        with gateway.process.connect() as client:
+            headers = {"content-type": "application/json"}
+            client.request("POST", f"/v1/runs/{run.id}/stream", b'{"include_pings":false}', headers)
+            client.read_until(b":\n\n")
+            assert gateway.letta.runs.retrieve(run.id).status == "created"
+            second.open()
+            client.read_until(b"Heard ")
+            assert gateway.letta.runs.retrieve(run.id).status == "running"
+            go_on.open()
+        assert gateway.ended(run.id).status == "completed"
+
+
 def test_killed_at_chance_moments(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails

@@ -20,6 +20,7 @@ from letta_client.types import AgentState
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.test_background import ended
 from tests.gateway.sdk import agent as profile
 from tests.server import QUIET
 
@@ -514,6 +515,25 @@ def test_who_is_told_may_wait_for_who_told_it(stage: Stage) -> None:
     stage.send("ann")
     settled(stage, 3)
     assert stage.told("bob") == ["Because."]
+
+
+def test_runs_that_wait_leave_their_slots_to_those_who_answer(stage: Stage) -> None:
+    """Each of 16 runs in the background waits for an agent that has accepted another run, which needs a slot first."""
+    gate, begun = Gate(), stage.world.upstream.arrived(16)
+    others = [
+        stage.agent(f"b{n}", say("Done."), say("I am well."), tools=[], include_base_tools=False)
+        for n in range(16)
+    ]
+    for n, other in enumerate(others):
+        stage.agent(f"a{n}", call_tools(ask(other), hold_before_headers=gate), say("It is well."))
+    send = stage.world.letta.agents.messages.create_async
+    runs = [send(stage.agents[f"a{n}"].id, input="Begin.") for n in range(16)]
+    begun.wait_sync()
+    runs += [send(other, input="Work.") for other in others]
+    gate.open()
+    for run in runs:
+        assert ended(stage.world, run.id).status == "completed"
+    assert {stage.told(f"a{n}")[0] for n in range(16)} == {"I am well."}
 
 
 def test_nobody_is_told_what_cannot_be_delivered(stage: Stage) -> None:

@@ -15,6 +15,7 @@ from gateway.core.agent import AgentTool
 from gateway.core.conversation.private import as_system
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
+from gateway.core.prompt.compose import UNANSWERED
 from gateway.errors import BadRequest
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.pauses import CallDecision
@@ -165,6 +166,23 @@ def test_a_message_in_between_goes_on_without_the_answer(upstream: StrictUpstrea
         assert [id for id, _ in tool_messages(life)] == ["b"]
         with pytest.raises(BadRequest, match="waits"):
             life.send(messages=(), decisions=(CallDecision("b"),))
+
+
+def test_a_message_between_two_decisions_tells_the_one_that_was_made(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Nothing runs that waited for the other decision, and what was denied stays denied."""
+    with agent(upstream, tmp_path) as life:
+        calls = [Call("pay", {}, id) for id in ("a", "b", "c")]
+        upstream.queue(call_tools(*calls), say("Never mind."))
+        life.send("Pay.")
+        decisions = (CallDecision("a", approve=False, reason="Too much."), CallDecision("b"))
+        assert life.send(messages=(), decisions=decisions).run.stop == "requires_approval"
+        assert life.send("Wait, no.").said == ["Never mind."]
+        denied = "Error: request to call tool denied. Reason: Too much."
+        assert dict(tool_messages(life)) == {"a": denied, "b": UNANSWERED, "c": UNANSWERED}
+        with pytest.raises(BadRequest, match="waits"):
+            life.send(messages=(), decisions=(CallDecision("c"),))
 
 
 def test_a_tool_of_the_clients_is_answered_by_the_client(upstream: StrictUpstream, tmp_path: Path) -> None:

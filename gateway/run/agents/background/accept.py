@@ -260,7 +260,7 @@ class BackgroundRuns:
 
         Raises: StoreError.
         """
-        log = self._logs.get(run.uid)
+        log = self._logs.get(run.uid) or await self._log_ahead(run)
         if log is not None:
             async for event in log.after(after):
                 yield event
@@ -281,6 +281,19 @@ class BackgroundRuns:
             for number, event in enumerate(self._shows.numbered(whole, 1), 1):
                 if number > after:
                     yield event
+
+    async def _log_ahead(self, run: Run) -> EventLog | None:
+        """Returns the log of a run that an earlier process has left, before this one performs it; None: it has none."""
+        if run.uid not in self._lines or self._elsewhere.is_there:
+            return None
+        agent = await self._store.agents.load(run.agent)
+        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        if agent is None or not texts or KeptRequest.read(texts[0].data).shown is None:
+            return None
+        log = EventLog(self._store, run, agent.epoch, self._shows)
+        await log.go_on(agent.epoch)
+        # It may have begun meanwhile, or ended.
+        return self._logs.setdefault(run.uid, log) if run.uid in self._lines else self._logs.get(run.uid)
 
     # -- the same send again
 
