@@ -72,7 +72,7 @@ class Gateway:
         settings: Settings,
         store: Store | None = None,
         providers: Mapping[str, Provider] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         *,
         admin_token: str | None = None,
         access: AccessLog | None = None,
@@ -90,6 +90,8 @@ class Gateway:
         self.store = store
         given = providers is not None
         self.providers = providers = make_providers(settings) if providers is None else providers
+        if clock is None:
+            clock = store.now if store is not None and store.database.is_shared else time.time
         self._clock = clock
         self._works = works
         self.readiness = Readiness()

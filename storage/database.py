@@ -127,8 +127,12 @@ class Database(Protocol):
     """Five doors to the data: read, long_read, write, write_one, bulk.
 
     Each raises what its operation raises, and Unavailable; those that write also Busy, where too many bytes wait.
-    is_shared: other processes may read and write the same data.
+    is_shared: other processes may read and write the same data. ahead: the seconds by which the clock that they share
+    is ahead of this machine's.
     """
+
+    @property
+    def ahead(self) -> float: ...
 
     @property
     def is_shared(self) -> bool: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ async def open_store(
     target: str | Path,
     rules: Rules,
     *,
-    now: Callable[[], float] = time.time,
-    tick: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] | None = None,
+    tick: Callable[[], float] | None = None,
     **options: Any,
 ) -> Store:
     """Opens the store in a SQLite file, or in the PostgreSQL database that a URL names.

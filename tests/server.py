@@ -11,7 +11,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -191,10 +190,11 @@ def serve(
     open_store: OpenStore | None = None,
     *,
     admin_token: str | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     limits: Limits = QUIET,
+    works: bool = True,
 ) -> Iterator[Running]:
-    """open_store: called on the gateway's own loop; the gateway closes what it gave."""
+    """open_store: called on the gateway's own loop; the gateway closes what it gave. works: performs jobs."""
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
     started, box, failure = threading.Event(), [], []
@@ -207,7 +207,13 @@ def serve(
 
         store = await open_store() if open_store is not None else None
         app = Gateway(
-            settings, store, clock=clock, admin_token=admin_token, access=AccessLog(write), limits=limits
+            settings,
+            store,
+            clock=clock,
+            admin_token=admin_token,
+            access=AccessLog(write),
+            limits=limits,
+            works=works,
         )
         server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]

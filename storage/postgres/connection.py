@@ -33,6 +33,9 @@ from storage.errors import (
 
 OLDEST_SERVER = 14
 
+# The server's time, in seconds.
+NOW = "extract(epoch FROM clock_timestamp())::float8"
+
 # asyncpg's own default is 100; the store has some 300, and preparing one is a round trip.
 CACHED_STATEMENTS = 1024
 
@@ -87,13 +90,14 @@ class RawConnection(Protocol):
     def terminate(self) -> None: ...
 
 
-_PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)")
+# Up to the last sign, since a password may hold one that nobody has escaped.
+_PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
 def without_secret(url: str) -> str:
     """Returns the URL as it may be shown."""
-    return _PASSWORD_OPTION.sub("***", _PASSWORD.sub("***", url))
+    return _PASSWORD_OPTION.sub("***", _PASSWORD.sub(r"\1:***@", url))
 
 
 @dataclass(frozen=True, slots=True)

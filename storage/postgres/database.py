@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
@@ -17,6 +18,7 @@ from storage.database import Connection, Operation, Row, StoreHealth
 from storage.errors import Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.postgres.connection import (
     FAULTS,
+    NOW,
     PostgresConnection,
     PostgresPlace,
     RawConnection,
@@ -56,7 +58,8 @@ class PostgresDatabase:
         self._loop = asyncio.get_running_loop()
         self._pool = ConnectionPool(place, limits, self._prepare, self._recovered)
         self._listeners: list[Callable[[], None]] = []
-        self._ears = NotificationListener(ear)
+        self.ahead = 0.0
+        self._ears = NotificationListener(ear, self._timed)
         self._told: list[tuple[str, str]] = []
         self._telling: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
@@ -94,6 +97,10 @@ class PostgresDatabase:
 
     async def _prepare(self, raw: RawConnection) -> None:
         await migrate(raw, self._place.name)
+        self._timed(await raw.fetchval(f"SELECT {NOW}"))
+
+    def _timed(self, at: float) -> None:
+        self.ahead = at - time.time()
 
     # -- doors --------------------------------------------------------------------------------------------------------
 

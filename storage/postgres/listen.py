@@ -1,36 +1,46 @@
 """Hearing and telling: what processes that share a database tell each other (PostgreSQL's LISTEN and NOTIFY).
 
-One connection listens, a direct one where a pooler lies between. While it is lost, whoever hears is told at once and
-every `DEAF_S` seconds that something may have been missed.
+One connection listens, a direct one where a pooler lies between. That it hears itself is the only sign that it hears at
+all: a pooler in transaction mode takes LISTEN and hands nothing on, and a machine that vanished closes no connection.
+While it is lost, whoever hears is told at once and every `DEAF_S` seconds that something may have been missed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Callable
 
 from storage.database import DEAF_S
-from storage.errors import StoreError
-from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect
+from storage.errors import Broken, StoreError
+from storage.postgres.connection import FAULTS, NOW, PostgresPlace, RawConnection, connect
 
 Heard = Callable[[str | None], None]
+_log = logging.getLogger("mnemogate")
 
 # Channels belong to a whole database, in which others may have some, too.
 _PREFIX = "mnemogate_"
+_SELF = f"{_PREFIX}self"
+_ANSWER_S = DEAF_S / 3
 _NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS told(channel, word)"
+_PROBE = f"SELECT pg_notify($1, $2), {NOW}"
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 
 
 class NotificationListener:
     """The ears of a process for what others tell.
 
-    place: where notifications arrive; None: nowhere, and the process stays deaf.
+    place: where notifications arrive; None: nowhere, and the process stays deaf. timed: is given the database's time
+    now and then.
     """
 
-    def __init__(self, place: PostgresPlace | None) -> None:
+    def __init__(self, place: PostgresPlace | None, timed: Callable[[float], None]) -> None:
         self._place = place
+        self._timed = timed
+        self._hears_itself = asyncio.Event()
+        self._is_deaf = False  # and that is logged
         # Known to its own ears, so that they do not hear what they told.
         self._name = secrets.token_hex(6)
         self._hearing: dict[str, list[Heard]] = {}
@@ -59,9 +69,13 @@ class NotificationListener:
         loop, pause = asyncio.get_running_loop(), _RETRY_FIRST_S
         doubted = -DEAF_S
         while True:
-            with contextlib.suppress(StoreError, *FAULTS):
+            try:
                 await self._listen_once()
                 pause = _RETRY_FIRST_S
+            except (StoreError, *FAULTS) as error:
+                if not self._is_deaf:
+                    self._is_deaf = True
+                    _log.warning("what other processes change is seen %d s later: %s", DEAF_S, error)
             if loop.time() - doubted >= DEAF_S:
                 doubted = loop.time()
                 self._doubt()
@@ -78,16 +92,30 @@ class NotificationListener:
             raw.add_termination_listener(lambda _: lost.set())
             for channel in self._hearing:
                 await raw.add_listener(_PREFIX + channel, self._heard)
+            await raw.add_listener(_SELF, self._heard_itself)
             self._doubt()  # what was told before is not heard
             while not lost.is_set():
+                await self._probe(raw)
+                self._is_deaf = False
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(lost.wait(), DEAF_S)
-                    break
-                # A machine that vanished does not close its connections.
-                await raw.execute("SELECT 1", timeout=DEAF_S / 3)
         finally:
             raw.terminate()
         self._doubt()
+
+    async def _probe(self, raw: RawConnection) -> None:
+        """Tells itself something, and asks for the time. Raises: Broken: it does not hear it."""
+        self._hears_itself.clear()
+        ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)
+        self._timed(at)
+        try:
+            await asyncio.wait_for(self._hears_itself.wait(), _ANSWER_S)
+        except TimeoutError:
+            raise Broken("no notification arrives; behind a pooler set database.listen_url") from None
+
+    def _heard_itself(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
+        if payload == self._name:
+            self._hears_itself.set()
 
     def _heard(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
         name, _, word = payload.partition(" ")

@@ -11,6 +11,7 @@ await store.close()
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from storage.commands import Rules
@@ -47,10 +48,15 @@ from storage.sql.turns import Turns
 from storage.sql.vectors import VectorCache, Vectors
 
 
+def _unknown() -> None:
+    """Is the time that only the database knows."""
+
+
 class Store:
     """All groups of one store. One of these serves one process.
 
-    now: seconds since the epoch. tick: a clock that never jumps, for leases. path: of the file, if it is one.
+    now: seconds since the epoch. tick: a clock that never jumps, for leases. Without them the machine's clocks count,
+    or the database's where processes share it. path: of the file, if it is one.
     """
 
     def __init__(
@@ -58,10 +64,14 @@ class Store:
         database: Database,
         rules: Rules,
         path: str | None,
-        now: Callable[[], float],
-        tick: Callable[[], float],
+        now: Callable[[], float] | None = None,
+        tick: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
+        # Within statements a shared clock is asked itself, outside of them as far as it is known.
+        asked = now or (_unknown if database.is_shared else time.time)
+        ticks = tick or (_unknown if database.is_shared else time.monotonic)
+        now = now or self.now
         self.agents = Agents(database, now)
         self.keys = Keys(database, now, path)
         self.blocks = Blocks(database)
@@ -72,8 +82,8 @@ class Store:
         cache = VectorCache()
         self.recall = Recall(database, cache, rules)
         self.vectors = Vectors(database, rules)
-        self.jobs = Jobs(database, now, tick)
-        self.lines = Lines(database, now)
+        self.jobs = Jobs(database, asked, ticks)
+        self.lines = Lines(database, asked)
         self.append = Append(database, rules, self.jobs)
         caches = (rank.clear_caches, cache.clear, looks.clear)
         self.forgetting = Forgetting(database, self.agents, now, caches, self.jobs.wake, rules)
@@ -97,6 +107,10 @@ class Store:
         database.when_recovered(self.agents.clear)
         database.when_recovered(looks.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
+
+    def now(self) -> float:
+        """Returns the time by the clock that all processes go by, in seconds since the epoch."""
+        return time.time() + self.database.ahead
 
     @property
     def health(self) -> StoreHealth:

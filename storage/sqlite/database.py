@@ -84,6 +84,7 @@ class SqliteDatabase:
     """Made by `open`. writer, reader, long_reader: for what is SQLite's own; the store goes through the doors."""
 
     is_shared = False
+    ahead = 0.0
 
     def __init__(
         self,

@@ -453,7 +453,7 @@ CREATE TABLE batch_items (
 
 CREATE INDEX batch_items_part ON batch_items (batch, part, run);
 
-CREATE TABLE lines (
+CREATE UNLOGGED TABLE lines (
     name       TEXT COLLATE "C" PRIMARY KEY,
     holder     TEXT COLLATE "C" NOT NULL,
     held_until DOUBLE PRECISION NOT NULL,

@@ -1,0 +1,229 @@
+"""Two gateways over one PostgreSQL: either serves any request, and knows in time what the other has done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from storage.sql.store import Store
+from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.postgres import empty_database, postgres
+from tests.server import RawReply, Running, serve, settings_for
+from tests.stored import open_store
+
+__all__ = ["postgres"]
+
+JSON = {"content-type": "application/json"}
+APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
+
+
+@dataclass
+class Two:
+    """one, other: the gateways; `other` does no background work in the tests that say so."""
+
+    upstream: StrictUpstream
+    one: Running
+    other: Running
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16))
+
+    def chat(self, gateway: Running, *said: str, user: str = "alice", **headers: str) -> RawReply:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]
+        return gateway.post({"model": "m", "user": user, "messages": messages}, headers)
+
+    def ask(self, gateway: Running, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        reply = gateway.ask(method, path, data, JSON)
+        return reply.status, json.loads(reply.body) if reply.body[:1] in (b"{", b"[") else reply.body
+
+    def agent(self) -> str:
+        blocks = [{"label": "human", "value": "Name: Ann"}]
+        status, made = self.ask(self.one, "POST", "/v1/agents/", {"model": "up/m", "memory_blocks": blocks})
+        assert status == 200, made
+        return str(made["id"])
+
+    def send(self, gateway: Running, agent: str, text: str) -> tuple[int, Any]:
+        return self.ask(gateway, "POST", f"/v1/agents/{agent}/messages", {"input": text})
+
+    def prompts(self) -> list[list[str]]:
+        """What each call of the model was given, its texts alone."""
+        calls = [seen.json for seen in self.upstream.seen if seen.path.endswith("/chat/completions")]
+        return [[str(m["content"]) for m in call["messages"]] for call in calls]
+
+
+@contextmanager
+def two(postgres: str, upstream: StrictUpstream, *, works: bool = True) -> Iterator[Two]:
+    url = empty_database(postgres).url
+
+    async def open_here() -> Store:
+        return await open_store(url)
+
+    settings = settings_for(upstream)
+    with serve(settings, open_here, works=works) as one, serve(settings, open_here) as other:
+        made = Two(upstream, one, other)
+        try:
+            yield made
+        finally:
+            made.threads.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def world(postgres: str, upstream: StrictUpstream) -> Iterator[Two]:
+    with two(postgres, upstream) as made:
+        yield made
+
+
+def becomes(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def test_either_gateway_goes_on_with_a_conversation_and_recalls_it(world: Two) -> None:
+    said, conversations = list[str](), set[str]()
+    for n, gateway in enumerate((world.one, world.other) * 3):
+        said.append(f"My {n}. animal is called Miso{n}.")
+        world.upstream.queue(say(f"Reply {n}."))
+        reply = world.chat(gateway, *said)
+        conversations.add(reply.headers["x-mnemogate-conversation"])
+        said.append(f"Reply {n}.")
+    assert len(conversations) == 1
+    for gateway in (world.one, world.other):
+        world.chat(gateway, "What is my 3. animal called?")
+        assert "Miso3" in world.prompts()[-1][-1]
+        world.chat(gateway, "What is my 3. animal called?", user="bob")
+        assert "Miso3" not in str(world.prompts()[-1])
+
+
+def test_first_requests_at_both_are_one_persons(world: Two) -> None:
+    gate = Gate()
+    world.upstream.queue(*(say("Hello.", hold_before_headers=gate) for _ in range(2)))
+    asked = [
+        world.threads.submit(world.chat, gateway, f"I like {what}.")
+        for gateway, what in ((world.one, "tea"), (world.other, "rain"))
+    ]
+    becomes(lambda: len(world.prompts()) == 2)
+    gate.open()
+    replies = [each.result() for each in asked]
+    assert len({reply.headers["x-mnemogate-agent"] for reply in replies}) == 1
+    world.chat(world.one, "What do I like, tea or rain?")
+    (note,) = world.prompts()[-1][-1:]
+    assert "I like tea." in note
+    assert "I like rain." in note
+
+
+def test_appended_requests_at_both_are_answered_in_turn(world: Two) -> None:
+    gate = Gate()
+    world.upstream.queue(say("First reply.", hold_before_headers=gate), say("Second reply."))
+    first = world.threads.submit(world.chat, world.one, "First.", **APPEND)
+    becomes(lambda: len(world.prompts()) == 1)
+    second = world.threads.submit(world.chat, world.other, "Second.", **APPEND)
+    time.sleep(0.2)
+    assert len(world.prompts()) == 1, "it waits for the conversation"
+    gate.open()
+    assert first.result().status == second.result().status == 200
+    assert [text for text in world.prompts()[-1] if text in ("First.", "First reply.")] == [
+        "First.",
+        "First reply.",
+    ]
+
+
+def test_a_key_made_at_one_closes_the_door_of_the_other(world: Two) -> None:
+    assert world.chat(world.other, "Hello.").status == 200
+    store = world.one.app.store
+    assert store is not None
+    _, plain = world.one.call(store.keys.create("default", "k"))
+    becomes(lambda: world.chat(world.other, "Hello.").status == 401)
+    assert world.chat(world.other, "Hello.", authorization=f"Bearer {plain}").status == 200
+    world.one.call(store.keys.revoke("k"))
+    becomes(lambda: world.chat(world.other, "Hello.", authorization=f"Bearer {plain}").status == 401)
+
+
+def test_an_agent_that_is_changed_or_deleted_at_one_is_that_at_the_other(world: Two) -> None:
+    agent = world.agent()
+    assert world.send(world.other, agent, "Hello.")[0] == 200
+    world.ask(world.one, "PATCH", f"/v1/agents/{agent}", {"system": "You are a pirate."})
+
+    def is_pirate() -> bool:
+        assert world.send(world.other, agent, "Hello.")[0] == 200
+        return "You are a pirate." in world.prompts()[-1][0]
+
+    becomes(is_pirate)
+    assert world.ask(world.one, "DELETE", f"/v1/agents/{agent}")[0] == 200
+    assert world.send(world.other, agent, "Hello.")[0] == 404
+    assert world.ask(world.other, "GET", f"/v1/agents/{agent}")[0] == 404
+
+
+def test_a_run_is_cancelled_at_the_other_gateway(world: Two) -> None:
+    agent, gate = world.agent(), Gate()
+    world.upstream.queue(say("Never said.", hold_before_headers=gate), say("Said."))
+    sent = world.threads.submit(world.send, world.one, agent, "Wait.")
+    becomes(lambda: len(world.prompts()) == 1)
+    status, ended = world.ask(world.other, "POST", f"/v1/agents/{agent}/messages/cancel", {})
+    assert (status, list(ended.values())) == (200, ["cancelled"])
+    status, reply = sent.result()
+    assert (status, reply["stop_reason"]["stop_reason"]) == (200, "cancelled")
+    gate.open()
+    status, reply = world.send(world.other, agent, "And now?")
+    assert (status, reply["messages"][-1]["content"]) == (200, "Said.")
+
+
+def test_a_gateway_that_starts_lets_the_runs_of_others_be(postgres: str, upstream: StrictUpstream) -> None:
+    url = empty_database(postgres).url
+
+    async def open_here() -> Store:
+        return await open_store(url)
+
+    settings = settings_for(upstream)
+    with serve(settings, open_here) as one:
+        gate = Gate()
+        with serve(settings, open_here) as other:
+            world = Two(upstream, one, other)
+            agent = world.agent()
+        upstream.queue(say("Said.", hold_before_headers=gate))
+        sent = world.threads.submit(world.send, one, agent, "Wait.")
+        becomes(lambda: len(world.prompts()) == 1)
+        with serve(settings, open_here):
+            gate.open()
+            status, reply = sent.result()
+        assert (status, reply["messages"][-1]["content"]) == (200, "Said.")
+        world.threads.shutdown()
+
+
+def test_a_run_in_the_background_is_read_where_it_is_not_performed(
+    postgres: str, upstream: StrictUpstream
+) -> None:
+    with two(postgres, upstream, works=False) as world:
+        agent, gate = world.agent(), Gate()
+        upstream.queue(
+            say("A long reply.", tokens=["A long", " reply."], hold_after={2: gate}), say("Behind.")
+        )
+        path = f"/v1/agents/{agent}/messages"
+        options = {"stream_tokens": True, "streaming": True, "background": True, "include_pings": False}
+        read = world.threads.submit(world.ask, world.one, "POST", path, {"input": "Work.", **options})
+        becomes(lambda: len(world.prompts()) == 1)
+        behind = world.threads.submit(world.send, world.one, agent, "And then?")
+        runs = world.ask(world.one, "GET", f"/v1/runs/?agent_id={agent}&background=true")[1]
+        again = world.threads.submit(
+            world.ask, world.other, "POST", f"/v1/runs/{runs[0]['id']}/stream", {"starting_after": 0}
+        )
+        time.sleep(0.3)
+        assert len(world.prompts()) == 1, "what came behind it waits"
+        gate.open()
+        for reader in (read, again):
+            status, body = reader.result()
+            assert status == 200
+            assert b"A long" in body
+            assert body.endswith(b"data: [DONE]\n\n")
+        status, reply = behind.result()
+        assert (status, reply["messages"][-1]["content"]) == (200, "Behind.")
+        assert "A long reply." in str(world.prompts()[-1])

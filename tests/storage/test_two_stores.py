@@ -1,0 +1,357 @@
+"""Two stores over one database, as two gateways have them: every race between them, and what each tells the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.database import DEAF_S, KEYS, WORK
+from storage.errors import Stale
+from storage.records import Agent, Block, JobState, Scope
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.postgres import empty_database
+from tests.stored import ALICE, HUMAN, Speaker, open_store, rows
+
+KINDS = ("learn", "compact")
+LEASE_S = 60.0
+
+
+@pytest.fixture
+def url(postgres: str) -> str:
+    return empty_database(postgres).url
+
+
+@pytest.fixture
+async def stores(url: str) -> AsyncIterator[tuple[Store, Store]]:
+    one, other = await open_store(url), await open_store(url)
+    yield one, other
+    for store in (one, other):
+        await store.close()
+
+
+async def make(store: Store, scope: Scope = ALICE, blocks: tuple[Block, ...] = (HUMAN,)) -> Agent:
+    return await store.agents.find_or_begin(scope, blocks, (), 1.0)
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    """Waits for what another store has told."""
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to that")
+
+
+async def listening(*stores: Store) -> None:
+    """Has stores listen, and waits until they hear."""
+    for store in stores:
+        heard: list[str | None] = []
+        store.database.hear("hello", heard.append)
+        store.database.listen()
+        await becomes(lambda heard=heard: bool(heard))  # type: ignore[misc]
+
+
+# --- agents and turns -------------------------------------------------------------------------------------------------
+
+
+async def test_first_contact_at_two_gateways_is_one_agent(stores: tuple[Store, Store]) -> None:
+    agents = await asyncio.gather(*(make(store) for store in stores for _ in range(5)))
+    assert len({(agent.id, agent.uid, agent.secret) for agent in agents}) == 1
+    for store in stores:
+        assert [block.label for block in await store.blocks.load(agents[0].id)] == ["human"]
+
+
+async def test_two_turns_on_one_conversation_are_both_kept(stores: tuple[Store, Store]) -> None:
+    """Whoever commits second finds the revision moved, and resolves on what is there then."""
+    await make(stores[0])
+    speakers = [Speaker(store) for store in stores]
+    for chat in map(str, range(5)):
+        said = [user(f"hello {chat}"), assistant("hi")]
+        await speakers[0].say(said[:1], said[1], chat)
+        turns = [await each.begin([*said, user("a question")], chat) for each in speakers]
+        assert [turn.is_plain for turn in turns] == [True, True]
+        ended = await asyncio.gather(
+            *(
+                each.end(turn, [assistant(f"answer {n}")])
+                for n, (each, turn) in enumerate(zip(speakers, turns, strict=True))
+            )
+        )
+        assert sorted(each.is_plain for each in ended) == [False, True]
+        assert len({each.exchange for each in ended}) == 2
+    kept = await speakers[0].rows()
+    assert len(kept) == 15
+    assert_numbered(kept)
+
+
+async def test_an_agents_numbers_have_no_gap_whoever_takes_them(stores: tuple[Store, Store]) -> None:
+    await make(stores[0])
+
+    async def talk(store: Store, name: str) -> None:
+        speaker, said = Speaker(store), []
+        for n in range(6):
+            said += [user(f"{name} says {n}")]
+            reply = assistant(f"to {name} {n}")
+            await speaker.say(said, reply, name)
+            said += [reply]
+
+    await asyncio.gather(*(talk(store, f"chat {n} {i}") for i, store in enumerate(stores) for n in range(3)))
+    kept = await Speaker(stores[0]).rows()
+    assert len(kept) == 36
+    assert_numbered(kept)
+
+
+def assert_numbered(kept: list[Any]) -> None:
+    """Ids are in the order of numbers, and no number is taken twice or left out."""
+    ends = 1
+    for e in kept:
+        assert e.seq == ends
+        ends += len(e.inputs) + 1
+
+
+async def test_a_turn_that_was_under_way_does_not_bring_back_what_another_gateway_forgot(
+    stores: tuple[Store, Store],
+) -> None:
+    one, other = stores
+    agent = await make(one)
+    speaker = Speaker(one)
+    said = [user("my secret is 4711"), assistant("I see")]
+    await speaker.say(said[:1], said[1], "chat")
+    turn = await speaker.begin([*said, user("what was it?")], "chat")
+    id = await other.forgetting.begin(agent.id, ForgetTarget(is_all=True))
+    with pytest.raises(Stale):
+        await speaker.end(turn, [assistant("4711")])
+    assert await other.forgetting.run(id)
+    assert await rows(one, "SELECT 1 FROM exchanges") == []
+    # The agent is remembered here still, and the look says that it is gone.
+    assert await one.agents.find(ALICE) is not None
+    assert await one.turns.look(agent, "chat", None) is None
+
+
+async def test_one_forgetting_may_be_carried_out_by_two(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    agent = await make(one)
+    speaker, said = Speaker(one), []
+    for n in range(40):
+        said += [user(f"message {n}")]
+        reply = assistant(f"reply {n}")
+        await speaker.say(said, reply, "chat")
+        said += [reply]
+    id = await one.forgetting.begin(agent.id, ForgetTarget(is_all=True))
+    assert await one.forgetting.unfinished() == await other.forgetting.unfinished() == [id]
+    assert await asyncio.gather(one.forgetting.run(id), other.forgetting.run(id)) == [True, True]
+    for table in ("exchanges", "conversations", "agents", "forgetting"):
+        assert await rows(other, f"SELECT 1 FROM {table}") == []
+
+
+async def test_blocks_that_two_write_at_once_keep_both_edits(stores: tuple[Store, Store]) -> None:
+    agent = await make(stores[0])
+    edits = [(n, store) for n, store in enumerate(stores * 5)]
+
+    async def edit(n: int, store: Store) -> None:
+        """A conversation whose edit is confirmed by what follows."""
+        speaker = Speaker(store)
+        asked = [user(f"note {n}")]
+        turn = await speaker.begin(asked, f"chat {n}")
+        reply = assistant("done")
+        await speaker.end(turn, [reply], edited=[f"fact {n}"])
+        await speaker.say([*asked, reply, user("thanks")], assistant("welcome"), f"chat {n}")
+
+    await asyncio.gather(*(edit(n, store) for n, store in edits))
+    (block,) = await stores[0].blocks.load(agent.id)
+    assert sorted(block.value.split("\n")) == sorted(f"fact {n}" for n, _ in edits)
+
+
+async def test_a_profiles_shared_block_is_made_once(stores: tuple[Store, Store]) -> None:
+    shared = replace(HUMAN, label="house")
+    people = [Scope("default", "default", f"user:{n}") for n in range(8)]
+    await asyncio.gather(
+        *(
+            stores[n % 2].agents.find_or_begin(scope, (HUMAN,), (shared,), 1.0)
+            for n, scope in enumerate(people)
+        )
+    )
+    assert await rows(stores[0], "SELECT label FROM blocks WHERE agent IS NULL") == [("house",)]
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+async def test_each_job_is_done_once_and_never_two_of_a_lane(stores: tuple[Store, Store]) -> None:
+    agents = [await make(stores[0], Scope("default", "default", f"user:{n}")) for n in range(4)]
+    for n in range(60):
+        await stores[n % 2].jobs.enqueue("learn", agents[n % 4].id, f"key {n}")
+    done: Counter[str] = Counter()
+    running: set[int] = set()
+
+    async def work(store: Store) -> None:
+        while await store.jobs.counts() != dict.fromkeys(JobState, 0):
+            job = await store.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+            if job is None:
+                await asyncio.sleep(0.01)
+                continue
+            assert job.agent not in running
+            running.add(job.agent)
+            await asyncio.sleep(0)
+            done[job.key] += 1
+            running.discard(job.agent)
+            await store.jobs.finish(job)
+
+    await asyncio.gather(*(work(store) for store in stores for _ in range(3)))
+    assert done == Counter({f"key {n}": 1 for n in range(60)})
+
+
+async def test_jobs_of_a_key_that_two_enqueue_at_once_are_one(stores: tuple[Store, Store]) -> None:
+    agent = await make(stores[0])
+    for _ in range(10):
+        ids = await asyncio.gather(*(store.jobs.enqueue("learn", agent.id, "k") for store in stores * 3))
+        assert len(set(ids)) == 1
+
+
+async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Store, Store]) -> None:
+    """By the database's clock: nobody asks the machines what time it is."""
+    one, other = stores
+    agent = await make(one)
+    await one.jobs.enqueue("learn", agent.id, "k")
+    job = await one.jobs.claim(KINDS, lease_s=0.3, tries=3)
+    assert job is not None
+    await one.jobs.journal(job, "ask", b"answer")
+    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
+    left = await other.jobs.due_in(KINDS)
+    assert left is not None
+    assert 0 < left <= 0.3
+    assert await one.jobs.heartbeat(job, 0.5)
+    await asyncio.sleep(0.3)
+    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
+    await asyncio.sleep(0.3)
+    again = await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert again is not None
+    assert (again.id, again.attempt) == (job.id, 2)
+    assert await other.jobs.step(again, "ask") == b"answer"
+    assert not await one.jobs.heartbeat(job, LEASE_S)
+    assert not await one.jobs.is_held(job)
+    with pytest.raises(Stale):
+        await one.jobs.finish(job)
+    await other.jobs.finish(again)
+
+
+async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    await one.jobs.enqueue("learn", 0, "k")
+    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert job is not None
+    one.jobs.let_go(job)
+    assert await one.jobs.due_in(KINDS) == 0.0
+    again = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert again is not None
+    assert (await other.jobs.release(again)) == "retrying"
+    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is not None
+
+
+async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    agent = await make(one)
+    for key in ("running", "waiting"):
+        await one.jobs.enqueue("learn", agent.id, key)
+    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert job is not None
+    id = await other.forgetting.begin(agent.id, ForgetTarget(is_all=True))
+    with pytest.raises(Stale):
+        await one.jobs.commit(job, lambda connection: connection.run("SELECT 1"))
+    assert await other.forgetting.run(id)
+    assert await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
+    assert await one.jobs.list() == ()
+
+
+# --- what each tells the other ----------------------------------------------------------------------------------------
+
+
+async def test_work_is_told_of_and_looked_for_when_nobody_tells(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    woken: list[int] = []
+    other.jobs.watch(lambda: woken.append(1))
+    await one.jobs.enqueue("learn", 0, "k")
+    assert await other.jobs.due_in(KINDS) == 0.0, "it hears nothing yet"
+    assert not woken
+    await listening(other)
+    woken.clear()
+    await one.jobs.enqueue("learn", 0, "j")
+    await becomes(lambda: bool(woken))
+    waits = await other.jobs.due_in(("nothing of that kind",))
+    assert waits == 60.0, "the queue is looked at anew all the same"
+
+
+async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    key, plain = await one.keys.create("default", "k")
+    await listening(other)
+    assert await other.keys.find(plain) == key
+    await one.keys.revoke("k")
+    told: list[str | None] = []
+    other.database.hear(KEYS, told.append)
+    await becomes(lambda: bool(told))
+    assert await other.keys.find(plain) is None
+
+
+async def test_nothing_that_is_told_decides_who_may_ask(stores: tuple[Store, Store]) -> None:
+    """Neither of them hears anything here."""
+    one, other = stores
+    tick = 0.0
+    other.keys._tick = lambda: tick
+    assert not await other.keys.has_any()
+    key, plain = await one.keys.create("default", "k")
+    assert not await other.keys.has_any(), "believed for a while"
+    tick += DEAF_S
+    assert await other.keys.has_any(), "the door is closed"
+    assert await other.keys.find(plain) == key
+    await one.keys.revoke("k")
+    assert await other.keys.find(plain) == key, "believed for a while"
+    tick += DEAF_S
+    assert await other.keys.find(plain) is None
+
+
+async def test_a_known_caller_stays_known_while_the_database_is_down(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    tick = 0.0
+    other.keys._tick = lambda: tick
+    key, plain = await one.keys.create("default", "k")
+    assert await other.keys.find(plain) == key
+    await other.close()
+    tick += 100 * DEAF_S
+    assert await other.keys.find(plain) == key
+
+
+async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    freed: list[str | None] = []
+    other.lines.heard(freed.append)
+    await listening(other)
+    assert await one.lines.take("a", 15.0)
+    assert not await other.lines.take("a", 15.0)
+    left = await other.lines.want("a")
+    assert left is not None
+    assert 14 < left <= 15
+    await one.lines.give("a", 15.0)
+    await becomes(lambda: "a" in freed)
+    assert not await one.lines.take("a", 15.0)
+    assert await other.lines.take("a", 15.0)
+
+
+async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    heard: dict[Store, list[str | None]] = {store: [] for store in stores}
+    for store in stores:
+        store.database.hear(KEYS, heard[store].append)
+        store.database.hear(WORK, lambda _: None)
+    await listening(*stores)
+    for each in heard.values():
+        each.clear()
+    one.database.tell(KEYS, "word")
+    await becomes(lambda: heard[other] == ["word"])
+    assert heard[one] == []
