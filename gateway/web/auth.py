@@ -17,6 +17,7 @@ from storage.sql.keys import Keys
 
 KEY_PREFIX = "mg-"
 DEFAULT_PROJECT = "default"
+_MOST_HOSTS = 64
 _READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
 
 
@@ -64,6 +65,7 @@ class Guard:
         self._origins = frozenset(origins)
         self._is_local = is_local
         self._demanded = is_keyed
+        self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
 
     async def demands_key(self) -> bool:
         """Says whether a key was ever made. Once that is known it holds, whatever becomes of the store."""
@@ -122,11 +124,13 @@ class Guard:
         A page can reach this machine through a name of its own that resolves to it (DNS rebinding), or post to it
         without reading the answer; the Host and Origin headers give both away.
         """
-        if host is not None and not self._is_known(_name_of(host)):
+        if host is not None and host not in self._seen_hosts and not self._is_known(_name_of(host)):
             raise NotAllowed(
                 "Without keys this gateway answers only under this machine's own name. "
                 "Add the host to server.allowed_hosts, or make a key with `mnemogate keys create`."
             )
+        if host is not None and len(self._seen_hosts) < _MOST_HOSTS:
+            self._seen_hosts.add(host)
         # Browsers send an Origin with every post to another site; a page of this machine's own has a known name.
         if origin is not None and origin not in self._origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)

@@ -28,13 +28,13 @@ class ChatRequest:
     json: dict[str, Any]
     model: str
     messages: list[dict[str, Any]]
-    stream: bool
-    wants_usage: bool
-    tools: tuple[str, ...]
-    has_tools: bool
-    n: int
-    max_tokens: int | None
-    max_tokens_key: str | None
+    stream: bool = False
+    wants_usage: bool = False
+    tools: tuple[str, ...] = ()
+    has_tools: bool = False
+    n: int = 1
+    max_tokens: int | None = None
+    max_tokens_key: str | None = None
     _layout: list[Layout] = field(default_factory=list, repr=False, compare=False)
 
     @property

@@ -62,7 +62,7 @@ CONVERSATION_ORDER = (
 )
 
 _MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
-_MODES = frozenset(("", *Mode))
+_MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
 _SIGNED_USER = SIGNED_USER.encode()
 _RETRIES = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
@@ -280,7 +280,10 @@ def _checked_id(text: str, name: str) -> str | None:
 
 def asks_agent(model: str) -> bool:
     """Returns whether a model's name asks for an agent: `agent/<name or id>`, or an agent's id by itself."""
-    return model.startswith(AGENT_PREFIX) or _AGENT_ID.fullmatch(model) is not None
+    # Nearly all names are of models, and need one look.
+    return model.startswith("agent") and (
+        model.startswith(AGENT_PREFIX) or _AGENT_ID.fullmatch(model) is not None
+    )
 
 
 def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
@@ -312,8 +315,7 @@ def _refuse_repeated(headers: RawHeaders, single: frozenset[bytes]) -> None:
 
 
 def _asked_mode(headers: Mapping[bytes, bytes]) -> Mode | None:
-    text = _word(headers, _MEMORY, _MODES, "on, read, off or strict")
-    return Mode(text) if text else None
+    return _MODES[_word(headers, _MEMORY, _MODES, "on, read, off or strict")]
 
 
 def _append(headers: Mapping[bytes, bytes]) -> bool:

@@ -50,6 +50,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
         if key in _ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     messages = _messages(json, max_messages)
+    if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
+        return ChatRequest(body, json, _model(json), messages, _layout=layout)
     stream_options = _optional(json, "stream_options", dict)
     max_tokens_key = next((key for key in _MAX_TOKENS if json.get(key) is not None), None)
     tools, functions = _tools(json, "tools"), _tools(json, "functions")
@@ -73,6 +75,9 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     )
 
 
+_MAX_TOKENS = ("max_completion_tokens", "max_tokens")
+# Fields that have a type to be checked and a meaning here.
+_SHAPED = frozenset((*_MAX_TOKENS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
 _QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
 
@@ -87,9 +92,6 @@ def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
         if quoted is not None and body.count(quoted) > 1:
             return True
     return False
-
-
-_MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 
 
 def _model(json: dict[str, Any]) -> str:
@@ -122,7 +124,7 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
             code="array_above_max_length",
         )
     for index, message in enumerate(messages):
-        if not isinstance(message, dict):
+        if message.__class__ is not dict:
             raise _wrong_type(f"messages[{index}]", "an object", message)
         role = message.get("role")
         if role.__class__ is not str or role not in ROLES:
