@@ -49,7 +49,7 @@ async def crowd(store: Store, model: Agent, agents: int) -> None:
     rows = store.database.reader.run(lambda c: c.execute("PRAGMA table_info(exchanges)").fetchall())
     columns = ", ".join(row[1] for row in rows if row[1] not in ("id", "agent"))
     exchanges = f"INSERT INTO exchanges (agent, {columns}) SELECT ?, {columns} FROM exchanges WHERE agent = ?"
-    terms = "INSERT INTO terms SELECT ?, chunk, data FROM terms WHERE agent = ?"
+    terms = "INSERT INTO terms (agent, chunk, data) SELECT ?, chunk, data FROM terms WHERE agent = ?"
     for number in range(agents):
         both = ((await new_agent(store, f"x{number}", model.secret)).id, model.id)
         await store.database.writer.submit(
@@ -60,15 +60,11 @@ async def crowd(store: Store, model: Agent, agents: int) -> None:
 async def measure(store: Store, agent: Agent) -> list[float]:
     """Returns the milliseconds of each query, from the fastest on; the first only warm."""
     rng = random.Random(7)
-    found = await store.turns.look(agent, None, None)
-    assert found is not None
     times = []
     for _ in range(WARM + QUERIES):
         query = f"where did I leave the {rng.choice(NOUNS)} and the {rng.choice(NOUNS)}?"
         begun = time.perf_counter()
-        hits = await store.recall.search(
-            agent, query, size=found.next_seq, indexed=found.indexed_seq, only_strong=True
-        )
+        hits = await store.recall.search(agent, query, only_strong=True)
         times.append((time.perf_counter() - begun) * 1000)
         assert hits
     return sorted(times[WARM:])

@@ -13,6 +13,7 @@ from storage.records import (
     Conversation,
     Exchange,
     Message,
+    Numbers,
     Run,
     RunState,
     RunStep,
@@ -40,7 +41,8 @@ class LookReader:
 class Look:
     """The surroundings of a request, as one round trip reads them.
 
-    exchange: the newest whose path is exactly the client's list up to its last assistant message.
+    epoch to stamp: the agent's numbers. exchange: the newest whose path is exactly the client's list up to its last
+    assistant message.
     is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
     additions: exchanges on its path that added something of ours, newest first; with content, if it is more than notes.
     is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
@@ -52,6 +54,7 @@ class Look:
     next_seq: int = 1
     indexed_seq: int = 0
     rev: int = 0
+    stamp: int = 0
     conversation: Conversation | None = None
     exchange: Exchange | None = None
     is_continued: bool = False
@@ -64,6 +67,10 @@ class Look:
     shares_blocks: bool = False
     ops: list[BlockOp] = field(default_factory=list)
     readers: list[LookReader] = field(default_factory=list)
+
+    @property
+    def numbers(self) -> Numbers:
+        return Numbers(self.epoch, self.next_seq, self.indexed_seq, self.stamp)
 
 
 @frozen

@@ -66,6 +66,18 @@ class Agent:
     created: float = 0.0
 
 
+class Numbers(NamedTuple):
+    """An agent's numbers, by which a process knows whether what it remembers of the memory is still so.
+
+    stamp rises when something that was told changes; the others are the agent's.
+    """
+
+    epoch: int
+    next_seq: int
+    indexed_seq: int
+    stamp: int
+
+
 @frozen
 class Conversation:
     """A conversation. key: the client's own id, unique within the agent; None for one found from its messages.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,9 @@ from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.database import Connection
 from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
-from storage.search.blob import PRESENT, document_type, open_blob
+from storage.search.blob import PRESENT, Document, count_terms, document_type, open_blob
+from storage.search.index import Index
+from storage.search.rank import rank
 from storage.sql import exchanges
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
@@ -208,3 +210,11 @@ async def save_passage(
 ) -> Passage:
     """An archival memory that no turn made."""
     return await store.database.write(lambda c: insert_passage(c, agent, text, at=at, sources=sources))
+
+
+def ranked(
+    blobs: Iterable[bytes], query: str, secret: bytes, *, tail: Iterable[Document] = (), **options: Any
+) -> list[int]:
+    """Returns what a query finds in an index of these blobs, and in messages that are not indexed yet."""
+    index = Index((open_blob(data).chunk, data) for data in blobs)
+    return rank(index, query, secret, tail=[count_terms(each) for each in tail], **options)

@@ -96,13 +96,14 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 
 
 @frozen
-class _Counted:
-    """A document's terms, counted.
+class Counted:
+    """A document with its terms, counted.
 
     head: those in its beginning, and of these `named` those of names and numbers. length: terms in all; flags: of its
     row.
     """
 
+    document: Document
     frequency: dict[str, int]
     head: frozenset[str]
     named: frozenset[str]
@@ -113,7 +114,7 @@ class _Counted:
 
 # The last messages of a memory are not indexed yet and are read by query after query.
 @lru_cache(maxsize=1024)
-def count_terms(document: Document) -> _Counted:
+def count_terms(document: Document) -> Counted:
     """Returns the terms of a message with its frame, counted."""
     text = document.text[:_DOCUMENT_CHARS]
     # The head ends with a word, where its text has spaces.
@@ -127,7 +128,8 @@ def count_terms(document: Document) -> _Counted:
     frequency.update(words)
     if len(frequency) > _DOCUMENT_TERMS:
         frequency = Counter(dict(list(frequency.items())[:_DOCUMENT_TERMS]))
-    return _Counted(
+    return Counted(
+        document,
         frequency,
         frozenset(head),
         frozenset(names_in(text[: cut or _HEAD_CHARS])),
@@ -178,15 +180,17 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
     by_chunk: dict[int, dict[int, Document]] = {}
     for document in documents:
         by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
-    counted = {document: count_terms(document) for rows in by_chunk.values() for document in rows.values()}
-    hashes = hash_terms(chain.from_iterable(each.frequency for each in counted.values()), secret)
+    counted = {
+        chunk: {slot: count_terms(each) for slot, each in rows.items()} for chunk, rows in by_chunk.items()
+    }
+    every = chain.from_iterable(rows.values() for rows in counted.values())
+    hashes = hash_terms(chain.from_iterable(each.frequency for each in every), secret)
     blobs = {}
-    for chunk, rows in by_chunk.items():
+    for chunk, of_slot in counted.items():
         table = np.zeros(CHUNK, document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
-        for slot, document in rows.items():
-            found = counted[document]
-            table[slot] = document_row(document, found)
+        for slot, found in of_slot.items():
+            table[slot] = document_row(found)
             values += [hashes[term] for term in found.frequency]
             marks = (
                 (IN_HEAD if term in found.head else 0) | (NAMED if term in found.named else 0)
@@ -256,8 +260,9 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
     return found
 
 
-def document_row(document: Document, counted: _Counted) -> tuple[int, int, int, int]:
-    """Returns the document's row of `_COLUMNS`; numbers that do not fit count as the largest that does."""
+def document_row(counted: Counted) -> tuple[int, int, int, int]:
+    """Returns a document's row of `_COLUMNS`; numbers that do not fit count as the largest that does."""
+    document = counted.document
     back = 0 if document.previous is None else document.seq - document.previous
     return (
         min(counted.length, 0xFFFF),

@@ -84,7 +84,12 @@ def shares_in_general(text: str, terms: Sequence[str]) -> list[float]:
 
 def says_nothing(text: str, terms: Sequence[str]) -> bool:
     """Returns whether each term of a text is in most of people's messages: "And now?" """
-    return min(shares_in_general(text, terms), default=1.0) > _SAYS_NOTHING
+    return all_common(shares_in_general(text, terms))
+
+
+def all_common(shares: Sequence[float]) -> bool:
+    """Returns whether all of these shares of people's messages are large, so that their terms tell nothing."""
+    return min(shares, default=1.0) > _SAYS_NOTHING
 
 
 @cache

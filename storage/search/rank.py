@@ -6,21 +6,15 @@ Pure: bytes and values in, numbers out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from storage.search.blob import (
-    ASKS,
-    SLIGHT,
-    USER,
-    Document,
-    count_terms,
-    hash_terms,
-    open_blob,
-)
-from storage.search.common import load_tables, says_nothing, shares_in_general
-from storage.search.find import Found, IndexLayout, find, lay_out_again, widen
+from storage.search.blob import Counted, count_terms
+from storage.search.common import all_common, load_tables, shares_in_general
+from storage.search.find import Found, find, widen
+from storage.search.index import FREQUENCY, FREQUENCY_SHIFT, HEAD, K1, Index, IndexLayout
 from storage.search.words import terms_of_word, words_of
 from storage.value import frozen
 
@@ -28,9 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
-_K1 = 1.2
-_B = 0.75
+T = TypeVar("T", bound="np.generic")
+
 # The weight of a hit in the neighbouring turn.
 _NEIGHBOUR = 0.5
 # Distinct words of a query that are looked up.
@@ -47,10 +40,6 @@ _ASKING_NEAR = 0.25
 _ANSWERING = 0.7
 # Puts one turn next behind another.
 _BEHIND = 0.999
-
-# The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
-# turns counts in full. That is so in LongMemEval, where nothing less found as much.
-_FULL_WEIGHT_LOG2 = 3
 
 # Bounds for a search that nobody asked for. The best hit has to hold so much of the query's weight (over 240 questions
 # of LongMemEval, 550 turns each, it held 0.3 or more), or, since a question may have several parts, the best few
@@ -87,6 +76,8 @@ _TOLD_TERMS = 32
 # short talk 65 and 85%.
 _SECOND_LOOK = 3
 _SURE = 10
+# Of more rows than these only those that may have a score are looked at.
+_FEW_ROWS = 2_048
 # An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
 
@@ -109,7 +100,6 @@ def clear_caches() -> None:
     """Drops what is remembered between queries: words of messages, some of which may have been forgotten."""
     terms_of_word.cache_clear()
     count_terms.cache_clear()
-    lay_out_again.cache_clear()
 
 
 def preload() -> None:
@@ -123,11 +113,11 @@ def preload() -> None:
 
 
 def rank(
-    blobs: Iterable[bytes],
+    index: Index,
     query: str,
     secret: bytes,
     *,
-    tail: Sequence[Document] = (),
+    tail: Sequence[Counted] = (),
     skip: range = range(0),
     limit: int = 50,
     room: int = 0,
@@ -146,26 +136,23 @@ def rank(
     room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such a search
     looks a second time, also for names and numbers that the first hits add: "What did my sister win?" shares its words
     with the message that names her, and not with the one that tells.
-    blobs: all of the agent's; empty ones are skipped. tail: messages that are not indexed yet; where a blob has one of
-    them too, the tail's text counts. skip: messages that count for the statistics and are not wanted.
+    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts. skip: messages
+    that count for the statistics and are not wanted.
     only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
     the query nothing is returned. A search tool leaves it off.
-
-    Raises: CorruptIndex.
     """
     terms = list(dict.fromkeys(words_of(query)))[:_QUERY_WORDS]
-    opened = sorted(open_blob(blob) for blob in blobs if blob)
-    if not terms or not (opened or tail):
+    if not terms or not (index.has_words or tail):
         return []
     in_general = shares_in_general(query, terms)
-    if only_strong and says_nothing(query, terms):
+    if only_strong and all_common(in_general):
         return []
-    found = find(opened, tail, terms, in_general, secret)
-    if not len(found.row) and near is None:
+    found = find(index, tail, terms, in_general, secret)
+    if not len(found.term) and near is None:
         return []
     rows = _fuse(found, skip, max(limit, MOST_HITS) if room else limit, only_strong, near)
-    if room and sum(len(blob.data) for blob in opened) <= _LOOKED_AGAIN_BYTES:
-        wider = widen(found, opened, tail, rows[:_SECOND_LOOK].tolist(), hash_terms(terms, secret), secret)
+    if room and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
+        wider = widen(found, index, tail, rows[:_SECOND_LOOK].tolist(), terms, secret)
         if wider is not None:
             rows = _mix(rows, _fuse(wider, skip, MOST_HITS, only_strong, near))
     numbers: list[int] = found.layout.seqs[_fill(rows, found.layout, limit, room)].tolist()
@@ -174,52 +161,87 @@ def rank(
 
 @frozen
 class _Scored:
-    """BM25 scores. share: of the query's weight, by row. weight: of each term, in the same measure.
+    """BM25 scores of some rows. rows: which, in order. places: by row its place among them; None: it is the row.
 
-    telling: how much each row tells, 1 but for one that only asks.
+    share: of the query's weight, by row. weight: of each term, in the same measure.
     """
 
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64] | None
     score: NDArray[np.float64]
-    telling: NDArray[np.float64]
     share: NDArray[np.float64]
     weight: NDArray[np.float64]
 
+    def of_row(self, column: NDArray[T]) -> NDArray[T]:
+        """Returns what a column by row has for these."""
+        return column if self.places is None else column[self.rows]
 
-def _score(found: Found) -> _Scored:
-    """Scores every row. A word's weight is by how many messages have it, of all rows and of people in general."""
+    def place_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the places of rows; for one that is not among these the number of these."""
+        return rows if self.places is None else self.places[rows]
+
+
+def _score(found: Found, *, all_rows: bool) -> _Scored:
+    """Scores the rows that have a term, or whose neighbours have one; or all of them, of which others have nothing.
+
+    A word's weight is by how many messages have it, of all rows and of people in general.
+    """
     import numpy as np
 
     layout = found.layout
-    total = len(layout.present)
-    documents = int(layout.present.sum())
-    others = max(documents, _LEAST_IN_GENERAL)
-    sample = documents + others
+    total = len(layout.seqs)
+    others = max(layout.documents, _LEAST_IN_GENERAL)
+    sample = layout.documents + others
     df = np.bincount(found.term, minlength=len(found.in_general)) + others * found.in_general
     idf = np.log1p(np.maximum(sample - df + 0.5, 0.0) / (df + 0.5))
-    length = _K1 * (1 - _B + _B * layout.lengths / max(float(layout.lengths.sum()) / documents, 1.0))
-    row, weight, f = found.row, idf[found.term], found.frequency
-    score = np.bincount(row, weight * f * (_K1 + 1) / (f + length[row]), total).astype(np.float64, copy=False)
-    share = np.bincount(row, weight, total).astype(np.float64, copy=False)
-    asks = layout.has(ASKS)
+    # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
+    asked = max(float(np.minimum(idf, math.log1p((sample - 0.5) / 1.5)).sum()), 1e-9)
+    row, weight = found.row, idf[found.term]
+    f = found.packed >> FREQUENCY_SHIFT & FREQUENCY
+    own = weight * f * (K1 + 1) / (f + layout.against[row])
 
     # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's length.
-    source, weight = row[found.in_head], weight[found.in_head] * _NEIGHBOUR
-    head = _K1 * (1 - _B + _B * layout.heads / max(float(layout.heads.sum()) / documents, 1.0))
-    gain = weight * (_K1 + 1) / (1 + head[source])
-    for neighbour, of_asking in ((layout.earlier, 0.0), (layout.later, _ANSWERING)):
-        to = neighbour[source]
-        has = to >= 0
-        part = np.where(asks[source[has]], of_asking, 1.0)
-        score += np.bincount(to[has], gain[has] * part, total)
-        share += np.bincount(to[has], weight[has] * part, total)
-    matched = np.bincount(row, minlength=total)
-    telling = np.where(asks, np.clip((layout.heads - matched) / _TELLING_TERMS, _LEAST_TELLING, 1.0), 1.0)
-    score *= telling
-    score[~layout.present] = 0.0
-    # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
-    unseen_as_rare = np.minimum(idf, np.log1p((sample - 0.5) / 1.5))
-    asked = max(float(unseen_as_rare.sum()), 1e-9)
-    return _Scored(score, telling, np.minimum(share / asked, 1.0), idf / asked)
+    in_head = (found.packed & HEAD) > 0
+    source, weight_there = row[in_head], weight[in_head] * _NEIGHBOUR
+    gain = weight_there * (K1 + 1) / (1 + layout.head_against[source])
+    earlier, later = layout.earlier[source], layout.later[source]
+
+    scored = _places(layout, None if all_rows or total <= _FEW_ROWS else (row, earlier, later))
+    n = len(scored.rows)
+    if not len(row):  # of nothing bincount makes whole numbers
+        return replace(scored, score=np.zeros(n), share=np.zeros(n), weight=idf / asked)
+    at = scored.place_of(row)
+    to = np.concatenate((at, scored.place_of(earlier), scored.place_of(later)))
+    back = forth = np.ones(1)
+    if layout.asks.any():
+        asking = layout.asks[source]
+        back, forth = np.where(asking, 0.0, 1.0), np.where(asking, _ANSWERING, 1.0)
+    # Behind the places is one for the neighbours that there are not.
+    score = np.bincount(to, np.concatenate((own, gain * back, gain * forth)), n + 1)[:n].astype(
+        float, copy=False
+    )
+    share = np.bincount(to, np.concatenate((weight, weight_there * back, weight_there * forth)), n + 1)[:n]
+    asks = scored.of_row(layout.asks)
+    if asks.any():
+        told = scored.of_row(layout.heads) - np.bincount(at, minlength=n)[:n]
+        score *= np.where(asks, np.clip(told / _TELLING_TERMS, _LEAST_TELLING, 1.0), 1.0)
+    return replace(scored, score=score, share=np.minimum(share / asked, 1.0), weight=idf / asked)
+
+
+def _places(layout: IndexLayout, touched: Sequence[NDArray[Any]] | None) -> _Scored:
+    """Returns an empty score of the rows that are touched; None: of all."""
+    import numpy as np
+
+    none, total = np.empty(0), len(layout.seqs)
+    if touched is None:
+        return _Scored(np.arange(total), None, none, none, none)
+    is_touched = np.zeros(total + 1, bool)
+    for rows in touched:
+        is_touched[rows] = True
+    rows = np.flatnonzero(is_touched[:total])
+    places = np.full(total + 1, len(rows))
+    places[rows] = np.arange(len(rows))
+    return _Scored(rows, places, none, none, none)
 
 
 def _is_weak(found: Found, scored: _Scored) -> bool:
@@ -228,7 +250,7 @@ def _is_weak(found: Found, scored: _Scored) -> bool:
         return False
     import numpy as np
 
-    few = _best(scored.score, _FEW)
+    few = scored.rows[_best(scored.score, _FEW)]
     return float(scored.weight[np.unique(found.term[np.isin(found.row, few)])].sum()) < _LEAST_SHARE_OF_FEW
 
 
@@ -254,23 +276,23 @@ def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near |
     """Returns the rows of the best messages by words and vectors together."""
     import numpy as np
 
-    none = np.empty(0, np.int64)
-
-    scored = _score(found)
+    none, layout = np.empty(0, np.int64), found.layout
+    scored = _score(found, all_rows=near is not None)
     score, share = scored.score, scored.share
     outstanding = beyond = None
     if near is not None:
         # A similarity below the mean must not count against a message that has the words.
-        outstanding = np.maximum(_by_row(found.layout, near.seqs, near.outstanding), 0.0)
-        outstanding[found.layout.has(ASKS)] *= _ASKING_NEAR
-        beyond = _by_row(found.layout, near.seqs, near.beyond)
+        outstanding = np.maximum(_by_row(layout, near.seqs, near.outstanding), 0.0)
+        outstanding[layout.asks] *= _ASKING_NEAR
+        beyond = _by_row(layout, near.seqs, near.beyond)
     if skip:
         # Only now: the statistics of words and vectors are those of the whole memory.
-        unwanted = (found.layout.seqs >= skip.start) & (found.layout.seqs < skip.stop)
+        seqs = scored.of_row(layout.seqs)
+        unwanted = (seqs >= skip.start) & (seqs < skip.stop)
         score[unwanted] = share[unwanted] = 0.0
         if outstanding is not None and beyond is not None:
             outstanding[unwanted] = beyond[unwanted] = 0.0
-    best, nearest = float(score.max()), 0.0 if outstanding is None else float(outstanding.max())
+    best, nearest = float(score.max(initial=0.0)), 0.0 if outstanding is None else float(outstanding.max())
     far = None
     if only_strong and (not best > 0 or _is_weak(found, scored)):
         # The words say nothing. Vectors alone have to show that something is about the query, and not only that it is
@@ -282,52 +304,42 @@ def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near |
             return none
     if not best > 0 and not nearest > 0:
         return none
-    fused = _relative(score, found.layout)
-    weak = share < _LEAST_SHARE
+    of_user, weight = scored.of_row(layout.user), layout.user_weight
+    fused = _relative(score, of_user, weight)
     if outstanding is not None:
-        fused += _relative(outstanding, found.layout)
-        weak &= outstanding < _NEAR_ENOUGH
-    if far is not None:
-        weak = ~far
+        fused += _relative(outstanding, of_user, weight)
     if only_strong:
-        _hold_back(fused, found.layout)
+        weak = share < _LEAST_SHARE
+        if outstanding is not None:
+            weak &= outstanding < _NEAR_ENOUGH
+        if far is not None:
+            weak = ~far
+        _hold_back(fused, scored, layout)
         fused[weak | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
-    return _best(fused, limit)
+    return scored.rows[_best(fused, limit)]
 
 
-def _hold_back(fused: NDArray[np.float64], layout: IndexLayout) -> None:
+def _hold_back(fused: NDArray[np.float64], scored: _Scored, layout: IndexLayout) -> None:
     """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
     import numpy as np
 
-    slight = np.flatnonzero(layout.has(SLIGHT))
-    before = layout.earlier[slight]
-    is_answer = (before >= 0) & layout.has(ASKS)[before]
-    fused[slight] = np.where(is_answer, np.minimum(fused[slight], _BEHIND * fused[before]), 0.0)
+    slight = np.flatnonzero(scored.of_row(layout.slight))
+    if not len(slight):
+        return
+    before = scored.of_row(layout.earlier)[slight]
+    there = before < len(layout.seqs)
+    is_answer = there & layout.asks[np.where(there, before, 0)]
+    worth = np.append(fused, 0.0)[scored.place_of(before)]
+    fused[slight] = np.where(is_answer, np.minimum(fused[slight], _BEHIND * worth), 0.0)
 
 
-def _relative(score: NDArray[np.float64], layout: IndexLayout) -> NDArray[np.float64]:
+def _relative(score: NDArray[np.float64], user: NDArray[np.bool_], weight: float) -> NDArray[np.float64]:
     """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
-    import numpy as np
-
-    of_user = np.where(layout.has(USER), score, 0.0)
     relative: NDArray[np.float64] = score / (float(score.max()) or 1.0)
-    return relative + _user_weight(layout) * of_user / (float(of_user.max()) or 1.0)
-
-
-def _user_weight(layout: IndexLayout) -> float:
-    """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
-
-    The typical length is the geometric mean, which a few very long turns do not change much.
-    """
-    import numpy as np
-
-    user = layout.present & layout.has(USER)
-    other = layout.present & ~user
-    if not user.any() or not other.any():
-        return 0.0
-    lengths = np.log2(layout.lengths + 1)
-    longer = float(lengths[other].mean() - lengths[user].mean())
-    return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
+    if not weight:
+        return relative
+    of_user = score * user
+    return relative + weight * of_user / (float(of_user.max()) or 1.0)
 
 
 def _by_row(layout: IndexLayout, seqs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:

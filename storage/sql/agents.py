@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Block, Scope
+from storage.records import Agent, Block, Numbers, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
 
@@ -32,6 +32,12 @@ async def load_agent(connection: Connection, id: int) -> Agent | None:
     """Returns an agent with its present numbers; None where it is gone."""
     row = await connection.row(SQL["agent_by_id"], (id,))
     return None if row is None else Agent(id, row[0], Scope(*row[1:4]), *row[4:])
+
+
+async def load_numbers(connection: Connection, id: int) -> Numbers | None:
+    """Returns an agent's numbers; None where it is gone."""
+    row = await connection.row(SQL["agent_numbers"], (id,))
+    return None if row is None else Numbers(*row)
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:

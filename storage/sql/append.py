@@ -82,7 +82,7 @@ async def read_line(
     rows = await connection.rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":
         return None
-    look = Look(rows[0][1], rows[0][2], rows[0][3])
+    look = Look(*rows[0][1:6])
     tip: Row | None = None
     blocks: list[tuple[int, Block]] = []
     for row in rows[1:]:

@@ -18,7 +18,7 @@ p AS (
         SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.standing = 1 AND x.state = 'finished'
         ORDER BY x.seq DESC LIMIT 1) END
 )
-SELECT 'agent', epoch, next_seq, indexed_seq, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
+SELECT 'agent', epoch, next_seq, indexed_seq, rev, stamp,
        CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION)
 FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL SELECT 'conversation', id, rev, tip, NULL, NULL, uid, key, NULL, NULL, NULL FROM c

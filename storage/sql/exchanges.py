@@ -162,7 +162,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     )
     if not rows or rows[0][0] != "agent":
         return None
-    found = Look(*rows[0][1:5])
+    found = Look(*rows[0][1:6])
     attached: list[tuple[int, Block]] = []
     for row in rows[1:]:
         match row[0]:
@@ -197,7 +197,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
 
 
 async def look_again(connection: Connection, agent: Agent) -> Row | None:
-    """Reads epoch, next number, indexed number and `rev` of an agent, and whether its profile shares blocks.
+    """Reads the numbers of an agent that `Look` has, and whether its profile shares blocks.
 
     None where it is not stored any more.
     """

@@ -34,7 +34,7 @@ adds(id) AS (
     UNION ALL
     SELECT e.prior FROM adds JOIN exchanges e ON e.id = adds.id AND e.agent = ?1 WHERE e.prior IS NOT NULL
 )
-SELECT 'agent', epoch, next_seq, indexed_seq, rev, CAST(NULL AS BIGINT),
+SELECT 'agent', epoch, next_seq, indexed_seq, rev, stamp,
        CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT),
        CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION),
        {typed}
@@ -85,7 +85,7 @@ FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 
 -- name: look_again
 -- Reads what tells whether a look is still right that is kept in the process. (Blocks that a profile shares are not kept.)
-SELECT epoch, next_seq, indexed_seq, rev, CASE WHEN EXISTS (
+SELECT epoch, next_seq, indexed_seq, rev, stamp, CASE WHEN EXISTS (
     SELECT 1 FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ?2 AND profile = CAST(?3 AS TEXT)
 ) THEN 1 ELSE 0 END
 FROM agents WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4
@@ -243,15 +243,13 @@ WHERE p.agent = ?1 AND p.standing = 1 AND p.state = 'finished'
 SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
 -- name: spoken_unread
--- Reads what the search index does not know yet: exchanges that changed since they were indexed (a message that was
--- indexed before its reply had come), and then those from a number on. Numbers from ?3 to ?4 are left out.
+-- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message that
+-- was indexed before its reply had come), and then those from ?3 on, which may still be open.
 SELECT {spoken} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
-WHERE m.agent = ?1 AND m.kind = 'stale' AND p.agent = ?1 AND p.seq < ?2 AND NOT p.seq BETWEEN ?3 AND ?4
-AND p.state = 'finished'
+WHERE m.agent = ?1 AND m.kind = 'stale' AND p.agent = ?1 AND p.seq < ?2 AND p.state = 'finished'
 UNION ALL
 SELECT * FROM (SELECT {spoken} FROM exchanges p
-    WHERE p.agent = ?1 AND p.seq >= ?2 AND NOT p.seq BETWEEN ?3 AND ?4 AND p.state = 'finished'
-    ORDER BY p.seq LIMIT ?5) AS fresh
+    WHERE p.agent = ?1 AND p.seq >= ?3 ORDER BY p.seq LIMIT ?4) AS fresh
 
 -- name: spoken_stale
 -- Reads indexed exchanges whose words have changed since.

@@ -36,10 +36,12 @@ from storage.sql.blocks import empty_snapshots
 from storage.sql.definitions import remove_definitions
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
+from storage.sql.kept import KeptLooks
 from storage.sql.named_blocks import hand_over_blocks
 from storage.sql.readers import load_sleepers
 from storage.sql.readings import empty_readings, end_readings
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block
+from storage.sql.remembered import MemoryCache
 from storage.sql.runs import erase_texts
 from storage.sql.statements import load
 from storage.sql.vectors import forget_indexed
@@ -78,16 +80,17 @@ class Forgetting(Group):
         database: Database,
         agents: Agents,
         now: Callable[[], float],
-        caches: Sequence[Callable[[], None]],
+        memories: MemoryCache,
+        looks: KeptLooks,
         wake: Callable[[], None],
         rules: Rules,
     ) -> None:
-        """Makes the group. caches: emptied by sweeping. wake: called when jobs have to end or may begin again."""
+        """Makes the group. wake: called when jobs have to end or may begin again."""
         super().__init__(database)
         self._rules = rules
         self._agents = agents
         self._now = now
-        self._caches = caches
+        self._memories, self._looks = memories, looks
         self._wake = wake
         database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
@@ -194,9 +197,10 @@ class Forgetting(Group):
         cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
-            cursor, has_changed = await self._database.bulk(
+            cursor, has_changed, agent = await self._database.bulk(
                 lambda connection, at=at, now=now: _step(connection, id, self._rules, at, now)  # type: ignore[misc]
             )
+            self._memories.drop(agent)
             if has_changed:
                 self._agents.clear()
             if cursor is not None and until():
@@ -207,17 +211,14 @@ class Forgetting(Group):
         return True
 
     def _gone(self) -> None:
-        """Drops what is remembered here: another process has forgotten something."""
+        """Drops what is remembered here: something was forgotten."""
         self._agents.clear()
-        self._clear_caches()
-
-    def _clear_caches(self) -> None:
-        for clear in self._caches:
-            clear()
+        self._memories.clear()
+        self._looks.clear()
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""
-        self._clear_caches()
+        self._gone()
         return await self._database.sweep(wait_ms=wait_ms)
 
 
@@ -271,12 +272,12 @@ async def _raise_epoch(connection: Connection, agent: int) -> None:
 
 async def _step(
     connection: Connection, id: int, rules: Rules, at: _Cursor, now: float
-) -> tuple[_Cursor | None, bool]:
-    """Runs one transaction of a phase. Returns where to go on, and whether epochs may have changed."""
+) -> tuple[_Cursor | None, bool, int]:
+    """Runs one transaction of a phase. Returns where to go on, whether epochs may have changed, and whose it is."""
     # Another process may have ended it.
     row = await connection.row(SQL["intended"], (id,))
     if row is None:
-        return None, False
+        return None, False, 0
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
     phases = _phases_of(work.target)
     phase, after = at
@@ -286,12 +287,12 @@ async def _step(
     following = await phases[phase](connection, work, after)
     has_changed = phase in ("exchanges", "blocks", "shared")
     if following is not None:
-        return (phase, following), has_changed
+        return (phase, following), has_changed, work.agent
     rest = list(phases)[list(phases).index(phase) + 1 :]
     if rest:
-        return (rest[0], 0), has_changed
+        return (rest[0], 0), has_changed, work.agent
     await connection.run(SQL["forgotten"], (id,))
-    return None, has_changed
+    return None, has_changed, work.agent
 
 
 # -- exchanges

@@ -66,7 +66,7 @@ class KeptLooks:
 
     def find(self, agent: int, key: str | None, path: bytes | None, row: Row) -> Look | None:
         """Returns a look as it would be read now; None where what is kept is not of now. row: of `look_again`."""
-        epoch, next_seq, indexed_seq, rev, shares = row
+        epoch, next_seq, indexed_seq, rev, stamp, shares = row
         memory = self._memories.get(agent)
         if memory is None:
             return None
@@ -79,6 +79,7 @@ class KeptLooks:
             next_seq,
             indexed_seq,
             rev,
+            stamp,
             has_tombs=memory.has_tombs,
             blocks=memory.blocks,
             ops=memory.ops,

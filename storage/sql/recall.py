@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import TooSlow
 from storage.listing import PassageFilter
-from storage.records import Agent, Message, Passage, Vector
+from storage.records import Agent, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
+from storage.search.blob import count_terms
 from storage.sql import exchanges, vectors
-from storage.sql.agents import load_agent, set_indexed
+from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.passages import load_kept, load_passages
-from storage.sql.terms import get_terms, load_terms, replace_terms
-from storage.sql.vectors import VectorCache, find_near, forget_indexed
+from storage.sql.remembered import MemoryCache, News, Remembered, document_of
+from storage.sql.terms import get_terms, replace_terms
+from storage.sql.vectors import find_near, forget_indexed
 
-# From about this many messages on, ranking takes longer than a hop to the reader's thread (measured: 0.1 ms for 100
-# messages, 1.6 ms for 10,000).
-_LONG = 20_000
-_LONG_UNREAD = 2_000  # where vectors have to be read first: of so many that takes 2 ms
-_TAIL = 64  # exchanges not indexed yet that a query reads at most
+# A memory of more messages is read in the reader's thread, the first time (10,000 messages take 15 ms).
+_LONG = 2_000
+_LONG_VECTORS = 20_000  # comparing so many takes longer than a hop to that thread; reading 2,000 as well
+_LONG_UNREAD = 2_000
+_READ_MS = 5_000.0
 _PASSAGES = 5000  # hits among which a search for passages looks for them
 _BATCH = 64  # exchanges indexed in one write
 _KEPT_BATCH = 1000  # passages and facts not indexed yet that a search reads at most
@@ -36,18 +39,19 @@ _KEPT_STEP = 64  # of them one step indexes: a part of a file has 2,000 characte
 class Recall(Group):
     """The search of a memory, and the upkeep of its index."""
 
-    def __init__(self, database: Database, cache: VectorCache, rules: Rules) -> None:
+    def __init__(self, database: Database, memories: MemoryCache, rules: Rules) -> None:
         super().__init__(database)
         self._rules = rules
-        self._cache = cache
+        self._memories = memories
+        # Those that are being read for the first time.
+        self._reading: dict[int, asyncio.Task[Remembered]] = {}
 
     async def search(
         self,
         agent: Agent,
         query: str,
         *,
-        size: int,
-        indexed: int,
+        numbers: Numbers | None = None,
         skip: range = range(0),
         limit: int = 40,
         room: int = 0,
@@ -57,51 +61,104 @@ class Recall(Group):
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
 
-        size: how many numbers the agent has given out. indexed: the last one that the index knows.
-        skip: numbers that the request shows already. room: tokens that are to be filled; of short messages that takes
-        more than `limit`. vector: the query's, compared with those of the same model.
+        numbers: the agent's, as they were just read; None: they are read. skip: numbers that the request shows already.
+        room: tokens that are to be filled; of short messages that takes more than `limit`. vector: the query's, which
+        is compared with those of the same model.
 
         Raises: TooSlow, Unavailable.
         """
-
-        async def read(connection: Connection) -> list[Message]:
-            near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
-            # The index does not know the newest exchanges yet: they are read, and ranked beside what it finds.
-            blobs = [data for _, data in await load_terms(connection, agent.id)]
-            known: dict[int, Message] = {}
-            rows = await connection.rows(
-                exchanges.SQL["spoken_unread"], (agent.id, indexed + 1, skip.start, skip.stop - 1, _TAIL)
+        memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        if memory is None:
+            return []
+        assert memory.numbers is not None
+        near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        hits = rank.rank(
+            memory.index,
+            query,
+            agent.secret,
+            tail=memory.tail(skip),
+            skip=skip,
+            limit=min(limit, rank.MOST_HITS),
+            room=room,
+            only_strong=only_strong,
+            near=near,
+        )  # fmt: skip
+        found = {seq: m for seq in hits if (m := memory.message(seq)) is not None}
+        unread = memory.unread(hits)
+        if unread:
+            read = await self._database.read(
+                lambda connection: _fetch(connection, agent.id, unread, self._rules), deadline_ms=deadline_ms
             )
-            for e, is_shared, previous in exchanges.spoken(rows):
-                if e.standing:
-                    for m in self._rules.messages_of(e, is_shared, previous, None):
-                        known[m.seq] = m
-            for m in await load_kept(connection, exchanges.SQL["kept_since"], (agent.id, indexed + 1, _TAIL)):
-                known[m.seq] = m
-            tail = [_document(m) for m in known.values()]
-            hits = rank.rank(
-                blobs,
-                query,
-                agent.secret,
-                tail=tail,
-                skip=skip,
-                limit=min(limit, rank.MOST_HITS),
-                room=room,
-                only_strong=only_strong,
-                near=near,
-            )  # fmt: skip
-            wanted = [seq for seq in hits if seq not in known]
-            known.update(await _fetch(connection, agent.id, wanted, self._rules))
-            return [known[seq] for seq in hits if seq in known]
+            found.update(read)
+            memory.keep(unread, read)
+            if self._memories.get(agent.id) is memory:
+                self._memories.keep(memory)
+        return [found[seq] for seq in hits if seq in found]
 
-        is_unread = vector is not None and self._cache.get(agent.id, vector.model) is None
-        if size > (_LONG_UNREAD if is_unread else _LONG):
-            try:
-                async with asyncio.timeout(deadline_ms / 1000):  # the thread may be busy with something long
-                    return await self._database.long_read(read, deadline_ms=deadline_ms)
-            except TimeoutError:
-                raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
-        return await self._database.read(read, deadline_ms=deadline_ms)
+    async def _remembered(
+        self, agent: Agent, numbers: Numbers | None, skip: range, deadline_ms: float
+    ) -> Remembered | None:
+        """Returns the memory as it is now; None where it is gone. Raises: TooSlow, Unavailable."""
+        while True:
+            clears = self._memories.clears
+            now = numbers
+            if now is None:
+                now = await self._database.read(
+                    lambda connection: load_numbers(connection, agent.id), deadline_ms=deadline_ms
+                )
+            if now is None:
+                return None
+            memory = self._memories.get(agent.id)
+            if memory is None or memory.numbers is None or memory.numbers.epoch != now.epoch:
+                memory = await self._begin(agent.id, now, deadline_ms)
+            elif not memory.lacks(now, skip):
+                return memory
+            else:
+                reading = partial(_read, memory, now, self._rules)
+                if not memory.take(await self._database.read(reading, deadline_ms=deadline_ms)):
+                    continue  # somebody else has brought it further meanwhile
+            # Something was forgotten while it was read, and may be in it.
+            if clears == self._memories.clears:
+                self._memories.keep(memory)
+            return memory
+
+    async def _begin(self, agent: int, now: Numbers, deadline_ms: float) -> Remembered:
+        """Returns a memory that was not remembered. Raises: TooSlow, Unavailable."""
+
+        async def read(connection: Connection) -> Remembered:
+            memory = Remembered(agent)
+            memory.take(await memory.read(connection, now, self._rules))
+            return memory
+
+        if now.next_seq <= _LONG:
+            return await self._database.read(read, deadline_ms=deadline_ms)
+        reading = self._reading.get(agent)
+        if reading is None:
+            # It goes on where a query does not wait for it, or the next one would be too slow as well.
+            reading = asyncio.create_task(self._database.long_read(read, deadline_ms=_READ_MS))
+            self._reading[agent] = reading
+            reading.add_done_callback(lambda _: self._reading.pop(agent, None))
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                return await asyncio.shield(reading)
+        except TimeoutError:
+            raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
+
+    async def _near(
+        self, agent: Agent, vector: Vector | None, size: int, deadline_ms: float
+    ) -> rank.Near | None:
+        """Returns how far the agent's messages stand out. size: how many numbers it has given out."""
+        if vector is None:
+            return None
+        find = partial(find_near, cache=self._memories.vectors, agent=agent.id, asked=vector)
+        is_unread = self._memories.vectors.get(agent.id, vector.model) is None
+        if size <= (_LONG_UNREAD if is_unread else _LONG_VECTORS):
+            return await self._database.read(find, deadline_ms=deadline_ms)
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):  # the thread may be busy with something long
+                return await self._database.long_read(find, deadline_ms=deadline_ms)
+        except TimeoutError:
+            raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
 
     async def passages(
         self,
@@ -113,29 +170,33 @@ class Recall(Group):
         deadline_ms: float = 1000.0,
         vector: Vector | None = None,
     ) -> list[Passage]:
-        """Returns passages that answer the query, best first. agent: with its present numbers.
+        """Returns passages that answer the query, best first.
 
         Raises: TooSlow, Unavailable.
         """
-
-        async def read_all(connection: Connection) -> list[Passage]:
-            near = None if vector is None else await find_near(connection, self._cache, agent.id, vector)
-            blobs = [data for _, data in await load_terms(connection, agent.id)]
-            values = (agent.id, agent.indexed_seq + 1, _KEPT_BATCH)
-            fresh = await load_kept(connection, exchanges.SQL["kept_since"], values)
-            tail = [_document(m) for m in fresh]
-            # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
-            hits = rank.rank(blobs, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
-            found: list[Passage] = []
-            for start in range(0, len(hits), rank.MOST_HITS):
-                some = hits[start : start + rank.MOST_HITS]
-                read = await load_passages(connection, agent.id, some)
-                found += [read[seq] for seq in some if seq in read and wanted.takes(read[seq])]
-                if len(found) >= limit:
-                    break
-            return found[:limit]
-
-        return await self._database.long_read(read_all, deadline_ms=deadline_ms)
+        memory = await self._remembered(agent, None, range(0), deadline_ms)
+        if memory is None:
+            return []
+        assert memory.numbers is not None
+        values = (agent.id, memory.numbers.indexed_seq + 1, _KEPT_BATCH)
+        near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        fresh = await self._database.long_read(
+            lambda connection: load_kept(connection, exchanges.SQL["kept_since"], values),
+            deadline_ms=deadline_ms,
+        )
+        tail = [count_terms(document_of(m)) for m in fresh]
+        # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
+        hits = rank.rank(memory.index, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
+        found: list[Passage] = []
+        for start in range(0, len(hits), rank.MOST_HITS):
+            some = hits[start : start + rank.MOST_HITS]
+            read = await self._database.read(
+                partial(load_passages, agent=agent.id, seqs=some), deadline_ms=deadline_ms
+            )
+            found += [read[seq] for seq in some if seq in read and wanted.takes(read[seq])]
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     @reads
     async def recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
@@ -171,12 +232,12 @@ class Recall(Group):
         if len(kept) == _KEPT_STEP and kept[-1].seq < end:
             end, is_all = kept[-1].seq, False  # the rest comes with the next step
         documents = [
-            _document(m)
+            document_of(m)
             for e, _, previous in (*again, *fresh)
             if e.standing and e.state == "finished" and e.seq <= end
             for m in self._rules.messages_of(e, False, previous, None)
         ]
-        documents += [_document(m) for m in kept if m.seq <= end]
+        documents += [document_of(m) for m in kept if m.seq <= end]
         for chunk, data in blob.encode(documents, of.secret).items():
             await replace_terms(
                 connection, agent, chunk, blob.merge(await get_terms(connection, agent, chunk), data)
@@ -192,11 +253,13 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
     if not seqs:
         return {}
     wanted = frozenset(seqs)
+    # All of an exchange is read, so that a message says the same whichever others are wanted with it.
     rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
     found = {
         m.seq: m
         for e, is_shared, _ in exchanges.spoken(rows)
-        for m in rules.messages_of(e, is_shared, None, wanted)
+        for m in rules.messages_of(e, is_shared, None, None)
+        if m.seq in wanted
     }
     if any(seq not in found for seq in seqs):
         kept = await load_kept(connection, exchanges.SQL["kept_at"], (agent, seqs))
@@ -204,5 +267,5 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
     return found
 
 
-def _document(m: Message) -> blob.Document:
-    return blob.Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
+async def _read(memory: Remembered, now: Numbers, rules: Rules, connection: Connection) -> News:
+    return await memory.read(connection, now, rules)

@@ -38,6 +38,10 @@ SELECT EXISTS (SELECT 1 FROM keys)
 SELECT id, uid, secret, epoch, indexed_seq, next_seq, created FROM agents
 WHERE project = ? AND profile = ? AND subject = ?
 
+-- name: agent_numbers
+-- Reads the numbers by which a process knows whether what it remembers of a memory is still so.
+SELECT epoch, next_seq, indexed_seq, stamp FROM agents WHERE id = ?
+
 -- name: agent_by_id
 -- Reads an agent.
 SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
@@ -192,9 +196,9 @@ AND (CAST(?5 AS DOUBLE PRECISION) IS NULL OR at >= ?5) AND (CAST(?6 AS DOUBLE PR
 -- Counts a memory's passages.
 SELECT count(*) FROM passages WHERE agent = ?
 
--- name: terms_load
--- Reads an agent's whole search index.
-SELECT chunk, data FROM terms WHERE agent = ? ORDER BY chunk
+-- name: terms_since
+-- Reads the chunks of an agent's search index that were written after one with this stamp.
+SELECT chunk, stamp, data FROM terms WHERE agent = ? AND stamp > ?
 
 -- name: terms_get
 -- Reads one chunk, to be rewritten.
@@ -202,8 +206,9 @@ SELECT data FROM terms WHERE agent = ? AND chunk = ?
 
 -- name: terms_replace
 -- Writes a chunk.
-INSERT INTO terms (agent, chunk, data) VALUES (?, ?, ?)
-ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data
+INSERT INTO terms (agent, chunk, data, stamp)
+VALUES (?1, ?2, ?3, (SELECT coalesce(max(t.stamp), 0) + 1 FROM terms t WHERE t.agent = ?1))
+ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data, stamp = excluded.stamp
 
 -- name: agent_indexed
 -- Notes how far the index has come.

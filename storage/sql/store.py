@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from storage.commands import Rules
 from storage.database import Database, StoreHealth
-from storage.search import rank
 from storage.sql.agents import Agents
 from storage.sql.append import Append
 from storage.sql.attached import Attached
@@ -39,13 +38,14 @@ from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
+from storage.sql.remembered import MemoryCache
 from storage.sql.runs import Runs
 from storage.sql.sleepers import Sleepers
 from storage.sql.spending import Spending
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns
-from storage.sql.vectors import VectorCache, Vectors
+from storage.sql.vectors import Vectors
 
 
 def _unknown() -> None:
@@ -77,16 +77,14 @@ class Store:
         self.blocks = Blocks(database)
         self.passages = Passages(database)
         self.files = Files(database)
-        looks = KeptLooks()
+        looks, memories = KeptLooks(), MemoryCache()
         self.turns = Turns(database, rules, looks)
-        cache = VectorCache()
-        self.recall = Recall(database, cache, rules)
+        self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, asked, ticks)
         self.lines = Lines(database, asked)
         self.append = Append(database, rules, self.jobs)
-        caches = (rank.clear_caches, cache.clear, looks.clear)
-        self.forgetting = Forgetting(database, self.agents, now, caches, self.jobs.wake, rules)
+        self.forgetting = Forgetting(database, self.agents, now, memories, looks, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.moving = Moving(database)
         self.facts = Facts(database)
@@ -106,6 +104,7 @@ class Store:
         self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)
         database.when_recovered(looks.clear)
+        database.when_recovered(memories.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 
     def now(self) -> float:

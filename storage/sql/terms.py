@@ -11,9 +11,9 @@ from storage.sql.statements import load
 SQL = load("statements.sql")
 
 
-async def load_terms(connection: Connection, agent: int) -> list[Row]:
-    """Returns (chunk number, bytes) of all chunks, in order."""
-    return await connection.rows(SQL["terms_load"], (agent,))
+async def terms_since(connection: Connection, agent: int, stamp: int) -> list[Row]:
+    """Returns (chunk number, stamp, bytes) of the chunks that were written after one with this stamp; -1: of all."""
+    return await connection.rows(SQL["terms_since"], (agent, stamp))
 
 
 async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | None:

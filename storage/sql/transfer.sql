@@ -229,7 +229,7 @@ INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments
 
 -- name: count_to
 -- Sets the next number: those that were given out before stay given.
-UPDATE agents SET next_seq = ? WHERE id = ?
+UPDATE agents SET next_seq = ?, stamp = stamp + 1 WHERE id = ?
 
 -- name: settle_in
 -- Gives a memory to its owner.

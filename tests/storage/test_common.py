@@ -6,8 +6,8 @@ import pytest
 
 from storage.search.blob import Document, encode
 from storage.search.common import load_tables, shares_in_general
-from storage.search.rank import rank
 from storage.search.words import words_of
+from tests.stored import ranked
 
 SECRET = b"s" * 32
 NOW = 1.79e9
@@ -60,7 +60,7 @@ def recalled(memory: list[str], message: str) -> list[str]:
             Document(seq, "user", text, NOW + seq),
             Document(seq + 1, "assistant", "Understood.", NOW + seq, previous=seq),
         ]
-    hits = rank(encode(documents, SECRET).values(), message, SECRET, only_strong=True)
+    hits = ranked(encode(documents, SECRET).values(), message, SECRET, only_strong=True)
     return [documents[seq - 1].text for seq in hits if documents[seq - 1].role == "user"]
 
 

@@ -80,9 +80,7 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Oslo", replaces=[bergen.id])]))
     await store.recall.index(alice.agent.id)
     agent = alice.agent
-    found = await store.recall.search(
-        agent, "Bergen", size=agent.next_seq, indexed=agent.indexed_seq, only_strong=True
-    )
+    found = await store.recall.search(agent, "Bergen", only_strong=True)
     assert [m.seq for m in found] == [2]
 
 

@@ -84,8 +84,7 @@ async def index(store: Store, agent: Agent) -> None:
 
 
 async def found(store: Store, agent: Agent, mark: str) -> list[str]:
-    (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
-    hits = await store.recall.search(agent, f"zq{mark}x", size=row[0], indexed=row[1], only_strong=True)
+    hits = await store.recall.search(agent, f"zq{mark}x", only_strong=True)
     return [hit.text for hit in hits if f"zq{mark}x" in hit.text]
 
 

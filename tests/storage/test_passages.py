@@ -9,7 +9,7 @@ from storage.records import Agent
 from storage.sql.agents import set_indexed
 from storage.sql.recall import _KEPT_STEP
 from storage.sql.store import Store
-from storage.sql.terms import get_terms, load_terms, replace_terms
+from storage.sql.terms import get_terms, replace_terms, terms_since
 from tests.stored import indexed_seqs, save_passage
 
 
@@ -31,8 +31,9 @@ async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store,
     for chunk, data in ((0, b"zero"), (1, b"one"), (0, b"zero again")):
         await store.database.bulk(lambda c, n=chunk, d=data: replace_terms(c, agent.id, n, d))
     read = store.database.read
-    assert await read(lambda c: load_terms(c, agent.id)) == [(0, b"zero again"), (1, b"one")]
-    assert await read(lambda c: load_terms(c, agent.id + 1)) == []
+    assert await read(lambda c: terms_since(c, agent.id, -1)) == [(1, 2, b"one"), (0, 3, b"zero again")]
+    assert await read(lambda c: terms_since(c, agent.id, 2)) == [(0, 3, b"zero again")]
+    assert await read(lambda c: terms_since(c, agent.id + 1, -1)) == []
     assert await read(lambda c: get_terms(c, agent.id, 1)) == b"one"
     assert await read(lambda c: get_terms(c, agent.id, 2)) is None
 
@@ -50,5 +51,5 @@ async def test_more_passages_than_one_step_takes_are_all_indexed(store: Store, a
         last = await save_passage(store, agent.id, f"zebra{n}", at=1.0)
     assert await store.recall.index(agent.id)
     assert not await store.recall.index(agent.id)
-    found = await store.database.read(lambda c: load_terms(c, agent.id))
-    assert max(indexed_seqs(data)[-1] for _, data in found) == last.seq
+    found = await store.database.read(lambda c: terms_since(c, agent.id, -1))
+    assert max(indexed_seqs(data)[-1] for _, _, data in found) == last.seq

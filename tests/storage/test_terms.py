@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge
+from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.words import names_in, words_of
-from tests.stored import indexed_seqs
+from tests.stored import indexed_seqs, ranked
 
 SECRET = b"s" * 32
 ROLES = ("user", "assistant")
@@ -30,7 +31,7 @@ def said(
 
 def found(query: str, *documents: Document, **options: object) -> list[int]:
     blobs = encode(documents, SECRET).values()
-    return rank(blobs, query, SECRET, **options)  # type: ignore[arg-type]
+    return ranked(blobs, query, SECRET, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -72,8 +73,8 @@ def test_a_query_without_words_finds_nothing(query: str) -> None:
 
 
 def test_no_messages_no_hits() -> None:
-    assert rank([], "dog", SECRET) == []
-    assert rank([b""], "dog", SECRET) == []
+    assert ranked([], "dog", SECRET) == []
+    assert rank(Index([(0, b"")]), "dog", SECRET) == []
 
 
 def test_function_words_are_left_out_and_repeated_words_counted() -> None:
@@ -199,8 +200,8 @@ def test_a_second_look_asks_for_the_names_that_the_first_hits_add(unread: tuple[
     tail = [each for each in documents if each.seq in unread]
     options = {"tail": tail, "only_strong": True}
     query = "What did my sister win?"
-    assert 100 not in rank(blobs, query, SECRET, **options)  # type: ignore[arg-type]
-    assert rank(blobs, query, SECRET, room=1000, **options)[:2] == [1, 100]  # type: ignore[arg-type]
+    assert 100 not in ranked(blobs, query, SECRET, **options)  # type: ignore[arg-type]
+    assert ranked(blobs, query, SECRET, room=1000, **options)[:2] == [1, 100]  # type: ignore[arg-type]
 
 
 def test_a_large_index_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +277,8 @@ def test_the_tail_ranks_like_the_index() -> None:
         )
         for n in range(1, 150)
     ]
-    whole = rank(encode(documents, SECRET).values(), "dog fox", SECRET)
-    split = rank(encode(documents[:100], SECRET).values(), "dog fox", SECRET, tail=documents[100:])
+    whole = ranked(encode(documents, SECRET).values(), "dog fox", SECRET)
+    split = ranked(encode(documents[:100], SECRET).values(), "dog fox", SECRET, tail=documents[100:])
     assert split == whole
 
 
@@ -323,7 +324,7 @@ def test_two_agents_share_no_hash() -> None:
         for secret in (b"a" * 32, b"b" * 32)
     )
     assert len(one & other) <= 1  # chance: 200 * 200 / 2**32
-    assert rank(encode([said(1, text)], b"a" * 32).values(), "word7", b"b" * 32) == []
+    assert ranked(encode([said(1, text)], b"a" * 32).values(), "word7", b"b" * 32) == []
 
 
 def test_no_word_stands_in_a_blob() -> None:
@@ -333,7 +334,7 @@ def test_no_word_stands_in_a_blob() -> None:
 def test_order_of_the_blobs_does_not_matter() -> None:
     documents = [said(n, f"dog number {n % 7}") for n in range(1, 300)]
     blobs = list(encode(documents, SECRET).values())
-    assert rank(blobs, "dog 3", SECRET) == rank(blobs[::-1], "dog 3", SECRET)
+    assert ranked(blobs, "dog 3", SECRET) == ranked(blobs[::-1], "dog 3", SECRET)
 
 
 def test_a_very_long_query_is_bounded_and_keeps_its_rare_words() -> None:
@@ -371,7 +372,7 @@ def test_a_damaged_blob_is_a_named_error_or_an_answer(at: int, noise: bytes, how
         "grow": GOOD + noise,
     }[how]
     for use in (
-        lambda: rank([damaged], "dog fox 3", SECRET),
+        lambda: ranked([damaged], "dog fox 3", SECRET),
         lambda: forget(damaged, [3]),
         lambda: merge(damaged, encode([said(30, "new")], SECRET)[0]),
     ):
@@ -386,7 +387,7 @@ def test_a_damaged_blob_is_a_named_error_or_an_answer(at: int, noise: bytes, how
 def test_noise_is_a_named_error(noise: bytes) -> None:
     if noise:
         with pytest.raises(CorruptIndex):
-            rank([noise], "dog", SECRET)
+            ranked([noise], "dog", SECRET)
 
 
 def test_times_no_calendar_has_are_kept_without_a_date() -> None:

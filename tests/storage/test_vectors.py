@@ -22,6 +22,7 @@ from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
 from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Speaker, rows, save_passage
+from tests.stored import ranked as ranked_among
 
 DIMENSION = 16
 MODEL = "test/m"
@@ -131,7 +132,7 @@ def ranked(
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         values = [*near.values(), *([-0.1] * (len(seqs) - len(near)))]
         found = rank.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
-    return rank.rank(blobs, query, SECRET, near=found, **options)
+    return ranked_among(blobs, query, SECRET, near=found, **options)
 
 
 def test_without_vectors_nothing_changes() -> None:
@@ -207,12 +208,9 @@ async def embed(
 
 
 async def search(store: Store, agent: Agent, text: str, model: str = MODEL, **options: Any) -> list[str]:
-    (row,) = await rows(store, "SELECT next_seq, indexed_seq FROM agents WHERE id = ?", (agent.id,))
     hits = await store.recall.search(
         agent,
         "unheard",
-        size=row[0],
-        indexed=row[1],
         vector=Vector(model, unit(text)),
         limit=2,
         **options,

@@ -87,8 +87,6 @@ class ShowOperation:
         found = await self.store.recall.search(
             agent,
             question,
-            size=look.next_seq,
-            indexed=look.indexed_seq,
             only_strong=True,
             deadline_ms=SEARCH_MS,
             vector=vector,

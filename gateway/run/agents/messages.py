@@ -158,8 +158,6 @@ class AgentMessages:
         hits = await self._store.recall.search(
             now,
             query,
-            size=now.next_seq,
-            indexed=now.indexed_seq,
             limit=_HITS,
             deadline_ms=_SEARCH_MS,
             vector=vector,

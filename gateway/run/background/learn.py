@@ -142,8 +142,6 @@ class Learning:
             hits = await self._store.recall.search(
                 found.agent,
                 query,
-                size=found.agent.next_seq,
-                indexed=found.agent.indexed_seq,
                 limit=SHOWN_FACTS - len(newest),
                 deadline_ms=_SEARCH_MS,
             )

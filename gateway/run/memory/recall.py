@@ -118,8 +118,7 @@ class Recaller:
         return await self.store.recall.search(
             known.agent,
             query,
-            size=known.look.next_seq,
-            indexed=known.look.indexed_seq,
+            numbers=known.look.numbers,
             skip=visible.numbers(),
             limit=MOST_HITS if is_cut else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,

@@ -224,11 +224,9 @@ class MemoryTools:
         return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage") for p in found]
 
     async def _found(self, query: str) -> list[Message]:
-        agent, look = self.known.agent, self.known.look
+        agent = self.known.agent
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
-        return await self.store.recall.search(
-            agent, query, size=look.next_seq, indexed=look.indexed_seq, deadline_ms=SEARCH_MS, vector=vector
-        )
+        return await self.store.recall.search(agent, query, deadline_ms=SEARCH_MS, vector=vector)
 
 
 _SOURCES = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}

@@ -28,6 +28,7 @@ CREATE TABLE agents (
     indexed_seq BIGINT NOT NULL DEFAULT 0,
     created     DOUBLE PRECISION NOT NULL,
     rev         BIGINT NOT NULL DEFAULT 0,
+    stamp       BIGINT NOT NULL DEFAULT 0,
     UNIQUE (project, profile, subject)
 ) WITH (fillfactor = 60);
 
@@ -188,8 +189,11 @@ CREATE TABLE terms (
     agent BIGINT NOT NULL,
     chunk BIGINT NOT NULL,
     data  BYTEA NOT NULL,
+    stamp BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (agent, chunk)
 );
+
+CREATE INDEX terms_stamp ON terms (agent, stamp, chunk);
 
 CREATE TABLE probe (
     id     BIGINT PRIMARY KEY,
@@ -574,3 +578,30 @@ CREATE TRIGGER kept_block_gone AFTER DELETE ON blocks FOR EACH ROW EXECUTE FUNCT
 CREATE TRIGGER kept_value_changed AFTER UPDATE OF block, value ON block_history
     FOR EACH ROW EXECUTE FUNCTION kept_value();
 CREATE TRIGGER kept_value_gone AFTER DELETE ON block_history FOR EACH ROW EXECUTE FUNCTION kept_value();
+
+-- What changes of that which recall tells, otherwise than by a new number, raises the agent's stamp. An exchange that is
+-- open tells nothing yet: readers wait for it at its number, and one that the search index has passed is marked stale
+-- when it ends. A head that was made elsewhere is told once the conversation went on, unless another one begins with it.
+CREATE FUNCTION told_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION told_added() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE agents SET stamp = stamp + 1 WHERE id = NEW.agent;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER exchanges_told AFTER UPDATE OF standing ON exchanges FOR EACH ROW
+    WHEN (OLD.state <> 'open') EXECUTE FUNCTION told_changed();
+CREATE TRIGGER exchanges_went_on AFTER UPDATE OF carried ON exchanges FOR EACH ROW
+    WHEN (NEW.head <> 0 AND OLD.carried = 0 AND NEW.carried <> 0) EXECUTE FUNCTION told_changed();
+CREATE TRIGGER marks_added AFTER INSERT ON marks FOR EACH ROW
+    WHEN (NEW.kind IN ('head', 'stale')) EXECUTE FUNCTION told_added();
+CREATE TRIGGER marks_gone AFTER DELETE ON marks FOR EACH ROW
+    WHEN (OLD.kind IN ('head', 'stale')) EXECUTE FUNCTION told_changed();
+CREATE TRIGGER passages_gone AFTER UPDATE OF text ON passages FOR EACH ROW EXECUTE FUNCTION told_changed();
+CREATE TRIGGER facts_gone AFTER UPDATE OF text ON facts FOR EACH ROW EXECUTE FUNCTION told_changed();
+CREATE TRIGGER facts_untrue AFTER INSERT ON facts_ended FOR EACH ROW EXECUTE FUNCTION told_added();

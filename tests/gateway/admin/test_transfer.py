@@ -233,7 +233,7 @@ async def test_a_conversation_goes_on_where_it_was(store: Store, other: Store, k
     agent = carol.agent
     while await other.recall.index(agent.id):
         pass
-    hits = await other.recall.search(agent, "question 1", size=20, indexed=20)
+    hits = await other.recall.search(agent, "question 1")
     assert "Question 1" in [hit.text for hit in hits]
 
 

@@ -213,7 +213,7 @@ async def test_a_search_finds_messages_by_who_said_them_and_when(
 async def found(store: Store, agent: Agent, query: str) -> list[str]:
     now = await store.agents.load(agent.id)
     assert now is not None
-    hits = await store.recall.search(now, query, size=now.next_seq, indexed=now.indexed_seq)
+    hits = await store.recall.search(now, query)
     return [hit.text for hit in hits]
 
 

@@ -542,6 +542,6 @@ def test_the_index_is_what_is_embedded(made: Remembering) -> None:
     async def read() -> Any:
         found = await made.world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        return await made.world.store.recall.search(found, "tortoise", size=found.next_seq, indexed=2)
+        return await made.world.store.recall.search(found, "tortoise")
 
     assert made.world.gateway.call(read())[0].text == TORTOISE

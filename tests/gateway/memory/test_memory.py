@@ -14,7 +14,7 @@ import pytest
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
-from storage.sql.terms import load_terms
+from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
@@ -642,8 +642,8 @@ def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_li
         found = []
         for each in await world.store.recall.behind(-1, 100):
             await world.store.recall.index(each)
-            blobs = await world.store.database.read(lambda c, agent=each: load_terms(c, agent))
-            found += [seq for _, blob in blobs for seq in indexed_seqs(blob)]
+            blobs = await world.store.database.read(lambda c, agent=each: terms_since(c, agent, -1))
+            found += [seq for _, _, blob in blobs for seq in indexed_seqs(blob)]
         return found
 
     chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})

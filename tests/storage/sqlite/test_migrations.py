@@ -34,6 +34,7 @@ PINNED = {
     "0010_lines.sql": "08ed5b266cbd27012adbdc54431262d1f3256066a508f61ea342787a70c19be5",
     "0011_followed.sql": "656694a2ba19eb361a3240fcaedf7196e3b04619f890ec786f8ab639d4eb3c19",
     "0012_kept.sql": "96f2263596a9caa7250e1025fde9be5e1e1ed0fc1d8188614a8c3a71775a058b",
+    "0013_recall.sql": "5026c28e78d95941f22b6d57e8dee10c327eaf8c0fbab53a7ff343c8140883ee",
 }
 
 
@@ -138,7 +139,7 @@ async def test_a_database_of_every_older_version_opens_and_works(
     await alice.say(said, assistant("Noted."))
     first, second = await alice.rows()
     assert (second.parent, first.carried) == (first.id, True)
-    found = await store.recall.search(alice.agent, "What is my cat called?", size=4, indexed=0)
+    found = await store.recall.search(alice.agent, "What is my cat called?")
     assert "My cat is called Miso." in [message.text for message in found]
     key = await store.keys.find(secret)
     assert (key.name, key.memory) == ("ann", None)

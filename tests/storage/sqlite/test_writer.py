@@ -433,7 +433,7 @@ async def test_statements_are_counted_with_what_begins_and_ends_transactions(ope
     statements.clear()
 
     def write(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO terms VALUES (1, 1, x'00')")
+        connection.execute("INSERT INTO terms VALUES (1, 1, x'00', 1)")
         connection.execute("UPDATE terms SET chunk = 2")
 
     await asyncio.gather(

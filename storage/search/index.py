@@ -1,0 +1,329 @@
+"""The packed search index of one agent, opened: its blobs (storage/search/blob.py) as columns that a query searches.
+
+Pure: bytes in, columns of numbers out. An index changes in place with its chunks; one thread uses it at a time.
+
+An occurrence of a term is one number of 64 bits, so that in a sorted column those of a term lie side by side:
+
+    hash 32 | row 22 | frequency 8 | in the head 1 | a name 1
+
+Every document is a row, 64 rows to a chunk, in the order of the chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from storage.search.blob import (
+    ASKS,
+    CHUNK,
+    IN_HEAD,
+    NAMED,
+    PRESENT,
+    SLIGHT,
+    SLOT,
+    USER,
+    Counted,
+    OpenBlob,
+    chunk_of,
+    document_row,
+    document_type,
+    open_blob,
+)
+from storage.value import frozen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+HASH_SHIFT, ROW_SHIFT, FREQUENCY_SHIFT = 32, 10, 2
+FREQUENCY, HEAD, NAME = 0xFF, 2, 1
+_MOST_CHUNKS = (1 << 22) // CHUNK  # four million messages
+_ROW_CHUNK_SHIFT = ROW_SHIFT + 6
+
+# Chunks that changed lie in a column of their own until they are so many: a long one takes milliseconds to sort.
+_APART = 16
+# About what a row and an occurrence take in memory, and an index without any.
+_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 80, 8, 2_000
+
+# BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
+K1 = 1.2
+_B = 0.75
+
+# The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
+# turns counts in full. That is so in LongMemEval, where nothing less found as much.
+_FULL_WEIGHT_LOG2 = 3
+
+
+@frozen
+class IndexLayout:
+    """Every document by row, and all that is known of them before a query.
+
+    present, lengths, heads, user, asks, slight: by row. earlier, later: by row the rows of its neighbours, the number
+    of rows for none. against, head_against: by row how much its length counts against a term in it, and in its head,
+    in BM25's measure. documents: how many rows are present. user_weight: of the ranking of the user's turns alone.
+    in_tail: the rows of the messages that are not indexed yet, in their order. replaced: by row whether it is one of
+    these and indexed nevertheless; None where none is.
+    """
+
+    seqs: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    lengths: NDArray[np.float64]
+    heads: NDArray[np.float64]
+    user: NDArray[np.bool_]
+    asks: NDArray[np.bool_]
+    slight: NDArray[np.bool_]
+    earlier: NDArray[np.int64]
+    later: NDArray[np.int64]
+    against: NDArray[np.float64]
+    head_against: NDArray[np.float64]
+    documents: int
+    user_weight: float
+    in_tail: list[int]
+    replaced: NDArray[np.bool_] | None
+
+
+class Index:
+    """The chunks of one agent. blob_bytes: how long they are as blobs; size: about how many bytes they take here."""
+
+    def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
+        """Makes an index of blobs by chunk. Raises: CorruptIndex."""
+        import numpy as np
+
+        self._places: dict[int, int] = {}
+        self._chunks = np.empty(0, np.int64)
+        self._table = np.zeros((0, CHUNK), document_type())
+        self._columns = [np.empty(0, np.uint64), np.empty(0, np.uint64)]
+        # By place of a chunk whether its occurrences lie in the second column; those in the first are old then.
+        self._is_apart = np.empty(0, bool)
+        self._names = np.empty(0, np.uint64)
+        self._blob_bytes: dict[int, int] = {}
+        self._layout: tuple[tuple[Counted, ...], IndexLayout] | None = None
+        self.put(blobs)
+
+    @property
+    def blob_bytes(self) -> int:
+        return sum(self._blob_bytes.values())
+
+    @property
+    def size(self) -> int:
+        occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
+        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + _ROW_BYTES * CHUNK * len(self._chunks)
+
+    @property
+    def has_words(self) -> bool:
+        return bool(self._blob_bytes)
+
+    def put(self, blobs: Iterable[tuple[int, bytes]]) -> None:
+        """Takes chunks as they are now; an empty one has no messages any more. Raises: CorruptIndex."""
+        import numpy as np
+
+        written = dict(blobs)
+        opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
+        known = [chunk for chunk in written if chunk in self._places]
+        self._make_room(chunk for chunk, _ in opened)
+        if not opened and not known:
+            return
+        self._layout = None
+        changed = np.zeros(len(self._chunks), bool)
+        for chunk in (*known, *(chunk for chunk, _ in opened)):
+            changed[self._places[chunk]] = True
+            self._blob_bytes.pop(chunk, None)
+        self._table[changed] = 0
+        places = np.array([self._places[chunk] for chunk, _ in opened], np.int64)
+        found = np.empty(0, np.uint64)
+        if opened:
+            self._blob_bytes.update((chunk, len(blob.data)) for chunk, blob in opened)
+            joined = b"".join([blob.table for _, blob in opened])
+            self._table[places] = np.frombuffer(joined, document_type()).reshape(-1, CHUNK)
+            found = self._occurrences([blob for _, blob in opened], places)
+        whole, apart = self._columns
+        apart = np.concatenate((_of_others(apart, changed), found))
+        self._is_apart |= changed
+        if not len(whole) or self._is_apart.sum() > _APART:
+            apart = np.concatenate((_of_others(whole, self._is_apart), apart))
+            whole, self._is_apart[:] = apart[:0], False
+            self._columns = [np.sort(apart), whole]
+        else:
+            self._columns = [whole, np.sort(apart)]
+        stay = self._names[~changed[self._names >> (HASH_SHIFT + 6)]]
+        named = found[(found & NAME) > 0]
+        rows = (named & 0xFFFFFFFF) >> ROW_SHIFT
+        self._names = np.sort(np.concatenate((stay, rows << HASH_SHIFT | named >> HASH_SHIFT)))
+
+    def occurrences(self, hashes: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Returns all occurrences of terms, without their hashes, and the number of each one's term."""
+        import numpy as np
+
+        keys = np.array(hashes, np.uint64) << HASH_SHIFT
+        bounds = np.concatenate((keys, keys + (1 << HASH_SHIFT)))
+        parts, terms = list[Any](), list[int]()
+        counts = list[int]()
+        for number, column in enumerate(self._columns):
+            if not len(column):
+                continue
+            low_high = column.searchsorted(bounds).tolist()
+            start = len(parts)
+            for term, (low, high) in enumerate(zip(low_high, low_high[len(hashes) :], strict=False)):
+                if low < high:
+                    parts.append(column[low:high])
+                    terms.append(term)
+                    counts.append(high - low)
+            if not number and self._is_apart.any():
+                for at in range(start, len(parts)):
+                    parts[at] = _of_others(parts[at], self._is_apart)
+                    counts[at] = len(parts[at])
+        if not parts:
+            return np.empty(0, np.uint32), np.empty(0, np.int64)
+        # A number of 64 bits is cut to its lower half, which has no hash.
+        found = np.concatenate(parts).astype(np.uint32)
+        return found, np.array(terms, np.int64).repeat(counts)
+
+    def names_in(self, row: int) -> list[int]:
+        """Returns the hashes of the names in the head of a document."""
+        import numpy as np
+
+        ends = np.array([row << HASH_SHIFT, (row + 1) << HASH_SHIFT], np.uint64)
+        low, high = self._names.searchsorted(ends).tolist()
+        hashes: list[int] = (self._names[low:high] & 0xFFFFFFFF).tolist()
+        return hashes
+
+    def layout(self, tail: Sequence[Counted]) -> IndexLayout:
+        """Returns the layout with the messages of the tail in their rows. tail: of different numbers."""
+        tail = tuple(tail)
+        if self._layout is None or self._layout[0] != tail:
+            self._make_room(chunk_of(each.document.seq) for each in tail)
+            self._layout = tail, _lay_out(self._chunks, self._table, tail)
+        return self._layout[1]
+
+    def _make_room(self, chunks: Iterable[int]) -> None:
+        """Gives rows to chunks that have none. Rows behind them move."""
+        import numpy as np
+
+        new = {chunk for chunk in chunks if chunk not in self._places}
+        if not new:
+            return
+        before = self._chunks
+        self._chunks = np.array(sorted({*self._places, *new}), np.int64)
+        if len(self._chunks) > _MOST_CHUNKS:
+            raise OverflowError(f"no index has more than {_MOST_CHUNKS} chunks")
+        moved = self._chunks.searchsorted(before)
+        self._places = {chunk: place for place, chunk in enumerate(self._chunks.tolist())}
+        table, is_apart = (
+            np.zeros((len(self._chunks), CHUNK), document_type()),
+            np.zeros(len(self._chunks), bool),
+        )
+        table[moved], is_apart[moved] = self._table, self._is_apart
+        self._table, self._is_apart, self._layout = table, is_apart, None
+        if len(before) and moved[-1] >= len(before):
+            by = (moved - np.arange(len(before))).astype(np.uint64) << 6
+            self._columns = [
+                column + (by[(column & 0xFFFFFFFF) >> _ROW_CHUNK_SHIFT] << ROW_SHIFT)
+                for column in self._columns
+            ]
+            self._names = self._names + (by[self._names >> (HASH_SHIFT + 6)] << HASH_SHIFT)
+
+    def _occurrences(self, opened: Sequence[OpenBlob], places: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Returns the occurrences in some blobs, but in a damaged one those that belong to no document."""
+        import numpy as np
+
+        hashes = np.concatenate([blob.hashes for blob in opened]).astype(np.uint64)
+        columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
+        marks = np.concatenate([both[: len(both) // 2] for both in columns])
+        frequency = np.concatenate([both[len(both) // 2 :] for both in columns])
+        rows = (places * CHUNK).repeat([blob.entries for blob in opened]) + (marks & SLOT)
+        low = rows << ROW_SHIFT | frequency.astype(np.int64) << FREQUENCY_SHIFT
+        low |= np.where(marks & IN_HEAD, HEAD, 0) | np.where(marks & NAMED, NAME, 0)
+        found = hashes << np.uint64(HASH_SHIFT) | low.astype(np.uint64)
+        is_known = (self._table["flags"].ravel()[rows] & PRESENT) > 0
+        return found if is_known.all() else found[is_known]
+
+
+def _of_others(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Returns the occurrences that are in none of these chunks."""
+    return column[~places[(column & 0xFFFFFFFF) >> _ROW_CHUNK_SHIFT]] if len(column) else column
+
+
+def _lay_out(chunks: NDArray[np.int64], table: NDArray[Any], tail: Sequence[Counted]) -> IndexLayout:
+    import numpy as np
+
+    seqs: NDArray[np.int64] = (chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
+    documents = table.ravel()
+    replaced, in_tail = None, list[int]()
+    if tail:
+        # Rows are in the order of their numbers. What a blob says of a message in the tail does not count any more.
+        rows = seqs.searchsorted([each.document.seq for each in tail])
+        if (documents["flags"][rows] & PRESENT).any():
+            replaced = np.zeros(len(seqs), bool)
+            replaced[rows] = True
+        documents = documents.copy()
+        documents[rows] = np.array([document_row(each) for each in tail], document_type())
+        in_tail = rows.tolist()
+    flags, lengths, heads = (
+        documents["flags"],
+        documents["length"].astype(float),
+        documents["head"].astype(float),
+    )
+    present = (flags & PRESENT) > 0
+    user = (flags & USER) > 0
+    count = int(present.sum())
+    earlier, later = _neighbours(seqs, present, documents["back"].astype(np.int64))
+    return IndexLayout(
+        seqs=seqs,
+        present=present,
+        lengths=lengths,
+        heads=heads,
+        user=user,
+        asks=(flags & ASKS) > 0,
+        slight=(flags & SLIGHT) > 0,
+        earlier=earlier,
+        later=later,
+        against=_against(lengths, count),
+        head_against=_against(heads, count),
+        documents=count,
+        user_weight=_user_weight(lengths, user & present, present & ~user),
+        in_tail=in_tail,
+        replaced=replaced,
+    )
+
+
+def _against(lengths: NDArray[np.float64], documents: int) -> NDArray[np.float64]:
+    """Returns by row how much its length counts against a term in it."""
+    mean = max(float(lengths.sum()) / max(documents, 1), 1.0)
+    return K1 * (1 - _B + _B * lengths / mean)
+
+
+def _user_weight(lengths: NDArray[np.float64], user: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
+
+    The typical length is the geometric mean, which a few very long turns do not change much.
+    """
+    import numpy as np
+
+    if not user.any() or not other.any():
+        return 0.0
+    logs = np.log2(lengths + 1)
+    longer = float(logs[other].mean() - logs[user].mean())
+    return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
+
+
+def _neighbours(
+    seqs: NDArray[np.int64], present: NDArray[np.bool_], back: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns for each row the row of the message before it and of the one behind it; for none the number of rows."""
+    import numpy as np
+
+    linked = ((back > 0) & present).nonzero()[0]
+    target = seqs[linked] - back[linked]
+    if seqs[-1] - seqs[0] < len(seqs):
+        target_row = np.maximum(target - seqs[0], 0)
+    else:
+        # Chunks are missing in between, so that a row is not found by counting.
+        target_row = np.minimum(seqs.searchsorted(target), len(seqs) - 1)
+    right = (seqs[target_row] == target) & present[target_row]
+    linked, target_row = linked[right], target_row[right]
+    earlier = np.full(len(seqs), len(seqs), np.int64)
+    later = earlier.copy()
+    earlier[linked] = target_row
+    later[target_row] = linked
+    return earlier, later

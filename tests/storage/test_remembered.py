@@ -1,0 +1,225 @@
+"""A process remembers the memories asked last; its answers are those of one that reads all of them anew."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.records import Message
+from storage.search.blob import Document, count_terms, encode, forget
+from storage.search.index import Index
+from storage.search.rank import rank
+from storage.sql.facts import keep_facts
+from storage.sql.remembered import MemoryCache, Remembered
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.test_facts import fact
+from tests.storage.test_forget import Clock
+from tests.stored import ALICE, Speaker, ranked, rows, save_passage
+
+SECRET = b"s" * 32
+NOUNS = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
+
+
+@pytest.fixture
+async def alice(store: Store) -> Speaker:
+    return Speaker(store, ALICE, Clock())
+
+
+async def search(store: Store, alice: Speaker, query: str, **options: Any) -> list[Message]:
+    """Returns what is found. Of a message that is indexed nobody asks what came before its exchange."""
+    return [replace(m, previous=None) for m in await store.recall.search(alice.agent, query, **options)]
+
+
+def some_text(dice: random.Random) -> str:
+    return " ".join(dice.choices(NOUNS, k=3))
+
+
+async def hits(store: Store, alice: Speaker, query: str, **options: Any) -> list[int]:
+    return sorted(m.seq for m in await search(store, alice, query, only_strong=True, **options))
+
+
+class Life:
+    """A memory in which anything happens to what was said."""
+
+    def __init__(self, store: Store, alice: Speaker, seed: int) -> None:
+        self.store, self.alice = store, alice
+        self.dice = random.Random(seed)
+        self.talks: dict[str, list[dict[str, Any]]] = {}
+        self.count = 0
+
+    def text(self) -> str:
+        self.count += 1
+        return f"{' '.join(self.dice.choices(NOUNS, k=4))} number {self.count}."
+
+    async def say(self) -> None:
+        key = self.dice.choice(("a", "b", "c", "d"))
+        messages = self.talks.setdefault(key, [])
+        messages.append(user(self.text()))
+        reply = assistant(self.text())
+        await self.alice.say(messages, reply, key)
+        messages.append(reply)
+
+    async def edit(self) -> None:
+        """Goes back in a conversation, and says something else there."""
+        key = self.dice.choice([*self.talks]) if self.talks else "a"
+        messages = self.talks.get(key, [])
+        del messages[2 * self.dice.randrange(len(messages) // 2 + 1) :]
+        self.talks[key] = messages
+        await self.say()
+
+    async def open(self) -> None:
+        """Says something without a name of the conversation."""
+        await self.alice.say([user(self.text())], assistant(self.text()))
+
+    async def save(self) -> None:
+        await save_passage(self.store, self.alice.agent.id, self.text(), at=self.count)
+
+    async def learn(self) -> None:
+        known = await self.store.facts.list(self.alice.agent.id)
+        replaces = [self.dice.choice(known).id] if known and self.dice.random() < 0.5 else []
+        made: list[Any] = [(fact(self.text(), replaces=replaces), None)]
+        agent = self.alice.agent.id
+        await self.store.database.bulk(lambda c: keep_facts(c, agent, made, self.count))
+
+    async def forget(self) -> None:
+        (row,) = await rows(self.store, "SELECT next_seq FROM agents WHERE id = ?", (self.alice.agent.id,))
+        passages = await self.store.passages.list(self.alice.agent.id)
+        target = ForgetTarget(messages=[self.dice.randrange(1, max(2, row[0]))])
+        if passages and self.dice.random() < 0.5:
+            target = ForgetTarget(passages=[self.dice.choice(passages).seq])
+        begun = await self.store.forgetting.begin(self.alice.agent.id, target)
+        await search(self.store, self.alice, "ant")
+        await self.store.forgetting.run(begun)
+
+    async def index(self) -> None:
+        await self.store.recall.index(self.alice.agent.id)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speaker, seed: int) -> None:
+    life = Life(store, alice, seed)
+    await life.say()
+    steps: list[Callable[[], Awaitable[None]]] = [
+        life.say, life.say, life.say, life.edit, life.open, life.save, life.learn, life.forget, life.index,
+    ]  # fmt: skip
+    cache, hits = store.recall._memories, 0
+    for _ in range(60):
+        await life.dice.choice(steps)()
+        start = life.dice.randrange(2 * life.count)
+        options: dict[str, Any] = {
+            "room": life.dice.choice((0, 500)),
+            "only_strong": life.dice.random() < 0.5,
+        }
+        if life.dice.random() < 0.3:
+            options["skip"] = range(start, start + life.dice.randrange(20))
+        query = " ".join(life.dice.sample(NOUNS, 2))
+        look = await store.turns.look(alice.agent, None, None)
+        assert look is not None
+        warm = await search(store, alice, query, numbers=look.numbers, **options)
+        again = await search(store, alice, query, **options)
+        cache.clear()
+        cold = await search(store, alice, query, **options)
+        assert warm == cold
+        assert again == cold
+        hits += len(cold)
+        # Go on with a memory that has seen some of it.
+        await search(store, alice, "ant", skip=options.get("skip", range(0)))
+    assert hits > 100
+
+
+async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) -> None:
+    statements: list[str] = []
+    store = await open_store(note=statements.append)
+    alice = Speaker(store, ALICE, Clock())
+    for n in range(5):
+        await alice.say([user(f"My dog number {n}.")], assistant("Nice."), f"c{n}")
+    await store.recall.index(alice.agent.id)
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    first = await hits(store, alice, "Which dog?", numbers=look.numbers)
+    statements.clear()
+    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == first
+    assert statements == []
+    await alice.say([user("My dog number 6.")], assistant("Nice."), "c6")
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    statements.clear()
+    numbers = look.numbers
+    assert await hits(store, alice, "Which dog?", numbers=numbers, skip=range(11, 13)) == first
+    assert statements == []  # what the request shows is not wanted
+    assert await hits(store, alice, "Which dog?", numbers=numbers) == [*first, 11]
+    assert len(statements) == 1
+
+
+async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Speaker) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    await alice.say([user("My cat is called Tom.")], assistant("Nice."))
+    assert await hits(store, alice, "dog cat") == [1, 3]
+    begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(messages=[1]))
+    assert await hits(store, alice, "dog cat") == [1, 3]
+    await store.forgetting.run(begun)
+    assert store.recall._memories.get(alice.agent.id) is None
+    assert await hits(store, alice, "dog cat") == [3]
+
+
+async def test_numbers_that_another_process_has_moved_are_believed(store: Store, alice: Speaker) -> None:
+    """Nobody here said that something has changed; the look of the next turn does."""
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    assert await hits(store, alice, "dog") == [1]
+    await rows(store, "UPDATE exchanges SET standing = 0 WHERE agent = ?", (alice.agent.id,))
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    assert await hits(store, alice, "dog", numbers=look.numbers) == []
+
+
+async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
+    def memory(agent: int) -> Remembered:
+        texts = [f"{noun} {agent}" for noun in NOUNS]
+        documents = [Document(n, "user", text, 0.0) for n, text in enumerate(texts, 1)]
+        return Remembered(agent, Index(encode(documents, SECRET).items()))
+
+    cache = MemoryCache(limit_bytes=3 * memory(2).size)
+    for n in (1, 2, 3, 1, 4):
+        cache.keep(cache.get(n) or memory(n))
+    assert [n for n in (1, 2, 3, 4) if cache.get(n)] == [1, 3, 4]
+    large = MemoryCache(limit_bytes=10)
+    large.keep(memory(1))
+    assert large.get(1)  # one that is too large for all is kept until another one comes
+    large.keep(memory(2))
+    assert (large.get(1), bool(large.get(2))) == (None, True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> None:
+    """Chunks come in any order, are written anew, and are emptied; many lie apart and are sorted in."""
+    dice = random.Random(seed)
+    blobs: dict[int, bytes] = {}
+    index = Index()
+    for _ in range(60):
+        changed: dict[int, bytes] = {}
+        for _ in range(dice.randrange(1, 5)):
+            chunk = dice.randrange(60)
+            numbers = range(chunk * 64, chunk * 64 + 64)
+            if blobs.get(chunk) and dice.random() < 0.3:
+                changed[chunk] = forget(blobs[chunk], dice.sample(numbers, dice.choice((40, 64))))
+            else:
+                seqs = sorted(dice.sample(numbers, 20))
+                documents = [
+                    Document(seq, dice.choice(("user", "assistant")), some_text(dice), 0.0, None, before)
+                    for seq, before in zip(seqs, [None, *seqs], strict=False)
+                ]
+                changed |= encode(documents, SECRET)
+        blobs |= changed
+        index.put(changed.items())
+        tail = [Document(dice.randrange(4000), "user", some_text(dice), 0.0)]
+        query = " ".join(dice.sample(NOUNS, 2))
+        options = {"limit": 20, "room": dice.choice((0, 500))}
+        found = rank(index, query, SECRET, tail=[count_terms(each) for each in tail], **options)
+        assert found
+        assert found == ranked([data for data in blobs.values() if data], query, SECRET, tail=tail, **options)
