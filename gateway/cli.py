@@ -294,6 +294,8 @@ def _check_config(arguments: argparse.Namespace) -> None:
         make(settings)
     database = check_database(settings)
     check_door(settings, database.is_keyed or (database.can_own and settings.server.key is not None))
+    for note in database.notes:
+        print(f"mnemogate: {note}", file=sys.stderr)
     if database.fault is not None:
         print(f"mnemogate: nothing would be remembered: {database.fault}", file=sys.stderr)
     if database.is_open:

@@ -5,13 +5,14 @@ The one exception is gateway/cli.py, which asks the database's lock who serves i
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from gateway.core.memory.rules import RULES
 from gateway.errors import SettingsError
-from gateway.settings import Settings
+from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError, Unavailable
-from storage.open import open_store
+from storage.open import inspect_server, open_store
 from storage.search.rank import preload as preload
 from storage.sql.keys import was_keyed
 from storage.sql.store import Store
@@ -49,19 +50,20 @@ class DatabaseFindings:
     """A database as the start would find it. fault: why memory would not work, in words.
 
     can_own: the process could take the file, even if it does not work. is_keyed: there are gateway keys, or nobody can
-    know.
+    know. notes: what else is worth knowing, in words.
     """
 
     can_own: bool = True
     is_keyed: bool = True
     is_open: bool = False
     fault: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check_database(settings: Settings) -> DatabaseFindings:
     """Looks at the database without opening it for good. Raises: SettingsError: the start would refuse it."""
     if settings.database.url is not None:
-        return DatabaseFindings()
+        return asyncio.run(_check_server(settings.database, settings.database.url))
     path = settings.database.path
     try:
         check_place(path)
@@ -74,3 +76,16 @@ def check_database(settings: Settings) -> DatabaseFindings:
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
     return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open)
+
+
+async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
+    try:
+        found = await inspect_server(url, pooled=database.pooled, listen_url=database.listen_url)
+    except Unavailable as error:
+        return DatabaseFindings(fault=error.message)
+    except StoreError as error:
+        raise SettingsError(f"database.url: {error.message}") from error
+    tables = f"schema version {found.schema}" if found.schema else "no tables yet"
+    arrive = "arrive" if found.hears else "do not arrive: name the server itself in database.listen_url"
+    notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
+    return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

@@ -71,9 +71,12 @@ async def migrate(settings: Settings) -> None:
     """Brings the database to the present schema. Raises: GatewayError."""
     try:
         store = await open_database(settings)
+        health = store.health
         await store.close()
     except StoreError as error:
         raise GatewayError(error.message) from error
+    if not health.ok:
+        raise GatewayError(health.error or f"the database is {health.status}")
 
 
 async def perform_here(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> Any:

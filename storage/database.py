@@ -123,6 +123,19 @@ Operation = Callable[[Connection], Coroutine[Any, Any, T]]
 Effect = Operation[object]
 
 
+@dataclass(frozen=True, slots=True)
+class ServerFindings:
+    """A database server as a start would find it. schema: the version of our tables, 0 where there are none.
+
+    is_keyed: there are gateway keys. hears: what one process tells arrives at others.
+    """
+
+    version: str
+    schema: int
+    is_keyed: bool
+    hears: bool
+
+
 class Database(Protocol):
     """Five doors to the data: read, long_read, write, write_one, bulk.
 

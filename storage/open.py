@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.commands import Rules
-from storage.database import Database
+from storage.database import Database, ServerFindings
 from storage.errors import NotAdmitted
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
@@ -36,6 +36,16 @@ async def open_store(
 def is_url(target: str | Path) -> bool:
     """Says whether a database lies on a PostgreSQL server."""
     return isinstance(target, str) and target.startswith(("postgresql://", "postgres://"))
+
+
+async def inspect_server(url: str, *, pooled: bool, listen_url: str | None) -> ServerFindings:
+    """Looks at a database that gateways may be serving. Raises: StoreError."""
+    try:
+        from storage.postgres.connection import PostgresPlace
+        from storage.postgres.inspection import inspect
+    except ImportError as error:
+        raise NotAdmitted(_MISSING) from error
+    return await inspect(PostgresPlace(url, pooled), PostgresPlace(listen_url or url))
 
 
 async def _open_postgres(url: str, **options: Any) -> Database:

@@ -43,17 +43,17 @@ def load_migrations() -> tuple[_Migration, ...]:
 async def migrate(raw: RawConnection, name: str, migrations: tuple[_Migration, ...] | None = None) -> int:
     """Applies what is missing and returns the version. Raises: TooNew, Foreign; asyncpg's errors."""
     steps = load_migrations() if migrations is None else migrations
-    found, oldest = await _version(raw)
+    found, oldest = await find_version(raw)
     if found < steps[-1][0]:
         for number, before, script in steps:
             await _apply(raw, name, number, before, script)
-        found, oldest = await _version(raw)
+        found, oldest = await find_version(raw)
     if oldest > steps[-1][0]:
         raise TooNew(name, found, steps[-1][0])
     return found
 
 
-async def _version(raw: RawConnection) -> tuple[int, int]:
+async def find_version(raw: RawConnection) -> tuple[int, int]:
     """Returns the version of the schema, and the oldest program that may run on it; (0, 0): there is none."""
     if await raw.fetchval("SELECT to_regclass('schema_versions')") is None:
         return 0, 0

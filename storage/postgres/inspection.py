@@ -1,0 +1,42 @@
+"""A look at a database that gateways may be serving: it makes nothing and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from storage.database import ServerFindings
+from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
+from storage.postgres.migration import find_version
+
+_ANSWER_S = 2.0
+
+
+async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
+    """Says what is there. ear: where notifications are to arrive. Raises: StoreError."""
+    raw = await connect(place)
+    try:
+        server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
+        version, _ = await find_version(raw)
+        is_keyed = version > 0 and bool(await raw.fetchval("SELECT EXISTS (SELECT 1 FROM keys)"))
+        hears = await _hears(raw, ear)
+    except FAULTS as error:
+        raise translate(error, place.name) from error
+    finally:
+        raw.terminate()
+    return ServerFindings(server, version, is_keyed, hears)
+
+
+async def _hears(raw: RawConnection, ear: PostgresPlace) -> bool:
+    """Returns whether what is told on one connection arrives on another."""
+    other = await connect(ear)
+    try:
+        heard, channel = asyncio.Event(), f"mnemogate_{secrets.token_hex(6)}"
+        await other.add_listener(channel, lambda *_: heard.set())
+        await raw.fetch("SELECT pg_notify($1, '')", channel, timeout=_ANSWER_S)
+        await asyncio.wait_for(heard.wait(), _ANSWER_S)
+    except TimeoutError:
+        return False
+    finally:
+        other.terminate()
+    return True

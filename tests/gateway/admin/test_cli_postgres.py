@@ -1,0 +1,94 @@
+"""The command line over PostgreSQL, which it opens itself: nobody owns a server."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from tests.postgres import empty_database, postgres
+
+__all__ = ["postgres"]
+
+Out = pytest.CaptureFixture[str]
+NOWHERE = "postgresql://ann:hush@127.0.0.1:1/memory"
+
+
+@pytest.fixture(autouse=True)
+def url(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    found = empty_database(postgres).url
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNEMOGATE_DATABASE_URL", found)
+    yield found
+    assert list(tmp_path.iterdir()) == [], "no file is made"
+
+
+def test_keys_are_made_listed_and_revoked(capsys: Out) -> None:
+    assert main(["keys", "create", "--name", "ann"]) == 0
+    assert main(["keys", "list"]) == 0
+    assert "default\tann\tactive" in capsys.readouterr().out
+    assert main(["keys", "revoke", "ann"]) == 0
+    assert main(["keys", "list"]) == 0
+    assert "default\tann\trevoked" in capsys.readouterr().out
+
+
+def test_check_config_shows_the_server_and_whether_notifications_arrive(capsys: Out) -> None:
+    assert main(["check-config"]) == 0
+    said = capsys.readouterr()
+    assert "PostgreSQL 1" in said.err
+    assert "schema version 1" in said.err
+    assert "notifications between gateways arrive" in said.err
+    assert json.loads(said.out)["database"]["url"].startswith("postgresql://")
+
+
+def test_a_server_that_is_down_is_said_and_its_password_is_not(
+    capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNEMOGATE_DATABASE_URL", NOWHERE)
+    assert main(["check-config"]) == 0
+    assert "nothing would be remembered" in (said := capsys.readouterr()).err
+    assert main(["migrate"]) == 1
+    assert main(["keys", "list"]) == 1
+    after = capsys.readouterr()
+    assert "hush" not in said.out + said.err + after.out + after.err
+    assert "ann:***@127.0.0.1:1" in after.err
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve", "migrate"])
+def test_without_the_driver_it_is_named(command: str, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [each for each in sys.modules if each.startswith("storage.postgres.") or each == "asyncpg"]:
+        monkeypatch.delitem(sys.modules, name)
+    found = builtins.__import__
+
+    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "asyncpg":
+            raise ImportError(name)
+        return found(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    assert main([command]) != 0
+    assert "pip install 'mnemogate[postgres]'" in capsys.readouterr().err
+
+
+def test_migrate_says_that_the_schema_is_there(capsys: Out) -> None:
+    assert main(["migrate"]) == 0
+    assert "has the schema of this version" in capsys.readouterr().err
+
+
+def test_a_worker_works_until_it_is_stopped() -> None:
+    command = [sys.executable, "-m", "gateway", "worker"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
