@@ -44,6 +44,9 @@ MULTI_AGENT_TOOLS = (
 # What an agent has while a folder is attached to it.
 FILE_TOOLS = ("grep_files", "semantic_search_files")
 
+# Tools of Letta's that need a service beside the gateway, so that there are none until somebody makes them.
+ELSEWHERE = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
+
 # After these the turn ends; after all others of the gateway's own it goes on.
 _LAST = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})
 

@@ -11,7 +11,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
-from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS, built_in_named, built_in_uid
+from gateway.core.memory.kinds import BUILT_IN, ELSEWHERE, FILE_TOOLS, built_in_named, built_in_uid
 from gateway.errors import Conflict
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page
@@ -22,6 +22,9 @@ from storage.sql.store import Store
 TRIES = 8
 
 _CACHED = 4096
+_MAKE_IT = (
+    ": it needs a service beside the gateway; make a tool of this name, a webhook or one of an MCP server"
+)
 _ANY = 2**62
 # The gateway's own tools that can be called. What is numbered and has no schema yet is not there.
 _OWN = tuple(name for name in BUILT_IN if name in SCHEMAS)
@@ -190,7 +193,7 @@ class ToolRegistry:
             return ToolView(name, built_in_uid(name))
         named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
         if not named:
-            raise NotFound(f"there is no tool {name!r}")
+            raise NotFound(f"there is no tool {name!r}{_MAKE_IT if name in ELSEWHERE else ''}")
         return _tool_view(named[0])
 
     async def _place(self, project: str, uid: str) -> int:

@@ -14,6 +14,7 @@ _FORK: Final = "A copy of a conversation would outlive the forgetting of the ori
 _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
 _GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
 _RUN: Final = "Code runs as a tool of an agent: POST /v1/agents/{agent_id}/tools/{tool_name}/run."
+_MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
 _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
@@ -24,6 +25,8 @@ NOT_SERVED: Final = (
     (("POST",), "/v1/agents/{agent_id}/messages/capture", _CAPTURE),
     (("POST",), "/v1/agents/{agent_id}/generate", _GENERATE),
     (("POST",), "/v1/tools/run", _RUN),
+    (("GET", "PUT"), "/v1/tools/mcp/servers", _MCP),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/tools/mcp/servers/{rest:path}", _MCP),
     (("POST",), "/v1/agents/{agent_id}/files", _FILES),
     (("GET", "POST", "PATCH"), "/v1/agents/{agent_id}/files/{rest:path}", _FILES),
     (("GET", "POST", "DELETE"), "/v1/agents/{agent_id}/schedule", _LATER),

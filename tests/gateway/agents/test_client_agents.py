@@ -203,6 +203,17 @@ def test_what_older_programs_ask_beside(world: LettaWorld) -> None:
     assert sent == body["messages"]
     for path in ("/v1/tools/run", f"/v1/agents/{agent.id}/generate"):
         assert world.ask("POST", path, {})[0] == 400
+    assert world.ask("GET", "/v1/tools/mcp/servers")[1]["detail"].endswith("/v1/mcp-servers.")
+
+
+def test_a_tool_that_needs_a_service_says_how_to_have_it(world: LettaWorld) -> None:
+    """Letta's own first example names these two."""
+    with pytest.raises(
+        NotFoundError, match="'web_search': it needs a service beside the gateway; make a tool"
+    ):
+        world.agent(tools=["web_search", "run_code"])
+    tool = world.letta.tools.create(source_code="", source_type="json", json_schema={"name": "web_search"})
+    assert tool.id in {each.id for each in world.agent(tools=["web_search"]).tools}
 
 
 def test_no_text_has_a_zero_byte(world: LettaWorld) -> None:
