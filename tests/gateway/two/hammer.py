@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from gateway.database import open_database
@@ -19,6 +20,7 @@ from gateway.settings_load import load_settings
 from tests.gateway.two.kept import check, check_files, read_kept
 from tests.gateway.two.people import Agent, Person, Whole, everybody, flat
 from tests.gateway.two.world import Gateway, World
+from tests.postgres import server
 
 # A killed gateway is gone for so long, at most.
 GONE_S = 0.5
@@ -51,6 +53,8 @@ def hammer(
         try:
             for number in range(kills):
                 _wait(dice.random() * most_s, failures)
+                if failures:
+                    break
                 _kill_some(world, dice)
                 if say_so and not number % 10:
                     print(_count(world, people, number + 1), flush=True)
@@ -76,13 +80,13 @@ def hammer(
 
 
 def _kill_some(world: World, dice: random.Random) -> None:
-    """Kills one gateway, now and then all, and starts them again."""
-    killed: list[Gateway] = [dice.choice(world.gateways)] if dice.random() < 0.8 else [*world.gateways]
-    for gateway in killed:
-        gateway.kill()
+    """Kills one process, now and then all, and starts them again."""
+    killed = [dice.choice(world.processes)] if dice.random() < 0.8 else [*world.processes]
+    for each in killed:
+        each.kill()
     time.sleep(dice.random() * GONE_S)
-    for gateway in killed:
-        gateway.start()
+    for each in killed:
+        each.start()
 
 
 def _wait(seconds: float, failures: list[BaseException]) -> None:
@@ -98,7 +102,7 @@ def _count(world: World, people: list[Person], kills: int) -> str:
     asked = sum(person.asked for person in people)
     return (
         f"{kills} kills, {len(everyone)} people, {asked} requests, {lost} of them lost, "
-        f"{turns} turns that must be there, {len(world.forgotten)} forgotten, {world.unkept} not kept"
+        f"{turns} turns that must be there, {len(world.forgotten)} forgotten, not kept: {dict(world.unkept)}"
     )
 
 
@@ -140,8 +144,12 @@ def main() -> None:
     parser.add_argument("--sqlite", action="store_true", help="one gateway over a SQLite file instead")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        hammer(Path(folder), options.kills, options.seed, url=options.url, say_so=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = options.url
+        if url is None and not options.sqlite:
+            url, _ = stack.enter_context(server())
+        hammer(folder, options.kills, options.seed, url=url, say_so=True)
     print(f"{options.kills} kills: nothing was lost, doubled or shown to others")
 
 

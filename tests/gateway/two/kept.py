@@ -14,6 +14,7 @@ from gateway.run.admin.transfer import TransferOperations
 from storage.sql.store import Store
 from tests.gateway.two.people import Person
 from tests.gateway.two.world import WORD, Place
+from tests.postgres import EmptyDatabase
 
 
 @dataclass(frozen=True)
@@ -113,5 +114,8 @@ def check_files(place: Place, forgotten: frozenset[str]) -> None:
         with closing(sqlite3.connect(place.file)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         data = place.file.read_bytes()
-        left = {found[0] for found in WORD.finditer(data.decode("latin-1"))} & forgotten
-        assert not left, f"the file still has {left}"
+    else:
+        data = EmptyDatabase(place.url).content()
+    assert WORD.search(data.decode("latin-1"))
+    left = {found[0] for found in WORD.finditer(data.decode("latin-1"))} & forgotten
+    assert not left, f"the tables still have {left}"

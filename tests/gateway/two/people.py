@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from tests.gateway.agents.kills import SCHEMA
-from tests.gateway.two.world import PATIENCE_S, Absent, Gateway, Lost, Said, World
+from tests.gateway.two.world import PATIENCE_S, Absent, Gateway, Lost, Refused, Said, World
 
 # Turns of a conversation that is sent whole, before the next one begins.
 TURNS = 12
@@ -83,7 +83,9 @@ class Person:
         try:
             said = self.gateway().chat(body, headers or {})
         except Lost as error:
-            self.lost += not isinstance(error, Absent)
+            if isinstance(error, Refused):
+                self.world.unkept["refused"] += 1
+            self.lost += not isinstance(error, Absent | Refused)
             time.sleep(0.02)
             return None
         self.asked += 1
@@ -105,10 +107,10 @@ class Person:
         raise AssertionError
 
     def finished(self, turn: Turn, said: Said) -> None:
-        if said.is_kept:
-            self.turns[turn.word] = turn
+        if said.unkept:
+            self.world.unkept[said.unkept] += 1
         else:
-            self.world.unkept += 1
+            self.turns[turn.word] = turn
 
     def stream(self) -> bool:
         return self.dice.random() < 0.5
@@ -163,7 +165,7 @@ class Appending(Person):
             said = self.try_once(messages_of([], text), headers, stream=self.stream())
             if said is not None:
                 self.finished(Turn(word, text, said.text, before), said)
-                if said.is_kept:
+                if not said.unkept:
                     before = (*before, text)
             self.rest()
 

@@ -12,3 +12,9 @@ def test_one_gateway_that_is_killed_keeps_what_was_finished(tmp_path: Path) -> N
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails
     hammer(tmp_path, 2, seed, most_s=1.0)
+
+
+def test_two_gateways_of_which_either_is_killed_keep_what_was_finished(tmp_path: Path, url: str) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    hammer(tmp_path, 2, seed, url=url, most_s=1.0)

@@ -7,10 +7,14 @@ with World(tmp_path, gateways=2, url=postgres_url) as world:
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,12 +26,14 @@ import orjson
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.kills import Webhook
-from tests.gateway.process import Process, command, serving
+from tests.gateway.process import ROOT, Process, command, serving
 from tests.server import RawClient, RawReply
 
 CHAT = "/v1/chat/completions"
 # A lease of a gateway that was killed runs out meanwhile.
 PATIENCE_S = 90.0
+# What is run; its leases are short.
+MODULE = "tests.gateway.two.hurried"
 # A word that somebody says once: the speaker's mark, and a number of its own.
 WORD = re.compile(r"\b(q[a-z]+x)(\d+)z\b")
 SETTINGS = """
@@ -49,13 +55,17 @@ class Absent(Lost):
     """The gateway was not there to be asked."""
 
 
+class Refused(Lost):
+    """The gateway has no memory now, and does not answer without it."""
+
+
 @dataclass
 class Said:
-    """A reply whose end was seen. is_kept: the gateway says that the turn is on disk."""
+    """A reply whose end was seen. unkept: why the gateway says that the turn may not be on disk; empty: it is."""
 
     text: str
     headers: dict[str, str]
-    is_kept: bool
+    unkept: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class Gateway:
                 *self.place.arguments,
                 *self.arguments,
                 settings=self.settings,
+                module=MODULE,
                 environ=self.place.environ,
             )
         )
@@ -132,15 +143,17 @@ class Gateway:
             with self.connect() as client:
                 client.request("POST", CHAT, orjson.dumps(body), headers)
                 head = client.read_head()
+                if head.status == 503:
+                    raise Refused(str(client.read_until(b"}")))
                 assert head.status == 200, f"{head} {client.read_until(b'}')!r}"
                 whole = _streamed(client) if body.get("stream") else _whole(client, head)
         except (OSError, EOFError) as error:
             raise Lost from error
-        text, is_kept = whole
+        text, is_durable = whole
         memory = head.headers["x-mnemogate-memory"]
-        return Said(
-            text, head.headers, is_kept and memory == "on" and "x-mnemogate-durable" not in head.headers
-        )
+        is_durable = is_durable and "x-mnemogate-durable" not in head.headers
+        unkept = f"memory {memory}" if memory != "on" else "" if is_durable else "not durable"
+        return Said(text, head.headers, unkept)
 
 
 def _whole(client: RawClient, head: RawReply) -> tuple[str, bool]:
@@ -158,6 +171,29 @@ def _streamed(client: RawClient) -> tuple[str, bool]:
                 said += choice["delta"].get("content") or ""
     assert body.endswith(b"data: [DONE]\n\n"), body[-200:]
     return said, b": mnemogate not durable" not in body
+
+
+class Worker:
+    """A process that performs background jobs."""
+
+    def __init__(self, folder: Path, place: Place, settings: str) -> None:
+        folder.mkdir()
+        (folder / "mnemogate.toml").write_text(settings)
+        self.folder, self.place = folder, place
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), **self.place.environ}
+        with (self.folder / "worker.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", MODULE, "worker"], cwd=self.folder, env=environ, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait(20)
 
 
 @dataclass
@@ -183,8 +219,9 @@ class World:
         self.webhook = Webhook()
         self.count = gateways
         self.gateways: list[Gateway] = []
+        self.workers: list[Worker] = []
         self.leaks: list[str] = []
-        self.unkept = 0
+        self.unkept: Counter[str] = Counter()
         self._gone: set[str] = set()
         self._pairs: dict[str, Pair] = {}
         self._lock = threading.Lock()
@@ -202,15 +239,21 @@ class World:
                     self.upstream.base_url,
                 )
             )
-        for gateway in self.gateways:
-            gateway.start()
+        if self.place.url:
+            self.workers.append(Worker(self.folder / "worker", self.place, settings))
+        for each in self.processes:
+            each.start()
         return self
+
+    @property
+    def processes(self) -> list[Gateway | Worker]:
+        return [*self.gateways, *self.workers]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for gateway in self.gateways:
-            gateway.kill()
+        for each in self.processes:
+            each.kill()
         self.upstream.stop()
         self.webhook.server.shutdown()
         self.webhook.server.server_close()

@@ -16,8 +16,9 @@ from storage.sql.store import Store
 
 # How often somebody who waits looks at a run. Its end is told, so that is for what was not heard.
 _LOOK_S = 1.0
-# A run that has ended gets its last events soon, or whoever performed it is gone.
+# A run that has ended gets its last events soon, or whoever performed it is gone. Most without any have none.
 _REST_S = 5.0
+_NONE_S = 0.5
 
 
 class Elsewhere:
@@ -62,17 +63,17 @@ class Elsewhere:
 
         Raises: StoreError.
         """
-        clock, over_at = asyncio.get_running_loop().time, 0.0
+        clock, over_at, seen = asyncio.get_running_loop().time, 0.0, 0
         while True:
             now = await self._store.runs.load(run.agent, run.id) or run
             async for number, event in stored(self._store, run, after):
-                after = number
+                after, seen = number, seen + 1
                 yield event
                 if self._shows.is_end(event):
                     return
             if now.is_over:
                 over_at = over_at or clock()
-                if clock() >= over_at + _REST_S:
+                if clock() >= over_at + (_REST_S if seen else _NONE_S):
                     return
             await asyncio.sleep(2 * BATCH_S)
 

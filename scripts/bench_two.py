@@ -1,0 +1,281 @@
+"""Measures gateways over one PostgreSQL beside one over SQLite: processor time of gateways and database apart.
+
+One upstream and one load generator for all. Rounds are interleaved: in each, conversations of known users go on at the
+gateway over SQLite, at one gateway over PostgreSQL, and at two of them at once. Before that others have talked, and
+ANALYZE has run, as autovacuum would have by then. Then a question is asked in a memory of 10,000 messages, and all wait
+and do nothing for a while. Times beside other work are worth little, processor time is worth more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import load
+import uvloop
+
+from gateway.core.memory.rules import RULES
+from scripts.fill import new_agent, write_conversation
+from storage.open import open_store
+from tests.postgres import server
+
+EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
+CONNECTIONS = 16
+MESSAGES, WORDS, QUESTIONS = 10_000, 30, 200
+DAY_S = 86_400.0
+SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{upstream}/v1"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """users: who talk before. talks: conversations of a round. idle_s: how long nothing is asked in the end."""
+
+    users: int
+    rounds: int
+    talks: int
+    idle_s: float
+
+
+FULL = Sizes(users=2_000, rounds=7, talks=320, idle_s=30.0)
+QUICK = Sizes(users=100, rounds=2, talks=48, idle_s=8.0)
+
+
+@dataclass(slots=True)
+class Way:
+    """Gateways over one database. spent: the processor time of the database so far, in seconds."""
+
+    name: str
+    gateways: list[load.Served]
+    spent: Callable[[], float]
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    def cpu_s(self) -> float:
+        return sum(load.cpu_s(each.pid) for each in self.gateways)
+
+    def note(self, name: str, value: float) -> None:
+        self.figures.setdefault(name, []).append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.figures.get(name, [float("nan")]))
+
+
+def tree_cpu_s(root: int) -> float:
+    """Returns the processor time of a server and its processes, those that have ended among them."""
+    total = 0.0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                own = int(folder.name) == root
+                if own or int(fields[1]) == root:
+                    # Of the root also what its children took that have ended.
+                    total += sum(map(int, fields[11:15] if own else fields[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+# -- turns
+
+
+_numbers = itertools.count()
+
+
+async def talk(way: Way, talks: list[load.Talk], turns: int) -> float:
+    """Has these talk so many turns, at all gateways at once. Returns turns a second."""
+    count = len(way.gateways)
+    results = await asyncio.gather(
+        *(
+            load.drive(each.port, load.Talks(talks[n::count], turns), CONNECTIONS // count)
+            for n, each in enumerate(way.gateways)
+        )
+    )
+    errors = [error for result in results for error in result.errors]
+    if errors:
+        raise SystemExit(f"{way.name}: these figures are not to be trusted: {errors[:5]}")
+    taken = max(result.ended for result in results) - min(result.began for result in results)
+    return sum(len(result.total_ms) for result in results) / taken
+
+
+async def measure(way: Way, sizes: Sizes) -> None:
+    """Measures a round: each conversation's 4th to 6th turn, by users who have talked before."""
+    talks = [load.Talk(f"bench-{next(_numbers)}") for _ in range(sizes.talks)]
+    for before in (EARLIER_TURNS, WARM_TURNS):
+        for each in talks:
+            each.begin_anew()
+        await talk(way, talks, before)
+    gateways, database = way.cpu_s(), way.spent()
+    rate = await talk(way, talks, MEASURED_TURNS)
+    turns = sizes.talks * MEASURED_TURNS
+    way.note("gateways, CPU ms a turn", (way.cpu_s() - gateways) * 1e3 / turns)
+    way.note("database, CPU ms a turn", (way.spent() - database) * 1e3 / turns)
+    way.note("turns a second", rate)
+
+
+async def rest(ways: list[Way], seconds: float) -> None:
+    """Measures all while nothing is asked."""
+    await asyncio.sleep(3.0)  # what the last turns leave behind
+    before = [(way.cpu_s(), way.spent()) for way in ways]
+    await asyncio.sleep(seconds)
+    for way, (gateways, database) in zip(ways, before, strict=True):
+        way.note("gateways idle, % of a core", (way.cpu_s() - gateways) * 100 / seconds)
+        way.note("database idle, % of a core", (way.spent() - database) * 100 / seconds)
+
+
+# -- recall
+
+
+async def fill(where: str, user: str) -> None:
+    """Writes a memory of so many messages of so many words, as a language has them: few often, most seldom."""
+    dice = random.Random(7)
+    vocabulary = ["".join(dice.choices("abcdefghiklmnoprstuw", k=dice.randint(3, 9))) for _ in range(20_000)]
+    weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(vocabulary))))
+
+    def text() -> str:
+        return " ".join(dice.choices(vocabulary, cum_weights=weights, k=WORDS))
+
+    store = await open_store(where, RULES)
+    try:
+        agent = await new_agent(store, user)
+        begun = time.time() - 100 * DAY_S
+        for number in range(MESSAGES // 20):
+            at = begun + number * 3600
+            turns = [(at + turn * 60, text(), text()) for turn in range(10)]
+            await write_conversation(store, agent, f"c{number}", turns)
+        while await store.recall.index(agent.id):
+            pass
+    finally:
+        await store.close()
+
+
+class Questions:
+    """Questions of a user in one conversation each, read only, one after the other."""
+
+    def __init__(self, user: str, count: int) -> None:
+        self._user = user
+        self._left = count
+        dice = random.Random(7)
+        self._words = [
+            "".join(dice.choices("abcdefghiklmnoprstuw", k=dice.randint(3, 9))) for _ in range(20_000)
+        ]
+        self._dice = random.Random(8)
+
+    def next(self, worker: int) -> bytes | None:
+        self._left -= 1
+        if self._left < 0:
+            return None
+        asked = " ".join(self._dice.choices(self._words[50:3000], k=6))
+        body = load.body_of([load.message("user", f"What of {asked}?")], self._user, stream=False)
+        return load.http(body, b"x-mnemogate-memory: read\r\n")
+
+    def done(self, worker: int, body: bytes) -> None:
+        pass
+
+
+async def ask(way: Way) -> None:
+    """Measures whole requests of somebody with many messages, and of somebody with none."""
+    for user, name in (("long", "recall"), ("nobody-yet", "without")):
+        port = way.gateways[0].port
+        await load.drive(port, Questions(user, 20), 1)
+        times = sorted((await load.drive(port, Questions(user, QUESTIONS), 1)).total_ms)
+        way.note(f"{name} p50 ms", times[len(times) // 2])
+        way.note(f"{name} p95 ms", times[len(times) * 95 // 100])
+
+
+# -- all
+
+
+def table(ways: list[Way]) -> str:
+    names = dict.fromkeys(name for way in ways for name in way.figures)
+    rows = [["", *(way.name for way in ways)]]
+    for name in names:
+        rows.append([name, *(f"{way.median(name):,.2f}" if name in way.figures else "-" for way in ways)])
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def judge(ways: list[Way]) -> Iterator[str]:
+    """Says how the figures stand to the goals of many gateways."""
+    sqlite, one, two = ways
+    name = "gateways, CPU ms a turn"
+    yield f"a gateway's CPU a turn is {one.median(name) / sqlite.median(name):.2f} times SQLite's (goal: < 1.25)"
+    name = "database, CPU ms a turn"
+    yield f"the database takes {one.median(name):.2f} ms a turn (goal: < 0.5), {two.median(name):.2f} with two gateways"
+    yield f"recall in {MESSAGES:,} messages: p95 of the whole request {one.median('recall p95 ms'):.1f} ms (goal: < 10)"
+    rate = two.median("turns a second") / one.median("turns a second")
+    cores = len(os.sched_getaffinity(0))
+    yield (
+        f"two gateways make {rate:.2f} times the turns of one, on {cores} cores "
+        "(goal: 1.8, with a core for each gateway, as much for the database, and some for the load)"
+    )
+    idle = one.median("gateways idle, % of a core") + one.median("database idle, % of a core")
+    yield f"idle, a gateway and its database take {idle:.2f}% of a core (goal: 0.1%)"
+
+
+async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None:
+    upstream = stack.enter_context(load.mock(folder / "log"))
+    url, postmaster = stack.enter_context(server())
+
+    def gateway(name: str, database: str) -> load.Served:
+        (folder / name).mkdir()
+        settings = SETTINGS.format(database=database, upstream=upstream)
+        return stack.enter_context(load.gateway(folder / name, settings))
+
+    async def make(name: str) -> str:
+        admin = await asyncpg.connect(url)
+        await admin.execute(f"CREATE DATABASE {name}")
+        await admin.close()
+        return url.replace("/postgres?", f"/{name}?")
+
+    shared = await make("bench")
+    await fill(str(folder / "long.db"), "long")
+    await fill(shared, "long")
+    first = gateway("one", f'[database]\nurl = "{shared}"')
+    ways = [
+        Way("SQLite", [gateway("sqlite", f'[database]\npath = "{folder}/long.db"')], lambda: 0.0),
+        Way("PostgreSQL", [first], lambda: tree_cpu_s(postmaster)),
+    ]
+    ways.append(
+        Way("two gateways", [first, gateway("other", f'[database]\nurl = "{shared}"')], ways[1].spent)
+    )
+    for way in ways[:2]:
+        others = [load.Talk(f"other-{n}") for n in range(sizes.users)]
+        await talk(way, others, 6)
+    print(f"{sizes.users} others have talked", file=sys.stderr)
+    admin = await asyncpg.connect(shared)
+    await admin.execute("ANALYZE")
+    await admin.close()
+    for number in range(sizes.rounds):
+        for way in ways[number % 3 :] + ways[: number % 3]:
+            await measure(way, sizes)
+        for way in ways[:2]:
+            await ask(way)
+        print(f"round {number + 1} of {sizes.rounds} done", file=sys.stderr, flush=True)
+    await rest(ways[:2], sizes.idle_s)
+    print(table(ways), *judge(ways), sep="\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench two", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short run: rough figures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
+        uvloop.run(bench(QUICK if options.quick else FULL, Path(folder), stack))
+
+
+if __name__ == "__main__":
+    main()

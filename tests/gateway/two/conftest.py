@@ -1,0 +1,14 @@
+"""A PostgreSQL database of the test's own, empty."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.postgres import empty_database, postgres
+
+__all__ = ["postgres"]
+
+
+@pytest.fixture
+def url(postgres: str) -> str:
+    return empty_database(postgres).url
