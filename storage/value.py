@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from operator import attrgetter
+from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -15,3 +18,20 @@ def frozen(cls: type[T]) -> type[T]:
     It has no hash. What is a key somewhere is a frozen dataclass.
     """
     return dataclass(slots=True)(cls)
+
+
+def changed(value: T, **values: object) -> T:
+    """Returns a frozen value with other values of some fields: `dataclasses.replace` at a third of its price."""
+    kind: Callable[..., T] = type(value)
+    read, places = _layout(kind)
+    found = list(read(value))
+    for name, other in values.items():
+        found[places[name]] = other
+    return kind(*found)
+
+
+@cache
+def _layout(kind: Callable[..., object]) -> tuple[Callable[[Any], tuple[Any, ...]], Mapping[str, int]]:
+    """Returns what reads all fields of a value at once, and the places of the fields."""
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    return attrgetter(*names), {name: place for place, name in enumerate(names)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.failover import Endpoint
+from storage.value import frozen
 
 
 class Passes(NamedTuple):
@@ -27,7 +28,7 @@ class Passes(NamedTuple):
     credential: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChatCall:
     """One request and what goes with it upstream. upstream: the one the caller named or was routed to.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -72,8 +72,8 @@ class TurnMemory(Protocol):
         no step was opened it is the one given.
         """
 
-    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
-        """Writes the turn when it has ended. Raises: StoreError."""
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        """Writes the turn when it has ended. Raises, when it is awaited: StoreError."""
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class TreeMemory:
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         raise AssertionError("an exchange of a tree is written as a whole")
 
-    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         return self.keeper.write(self.known, prompt, self.changes, outcome)
 
 
@@ -444,7 +444,7 @@ class TurnRun:
         if self._keeping is not None:
             await asyncio.wait([self._keeping])
 
-    def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+    def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Awaitable[object]:
         """Hands the turn over to memory, which writes it even if nobody waits for the write any more."""
         self._is_written = True
         if self._keeping is None:
@@ -466,8 +466,11 @@ class TurnRun:
         begun = time.perf_counter()
         writing = asyncio.ensure_future(self._write(memory, outcome))
         try:
-            async with asyncio.timeout(self.limits.commit_wait_s):
-                await asyncio.shield(writing)
+            # The write is neither given up nor cancelled with this wait.
+            await asyncio.wait((writing,), timeout=self.limits.commit_wait_s)
+            if not writing.done():
+                raise TimeoutError
+            writing.result()
             return events.Saved()
         except TimeoutError:
             self.pending.add(writing, "a turn that was answered already")

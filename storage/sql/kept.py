@@ -8,20 +8,21 @@ they are as they were. A turn that is committed hands on what it has changed its
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import orjson
 
 from storage.commands import Committed, Look, TurnWrite
 from storage.database import Row
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
+from storage.value import changed
 
-# Chosen: some five thousand open conversations, or two hundred with a hundred notes.
-KEPT_BYTES = 16 << 20
+# Chosen: some ten thousand open conversations, or three hundred with twenty notes each.
+KEPT_BYTES = 24 << 20
 # Conversations of one memory; one that opens more forgets those it left first.
 _PLACES = 64
 # Measured: a memory without blocks, a place without notes.
-_MEMORY_BYTES, _PLACE_BYTES = 900, 1800
+_MEMORY_BYTES, _PLACE_BYTES = 600, 600
 
 # A client's name of a conversation, and the hash of the path that it goes on from.
 _Name = tuple[str | None, bytes | None]
@@ -147,7 +148,7 @@ class KeptLooks:
             self._take(memory, name)
             return
         run = e.run if done.seq == e.seq else done.seq
-        added = replace(
+        added = changed(
             e,
             id=done.exchange,
             seq=done.seq,
@@ -159,13 +160,13 @@ class KeptLooks:
         )
         additions, size = before.additions, before.bytes
         if write.carries and additions and additions[0].id == e.parent:
-            additions = [replace(additions[0], carried=True), *additions[1:]]
+            additions = [changed(additions[0], carried=True), *additions[1:]]
         if adds(e):
             is_ours = e.hidden or e.opaque
             content = (e.input, e.said, e.full) if is_ours else (None, None, None)
-            more = replace(added, input=content[0], said=content[1], full=content[2])
+            more = changed(added, input=content[0], said=content[1], full=content[2])
             additions, size = [more, *additions], size + _bytes_of(more)
-        conversation = replace(before.conversation, rev=before.conversation.rev + 1)
+        conversation = changed(before.conversation, rev=before.conversation.rev + 1)
         self._put(
             memory,
             name,
@@ -224,7 +225,7 @@ def adds(e: Exchange) -> bool:
 
 def _bytes_of(e: Exchange) -> int:
     contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
-    return 900 + contents + sum(map(len, e.notes.values())) + 45 * sum(map(len, e.inputs))
+    return 1000 + contents + sum(map(len, e.notes.values())) + 45 * sum(map(len, e.inputs))
 
 
 def _snapshot(before: _Place, write: TurnWrite, done: Committed) -> Snapshot | None:

@@ -38,6 +38,7 @@ from storage.sql.facts import keep_facts
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.kept import KeptLooks
 from storage.sql.passages import keep_edit
+from storage.value import changed
 
 
 class Turns(Group):
@@ -196,7 +197,8 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
-        e = replace(e, snapshot=snapshot)
+        if snapshot != e.snapshot:
+            e = changed(e, snapshot=snapshot)
         is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
         added = await history.add_exchange(
             connection, agent.id, agent.epoch, rev, e, carries=write.carries, is_all=is_all

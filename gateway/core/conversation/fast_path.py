@@ -7,8 +7,6 @@ confirmed) is not plain. docs/conversations.md has the argument.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan
@@ -16,6 +14,7 @@ from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import end_offset, has_additions
 from storage.commands import Look
 from storage.records import Exchange, State
+from storage.value import changed
 
 
 def plan_plain(look: Look, query: Query) -> Plan | None:
@@ -57,11 +56,14 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     return Plan(query, Match(e, listing.said - 1, listing.said - 1), new, e.conversation, exchange)
 
 
-def finish_plain(plan: Plan, ended: Ended) -> Exchange:
-    """Returns the exchange to be written, if the conversation does not move before."""
+def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Exchange:
+    """Returns the exchange to be written, if the conversation does not move before.
+
+    snapshot: the row of its path's memory section, where that is stored.
+    """
     e, listing = plan.exchange, plan.query.listing
     reply = listing.canon.atoms(ended.said)
-    return replace(
+    return changed(
         e,
         reply=reply,
         path=listing.canon.path(reply, listing.path(len(listing))),
@@ -72,5 +74,6 @@ def finish_plain(plan: Plan, ended: Ended) -> Exchange:
         notes=dict(ended.notes),
         edits=ended.edits,
         evicted=ended.evicted,
+        snapshot=snapshot,
         **contents(plan, ended),
     )

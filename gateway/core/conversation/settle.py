@@ -7,7 +7,7 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,9 +18,10 @@ from gateway.core.conversation.plan import Amendment, Plan, find_opening
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
+from storage.value import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ended:
     """The end of a request. full: our reply's messages as the upstream saw them. said: the reply as the client has it.
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree
 from storage.records import Evicted, Exchange, Summary
+from storage.value import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Eviction:
     """The beginning of a request that is left out.
 

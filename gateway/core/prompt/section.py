@@ -7,17 +7,18 @@ first bytes of the prompt stay what they were, and the provider's cache holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
 from gateway.core.prompt.blocks import describe_tools, render_section, section_changes
 from storage.records import Block, Snapshot
+from storage.value import frozen
 
 # Where an agent's own prompt says so, its blocks stand there, and otherwise behind it.
 CORE_MEMORY = "{CORE_MEMORY}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Section:
     """A section for one request. snapshot: the path's from now on; id 0: it has to be stored; None: nothing to say.
 

@@ -24,6 +24,7 @@ from gateway.core.request.side_requests import (
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
 from gateway.errors import BadRequest, UnknownModel
 from storage.records import Scope
+from storage.value import frozen
 
 
 class Mode(StrEnum):
@@ -115,7 +116,7 @@ class IdentityRules:
         object.__setattr__(self, "_single", frozenset(named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """The names and wishes that a request carries.
 

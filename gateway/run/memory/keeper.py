@@ -7,9 +7,10 @@ written). Whoever runs the turn owns them. The keeper itself holds only the queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
@@ -121,27 +122,36 @@ class MemoryKeeper:
 
     def write(
         self, known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome
-    ) -> Coroutine[Any, Any, Committed | None]:
-        """Returns the write of a turn that has ended: None if nothing of it is worth writing. Raises: StoreError.
+    ) -> asyncio.Future[Committed] | asyncio.Future[None]:
+        """Begins the write of a turn that has ended; its result is None if nothing of it is worth writing.
 
         In append mode the next request of the conversation waits for this write, and not for the end of the request.
+        The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
         known.asked.place.hand_on()
-        return self._write(known, prompt, changes, outcome)
-
-    async def _write(
-        self, known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome
-    ) -> Committed | None:
         try:
             record = record_turn(known, prompt, changes, outcome, self.now())
-            if record is None:
-                return None
-            committed = await asyncio.shield(self.store.turns.commit(record.write))
-        finally:
-            known.asked.place.leave()
-        self.store.agents.remember(committed.agent)
-        self._report(known, record, committed)
-        return committed
+            if record is not None:
+                writing = self.store.turns.commit(record.write)
+                writing.add_done_callback(partial(self._written, known, record))
+                return writing
+        except Exception as error:
+            return self._over(known, error)
+        return self._over(known)
+
+    def _over(self, known: Known, error: Exception | None = None) -> asyncio.Future[None]:
+        """Returns the end of a write that did not even begin."""
+        known.asked.place.leave()
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        over.set_result(None) if error is None else over.set_exception(error)
+        return over
+
+    def _written(self, known: Known, record: TurnRecord, writing: asyncio.Future[Committed]) -> None:
+        known.asked.place.leave()
+        if not writing.cancelled() and writing.exception() is None:
+            committed = writing.result()
+            self.store.agents.remember(committed.agent)
+            self._report(known, record, committed)
 
     def _report(self, known: Known, record: TurnRecord, committed: Committed) -> None:
         events, agent = self.events, committed.agent

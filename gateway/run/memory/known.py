@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any
 
@@ -32,13 +32,14 @@ from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
 from storage.sql.store import Store
+from storage.value import frozen
 
 _MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 # Conversations' names are no secrets: knowing one opens nothing.
 _ids = random.Random()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemoryRequest:
     """A request as memory sees it. spec: the agent it asks for. now: seconds since the epoch.
 
@@ -53,7 +54,7 @@ class MemoryRequest:
     place: QueuePlace = field(default_factory=QueuePlace)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Known:
     """Everything that was read for one request.
 

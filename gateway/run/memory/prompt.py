@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import orjson
@@ -20,9 +20,10 @@ from gateway.core.request.splice import Splice, dump
 from gateway.core.turn.guide import Offer
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
+from storage.value import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndpointForm:
     """How a request has to look for one endpoint.
 
@@ -38,7 +39,7 @@ class EndpointForm:
     can_force: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoteRoom:
     """The tokens for a note of this request: `least` are kept free for it, and `most` are given where they are free."""
 
@@ -49,7 +50,7 @@ class NoteRoom:
 NO_NOTE = NoteRoom()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FittedWindow:
     """The part of a conversation that goes into the model's window.
 
@@ -74,7 +75,7 @@ class FittedWindow:
     note_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RecallResult:
     """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
 
@@ -84,7 +85,7 @@ class RecallResult:
     has_failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prompt:
     """All that goes upstream for one target, whatever rounds follow.
 
@@ -97,15 +98,15 @@ class Prompt:
 
     request: ChatRequest
     target: Target
-    form: EndpointForm = EndpointForm()
+    form: EndpointForm = field(default_factory=EndpointForm)
     system: str = ""
     tools: Sequence[dict[str, Any]] = ()
     composition: Composition = field(default_factory=Composition)
     beginning: Eviction = field(default_factory=Eviction)
-    window: FittedWindow = FittedWindow()
+    window: FittedWindow = field(default_factory=FittedWindow)
     section: Section = field(default_factory=lambda: Section(None))
     notes: Mapping[int, str] = field(default_factory=dict)
-    recall: RecallResult = RecallResult()
+    recall: RecallResult = field(default_factory=RecallResult)
     summarises: bool = False
     bounds: MessageBounds | None = None
     kept: float = KEPT

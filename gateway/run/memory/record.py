@@ -19,6 +19,7 @@ from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from storage.commands import Probes, TurnWrite
 from storage.records import Block, BlockOp, Exchange, Snapshot
+from storage.value import frozen
 
 # The outcome that is written with a user's message before the model is asked.
 _OPEN = TurnOutcome(End.CANCELLED)
@@ -36,7 +37,7 @@ class BlockEdits:
     told: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TurnRecord:
     """One turn to be written. overfull: as it was sent, its window was filling up. chars: how much was said in it."""
 
@@ -98,10 +99,12 @@ def _write(
     how: Callable[[Tree, Plan, settle.Ended], Exchange],
 ) -> TurnWrite:
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
+    snapshot = _snapshot(known, prompt, changes)
     plain: tuple[Exchange, int] | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if known.is_plain and how is settle.finish and look.conversation is not None:
-        plain = (finish_plain(plan, ended), look.conversation.rev)
+        stored = None if snapshot is None or not snapshot.id else snapshot.id
+        plain = (finish_plain(plan, ended, stored), look.conversation.rev)
     return TurnWrite(
         agent=known.agent,
         key=key,
@@ -112,7 +115,7 @@ def _write(
         decide=lambda pool: plan_change(pool, plan, ended, how),
         carries=any(m.get("role") == "user" for m in plan.messages),
         ops=changes.ops,
-        snapshot=_snapshot(known, prompt, changes),
+        snapshot=snapshot,
         defaults=known.asked.spec.own_blocks,
         shared=known.asked.spec.shared_blocks,
     )
