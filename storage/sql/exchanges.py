@@ -191,6 +191,8 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 found.ops.append(made)
+    # No database promises an order to the rows of a recursion.
+    found.additions.sort(key=lambda e: e.depth, reverse=True)
     found.blocks.sort(key=lambda block: block.id)
     found.blocks += [block for _, block in sorted(attached, key=lambda each: each[0])]
     return found
