@@ -192,6 +192,56 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert timeless(export(world, twin)) == timeless(again)
 
 
+def test_a_copy_of_a_primary_has_a_sleeptime_agent_of_its_own(world: LettaWorld) -> None:
+    agent = world.agent(name="ann", enable_sleeptime=True)
+    assert agent.managed_group is not None
+    config = {"manager_type": "sleeptime", "sleeptime_agent_frequency": 3}
+    world.ask("PATCH", f"/v1/groups/{agent.managed_group.id}", {"manager_config": config})
+    (id,) = bring_in(world, export(world, agent.id))
+    copy_ = world.letta.agents.retrieve(id)
+    assert copy_.managed_group is not None
+    assert copy_.managed_group.sleeptime_agent_frequency == 3
+    assert copy_.managed_group.agent_ids != agent.managed_group.agent_ids
+    assert len(world.letta.agents.list().items) == 4
+
+
+def test_a_sleeptime_agent_of_lettas_server_is_made_anew(world: LettaWorld) -> None:
+    def with_group(file: dict[str, Any]) -> None:
+        first = agent_of(file)
+        sleeper = {
+            **copy.deepcopy(first),
+            "id": "agent-9",
+            "agent_type": "sleeptime_agent",
+            "name": "clerk-sleeptime",
+        }
+        file["agents"].append(sleeper)
+        manager = {
+            "manager_type": "sleeptime",
+            "manager_agent_id": first["id"],
+            "sleeptime_agent_frequency": 7,
+        }
+        others = {"manager_type": "round_robin"}
+        file["groups"] = [
+            {
+                "id": "group-0",
+                "agent_ids": ["agent-9"],
+                "manager_config": manager,
+                "description": "",
+                "shared_block_ids": [],
+            },
+            {"id": "group-1", "agent_ids": [first["id"]], "manager_config": others, "description": ""},
+        ]
+
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", changed(with_group)))
+    (id,) = raw.parse().agent_ids
+    assert {"groups.1", "agents.1"} <= {*raw.headers["x-mnemogate-left-out"].split(",")}
+    assert "groups.0" not in raw.headers["x-mnemogate-left-out"]
+    group = world.letta.agents.retrieve(id).managed_group
+    assert group is not None
+    assert group.sleeptime_agent_frequency == 7
+    assert len(world.letta.agents.list().items) == 2
+
+
 def changed(edit: Any) -> bytes:
     file = copy.deepcopy(LETTA_FILE)
     edit(file)

@@ -15,7 +15,7 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedFolder, CarriedPassage
-from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
 from gateway.core.text import without_nul
@@ -102,8 +102,29 @@ class _FileArchive(msgspec.Struct):
     passages: list[_FilePassage] = []
 
 
+_Frequency = Annotated[int, Meta(ge=1)]
+
+
+class _Sleeptime(msgspec.Struct):
+    """An agent is read by a sleeptime agent. frequency: turns; None: after each."""
+
+    frequency: _Frequency | None = None
+
+
+class _GroupConfig(msgspec.Struct):
+    manager_type: str | None = None
+    manager_agent_id: str | None = None
+    sleeptime_agent_frequency: _Frequency | None = None
+
+
+class _FileGroup(msgspec.Struct):
+    agent_ids: list[str] = []
+    manager_config: _GroupConfig | None = None
+
+
 class _OursOfAgent(msgspec.Struct):
     mnemogate: dict[str, Any] = {}
+    sleeptime: _Sleeptime | None = None
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None
     passages: list[_FilePassage] = []
@@ -122,7 +143,7 @@ class _File(msgspec.Struct):
     tools: list[dict[str, Any]] = []
     sources: list[_FileSource] = []
     files: list[_FileOfSource] = []
-    groups: list[dict[str, Any]] = []
+    groups: list[_FileGroup] = []
     mcp_servers: list[dict[str, Any]] = []
     metadata: dict[str, Any] = {}
 
@@ -140,7 +161,8 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     file = convert(json, _File, _AT)
     ours = _ours(file.metadata)
     _check_ids(json)
-    left_out: list[str] = [f"groups.{n}" for n in range(len(file.groups))]
+    left_out: list[str] = []
+    slept_on, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
     tools, names = _tools(file.tools, left_out)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
@@ -150,7 +172,12 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     for n, raw in enumerate(file.agents):
         at = (*_AT, "agents", n)
         agent = convert(raw, _FileAgent, at)
+        if agent.id in sleepers:
+            # Its primary gets one of its own.
+            left_out.append(f"agents.{n}")
+            continue
         own = ours.agents.get(agent.id)
+        sleeptime = slept_on.get(agent.id) or (None if own is None else own.sleeptime)
         keys = []
         for archive in () if own is None else own.archives:
             keys.append(f"archive-{len(archives)}")
@@ -159,8 +186,11 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
         left_out += _secrets(agent)
         agents.append(
             CarriedAgent(
-                _named(agent, form, is_only=len(file.agents) == 1),
-                _definition(raw, own, form, at),
+                _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1),
+                replace(
+                    _definition(raw, own, form, at),
+                    sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency),
+                ),
                 agent.tags or (),
                 _known(agent.block_ids, blocks, (*at, "block_ids")),
                 [names[id] for id in _known(agent.tool_ids, names, (*at, "tool_ids")) if names[id]],
@@ -300,6 +330,23 @@ def _secrets(agent: _FileAgent) -> Iterable[str]:
         yield from (f"secrets.{name}" for name in values if field == "secrets" or not agent.secrets)
 
 
+def _groups(file: _File, left_out: list[str]) -> tuple[dict[str, _Sleeptime], set[str]]:
+    """Returns the agents that are read by sleeptime agents, and those sleeptime agents. Other groups are left out."""
+    known = {str(each.get("id")) for each in file.agents}
+    slept_on: dict[str, _Sleeptime] = {}
+    sleepers: set[str] = set()
+    for n, group in enumerate(file.groups):
+        config = group.manager_config or _GroupConfig()
+        manager = config.manager_agent_id
+        if config.manager_type not in ("sleeptime", "voice_sleeptime") or manager not in known:
+            left_out.append(f"groups.{n}")
+            continue
+        assert manager is not None
+        slept_on[manager] = _Sleeptime(config.sleeptime_agent_frequency)
+        sleepers |= known & {*group.agent_ids} - {manager}
+    return slept_on, sleepers
+
+
 def _named(agent: _FileAgent, form: ImportForm, *, is_only: bool) -> str:
     name = agent.name or agent.id
     for other in (form.override_name, form.name):
@@ -333,7 +380,9 @@ def _definition(
             "message_buffer_min": own.message_buffer_min,
         }
         fields |= {name: value for name, value in more.items() if value is not None}
-        fields["mnemogate"] = {name: value for name, value in own.mnemogate.items() if value is not None}
+        # Nobody learns from a copy of a user's memory, which is no user's.
+        said = {name: value for name, value in own.mnemogate.items() if name != "learn"}
+        fields["mnemogate"] = {name: value for name, value in said.items() if value is not None}
         # A window that nobody set is the model's, whatever was shown.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}

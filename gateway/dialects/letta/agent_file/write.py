@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from gateway.core.agent_file import CarriedArchive, CarriedMessage, CarriedPassage
+from gateway.core.definition import Sleeptime
 from gateway.dialects.letta.agent_file.messages import written
 from gateway.dialects.letta.shown import time_of
 
@@ -52,11 +53,13 @@ _SOURCE = ("name", "description", "instructions", "metadata", "embedding_config"
 class Travelling:
     """All that an export says of an agent.
 
-    state: the agent as it is shown. initial: messages at the head of each conversation. folders: each as it is shown,
-    with its files. passages: of its own archive. archives: those that it has attached.
+    state: the agent as it is shown. sleeptime: others read what is said to it. initial: messages at the head of each
+    conversation. folders: each as it is shown, with its files. passages: of its own archive. archives: those that it
+    has attached.
     """
 
     state: Mapping[str, Any]
+    sleeptime: Sleeptime | None = None
     initial: Sequence[Mapping[str, Any]] = ()
     messages: Sequence[CarriedMessage] = ()
     folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
@@ -99,6 +102,7 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "agents": {
             agent_id: {
                 "mnemogate": state[OURS],
+                "sleeptime": None if of.sleeptime is None else {"frequency": of.sleeptime.frequency},
                 "message_buffer_limit": state["message_buffer_limit"],
                 "message_buffer_min": state["message_buffer_min"],
                 "passages": list(map(_passage, of.passages)),

@@ -31,7 +31,7 @@ from gateway.run.agents.tools import ToolView
 from gateway.run.memory.keeper import TurnEvents
 from gateway.run.tools.foreign import ForeignTools
 from storage.errors import NotFound, StoreError
-from storage.listing import Page
+from storage.listing import AgentEntry, Page
 from storage.records import Agent, DefinitionKind, Exchange
 from storage.sql.store import Store
 
@@ -142,6 +142,9 @@ class AgentFiles:
             made = [await self._grow(project, agent, file, done) for agent in file.agents]
             for memory, next_seq in made:
                 await self._store.transfer.end(memory, next_seq)
+            for agent, (memory, _) in zip(file.agents, made, strict=True):
+                if agent.definition.sleeptime is not None:
+                    await self._sleep_on(project, memory, done)
         except BaseException:
             await asyncio.shield(_undo(done))
             raise
@@ -151,6 +154,17 @@ class AgentFiles:
             self._events.index_lags(memory.id)
             self._events.turn_kept(memory.id, next_seq)
         return [_uid(memory) for memory, _ in made], done.left_out
+
+    async def _sleep_on(self, project: str, memory: Agent, done: _Done) -> None:
+        """Gives an agent a sleeptime agent of its own."""
+
+        async def entry() -> AgentEntry:
+            return await self._store.definitions.agent(project, _uid(memory))
+
+        sleepers = self._registry.sleepers
+        # Before it is made: what is not there is not taken back.
+        done.undo.append(lambda: _then(entry(), sleepers.turn_off))
+        await sleepers.turn_on(await entry())
 
     async def _make_tools(
         self, project: str, tools: Mapping[str, ToolDefinition], done: _Done, *, overrides: bool
@@ -248,6 +262,10 @@ class AgentFiles:
         ):
             for key in keys:
                 yield {"kind": kind, "uid": uids[key]}
+
+
+async def _then(found: Awaitable[AgentEntry], do: Callable[[AgentEntry], Awaitable[None]]) -> None:
+    await do(await found)
 
 
 def _uid(memory: Agent) -> str:

@@ -68,9 +68,11 @@ class AgentFileRoutes:
         conversation = query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
+        definition = AgentDefinition.of(view.definition.body)
         travelling = Travelling(
             await self._api.shown(view),
-            AgentDefinition.of(view.definition.body).initial_messages,
+            definition.sleeptime,
+            definition.initial_messages,
             () if query.scrub_messages else await self._files.messages(view.agent, name),
             [(folder_json(each), await self._texts(each)) for each in view.folders],
             await self._files.passages(view.agent),
