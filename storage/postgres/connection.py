@@ -185,7 +185,7 @@ class PostgresConnection:
     statement is one. until: when the statements must have ended, by the loop's clock.
     """
 
-    __slots__ = ("_begins", "_clock", "_raw", "_until", "is_begun")
+    __slots__ = ("_begins", "_clock", "_locked", "_raw", "_until", "is_begun")
 
     def __init__(
         self,
@@ -198,6 +198,7 @@ class PostgresConnection:
         self._until = until
         self._clock = clock
         self._begins = begins
+        self._locked: set[int] = set()
         self.is_begun = False
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
@@ -225,7 +226,9 @@ class PostgresConnection:
         return rows[0] if rows else None
 
     async def lock(self, agent: int) -> None:
-        await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
+        if agent not in self._locked:
+            await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
+            self._locked.add(agent)
 
     async def _begin(self) -> None:
         begins, self._begins = self._begins, None

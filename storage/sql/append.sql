@@ -91,9 +91,10 @@ WHERE id = ?38 AND agent = ?39 AND {in_time}
 RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 
 -- name: step_finish (postgres)
+WITH a AS (SELECT id AS whose, indexed_seq FROM agents WHERE id = ?39 AND epoch = ?40 FOR NO KEY UPDATE)
 {set_plainly}
-WHERE id = ?38 AND agent = ?39 AND {in_time}
-RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
+FROM a WHERE id = ?38 AND agent = a.whose
+RETURNING a.indexed_seq
 
 -- name: step_stop
 -- Notes why its run ended behind a step that is written already, and whose answers its calls wait for.

@@ -23,6 +23,7 @@ async def attach(connection: Connection, agent: int, kind: str, target: int) -> 
 
     Raises: OverLimit: a search would have to ask too many memories.
     """
+    await connection.lock(agent)
     if await connection.row(SQL["attach"], (agent, kind, target)) is None:
         return False
     if kind in _MEMORIES and await connection.value(SQL["memories"], (agent,)) > MOST_MEMORIES:
@@ -32,6 +33,7 @@ async def attach(connection: Connection, agent: int, kind: str, target: int) -> 
 
 async def detach(connection: Connection, agent: int, kind: str, target: int) -> bool:
     """Ends that. False: it was not attached."""
+    await connection.lock(agent)
     return bool(await connection.run(SQL["detach"], (agent, kind, target)))
 
 
@@ -52,6 +54,7 @@ async def load_agents_with(connection: Connection, project: str, kind: str, targ
 
 async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
     """Gives an agent these tags and no others."""
+    await connection.lock(agent.id)
     await connection.run(SQL["untag"], (agent.id,))
     for tag in tags:
         await connection.run(SQL["tag"], (agent.scope.project, tag, agent.id))

@@ -72,6 +72,8 @@ class Batches(Group):
     @bulk_writes
     async def add(self, connection: Connection, batch: int, drafts: Sequence[ItemDraft]) -> None:
         """Adds items. Raises: NotFound: a conversation is gone."""
+        for agent in sorted({draft.run.agent for draft in drafts}):
+            await connection.lock(agent)
         for draft in drafts:
             run = replace(draft.run, batch=batch)
             if not run.conversation:
@@ -272,6 +274,8 @@ class Batches(Group):
     ) -> int:
         """Ends some of a batch's items that have not ended. Returns how many."""
         items = [_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch, page))]
+        for agent in sorted({item.run.agent for item in items if item.run is not None}):
+            await connection.lock(agent)
         for item in items:
             if item.run is not None:
                 await end_run(connection, item.run.agent, item.run.id, state, stop, at)
@@ -291,6 +295,8 @@ class BatchSpending(Group):
 async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
     """Writes what became of an item. Returns the tokens that count."""
     item, run = write.item, write.item.run
+    if run is not None:
+        await connection.lock(run.agent)
     part, errors, expiries = 0, 0, 0
     if isinstance(write, ItemBack):
         errors, expiries = write.errors, write.expiries

@@ -55,6 +55,7 @@ class Conversations(Group):
         self, connection: Connection, agent: Agent, uid: str, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
         """Makes a conversation of ours, empty. Raises: NotFound: the agent is gone."""
+        await connection.lock(agent.id)
         begun = (agent.id, uid, None, at, at)
         if await connection.value(append.SQL["line_begin"], begun) is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
@@ -86,6 +87,7 @@ class Conversations(Group):
 
         keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
         """
+        await connection.lock(agent.id)
         uid = await connection.value(SQL["release"], (conversation, agent.id))
         if uid is None:
             raise NotFound(f"there is no conversation {conversation}")

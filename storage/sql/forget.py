@@ -165,8 +165,7 @@ class Forgetting(Group):
             return *await begin_forgetting(connection, agent, target, now), before
 
         id, scope, before = await self._database.bulk(write)
-        if before:
-            self._before[id] = before
+        self._before[id] = before
         if scope is None or before:
             self._agents.clear()
         else:
@@ -245,14 +244,14 @@ async def begin_forgetting(
     connection: Connection, agent: int, target: ForgetTarget, now: float
 ) -> tuple[int, Scope | None]:
     """Writes a target down. Returns what `Forgetting.run` takes, and whose memory it is."""
+    await connection.lock(agent)
     await end_readings(connection, agent, now)
     wanted: object = target
     if target.is_all:
         row = await connection.row(SQL["agent_delete"], (agent,))
         if row is None:
             row = ("", "", "")
-        # It is not to be found by its name either.
-        await remove_definitions(connection, agent)
+        await remove_definitions(connection, agent)  # it is not to be found by its name either
         await connection.run(SQL["wipe_tags"], (agent,))
         wanted = {"all": [row[0], row[1]]}
         await forget_jobs(connection, agent)
@@ -280,6 +279,7 @@ async def _step(
         return None, False, 0
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
     phases = _phases_of(work.target)
+    await connection.lock(work.agent)
     phase, after = at
     # What was begun by another process, or was left off in another table, begins anew: each phase can be done again.
     if phase not in phases:

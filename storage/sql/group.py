@@ -25,6 +25,9 @@ T = TypeVar("T")
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
 
 
+_Of = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T]]
+
+
 class Group:
     """A part of the store's operations."""
 
@@ -86,5 +89,17 @@ def alone(
         self: Group, connection: Connection, /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T]:
         return function(connection, *args, **kwargs)
+
+    return method
+
+
+def locking(function: _Of[P, T]) -> Callable[Concatenate[Group, Connection, int, P], Coroutine[Any, Any, T]]:
+    """Makes a method of a function that writes an agent's rows: it locks the agent first."""
+
+    async def method(
+        self: Group, connection: Connection, agent: int, /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        await connection.lock(agent)
+        return await function(connection, agent, *args, **kwargs)
 
     return method

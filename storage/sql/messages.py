@@ -105,6 +105,7 @@ class Messages(Group):
 
         Raises: NotFound; Stale: something was forgotten since the agent was read; what `edit` raises.
         """
+        await connection.lock(agent.id)
         now = await load_agent(connection, agent.id)
         if now is None or now.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")

@@ -213,6 +213,7 @@ class Recall(Group):
     @bulk_writes
     async def index(self, connection: Connection, agent: int) -> bool:
         """Brings the search index a step further. The future holds True while there is more."""
+        await connection.lock(agent)
         of = await load_agent(connection, agent)
         if of is None:
             return False

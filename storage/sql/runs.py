@@ -19,7 +19,7 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Counts, Run, RunState, RunStep, RunText
-from storage.sql.group import Group, alone, bulk_writes, reads, writes
+from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
 from storage.sql.jobs import Jobs
 from storage.sql.statements import load, rows_of
 
@@ -53,6 +53,7 @@ async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> R
     Raises: Stale: the agent is gone.
     """
     draft = wanted.run
+    await connection.lock(draft.agent)
     if not draft.conversation:
         begun = (draft.agent, wanted.uid, wanted.key, draft.created, draft.created)
         await connection.value(SQL["conversation_begin"], begun)
@@ -170,17 +171,22 @@ class Runs(Group):
         """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
 
-    create = writes(alone(create_run))
+    @writes
+    async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
+        """Stores a run, as `create_run`."""
+        await connection.lock(draft.agent)
+        return await create_run(connection, draft, replaces=replaces)
+
     load = reads(alone(get_run))
     last_step = reads(alone(load_last_step))
-    begin = writes(alone(begin_run))
-    end = writes(alone(end_run))
+    begin = writes(locking(begin_run))
+    end = writes(locking(end_run))
     newest = reads(alone(newest_run))
     by_otid = reads(alone(find_otid))
     waiting = reads(alone(load_waiting))
     texts = reads(alone(load_texts))
-    add_text = writes(alone(add_text))
-    empty_texts = writes(alone(empty_texts))
+    add_text = writes(locking(add_text))
+    empty_texts = writes(locking(empty_texts))
 
     @reads
     async def open_background(
@@ -195,6 +201,7 @@ class Runs(Group):
         self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, epoch: int
     ) -> bool:
         """Adds events of a run. False: something was forgotten since that epoch, which they may quote."""
+        await connection.lock(agent)
         if await connection.value(SQL["epoch"], (agent,)) != epoch:
             return False
         return await add_text(connection, agent, run, kind, seq, data)
@@ -203,6 +210,8 @@ class Runs(Group):
     async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
         """Empties what runs hold that ended before that, but results that wait. Returns how many runs it were."""
         rows = await connection.rows(SQL["texts_left"], (before, limit))
+        for agent in sorted({agent for _, agent in rows}):
+            await connection.lock(agent)
         for run, agent in rows:
             await connection.run(SQL["texts_drop"], (agent, run, _EMPTY))
         return len(rows)
@@ -280,6 +289,7 @@ class Runs(Group):
     @writes
     async def judge(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
         """Notes how somebody judged a step."""
+        await connection.lock(step.agent)
         await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent))
 
     @reads

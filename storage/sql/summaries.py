@@ -63,6 +63,7 @@ class Summaries(Group):
         model: str,
     ) -> None:
         """Returns the effect that adds a summary, for the job that made it. One that is there already stays."""
+        await connection.lock(agent)
         await connection.run(SQL["insert"], (agent, exchange.id, at, tokens, model, text))
 
     @writes
@@ -74,6 +75,7 @@ class Summaries(Group):
         line: as it was read. evicted: what the summary stands for.
         Raises: Stale: something was forgotten since; WriteConflict: the conversation has gone on.
         """
+        await connection.lock(agent.id)
         if await connection.value(SQL["epoch"], (agent.id,)) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         if not await connection.run(SQL["line_moved"], (line.id, agent.id, line.rev, line.tip)):

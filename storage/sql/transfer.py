@@ -200,7 +200,8 @@ class Transfer(Group):
 
 
 async def _check_begun(connection: Connection, agent: Agent) -> None:
-    """Checks that the import is still there. Raises: WriteConflict: another import has taken its place."""
+    """Locks an import and checks that it is still there. Raises: WriteConflict: another one has taken its place."""
+    await connection.lock(agent.id)
     if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")

@@ -145,6 +145,7 @@ class Turns(Group):
         """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
         # A conversation that moved in the future was written before the clock was put back.
         at = min(last_at, now)
+        await connection.lock(agent)
         if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
             # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
             pool = Pool(await history.load_pool(connection, agent, Probes(None), conversation), None)

@@ -216,6 +216,7 @@ class Vectors(Group):
     @effect
     async def beginning(self, connection: Connection, agent: int, model: str) -> None:
         """Returns the effect that begins at the first message, with this model."""
+        await connection.lock(agent)
         await connection.run(SQL["begin"], (agent, model, 0))
 
     @effect
@@ -226,6 +227,7 @@ class Vectors(Group):
         of this model have another length than before.
         """
         agent, model = found.agent.id, found.model
+        await connection.lock(agent)
         state = await connection.row(SQL["state"], (agent,))
         if state is None or (state[0], state[3]) != (model, found.stamp):
             return

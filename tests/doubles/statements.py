@@ -5,6 +5,7 @@ SQLite's own trace would report a statement again for each trigger. In PostgreSQ
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -33,16 +34,45 @@ def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
     return Connection
 
 
-def noting(note: Callable[[str], None]) -> type[asyncpg.Connection]:
-    """A class of PostgreSQL connections that call `note` with each statement."""
+# Tables whose rows are an agent's: who writes them has the agent's row locked by then.
+OF_AN_AGENT = (
+    "attached", "block_ops", "conversations", "embedded", "exchanges", "facts", "facts_ended", "marks", "passages",
+    "run_steps", "run_texts", "runs", "snapshots", "summaries", "tags", "terms", "vectors",
+)  # fmt: skip
+# (A memory section that nobody names is harmless; what is taken from all who have it is taken row by row.)
+_LOCKED = "|".join(each for each in OF_AN_AGENT if each not in ("attached", "snapshots"))
+_WRITES = re.compile(rf"\b(?:INSERT INTO|UPDATE|DELETE FROM) (?:{_LOCKED})\b")
+_LOCKS = re.compile(
+    r"\bFROM agents\b.*\bFOR NO KEY UPDATE\b|\b(?:INSERT INTO|UPDATE|DELETE FROM) agents\b", re.DOTALL
+)
+
+
+def noting(
+    note: Callable[[str], None] = lambda text: None, is_checked: Callable[[str], bool] = lambda text: False
+) -> type[Any]:
+    """A class of PostgreSQL connections that call `note` with each statement.
+
+    is_checked: such a statement fails if it writes an agent's rows before an agent is locked.
+    """
 
     class Connection(asyncpg.Connection):  # type: ignore[misc]
+        __slots__ = ("has_locked",)
+
         async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-            note(query)
+            self._check(query)
             return await super().fetch(query, *args, **options)
 
         async def execute(self, query: str, *args: Any, **options: Any) -> Any:
-            note(query)
+            self._check(query)
             return await super().execute(query, *args, **options)
+
+        def _check(self, query: str) -> None:
+            note(query)
+            if query.startswith("BEGIN"):
+                self.has_locked = False
+            elif _LOCKS.search(query):
+                self.has_locked = True
+            elif is_checked(query) and _WRITES.search(query):
+                assert self.has_locked, f"no agent is locked before: {query}"
 
     return Connection

@@ -17,7 +17,7 @@ from storage.sql.store import Store
 from tests import stored
 from tests.doubles.statements import counting, noting
 from tests.postgres import EmptyDatabase, empty_database, postgres
-from tests.storage.names import name_of
+from tests.storage.names import is_named, name_of
 
 __all__ = ["postgres"]
 
@@ -62,8 +62,7 @@ class PostgresServer:
         self._database = database
 
     async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store:
-        if note is not None:
-            options["factory"] = noting(lambda text: note(name_of(text)))
+        options["factory"] = noting(lambda text: note and note(name_of(text)), is_named)
         return await stored.open_store(options.pop("path", self.url), **options)
 
     def content(self) -> bytes:

@@ -26,3 +26,8 @@ def name_of(text: str) -> str:
 def without_transactions(names: Sequence[str]) -> list[str]:
     """The names without what begins and ends transactions."""
     return [name for name in names if not name.startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+
+
+def is_named(text: str) -> bool:
+    """Tells whether a statement is one of the store's."""
+    return text in _NAMES

@@ -110,6 +110,7 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
 async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store, agent: Agent) -> None:
     async def run(connection: Connection) -> list[Any]:
         op = BlockOp(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
+        await connection.lock(agent.id)
         added = [
             await blocks.add_op(connection, agent.id, o) for o in (op, op, replace(op, call_id="call_2"))
         ]

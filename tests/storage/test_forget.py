@@ -25,11 +25,11 @@ from storage.records import (
     State,
     StoredFile,
 )
-from storage.sql.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
+from tests.storage.test_runs import put_step
 from tests.stored import ALICE, Speaker, rows, save_passage
 
 BOB = Scope("default", "default", "user:bob")
@@ -462,7 +462,7 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
     for kind_of_text in ("request", "call", "result", "event"):
         await store.runs.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
     step = RunStep(e.id, agent.id, run.id, 1, 1.0, waiting={"zqcallidx": "client"})
-    await store.database.write(lambda connection: add_step(connection, step))
+    await put_step(store, step)
     file = "INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES ('f', ?, '', 1, 1, '', 'zqfilex')"
     await rows(store, file, (agent.id,))
     words_ = [
@@ -555,7 +555,7 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
     run = await store.runs.create(Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
-    await store.database.write(lambda connection: add_step(connection, step))
+    await put_step(store, step)
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
     assert await store.runs.waiting(alice.agent.id, e.conversation) is not None, "the reply stands"
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))

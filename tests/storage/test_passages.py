@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from storage.database import Connection
 from storage.errors import NotFound
 from storage.records import Agent
 from storage.sql.agents import set_indexed
@@ -27,9 +28,17 @@ async def test_a_passage_of_nobody_is_refused(store: Store) -> None:
         await save_passage(store, 77, "a", at=1.0)
 
 
+async def put_terms(store: Store, agent: int, chunk: int, data: bytes) -> None:
+    async def write(connection: Connection) -> None:
+        await connection.lock(agent)
+        await replace_terms(connection, agent, chunk, data)
+
+    await store.database.bulk(write)
+
+
 async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store, agent: Agent) -> None:
     for chunk, data in ((0, b"zero"), (1, b"one"), (0, b"zero again")):
-        await store.database.bulk(lambda c, n=chunk, d=data: replace_terms(c, agent.id, n, d))
+        await put_terms(store, agent.id, chunk, data)
     read = store.database.read
     assert await read(lambda c: terms_since(c, agent.id, -1)) == [(1, 2, b"one"), (0, 3, b"zero again")]
     assert await read(lambda c: terms_since(c, agent.id, 2)) == [(0, 3, b"zero again")]

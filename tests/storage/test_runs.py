@@ -43,6 +43,7 @@ async def said(alice: Speaker, count: int) -> list[int]:
 
 async def put_step(store: Store, step: RunStep) -> None:
     async def write(connection: Connection) -> None:
+        await connection.lock(step.agent)
         await add_step(connection, step)
 
     await store.database.write(write)
@@ -149,6 +150,7 @@ async def test_texts_are_kept_once_read_in_order_and_emptied(store: Store, draft
     assert await store.runs.texts(run.agent + 1, run.id, "event") == ()
 
     async def shorten(connection: Connection) -> None:
+        await connection.lock(run.agent)
         await shorten_text(connection, *of, "request", 0, b"{}")
 
     await store.database.write(shorten)

@@ -15,6 +15,7 @@ import pytest
 from storage.database import Statement
 from storage.sql.statements import load
 from storage.sqlite.migration import migrate
+from tests.doubles.statements import OF_AN_AGENT
 from tests.postgres import postgres
 
 __all__ = ["postgres"]
@@ -25,11 +26,7 @@ FILES = sorted(
 )
 STATEMENTS = {statement.name: statement for file in FILES for statement in load(file).values()}
 
-# Tables whose rows are an agent's. Blocks and their history are not: a block may be shared, and then it is a profile's.
-OF_AN_AGENT = (
-    "attached", "block_ops", "conversations", "embedded", "exchanges", "facts", "facts_ended", "marks", "passages",
-    "run_steps", "run_texts", "runs", "snapshots", "summaries", "tags", "terms", "vectors",
-)  # fmt: skip
+# Blocks and their history are not an agent's: a block may be shared, and then it is a profile's.
 
 # Statements that are meant to see rows of several agents, and why.
 ACROSS = {

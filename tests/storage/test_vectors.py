@@ -366,6 +366,7 @@ async def test_rows_that_come_grow_and_go_leave_no_copies(store: Store, holds: H
                 gone.update(held[seq] for seq in seqs if seq in held)
                 held.update({seq: (agent, seq, step) for seq in seqs})
                 added = {seq: unit(held[seq]) for seq in seqs}
+                await connection.lock(agent)
                 await add_vectors(connection, agent, MODEL, step, added)
             elif place in kept:
                 held = kept[place]
