@@ -350,13 +350,16 @@ class Agent(Person):
             self.asked += 1
             try:
                 reply = self.gateway().ask("POST", path, body)
+                if reply.status == 503:
+                    raise Refused(str(reply.body))
                 assert reply.status == 200, f"{reply.status} {reply.body!r}"
                 run = reply.json["id"] if how == 1 else run_of(reply.body) if how == 2 else None
                 self.said.append((text, run))
                 return
             except Lost as error:
-                is_absent = isinstance(error, Absent)
+                is_absent = isinstance(error, Absent | Refused)
                 self.lost += not is_absent
+                self.world.unkept["refused"] += isinstance(error, Refused)
                 assert time.monotonic() < until, f"nobody answers {self.mark}"
                 if not again and not is_absent:
                     self.perhaps.append(text)

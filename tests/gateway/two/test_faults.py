@@ -1,0 +1,284 @@
+"""PostgreSQL fails in all its ways: chat goes on without memory and says so, and memory comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from gateway.database import open_database
+from gateway.run.admin.transfer import TransferOperations
+from gateway.settings import DatabaseSettings, MemorySettings
+from storage.records import Scope
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.two.proxy import Proxy
+from tests.server import RawReply, Running, serve, settings_for
+
+PATIENCE_S = 30.0
+ROLE = "mnemogate_test"
+Message = dict[str, str]
+
+
+def run(url: str, *statements: str) -> None:
+    """Runs statements as the server's own user."""
+
+    async def execute() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            for each in statements:
+                await connection.execute(each)
+        finally:
+            await connection.close()
+
+    asyncio.run(execute())
+
+
+@dataclass
+class World:
+    """A gateway behind a proxy before its database, and one conversation of one person."""
+
+    gateway: Running
+    upstream: StrictUpstream
+    proxy: Proxy
+    url: str
+    messages: list[Message] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> str:
+        """Goes on with the conversation, which the client sends whole. Returns what became of memory."""
+        self.messages.append({"role": "user", "content": text})
+        reply = self.post(self.messages)
+        assert reply.status == 200, reply.body
+        answer = reply.json["choices"][0]["message"]["content"]
+        self.messages.append({"role": "assistant", "content": answer})
+        self.said.append(text)
+        return reply.headers["x-mnemogate-memory"]
+
+    def post(self, messages: list[Message], **headers: str) -> RawReply:
+        named = {f"x-mnemogate-{name}": value for name, value in headers.items()}
+        return self.gateway.post({"model": "m", "user": "ann", "messages": messages}, named)
+
+    def wait_until_it_works(self) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while self.gateway.ask("GET", "/health/ready").json["status"] != "ok":
+            assert time.monotonic() < until, "memory did not come back"
+            time.sleep(0.02)
+
+    def kept(self) -> list[str]:
+        """What the person has said in turns that stand, as it is exported from the database itself."""
+
+        async def read() -> list[str]:
+            store = await open_database(
+                replace(self.gateway.app.settings, database=DatabaseSettings(url=self.url))
+            )
+            try:
+                operations = TransferOperations(store)
+                agent = await store.agents.find(Scope("default", "default", "user:ann"))
+                assert agent is not None
+                found, at = await operations.read(agent)
+                while at is not None:
+                    lines, at = await operations.read(agent, at)
+                    found += lines
+            finally:
+                await store.close()
+            stands = [e for e in (line["exchange"] for line in found if "exchange" in line) if e["standing"]]
+            return [m["content"] for e in stands for m in e["input"] if m["role"] == "user"]
+
+        return asyncio.run(read())
+
+
+@contextmanager
+def living(upstream: StrictUpstream, url: str, **database: Any) -> Iterator[World]:
+    with Proxy(url) as proxy:
+        settings = settings_for(
+            upstream,
+            database=DatabaseSettings(url=proxy.url, **database),
+            memory=MemorySettings(recall_deadline_ms=5_000),
+        )
+        with serve(settings, lambda: open_database(settings)) as gateway:
+            yield World(gateway, upstream, proxy, url)
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, url: str) -> Iterator[World]:
+    with living(upstream, url) as made:
+        yield made
+
+
+# -- each fault: how it begins and how it ends
+
+
+Fault = Callable[[World], Callable[[], None]]
+
+
+def down(world: World) -> Callable[[], None]:
+    world.proxy.refuse()
+    return world.proxy.allow
+
+
+def stalled(world: World) -> Callable[[], None]:
+    world.proxy.stall()
+    return world.proxy.flow
+
+
+def read_only(world: World) -> Callable[[], None]:
+    """As an old primary is after a failover."""
+    name = urlsplit(world.url).path[1:]
+    run(world.url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    world.proxy.cut()
+    return lambda: run(
+        world.url,
+        "SET default_transaction_read_only = off",
+        f"ALTER DATABASE {name} RESET default_transaction_read_only",
+    )
+
+
+def full(world: World) -> Callable[[], None]:
+    """No table has room for another row."""
+    run(
+        world.url,
+        "CREATE OR REPLACE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$",
+        *(f"CREATE TRIGGER no_room BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION no_room()"
+          for table in ("exchanges", "probe")),
+    )  # fmt: skip
+    return lambda: run(world.url, "DROP FUNCTION no_room CASCADE")
+
+
+def refused(world: World) -> Callable[[], None]:
+    """The server has no connection left for anybody but its own user."""
+    name = urlsplit(world.url).path[1:]
+    run(world.url, f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+    world.proxy.cut()
+    return lambda: run(world.url, f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+
+
+@pytest.fixture
+def role(url: str) -> Iterator[str]:
+    """The database's URL as a role that is not the server's own, as gateways should have."""
+    run(
+        url,
+        f"DROP ROLE IF EXISTS {ROLE}",
+        f"CREATE ROLE {ROLE} LOGIN",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}",
+        f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {ROLE}",
+    )
+    yield url.replace("//postgres:", f"//{ROLE}:")
+    run(url, f"DROP OWNED BY {ROLE}", f"DROP ROLE {ROLE}")
+
+
+@pytest.mark.parametrize("fault", [down, stalled, read_only, full, refused], ids=lambda fault: fault.__name__)
+def test_chat_goes_on_without_memory_and_memory_comes_back(
+    upstream: StrictUpstream, url: str, role: str, fault: Fault
+) -> None:
+    with living(upstream, role) as world:
+        world.url = url
+        assert world.say("My cat is called Miso.") == "on"
+        end = fault(world)
+        try:
+            # The first to notice may still read something, or wait for it.
+            world.say("Is it so?")
+            assert world.say("And now?") == "unavailable"
+            ready = world.gateway.ask("GET", "/health/ready")
+            assert ready.json["status"] == "degraded"
+            assert ready.status == 200
+            lone = [{"role": "user", "content": "Only with memory."}]
+            assert world.post(lone, memory="strict").status == 503
+            assert world.post(lone, conversation="room", history="append").status == 503
+        finally:
+            end()
+        world.wait_until_it_works()
+        assert world.say("Are you back?") == "on"
+        assert world.say("So it is.") == "on"
+        # What was said meanwhile came with the client's own list.
+        kept = world.kept()
+        assert [text for text in kept if text in world.said] == world.said
+        asked = [{"role": "user", "content": "What is my cat called?"}]
+        assert world.post(asked).headers["x-mnemogate-memory"] == "on"
+        assert "Miso" in upstream.last.body.decode()
+
+
+def test_a_gateway_that_starts_before_its_database_remembers_later(
+    upstream: StrictUpstream, url: str
+) -> None:
+    with Proxy(url) as proxy:
+        proxy.refuse()
+        settings = settings_for(upstream, database=DatabaseSettings(url=proxy.url))
+        with serve(settings, lambda: open_database(settings)) as gateway:
+            world = World(gateway, upstream, proxy, url)
+            assert world.say("Is anybody there?") == "unavailable"
+            proxy.allow()
+            world.wait_until_it_works()
+            assert world.say("Now?") == "on"
+            assert world.kept() == world.said
+
+
+@pytest.mark.parametrize("is_answer", [False, True], ids=["never done", "done"])
+@pytest.mark.parametrize("turns", [1, 3], ids=["an opening", "a turn"])
+def test_a_commit_whose_answer_is_lost_is_written_once(world: World, is_answer: bool, turns: int) -> None:
+    for number in range(turns - 1):
+        world.say(f"Turn {number}.")
+    lost = world.proxy.cut_at("INSERT INTO exchanges", is_answer=is_answer)
+    # The client has its reply in any case; whether the turn is kept nobody can say.
+    world.say("Is this kept?")
+    lost.wait_sync()
+    world.wait_until_it_works()
+    assert world.say("Go on.") == "on"
+    assert world.say("And on.") == "on"
+    assert world.kept() == world.said
+
+
+def test_a_request_that_is_sent_again_after_a_lost_commit_is_one_turn(world: World) -> None:
+    world.say("First.")
+    before = list(world.messages)
+    lost = world.proxy.cut_at("INSERT INTO exchanges", is_answer=True)
+    world.say("Second.")
+    lost.wait_sync()
+    world.wait_until_it_works()
+    world.messages[:] = before
+    world.said.pop()
+    assert world.say("Second.") == "on"
+    assert world.kept() == ["First.", "Second."]
+
+
+def test_connections_that_are_cut_again_and_again_double_nothing(world: World) -> None:
+    for number in range(12):
+        if number % 3 == 1:
+            world.proxy.cut()
+        world.say(f"Turn {number}.")
+    world.wait_until_it_works()
+    world.say("The last one.")
+    kept = world.kept()
+    assert [text for text in kept if text in set(world.said)] == world.said
+    assert len(set(kept)) == len(kept)
+
+
+def test_a_slow_database_delays_and_loses_nothing(world: World) -> None:
+    world.say("First.")
+    world.proxy.slow_down(0.06)
+    for number in range(3):
+        assert world.say(f"Slow {number}.") == "on"
+    world.proxy.slow_down(0.0)
+    assert world.say("Last.") == "on"
+    assert world.kept() == world.said
+
+
+def test_the_log_of_a_fault_has_no_words_of_anybody(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.say("My secret is xyzzy.")
+    end = full(world)
+    world.say("It is xyzzy still.")
+    world.say("And xyzzy again.")
+    end()
+    world.wait_until_it_works()
+    assert "xyzzy" not in caplog.text
+    assert "No space left" in str(world.gateway.app.store.health.error)
