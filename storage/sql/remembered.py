@@ -30,10 +30,12 @@ from storage.sql.passages import load_kept
 from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
 
-# The bytes that all may take together; a memory of 300 short messages takes about 300 kB.
-CACHE_BYTES = 24 << 20
-# One memory's messages may take so much of it.
-_TEXT_SHARE = 8
+# The bytes that all may take together, and how many they may be: one of 10,000 messages takes some 6 MB, and one of a
+# dozen 40 kB, of which there are many.
+CACHE_BYTES = 64 << 20
+_MOST = 512
+# The messages that were shown may take so much of one memory.
+_SHOWN_BYTES = 2 << 20
 # About what a message takes beside its text; what a character takes with its terms counted; and one that is not there.
 _MESSAGE_BYTES, _COUNTED, _NONE_BYTES = 600, 6, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
@@ -162,7 +164,7 @@ class Remembered:
         for seq in seqs:
             self.shown[seq] = m = read.get(seq)
             self._shown_bytes += _size(m) if m is not None else _NONE_BYTES
-        while self._shown_bytes > CACHE_BYTES // _TEXT_SHARE and len(self.shown) > 1:
+        while self._shown_bytes > _SHOWN_BYTES and len(self.shown) > 1:
             oldest = self.shown.pop(next(iter(self.shown)))
             self._shown_bytes -= _size(oldest) if oldest is not None else _NONE_BYTES
 
@@ -197,7 +199,7 @@ class MemoryCache:
         self._drop(memory.agent)
         self._kept[memory.agent] = memory, memory.size
         self._bytes += memory.size
-        while self._bytes > self._limit and len(self._kept) > 1:
+        while (self._bytes > self._limit or len(self._kept) > _MOST) and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
     def drop(self, agent: int) -> None:
