@@ -137,19 +137,19 @@ class Index:
             joined = b"".join([blob.table for _, blob in opened])
             self._table[places] = np.frombuffer(joined, document_type()).reshape(-1, CHUNK)
             found = self._occurrences([blob for _, blob in opened], places)
+        named = found[(found & NAME).astype(bool)]
         whole, apart = self._columns
-        apart = np.concatenate((_of_others(apart, changed), found))
+        parts = [_of_others(apart, changed), found]
         self._is_apart |= changed
         if not len(whole) or self._is_apart.sum() > _APART:
-            apart = np.concatenate((_of_others(whole, self._is_apart), apart))
-            whole, self._is_apart[:] = apart[:0], False
-            self._columns = [np.sort(apart), whole]
+            parts.append(_of_others(whole, self._is_apart))
+            whole, self._is_apart[:] = whole[:0], False
+            self._columns = [_sorted(parts), whole]
         else:
-            self._columns = [whole, np.sort(apart)]
+            self._columns = [whole, _sorted(parts)]
         stay = self._names[~changed[self._names >> (HASH_SHIFT + 6)]]
-        named = found[(found & NAME) > 0]
         rows = (named & 0xFFFFFFFF) >> ROW_SHIFT
-        self._names = np.sort(np.concatenate((stay, rows << HASH_SHIFT | named >> HASH_SHIFT)))
+        self._names = _sorted([stay, rows << HASH_SHIFT | named >> HASH_SHIFT])
 
     def occurrences(self, hashes: Sequence[int]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Returns all occurrences of terms, without their hashes, and the number of each one's term."""
@@ -227,16 +227,28 @@ class Index:
         """Returns the occurrences in some blobs, but in a damaged one those that belong to no document."""
         import numpy as np
 
-        hashes = np.concatenate([blob.hashes for blob in opened]).astype(np.uint64)
         columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
         marks = np.concatenate([both[: len(both) // 2] for both in columns])
         frequency = np.concatenate([both[len(both) // 2 :] for both in columns])
-        rows = (places * CHUNK).repeat([blob.entries for blob in opened]) + (marks & SLOT)
-        low = rows << ROW_SHIFT | frequency.astype(np.int64) << FREQUENCY_SHIFT
-        low |= np.where(marks & IN_HEAD, HEAD, 0) | np.where(marks & NAMED, NAME, 0)
-        found = hashes << np.uint64(HASH_SHIFT) | low.astype(np.uint64)
-        is_known = (self._table["flags"].ravel()[rows] & PRESENT) > 0
+        # In place, since of a long memory these are millions of bytes each.
+        low = (places * CHUNK).astype(np.uint32).repeat([blob.entries for blob in opened])
+        low += marks & SLOT
+        is_known = (self._table["flags"].ravel() & PRESENT)[low] > 0
+        low <<= ROW_SHIFT
+        low |= frequency.astype(np.uint32) << FREQUENCY_SHIFT
+        low |= (marks & IN_HEAD) // (IN_HEAD // HEAD) | (marks & NAMED) // (NAMED // NAME)
+        found = np.concatenate([blob.hashes for blob in opened]).astype(np.uint64)
+        found <<= HASH_SHIFT
+        found |= low
         return found if is_known.all() else found[is_known]
+
+
+def _sorted(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    import numpy as np
+
+    column = np.concatenate(parts)
+    column.sort()
+    return column
 
 
 def _of_others(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray[np.uint64]:
