@@ -26,6 +26,8 @@ _EDGE_CHARS = 500
 CUT_CHARS = 600
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
+# The beginning of a text that is compared first.
+_LOOKED_CHARS = 200
 # Facts take the place of a message if they have at least this share of its words. Chosen.
 _MOST = 2 / 3
 # Shorter lines, such as brackets, are in many texts by chance. Chosen.
@@ -37,6 +39,8 @@ _SIGNS = (digits + punctuation).encode()
 _WIDE = bytes(range(0xE0, 0xF5))
 # A smaller rest of the budget holds no further line.
 _LEAST_TOKENS = 12
+# A token has so many characters at most; an excerpt may lose so many of its limit at its edges.
+_MOST_CHARS, _EDGES = 5, 64
 
 _OPEN = "<memory>"
 _CLOSE = "</memory>"
@@ -151,7 +155,7 @@ def choose(
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path says already.
     noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
-    budget_tokens: for the whole note as `render_note` makes it.
+    budget_tokens: for the whole note as `render_note` makes it. count_tokens: a token has five characters at most.
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
@@ -178,33 +182,37 @@ def choose(
             continue
         seen.add(whole)
         limit = cut_chars if room > generous else cut_chars // 2
-        recalled = Recalled(message, _excerpt(line, keys, limit))
-        words = " ".join(folded_words(recalled.text))
-        if recalled.text.strip("… ") in known or (words and f" {words} " in said):
+        # Most candidates find no room any more: their best part is not looked for.
+        if min(len(line), limit - _EDGES) > _MOST_CHARS * room:
             continue
+        recalled = Recalled(message, _excerpt(line, keys, limit))
         group = _group_of(recalled)
         heading = "" if group in headings else _heading(group, {one[0][:_YEAR] for one in headings})
         cost = count_tokens(f"{heading}{_line(recalled)}\n")
-        if cost <= room:
-            room -= cost
-            headings.setdefault(group, heading)
-            said += f" {words} \n"
-            chosen.append(recalled)
+        if cost > room or recalled.text.strip("… ") in known:
+            continue
+        words = " ".join(folded_words(recalled.text))
+        if words and f" {words} " in said:
+            continue
+        room -= cost
+        headings.setdefault(group, heading)
+        said += f" {words} \n"
+        chosen.append(recalled)
     return _in_order(chosen)
 
 
 def _in_order(chosen: Sequence[Recalled]) -> list[Recalled]:
     """Returns the lines by day, then by conversation, each as it went."""
+    grouped = [(_group_of(one), one) for one in chosen]
     begun: dict[_Group, float] = {}
-    for one in chosen:
-        group = _group_of(one)
+    for group, one in grouped:
         begun[group] = min(begun.get(group, one.message.at), one.message.at)
 
-    def place(one: Recalled) -> tuple[str, float, int, float, int]:
-        group = _group_of(one)
-        return (group[0], begun[group], group[1], one.message.at, one.message.seq)
+    def place(each: tuple[_Group, Recalled]) -> tuple[str, float, int, float, int]:
+        (day, conversation), one = each
+        return (day, begun[each[0]], conversation, one.message.at, one.message.seq)
 
-    return sorted(chosen, key=place)
+    return [one for _, one in sorted(grouped, key=place)]
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
@@ -232,10 +240,20 @@ def _with_originals_first(candidates: Sequence[Message]) -> Iterable[Message]:
     waiting = {m.seq: m for m in candidates}
     for m in candidates:
         original = waiting.get(m.previous or 0)
-        if original is not None and _plain(original.text) in _plain(m.text):
+        if (
+            original is not None
+            and _may_repeat(m.text, original.text)
+            and _plain(original.text) in _plain(m.text)
+        ):
             yield waiting.pop(original.seq)
         if waiting.pop(m.seq, None) is not None:
             yield m
+
+
+def _may_repeat(text: str, original: str) -> bool:
+    """Returns whether a text has a long word of another one, without which it cannot have all of it."""
+    word = max(original[:_LOOKED_CHARS].split(), key=len, default="")
+    return word.casefold().strip(_POINTS) in text[:_SEARCHED_CHARS].casefold()
 
 
 def _plain(text: str) -> str:
