@@ -192,6 +192,16 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert timeless(export(world, twin)) == timeless(again)
 
 
+def test_a_copy_of_a_users_memory_is_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, ProfileSettings("helper", model="m")) as world:
+        world.world.chat(user="alice", model="agent/helper").say("I grow tulips.")
+        (memory,) = world.letta.agents.list(tags=["user:alice"])
+        (id,) = bring_in(world, export(world, memory.id), name="twin")
+        assert id != memory.id
+        assert world.letta.agents.retrieve(id).name == "twin"
+        assert world.letta.agents.messages.create(id, input="And?").messages[-1].content == "Ok."  # type: ignore[union-attr]
+
+
 def test_a_copy_of_a_primary_has_a_sleeptime_agent_of_its_own(world: LettaWorld) -> None:
     agent = world.agent(name="ann", enable_sleeptime=True)
     assert agent.managed_group is not None

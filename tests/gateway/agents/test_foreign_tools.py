@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from gateway.core import ids
 from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.run.agents.registry import NewAgent
+from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
-from tests.gateway.agents.life import Life, agents
+from tests.gateway.agents.kills import Webhook
+from tests.gateway.agents.life import Life, ListeningSink, agents
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 UID = "0123456789abcdef0123456789abcdef"
@@ -164,3 +167,25 @@ def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_pa
         upstream.queue(call_tools(Call("lookup", {"q": "a"})), say("Done."))
         again = life.world.sdk.chat.completions.create(**body)
         assert (again.choices[0].message.content, len(server.bodies)) == ("Done.", 1)
+
+
+def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Whether the webhook has done it nobody knows; the model is told so, and not that there was no result."""
+    webhook = Webhook()
+    webhook.held.add("a")
+    tool = ToolDefinition({**SCHEMA, "parameters": {}}, "webhook", f"{webhook.url}/hook")
+    with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,)), **options(tool)) as life:
+        upstream.queue(call_tools(Call("lookup", {"bell": "a"}, "w1")), say("I see."))
+        sink = ListeningSink()
+        run = life.begin("Look it up.", sink)
+        assert webhook.came.wait(30)
+        life.leave(sink)
+        with pytest.raises(ClientGone):
+            run.result(10)
+        life.send("And?")
+        told = "Error: the call was interrupted; it may or may not have been done."
+        assert results(life) == [("w1", told)]
+        assert life.words()[1:3] == ["assistant: lookup", f"tool: {told}"]
+    assert webhook.bells == ["a"]
