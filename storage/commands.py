@@ -184,6 +184,7 @@ class TurnWrite:
     plain: for a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
     conversation has moved since, or the turn is not plain, `decide` is called with the exchanges as they are by then,
     and returns what changes. It runs in the writer's thread, has no side effects, and may raise `Missing`.
+    change: what it returns if the memory is as it was seen; None: that is not known. seen: its next number and `rev`.
     carries: the plain exchange brings a new user message, so its parent's turn is carried.
     uid: the public name of a new conversation. snapshot: the memory section that the path has now; id 0: to be stored.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
@@ -196,6 +197,8 @@ class TurnWrite:
     plain: tuple[Exchange, int] | None
     probes: Probes
     decide: Callable[[Pool], Change]
+    change: Change | None = None
+    seen: tuple[int, int] = (1, 0)
     carries: bool = False
     ops: Sequence[BlockOp] = ()
     snapshot: Snapshot | None = None

@@ -128,12 +128,12 @@ SELECT id FROM conversations WHERE agent = ? AND key = ?
 INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) RETURNING id
 
 -- name: epoch (sqlite)
--- Reads what a commit compares: whether something was forgotten since, and up to where the search index knows. In
--- PostgreSQL it locks the agent, as all that writes of one has to.
-SELECT epoch, indexed_seq FROM agents WHERE id = ?
+-- Reads what a commit compares: whether something was forgotten since, up to where the search index knows, and whether
+-- anything has changed at all. In PostgreSQL it locks the agent, as all that writes of one has to.
+SELECT epoch, indexed_seq, next_seq, rev FROM agents WHERE id = ?
 
 -- name: epoch (postgres)
-SELECT epoch, indexed_seq FROM agents WHERE id = ? FOR NO KEY UPDATE
+SELECT epoch, indexed_seq, next_seq, rev FROM agents WHERE id = ? FOR NO KEY UPDATE
 
 -- name: content
 -- Reads the content of one exchange.

@@ -208,16 +208,20 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
             await _store_ops(connection, agent.id, added[0], write.ops)
             id, seq = added
             return Committed(agent, id, e.conversation, True, snapshot, seq, seq + len(e.inputs) + 1)
-    indexed = 0
-    if not is_new:
+    indexed, change = 0, None
+    if not is_new or write.change is not None:
         row = await connection.row(history.SQL["epoch"], (agent.id,))
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
-        indexed = row[1]
-    # Another turn was faster, or the turn is not plain: the rules decide on the tree as it is in this transaction.
-    planned = write.plain[0].conversation if write.plain else None
-    pool = await _pool(connection, agent, write.probes, planned=planned)
-    change = await _decided(connection, agent.id, pool, write.decide)
+        _, indexed, next_seq, rev = row
+        # The blocks of a memory that begins have raised its `rev`.
+        if (next_seq, rev) == write.seen or (is_new and next_seq == 1):
+            change = write.change
+    if change is None:
+        # Another turn was faster: the rules decide on the tree as it is in this transaction.
+        planned = write.plain[0].conversation if write.plain else None
+        pool = await _pool(connection, agent, write.probes, planned=planned)
+        change = await _decided(connection, agent.id, pool, write.decide)
     e, is_added = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)

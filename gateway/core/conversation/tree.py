@@ -158,6 +158,11 @@ class Tree:
         """Adds what was loaded because it was `Missing`."""
         self._contents = {**(self._contents or {}), **contents}
 
+    @property
+    def contents(self) -> Mapping[int, StoredContent]:
+        """Those that were loaded beside the exchanges."""
+        return self._contents or {}
+
     def content(self, e: Exchange) -> Content:
         """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
         known = self._known.get(e.id)

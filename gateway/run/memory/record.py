@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage, text_of
@@ -17,7 +18,7 @@ from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
-from storage.commands import Probes, TurnWrite
+from storage.commands import Change, Missing, Pool, Probes, TurnWrite
 from storage.records import Block, BlockOp, Exchange, Snapshot
 from storage.value import frozen
 
@@ -105,6 +106,7 @@ def _write(
     if known.is_plain and how is settle.finish and look.conversation is not None:
         stored = None if snapshot is None or not snapshot.id else snapshot.id
         plain = (finish_plain(plan, ended, stored), look.conversation.rev)
+    decide = partial(plan_change, plan=plan, ended=ended, how=how)
     return TurnWrite(
         agent=known.agent,
         key=key,
@@ -112,13 +114,30 @@ def _write(
         now=ended.now,
         plain=plain,
         probes=plain_probes(plan, key) if known.is_plain else _probes(known, key),
-        decide=lambda pool: plan_change(pool, plan, ended, how),
+        decide=decide,
+        change=None if known.is_plain else _foreseen(known, key, decide),
+        seen=(look.next_seq, look.rev),
         carries=any(m.get("role") == "user" for m in plan.messages),
         ops=changes.ops,
         snapshot=snapshot,
         defaults=known.asked.spec.own_blocks,
         shared=known.asked.spec.shared_blocks,
     )
+
+
+def _foreseen(known: Known, key: str | None, decide: Callable[[Pool], Change]) -> Change | None:
+    """Returns what a turn changes if nothing has changed since it was looked at.
+
+    None: that takes contents which were not loaded, or more of a long conversation.
+    """
+    tree, conversation = known.tree, known.look.conversation
+    if tree.is_partial or known.row >= 0:
+        return None
+    named = None if key is None or conversation is None else conversation.id
+    try:
+        return decide(Pool(tuple(tree), named, tree.contents, tree.tombs))
+    except Missing:
+        return None
 
 
 def _snapshot(known: Known, prompt: Prompt, changes: BlockEdits) -> Snapshot | None:
