@@ -156,10 +156,11 @@ class Database(Protocol):
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a read that may take long: a big index, an export. Raises: TooSlow past the deadline."""
 
-    def write(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
+    def write(self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False) -> Future[T]:
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
-        bytes: about what the operation holds.
+        bytes: about what the operation holds. is_repeatable: where the answer to a commit is lost it may be performed
+        again, since it finds what it has written before.
         """
 
     def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:

@@ -118,19 +118,20 @@ class PostgresPlace:
         return without_secret(self.url)
 
 
-# What each session has set. A machine that vanishes must not keep an agent's lock for hours.
+# What each session has set. A machine that vanishes must not keep an agent's lock for hours. The server looks for a
+# circle of waits after one second; who waits longer for a lock gives up.
 _SESSION = {
     "application_name": "mnemogate",
     "jit": "off",
     "idle_in_transaction_session_timeout": "5000",
-    "lock_timeout": "1000",
+    "lock_timeout": "3000",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
 _BEGIN = "BEGIN"
 # A pooler may hand each transaction to another session.
-_BEGIN_POOLED = "BEGIN; SET LOCAL lock_timeout = 1000; SET LOCAL idle_in_transaction_session_timeout = 5000"
+_BEGIN_POOLED = "BEGIN; SET LOCAL lock_timeout = 3000; SET LOCAL idle_in_transaction_session_timeout = 5000"
 
 
 def translate(error: BaseException, name: str = "the database") -> StoreError:
@@ -182,10 +183,11 @@ class PostgresConnection:
     """A connection of asyncpg as the store's operations use one.
 
     begins: what begins the transaction, which the first statement does that is not `single`; None in a read, where each
-    statement is one. until: when the statements must have ended, by the loop's clock.
+    statement is one. until: when the statements must have ended, by the loop's clock. has_committed: what was written
+    is on disk, or was sent to be: nobody knows while the answer is out.
     """
 
-    __slots__ = ("_begins", "_clock", "_locked", "_raw", "_until", "is_begun")
+    __slots__ = ("_begins", "_clock", "_locked", "_raw", "_until", "has_committed", "is_begun")
 
     def __init__(
         self,
@@ -200,6 +202,7 @@ class PostgresConnection:
         self._begins = begins
         self._locked: set[int] = set()
         self.is_begun = False
+        self.has_committed = False
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         if self._begins is not None:
@@ -222,13 +225,22 @@ class PostgresConnection:
         return int(last) if last.isdigit() else 0
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
+        self.has_committed = True
         rows = await self._raw.fetch(_text(statement), *values, timeout=self._left())
+        self.has_committed = bool(rows)
         return rows[0] if rows else None
 
     async def lock(self, agent: int) -> None:
         if agent not in self._locked:
             await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
             self._locked.add(agent)
+
+    async def commit(self) -> None:
+        """Ends the transaction, if one was begun. Raises: StatementFailed: it went on after a failure."""
+        if self.is_begun:
+            self.has_committed = True
+            if await self._raw.execute("COMMIT", timeout=self._left()) != "COMMIT":
+                raise StatementFailed("a write went on after one of its statements had failed")
 
     async def _begin(self) -> None:
         begins, self._begins = self._begins, None

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import asyncpg
 
 from storage.database import Connection, Operation, Row, StoreHealth
-from storage.errors import Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
+from storage.errors import Broken, Busy, Closed, StoreError, TooSlow, Unavailable
 from storage.postgres.connection import (
     FAULTS,
     NOW,
@@ -36,7 +36,7 @@ T = TypeVar("T")
 # A waiting write takes this much in addition to the bytes that it names: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 
-# Two transactions that met in a circle, or that could not be put in an order: one of them is run again.
+# Two transactions that met in a circle, or that could not be put in an order.
 _AGAIN = ("40001", "40P01")
 
 # The tables in which words of people lie.
@@ -110,8 +110,10 @@ class PostgresDatabase:
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         return await self._read(operation, self._limits.long_s if deadline_ms is None else deadline_ms / 1000)
 
-    def write(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self._begin(operation, bytes, is_bulk=False)
+    def write(
+        self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
+    ) -> asyncio.Future[T]:
+        return self._begin(operation, bytes, is_repeatable=is_repeatable)
 
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
@@ -120,7 +122,7 @@ class PostgresDatabase:
             row = await connection.single(statement, values)
             return [] if row is None else [row]
 
-        return self._begin(one, bytes, is_bulk=False)
+        return self._begin(one, bytes)
 
     def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
         return self._begin(operation, bytes, is_bulk=True)
@@ -147,7 +149,9 @@ class PostgresDatabase:
         pool.give(raw)
         return found
 
-    def _begin(self, operation: Operation[T], size: int, *, is_bulk: bool) -> asyncio.Future[T]:
+    def _begin(
+        self, operation: Operation[T], size: int, *, is_bulk: bool = False, is_repeatable: bool = False
+    ) -> asyncio.Future[T]:
         if self._closing:
             raise Closed(f"{self._place.name} is closed")
         self._pool.check()
@@ -155,7 +159,7 @@ class PostgresDatabase:
         if self._bytes + size > self._limits.queue_bytes:
             raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written")
         future: asyncio.Future[T] = self._loop.create_future()
-        task = self._loop.create_task(self._write(operation, future, is_bulk))
+        task = self._loop.create_task(self._write(operation, future, is_bulk, is_repeatable))
         self._writes[task] = (self._loop.time(), size)
         self._bytes += size
         task.add_done_callback(self._ended)
@@ -165,9 +169,11 @@ class PostgresDatabase:
         _, size = self._writes.pop(task)
         self._bytes -= size
 
-    async def _write(self, operation: Operation[T], future: asyncio.Future[T], is_bulk: bool) -> None:
+    async def _write(
+        self, operation: Operation[T], future: asyncio.Future[T], is_bulk: bool, is_repeatable: bool
+    ) -> None:
         try:
-            result = await self._transact(operation, is_bulk)
+            result = await self._transact(operation, is_bulk, is_repeatable)
         except asyncio.CancelledError:
             _fail(future, Closed(f"{self._place.name} was closed while this was being written"))
         except BaseException as error:
@@ -176,7 +182,7 @@ class PostgresDatabase:
             if not future.done():
                 future.set_result(result)
 
-    async def _transact(self, operation: Operation[T], is_bulk: bool) -> T:
+    async def _transact(self, operation: Operation[T], is_bulk: bool, is_repeatable: bool) -> T:
         pool = self._pool
         for is_last in (False, True):
             raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
@@ -184,26 +190,19 @@ class PostgresDatabase:
             connection = PostgresConnection(raw, until, self._loop, self._begins)
             try:
                 result = await operation(connection)
-                if connection.is_begun:
-                    await self._commit(raw)
+                await connection.commit()
                 pool.give(raw, is_bulk=is_bulk)
                 return result
             except BaseException as error:
                 answer = self._answer(error)
                 await self._undo(raw, connection.is_begun, is_bulk)
-                if not is_last and isinstance(error, asyncpg.PostgresError) and error.sqlstate in _AGAIN:
+                is_known = is_repeatable or not connection.has_committed
+                if not is_last and (_met(error) or (isinstance(answer, Broken) and is_known)):
                     continue
                 if answer is error:
                     raise
                 raise answer from error
         raise AssertionError("the second attempt returns or raises")
-
-    async def _commit(self, raw: RawConnection) -> None:
-        status = await raw.execute("COMMIT", timeout=self._limits.write_s)
-        if status != "COMMIT":
-            raise StatementFailed(
-                f"{self._place.name}: a write went on after one of its statements had failed"
-            )
 
     async def _undo(self, raw: RawConnection, is_begun: bool, is_bulk: bool) -> None:
         if is_begun and not raw.is_closed():
@@ -317,6 +316,11 @@ class PostgresDatabase:
 # Whether somebody still sees the tables as they were before a transaction.
 _HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND age(backend_xmin) > age($1::text::xid))"""
+
+
+def _met(error: BaseException) -> bool:
+    """Says whether two transactions met that could not go on together: one of them is performed again."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _AGAIN
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:

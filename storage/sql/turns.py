@@ -105,7 +105,10 @@ class Turns(Group):
         Raises: Stale when something was forgotten meanwhile, Unavailable.
         """
         future = self._database.write(
-            lambda connection: _commit(connection, write, self._rules), bytes=_size(write)
+            lambda connection: _commit(connection, write, self._rules),
+            bytes=_size(write),
+            # A turn that was written before is found by its path, and touched.
+            is_repeatable=True,
         )
         # First, so that whoever waits for the commit finds it in what is kept.
         future.add_done_callback(partial(self._take_in, write))

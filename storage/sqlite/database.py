@@ -145,7 +145,9 @@ class SqliteDatabase:
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         return await self.long_reader.run(_driven(operation), deadline_ms=deadline_ms)
 
-    def write(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
+    def write(
+        self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
+    ) -> asyncio.Future[T]:
         return self.writer.submit(_driven(operation), bytes=bytes)
 
     def write_one(

@@ -1,0 +1,226 @@
+"""The server is away, slow, read-only, out of connections: each error has its name, and what works comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+import pytest
+
+from storage.database import Connection
+from storage.errors import Broken, Busy, NotAdmitted, ReadOnly, StatementFailed, TooSlow, Unavailable
+from storage.postgres.connection import translate
+from storage.postgres.pool import PoolLimits
+from storage.sql.store import Store
+from tests.gateway.two.proxy import Proxy
+from tests.storage.conftest import OpenStore, PostgresServer
+from tests.stored import rows
+
+QUICK = PoolLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def ask(connection: Connection) -> int:
+    return int(await connection.value("SELECT 1"))
+
+
+async def wait(connection: Connection) -> None:
+    await connection.value("SELECT pg_sleep(1000)")
+
+
+async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    store: Store = await open_store(path=proxy.url, limits=QUICK)
+    heard: list[bool] = []
+    store.database.when_recovered(lambda: heard.append(True))
+    proxy.refuse()
+    with pytest.raises(Unavailable):
+        await store.keys.list()
+    await until(lambda: not store.health.ok)
+    with pytest.raises(Broken):
+        await store.database.write(ask)
+    assert (store.health.status, bool(store.health.error)) == ("broken", True)
+    proxy.allow()
+    await until(lambda: store.health.ok)
+    assert heard == [True]
+    assert await store.keys.list() == ()
+
+
+async def test_a_server_that_is_away_at_the_start_is_opened_when_it_comes(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    proxy.refuse()
+    store: Store = await open_store(path=proxy.url, limits=QUICK)
+    assert store.health.status == "broken"
+    proxy.allow()
+    await until(lambda: store.health.ok)
+    await store.keys.create("shop", "laptop")
+
+
+async def test_connections_that_the_server_ends_are_opened_anew(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store: Store = await open_store(limits=QUICK)
+    admin = await asyncpg.connect(database.url)
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = $1"
+    await admin.fetch(end, database.url.partition("?")[0].rpartition("/")[2])
+    await admin.close()
+    await until(lambda: store.health.ok)
+    await store.keys.create("shop", "laptop")
+    assert len(await store.keys.list()) == 1
+
+
+async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_again(
+    open_store: OpenStore,
+) -> None:
+    store: Store = await open_store(limits=PoolLimits(size=2))
+    for _ in range(5):  # more than there are connections
+        with pytest.raises(TooSlow):
+            await store.database.read(wait, deadline_ms=20)
+    assert await store.database.read(ask) == 1
+    assert store.health.ok
+
+
+async def test_a_network_that_swallows_everything_is_noticed(open_store: OpenStore, proxy: Proxy) -> None:
+    store: Store = await open_store(path=proxy.url, limits=QUICK)
+    proxy.stall()
+    with pytest.raises(Unavailable):
+        await store.keys.list()
+    await until(lambda: not store.health.ok)
+    proxy.flow()
+    await until(lambda: store.health.ok)
+    assert await store.keys.list() == ()
+
+
+async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_takes(
+    open_store: OpenStore,
+) -> None:
+    store: Store = await open_store(limits=PoolLimits(size=2, wait_s=0.05))
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        held.set()
+        await go_on.wait()
+
+    holding = [store.database.write(hold) for _ in range(2)]
+    await held.wait()
+    write = store.database.write(ask)
+    with pytest.raises(Busy):
+        await store.database.read(ask)
+    go_on.set()
+    assert await write == 1
+    await asyncio.gather(*holding)
+
+
+async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
+    store: Store = await open_store(limits=PoolLimits(size=3, bulk=2))
+    go_on = asyncio.Event()
+
+    async def hold(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        await go_on.wait()
+
+    holding = [store.database.bulk(hold) for _ in range(5)]
+    for _ in range(3):
+        assert await store.database.read(ask) == 1
+        assert await store.database.write(ask) == 1
+    go_on.set()
+    await asyncio.gather(*holding)
+
+
+async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
+    store: Store = await open_store(limits=PoolLimits(queue_bytes=10_000))
+    with pytest.raises(Busy):
+        store.database.write(ask, bytes=10_000)
+    assert await store.database.write(ask, bytes=1) == 1
+
+
+async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary_again(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store: Store = await open_store(limits=QUICK)
+    name = database.url.partition("?")[0].rpartition("/")[2]
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    try:
+        # Those that are open do not know it yet.
+        await rows(store, "SET default_transaction_read_only = on")
+        with pytest.raises(ReadOnly):
+            await store.keys.create("shop", "laptop")
+        await until(lambda: store.health.status == "readonly")
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await admin.close()
+    await until(lambda: store.health.ok)
+    await store.keys.create("shop", "laptop")
+
+
+async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_nobody(open_store: OpenStore) -> None:
+    store: Store = await open_store(limits=PoolLimits(size=2))
+
+    async def fail(connection: Connection) -> None:
+        await connection.run("INSERT INTO probe (id, filler) VALUES (7, '')")
+        await connection.value("SELECT nothing")
+
+    for _ in range(3):
+        with pytest.raises(StatementFailed):
+            await store.database.write(fail)
+    assert store.health.ok
+    assert await rows(store, "SELECT count(*) FROM probe") == [(0,)]
+
+
+async def test_who_may_not_enter_is_told_so_without_the_password(database: PostgresServer) -> None:
+    there, _, options = database.url.partition("?")
+    url = there.replace("postgres:@", "postgres:secret@").rpartition("/")[0] + f"/no_such_database?{options}"
+    with pytest.raises(NotAdmitted, match="no_such_database") as refused:
+        await database.open(path=url)
+    assert "secret" not in refused.value.message
+
+
+async def test_two_that_meet_in_a_circle_are_both_written(open_store: OpenStore) -> None:
+    store: Store = await open_store()
+    await rows(store, "INSERT INTO probe (id, filler) VALUES (1, ''), (2, '')")
+    meeting = asyncio.Barrier(2)
+    rounds = [0, 0]
+
+    def crossing(first: int, second: int) -> Callable[[Connection], object]:
+        async def write(connection: Connection) -> None:
+            rounds[first - 1] += 1
+            await connection.run("UPDATE probe SET filler = $1 WHERE id = $2", (b"x", first))
+            if rounds[first - 1] == 1:
+                await meeting.wait()
+            await connection.run("UPDATE probe SET filler = $1 WHERE id = $2", (b"y", second))
+
+        return write
+
+    await asyncio.gather(*(store.database.write(crossing(*each)) for each in ((1, 2), (2, 1))))  # type: ignore[arg-type]
+    assert sorted(rounds) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("25006", "ReadOnly"), ("53100", "Full"), ("53200", "Full"), ("53300", "Busy"), ("57014", "TooSlow"),
+        ("55P03", "Locked"), ("40001", "WriteConflict"), ("40P01", "WriteConflict"), ("23505", "WriteConflict"),
+        ("XX001", "Corrupt"), ("XX002", "Corrupt"), ("42601", "StatementFailed"), ("22021", "StatementFailed"),
+        ("57P01", "Broken"), ("57P03", "Broken"), ("08006", "Broken"), ("28P01", "NotAdmitted"),
+        ("3D000", "NotAdmitted"), ("42501", "NotAdmitted"), ("58030", "Broken"),
+    ],
+)  # fmt: skip
+def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
+    error = asyncpg.PostgresError("no")
+    error.sqlstate = state
+    assert type(translate(error)).__name__ == expected
+
+
+def test_a_pooler_that_loses_statements_is_named_with_its_setting() -> None:
+    error = asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_1__" does not exist')
+    assert "database.pooled = true" in translate(error).message

@@ -1,0 +1,110 @@
+"""The schema: the same tables and columns as SQLite's, migrated once, and refused where it is somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+
+import asyncpg
+import pytest
+
+from storage.errors import Foreign, TooNew
+from storage.postgres.migration import load_migrations, migrate
+from storage.sqlite.migration import migrate as migrate_sqlite
+from tests.storage.conftest import OpenStore, PostgresServer
+
+TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
+# SQLite keeps rows in their places with these.
+PADDING = {("exchanges", "room"), ("exchanges", "pad"), ("vectors", "pad")}
+COLUMNS = (
+    "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
+)
+
+
+def sqlite_columns() -> set[tuple[str, str, str]]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate_sqlite(connection, "memory.db")
+    rows = connection.execute(
+        "SELECT m.name, c.name, c.type FROM sqlite_master m JOIN pragma_table_info(m.name) c"
+        " WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"
+    ).fetchall()
+    connection.close()
+    return {(table, column, TYPES[type_]) for table, column, type_ in rows if (table, column) not in PADDING}
+
+
+async def test_both_databases_have_the_same_tables_and_columns(database: PostgresServer) -> None:
+    connection = await asyncpg.connect(database.url)
+    found = {tuple(row) for row in await connection.fetch(COLUMNS) if row[0] != "schema_versions"}
+    await connection.close()
+    assert found == sqlite_columns()
+
+
+async def test_texts_are_compared_byte_by_byte(database: PostgresServer) -> None:
+    connection = await asyncpg.connect(database.url)
+    others = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+    found = await connection.fetch(
+        others
+        + " AND data_type = 'text' AND collation_name IS DISTINCT FROM 'C' AND collation_name IS NOT NULL"
+    )
+    unnamed = await connection.fetch(others + " AND data_type = 'text' AND collation_name IS NULL")
+    await connection.close()
+    assert [tuple(row) for row in (*found, *unnamed)] == []
+
+
+async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresServer) -> None:
+    admin = await asyncpg.connect(database.url)
+    await admin.execute("CREATE SCHEMA beside")
+    opened = [
+        await asyncpg.connect(database.url, server_settings={"search_path": "beside"}) for _ in range(4)
+    ]
+    try:
+        versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
+        assert set(versions) == {len(load_migrations())}
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == len(load_migrations())
+    finally:
+        for each in opened:
+            await each.close()
+        await admin.execute("DROP SCHEMA beside CASCADE")
+        await admin.close()
+
+
+@pytest.mark.parametrize(("oldest", "runs"), [(1, True), (99, False)], ids=["added to", "changed"])
+async def test_a_newer_schema_is_used_where_it_only_adds(
+    open_store: OpenStore, database: PostgresServer, oldest: int, runs: bool
+) -> None:
+    connection = await asyncpg.connect(database.url)
+    await connection.execute("INSERT INTO schema_versions (version, oldest) VALUES (99, $1)", oldest)
+    try:
+        if runs:
+            assert await (await open_store()).keys.list() == ()
+        else:
+            with pytest.raises(TooNew):
+                await open_store()
+    finally:
+        await connection.execute("DELETE FROM schema_versions WHERE version = 99")
+        await connection.close()
+
+
+async def test_tables_of_somebody_else_are_left_alone(database: PostgresServer) -> None:
+    connection = await asyncpg.connect(database.url)
+    await connection.execute("CREATE SCHEMA theirs; SET search_path = theirs; CREATE TABLE jobs (id BIGINT)")
+    try:
+        with pytest.raises(Foreign, match="jobs"):
+            await migrate(connection, "theirs")
+        assert await connection.fetchval("SELECT to_regclass('theirs.agents')") is None
+    finally:
+        await connection.execute("DROP SCHEMA theirs CASCADE")
+        await connection.close()
+
+
+def test_rows_that_change_with_every_turn_stay_in_their_pages() -> None:
+    """An index on what a turn changes would have each change rewritten in all of them."""
+    script = load_migrations()[0][2]
+    for table in ("exchanges", "agents", "conversations"):
+        assert re.search(rf"CREATE TABLE {table} \(.*?\) WITH \(fillfactor = \d\d\);", script, re.DOTALL)
+    indexes = re.findall(
+        r"^CREATE (?:UNIQUE )?INDEX \w+ ON (?:exchanges|agents|conversations) [^;]*;", script, re.M
+    )
+    assert len(indexes) > 5
+    assert not [each for each in indexes if re.search(r"\b(carried|rev|next_seq|last_at|tip)\b", each)]

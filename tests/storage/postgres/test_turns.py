@@ -1,0 +1,112 @@
+"""What a turn costs over a network, and that what is lost of it is written once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from storage.errors import Broken
+from storage.postgres.pool import PoolLimits
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.gateway.two.proxy import Proxy
+from tests.storage.conftest import OpenStore
+from tests.storage.test_turns import Clock, both, opened
+from tests.stored import ALICE, Speaker
+
+
+@both
+async def test_a_plain_turn_is_two_round_trips(open_store: OpenStore, key: str | None) -> None:
+    sent: list[str] = []
+    alice = Speaker(await open_store(note=sent.append), ALICE, Clock())
+    history = await opened(alice, key)
+    sent.clear()
+    await alice.say([*history, user("three")], assistant("Third."), key)
+    assert sent == ["look_again", "exchange_add"]
+    rows = await alice.rows()
+    assert [e.carried for e in rows] == [True, True, False]
+    assert [e.seq for e in rows] == [1, 3, 5]
+
+
+async def test_a_turn_that_is_weighed_again_is_a_transaction(open_store: OpenStore) -> None:
+    sent: list[str] = []
+    alice = Speaker(await open_store(note=sent.append), ALICE, Clock())
+    history = await opened(alice, "c1")
+    turns = [await alice.begin([*history, user(word)], "c1") for word in ("one", "two")]
+    await alice.end(turns[0], [assistant("Yes.")])
+    sent.clear()
+    await alice.end(turns[1], [assistant("Yes.")])
+    assert (sent[0], sent[1], sent[2], sent[-1]) == ("exchange_add", "BEGIN", "epoch", "COMMIT")
+
+
+@pytest.mark.parametrize("is_answer", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("is_plain", [True, False], ids=["plain", "weighed"])
+async def test_a_turn_whose_answer_is_lost_is_there_once(
+    open_store: OpenStore, proxy: Proxy, is_plain: bool, is_answer: bool
+) -> None:
+    alice = Speaker(await open_store(path=proxy.url), ALICE, Clock())
+    history = await opened(alice, "c1")
+    turn = await alice.begin([*history, user("three")] if is_plain else history[:3], "c1")
+    assert turn.is_plain is is_plain
+    lost = proxy.cut_at("INSERT INTO exchanges" if is_plain else "COMMIT", is_answer=is_answer)
+    committed = await alice.end(turn, [assistant("Third.")])
+    assert lost.is_open
+    rows = await alice.rows()
+    assert [e.id for e in rows if e.said and b"Third." in e.said] == [committed.exchange]
+    assert len(rows) == 3
+    assert await alice.store.drain(1)
+
+
+async def test_what_may_not_be_repeated_is_not(open_store: OpenStore, proxy: Proxy) -> None:
+    store: Store = await open_store(path=proxy.url)
+    proxy.cut_at("INSERT INTO keys", is_answer=True)
+    with pytest.raises(Broken):
+        await store.keys.create("shop", "laptop")
+    assert len(await _keys(store)) == 1
+
+
+async def test_what_was_not_yet_committed_is_written_on_another_connection(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    store: Store = await open_store(path=proxy.url)
+    alice = Speaker(store, ALICE, Clock())
+    await alice.say([user("one")], assistant("First."))
+    (human,) = await store.blocks.load(alice.agent.id)
+    proxy.cut_at("INSERT INTO block_history", is_answer=True)
+    written = await store.blocks.write(human.id, human.version, "Alice.", at=2.0, origin="tool")
+    assert written.version == human.version + 1
+    assert len(await store.blocks.revisions(human.id)) == 2
+
+
+async def _keys(store: Store) -> list[object]:
+    """The keys, as soon as the store works again."""
+    for _ in range(200):
+        if store.health.ok:
+            break
+        await asyncio.sleep(0.05)
+    return list(await store.keys.list())
+
+
+async def test_eight_agents_never_wait_for_each_other(open_store: OpenStore) -> None:
+    """One agent's lock is held by somebody who sleeps; the others' turns end meanwhile."""
+    store = await open_store(limits=PoolLimits(size=4))
+    alice = Speaker(store, ALICE, Clock())
+    await alice.say([user("one")], assistant("First."))
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(connection: object) -> None:
+        await connection.lock(alice.agent.id)  # type: ignore[attr-defined]
+        held.set()
+        await go_on.wait()
+
+    holding = store.database.write(hold)
+    await held.wait()
+    waiting = asyncio.ensure_future(alice.say([user("two")], assistant("Second.")))
+    for n in range(8):
+        other = Speaker(store, type(ALICE)("default", "default", f"user:{n}"), Clock())
+        await other.say([user("Hi")], assistant("Hello!"))
+    assert not waiting.done()
+    go_on.set()
+    await holding
+    await waiting

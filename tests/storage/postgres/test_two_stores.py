@@ -1,0 +1,115 @@
+"""Two processes over one database: what would go wrong between them if an agent's row were no lock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.errors import Stale
+from storage.records import Scope
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.conftest import OpenStore
+from tests.storage.test_turns import Clock
+from tests.stored import ALICE, Speaker, rows, save_passage
+
+
+@pytest.fixture
+async def stores(open_store: OpenStore) -> list[Store]:
+    return [await open_store() for _ in range(2)]
+
+
+async def test_of_two_turns_planned_alike_both_are_there(stores: list[Store]) -> None:
+    clock = Clock()
+    here, there = (Speaker(store, ALICE, clock) for store in stores)
+    await here.say([user("one")], assistant("First."), "c1")
+    history = [user("one"), assistant("First.")]
+    turns = [await each.begin([*history, user(f"two {n}")], "c1") for n, each in enumerate((here, there))]
+    assert all(turn.is_plain for turn in turns)
+    ends = await asyncio.gather(
+        *(each.end(turn, [assistant("Yes.")]) for each, turn in zip((here, there), turns, strict=True))
+    )
+    assert sorted(end.is_plain for end in ends) == [False, True]
+    found = await here.rows()
+    assert [e.parent for e in found] == [None, found[0].id, found[0].id]
+    assert [e.seq for e in found] == [1, 3, 5]
+
+
+async def test_what_one_has_forgotten_the_other_does_not_write_again(stores: list[Store]) -> None:
+    clock = Clock()
+    here, there = (Speaker(store, ALICE, clock) for store in stores)
+    await here.say([user("my secret")], assistant("Noted."), "c1")
+    turn = await there.begin([user("my secret"), assistant("Noted."), user("go on")], "c1")
+    (e,) = await here.rows()
+    forgetting = stores[0].forgetting
+    await forgetting.run(await forgetting.begin(here.agent.id, ForgetTarget(exchanges=[e.id])))
+    with pytest.raises(Stale):
+        await there.end(turn, [assistant("Yes.")])
+
+
+async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(stores: list[Store]) -> None:
+    """Plain and weighed turns, passages and forgetting of three people, all at once."""
+    chance = random.Random(7)
+    scopes = [replace(ALICE, subject=f"user:{n}") for n in range(3)]
+    refused = 0
+
+    async def talk(store: Store, scope: Scope, number: int) -> None:
+        nonlocal refused
+        speaker = Speaker(store, scope, Clock())
+        key = f"c{number % 2}"
+        history = []
+        for n in range(12):
+            history.append(user(f"{scope.subject} {number} {n}"))
+            try:
+                await speaker.say(history, assistant(f"Reply {number} {n}."), key)
+            except Stale:
+                refused += 1
+                store.agents.forget(scope)
+                history.pop()
+                continue
+            history.append(assistant(f"Reply {number} {n}."))
+            if chance.random() < 0.3:
+                agent = await store.agents.find(scope)
+                assert agent is not None
+                await save_passage(store, agent.id, f"passage {number} {n}", at=1.0)
+            if chance.random() < 0.05:
+                agent = await store.agents.find(scope)
+                assert agent is not None
+                exchanges = await speaker.rows()
+                target = ForgetTarget(exchanges=[exchanges[-1].id])
+                await store.forgetting.run(await store.forgetting.begin(agent.id, target))
+
+    for scope in scopes:
+        await Speaker(stores[0], scope, Clock()).say([user("Hi")], assistant("Hello!"), "begin")
+    await asyncio.gather(
+        *(
+            talk(store, scope, 10 * n + m)
+            for n, store in enumerate(stores)
+            for scope in scopes
+            for m in range(3)
+        )
+    )
+    for scope in scopes:
+        agent = await stores[0].agents.find(scope)
+        assert agent is not None
+        taken = [
+            n
+            for seq, span in await rows(
+                stores[0], "SELECT seq, span FROM exchanges WHERE agent = ?", (agent.id,)
+            )
+            for n in range(seq, seq + span)
+        ]
+        taken += [
+            n for (n,) in await rows(stores[0], "SELECT seq FROM passages WHERE agent = ?", (agent.id,))
+        ]
+        ((next_seq,),) = await rows(stores[0], "SELECT next_seq FROM agents WHERE id = ?", (agent.id,))
+        assert len(set(taken)) == len(taken)
+        assert max(taken) < next_seq
+        ids = "SELECT seq FROM exchanges WHERE agent = ? ORDER BY id"
+        order = [n for (n,) in await rows(stores[0], ids, (agent.id,))]
+        assert order == sorted(order)
+    assert refused < 200
