@@ -35,8 +35,6 @@ _QUERY_WORDS = 256
 # evidence where these count in full, 84% so (2,000 tokens); a fixed quarter costs LongMemEval 0.6 points.
 _TELLING_TERMS = 12
 _LEAST_TELLING = 0.05
-# The same for what its vector counts, in which two questions are alike whatever they ask for. Chosen.
-_ASKING_NEAR = 0.25
 _ANSWERING = 0.7
 # Puts one turn next behind another.
 _BEHIND = 0.999
@@ -56,6 +54,8 @@ _LEAST_RELATIVE = 0.1
 # in one of 10,866 from 71.4 to 71.9%; questions about something else that get a note, with 22 messages, 35 to 30%.
 _LEAST_IN_GENERAL = 500
 
+# Likenesses that differ by no more than this, as rounding does, are all the same.
+_LEAST_SPREAD = 1e-6
 # Standard deviations by which a vector has to stand out to count without a word of the query. Measured on LongMemEval:
 # between 0 and 2 the evidence found differs by 0.3 points.
 _NEAR_ENOUGH = 1.5
@@ -86,13 +86,13 @@ _LOOKED_AGAIN_BYTES = 4 << 20
 class Near:
     """The vectors of an agent's messages, compared with the query's (storage/search/vectors.py).
 
-    outstanding: standard deviations above the mean of all messages that have a vector. beyond: the same in standard
-    deviations of texts that have nothing to do with the query, above the higher of the two means; zeros where these
+    likeness: similarities, in whatever measure. beyond: in standard deviations of texts that have nothing to do with
+    the query, above the mean of those or of all messages that have a vector, the higher one; zeros where these texts
     are not known.
     """
 
     seqs: NDArray[np.int64]
-    outstanding: NDArray[np.float64]
+    likeness: NDArray[np.float64]
     beyond: NDArray[np.float64]
 
 
@@ -281,10 +281,7 @@ def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near |
     score, share = scored.score, scored.share
     outstanding = beyond = None
     if near is not None:
-        # A similarity below the mean must not count against a message that has the words.
-        outstanding = np.maximum(_by_row(layout, near.seqs, near.outstanding), 0.0)
-        outstanding[layout.asks] *= _ASKING_NEAR
-        beyond = _by_row(layout, near.seqs, near.beyond)
+        outstanding, beyond = _by_row(layout, near)
     if skip:
         # Only now: the statistics of words and vectors are those of the whole memory.
         seqs = scored.of_row(layout.seqs)
@@ -342,15 +339,29 @@ def _relative(score: NDArray[np.float64], user: NDArray[np.bool_], weight: float
     return relative + weight * of_user / (float(of_user.max()) or 1.0)
 
 
-def _by_row(layout: IndexLayout, seqs: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the values in their rows and 0 in the others. What the index does not know is left out."""
+def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns by row how far a message stands out by its likeness, in standard deviations, and how far beyond it is.
+
+    0 for a message without a vector; what the index does not know is left out.
+    Two questions are alike whatever they ask for. So one that was asked before counts the least by its likeness, and
+    nothing for the measure of the others: it stands behind whatever answers. A likeness below the mean must not count
+    against a message that has the words.
+    """
     import numpy as np
 
-    found = np.zeros(len(layout.seqs))
-    row = np.minimum(layout.seqs.searchsorted(seqs), len(layout.seqs) - 1)
-    known = (layout.seqs[row] == seqs) & layout.present[row]
-    found[row[known]] = values[known]
-    return found
+    outstanding, beyond = np.zeros(len(layout.seqs)), np.zeros(len(layout.seqs))
+    row = np.minimum(layout.seqs.searchsorted(near.seqs), len(layout.seqs) - 1)
+    known = (layout.seqs[row] == near.seqs) & layout.present[row]
+    row, likeness = row[known], near.likeness[known]
+    asks = layout.asks[row]
+    among = likeness[~asks] if np.count_nonzero(~asks) > 1 else likeness
+    # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
+    spread = float(among.std()) if len(among) else 0.0
+    if spread > _LEAST_SPREAD:
+        far = np.maximum((likeness - among.mean()) / spread, 0.0)
+        outstanding[row] = np.where(asks, far * _LEAST_TELLING, far)
+    beyond[row] = near.beyond[known]
+    return outstanding, beyond
 
 
 def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:

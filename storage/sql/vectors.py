@@ -50,7 +50,7 @@ class _Kept:
 
     stamp: int
     parts: dict[int, tuple[int, int, int]]
-    all: vectors.Chunk
+    joined: vectors.Joined
 
 
 class VectorCache:
@@ -73,7 +73,7 @@ class VectorCache:
         with self._lock:
             self._drop((agent, model))
             self._kept[agent, model] = kept
-            self._bytes += kept.all.size
+            self._bytes += kept.joined.size
             while self._bytes > self._limit and self._kept:
                 self._drop(next(iter(self._kept)))
 
@@ -85,7 +85,7 @@ class VectorCache:
     def _drop(self, name: tuple[int, str]) -> None:
         found = self._kept.pop(name, None)
         if found is not None:
-            self._bytes -= found.all.size
+            self._bytes -= found.joined.size
 
 
 async def find_near(connection: Connection, cache: VectorCache, agent: int, asked: Vector) -> Near | None:
@@ -100,7 +100,7 @@ async def find_near(connection: Connection, cache: VectorCache, agent: int, aske
         if kept is None:
             return None
         cache.keep(agent, asked.model, kept)
-    return vectors.compare(kept.all, asked)
+    return vectors.compare(kept.joined, asked)
 
 
 async def _load(
@@ -113,7 +113,7 @@ async def _load(
     for number, since in await connection.rows(SQL["chunks"], (agent, model)):
         known = before.parts.get(number) if before is not None else None
         if before is not None and known is not None and known[0] == since:
-            chunk = before.all.part(*known[1:])
+            chunk = before.joined.all.part(*known[1:])
         else:
             read = await _read(connection, agent, number, model)
             if read is None:

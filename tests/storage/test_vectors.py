@@ -86,9 +86,7 @@ def test_the_nearest_message_stands_out_most() -> None:
     ]
     near = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), 0.1, 0.2))
     assert near is not None
-    assert near.seqs[near.outstanding.argmax()] == 71
-    assert near.outstanding.max() > 2.5
-    assert abs(float(near.outstanding.mean())) < 1e-6
+    assert near.seqs[near.likeness.argmax()] == 71
     assert near.beyond.max() == pytest.approx((1.0 - 0.1) / 0.2, rel=0.1)
     weaker = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
     assert weaker is not None
@@ -99,16 +97,31 @@ def test_the_nearest_message_stands_out_most() -> None:
 
 def test_chunks_of_another_length_are_not_compared() -> None:
     chunk = vectors.open_chunk(vectors.merge(None, {1: unit(1, 8)}))
-    assert vectors.compare(chunk, Vector(MODEL, unit(1))) is None
-    assert vectors.compare(chunk.part(0, 0), Vector(MODEL, unit(1, 8))) is None
+    assert vectors.compare(vectors.join([chunk]), Vector(MODEL, unit(1))) is None
+    assert vectors.compare(vectors.join([chunk.part(0, 0)]), Vector(MODEL, unit(1, 8))) is None
 
 
 def test_messages_that_are_all_alike_do_not_stand_out() -> None:
     chunk = vectors.open_chunk(vectors.merge(None, {seq: unit(1) for seq in range(5)}))
-    near = vectors.compare(chunk, Vector(MODEL, unit(1)))
+    near = vectors.compare(vectors.join([chunk]), Vector(MODEL, unit(1)))
     assert near is not None
-    assert near.outstanding.tolist() == [0.0] * 5
     assert near.beyond.tolist() == [0.0] * 5
+    blobs = list(encode([Document(seq, "user", "Small talk.", 0.0) for seq in range(5)], SECRET).values())
+    assert ranked_among(blobs, "reptiles", SECRET, near=near) == []
+
+
+def test_what_is_near_to_everything_stands_behind_what_is_near_to_the_query() -> None:
+    """A text that lies in the middle of all others is near to any of them, and so to any query."""
+    common = np.frombuffer(unit(99), "<f4")
+    own = {seq: np.frombuffer(unit(seq), "<f4") for seq in range(1, 41)}
+    texts = {seq: common + data for seq, data in own.items()} | {50: common}
+    found = {seq: (data / np.linalg.norm(data)).astype("<f4").tobytes() for seq, data in texts.items()}
+    asked = common + own[7] * 0.3
+    query = Vector(MODEL, (asked / np.linalg.norm(asked)).astype("<f4").tobytes(), 0.1, 0.2)
+    near = vectors.compare(vectors.join([vectors.open_chunk(vectors.merge(None, found))]), query)
+    assert near is not None
+    assert near.seqs[near.beyond.argmax()] == 50
+    assert near.seqs[near.likeness.argmax()] == 7
 
 
 # -- the ranking
@@ -130,7 +143,8 @@ def ranked(
     found = None
     if near is not None:
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
-        values = [*near.values(), *([-0.1] * (len(seqs) - len(near)))]
+        # The others differ as they do: by one standard deviation.
+        values = [*near.values(), *([-1.0, 1.0] * len(seqs))][: len(seqs)]
         found = rank.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
     return ranked_among(blobs, query, SECRET, near=found, **options)
 
@@ -147,15 +161,16 @@ def test_vectors_bring_what_shares_no_word_behind_or_before_what_does() -> None:
 def test_a_question_that_is_near_stands_behind_what_is_less_near() -> None:
     texts = ["My tortoise eats dandelions.", "What would a reptile eat?", *TEXTS[2:]]
     near = {2: 6.0, 1: 3.0}
-    assert ranked("food for turtles", near, texts=texts)[:2] == [1, 2]
+    assert ranked("food for turtles", near, texts=texts)[0] == 1
+    assert 2 in ranked("food for turtles", near, texts=texts)  # who looks for it finds it
     assert ranked("food for turtles", near)[:2] == [2, 1]
 
 
 def test_without_a_common_word_only_what_stands_far_out_is_told() -> None:
     assert ranked("What do reptiles like?", {1: 4.0}, only_strong=True) == []
     assert ranked("What do reptiles like?", {1: 6.5, 3: 2.5}, only_strong=True) == [1]
-    assert ranked("What do reptiles like?", {1: 4.0}) == [1]  # a search was asked for
-    assert ranked("What do reptiles like?", {1: -1.0}) == []
+    assert ranked("What do reptiles like?", {1: 4.0})[0] == 1  # a search was asked for
+    assert 1 not in ranked("What do reptiles like?", {1: -1.0})
 
 
 def test_small_talk_finds_nothing_however_near() -> None:
