@@ -23,6 +23,7 @@ from gateway.run.memory.prompt import NO_NOTE, EndpointForm, Prompt
 from gateway.run.memory.recall import Recaller
 from storage.errors import StoreError
 from storage.sql.store import Store
+from storage.value import changed
 
 _log = logging.getLogger("mnemogate")
 
@@ -163,7 +164,7 @@ class Composer:
         recall = await self.recaller.recall(known, prompt, text_of(messages[-1]))
         notes = prompt.notes if plan.off else {**prompt.notes, len(messages) - 1: recall.note}
         if not recall.note:
-            return replace(prompt, recall=recall, notes=notes)
+            return changed(prompt, recall=recall, notes=notes)
         window, composition = prompt.window, prompt.composition
         if window.tokens:
             tokens = window.tokens + await count_tokens(prompt.target.model, recall.note)
@@ -175,7 +176,7 @@ class Composer:
             # A conversation of ours: the new message is the last of those that are put in front.
             *before, message = composition.fill
             composition = replace(composition, fill=[*before, prefixed(message, recall.note)])
-        return replace(prompt, window=window, composition=composition, recall=recall, notes=notes)
+        return changed(prompt, window=window, composition=composition, recall=recall, notes=notes)
 
 
 def _takes_note(message: WireMessage) -> bool:

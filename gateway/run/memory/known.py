@@ -32,7 +32,7 @@ from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
 from storage.sql.store import Store
-from storage.value import frozen
+from storage.value import changed, frozen
 
 _MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 # Conversations' names are no secrets: knowing one opens nothing.
@@ -245,7 +245,7 @@ async def _with_memory(store: Store, known: Known) -> Known:
         pinned = await store.turns.snapshot(agent, number) if number is not None else None
     blocks = await known_blocks(store, known)
     fill = _put_in_front(known)
-    return replace(
+    return changed(
         known,
         plan=known.plan if fill == known.plan.fill else replace(known.plan, fill=fill),
         pinned=pinned,
