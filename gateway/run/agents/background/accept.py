@@ -400,7 +400,9 @@ class BackgroundRuns:
         if log is None:
             log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
-        if attempt > 1 or (is_new and not self._elsewhere.is_there):
+        if is_new and attempt == 1 and self._elsewhere.is_there:
+            log.add(self._shows.begun(run.uid))
+        elif attempt > 1 or is_new:
             logged = await log.go_on(agent.epoch)
             log.add(await self._shows.rest(replace(run, state=RunState.RUNNING), kept.shown, logged, attempt))
         return log
