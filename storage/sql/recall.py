@@ -7,14 +7,14 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import TooSlow
 from storage.listing import PassageFilter
-from storage.records import Agent, Message, Numbers, Passage, Vector
+from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import count_terms
 from storage.sql import exchanges, vectors
@@ -32,6 +32,9 @@ _LONG_UNREAD = 2_000
 _READ_MS = 5_000.0
 _PASSAGES = 5000  # hits among which a search for passages looks for them
 _BATCH = 64  # exchanges indexed in one write
+_BUSY_S = (
+    0.005  # a round of the loop that takes longer; where they do, further rounds would let the index lag
+)
 _KEPT_BATCH = 1000  # passages and facts not indexed yet that a search reads at most
 _KEPT_STEP = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
 
@@ -210,9 +213,40 @@ class Recall(Group):
         """Returns agents whose index lacks that many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["behind"], (at_least, limit))]
 
+    async def index(self, agent: int) -> bool:
+        """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
+
+        Counting words takes most of it. It is done here, one message after the other, and remembered: within the
+        transaction turns would wait for all of them.
+        """
+        loop = asyncio.get_running_loop()
+        is_busy = False
+        for document in await self._unindexed(agent):
+            count_terms(document)
+            if not is_busy:
+                begun = loop.time()
+                await asyncio.sleep(0)
+                is_busy = loop.time() - begun > _BUSY_S
+        return await self._index(agent)
+
+    @reads
+    async def _unindexed(self, connection: Connection, agent: int) -> list[blob.Document]:
+        of = await load_agent(connection, agent)
+        if of is None:
+            return []
+        rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, of.indexed_seq + 1, _BATCH))
+        return self._documents(exchanges.spoken(rows))
+
+    def _documents(self, spoken: Iterable[tuple[Exchange, bool, int | None]]) -> list[blob.Document]:
+        return [
+            document_of(m)
+            for e, _, previous in spoken
+            if e.standing and e.state == "finished"
+            for m in self._rules.messages_of(e, False, previous, None)
+        ]
+
     @bulk_writes
-    async def index(self, connection: Connection, agent: int) -> bool:
-        """Brings the search index a step further. The future holds True while there is more."""
+    async def _index(self, connection: Connection, agent: int) -> bool:
         await connection.lock(agent)
         of = await load_agent(connection, agent)
         if of is None:
@@ -232,12 +266,7 @@ class Recall(Group):
         kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_STEP))
         if len(kept) == _KEPT_STEP and kept[-1].seq < end:
             end, is_all = kept[-1].seq, False  # the rest comes with the next step
-        documents = [
-            document_of(m)
-            for e, _, previous in (*again, *fresh)
-            if e.standing and e.state == "finished" and e.seq <= end
-            for m in self._rules.messages_of(e, False, previous, None)
-        ]
+        documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
         documents += [document_of(m) for m in kept if m.seq <= end]
         for chunk, data in blob.encode(documents, of.secret).items():
             await replace_terms(

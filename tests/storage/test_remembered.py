@@ -157,6 +157,26 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert len(statements) == 1
 
 
+async def test_words_are_counted_before_the_transaction_that_indexes_them(open_store: Any) -> None:
+    """Else each turn that comes meanwhile would wait for all of them."""
+    counted: list[int] = []
+
+    def note(statement: str) -> None:
+        if statement == "stale":  # the first that the transaction reads
+            counted.append(count_terms.cache_info().misses)
+
+    store = await open_store(note=note)
+    alice = Speaker(store, ALICE, Clock())
+    for n in range(5):
+        await alice.say(
+            [user(f"Words that nobody has said before: {n}, {n * 7}.")], assistant("Nice."), f"w{n}"
+        )
+    count_terms.cache_clear()
+    await store.recall.index(alice.agent.id)
+    assert counted == [count_terms.cache_info().misses]
+    assert counted[0] >= 5
+
+
 async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Speaker) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
