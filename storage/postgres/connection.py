@@ -141,7 +141,7 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
         state = error.sqlstate or ""
         kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
         words = f"{words} ({state})"
-        if state in _POOLER and "prepared statement" in words:
+        if state in _POOLER and ("prepared statement" in words or "startup parameter" in words):
             kind, words = Broken, f"{words}: {POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
         kind, words = TooSlow, "no answer in time"
