@@ -253,7 +253,7 @@ class Forgetful(Person):
     def live(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
             talks = [self._talk() for _ in range(2)]
-            if self.dice.random() < 0.5:
+            if talks[0][0] and self.dice.random() < 0.5:
                 self._forget(talks[0][1], "--in", talks[0][0])
             else:
                 self._forget([*self.turns])
@@ -270,7 +270,7 @@ class Forgetful(Person):
             self.finished(Turn(word, text, said.text, tuple(asked for asked, _ in past)), said)
             past.append((text, said.text))
             words.append(word)
-            id = said.headers["x-mnemogate-conversation"]
+            id = said.headers.get("x-mnemogate-conversation", id)  # none without memory
             self.rest()
         return id, words
 
