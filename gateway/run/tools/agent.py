@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -67,7 +67,7 @@ class AgentTools:
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        asides = asides_of(self.spec, self.theirs).given
+        asides = _asides_of(self.spec, self._plain.values()).given
         return [with_asides(each, asides.get(name, ())) for name, each in self._plain.items()]
 
     def owns(self, name: str) -> bool:
@@ -162,7 +162,11 @@ class AgentTools:
 
 def asides_of(spec: AgentSpec, theirs: Collection[str] = ()) -> Asides:
     """Returns the arguments of an agent's tools that are not the tool's, and those that are its words to the user."""
-    return Asides.of(_definitions(spec, theirs).values(), _aside_names(spec), WORDS)
+    return _asides_of(spec, _definitions(spec, theirs).values())
+
+
+def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides:
+    return Asides.of(definitions, _aside_names(spec), WORDS)
 
 
 def alone_of(spec: AgentSpec) -> frozenset[str]:
