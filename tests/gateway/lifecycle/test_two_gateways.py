@@ -227,3 +227,19 @@ def test_a_run_in_the_background_is_read_where_it_is_not_performed(
         status, reply = behind.result()
         assert (status, reply["messages"][-1]["content"]) == (200, "Behind.")
         assert "A long reply." in str(world.prompts()[-1])
+
+
+def test_nobody_waits_for_a_run_of_an_agent_that_was_deleted(postgres: str, upstream: StrictUpstream) -> None:
+    with two(postgres, upstream, works=False) as world:
+        agent, gate = world.agent(), Gate()
+        upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
+        options = {"streaming": True, "stream_tokens": True, "background": True}
+        path = f"/v1/agents/{agent}/messages"
+        read = world.threads.submit(world.ask, world.one, "POST", path, {"input": "Work.", **options})
+        becomes(lambda: len(world.prompts()) == 1)
+        time.sleep(0.3)
+        assert world.ask(world.one, "DELETE", f"/v1/agents/{agent}")[0] == 200
+        _, body = read.result()
+        gate.open()
+        assert b'"message_type":"ping"' in body, "its log begins with that"
+        assert b"deleted" in body

@@ -270,6 +270,8 @@ class BackgroundRuns:
                 yield event
                 if self._shows.is_end(event):
                     return
+            if await self._store.runs.load(run.agent, run.id) is None:
+                return
         run = await self.ended(run)
         is_logged = False
         async for number, event in stored(self._store, run, 0):

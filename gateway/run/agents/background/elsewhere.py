@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
+from gateway.errors import Conflict
 from gateway.run.agents.background.event_log import BATCH_S, ShowsRuns, stored
 from storage.database import RUNS
 from storage.records import Run
@@ -65,12 +66,17 @@ class Elsewhere:
         """
         clock, over_at, seen = asyncio.get_running_loop().time, 0.0, 0
         while True:
-            now = await self._store.runs.load(run.agent, run.id) or run
+            now = await self._store.runs.load(run.agent, run.id)
             async for number, event in stored(self._store, run, after):
                 after, seen = number, seen + 1
                 yield event
                 if self._shows.is_end(event):
                     return
+            if now is None:
+                gone = self._shows.refused(run.uid, Conflict("The agent of this run is deleted."))
+                for event in self._shows.numbered(gone, after + 1):
+                    yield event
+                return
             if now.is_over:
                 over_at = over_at or clock()
                 if clock() >= over_at + (_REST_S if seen else _NONE_S):
