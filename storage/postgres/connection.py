@@ -259,6 +259,13 @@ def _text(statement: str) -> str:
     return statement.postgres if isinstance(statement, Statement) else statement
 
 
+def is_unanswered(error: BaseException) -> bool:
+    """Says whether an error leaves open if the statement was performed. A server that answers has not done it."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith("08")
+    return isinstance(error, OSError | TimeoutError)
+
+
 def begins_with(place: PostgresPlace) -> str:
     """Returns what begins a transaction there."""
     return _BEGIN_POOLED if place.is_pooled else _BEGIN

@@ -23,13 +23,14 @@ from storage.postgres.connection import (
     PostgresPlace,
     RawConnection,
     begins_with,
-    connect,
+    is_unanswered,
     stops,
     translate,
 )
 from storage.postgres.listen import NotificationListener
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
+from storage.postgres.tidy import Tidying
 
 T = TypeVar("T")
 
@@ -38,12 +39,6 @@ _OVERHEAD_BYTES = 2048
 
 # Two transactions that met in a circle, or that could not be put in an order.
 _AGAIN = ("40001", "40P01")
-
-# The tables in which words of people lie.
-_ERASED = (
-    "exchanges", "snapshots", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
-    "definition_texts", "run_texts", "files", "terms", "vectors",
-)  # fmt: skip
 
 
 class PostgresDatabase:
@@ -60,6 +55,7 @@ class PostgresDatabase:
         self._listeners: list[Callable[[], None]] = []
         self.ahead = 0.0
         self._ears = NotificationListener(ear, self._timed)
+        self._tidying = Tidying(place, limits.sweep_s, limits.long_s)
         self._told: list[tuple[str, str]] = []
         self._telling: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
@@ -162,6 +158,7 @@ class PostgresDatabase:
         task = self._loop.create_task(self._write(operation, future, is_bulk, is_repeatable))
         self._writes[task] = (self._loop.time(), size)
         self._bytes += size
+        self._tidying.wrote()
         task.add_done_callback(self._ended)
         return future
 
@@ -196,7 +193,7 @@ class PostgresDatabase:
             except BaseException as error:
                 answer = self._answer(error)
                 await self._undo(raw, connection.is_begun, is_bulk)
-                is_known = is_repeatable or not connection.has_committed
+                is_known = is_repeatable or not (connection.has_committed and is_unanswered(error))
                 if not is_last and (_met(error) or (isinstance(answer, Broken) and is_known)):
                     continue
                 if answer is error:
@@ -224,21 +221,8 @@ class PostgresDatabase:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Takes old versions of rows out of the tables; False while somebody still may see them.
-
-        The server's log, its replicas and its backups keep what they have as long as they are kept.
-        """
-        raw = await connect(self._place)
-        try:
-            # Those who began before this moment may see the old versions.
-            limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
-            await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._limits.long_s)
-            is_held = await raw.fetchval(_HELD, limit)
-        except FAULTS as error:
-            raise translate(error, self._place.name) from error
-        finally:
-            raw.terminate()
-        return not is_held
+        """Has the server take old versions of rows out of its tables. Its log, replicas and backups keep theirs."""
+        return await self._tidying.sweep()
 
     def listen(self) -> None:
         self._ears.begin()
@@ -303,6 +287,7 @@ class PostgresDatabase:
             return
         self._closing = True
         await self._ears.close()
+        await self._tidying.close()
         await self.drain(timeout_s)
         if self._telling is not None:
             await self._telling
@@ -311,11 +296,6 @@ class PostgresDatabase:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         await self._pool.close(timeout_s)
-
-
-# Whether somebody still sees the tables as they were before a transaction.
-_HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity
-WHERE pid <> pg_backend_pid() AND age(backend_xmin) > age($1::text::xid))"""
 
 
 def _met(error: BaseException) -> bool:

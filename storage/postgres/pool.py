@@ -32,7 +32,7 @@ class PoolLimits:
     size: connections at most; bulk: how many of them bulk work may have. wait_s: how long a read waits for one.
     queue_bytes: how much may wait to be written. read_s, long_s, write_s: after which a read or a statement of a
     transaction is given up. slow_s: a write that takes longer makes the status `slow`. check_s: how long a connection
-    may take to answer after a read was given up.
+    may take to answer after a read was given up. sweep_s: between two VACUUMs.
     """
 
     size: int = 8
@@ -44,6 +44,7 @@ class PoolLimits:
     write_s: float = 30.0
     slow_s: float = 1.0
     check_s: float = 2.0
+    sweep_s: float = 60.0
     retry_first_s: float = 0.25
     retry_most_s: float = 10.0
 

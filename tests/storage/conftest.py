@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from storage.postgres.pool import PoolLimits
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
@@ -62,6 +63,7 @@ class PostgresServer:
         self._database = database
 
     async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store:
+        options.setdefault("limits", PoolLimits(sweep_s=0.0))
         options["factory"] = noting(lambda text: note and note(name_of(text)), is_named)
         return await stored.open_store(options.pop("path", self.url), **options)
 

@@ -91,7 +91,8 @@ async def _keys(store: Store) -> list[object]:
 async def test_eight_agents_never_wait_for_each_other(open_store: OpenStore) -> None:
     """One agent's lock is held by somebody who sleeps; the others' turns end meanwhile."""
     store = await open_store(limits=PoolLimits(size=4))
-    alice = Speaker(store, ALICE, Clock())
+    clock = Clock()
+    alice = Speaker(store, ALICE, clock)
     await alice.say([user("one")], assistant("First."))
     held, go_on = asyncio.Event(), asyncio.Event()
 
@@ -104,7 +105,7 @@ async def test_eight_agents_never_wait_for_each_other(open_store: OpenStore) -> 
     await held.wait()
     waiting = asyncio.ensure_future(alice.say([user("two")], assistant("Second.")))
     for n in range(8):
-        other = Speaker(store, type(ALICE)("default", "default", f"user:{n}"), Clock())
+        other = Speaker(store, type(ALICE)("default", "default", f"user:{n}"), clock)
         await other.say([user("Hi")], assistant("Hello!"))
     assert not waiting.done()
     go_on.set()

@@ -55,11 +55,11 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
     """Plain and weighed turns, passages and forgetting of three people, all at once."""
     chance = random.Random(7)
     scopes = [replace(ALICE, subject=f"user:{n}") for n in range(3)]
-    refused = 0
+    refused, clock = 0, Clock()
 
     async def talk(store: Store, scope: Scope, number: int) -> None:
         nonlocal refused
-        speaker = Speaker(store, scope, Clock())
+        speaker = Speaker(store, scope, clock)
         key = f"c{number % 2}"
         history = []
         for n in range(12):
@@ -84,7 +84,7 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
                 await store.forgetting.run(await store.forgetting.begin(agent.id, target))
 
     for scope in scopes:
-        await Speaker(stores[0], scope, Clock()).say([user("Hi")], assistant("Hello!"), "begin")
+        await Speaker(stores[0], scope, clock).say([user("Hi")], assistant("Hello!"), "begin")
     await asyncio.gather(
         *(
             talk(store, scope, 10 * n + m)

@@ -1,0 +1,67 @@
+"""A fresh database is given statistics; what was forgotten leaves the tables, at most once a minute."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+
+from storage.commands import ForgetTarget
+from storage.postgres.pool import PoolLimits
+from tests.core.conversations import assistant, user
+from tests.storage.conftest import OpenStore, PostgresServer
+from tests.storage.test_turns import Clock
+from tests.stored import ALICE, Speaker
+
+ROWS = "SELECT reltuples FROM pg_class WHERE oid = 'exchanges'::regclass"
+
+
+async def test_a_database_that_has_grown_is_analyzed_without_autovacuum(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(
+        "TRUNCATE exchanges; ANALYZE exchanges; ALTER TABLE exchanges SET (autovacuum_enabled = off)"
+    )
+    try:
+        alice = Speaker(await open_store(), ALICE, Clock())
+        for n in range(60):
+            # The server hears of what is written about once a second.
+            await alice.say([user(f"question {n}")], assistant("Yes."))
+            if n == 45:
+                await asyncio.sleep(1.2)
+        async with asyncio.timeout(20):
+            while await admin.fetchval(ROWS) < 40:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    finally:
+        await admin.execute("ALTER TABLE exchanges RESET (autovacuum_enabled)")
+        await admin.close()
+
+
+async def test_what_was_forgotten_is_no_row_any_more_and_no_dead_one_either(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store = await open_store()
+    alice = Speaker(store, ALICE, Clock())
+    await alice.say([user("zqsecretx")], assistant("Noted."))
+    (e,) = await alice.rows()
+    forgetting = store.forgetting
+    await forgetting.run(await forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[e.id])))
+    assert b"zqsecretx" not in database.content()
+    reader = await asyncpg.connect(database.url)
+    await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    await reader.fetch("SELECT 1 FROM exchanges")
+    await alice.say([user("another")], assistant("Yes."))
+    assert not await forgetting.sweep(), "somebody still sees the old versions"
+    await reader.close()
+    async with asyncio.timeout(20):
+        while not await forgetting.sweep():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_the_tables_are_swept_at_most_once_in_a_while_and_in_the_end(open_store: OpenStore) -> None:
+    store = await open_store(limits=PoolLimits(sweep_s=0.5))
+    assert await store.database.sweep(0)
+    assert not await store.database.sweep(0)
+    await asyncio.sleep(0.6)
+    assert not await store.database.sweep(0), "the one that was put off has just been done"
