@@ -250,8 +250,10 @@ def _is_weak(found: Found, scored: _Scored) -> bool:
         return False
     import numpy as np
 
-    few = scored.rows[_best(scored.score, _FEW)]
-    return float(scored.weight[np.unique(found.term[np.isin(found.row, few)])].sum()) < _LEAST_SHARE_OF_FEW
+    is_few, is_held = np.zeros(len(found.layout.seqs), bool), np.zeros(len(scored.weight), bool)
+    is_few[scored.rows[_best(scored.score, _FEW)]] = True
+    is_held[found.term[is_few[found.row]]] = True
+    return float(scored.weight[is_held].sum()) < _LEAST_SHARE_OF_FEW
 
 
 def _mix(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
