@@ -20,7 +20,6 @@ from storage.search.blob import (
     IN_HEAD,
     NAMED,
     PRESENT,
-    SLIGHT,
     SLOT,
     USER,
     Counted,
@@ -56,31 +55,87 @@ _FULL_WEIGHT_LOG2 = 3
 
 
 @frozen
+class Lengths:
+    """Sums over rows: how many there are, their lengths and heads; logarithms of the user's lengths, and of others'."""
+
+    count: int
+    length: int
+    head: int
+    user: int
+    user_logs: float
+    other_logs: float
+
+    @classmethod
+    def of(cls, documents: NDArray[Any]) -> Lengths:
+        """Sums up some rows."""
+        import numpy as np
+
+        present = documents[(documents["flags"] & PRESENT) > 0]
+        logs, user = np.log2(present["length"] + 1.0), (present["flags"] & USER) > 0
+        of_user = float(logs[user].sum())
+        length, head = int(present["length"].sum()), int(present["head"].sum())
+        return cls(len(present), length, head, int(user.sum()), of_user, float(logs.sum()) - of_user)
+
+    def changed(self, more: Lengths, less: Lengths) -> Lengths:
+        """Returns the sums with some rows, and without others."""
+        return Lengths(
+            self.count + more.count - less.count,
+            self.length + more.length - less.length,
+            self.head + more.head - less.head,
+            self.user + more.user - less.user,
+            self.user_logs + more.user_logs - less.user_logs,
+            self.other_logs + more.other_logs - less.other_logs,
+        )
+
+    @property
+    def user_weight(self) -> float:
+        """How much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
+
+        The typical length is the geometric mean, which a few very long turns do not change much.
+        """
+        others = self.count - self.user
+        if not self.user or not others:
+            return 0.0
+        # Rounded, since sums of the same rows in another order differ by a hair, which would decide between equals.
+        longer = round(self.other_logs / others - self.user_logs / self.user, 9)
+        return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
+
+
+@frozen
 class IndexLayout:
     """Every document by row, and all that is known of them before a query.
 
-    present, lengths, heads, user, asks, slight: by row. earlier, later: by row the rows of its neighbours, the number
-    of rows for none. against, head_against: by row how much its length counts against a term in it, and in its head,
-    in BM25's measure. documents: how many rows are present. user_weight: of the ranking of the user's turns alone.
-    in_tail: the rows of the messages that are not indexed yet, in their order. replaced: by row whether it is one of
-    these and indexed nevertheless; None where none is.
+    documents: as in a blob, zeros where there is none. earlier, later: by row the rows of its neighbours, the number of
+    rows for none; loose: rows whose message before them is not there. has_asking: some only ask. in_tail: the rows of
+    the messages that are not indexed yet, in their order. replaced: by row whether it is one of these and indexed
+    nevertheless; None where none is.
     """
 
     seqs: NDArray[np.int64]
-    present: NDArray[np.bool_]
-    lengths: NDArray[np.float64]
-    heads: NDArray[np.float64]
-    user: NDArray[np.bool_]
-    asks: NDArray[np.bool_]
-    slight: NDArray[np.bool_]
+    documents: NDArray[Any]
     earlier: NDArray[np.int64]
     later: NDArray[np.int64]
-    against: NDArray[np.float64]
-    head_against: NDArray[np.float64]
-    documents: int
-    user_weight: float
-    in_tail: list[int]
-    replaced: NDArray[np.bool_] | None
+    loose: NDArray[np.int64]
+    lengths: Lengths
+    has_asking: bool
+    in_tail: Sequence[int] = ()
+    replaced: NDArray[np.bool_] | None = None
+
+    @property
+    def flags(self) -> NDArray[np.uint8]:
+        flags: NDArray[np.uint8] = self.documents["flags"]
+        return flags
+
+    def against(self, rows: NDArray[np.int64], *, head: bool) -> NDArray[np.float64]:
+        """Returns how much the length of each row, or of its head, counts against a term in it."""
+        lengths, total = (
+            (self.documents["head"], self.lengths.head)
+            if head
+            else (self.documents["length"], self.lengths.length)
+        )
+        mean = max(total / max(self.lengths.count, 1), 1.0)
+        found: NDArray[np.float64] = K1 * (1 - _B + _B * lengths[rows] / mean)
+        return found
 
 
 class Index:
@@ -98,6 +153,7 @@ class Index:
         self._is_apart = np.empty(0, bool)
         self._names = np.empty(0, np.uint64)
         self._blob_bytes: dict[int, int] = {}
+        self._base: IndexLayout | None = None
         self._layout: tuple[tuple[Counted, ...], IndexLayout] | None = None
         self.put(blobs)
 
@@ -124,7 +180,7 @@ class Index:
         self._make_room(chunk for chunk, _ in opened)
         if not opened and not known:
             return
-        self._layout = None
+        self._base = self._layout = None
         changed = np.zeros(len(self._chunks), bool)
         for chunk in (*known, *(chunk for chunk, _ in opened)):
             changed[self._places[chunk]] = True
@@ -193,7 +249,9 @@ class Index:
         tail = tuple(tail)
         if self._layout is None or self._layout[0] != tail:
             self._make_room(chunk_of(each.document.seq) for each in tail)
-            self._layout = tail, _lay_out(self._chunks, self._table, tail)
+            if self._base is None:
+                self._base = _lay_out(self._chunks, self._table)
+            self._layout = tail, _lay_over(self._base, tail) if tail else self._base
         return self._layout[1]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
@@ -214,7 +272,8 @@ class Index:
             np.zeros(len(self._chunks), bool),
         )
         table[moved], is_apart[moved] = self._table, self._is_apart
-        self._table, self._is_apart, self._layout = table, is_apart, None
+        self._table, self._is_apart = table, is_apart
+        self._base = self._layout = None
         if len(before) and moved[-1] >= len(before):
             by = (moved - np.arange(len(before))).astype(np.uint64) << 6
             self._columns = [
@@ -256,86 +315,81 @@ def _of_others(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray
     return column[~places[(column & 0xFFFFFFFF) >> _ROW_CHUNK_SHIFT]] if len(column) else column
 
 
-def _lay_out(chunks: NDArray[np.int64], table: NDArray[Any], tail: Sequence[Counted]) -> IndexLayout:
+def _lay_out(chunks: NDArray[np.int64], table: NDArray[Any]) -> IndexLayout:
     import numpy as np
 
     seqs: NDArray[np.int64] = (chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
     documents = table.ravel()
-    replaced, in_tail = None, list[int]()
-    if tail:
-        # Rows are in the order of their numbers. What a blob says of a message in the tail does not count any more.
-        rows = seqs.searchsorted([each.document.seq for each in tail])
-        if (documents["flags"][rows] & PRESENT).any():
-            replaced = np.zeros(len(seqs), bool)
-            replaced[rows] = True
-        documents = documents.copy()
-        documents[rows] = np.array([document_row(each) for each in tail], document_type())
-        in_tail = rows.tolist()
-    flags, lengths, heads = (
-        documents["flags"],
-        documents["length"].astype(float),
-        documents["head"].astype(float),
-    )
-    present = (flags & PRESENT) > 0
-    user = (flags & USER) > 0
-    count = int(present.sum())
-    earlier, later = _neighbours(seqs, present, documents["back"].astype(np.int64))
+    earlier, later, loose = _neighbours(seqs, documents)
+    has_asking = bool((documents["flags"] & ASKS).any())
+    return IndexLayout(seqs, documents, earlier, later, loose, Lengths.of(documents), has_asking)
+
+
+def _lay_over(base: IndexLayout, tail: Sequence[Counted]) -> IndexLayout:
+    """Returns the layout with the messages of the tail in their rows."""
+    import numpy as np
+
+    # Rows are in the order of their numbers. What a blob says of a message in the tail does not count any more.
+    rows = base.seqs.searchsorted([each.document.seq for each in tail])
+    new, old = np.array([document_row(each) for each in tail], document_type()), base.documents[rows]
+    documents = base.documents.copy()
+    documents[rows] = new
+    replaced = None
+    if (old["flags"] & PRESENT).any():
+        replaced = np.zeros(len(documents), bool)
+        replaced[rows] = True
+        earlier, later, loose = _neighbours(base.seqs, documents)
+    else:
+        earlier, later, loose = base.earlier.copy(), base.later.copy(), base.loose
+        # Only these and what waits for one of them have other neighbours than before.
+        linked = np.union1d(rows, loose)
+        targets, right = _targets(base.seqs, documents, linked)
+        for row, target in zip(linked[right].tolist(), targets[right].tolist(), strict=True):
+            earlier[row] = target
+            if later[target] == len(documents) or later[target] < row:
+                later[target] = row
     return IndexLayout(
-        seqs=seqs,
-        present=present,
-        lengths=lengths,
-        heads=heads,
-        user=user,
-        asks=(flags & ASKS) > 0,
-        slight=(flags & SLIGHT) > 0,
+        seqs=base.seqs,
+        documents=documents,
         earlier=earlier,
         later=later,
-        against=_against(lengths, count),
-        head_against=_against(heads, count),
-        documents=count,
-        user_weight=_user_weight(lengths, user & present, present & ~user),
-        in_tail=in_tail,
+        loose=loose,
+        lengths=base.lengths.changed(Lengths.of(new), Lengths.of(old)),
+        has_asking=base.has_asking or bool((new["flags"] & ASKS).any()),
+        in_tail=rows.tolist(),
         replaced=replaced,
     )
 
 
-def _against(lengths: NDArray[np.float64], documents: int) -> NDArray[np.float64]:
-    """Returns by row how much its length counts against a term in it."""
-    mean = max(float(lengths.sum()) / max(documents, 1), 1.0)
-    return K1 * (1 - _B + _B * lengths / mean)
+def _neighbours(
+    seqs: NDArray[np.int64], documents: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Returns for each row the row of the message before it and of the one behind it; for none the number of rows.
 
-
-def _user_weight(lengths: NDArray[np.float64], user: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
-
-    The typical length is the geometric mean, which a few very long turns do not change much.
+    Last the rows whose message before them is not there.
     """
     import numpy as np
 
-    if not user.any() or not other.any():
-        return 0.0
-    logs = np.log2(lengths + 1)
-    longer = float(logs[other].mean() - logs[user].mean())
-    return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
-
-
-def _neighbours(
-    seqs: NDArray[np.int64], present: NDArray[np.bool_], back: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns for each row the row of the message before it and of the one behind it; for none the number of rows."""
-    import numpy as np
-
-    linked = ((back > 0) & present).nonzero()[0]
-    target = seqs[linked] - back[linked]
-    if seqs[-1] - seqs[0] < len(seqs):
-        target_row = np.maximum(target - seqs[0], 0)
-    else:
-        # Chunks are missing in between, so that a row is not found by counting.
-        target_row = np.minimum(seqs.searchsorted(target), len(seqs) - 1)
-    right = (seqs[target_row] == target) & present[target_row]
-    linked, target_row = linked[right], target_row[right]
+    linked = (documents["back"] > 0).nonzero()[0]
+    targets, right = _targets(seqs, documents, linked)
     earlier = np.full(len(seqs), len(seqs), np.int64)
     later = earlier.copy()
-    earlier[linked] = target_row
-    later[target_row] = linked
-    return earlier, later
+    earlier[linked[right]] = targets[right]
+    later[targets[right]] = linked[right]
+    return earlier, later, linked[~right]
+
+
+def _targets(
+    seqs: NDArray[np.int64], documents: NDArray[Any], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Returns the rows of the messages before some, and whether each is there."""
+    import numpy as np
+
+    back = documents["back"][rows].astype(np.int64)
+    target = seqs[rows] - back
+    if seqs[-1] - seqs[0] < len(seqs):
+        found = np.maximum(target - seqs[0], 0)
+    else:
+        # Chunks are missing in between, so that a row is not found by counting.
+        found = np.minimum(seqs.searchsorted(target), len(seqs) - 1)
+    return found, (back > 0) & (seqs[found] == target) & ((documents["flags"][found] & PRESENT) > 0)

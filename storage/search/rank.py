@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from storage.search.blob import Counted, count_terms
+from storage.search.blob import ASKS, PRESENT, SLIGHT, USER, Counted, count_terms
 from storage.search.common import all_common, load_tables, shares_in_general
 from storage.search.find import Found, find, widen
 from storage.search.index import FREQUENCY, FREQUENCY_SHIFT, HEAD, K1, Index, IndexLayout
@@ -190,20 +190,20 @@ def _score(found: Found, *, all_rows: bool) -> _Scored:
 
     layout = found.layout
     total = len(layout.seqs)
-    others = max(layout.documents, _LEAST_IN_GENERAL)
-    sample = layout.documents + others
+    others = max(layout.lengths.count, _LEAST_IN_GENERAL)
+    sample = layout.lengths.count + others
     df = np.bincount(found.term, minlength=len(found.in_general)) + others * found.in_general
     idf = np.log1p(np.maximum(sample - df + 0.5, 0.0) / (df + 0.5))
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
     asked = max(float(np.minimum(idf, math.log1p((sample - 0.5) / 1.5)).sum()), 1e-9)
     row, weight = found.row, idf[found.term]
     f = found.packed >> FREQUENCY_SHIFT & FREQUENCY
-    own = weight * f * (K1 + 1) / (f + layout.against[row])
+    own = weight * f * (K1 + 1) / (f + layout.against(row, head=False))
 
     # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's length.
     in_head = (found.packed & HEAD) > 0
     source, weight_there = row[in_head], weight[in_head] * _NEIGHBOUR
-    gain = weight_there * (K1 + 1) / (1 + layout.head_against[source])
+    gain = weight_there * (K1 + 1) / (1 + layout.against(source, head=True))
     earlier, later = layout.earlier[source], layout.later[source]
 
     scored = _places(layout, None if all_rows or total <= _FEW_ROWS else (row, earlier, later))
@@ -213,17 +213,17 @@ def _score(found: Found, *, all_rows: bool) -> _Scored:
     at = scored.place_of(row)
     to = np.concatenate((at, scored.place_of(earlier), scored.place_of(later)))
     back = forth = np.ones(1)
-    if layout.asks.any():
-        asking = layout.asks[source]
+    if layout.has_asking:
+        asking = (layout.flags[source] & ASKS) > 0
         back, forth = np.where(asking, 0.0, 1.0), np.where(asking, _ANSWERING, 1.0)
     # Behind the places is one for the neighbours that there are not.
     score = np.bincount(to, np.concatenate((own, gain * back, gain * forth)), n + 1)[:n].astype(
         float, copy=False
     )
     share = np.bincount(to, np.concatenate((weight, weight_there * back, weight_there * forth)), n + 1)[:n]
-    asks = scored.of_row(layout.asks)
-    if asks.any():
-        told = scored.of_row(layout.heads) - np.bincount(at, minlength=n)[:n]
+    if layout.has_asking:
+        asks = (scored.of_row(layout.flags) & ASKS) > 0
+        told = scored.of_row(layout.documents["head"]).astype(float) - np.bincount(at, minlength=n)[:n]
         score *= np.where(asks, np.clip(told / _TELLING_TERMS, _LEAST_TELLING, 1.0), 1.0)
     return replace(scored, score=score, share=np.minimum(share / asked, 1.0), weight=idf / asked)
 
@@ -269,9 +269,10 @@ def _fill(ranked: NDArray[np.int64], layout: IndexLayout, limit: int, room: int)
     """Returns the first `limit` rows, and of those behind them as many as the room has place for."""
     import numpy as np
 
-    tokens = np.minimum(layout.lengths[ranked], _TOLD_TERMS) * _TOKENS_OF_TERM
+    tokens = np.minimum(layout.documents["length"][ranked], _TOLD_TERMS) * _TOKENS_OF_TERM
     before = tokens.cumsum() - tokens
-    return ranked[(before < room) | (np.arange(len(ranked)) < limit)]
+    filled: NDArray[np.int64] = ranked[(before < room) | (np.arange(len(ranked)) < limit)]
+    return filled
 
 
 def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near | None) -> NDArray[np.int64]:
@@ -303,7 +304,7 @@ def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near |
             return none
     if not best > 0 and not nearest > 0:
         return none
-    of_user, weight = scored.of_row(layout.user), layout.user_weight
+    of_user, weight = (scored.of_row(layout.flags) & USER) > 0, layout.lengths.user_weight
     fused = _relative(score, of_user, weight)
     if outstanding is not None:
         fused += _relative(outstanding, of_user, weight)
@@ -322,12 +323,12 @@ def _hold_back(fused: NDArray[np.float64], scored: _Scored, layout: IndexLayout)
     """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
     import numpy as np
 
-    slight = np.flatnonzero(scored.of_row(layout.slight))
+    slight = np.flatnonzero(scored.of_row(layout.flags) & SLIGHT)
     if not len(slight):
         return
     before = scored.of_row(layout.earlier)[slight]
     there = before < len(layout.seqs)
-    is_answer = there & layout.asks[np.where(there, before, 0)]
+    is_answer = there & ((layout.flags[np.where(there, before, 0)] & ASKS) > 0)
     worth = np.append(fused, 0.0)[scored.place_of(before)]
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], _BEHIND * worth), 0.0)
 
@@ -353,9 +354,9 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
 
     outstanding, beyond = np.zeros(len(layout.seqs)), np.zeros(len(layout.seqs))
     row = np.minimum(layout.seqs.searchsorted(near.seqs), len(layout.seqs) - 1)
-    known = (layout.seqs[row] == near.seqs) & layout.present[row]
+    known = (layout.seqs[row] == near.seqs) & ((layout.flags[row] & PRESENT) > 0)
     row, likeness = row[known], near.likeness[known]
-    asks = layout.asks[row]
+    asks = (layout.flags[row] & ASKS) > 0
     among = likeness[~asks] if np.count_nonzero(~asks) > 1 else likeness
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
     spread = float(among.std()) if len(among) else 0.0
