@@ -35,6 +35,8 @@ EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
 CONNECTIONS = 16
 MESSAGES, WORDS, QUESTIONS = 10_000, 30, 200
 DAY_S = 86_400.0
+# What turns leave behind, such as their index, is done by then.
+SETTLES_S = 6.0
 SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{upstream}/v1"\n'
 
 
@@ -187,7 +189,10 @@ async def ask(way: Way) -> None:
     for user, name in (("long", "recall"), ("nobody-yet", "without")):
         port = way.gateways[0].port
         await load.drive(port, Questions(user, 20), 1)
+        gateways, database = way.cpu_s(), way.spent()
         times = sorted((await load.drive(port, Questions(user, QUESTIONS), 1)).total_ms)
+        way.note(f"{name}, gateway CPU ms", (way.cpu_s() - gateways) * 1e3 / QUESTIONS)
+        way.note(f"{name}, database CPU ms", (way.spent() - database) * 1e3 / QUESTIONS)
         way.note(f"{name} p50 ms", times[len(times) // 2])
         way.note(f"{name} p95 ms", times[len(times) * 95 // 100])
 
@@ -262,6 +267,7 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None
     for number in range(sizes.rounds):
         for way in ways[number % 3 :] + ways[: number % 3]:
             await measure(way, sizes)
+        await asyncio.sleep(SETTLES_S)
         for way in ways[:2]:
             await ask(way)
         print(f"round {number + 1} of {sizes.rounds} done", file=sys.stderr, flush=True)
