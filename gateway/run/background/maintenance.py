@@ -62,6 +62,7 @@ class Maintenance:
             await asyncio.sleep(_LOOK_S)
             with suppress(StoreError):
                 await self._start()
+                await self._store.lines.drop()
             self._task.wake()
 
     async def _start(self) -> None:
