@@ -50,7 +50,7 @@ class _Cycle(RequestResponseCycle):
         """Returns the head. Raises: RuntimeError: a header that would end it."""
         says_close = False
         parts = [STATUS_LINE[status]]
-        for name, value in headers:
+        for name, value in (*self.default_headers, *headers):
             if name == b"content-length":
                 self.chunked_encoding, self.expected_content_length = False, int(value)
             elif name == b"connection" and value.lower() == b"close":
@@ -65,7 +65,8 @@ class _Cycle(RequestResponseCycle):
         self._is_bodiless = self.scope["method"] == "HEAD" or status in _BODILESS
         if self._is_bodiless:
             self.expected_content_length = 0
-        elif self.chunked_encoding is None:
+        elif self.chunked_encoding is None and self.scope["http_version"] != "1.0":
+            # (HTTP/1.0 does not know of chunks: there the body ends with the connection.)
             self.chunked_encoding = True
             head += b"transfer-encoding: chunked\r\n"
         return head + b"\r\n"
@@ -79,9 +80,10 @@ class _Cycle(RequestResponseCycle):
             if not more_body:
                 data += b"0\r\n\r\n"
         else:
-            self.expected_content_length -= len(body)
-            if self.expected_content_length < 0:
-                raise RuntimeError("a body longer than its content-length")
+            if self.chunked_encoding is not None:  # it has a length
+                self.expected_content_length -= len(body)
+                if self.expected_content_length < 0:
+                    raise RuntimeError("a body longer than its content-length")
             data = head + body if head else body
         if data:
             self.transport.write(data)

@@ -516,3 +516,23 @@ def test_a_stream_that_does_not_end_is_told_so(upstream: StrictUpstream) -> None
         gateway.loop.call_soon_threadsafe(gateway.server.exit_now)
         assert b"shutting down" in client.read_until(b"0\r\n\r\n")
     upstream.last.gone.wait_sync()
+
+
+def test_a_client_of_http_1_0_gets_a_stream_without_chunks(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    """HTTP/1.0 does not know of them (RFC 9112 6.1): the body ends with the connection."""
+    upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]\n\n"))
+    body = json.dumps({**HELLO, "stream": True}).encode()
+    with gateway.connect() as client:
+        client.send(b"POST %b HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body))
+        head = client.read_head()
+        assert "transfer-encoding" not in head.headers
+        assert client.read_until(b"[DONE]\n\n") == b"data: 1\n\ndata: [DONE]\n\n"
+        assert client.is_closed()
+
+
+def test_a_reply_says_when_it_was_made(gateway: Running, upstream: StrictUpstream) -> None:
+    """The upstream's own date is not handed on (RFC 9110 6.6.1)."""
+    upstream.queue(raw(b"{}", content_type="application/json"))
+    assert gateway.post(HELLO).headers["date"].endswith(" GMT")
