@@ -46,8 +46,9 @@ class Recall(Group):
         super().__init__(database)
         self._rules = rules
         self._memories = memories
-        # Those that are being read for the first time.
-        self._reading: dict[int, asyncio.Task[Remembered]] = {}
+        # Those that are being read for the first time: by agent, its epoch and how often something was dropped, because
+        # nobody who asks after a forgetting may get what was read before it.
+        self._reading: dict[tuple[int, int, int], asyncio.Task[Remembered]] = {}
 
     async def search(
         self,
@@ -135,12 +136,13 @@ class Recall(Group):
 
         if now.next_seq <= _LONG:
             return await self._database.read(read, deadline_ms=deadline_ms)
-        reading = self._reading.get(agent)
+        place = (agent, now.epoch, self._memories.clears)
+        reading = self._reading.get(place)
         if reading is None:
             # It goes on where a query does not wait for it, or the next one would be too slow as well.
             reading = asyncio.create_task(self._database.long_read(read, deadline_ms=_READ_MS))
-            self._reading[agent] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(agent, None))
+            self._reading[place] = reading
+            reading.add_done_callback(lambda _: self._reading.pop(place, None))
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 return await asyncio.shield(reading)

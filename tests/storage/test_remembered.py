@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -186,6 +187,32 @@ async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Sp
     await store.forgetting.run(begun)
     assert store.recall._memories.get(alice.agent.id) is None
     assert await hits(store, alice, "dog cat") == [3]
+
+
+async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    await alice.say([user("My cat is called Tom.")], assistant("Nice."))
+    monkeypatch.setattr("storage.sql.recall._LONG", 0)  # all memories are read in the thread
+    read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
+
+    async def slow(*values: Any, **options: Any) -> Any:
+        found = await read(*values, **options)
+        has_read.set()
+        await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(store.database, "long_read", slow)
+    before = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
+    await has_read.wait()
+    begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(messages=[1]))
+    await store.forgetting.run(begun)
+    after = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
+    await asyncio.sleep(0)
+    goes_on.set()
+    assert await after == [3]
+    await before
 
 
 async def test_numbers_that_another_process_has_moved_are_believed(store: Store, alice: Speaker) -> None:
