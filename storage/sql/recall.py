@@ -90,13 +90,16 @@ class Recall(Group):
         found = {seq: m for seq in hits if (m := memory.message(seq)) is not None}
         unread = memory.unread(hits)
         if unread:
+            before = memory.numbers
             read = await self._database.read(
                 lambda connection: _fetch(connection, agent.id, unread, self._rules), deadline_ms=deadline_ms
             )
             found.update(read)
-            memory.keep(unread, read)
-            if self._memories.get(agent.id) is memory:
-                self._memories.keep(memory)
+            # Another search may have found meanwhile that something was written: this may be from before it.
+            if memory.numbers is before:
+                memory.keep(unread, read)
+                if self._memories.get(agent.id) is memory:
+                    self._memories.keep(memory)
         return [found[seq] for seq in hits if seq in found]
 
     async def _remembered(

@@ -225,6 +225,33 @@ async def test_numbers_that_another_process_has_moved_are_believed(store: Store,
     assert await hits(store, alice, "dog", numbers=look.numbers) == []
 
 
+async def test_a_message_read_before_another_process_changed_it_is_not_kept(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    while await store.recall.index(alice.agent.id):
+        pass
+    read, has_read, goes_on = store.database.read, asyncio.Event(), asyncio.Event()
+
+    async def slow(*values: Any, **options: Any) -> Any:
+        found = await read(*values, **options)
+        if isinstance(found, dict) and not has_read.is_set():  # the messages that are to be shown
+            has_read.set()
+            await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(store.database, "read", slow)
+    before = asyncio.create_task(hits(store, alice, "dog"))
+    await has_read.wait()
+    await rows(store, "UPDATE exchanges SET standing = 0 WHERE agent = ?", (alice.agent.id,))
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    assert await hits(store, alice, "dog", numbers=look.numbers) == []
+    goes_on.set()
+    assert await before == [1]
+    assert await hits(store, alice, "dog", numbers=look.numbers) == []
+
+
 async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
     def memory(agent: int) -> Remembered:
         texts = [f"{noun} {agent}" for noun in NOUNS]
