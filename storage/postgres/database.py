@@ -238,10 +238,17 @@ class PostgresDatabase:
             self._telling = self._loop.create_task(self._tell())
 
     async def _tell(self) -> None:
-        # Others must not look before what they are told of is there.
-        if self._writes:
-            await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
-        words, self._told, self._telling = self._told, [], None
+        try:
+            while self._told:
+                # Others must not look before what they are told of is there.
+                if self._writes:
+                    await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
+                words, self._told = self._told, []
+                await self._notify(words)
+        finally:
+            self._telling = None  # until here `close` waits for it
+
+    async def _notify(self, words: list[tuple[str, str]]) -> None:
         with contextlib.suppress(StoreError):
             await self.read(lambda connection: connection.rows(*self._ears.told(words)))
 

@@ -299,6 +299,20 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
     assert await other.keys.find(plain) is None
 
 
+async def test_who_closes_behind_a_word_has_told_it(stores: tuple[Store, Store], url: str) -> None:
+    """So does the command line."""
+    heard: list[str | None] = []
+    stores[0].database.hear(KEYS, heard.append)
+    await listening(stores[0])
+    for n in range(5):
+        heard.clear()
+        brief = await open_store(url)
+        await brief.keys.create("default", f"k{n}")
+        await asyncio.sleep(0)  # the telling begins
+        await brief.close()
+        await becomes(lambda: bool(heard))
+
+
 async def test_nothing_that_is_told_decides_who_may_ask(stores: tuple[Store, Store]) -> None:
     """Neither of them hears anything here."""
     one, other = stores
