@@ -56,6 +56,10 @@ def nginx_before(world: World, folder: Path) -> Iterator[int]:
             running.terminate()
 
 
+# nginx asks a gateway that did not answer again after its `fail_timeout` of a second.
+AGAIN_S = 1.2
+
+
 def say(port: int, messages: list[dict[str, str]]) -> tuple[str, str]:
     """Returns what was said, and what became of memory."""
     with RawClient(port) as client:
@@ -74,6 +78,7 @@ def test_a_conversation_goes_on_whichever_gateway_is_there(tmp_path: Path, url: 
                 world.gateways[0].kill()
             if number == 8:
                 _start_again(world, 0)
+                time.sleep(AGAIN_S)
                 world.gateways[1].kill()
             text = f"qngx{number}z is in the box"
             said, memory = say(port, messages_of(past, text))
