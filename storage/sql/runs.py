@@ -196,6 +196,11 @@ class Runs(Group):
         rows = await connection.rows(SQL["open_background"], (after, limit))
         return [(_entry(row[:-1]), bool(row[-1])) for row in rows]
 
+    @reads
+    async def accepted(self, connection: Connection, agent: int, conversation: str) -> builtins.list[Run]:
+        """Returns the runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
+        return [_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
+
     @bulk_writes
     async def log(
         self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, epoch: int

@@ -60,6 +60,13 @@ SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
 -- Reads the newest run of a conversation.
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id DESC LIMIT 1
 
+-- name: accepted
+-- Finds the runs of a conversation that go on without their clients and have not ended, oldest first, but those whose
+-- jobs were taken away.
+SELECT {run} FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND (c.key = ?2 OR c.uid = ?2)
+AND EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.key = r.uid AND j.state <> 'dead') ORDER BY r.id
+
 -- name: last
 -- Reads the newest run of each of some agents.
 SELECT {run} FROM runs r

@@ -29,6 +29,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
 from gateway.run.agents.archives import Archives
+from gateway.run.agents.background.ends import RunEnds
 from gateway.run.agents.begin import BeginsRuns, digest_of
 from gateway.run.agents.calls import CallRecord
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
@@ -68,7 +69,6 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
-from storage.database import RUNS
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState, Scope, Summary
 
@@ -110,6 +110,7 @@ class AgentRuns:
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._recent = RecentCalls()
+        self.ends = RunEnds(keeper.store)
         self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
         self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
 
@@ -292,7 +293,7 @@ class AgentRuns:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
         self.stop(run.id)
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
-        self._keeper.store.database.tell(RUNS, f"{run.uid} {run.id}")
+        self.ends.tell(run)
         return ended
 
     def stop(self, run: int) -> None:
@@ -360,6 +361,8 @@ class AgentRuns:
             if found is None:
                 raise NotFound(f"there is no conversation {name!r}")
             name = DEFAULT if found.key == DEFAULT else uid
+        if self.ends.is_shared:
+            await self.ends.of_accepted(agent, name)
         await self._keeper.queues.enter((agent.uid, name), place, MOST_SENDS)
         return replace(sending, identity=replace(identity, conversation=name))
 

@@ -229,6 +229,34 @@ def test_a_run_in_the_background_is_read_where_it_is_not_performed(
         assert "A long reply." in str(world.prompts()[-1])
 
 
+def test_a_send_comes_behind_what_another_gateway_has_accepted(
+    postgres: str, upstream: StrictUpstream
+) -> None:
+    url = empty_database(postgres).url
+
+    async def open_here() -> Store:
+        return await open_store(url)
+
+    settings = settings_for(upstream)
+    with (
+        serve(settings, open_here, works=False) as one,
+        serve(settings, open_here, works=False) as other,
+    ):
+        world = Two(upstream, one, other)
+        agent = world.agent()
+        upstream.queue(say("To the first."), say("To the second."))
+        path = f"/v1/agents/{agent}/messages/async"
+        assert world.ask(one, "POST", path, {"input": "First."})[0] == 200
+        sent = world.threads.submit(world.send, other, agent, "Second.")
+        time.sleep(0.3)
+        assert not world.prompts(), "nobody has performed the first yet"
+        with serve(settings, open_here):
+            status, reply = sent.result()
+        assert (status, reply["messages"][-1]["content"]) == (200, "To the second.")
+        assert "First." in str(world.prompts()[-1])
+        world.threads.shutdown()
+
+
 def test_nobody_waits_for_a_run_of_an_agent_that_was_deleted(postgres: str, upstream: StrictUpstream) -> None:
     with two(postgres, upstream, works=False) as world:
         agent, gate = world.agent(), Gate()

@@ -380,7 +380,9 @@ class Agent(Person):
         assert set(listed) <= {text for text, _ in self.said} | set(self.perhaps)
         kept = [text for text, _ in self.said]
         stands = [text for text in listed if text in set(kept)]
-        assert stands == kept, f"{set(kept) - set(stands)} are lost, or the order: {stands}"
+        assert not set(kept) - set(stands), f"{set(kept) - set(stands)} are lost"
+        swapped = [pair for pair in zip(kept, stands, strict=True) if pair[0] != pair[1]]
+        assert not swapped, f"said and standing, where these differ: {swapped[:6]}"
         for _, run in self.said[-5:]:
             if run is not None:
                 numbers = [event["seq_id"] for event in events(gateway, run)]

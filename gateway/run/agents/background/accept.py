@@ -70,8 +70,9 @@ class BackgroundRuns:
         self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
         self._passes: dict[str, Passes] = {}
         self._ends: dict[str, asyncio.Event] = {}
+        self._shared = runs.ends
         self._elsewhere = Elsewhere(keeper.store, shows)
-        self._elsewhere.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
+        self._shared.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
 
     async def accept(
         self,
@@ -114,7 +115,7 @@ class BackgroundRuns:
         line = (agent.uid, name)
         self._line_up(draft, line, Passes(asked.headers, asked.credential))
         # Where others may perform it, its log begins with that.
-        if shown is not None and not self._elsewhere.is_there:
+        if shown is not None and not self._shared.is_shared:
             self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
         try:
             accepted = await store.runs.accept(wanted)
@@ -160,7 +161,7 @@ class BackgroundRuns:
             ended = await self._perform(agent, run, line, place, attempt, tries)
         except (StoreError, asyncio.CancelledError):
             # Nobody may come in between before it is taken up, unless it was ended from outside.
-            if self._elsewhere.is_there:
+            if self._shared.is_shared:
                 # Whoever goes on with it may be elsewhere, and must not find the conversation taken.
                 reserved.drop()
                 reserved = self._keeper.queues.reserve(line)
@@ -213,7 +214,7 @@ class BackgroundRuns:
             found.update(entry.run.uid for entry, _ in page)
             await self._end_lost([entry.run for entry, has_job in page if not has_job])
             is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
-        if self._elsewhere.is_there:
+        if self._shared.is_shared:
             for uid in known - found:
                 self._ended_elsewhere(uid, 0)
 
@@ -226,7 +227,7 @@ class BackgroundRuns:
             ended = await self._store.runs.end(
                 run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
             )
-            self._elsewhere.tell(ended)
+            self._shared.tell(ended)
             if (log := self._logs.get(ended.uid)) is not None:
                 await log.close()
             if ended.uid in self._performed:
@@ -249,8 +250,8 @@ class BackgroundRuns:
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""
-        if self._elsewhere.is_there:
-            return await self._elsewhere.ended(run)
+        if self._shared.is_shared:
+            return await self._shared.of(run)
         if (event := self._ends.get(run.uid)) is not None:
             await event.wait()
         return await self._store.runs.load(run.agent, run.id) or run
@@ -265,7 +266,7 @@ class BackgroundRuns:
             async for event in log.after(after):
                 yield event
             return
-        if self._elsewhere.is_there:
+        if self._shared.is_shared:
             async for event in self._elsewhere.events(run, after):
                 yield event
                 if self._shows.is_end(event):
@@ -286,7 +287,7 @@ class BackgroundRuns:
 
     async def _log_ahead(self, run: Run) -> EventLog | None:
         """Returns the log of a run that an earlier process has left, before this one performs it; None: it has none."""
-        if run.uid not in self._lines or self._elsewhere.is_there:
+        if run.uid not in self._lines or self._shared.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)
         texts = await self._store.runs.texts(run.agent, run.id, "request")
@@ -402,7 +403,7 @@ class BackgroundRuns:
         if log is None:
             log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
-        if is_new and attempt == 1 and self._elsewhere.is_there:
+        if is_new and attempt == 1 and self._shared.is_shared:
             log.add(self._shows.begun(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.go_on(agent.epoch)
@@ -423,7 +424,7 @@ class BackgroundRuns:
                 log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
             await log.close()
         self._let_go(run)
-        self._elsewhere.tell(run)
+        self._shared.tell(run)
 
     def _ended_elsewhere(self, uid: str, row: int) -> None:
         """Stops a run that another process has ended, or lets go of its place."""

@@ -1,0 +1,77 @@
+"""The ends of runs, which all processes tell each other.
+
+Where gateways share a database, a run that goes on without its client is performed by whichever claims its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from storage.database import RUNS
+from storage.records import Agent, Run
+from storage.sql.store import Store
+
+# How often somebody who waits looks at a run. Its end is told, so that is for what was not heard.
+_LOOK_S = 1.0
+
+
+class RunEnds:
+    """The ends of the runs of all processes, as this one hears of them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._told = asyncio.Event()
+        self._ended: list[Callable[[str, int], None]] = []
+        self._missed: list[Callable[[], None]] = []
+        store.database.hear(RUNS, self._heard)
+
+    @property
+    def is_shared(self) -> bool:
+        """There are other processes."""
+        return self._store.database.is_shared
+
+    def when_ended(self, ended: Callable[[str, int], None], missed: Callable[[], None]) -> None:
+        """Has functions called when another process has ended a run, by its name and row, and when any may have."""
+        self._ended.append(ended)
+        self._missed.append(missed)
+
+    def tell(self, run: Run) -> None:
+        """Tells the others, and who waits here, that a run has ended."""
+        self._store.database.tell(RUNS, f"{run.uid} {run.id}")
+        self._wake()
+
+    async def of(self, run: Run) -> Run:
+        """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
+        while True:
+            told = self._told
+            now = await self._store.runs.load(run.agent, run.id)
+            if now is None or now.is_over:
+                return now or run
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await told.wait()
+
+    async def of_accepted(self, agent: Agent, conversation: str) -> None:
+        """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
+
+        Each process has its own queue, so that the order in which they were accepted is in the database alone.
+        conversation: its key, or its uid. Raises: StoreError.
+        """
+        for run in await self._store.runs.accepted(agent.id, conversation):
+            await self.of(run)
+
+    def _heard(self, word: str | None) -> None:
+        if word is None:
+            for missed in self._missed:
+                missed()
+        else:
+            uid, _, row = word.partition(" ")
+            for ended in self._ended:
+                ended(uid, int(row))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._told.set()
+        self._told = asyncio.Event()
