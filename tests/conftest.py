@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 import uvicorn.server
 
+from tests import stored
 from tests.doubles.upstream import StrictUpstream
+from tests.postgres import postgres
+
+__all__ = ["postgres"]
 
 # Some frameworks count their users.
 COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
@@ -22,11 +26,39 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
 
 
+# Where gateways of the tests keep their memory. With MNEMOGATE_TEST_DATABASE=postgresql all do it there, but for tests
+# of what is SQLite's own; without it those do it in both that are marked `both`, and the others in SQLite.
+KINDS = ("sqlite", "postgresql")
+EVERYWHERE = os.environ.pop("MNEMOGATE_TEST_DATABASE", "sqlite")
+if EVERYWHERE not in KINDS:
+    raise pytest.UsageError(f"MNEMOGATE_TEST_DATABASE: expected sqlite or postgresql, saw {EVERYWHERE!r}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test with its stage, which is its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        folder = _folder(item.path)
         item.add_marker(folder if folder in ("gateway", "clients") else "core")
+
+
+def _folder(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).parts[0]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("both") and EVERYWHERE == "sqlite":
+        metafunc.parametrize("kept_in", KINDS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The database in which `tests.stored.open_store` keeps what a test gives a file for."""
+    kind: str = getattr(request, "param", EVERYWHERE)
+    if kind == "postgresql" and _folder(request.path) in ("gateway", "clients"):
+        if request.node.get_closest_marker("sqlite"):
+            pytest.skip("SQLite's own")
+        monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
+    return kind
 
 
 @pytest.fixture(autouse=True)

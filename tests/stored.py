@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import storage.open
 from gateway.core.conversation import settle
@@ -24,6 +27,7 @@ from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.database import Connection
+from storage.open import is_url
 from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, Document, count_terms, document_type, open_blob
 from storage.search.index import Index
@@ -33,11 +37,47 @@ from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
+from tests.doubles.statements import noting
+from tests.postgres import empty_database, query
+
+
+class Server:
+    """A PostgreSQL server that stands in for the files of one test: a database for each."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._databases: dict[str, str] = {}
+
+    def url_of(self, file: str | Path) -> str:
+        """The database of a file, empty at first."""
+        name = str(file)
+        if name not in self._databases:
+            self._databases[name] = empty_database(self._url, len(self._databases)).url
+        return self._databases[name]
+
+
+# Set while a test keeps its memory in PostgreSQL.
+server: Server | None = None
 
 
 async def open_store(path: str | Path, **options: Any) -> Store:
-    """Opens a store with the rules of the gateway."""
-    return await storage.open.open_store(path, RULES, **options)
+    """Opens a store with the rules of the gateway, in a file or in the database that stands in for it."""
+    if server is None or is_url(path):
+        return await storage.open.open_store(path, RULES, **options)
+    if "connect" in options:
+        pytest.skip("SQLite's own")
+    taken = {name: options[name] for name in ("now", "tick") if name in options}
+    if (factory := options.get("factory")) is not None:
+        taken["factory"] = noting(factory.note)
+    return await storage.open.open_store(server.url_of(path), RULES, **taken)
+
+
+def shown(file: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Reads from a database that a process may be serving. Returns rows."""
+    if server is not None:
+        return query(server.url_of(file), make_statement("a test's", sql).postgres)
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 ALICE = Scope("default", "default", "user:alice")

@@ -104,7 +104,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batches"},
         {"commands", "database", "listing", "search"},
         {"records"},
-        {"errors", "value"},
+        {"errors", "text", "value"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import none.

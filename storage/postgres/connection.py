@@ -30,6 +30,7 @@ from storage.errors import (
     Unavailable,
     WriteConflict,
 )
+from storage.text import mended
 
 OLDEST_SERVER = 14
 
@@ -255,6 +256,21 @@ class PostgresConnection:
         return left
 
 
+class MendingConnection(PostgresConnection):
+    """One whose texts can be kept, for an operation of which the server or asyncpg has refused one."""
+
+    __slots__ = ()
+
+    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        return await super().rows(statement, mended(values))
+
+    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
+        return await super().run(statement, mended(values))
+
+    async def single(self, statement: str, values: Sequence[object]) -> Row | None:
+        return await super().single(statement, mended(values))
+
+
 def _text(statement: str) -> str:
     return statement.postgres if isinstance(statement, Statement) else statement
 
@@ -264,6 +280,13 @@ def is_unanswered(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith("08")
     return isinstance(error, OSError | TimeoutError)
+
+
+def is_refused_text(error: BaseException | None) -> bool:
+    """Says whether a statement was refused for U+0000 in a text, or for half a surrogate pair. It has done nothing."""
+    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
+        return True
+    return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError)
 
 
 def begins_with(place: PostgresPlace) -> str:

@@ -15,14 +15,16 @@ from typing import Any, Self, TypeVar
 import asyncpg
 
 from storage.database import Connection, Operation, Row, StoreHealth
-from storage.errors import Broken, Busy, Closed, StoreError, TooSlow, Unavailable
+from storage.errors import Broken, Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.postgres.connection import (
     FAULTS,
     NOW,
+    MendingConnection,
     PostgresConnection,
     PostgresPlace,
     RawConnection,
     begins_with,
+    is_refused_text,
     is_unanswered,
     stops,
     translate,
@@ -124,12 +126,20 @@ class PostgresDatabase:
         return self._begin(operation, bytes, is_bulk=True)
 
     async def _read(self, operation: Operation[T], seconds: float) -> T:
+        try:
+            return await self._read_on(PostgresConnection, operation, seconds)
+        except StatementFailed as error:
+            if not is_refused_text(error.__cause__):
+                raise
+        return await self._read_on(MendingConnection, operation, seconds)
+
+    async def _read_on(self, kind: type[PostgresConnection], operation: Operation[T], seconds: float) -> T:
         pool = self._pool
         until = self._loop.time() + seconds
         pool.check()
         raw = pool.take_idle() or await pool.take(wait_s=min(seconds, self._limits.wait_s))
         try:
-            found = await operation(PostgresConnection(raw, until, self._loop))
+            found = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
             # asyncpg asks the server to stop, over another connection; this one is of use when that is done.
             pool.give_up(raw)
@@ -180,11 +190,21 @@ class PostgresDatabase:
                 future.set_result(result)
 
     async def _transact(self, operation: Operation[T], is_bulk: bool, is_repeatable: bool) -> T:
+        try:
+            return await self._transact_on(PostgresConnection, operation, is_bulk, is_repeatable)
+        except StatementFailed as error:
+            if not is_refused_text(error.__cause__):
+                raise
+        return await self._transact_on(MendingConnection, operation, is_bulk, is_repeatable)
+
+    async def _transact_on(
+        self, kind: type[PostgresConnection], operation: Operation[T], is_bulk: bool, is_repeatable: bool
+    ) -> T:
         pool = self._pool
         for is_last in (False, True):
             raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
-            connection = PostgresConnection(raw, until, self._loop, self._begins)
+            connection = kind(raw, until, self._loop, self._begins)
             try:
                 result = await operation(connection)
                 await connection.commit()

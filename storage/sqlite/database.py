@@ -22,6 +22,7 @@ from storage.sqlite.padding import padding_of, size_of
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
+from storage.text import mended
 
 T = TypeVar("T")
 
@@ -47,6 +48,13 @@ def _laid_out(statement: str, values: Sequence[object]) -> Sequence[object]:
     return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
 
 
+def _execute(raw: sqlite3.Connection, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
+    try:
+        return raw.execute(statement, _laid_out(statement, values))
+    except UnicodeEncodeError:  # half a surrogate pair, before anything was done
+        return raw.execute(statement, _laid_out(statement, mended(values)))
+
+
 class SqliteConnection:
     """A connection of the sqlite3 module as the store's operations use one."""
 
@@ -56,19 +64,19 @@ class SqliteConnection:
         self._raw = raw
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
-        return self._raw.execute(statement, _laid_out(statement, values)).fetchall()
+        return _execute(self._raw, statement, values).fetchall()
 
     async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         # The cursor ends with this line: a statement left open would keep its snapshot, and the log with it.
-        row: Row | None = self._raw.execute(statement, _laid_out(statement, values)).fetchone()
+        row: Row | None = _execute(self._raw, statement, values).fetchone()
         return row
 
     async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
-        row = self._raw.execute(statement, _laid_out(statement, values)).fetchone()
+        row = _execute(self._raw, statement, values).fetchone()
         return None if row is None else row[0]
 
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        return self._raw.execute(statement, _laid_out(statement, values)).rowcount
+        return _execute(self._raw, statement, values).rowcount
 
     single = row
 

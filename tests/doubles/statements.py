@@ -16,7 +16,7 @@ __all__ = ["counting", "noting"]
 
 
 def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
-    """A class of connections that call `note` with each statement but pragmas."""
+    """A class of connections that call `note` with each statement but pragmas. It says itself which: its `note`."""
 
     class Cursor(sqlite3.Cursor):
         def execute(self, sql: str, parameters: Any = (), /) -> Any:
@@ -31,6 +31,7 @@ def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
         def execute(self, sql: str, parameters: Any = (), /) -> Any:
             return self.cursor().execute(sql, parameters)
 
+    Connection.note = note  # type: ignore[attr-defined]
     return Connection
 
 

@@ -21,6 +21,7 @@ from gateway.core.request.splice import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.records import Block, Scope
+from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
@@ -143,11 +144,8 @@ class World:
 
     def query(self, sql: str, *values: object) -> list[Any]:
         self.settle()
-
-        async def read() -> list[Any]:
-            return self.store.database.reader.run(lambda c: c.execute(sql, values).fetchall())
-
-        rows = self.gateway.call(read())
+        own = make_statement("a test's", sql)
+        rows = self.gateway.call(self.store.database.read(lambda c: c.rows(own, values)))
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:

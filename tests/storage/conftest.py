@@ -17,10 +17,8 @@ from storage.sql.agents import create_agent
 from storage.sql.store import Store
 from tests import stored
 from tests.doubles.statements import counting, noting
-from tests.postgres import EmptyDatabase, empty_database, postgres
+from tests.postgres import EmptyDatabase, empty_database
 from tests.storage.names import is_named, name_of
-
-__all__ = ["postgres"]
 
 OpenStore = Callable[..., Awaitable[Store]]
 

@@ -16,9 +16,6 @@ from storage.database import Statement
 from storage.sql.statements import load
 from storage.sqlite.migration import migrate
 from tests.doubles.statements import OF_AN_AGENT
-from tests.postgres import postgres
-
-__all__ = ["postgres"]
 
 FOLDER = resources.files("storage.sql")
 FILES = sorted(

@@ -19,6 +19,7 @@ import orjson
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
+from gateway.core.text import without_nul
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.commands import TransferRecord
@@ -227,9 +228,12 @@ class LineReader:
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
+        if part == "exchange":
+            return part, await self._exchange(values)
+        values = without_nul(values)  # a message is what was said; the rest is kept as anywhere
         if part == "fact":
-            return part, TransferRecord({**values, "key": fact_key(values["text"])})
-        return part, await self._exchange(values) if part == "exchange" else TransferRecord(values)
+            values = {**values, "key": fact_key(values["text"])}
+        return part, TransferRecord(values)
 
     async def _exchange(self, v: dict[str, Any]) -> TransferRecord:
         state = State(v["state"])

@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from tests.postgres import empty_database, postgres
-
-__all__ = ["postgres"]
+from tests.postgres import empty_database
 
 Out = pytest.CaptureFixture[str]
 NOWHERE = "postgresql://ann:hush@127.0.0.1:1/memory"

@@ -7,10 +7,8 @@ import asyncio
 import pytest
 
 from gateway.run.background import maintenance
-from tests.postgres import empty_database, postgres
+from tests.postgres import empty_database
 from tests.stored import open_store, rows
-
-__all__ = ["postgres"]
 
 
 async def test_lines_of_processes_that_died_are_deleted(

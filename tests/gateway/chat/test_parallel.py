@@ -30,7 +30,7 @@ async def ask(world: World, messages: list[Any], **options: Any) -> str:
 
 def standing_inputs(world: World) -> list[str]:
     return world.query(
-        "SELECT json_extract(input, '$[#-1].content') FROM exchanges WHERE standing ORDER BY id"
+        "SELECT json_extract(input, '$[#-1].content') FROM exchanges WHERE standing <> 0 ORDER BY id"
     )
 
 

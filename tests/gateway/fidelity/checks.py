@@ -165,7 +165,7 @@ class Talk:
         """Returns the replies that stand in memory, as text."""
         return [
             str(row)
-            for row in self.world.query("SELECT said FROM exchanges WHERE standing AND said IS NOT NULL")
+            for row in self.world.query("SELECT said FROM exchanges WHERE standing <> 0 AND said IS NOT NULL")
         ]
 
     def close(self) -> None:

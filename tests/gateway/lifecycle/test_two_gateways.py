@@ -14,11 +14,9 @@ import pytest
 
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
-from tests.postgres import empty_database, postgres
+from tests.postgres import empty_database
 from tests.server import RawReply, Running, serve, settings_for
 from tests.stored import open_store
-
-__all__ = ["postgres"]
 
 JSON = {"content-type": "application/json"}
 APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.postgres import empty_database, postgres
-
-__all__ = ["postgres"]
+from tests.postgres import empty_database
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_growing_partials_and_a_final_give_one_fact(world: World) -> None:
         world.clock.sleep(0.3)
     chat.say("What now?")
     assert world.block("alice").value == "Said: I live in Porto with my sister."
-    standing = world.query("SELECT input FROM exchanges WHERE standing ORDER BY id")
+    standing = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
     assert len(standing) == 3
     world.chat(user="alice", model="agent/helper").say("Where in Porto do I live, and with whom?")
     note = world.upstream.last.messages[-1]["content"]
@@ -73,7 +73,7 @@ def test_growing_partials_of_the_first_turn_give_one_fact(world: World, headers:
         ]  # no note of the one before
         world.clock.sleep(0.3)
     chat.say("What now?")
-    assert len(world.query("SELECT 1 FROM exchanges WHERE standing")) == 3
+    assert len(world.query("SELECT 1 FROM exchanges WHERE standing <> 0")) == 3
     assert world.query("SELECT count(*) FROM conversations") == [2]
 
 
@@ -96,7 +96,7 @@ def test_partials_that_are_cancelled_leave_nothing(world: World) -> None:
     chat.messages = before
     chat.say(PARTIALS[-1])
     chat.say("What now?")
-    assert len(world.query("SELECT 1 FROM exchanges WHERE standing")) == 3
+    assert len(world.query("SELECT 1 FROM exchanges WHERE standing <> 0")) == 3
     world.chat(user="alice").say("Which draft about fishing?")
     assert "Draft" not in world.upstream.last.body.decode()
 
@@ -137,7 +137,9 @@ def test_two_finished_requests_for_one_turn_give_one_turn(world: World) -> None:
         world.clock.sleep(1)
     chat.messages.append(reply)
     chat.say("Ha!")
-    standing = world.query("SELECT json_extract(said, '$.content') FROM exchanges WHERE standing ORDER BY id")
+    standing = world.query(
+        "SELECT json_extract(said, '$.content') FROM exchanges WHERE standing <> 0 ORDER BY id"
+    )
     assert standing == ["Ok.", "Joke two.", "Ok."]
 
 
@@ -151,7 +153,9 @@ def test_of_two_answers_the_one_that_is_carried_on_stands(world: World) -> None:
         replies.append(chat.complete())
     chat.messages.append(replies[0])
     chat.say("Ha!")
-    standing = world.query("SELECT json_extract(said, '$.content') FROM exchanges WHERE standing ORDER BY id")
+    standing = world.query(
+        "SELECT json_extract(said, '$.content') FROM exchanges WHERE standing <> 0 ORDER BY id"
+    )
     assert "Joke one." in standing
     assert "Joke two." not in standing
 
@@ -196,7 +200,7 @@ def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
             chat.messages = [*before]
             chat.say(f"I fly to {city}.")
             world.clock.sleep(20)
-        assert world.query("SELECT count(*) FROM exchanges WHERE standing AND depth = 1") == [standing]
+        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0 AND depth = 1") == [standing]
 
 
 @pytest.mark.parametrize("gap_s", [5, 86_400], ids=["at once", "a day later"])
@@ -206,7 +210,7 @@ def test_the_same_greeting_on_two_days_is_two_conversations(world: World, gap_s:
         for text in ("Hi", f"My train leaves on {day}.", "Thanks."):
             chat.say(text)
         world.clock.sleep(gap_s)
-    paths = world.query("SELECT conversation, depth FROM exchanges WHERE standing ORDER BY id")
+    paths = world.query("SELECT conversation, depth FROM exchanges WHERE standing <> 0 ORDER BY id")
     first, second = paths[0][0], paths[3][0]
     assert first != second
     assert paths == [(each, depth) for each in (first, second) for depth in range(3)]

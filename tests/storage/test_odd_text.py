@@ -1,0 +1,75 @@
+"""Text that a database refuses, U+0000 or half a surrogate pair, is kept as far as it can be."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.database import Connection
+from storage.listing import PassageDraft
+from storage.records import Agent, Block, DefinitionKind
+from storage.sql.blocks import ensure_blocks
+from storage.sql.store import Store
+from storage.text import mended
+from tests.core.conversations import assistant, user
+from tests.stored import ALICE, HUMAN, Speaker, rows
+
+ODD = "a\0b\ud83dc"
+MENDED = "ab\ufffdc"
+
+
+def plain(text: str) -> str:
+    """SQLite keeps a U+0000 that is not taken out before it; nothing hangs on that."""
+    return text.replace("\0", "")
+
+
+async def test_texts_are_kept_without_what_cannot_be(store: Store, agent: Agent) -> None:
+    await store.passages.add(agent.id, [PassageDraft(ODD, 1.0, tags=("x",)), PassageDraft("sound", 2.0)])
+    found = await store.passages.list(agent.id)
+    assert [plain(passage.text) for passage in found] == [MENDED, "sound"]
+    block = Block(0, "human", ODD, ODD, 1000)
+
+    async def begin(connection: Connection) -> None:
+        await connection.lock(agent.id)
+        await ensure_blocks(connection, agent.id, [block], 1.0)
+
+    await store.database.write(begin)
+    (made,) = await store.blocks.load(agent.id)
+    assert (plain(made.value), plain(made.description)) == (MENDED, MENDED)
+    await store.blocks.write(made.id, made.version, f"more {ODD}", at=2.0, origin=ODD)
+    (written,) = await store.blocks.load(agent.id)
+    assert plain(written.value) == f"more {MENDED}"
+
+
+async def test_a_turn_whose_texts_are_odd_is_written_whole_and_goes_on(store: Store) -> None:
+    alice = Speaker(store, ALICE)
+    for n in range(2):
+        said = [user("One"), assistant("Yes."), user("Two")][: 1 + 2 * n]
+        turn = await alice.begin(said, "c1")
+        await alice.end(turn, [assistant("Yes.")], edited=[f"a\0b{n}"])
+    assert len(await alice.rows()) == 2
+    found = await store.agents.find(ALICE)
+    assert found is not None
+    (made,) = await store.blocks.load(found.id)
+    assert made.label == HUMAN.label
+    assert "ab0" in plain(made.value)
+
+
+async def test_what_is_asked_for_by_such_a_text_is_found_or_not_there(store: Store, agent: Agent) -> None:
+    kind = DefinitionKind.TOOL
+    await store.definitions.add("default", kind, "u1", f"name {ODD}", {}, at=1.0)
+    (found,) = await rows(store, "SELECT name FROM definitions")
+    assert plain(found[0]) == f"name {MENDED}"
+    (again,) = await store.definitions.named("default", kind, f"name {ODD}")
+    assert again.uid == "u1"
+    assert await store.definitions.named("default", kind, ODD) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("a\0", "a"), ("\ud83d\ude00", "\U0001f600"), ("\ude00\ud83d", "\ufffd\ufffd"), ("Miso 🐈", "Miso 🐈"),
+        (["\0", 1, None], ["", 1, None]), (b"\0", b"\0"), (1.5, 1.5), (None, None),
+    ],
+)  # fmt: skip
+def test_values_are_mended_where_they_must(value: object, kept: object) -> None:
+    assert mended((value,)) == [kept]
