@@ -324,5 +324,35 @@ def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
 
 
 def spoken(rows: Iterable[Sequence[Any]]) -> list[tuple[Exchange, bool, int | None]]:
-    """Returns (exchange, did another conversation open with its head, number before it) of rows of `{spoken}`."""
-    return [(make_exchange(row[4:], row[0], row[1]), bool(row[2]), row[3]) for row in rows]
+    """Returns (exchange, did another conversation open with its head, number before it) of rows of `{spoken}`.
+
+    The exchanges have what is asked of them when their messages are shown, and nothing else: no place on a path.
+    """
+    return [(_make_spoken(row), bool(row[2]), row[3]) for row in rows]
+
+
+def _make_spoken(row: Sequence[Any]) -> Exchange:
+    return Exchange(
+        row[4],  # id
+        row[5],  # conversation
+        None,
+        0,
+        0,
+        unpack_inputs(row[16]),
+        (),
+        None if row[17] is None else unpack_atoms(row[17]),
+        b"",
+        None,
+        row[7],  # begun
+        row[8],  # touched
+        row[9],  # ended
+        row[10],  # stopped
+        seq=row[6],
+        state=State(row[11]),
+        standing=bool(row[12]),
+        carried=bool(row[13]),
+        head=row[14],
+        hush=frozenset(orjson.loads(row[15])) if row[15] else frozenset(),
+        input=row[0],
+        said=row[1],
+    )

@@ -229,13 +229,13 @@ INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT 
 INSERT INTO snapshots (agent, text, versions) VALUES (?, ?, ?) RETURNING id
 
 -- name: spoken_at
--- Finds the standing exchanges that hold certain messages.
+-- Finds the standing exchanges that hold certain messages, as `{spoken}`, but not what came before them.
 WITH wanted(seq) AS ({each:2:BIGINT:96}),
 held(id) AS (
     SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
     FROM wanted WHERE wanted.seq IS NOT NULL
 )
-SELECT {spoken} FROM held CROSS JOIN exchanges p ON p.id = held.id
+SELECT {content_shown}, CAST(NULL AS BIGINT), {said_of} FROM held CROSS JOIN exchanges p ON p.id = held.id
 WHERE p.agent = ?1 AND p.standing = 1 AND p.state = 'finished'
 
 -- name: spoken_since

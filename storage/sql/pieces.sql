@@ -18,17 +18,25 @@ p.state, p.superseded, p.carried, p.standing, p.edits, p.merged, p.size, p.head,
 p.path, p.reply_key, p.hush, p.inputs, p.media, p.reply, p.notes, p.run, p.opaque, p.model,
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
--- piece: spoken
--- What is read of an exchange `p` whose messages are shown. First its content, then whether another conversation opened
--- with the same head, made elsewhere, and the number of the last message before it.
+-- piece: content_shown
+-- The content of an exchange `p`, and whether another conversation opened with the same head, made elsewhere.
 p.input, p.said,
 CASE WHEN p.head = 0 OR p.carried = 0 THEN 0 WHEN EXISTS (
     SELECT 1 FROM marks h JOIN marks o ON o.agent = h.agent AND o.kind = 'head' AND o.hash = h.hash
     JOIN exchanges e ON e.id = o.exchange AND e.agent = o.agent
     WHERE h.agent = p.agent AND h.kind = 'head' AND h.exchange = p.id AND e.conversation <> p.conversation
-) THEN 1 ELSE 0 END,
+) THEN 1 ELSE 0 END
+
+-- piece: said_of
+-- What tells which messages of an exchange `p` are shown, and when and by whom they were said.
+p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.standing, p.carried, p.head, p.hush,
+p.inputs, p.reply
+
+-- piece: spoken
+-- What is read of an exchange `p` whose messages are shown; between the two the number of the last message before it.
+{content_shown},
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),
-{skeleton}
+{said_of}
 
 -- piece: new_input
 -- Content of an exchange that changes. ?37: content that was not loaded stays; ?36: it has hidden rounds.
