@@ -26,8 +26,8 @@ EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
 
 # A line of a note takes at least this much where messages are long, so that no more hits are read than may fit.
 LINE_TOKENS = 40
-# The bounds on the hits that are read. MOST_HITS is for conversations with an eviction, where many hits are visible
-# anyway and are left out.
+# The bounds on the hits that are read. MOST_HITS is for a client's list of which a part has left the window: many hits
+# are visible anyway then, and are left out only when they are read.
 LEAST_HITS, MOST_HITS = 16, 40
 # Of short messages more are read: for so many times the budget, since some of them repeat others.
 SPARE = 2
@@ -115,12 +115,13 @@ class Recaller:
         vector = None
         if self.embed_query is not None:
             vector = await self.embed_query(known.agent.id, query, _left(limit_ms, begun))
+        skip = visible.numbers()
         return await self.store.recall.search(
             known.agent,
             query,
             numbers=known.look.numbers,
-            skip=visible.numbers(),
-            limit=MOST_HITS if is_cut else max(LEAST_HITS, budget // LINE_TOKENS),
+            skip=skip,
+            limit=MOST_HITS if is_cut and not skip else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,
             only_strong=True,
             deadline_ms=_left(limit_ms, begun),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import text_of
@@ -24,22 +24,40 @@ class VisibleContent:
         return self.prompt.window.evicted_tokens > 0
 
     def numbers(self) -> range:
-        """Returns messages that need not even be looked at: the client's list has them word for word."""
-        anchor = self.known.plan.match.anchor
-        if not self.known.is_plain or anchor is None or self._is_cut:
+        """Returns messages that need not even be looked at: the request has them word for word."""
+        known, anchor = self.known, self.known.plan.match.anchor
+        if anchor is None:
             return range(0)
-        return range(anchor.run, anchor.seq + len(anchor.inputs) + 1)
+        behind = anchor.seq + len(anchor.inputs) + 1
+        first = anchor.run if known.is_plain and not self._is_cut else behind
+        if known.is_ours:
+            first = max(anchor.run, self._first_filled(behind))
+        return range(first, behind)
+
+    def _first_filled(self, otherwise: int) -> int:
+        """Returns the number from which on a line of ours is filled in, without a gap and in whole exchanges."""
+        filled = self._filled
+        if not filled:
+            return otherwise
+        gap = next((n for n in range(len(filled) - 1, 0, -1) if filled[n - 1] != filled[n] - 1), 0)
+        begins = self.prompt.composition.fill_at[filled[gap]] or (0, 0)
+        return next((x.seq for x in self.known.path if (x.depth, x.offset) >= begins), otherwise)
+
+    @property
+    def _filled(self) -> Sequence[int]:
+        """The places of what is filled in before the client's list."""
+        window = self.prompt.window
+        is_all = not self._is_cut or window.filled is None
+        return range(len(self.prompt.composition.fill)) if is_all else window.filled or ()
 
     def atoms(self) -> set[bytes]:
         """Returns the hashes of all that is visible."""
         listing, composed, window = self.known.plan.query.listing, self.prompt.composition, self.prompt.window
         dropped: Container[int] = window.dropped if self._is_cut else ()
-        is_all = not self._is_cut or window.filled is None
-        filled = range(len(composed.fill)) if is_all else window.filled or ()
         found = {
             a for i, atoms in enumerate(listing.atoms) if listing.positions[i] not in dropped for a in atoms
         }
-        found.update(a for n in filled for a in composed.fill_atoms[n])
+        found.update(a for n in self._filled for a in composed.fill_atoms[n])
         return found
 
     def notes(self) -> list[str]:

@@ -236,6 +236,23 @@ def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
         assert len(line.path) < 20
 
 
+def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path, context_window=2000, summarises=False) as life:
+        for n in range(40):
+            life.send(f"Tortoise{n} eats " + "word " * 40)
+        life.send("What eats tortoise3?")
+        assert "Tortoise3 eats" in life.upstream.last.messages[-1]["content"]
+        # What was found is remembered, and what was said since stands in the window.
+        assert life.world.all_statements_of(lambda: life.send("What eats tortoise3 now?")) == PLAIN
+        # Each message is either in the window or found, wherever the window begins.
+        for n in range(30, 40):
+            life.send(f"What eats tortoise{n}?")
+            told = "".join(str(m["content"]) for m in life.upstream.last.messages)
+            assert told.count(f"Tortoise{n} eats") >= 1
+            recalled = life.upstream.last.messages[-1]["content"].count(f"Tortoise{n} eats")
+            assert told.count(f"Tortoise{n} eats") == 1 or not recalled
+
+
 async def _line(life: Life):  # type: ignore[no-untyped-def]
     agent = await life.world.store.agents.find(life.scope)
     assert agent is not None
