@@ -134,11 +134,12 @@ class World:
         self.clock.sleep(seconds)
 
         async def work() -> None:
-            maintenance = self.gateway.app.background.maintenance
-            assert maintenance is not None
+            background = self.gateway.app.background
+            assert background is not None
             for agent in await self.store.recall.behind(0, 100):
-                maintenance._grown.add(agent)
-            await maintenance.step()
+                background.indexing.lags(agent, None)
+                await background.indexing.step()
+            await background.maintenance.step()
 
         self.gateway.call(work())
 
@@ -287,9 +288,8 @@ def remember(
 
     with serve(settings, open_here, clock=clock, limits=limits) as gateway:
         app = gateway.app
-        assert app.background.maintenance is not None
         # Maintenance runs when a test lets time pass, and not while it talks.
-        app.background.maintenance.index_lags = lambda agent: None
+        app.background.index_lags = lambda agent, messages=None: None
         app.background.maintenance.edits_wait = lambda: None
         world = World(gateway, upstream, clock, statements)
         try:

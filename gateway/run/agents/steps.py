@@ -486,7 +486,7 @@ class StepsMemory:
             return
         waiting = known.look.next_seq - known.look.indexed_seq
         if waiting >= INDEX_EVERY or self._chars > INDEX_CHARS:
-            keeper.events.index_lags(known.agent.id)
+            keeper.events.index_lags(known.agent.id, waiting)
         if not self.steps:
             return
         last = self.steps[-1]

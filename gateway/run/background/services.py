@@ -23,6 +23,7 @@ from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT, Compactor
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.background.embed import Embedding
+from gateway.run.background.indexing import Indexing
 from gateway.run.background.job_metrics import BatchMetrics, JobMetrics
 from gateway.run.background.learn import KIND as LEARN
 from gateway.run.background.learn import MARGIN_S, Learning
@@ -79,7 +80,8 @@ class BackgroundServices:
         self.count_attempt = job_metrics.attempts.inc
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
-        self.maintenance = Maintenance(store, memory.idle_s, now)
+        self.indexing = Indexing(store)
+        self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
         route = background_route(settings)
@@ -141,7 +143,11 @@ class BackgroundServices:
 
     def start(self, *, works: bool = True) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled. works: jobs are performed here, besides made due."""
-        runs: list[Coroutine[Any, Any, None]] = [self.maintenance.run(), self.sleep.run()]
+        runs: list[Coroutine[Any, Any, None]] = [
+            self.indexing.run(),
+            self.maintenance.run(),
+            self.sleep.run(),
+        ]
         if self.learning is not None:
             runs.append(self.learning.schedule.run())
         if self.embedding is not None:
@@ -179,8 +185,8 @@ class BackgroundServices:
     def makes_summaries(self) -> bool:
         return self.model is not None
 
-    def index_lags(self, agent: int) -> None:
-        self.maintenance.index_lags(agent)
+    def index_lags(self, agent: int, messages: int | None = None) -> None:
+        self.indexing.lags(agent, messages)
 
     def edits_wait(self) -> None:
         self.maintenance.edits_wait()

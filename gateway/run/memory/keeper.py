@@ -27,7 +27,7 @@ from storage.commands import Committed
 from storage.errors import TooSlow
 from storage.sql.store import Store
 
-# A memory is indexed when it has so many new messages,
+# A memory is indexed soon when it has so many new messages,
 INDEX_EVERY = 16
 # or when a turn has so many characters: every query reads them until they are indexed.
 INDEX_CHARS = 32_000
@@ -44,8 +44,8 @@ class TurnEvents(Protocol):
     @property
     def makes_summaries(self) -> bool: ...
 
-    def index_lags(self, agent: int) -> None:
-        """Reports that the search index of a memory lacks many messages."""
+    def index_lags(self, agent: int, messages: int | None = None) -> None:
+        """Reports that the search index of a memory lacks so many messages; None: more than queries should read."""
 
     def edits_wait(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
@@ -158,7 +158,7 @@ class MemoryKeeper:
         # The counts were read when the turn began. That is near enough for work that is done later anyway.
         waiting = known.look.next_seq - known.look.indexed_seq
         if waiting >= INDEX_EVERY or record.chars > INDEX_CHARS:
-            events.index_lags(agent.id)
+            events.index_lags(agent.id, waiting)
         if record.write.ops:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gateway.run.background import maintenance
+from gateway.run.background.indexing import Indexing
 from tests.postgres import empty_database
 from tests.stored import open_store, rows
 
@@ -19,7 +20,9 @@ async def test_lines_of_processes_that_died_are_deleted(
     try:
         for name, seconds in (("left", -4000.0), ("held", 15.0)):
             assert await store.lines.take(name, seconds)
-        looking = asyncio.create_task(maintenance.Maintenance(store, 60.0, lambda: 0.0).look_again())
+        looking = asyncio.create_task(
+            maintenance.Maintenance(store, 60.0, lambda: 0.0, Indexing(store)).look_again()
+        )
         names = {("left",), ("held",)}
         while ("left",) in names:
             names = set(await rows(store, "SELECT name FROM lines"))

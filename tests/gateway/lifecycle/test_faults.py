@@ -289,13 +289,14 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
         world.settle()
         agents = world.write(lambda c: [row[0] for row in c.execute("SELECT id FROM agents ORDER BY id")])
         world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff' WHERE agent = ?", agents[:1]))
-        maintenance = world.gateway.app.background.maintenance
-        assert maintenance is not None
+        background = world.gateway.app.background
+        assert background is not None
 
         async def work() -> None:
             for agent in agents:
-                maintenance._grown.add(agent)
-                await maintenance.step()
+                background.indexing.lags(agent, None)
+            await background.indexing.step()
+            await background.indexing.step()
 
         world.gateway.call(work())
         indexed = world.write(

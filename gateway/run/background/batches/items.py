@@ -460,8 +460,9 @@ class ItemTurns:
         if outcome is None:
             return
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
-        if known.look.next_seq - known.look.indexed_seq >= INDEX_EVERY or chars > INDEX_CHARS:
-            keeper.events.index_lags(known.agent.id)
+        waiting = known.look.next_seq - known.look.indexed_seq
+        if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
+            keeper.events.index_lags(known.agent.id, waiting)
         messages, seq = len(opened.messages) + 1, known.look.next_seq
         keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
 

@@ -1,0 +1,88 @@
+"""When memories are indexed: soon after they have grown, and not while their turns go on."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from gateway.run.background.indexing import FAR, Indexing
+from storage.errors import Broken
+from storage.sql.store import Store
+
+
+class Memories:
+    """A store of which only the index is asked. It takes two steps for each memory, of a tenth of a second each."""
+
+    def __init__(self) -> None:
+        self.now, self.indexed, self.steps, self.is_broken = 100.0, list[int](), 0, False
+        self.recall = self
+        self.indexing = Indexing(cast(Store, self), lambda: self.now)
+
+    async def index(self, agent: int) -> bool:
+        if self.is_broken:
+            raise Broken("no disk")
+        self.now += 0.1
+        self.steps += 1
+        if self.steps % 2 == 0:
+            self.indexed.append(agent)
+        return self.steps % 2 == 1
+
+    async def behind(self, at_least: int, limit: int) -> list[int]:
+        return [7, 8]
+
+    async def pass_time(self, seconds: float) -> Any:
+        self.now += seconds
+        return await self.indexing.step()
+
+
+async def test_a_memory_is_indexed_when_it_rests() -> None:
+    memories = Memories()
+    assert await memories.pass_time(0) is None
+    memories.indexing.lags(1, 16)
+    assert await memories.pass_time(1.5) == pytest.approx(0.5)
+    memories.indexing.lags(1, 18)
+    assert await memories.pass_time(1.5) == pytest.approx(0.5)
+    assert memories.indexed == []
+    # What took two tenths is followed by a pause nine times as long.
+    assert await memories.pass_time(0.6) == pytest.approx(1.8)
+    assert memories.indexed == [1]
+    assert await memories.pass_time(60) is None
+
+
+async def test_the_one_that_rests_longest_comes_first() -> None:
+    memories = Memories()
+    for agent in (1, 2, 1):
+        memories.indexing.lags(agent, 16)
+    for _ in range(2):
+        await memories.pass_time(10)
+    assert memories.indexed == [2, 1]
+
+
+async def test_one_that_lags_far_is_indexed_at_once() -> None:
+    memories = Memories()
+    memories.indexing.lags(1, 16)
+    memories.indexing.lags(2, FAR)
+    memories.indexing.lags(3, None)
+    assert await memories.pass_time(0) == 0.0
+    await memories.pass_time(0)
+    assert memories.indexed == [2, 3]
+
+
+async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
+    memories = Memories()
+    memories.indexing.lags(1, 16)
+    memories.is_broken = True
+    with pytest.raises(Broken):
+        await memories.pass_time(10)
+    memories.is_broken = False
+    await memories.pass_time(0)
+    assert memories.indexed == [1]
+
+
+async def test_what_lags_since_an_earlier_process_is_found() -> None:
+    memories = Memories()
+    await memories.indexing.look()
+    for _ in range(2):
+        await memories.pass_time(10)
+    assert memories.indexed == [7, 8]
