@@ -1,9 +1,11 @@
 """The writer: one connection, one thread, many writes in one transaction.
 
-A write is a function of the connection. While one batch is in the thread, the next one gathers. A batch is one hop to
-the thread and one COMMIT. Each function in it has a savepoint, so that a failed write undoes no other.
+A write is a function of the connection, which may be called twice. While one batch is in the thread, the next one
+gathers. A batch is one hop to the thread and one COMMIT. A failed write undoes no other: then the batch is run again,
+each function in a savepoint.
 
-    submit -> waiting -> batch -> BEGIN; (SAVEPOINT f RELEASE)*; COMMIT -> futures
+    submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
+                                  else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
 
 A waiting write is never cancelled: a caller that goes away abandons the result, not the write. The waiting writes are
 bounded in bytes; beyond the bound `submit` refuses at once.
@@ -24,13 +26,14 @@ import contextlib
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from storage.database import StoreHealth
-from storage.errors import Broken, Busy, Closed, Corrupt, StatementFailed, StoreError, Unavailable
+from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
+from storage.sqlite.batch import BatchReport, WriteResult, run_batch
 from storage.sqlite.connection import Driver, translate, try_writing
 from storage.sqlite.writeback import WriteBack, empty
 
@@ -86,17 +89,6 @@ class _Queue:
         taken = [self.writes.popleft() for _ in range(min(most, len(self.writes)))]
         self.bytes -= sum(write.size for write in taken)
         return taken
-
-
-WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """The end of a batch. outcomes: one for each write. fault: what is wrong with the database itself, if anything."""
-
-    outcomes: Sequence[WriteResult]
-    fault: Unavailable | None = None
 
 
 class Writer:
@@ -314,17 +306,17 @@ class Writer:
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
         try:
-            report = _run_batch(connection, [write.function for write in batch], self._path)
+            report = run_batch(connection, [write.function for write in batch], self._path)
         except BaseException as error:  # nobody else would ever answer these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
-            report = _Report([(False, answer)] * len(batch), answer)
+            report = BatchReport([(False, answer)] * len(batch), answer)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self._was_moved():
             lost = self._moved()
-            report = _Report([(False, lost.again()) for _ in batch], lost)
+            report = BatchReport([(False, lost.again()) for _ in batch], lost)
         self._call_loop(self._performed, batch, report, self._wal_size())
 
-    def _performed(self, batch: list[_Write[Any]], report: _Report, wal_bytes: int) -> None:
+    def _performed(self, batch: list[_Write[Any]], report: BatchReport, wal_bytes: int) -> None:
         self._running = []
         self._wal_bytes = wal_bytes
         if report.fault is not None:
@@ -533,60 +525,6 @@ def _settle(write: _Write[Any], outcome: WriteResult) -> None:
         future.set_exception(value)
         # This marks the error as seen: the loop must not log a write that nobody waits for, since health reports it.
         future.exception()
-
-
-def _run_batch(
-    connection: sqlite3.Connection, functions: Sequence[Callable[[sqlite3.Connection], Any]], path: str
-) -> _Report:
-    """Runs one transaction. Whatever goes wrong, every function has an outcome and no transaction is left open."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
-        return _all_failed(connection, len(functions), error, path)
-    alone = len(functions) == 1
-    outcomes: list[WriteResult] = []
-    fault: Unavailable | None = None
-    for function in functions:
-        try:
-            if not alone:
-                connection.execute("SAVEPOINT write")
-            result = function(connection)
-            if not alone:
-                connection.execute("RELEASE write")
-            outcomes.append((True, result))
-        except Exception as error:
-            answer: Exception = translate(error, path) if isinstance(error, sqlite3.Error) else error
-            outcomes.append((False, answer))
-            if isinstance(error, sqlite3.Error) and isinstance(answer, Unavailable):
-                fault = answer
-            try:
-                connection.execute("ROLLBACK" if alone else "ROLLBACK TO write")
-                if not alone:
-                    connection.execute("RELEASE write")
-            except sqlite3.Error:
-                # The database has ended the whole transaction by itself, or cannot even undo.
-                return _all_failed(connection, len(functions), error, path)
-    if alone and not outcomes[0][0]:
-        return _Report(outcomes, fault)
-    if not connection.in_transaction:
-        # A function has swallowed an error that made the database end the transaction, or has ended it itself.
-        lost = StatementFailed(f"{path}: a write ended its transaction")
-        return _Report([(False, lost)] * len(functions), fault)
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        return _all_failed(connection, len(functions), error, path)
-    return _Report(outcomes, fault)
-
-
-def _all_failed(connection: sqlite3.Connection, count: int, error: Exception, path: str) -> _Report:
-    answer = translate(error, path) if isinstance(error, sqlite3.Error) else None
-    if not isinstance(answer, Unavailable):
-        answer = Broken(f"{path}: the transaction was lost: {error!r}")
-        answer.__cause__ = error
-    with contextlib.suppress(sqlite3.Error):
-        connection.execute("ROLLBACK")
-    return _Report([(False, answer.again()) for _ in range(count)], answer)
 
 
 def _close_quietly(connection: sqlite3.Connection) -> None:

@@ -31,12 +31,14 @@ def add(value: object) -> Write:
 
 
 class Commits(sqlite3.Connection):
-    """Counts transactions; can be told to fail the next commit."""
+    """Counts transactions and savepoints; can be told to fail the next commit."""
 
     commits = 0
+    savepoints = 0
     break_next = False
 
     def execute(self, sql: str, *rest: Any) -> Any:  # type: ignore[override]
+        Commits.savepoints += sql.startswith("SAVEPOINT")
         if sql == "COMMIT":
             Commits.commits += 1
             if Commits.break_next:
@@ -57,7 +59,7 @@ class Bench:
         limits = {"retry_first_s": 3600, "idle_s": 3600, **limits}
         self.writer = Writer(str(path), self.connect, limits=WriterLimits(**limits), beside=beside)
         self.gates: list[threading.Event] = []
-        Commits.commits = 0
+        Commits.commits = Commits.savepoints = 0
         Commits.break_next = False
 
     def connect(self) -> sqlite3.Connection:
@@ -126,7 +128,7 @@ async def test_what_gathers_while_a_batch_runs_is_one_transaction(make: Any) -> 
     futures = [bench.writer.submit(add(i)) for i in range(50)]
     gate.set()
     assert await asyncio.gather(*futures) == list(range(50))
-    assert Commits.commits == 2
+    assert (Commits.commits, Commits.savepoints) == (2, 0)
     assert bench.rows() == list(range(50))
 
 
