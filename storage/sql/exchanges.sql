@@ -242,6 +242,11 @@ WHERE p.agent = ?1 AND p.standing = 1 AND p.state = 'finished'
 -- Reads finished exchanges from a number on.
 SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
+-- name: under_way
+-- Finds the number of an exchange that is open, if nothing was given a number behind it. ?2 the agent's next number.
+SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER BY seq DESC LIMIT 1) AS newest
+WHERE state = 'open' AND seq + span = ?2
+
 -- name: spoken_unread
 -- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message that
 -- was indexed before its reply had come), and then those from ?3 on, which may still be open.

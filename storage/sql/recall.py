@@ -261,7 +261,13 @@ class Recall(Group):
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
         fresh = exchanges.spoken(rows)
         is_all = len(rows) < _BATCH
-        end = of.next_seq - 1 if is_all else max(e.seq + len(e.inputs) for e, _, _ in fresh)
+        if is_all:
+            # A message that is being answered is indexed with its reply: else its chunk would be written twice, and
+            # what is remembered of the memory dropped for it.
+            under_way = await connection.value(exchanges.SQL["under_way"], (agent, of.next_seq))
+            end = (of.next_seq if under_way is None else under_way) - 1
+        else:
+            end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
         again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
         # Messages that the index has not reached yet are among the fresh ones.
         again = [each for each in again if each[0].seq <= indexed]

@@ -35,7 +35,7 @@ from storage.sql import append
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
 from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, HUMAN, Speaker, rows
+from tests.stored import ALICE, HUMAN, Speaker, rows, save_passage
 
 AGENT = Scope("default", "@", "agent:a1")
 
@@ -317,6 +317,24 @@ async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writ
     e = await writer.finish(assistant("Quick."))
     stale = await rows(writer.store, "SELECT exchange FROM marks WHERE kind = 'stale'")
     assert stale == [(e.id,)]
+
+
+async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer: Writer) -> None:
+    agent = (await writer.begin(user("Who built it?"))).agent
+    await writer.finish(assistant("Gaudi."))
+    await writer.go_on(user("When?"))
+    reached = "SELECT indexed_seq FROM agents"
+    assert not await writer.store.recall.index(agent.id)
+    assert await rows(writer.store, reached) == [(2,)]
+    await writer.finish(assistant("In 1906."))
+    assert await rows(writer.store, "SELECT 1 FROM marks WHERE kind = 'stale'") == []
+    await writer.go_on(user("Where?"))
+    await save_passage(writer.store, agent.id, "It stands in Barcelona.", at=101.0)
+    # Something has a number behind it: that does not wait.
+    assert not await writer.store.recall.index(agent.id)
+    assert await rows(writer.store, reached) == [(7,)]
+    found = await writer.store.recall.search(agent, "Gaudi 1906 Barcelona")
+    assert {m.seq for m in found} >= {2, 4, 7}
 
 
 async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) -> None:
