@@ -12,12 +12,13 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import is_nudge
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
+from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import Section, made_of, make_section
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
-from gateway.run.memory.fit import count_tokens, fit, is_crowded, may_exceed
+from gateway.run.memory.fit import fit, is_crowded, may_exceed
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import NO_NOTE, EndpointForm, Prompt
 from gateway.run.memory.recall import Recaller
@@ -167,8 +168,8 @@ class Composer:
             return changed(prompt, recall=recall, notes=notes)
         window, composition = prompt.window, prompt.composition
         if window.tokens:
-            tokens = window.tokens + await count_tokens(prompt.target.model, recall.note)
-            window = replace(window, tokens=tokens)
+            # The note alone is estimated: counting a new text takes as long as finding it.
+            window = changed(window, tokens=window.tokens + estimate_tokens(recall.note))
         if plan.new:
             place = plan.query.listing.positions[plan.new[-1]]
             composition = replace(composition, notes={**composition.notes, place: recall.note})
