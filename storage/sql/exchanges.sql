@@ -107,9 +107,10 @@ WITH hit(conversation) AS (
         WHERE agent = ?1 AND hash {in:6:BYTEA:32} LIMIT 32) m JOIN exchanges e ON e.id = m.exchange AND e.agent = ?1
 ),
 part(conversation, low) AS (
-    SELECT c.id, coalesce(?8, (SELECT max(depth) FROM exchanges e WHERE e.conversation = c.id AND +e.agent = ?1) - ?7, 0)
-    FROM (SELECT DISTINCT conversation FROM hit) h JOIN conversations c ON c.id = h.conversation
-    WHERE c.agent = ?1 AND c.key IS NULL
+    SELECT h.conversation,
+           coalesce(?8, (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1) - ?7, 0)
+    FROM hit h
+    WHERE (SELECT CASE WHEN c.key IS NULL THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
 SELECT {skeleton} FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth >= part.low AND +p.agent = ?1
@@ -266,14 +267,16 @@ WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.ag
 -- be written with every turn, and hardly any of them has anything to settle.) A conversation behind ?2 moved before the
 -- clock was put back: nobody knows how long it has been idle, nor whether it was settled since.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
-FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
+FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
+JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
 WHERE o.state = 'pending' AND (c.last_at > c.settled_at AND c.last_at <= ?1 OR c.last_at > ?2)
 ORDER BY c.last_at LIMIT ?3
 
 -- name: next_due
 -- Returns when the next conversation goes idle.
 SELECT min(c.last_at)
-FROM block_ops o JOIN exchanges e ON e.id = o.exchange JOIN conversations c ON c.id = e.conversation
+FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
+JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
 WHERE o.state = 'pending' AND c.last_at > c.settled_at
 
 -- name: settled

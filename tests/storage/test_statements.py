@@ -27,8 +27,6 @@ STATEMENTS = {statement.name: statement for file in FILES for statement in load(
 
 # Statements that are meant to see rows of several agents, and why.
 ACROSS = {
-    "exchanges.sql: due": "maintenance looks for conversations that have gone idle",
-    "exchanges.sql: next_due": "likewise",
     "forget.sql: op_done": "a block that several agents share may come from a turn of any of them",
     "forget.sql: op_erase": "likewise",
     "transfer.sql: edge": "the last rows of whole tables are a bound, which needs no scope",

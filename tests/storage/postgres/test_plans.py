@@ -1,0 +1,70 @@
+"""How the server reads what a turn asks for: plans are made once, and go by index."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import asyncpg
+import pytest
+
+from storage.postgres.pool import PoolLimits
+from storage.sql.statements import load
+from tests.core.conversations import assistant, user
+from tests.storage.conftest import OpenStore, PostgresServer
+from tests.storage.test_turns import Clock
+from tests.stored import ALICE, Speaker
+
+# A memory of 2,000 turns in 200 conversations, beside 200 small ones.
+FILL = """
+INSERT INTO agents (uid, project, profile, subject, secret, epoch, created, next_seq)
+SELECT 'agent-' || n, 'p', 'f', 'user:' || n, '\\x00', 1, 0, 5000 FROM generate_series(1, 201) n;
+INSERT INTO conversations (agent, uid, key, begun, last_at)
+SELECT CASE WHEN n <= 200 THEN 1 ELSE n - 199 END, 'conversation-' || n, NULL, n, n FROM generate_series(1, 400) n;
+INSERT INTO exchanges (agent, conversation, parent, depth, seq, span, "offset", begun, touched, state, carried,
+    standing, path, reply_key, input_key, inputs, media)
+SELECT c.agent, c.id, CASE WHEN d = 0 THEN NULL ELSE 1 END, d, c.id * 20 + d * 2, 2, 0, d, d, 'finished', 1, 1,
+    sha256(('p' || c.id || d)::bytea), sha256(('r' || c.id || d)::bytea), sha256(('i' || c.id || d)::bytea),
+    '\\x', '\\x'
+FROM conversations c, generate_series(0, 9) d;
+INSERT INTO marks (agent, kind, hash, exchange) SELECT agent, 'head', sha256(id::text::bytea), id FROM exchanges;
+ANALYZE;
+"""
+
+
+async def test_statements_are_planned_once_for_a_connection(open_store: OpenStore) -> None:
+    store = await open_store(limits=PoolLimits(size=1))
+    alice = Speaker(store, ALICE, Clock())
+    for word in ("one", "two", "three"):
+        await alice.say([user(word)], assistant(f"{word}?"))
+    counted = (
+        "SELECT count(*), sum(generic_plans)::bigint, sum(custom_plans)::bigint FROM pg_prepared_statements"
+    )
+    ((statements, generic, custom),) = await store.database.read(lambda each: each.rows(counted))
+    assert statements > 5
+    assert generic > statements
+    assert custom == 0
+
+
+@pytest.mark.parametrize("name", ["look", "pool_found", "pool_conversation", "spoken_at", "spoken_unread"])
+async def test_one_conversation_of_a_long_memory_is_found_by_index(
+    database: PostgresServer, name: str
+) -> None:
+    connection = await asyncpg.connect(
+        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
+    try:
+        await connection.execute(FILL)
+        text = load("exchanges.sql")[name].postgres
+        await connection.execute(f"PREPARE asked AS {text}")
+        nothing = ", ".join(["NULL"] * len(set(re.findall(r"\$\d+", text))))
+        plan = [line for (line,) in await connection.fetch(f"EXPLAIN EXECUTE asked({nothing})")]
+    finally:
+        await connection.close()
+    steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]
+    # All of an agent's rows are those that nothing but its number leads to.
+    whole = [
+        line for line, after in steps if "Seq Scan" in line or re.search(r"Cond: \(agent = \S+\)$", after)
+    ]
+    assert not whole, plan
+    assert any("using exchanges" in line or "Bitmap Index Scan" in line for line, _ in steps)
