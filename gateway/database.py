@@ -27,7 +27,12 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
     database = settings.database
     if database.url is not None:
         return await open_store(
-            database.url, RULES, pool=database.pool, pooled=database.pooled, listen_url=database.listen_url
+            database.url,
+            RULES,
+            pool=database.pool,
+            pooled=database.pooled,
+            pooler_prepares=database.pooler_prepares,
+            listen_url=database.listen_url,
         )
     return await open_store(database.path, RULES, address=address, synchronous=database.synchronous)
 
@@ -80,7 +85,12 @@ def check_database(settings: Settings) -> DatabaseFindings:
 
 async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
     try:
-        found = await inspect_server(url, pooled=database.pooled, listen_url=database.listen_url)
+        found = await inspect_server(
+            url,
+            pooled=database.pooled,
+            pooler_prepares=database.pooler_prepares,
+            listen_url=database.listen_url,
+        )
     except Unavailable as error:
         return DatabaseFindings(fault=error.message)
     except StoreError as error:

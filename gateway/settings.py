@@ -77,13 +77,14 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """The database: the SQLite file at `path`, or the PostgreSQL at `url`. pool, pooled, listen_url: PostgreSQL's."""
+    """The database: the SQLite file at `path`, or the PostgreSQL at `url`. pool and what follows it: PostgreSQL's."""
 
     path: str = "mnemogate.db"
     url: str | None = field(default=None, repr=False)
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
     pool: int = ranged(8, 2, 1000)
     pooled: bool = False
+    pooler_prepares: bool = False
     listen_url: str | None = field(default=None, repr=False)
 
     @property

@@ -195,6 +195,10 @@ def _named_file(database: DatabaseSettings) -> DatabaseSettings:
             "database.listen_url is missing: notifications do not come through a pooler (database.pooled); "
             "name the server itself"
         )
+    if database.pooler_prepares and not database.pooled:
+        raise SettingsError(
+            "database.pooler_prepares: says something of a pooler, but database.pooled is false"
+        )
     return database
 
 

@@ -38,14 +38,16 @@ def is_url(target: str | Path) -> bool:
     return isinstance(target, str) and target.startswith(("postgresql://", "postgres://"))
 
 
-async def inspect_server(url: str, *, pooled: bool, listen_url: str | None) -> ServerFindings:
+async def inspect_server(
+    url: str, *, pooled: bool, pooler_prepares: bool, listen_url: str | None
+) -> ServerFindings:
     """Looks at a database that gateways may be serving. Raises: StoreError."""
     try:
         from storage.postgres.connection import PostgresPlace
         from storage.postgres.inspection import inspect
     except ImportError as error:
         raise NotAdmitted(_MISSING) from error
-    return await inspect(PostgresPlace(url, pooled), PostgresPlace(listen_url or url))
+    return await inspect(PostgresPlace(url, pooled, pooler_prepares), PostgresPlace(listen_url or url))
 
 
 async def _open_postgres(url: str, **options: Any) -> Database:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ _BY_CLASS: dict[str, type[StoreError]] = {
 
 # A prepared statement that is gone, or there already: a pooler has given us another session in between.
 _POOLER = ("26000", "42P05", "08P01")
-POOLER_ADVICE = "behind a pooler in transaction mode set database.pooled = true"
+POOLER_ADVICE = (
+    "behind a pooler in transaction mode set database.pooled = true, without database.pooler_prepares"
+)
 
 # The errors after which nothing works until a connection has been tried again.
 STOPPING = (Broken, ReadOnly, Corrupt, Full)
@@ -91,6 +94,19 @@ class RawConnection(Protocol):
     def terminate(self) -> None: ...
 
 
+# A pooler may hand sessions on unannounced: a name that two processes give would run the other one's statement.
+_PROCESS = secrets.token_hex(4)
+
+
+class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection whose prepared statements have names of this process's own."""
+
+    __slots__ = ()
+
+    def _get_unique_id(self, prefix: str) -> str:
+        return f"{super()._get_unique_id(prefix)}{_PROCESS}"
+
+
 # Up to the last sign, since a password may hold one that nobody has escaped.
 _PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"(?<=[?&]password=)[^&]*")
@@ -105,18 +121,25 @@ def without_secret(url: str) -> str:
 class PostgresPlace:
     """A database on a server and how it is connected to.
 
-    is_pooled: a pooler in transaction mode lies between, so that nothing may be set for a session. factory: of
-    connections; tests that count statements bring their own. connect_s: how long a connection may take to open.
+    is_pooled: a pooler in transaction mode lies between, so that nothing may be set for a session. carries: it carries
+    prepared statements from one session to another. factory: of connections; tests that count statements bring their
+    own. connect_s: how long a connection may take to open.
     """
 
     url: str
     is_pooled: bool = False
-    factory: type[Any] = asyncpg.Connection
+    carries: bool = False
+    factory: type[Any] = OwnConnection
     connect_s: float = 5.0
 
     @property
     def name(self) -> str:
         return without_secret(self.url)
+
+    @property
+    def cached_statements(self) -> int:
+        """How many prepared statements a connection keeps. 0: each is parsed and run at once, in one session."""
+        return CACHED_STATEMENTS if self.carries or not self.is_pooled else 0
 
 
 # What each session has set. A machine that vanishes must not keep an agent's lock for hours. The server looks for a
@@ -163,7 +186,7 @@ async def connect(place: PostgresPlace) -> RawConnection:
         raw: RawConnection = await asyncpg.connect(
             place.url,
             timeout=place.connect_s,
-            statement_cache_size=CACHED_STATEMENTS,
+            statement_cache_size=place.cached_statements,
             max_cached_statement_lifetime=0,
             max_cacheable_statement_size=0,
             connection_class=place.factory,

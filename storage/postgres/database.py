@@ -20,6 +20,7 @@ from storage.postgres.connection import (
     FAULTS,
     NOW,
     MendingConnection,
+    OwnConnection,
     PostgresConnection,
     PostgresPlace,
     RawConnection,
@@ -72,21 +73,22 @@ class PostgresDatabase:
         *,
         pool: int = 8,
         pooled: bool = False,
+        pooler_prepares: bool = False,
         listen_url: str | None = None,
         limits: PoolLimits | None = None,
-        factory: type[Any] = asyncpg.Connection,
+        factory: type[Any] = OwnConnection,
     ) -> Self:
         """Connects, and brings the database to the present schema.
 
         A server that cannot be used for now does not stop the start: `health` says so, everything raises the named
         error, and it comes back by itself. pool: how many connections. pooled: a pooler in transaction mode lies
-        between. listen_url: past it, where notifications arrive. factory: of connections, for tests that count
-        statements.
+        between. pooler_prepares: it carries prepared statements. listen_url: past it, where notifications arrive.
+        factory: of connections, for tests that count statements.
 
         Raises: NotAdmitted, Foreign, TooNew.
         """
         limits = limits or PoolLimits(size=pool)
-        place = PostgresPlace(url, pooled, factory)
+        place = PostgresPlace(url, pooled, pooler_prepares, factory)
         # Behind a pooler notifications arrive nowhere, and nothing says so.
         ear = PostgresPlace(listen_url or url) if listen_url or not pooled else None
         database = cls(place, limits, ear)

@@ -393,6 +393,7 @@ def test_the_database_that_is_named_closest_counts(
     [
         (f"path = 'a.db'\nurl = '{SERVER}'", "name one of them"),
         (f"url = '{SERVER}'\npooled = true", "database.listen_url is missing"),
+        (f"url = '{SERVER}'\npooler_prepares = true", "database.pooled is false"),
         (f"url = '{SERVER}'\nlisten_url = 'sqlite:///a'", "database.listen_url: expected postgresql://…"),
         ("url = 'env:PG'", "database.url names PG, which is not set"),
     ],

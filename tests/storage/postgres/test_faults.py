@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -18,6 +20,7 @@ from tests.gateway.two.proxy import Proxy
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.stored import rows
 
+ROOT = Path(__file__).parents[3]
 QUICK = PoolLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
 
 
@@ -85,9 +88,10 @@ async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_a
 ) -> None:
     store: Store = await open_store(limits=PoolLimits(size=2))
     for _ in range(5):  # more than there are connections
-        with pytest.raises(TooSlow):
+        # Busy where the server takes longer than that to stop what it was asked.
+        with pytest.raises((TooSlow, Busy)):
             await store.database.read(wait, deadline_ms=20)
-    assert await store.database.read(ask) == 1
+    assert await store.database.read(ask, deadline_ms=5_000) == 1
     assert store.health.ok
 
 
@@ -205,7 +209,7 @@ async def test_two_that_meet_in_a_circle_are_both_written(open_store: OpenStore)
         return write
 
     await asyncio.gather(*(store.database.write(crossing(*each)) for each in ((1, 2), (2, 1))))  # type: ignore[arg-type]
-    assert sorted(rounds) == [1, 2]
+    assert 2 in rounds  # or both, where the second attempt of the one met the first of the other
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,40 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
     error = asyncpg.PostgresError("no")
     error.sqlstate = state
     assert type(translate(error)).__name__ == expected
+
+
+@pytest.mark.parametrize(("major", "is_taken"), [(b"13", False), (b"14", True)])
+async def test_a_server_that_is_too_old_is_refused(
+    open_store: OpenStore, proxy: Proxy, major: bytes, is_taken: bool
+) -> None:
+    proxy.major = major
+    if is_taken:
+        assert (await open_store(path=proxy.url)).health.ok
+        return
+    with pytest.raises(NotAdmitted, match="is PostgreSQL 13; 14 or newer is needed"):
+        await open_store(path=proxy.url)
+
+
+async def test_names_of_prepared_statements_are_of_one_process(database: PostgresServer) -> None:
+    """Else a session that a pooler hands on would run what another gateway has prepared under that name."""
+    code = (
+        "import asyncio, sys; from storage.postgres.connection import PostgresPlace, connect\n"
+        "async def main():\n"
+        "    raw = await connect(PostgresPlace(sys.argv[1]))\n"
+        "    await raw.fetch('SELECT 1')\n"
+        "    print(*[name for (name,) in await raw.fetch('SELECT name FROM pg_prepared_statements')])\n"
+        "asyncio.run(main())"
+    )
+    ran = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, database.url, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        for _ in range(2)
+    ]
+    names = [(await each.communicate())[0].split() for each in ran]
+    assert names[0]
+    assert names[1]
+    assert set(names[0]).isdisjoint(names[1])
 
 
 def test_a_pooler_that_loses_statements_is_named_with_its_setting() -> None:

@@ -1,0 +1,147 @@
+"""A PgBouncer in transaction mode between gateways and their PostgreSQL: any transaction may come to any session."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gateway.database import check_database, open_database
+from gateway.settings import DatabaseSettings, Settings
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.two.pooler import Pooler, find_binaries, version_of
+from tests.server import RawReply, Running, serve, settings_for
+
+PATIENCE_S = 30.0
+# Each of these, at both gateways in turn.
+PEOPLE, TURNS = 8, 6
+JSON = {"content-type": "application/json"}
+
+pytestmark = pytest.mark.skipif(not find_binaries(), reason="PgBouncer is not installed")
+
+
+def ways() -> list[Any]:
+    """Each PgBouncer without prepared statements, and with them if it carries them."""
+    found = []
+    for binary in find_binaries():
+        major, minor = version_of(binary)
+        found.append(pytest.param(binary, 0, id=f"{major}.{minor}"))
+        if (major, minor) >= (1, 21):
+            found.append(pytest.param(binary, 1000, id=f"{major}.{minor}-prepared"))
+    return found
+
+
+@dataclass
+class World:
+    pooler: Pooler
+    settings: Settings
+    gateways: list[Running]
+    upstream: StrictUpstream
+
+    def ask(self, number: int, method: str, path: str, body: Any) -> tuple[int, Any]:
+        gateway = self.gateways[number % len(self.gateways)]
+        reply = gateway.ask(method, path, json.dumps(body).encode(), JSON)
+        return reply.status, json.loads(reply.body)
+
+    def chat(self, number: int, user: str, messages: list[dict[str, str]], **headers: str) -> RawReply:
+        gateway = self.gateways[number % len(self.gateways)]
+        return gateway.post({"model": "m", "user": user, "messages": messages}, headers)
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not is_so():
+            assert time.monotonic() < end, "it did not come to that"
+            time.sleep(0.02)
+
+    def are_ready(self) -> bool:
+        return all(each.ask("GET", "/health/ready").json["status"] == "ok" for each in self.gateways)
+
+
+@contextmanager
+def pooled(upstream: StrictUpstream, url: str, binary: str, prepared: int) -> Iterator[World]:
+    with Pooler(binary, url, prepared=prepared) as pooler, ExitStack() as stack:
+        database = DatabaseSettings(url=pooler.url, pooled=True, pooler_prepares=prepared > 0, listen_url=url)
+        settings = settings_for(upstream, database=database)
+        served = [stack.enter_context(serve(settings, lambda: open_database(settings))) for _ in range(2)]
+        yield World(pooler, settings, served, upstream)
+
+
+@pytest.mark.parametrize(("binary", "prepared"), ways())
+def test_people_and_agents_are_remembered_and_a_pooler_may_die(
+    upstream: StrictUpstream, url: str, binary: str, prepared: int
+) -> None:
+    with pooled(upstream, url, binary, prepared) as world, ThreadPoolExecutor(PEOPLE) as threads:
+
+        def talk(person: int) -> None:
+            """Resends its list; nothing of it may be left out, whichever gateway is asked."""
+            messages: list[dict[str, str]] = []
+            for turn in range(TURNS):
+                messages.append({"role": "user", "content": f"Item {person}x{turn} is packed."})
+                reply = world.chat(person + turn, f"user{person}", messages)
+                assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on"), reply
+                assert "x-mnemogate-durable" not in reply.headers
+                messages.append(
+                    {"role": "assistant", "content": reply.json["choices"][0]["message"]["content"]}
+                )
+
+        def run(person: int) -> str:
+            """Sends to an agent of its own, which keeps its conversation itself."""
+            blocks = [{"label": "human", "value": "Name: Ann"}]
+            status, made = world.ask(
+                person, "POST", "/v1/agents/", {"model": "up/m", "memory_blocks": blocks}
+            )
+            assert status == 200, made
+            for turn in range(TURNS):
+                path = f"/v1/agents/{made['id']}/messages"
+                status, sent = world.ask(person + turn, "POST", path, {"input": f"Send {person}x{turn}."})
+                assert status == 200, sent
+            return str(made["id"])
+
+        for each in [threads.submit(talk, n) for n in range(PEOPLE)]:
+            each.result(PATIENCE_S)
+        agents = [each.result(PATIENCE_S) for each in [threads.submit(run, n) for n in range(4)]]
+        for each in world.gateways:
+            assert each.app.store.health.failures == 0, each.app.store.health
+
+        world.pooler.kill()
+        hello = [{"role": "user", "content": "Item 9 is lost."}]
+        assert world.chat(0, "user0", hello).headers["x-mnemogate-memory"] == "unavailable"
+        world.pooler.start()
+        world.until(world.are_ready)
+
+        for n in range(PEOPLE):
+            asked = [{"role": "user", "content": f"Where is item {n}x2 packed?"}]
+            reply = world.chat(n, f"user{n}", asked)
+            assert reply.headers["x-mnemogate-memory"] == "on"
+            assert f"Item {n}x2 is packed." in str(world.upstream.last.messages)
+        for n, agent in enumerate(agents):
+            status, sent = world.ask(n + 1, "POST", f"/v1/agents/{agent}/messages", {"input": "And now?"})
+            assert status == 200, sent
+            said = [m["content"] for m in world.upstream.last.messages if m["role"] == "user"]
+            assert [text[-9:] for text in said[:TURNS]] == [f"Send {n}x{turn}."[-9:] for turn in range(TURNS)]
+
+
+@pytest.mark.parametrize(("binary", "prepared"), ways())
+def test_what_one_gateway_forgets_the_other_hears_past_the_pooler(
+    upstream: StrictUpstream, url: str, binary: str, prepared: int
+) -> None:
+    with pooled(upstream, url, binary, prepared) as world:
+        findings = check_database(world.settings)
+        assert findings.fault is None
+        assert "notifications between gateways arrive" in findings.notes
+        _, made = world.ask(0, "POST", "/v1/agents/", {"name": "first", "model": "up/m"})
+        send = f"/v1/agents/{made['id']}/messages"
+        assert world.ask(1, "POST", send, {"input": "Hi"})[0] == 200
+        assert world.ask(0, "PATCH", f"/v1/agents/{made['id']}", {"system": "You are a heron."})[0] == 200
+        # The other gateway believes what it read for as long as nobody tells it.
+        world.until(lambda: world.ask(1, "POST", send, {"input": "Hi"})[0] == 200 and _is_heron(world))
+
+
+def _is_heron(world: World) -> bool:
+    return "You are a heron." in str(world.upstream.last.messages[0])
