@@ -105,7 +105,9 @@ def test_people_and_agents_are_remembered_and_a_pooler_may_die(
 
         for each in [threads.submit(talk, n) for n in range(PEOPLE)]:
             each.result(PATIENCE_S)
-        agents = [each.result(PATIENCE_S) for each in [threads.submit(run, n) for n in range(4)]]
+        # The first alone: msgspec reads a struct's fields when it is first used, and two threads at once crash it.
+        agents = [run(0)]
+        agents += [each.result(PATIENCE_S) for each in [threads.submit(run, n) for n in range(1, 4)]]
         for each in world.gateways:
             assert each.app.store.health.failures == 0, each.app.store.health
 
