@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from gateway.errors import SettingsError
 from gateway.limits import Limits
@@ -182,8 +185,32 @@ class _ServerConnection(HttpToolsShim):
             self._head_timer = None
 
 
+class _DatedState(ServerState):
+    """The date in the head of replies is made when a request finds it a second old, and not by a timer."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._dated: list[tuple[bytes, bytes]] = []
+        super().__init__()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._dated = second, [(b"date", formatdate(second, usegmt=True).encode())]
+        return self._dated
+
+    @default_headers.setter
+    def default_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Takes none: uvicorn begins with an empty list."""
+
+
 class GatewayServer(uvicorn.Server):
-    """The server says from the first signal on that it is draining, and exits with 0 when it has ended in order."""
+    """The server says from the first signal on that it is draining, and exits with 0 when it has ended in order.
+
+    uvicorn looks ten times a second for whether it is to end, which is most of what an idle process does. This server
+    is told.
+    """
 
     def __init__(
         self,
@@ -192,6 +219,9 @@ class GatewayServer(uvicorn.Server):
         on_started: Callable[[], object] | None,
     ) -> None:
         super().__init__(config)
+        self.server_state = _DatedState()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told_to_exit = asyncio.Event()
         self._on_started = on_started
         self._readiness = readiness
 
@@ -204,8 +234,15 @@ class GatewayServer(uvicorn.Server):
     def exit_now(self) -> None:
         self._readiness.draining = True
         self.should_exit = True
+        if self._loop is not None:  # else it is still starting, and looks when it has
+            self._loop.call_soon_threadsafe(self._told_to_exit.set)
+
+    async def main_loop(self) -> None:
+        if not self.should_exit:
+            await self._told_to_exit.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self._on_started is not None:
             self._on_started()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import uvicorn
 
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
@@ -532,7 +533,27 @@ def test_a_client_of_http_1_0_gets_a_stream_without_chunks(
         assert client.is_closed()
 
 
-def test_a_reply_says_when_it_was_made(gateway: Running, upstream: StrictUpstream) -> None:
-    """The upstream's own date is not handed on (RFC 9110 6.6.1)."""
-    upstream.queue(raw(b"{}", content_type="application/json"))
-    assert gateway.post(HELLO).headers["date"].endswith(" GMT")
+def test_a_reply_says_when_it_was_made(
+    gateway: Running, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upstream's own date is not handed on (RFC 9110 6.6.1). No timer keeps it: an idle gateway does nothing."""
+    for at, date in ((1e9, "Sun, 09 Sep 2001 01:46:40 GMT"), (1e9 + 1.5, "Sun, 09 Sep 2001 01:46:41 GMT")):
+        monkeypatch.setattr("gateway.web.server.time.time", lambda at=at: at)
+        upstream.queue(raw(b"{}", content_type="application/json"))
+        assert gateway.post(HELLO).headers["date"] == date
+
+
+def test_an_idle_server_is_not_woken_to_look_for_its_end(
+    upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[int] = []
+
+    async def on_tick(server: uvicorn.Server, counter: int) -> bool:
+        ticks.append(counter)
+        return server.should_exit
+
+    monkeypatch.setattr("uvicorn.Server.on_tick", on_tick)
+    with serve(settings_for(upstream)) as gateway:
+        upstream.queue(raw(b"{}", content_type="application/json"))
+        assert gateway.post(HELLO).status == 200
+    assert not ticks
