@@ -24,11 +24,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.search.common import says_nothing
-from storage.search.words import date_words, names_in, words_of
+from storage.search.words import date_words, names_in, split_words, words_of
 from storage.value import frozen
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
 # A text with no sentence but questions, or one that only repeats a question. Longer ones tell something by the way.
-_ONLY_ASKS = re.compile(r"(?:[^.!。！]|[.!](?!\s))*[?？؟]\W*")
+_LAST_ASKS, _TOLD = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!]\s|[。！]")
 _QUESTION_CHARS = 500
 # A text of more terms says something.
 _SLIGHT_TERMS = 8
@@ -57,8 +57,10 @@ _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 _TABLE_BYTES = CHUNK * 6
 _PREFIX = _HEADER.size + _TABLE_BYTES
 _ENTRY_BYTES = 6
-# Bits of an entry's place, and of a document's flags: it only asks; its words are what people say all the time.
-SLOT, IN_HEAD, NAMED = 0x3F, 0x40, 0x80
+# Parts of an entry's place, and of a counted term, whose marks are these two bits further to the left.
+SLOT, _IN_HEAD, _NAMED, MARKS_SHIFT = 0x3F, 0x40, 0x80, 2
+FREQUENCY, HEAD, NAME = 0xFF, _IN_HEAD << MARKS_SHIFT, _NAMED << MARKS_SHIFT
+# Bits of a document's flags: it only asks; its words are what people say all the time.
 USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
 
 
@@ -99,14 +101,13 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 class Counted:
     """A document with its terms, counted.
 
-    head: those in its beginning, and of these `named` those of names and numbers. length: terms in all; flags: of its
-    row.
+    terms: how often each occurs, up to 255, with the marks HEAD and NAME where it stands in the beginning, and there in
+    a name or a number. names: the terms of these. length, head_length: terms in all; flags: of its row.
     """
 
     document: Document
-    frequency: dict[str, int]
-    head: frozenset[str]
-    named: frozenset[str]
+    terms: dict[str, int]
+    names: Sequence[str]
     length: int
     head_length: int
     flags: int
@@ -119,32 +120,32 @@ def count_terms(document: Document) -> Counted:
     text = document.text[:_DOCUMENT_CHARS]
     # The head ends with a word, where its text has spaces.
     cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
-    head = words_of(text[: cut or _HEAD_CHARS])
-    words = [*head, *words_of(text[cut:])] if cut else words_of(text)
+    beginning = text[: cut or _HEAD_CHARS]
+    head, names = words_of(beginning), sorted({*names_in(beginning)})
+    words = head + words_of(text[cut:]) if cut else words_of(text)
     # The terms that a message has beside its text: when it was said and by whom.
     dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     frame = [*dated, *words_of(document.speaker or "")]
-    frequency = Counter(dict.fromkeys(frame, 1))
-    frequency.update(words)
-    if len(frequency) > _DOCUMENT_TERMS:
-        frequency = Counter(dict(list(frequency.items())[:_DOCUMENT_TERMS]))
-    return Counted(
-        document,
-        frequency,
-        frozenset(head),
-        frozenset(names_in(text[: cut or _HEAD_CHARS])),
-        len(words) + len(frame),
-        len(head),
-        _flags(document, words),
-    )
+    terms = dict(Counter(chain(dict.fromkeys(frame), words)))
+    if len(terms) > _DOCUMENT_TERMS:
+        terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
+    if len(words) >= FREQUENCY:
+        terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
+    for mark, marked in ((HEAD, head), (NAME, names)):
+        for term in marked:
+            if term in terms:
+                terms[term] |= mark
+    return Counted(document, terms, names, len(words) + len(frame), len(head), _flags(document, words))
 
 
 def _flags(document: Document, words: Sequence[str]) -> int:
     flags = PRESENT | (USER if document.role == "user" else 0)
     text = document.text.strip()
-    if len(text) <= _QUESTION_CHARS and _ONLY_ASKS.fullmatch(text):
-        flags |= ASKS
-    if len(words) <= _SLIGHT_TERMS and says_nothing(document.text, words):
+    if len(text) <= _QUESTION_CHARS:
+        asks = _LAST_ASKS.search(text)
+        if asks and not _TOLD.search(text, 0, asks.start()):
+            flags |= ASKS
+    if len(words) <= _SLIGHT_TERMS and says_nothing(split_words(document.text), words):
         flags |= SLIGHT
     return flags
 
@@ -184,20 +185,16 @@ def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
         chunk: {slot: count_terms(each) for slot, each in rows.items()} for chunk, rows in by_chunk.items()
     }
     every = chain.from_iterable(rows.values() for rows in counted.values())
-    hashes = hash_terms(chain.from_iterable(each.frequency for each in every), secret)
+    hashes = hash_terms(chain.from_iterable(each.terms for each in every), secret)
     blobs = {}
     for chunk, of_slot in counted.items():
         table = np.zeros(CHUNK, document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
         for slot, found in of_slot.items():
             table[slot] = document_row(found)
-            values += [hashes[term] for term in found.frequency]
-            marks = (
-                (IN_HEAD if term in found.head else 0) | (NAMED if term in found.named else 0)
-                for term in found.frequency
-            )
-            places += bytes([slot | mark for mark in marks])
-            frequencies += bytes([f if f < 0xFF else 0xFF for f in found.frequency.values()])
+            values += [hashes[term] for term in found.terms]
+            places += bytes([slot | (each & (HEAD | NAME)) >> MARKS_SHIFT for each in found.terms.values()])
+            frequencies += bytes([each & FREQUENCY for each in found.terms.values()])
         columns = (
             np.array(values, "<u4"),
             np.frombuffer(places, np.uint8),

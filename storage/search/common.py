@@ -6,30 +6,32 @@ A memory of ten messages cannot tell that "go" is a common word and "whale" is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
 
-from storage.search.words import split_words, terms_of_word, words_of
+from storage.search.words import terms_of_word, words_of
 
 _TABLE = Path(__file__).with_name("common_words.txt")
-# A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never said.
+# A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never said. Those of the
+# last line are common to the degree 1.
 _FIRST_LINE, _LAST_LINE = 2, 7
+_MOST = _LAST_LINE + 1 - _FIRST_LINE
 # Words in a message, to make of a word's share of all words the share of messages that have it. Measured on
 # LongMemEval in histories of 22 messages with 100, 150 and 300: evidence in the note 91.5, 91.3 and 90.8%; questions
 # about something else that get a note: 31, 30 and 27%.
 _MESSAGE_WORDS = 150
-_SHARE_OF_LINE: dict[int | None, float] = {
-    line: min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_FIRST_LINE, _LAST_LINE + 1)
-}
+_SHARES = [
+    0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
+]  # fmt: skip
 # A word that is in a larger share of people's messages tells nothing.
 _SAYS_NOTHING = 0.5
 # Words of a text that tell its language.
 _TELLING_WORDS = 64
 # One of a language's most common words does not show it, since short words are words of several ("van"); one that is
 # said to assistants does.
-_ENGLISH, _ENGLISH_LEAD = "en", _LAST_LINE - 2
+_ENGLISH, _ENGLISH_LEAD = "en", 5
 
 # What people say to an assistant whatever the matter is, which no corpus of books and films shows: courtesies, going
 # on, asking for something. Chosen by hand; they count as more common than any word of the table.
@@ -69,22 +71,33 @@ _SAID_TO_ASSISTANTS = {
 }
 
 
-def shares_in_general(text: str, terms: Sequence[str]) -> list[float]:
-    """Returns for each term which share of people's messages has it, in the language that the text seems to be in."""
+def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]:
+    """Returns for each term which share of people's messages has it, in the language that a text seems to be in.
+
+    words: all of the text's.
+    """
     tables = load_tables()
-    words = split_words(text)[:_TELLING_WORDS]
-    # In their order, so that of two languages with the same score it is always the same that counts.
-    said = dict.fromkeys(term for word in words for term in terms_of_word(word) or (word,))
+    said = chain.from_iterable([terms_of_word(word) or (word,) for word in words[:_TELLING_WORDS]])
     scores = {_ENGLISH: _ENGLISH_LEAD}
-    for language, line in chain.from_iterable(tables.get(term, ()) for term in said):
-        scores[language] = scores.get(language, 0) + _LAST_LINE + 1 - line
+    # In their order, so that of two languages with the same score it is always the same that counts.
+    for term in dict.fromkeys(said):
+        for language, degree in tables.get(term, ()):
+            scores[language] = scores.get(language, 0) + degree
     found = max(scores, key=scores.__getitem__)
-    return [_SHARE_OF_LINE.get(dict(tables.get(term, ())).get(found), 0.0) for term in terms]
+    return [_SHARES[_degree(tables[term], found)] if term in tables else 0.0 for term in terms]
 
 
-def says_nothing(text: str, terms: Sequence[str]) -> bool:
-    """Returns whether each term of a text is in most of people's messages: "And now?" """
-    return all_common(shares_in_general(text, terms))
+def _degree(places: Iterable[tuple[str, int]], wanted: str) -> int:
+    """Returns how common a term is in a language; 0: it is not."""
+    for language, degree in places:
+        if language == wanted:
+            return degree
+    return 0
+
+
+def says_nothing(words: Sequence[str], terms: Sequence[str]) -> bool:
+    """Returns whether each term of a text is in most of people's messages: "And now?" words: all of the text's."""
+    return all_common(shares_in_general(words, terms))
 
 
 def all_common(shares: Sequence[float]) -> bool:
@@ -94,16 +107,19 @@ def all_common(shares: Sequence[float]) -> bool:
 
 @cache
 def load_tables() -> dict[str, tuple[tuple[str, int], ...]]:
-    """Returns for each common term its languages, with its line in each: 9,000 terms, in 4 ms and 0.8 MB."""
+    """Returns for each common term its languages, and to which degree it is common in each.
+
+    That are 9,000 terms, in 4 ms and 0.8 MB.
+    """
     tables: dict[str, tuple[tuple[str, int], ...]] = {}
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, number, *terms = line.split()
-            place = ((language, int(number)),)
+            place = ((language, _LAST_LINE + 1 - int(number)),)
             for term in terms:
                 tables[term] = tables[term] + place if term in tables else place
     for language, text in _SAID_TO_ASSISTANTS.items():
-        place = ((language, _FIRST_LINE),)
+        place = ((language, _MOST),)
         for term in words_of(text):
             others = tuple(each for each in tables.get(term, ()) if each[0] != language)
             tables[term] = others + place if others else place

@@ -5,12 +5,13 @@ Pure: values in, columns of numbers out. What they are worth, storage/search/ran
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from storage.search.blob import Counted, hash_terms
-from storage.search.index import FREQUENCY, FREQUENCY_SHIFT, HEAD, ROW_SHIFT, Index, IndexLayout
+from storage.search.index import HASH_SHIFT, NO_HASH, ROW_SHIFT, Index
+from storage.search.layout import IndexLayout
 from storage.value import frozen
 
 if TYPE_CHECKING:
@@ -33,15 +34,13 @@ class Found:
 
     layout: IndexLayout
     in_general: NDArray[np.float64]
-    packed: NDArray[np.uint32]
+    packed: NDArray[np.int64]
     term: NDArray[np.int64]
     hashes: Mapping[str, int]
 
     @property
     def row(self) -> NDArray[np.int64]:
-        import numpy as np
-
-        return (self.packed >> ROW_SHIFT).astype(np.int64)
+        return self.packed >> ROW_SHIFT
 
 
 def find(
@@ -52,7 +51,7 @@ def find(
 
     layout = index.layout(tail)
     hashes = hash_terms(terms, secret) if index.has_words else {}
-    packed, term = _occurrences(index, layout, hashes.values(), tail, terms)
+    packed, term = _occurrences(index, layout, [*hashes.values()], terms)
     if len(terms) > _QUERY_TERMS:
         # A pasted page is ranked by its rarest words that occur at all; the others would cost and decide nothing.
         rarest = np.bincount(term, minlength=len(terms)).argsort(kind="stable")
@@ -63,36 +62,33 @@ def find(
 
 
 def widen(
-    found: Found,
-    index: Index,
-    tail: Sequence[Counted],
-    best: Iterable[int],
-    terms: Collection[str],
-    secret: bytes,
+    found: Found, index: Index, best: Sequence[int], terms: Collection[str], secret: bytes
 ) -> Found | None:
     """Returns what is found with the names of the best rows as well; None where they add none. terms: the query's.
 
     A name that comes from the index is not looked for in the tail, whose words would all have to be hashed for it.
     """
-    import numpy as np
-
-    counted_at = dict(zip(found.layout.in_tail, tail, strict=True))
-    # The names of the tail by themselves where there are no hashes to compare them with.
-    named = dict[int | str, str]()
+    tail, named = found.layout.tail, dict[int | str, str]()
+    indexed = [row for row in best if row not in tail]
+    names = dict(zip(indexed, index.names_in(indexed), strict=True)) if indexed else {}
     for row in best:
-        if (counted := counted_at.get(row)) is None:
-            named.update((value, named.get(value, "")) for value in index.names_in(row))
+        if row in names:
+            for value in names[row]:
+                named.setdefault(value, "")
         elif index.has_words:
-            named.update((h, term) for term, h in hash_terms(sorted(counted.named), secret).items())
+            named.update((h, term) for term, h in hash_terms(tail[row].names, secret).items())
         else:
-            named.update((term, term) for term in sorted(counted.named))
-    known = set(found.hashes.values()) if index.has_words else set(terms)
+            # By themselves, where there are no hashes to compare them with.
+            named.update((term, term) for term in tail[row].names)
+    known = found.hashes.values() if index.has_words else terms
     more = {value: term for value, term in named.items() if value not in known}
-    more = dict(list(more.items())[:_NAMES])
     if not more:
         return None
+    import numpy as np
+
+    more = dict(list(more.items())[:_NAMES])
     hashes = [value for value in more if isinstance(value, int)]
-    packed, term = _occurrences(index, found.layout, hashes, tail, list(more.values()))
+    packed, term = _occurrences(index, found.layout, hashes, list(more.values()))
     return replace(
         found,
         in_general=np.concatenate((found.in_general, np.zeros(len(more)))),
@@ -102,28 +98,25 @@ def widen(
 
 
 def _occurrences(
-    index: Index, layout: IndexLayout, hashes: Collection[int], tail: Sequence[Counted], terms: Sequence[str]
-) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    index: Index, layout: IndexLayout, hashes: Sequence[int], terms: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the occurrences of terms in the index and in the tail. hashes: of the terms, where the index has any."""
     import numpy as np
 
+    packed = numbers = np.empty(0, np.int64)
     if hashes:
-        packed, term = index.occurrences([*hashes])
+        packed, numbers = index.occurrences(hashes)
         if layout.replaced is not None:
             stays = ~layout.replaced[packed >> ROW_SHIFT]
-            packed, term = packed[stays], term[stays]
-    added, numbers = list[int](), list[int]()
-    for row, counted in zip(layout.in_tail, tail, strict=True):
-        frequency, head = counted.frequency, counted.head
-        for number, word in enumerate(terms):
-            if word in frequency:
-                # As in a blob, which has no larger number.
-                times = min(frequency[word], FREQUENCY)
-                added.append(row << ROW_SHIFT | times << FREQUENCY_SHIFT | (HEAD if word in head else 0))
-                numbers.append(number)
-    if not hashes:
-        return np.array(added, np.uint32), np.array(numbers, np.int64)
+            packed, numbers = packed[stays], numbers[stays]
+    # In these numbers a term's own stands for its hash.
+    numbered = [(number << HASH_SHIFT, term) for number, term in enumerate(terms)]
+    added: list[int] = []
+    for row, counted in layout.tail.items():
+        known, place = counted.terms, row << ROW_SHIFT
+        added += [number | place | known[term] for number, term in numbered if term in known]
     if added:
-        packed = np.concatenate((packed, np.array(added, np.uint32)))
-        term = np.concatenate((term, np.array(numbers, np.int64)))
-    return packed, term
+        both = np.array(added, np.int64)
+        packed = np.concatenate((packed, both & NO_HASH))
+        numbers = np.concatenate((numbers, both >> HASH_SHIFT))
+    return packed, numbers

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from storage.search.blob import ASKS, PRESENT, SLIGHT, USER, Counted, count_terms
+from storage.search.blob import ASKS, FREQUENCY, HEAD, PRESENT, SLIGHT, USER, Counted, count_terms
 from storage.search.common import all_common, load_tables, shares_in_general
 from storage.search.find import Found, find, widen
-from storage.search.index import FREQUENCY, FREQUENCY_SHIFT, HEAD, K1, Index, IndexLayout
-from storage.search.words import terms_of_word, words_of
+from storage.search.index import Index
+from storage.search.layout import IndexLayout
+from storage.search.words import split_words, terms_of, terms_of_word
 from storage.value import frozen
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-T = TypeVar("T", bound="np.generic")
 
 # The weight of a hit in the neighbouring turn.
 _NEIGHBOUR = 0.5
@@ -76,8 +74,6 @@ _TOLD_TERMS = 32
 # short talk 65 and 85%.
 _SECOND_LOOK = 3
 _SURE = 10
-# Of more rows than these only those that may have a score are looked at.
-_FEW_ROWS = 2_048
 # An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
 
@@ -141,10 +137,11 @@ def rank(
     only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
     the query nothing is returned. A search tool leaves it off.
     """
-    terms = list(dict.fromkeys(words_of(query)))[:_QUERY_WORDS]
+    words = split_words(query)
+    terms = list(dict.fromkeys(terms_of(words)))[:_QUERY_WORDS]
     if not terms or not (index.has_words or tail):
         return []
-    in_general = shares_in_general(query, terms)
+    in_general = shares_in_general(words, terms)
     if only_strong and all_common(in_general):
         return []
     found = find(index, tail, terms, in_general, secret)
@@ -152,7 +149,7 @@ def rank(
         return []
     rows = _fuse(found, skip, max(limit, MOST_HITS) if room else limit, only_strong, near)
     if room and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
-        wider = widen(found, index, tail, rows[:_SECOND_LOOK].tolist(), terms, secret)
+        wider = widen(found, index, rows[:_SECOND_LOOK].tolist(), terms, secret)
         if wider is not None:
             rows = _mix(rows, _fuse(wider, skip, MOST_HITS, only_strong, near))
     numbers: list[int] = found.layout.seqs[_fill(rows, found.layout, limit, room)].tolist()
@@ -161,24 +158,17 @@ def rank(
 
 @frozen
 class _Scored:
-    """BM25 scores of some rows. rows: which, in order. places: by row its place among them; None: it is the row.
+    """BM25 scores of some rows. rows: which, in order. flags: theirs. share: what each holds of the query.
 
-    share: of the query's weight, by row. weight: of each term, in the same measure.
+    weight: of each term, in the measure of the shares. asked: the weight of the whole query.
     """
 
     rows: NDArray[np.int64]
-    places: NDArray[np.int64] | None
+    flags: NDArray[np.uint8]
     score: NDArray[np.float64]
     share: NDArray[np.float64]
     weight: NDArray[np.float64]
-
-    def of_row(self, column: NDArray[T]) -> NDArray[T]:
-        """Returns what a column by row has for these."""
-        return column if self.places is None else column[self.rows]
-
-    def place_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the places of rows; for one that is not among these the number of these."""
-        return rows if self.places is None else self.places[rows]
+    asked: float
 
 
 def _score(found: Found, *, all_rows: bool) -> _Scored:
@@ -188,72 +178,50 @@ def _score(found: Found, *, all_rows: bool) -> _Scored:
     """
     import numpy as np
 
-    layout = found.layout
+    layout, row = found.layout, found.row
     total = len(layout.seqs)
     others = max(layout.lengths.count, _LEAST_IN_GENERAL)
     sample = layout.lengths.count + others
     df = np.bincount(found.term, minlength=len(found.in_general)) + others * found.in_general
-    idf = np.log1p(np.maximum(sample - df + 0.5, 0.0) / (df + 0.5))
+    idf = np.log((sample + 1) / (df + 0.5))
     # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
-    asked = max(float(np.minimum(idf, math.log1p((sample - 0.5) / 1.5)).sum()), 1e-9)
-    row, weight = found.row, idf[found.term]
-    f = found.packed >> FREQUENCY_SHIFT & FREQUENCY
-    own = weight * f * (K1 + 1) / (f + layout.against(row, head=False))
+    asked = max(float(np.minimum(idf, math.log((sample + 1) / 1.5)).sum()), 1e-9)
+    weight, times = idf[found.term], found.packed & FREQUENCY
+    own = weight * times / (times + layout.against[row])
 
     # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's length.
-    in_head = (found.packed & HEAD) > 0
-    source, weight_there = row[in_head], weight[in_head] * _NEIGHBOUR
-    gain = weight_there * (K1 + 1) / (1 + layout.against(source, head=True))
-    earlier, later = layout.earlier[source], layout.later[source]
-
-    scored = _places(layout, None if all_rows or total <= _FEW_ROWS else (row, earlier, later))
-    n = len(scored.rows)
-    if not len(row):  # of nothing bincount makes whole numbers
-        return replace(scored, score=np.zeros(n), share=np.zeros(n), weight=idf / asked)
-    at = scored.place_of(row)
-    to = np.concatenate((at, scored.place_of(earlier), scored.place_of(later)))
-    back = forth = np.ones(1)
-    if layout.has_asking:
+    in_head = (found.packed & HEAD).nonzero()[0]
+    source = row[in_head]
+    there = weight[in_head] * _NEIGHBOUR
+    back = forth = there
+    if layout.marks & ASKS:
         asking = (layout.flags[source] & ASKS) > 0
-        back, forth = np.where(asking, 0.0, 1.0), np.where(asking, _ANSWERING, 1.0)
-    # Behind the places is one for the neighbours that there are not.
-    score = np.bincount(to, np.concatenate((own, gain * back, gain * forth)), n + 1)[:n].astype(
-        float, copy=False
-    )
-    share = np.bincount(to, np.concatenate((weight, weight_there * back, weight_there * forth)), n + 1)[:n]
-    if layout.has_asking:
-        asks = (scored.of_row(layout.flags) & ASKS) > 0
-        told = scored.of_row(layout.documents["head"]).astype(float) - np.bincount(at, minlength=n)[:n]
-        score *= np.where(asks, np.clip(told / _TELLING_TERMS, _LEAST_TELLING, 1.0), 1.0)
-    return replace(scored, score=score, share=np.minimum(share / asked, 1.0), weight=idf / asked)
-
-
-def _places(layout: IndexLayout, touched: Sequence[NDArray[Any]] | None) -> _Scored:
-    """Returns an empty score of the rows that are touched; None: of all."""
-    import numpy as np
-
-    none, total = np.empty(0), len(layout.seqs)
-    if touched is None:
-        return _Scored(np.arange(total), None, none, none, none)
-    is_touched = np.zeros(total + 1, bool)
-    for rows in touched:
-        is_touched[rows] = True
-    rows = np.flatnonzero(is_touched[:total])
-    places = np.full(total + 1, len(rows))
-    places[rows] = np.arange(len(rows))
-    return _Scored(rows, places, none, none, none)
+        back, forth = np.where(asking, 0.0, there), np.where(asking, _ANSWERING * there, there)
+    to = np.concatenate((row, layout.earlier[source], layout.later[source]))
+    against = 1 + layout.head_against[source]
+    # Behind the rows is one for the neighbours that there are not.
+    scores = np.bincount(to, np.concatenate((own, back / against, forth / against)), total + 1)
+    shares = np.bincount(to, np.concatenate((weight, back, forth)), total + 1)
+    rows = np.arange(total) if all_rows else (shares[:total] > 0).nonzero()[0]
+    # Of nothing bincount makes whole numbers.
+    score, share = scores[rows].astype(float, copy=False), shares[rows].astype(float, copy=False)
+    flags = layout.flags[rows]
+    if layout.marks & ASKS:
+        told = layout.head[rows] - np.bincount(row, minlength=total)[rows]
+        score *= np.where(flags & ASKS, (told / _TELLING_TERMS).clip(_LEAST_TELLING, 1.0), 1.0)
+    return _Scored(rows, flags, score, share, idf, asked)
 
 
 def _is_weak(found: Found, scored: _Scored) -> bool:
     """Returns whether what was found holds too little of the query."""
-    if scored.share.max() >= _LEAST_BEST_SHARE:
+    if _most(scored.share) >= _LEAST_BEST_SHARE * scored.asked:
         return False
     import numpy as np
 
     is_few, is_held = np.zeros(len(found.layout.seqs), bool), np.zeros(len(scored.weight), bool)
     is_few[scored.rows[_best(scored.score, _FEW)]] = True
     is_held[found.term[is_few[found.row]]] = True
-    return float(scored.weight[is_held].sum()) < _LEAST_SHARE_OF_FEW
+    return float(scored.weight[is_held].sum()) < _LEAST_SHARE_OF_FEW * scored.asked
 
 
 def _mix(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -267,12 +235,12 @@ def _mix(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int6
 
 def _fill(ranked: NDArray[np.int64], layout: IndexLayout, limit: int, room: int) -> NDArray[np.int64]:
     """Returns the first `limit` rows, and of those behind them as many as the room has place for."""
-    import numpy as np
-
-    tokens = np.minimum(layout.documents["length"][ranked], _TOLD_TERMS) * _TOKENS_OF_TERM
-    before = tokens.cumsum() - tokens
-    filled: NDArray[np.int64] = ranked[(before < room) | (np.arange(len(ranked)) < limit)]
-    return filled
+    filled = 0.0
+    for place, terms in enumerate(layout.length[ranked].tolist() if len(ranked) > limit else ()):
+        if place >= limit and filled >= room:
+            return ranked[:place]
+        filled += min(terms, _TOLD_TERMS) * _TOKENS_OF_TERM
+    return ranked
 
 
 def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near | None) -> NDArray[np.int64]:
@@ -287,12 +255,12 @@ def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near |
         outstanding, beyond = _by_row(layout, near)
     if skip:
         # Only now: the statistics of words and vectors are those of the whole memory.
-        seqs = scored.of_row(layout.seqs)
-        unwanted = (seqs >= skip.start) & (seqs < skip.stop)
+        ends = layout.seqs.searchsorted((skip.start, skip.stop))
+        unwanted = slice(*scored.rows.searchsorted(ends).tolist())
         score[unwanted] = share[unwanted] = 0.0
         if outstanding is not None and beyond is not None:
             outstanding[unwanted] = beyond[unwanted] = 0.0
-    best, nearest = float(score.max(initial=0.0)), 0.0 if outstanding is None else float(outstanding.max())
+    best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
     far = None
     if only_strong and (not best > 0 or _is_weak(found, scored)):
         # The words say nothing. Vectors alone have to show that something is about the query, and not only that it is
@@ -304,18 +272,19 @@ def _fuse(found: Found, skip: range, limit: int, only_strong: bool, near: Near |
             return none
     if not best > 0 and not nearest > 0:
         return none
-    of_user, weight = (scored.of_row(layout.flags) & USER) > 0, layout.lengths.user_weight
+    of_user, weight = scored.flags & USER, layout.user_weight
     fused = _relative(score, of_user, weight)
     if outstanding is not None:
         fused += _relative(outstanding, of_user, weight)
     if only_strong:
-        weak = share < _LEAST_SHARE
+        weak = share < _LEAST_SHARE * scored.asked
         if outstanding is not None:
             weak &= outstanding < _NEAR_ENOUGH
         if far is not None:
             weak = ~far
-        _hold_back(fused, scored, layout)
-        fused[weak | (fused < _LEAST_RELATIVE * fused.max())] = 0.0
+        if layout.marks & SLIGHT:
+            _hold_back(fused, scored, layout)
+        fused[weak | (fused < _LEAST_RELATIVE * _most(fused))] = 0.0
     return scored.rows[_best(fused, limit)]
 
 
@@ -323,23 +292,24 @@ def _hold_back(fused: NDArray[np.float64], scored: _Scored, layout: IndexLayout)
     """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
     import numpy as np
 
-    slight = np.flatnonzero(scored.of_row(layout.flags) & SLIGHT)
+    slight = (scored.flags & SLIGHT).nonzero()[0]
     if not len(slight):
         return
-    before = scored.of_row(layout.earlier)[slight]
-    there = before < len(layout.seqs)
-    is_answer = there & ((layout.flags[np.where(there, before, 0)] & ASKS) > 0)
-    worth = np.append(fused, 0.0)[scored.place_of(before)]
-    fused[slight] = np.where(is_answer, np.minimum(fused[slight], _BEHIND * worth), 0.0)
+    # Behind the rows is one for the neighbours that there are not.
+    worth, flags = np.zeros(len(layout.seqs) + 1), np.append(layout.flags, np.uint8(0))
+    worth[scored.rows] = fused
+    before = layout.earlier[scored.rows[slight]]
+    is_answer = (flags[before] & ASKS) > 0
+    fused[slight] = np.where(is_answer, np.minimum(fused[slight], _BEHIND * worth[before]), 0.0)
 
 
-def _relative(score: NDArray[np.float64], user: NDArray[np.bool_], weight: float) -> NDArray[np.float64]:
+def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float) -> NDArray[np.float64]:
     """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
-    relative: NDArray[np.float64] = score / (float(score.max()) or 1.0)
+    relative: NDArray[np.float64] = score / (_most(score) or 1.0)
     if not weight:
         return relative
-    of_user = score * user
-    return relative + weight * of_user / (float(of_user.max()) or 1.0)
+    users = score * of_user
+    return relative + users * (weight / (_most(users) or 1.0))
 
 
 def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -367,12 +337,19 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
     return outstanding, beyond
 
 
+def _most(score: NDArray[np.float64]) -> float:
+    """Returns the largest number; of a short column numpy's own `max` takes five times as long."""
+    return float(score[score.argmax()]) if len(score) else 0.0
+
+
 def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
     """Returns the rows with a score, best first; of equals the newer one first."""
     import numpy as np
 
-    rows = np.flatnonzero(score > 0)
+    rows = score.nonzero()[0][::-1]
+    value = score[rows]
     if len(rows) > limit:
-        least = np.partition(score[rows], len(rows) - limit)[len(rows) - limit]
-        rows = rows[score[rows] >= least]
-    return rows[np.lexsort((-rows, -score[rows]))[:limit]]
+        least = np.partition(value, len(rows) - limit)[len(rows) - limit]
+        rows, value = rows[value >= least], value[value >= least]
+    best: NDArray[np.int64] = rows[(-value).argsort(kind="stable")[:limit]]
+    return best

@@ -92,10 +92,14 @@ def split_words(text: str) -> list[str]:
 
 def words_of(text: str) -> list[str]:
     """Returns the terms of a text in order. Numbers and identifiers are kept, function words are not."""
-    found = split_words(text)
-    if max(map(len, found), default=0) <= _WORD_CHARS:
-        return list(chain.from_iterable(map(terms_of_word, found)))
-    return [t for word in found for t in (terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]
+    return terms_of(split_words(text))
+
+
+def terms_of(words: list[str]) -> list[str]:
+    """Returns the terms of the words of a text, in order."""
+    if max(map(len, words), default=0) <= _WORD_CHARS:
+        return list(chain.from_iterable(map(terms_of_word, words)))
+    return [t for word in words for t in (terms_of_word if len(word) <= _WORD_CHARS else _split)(word)]
 
 
 def names_in(text: str) -> list[str]:

@@ -297,3 +297,25 @@ def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> N
         found = rank(index, query, SECRET, tail=[count_terms(each) for each in tail], **options)
         assert found
         assert found == ranked([data for data in blobs.values() if data], query, SECRET, tail=tail, **options)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
+    """Messages come before those that they follow, have several behind them, and take the place of indexed ones."""
+    dice = random.Random(seed)
+    known = [Document(n, "user", some_text(dice), 0.0, None, n - 1 or None) for n in range(1, 30)]
+    blobs = encode(known, SECRET) if seed else {}
+    index = Index(blobs.items())
+    tail: list[Document] = []
+    for _ in range(60):
+        seqs = dice.sample(range(30 if dice.random() < 0.8 else 1, 100), dice.randrange(4))
+        tail += [
+            Document(seq, dice.choice(("user", "assistant")), some_text(dice), 0.0, None, dice.randrange(seq))
+            for seq in seqs
+            if seq not in {each.seq for each in tail}
+        ]
+        if dice.random() < 0.1:
+            del tail[dice.randrange(len(tail) + 1) :]
+        query = " ".join(dice.sample(NOUNS, 2))
+        found = rank(index, query, SECRET, tail=[count_terms(each) for each in tail], limit=20)
+        assert found == ranked(blobs.values(), query, SECRET, tail=tail, limit=20)

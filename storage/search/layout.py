@@ -1,0 +1,206 @@
+"""The layout of one agent's search index (storage/search/index.py): every document by row, before any query.
+
+Pure: values in, columns of numbers out. A layout changes in place with the messages that are not indexed yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from storage.search.blob import CHUNK, PRESENT, USER, Counted, chunk_of, document_row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
+_K1 = 1.2
+_B = 0.75
+
+# The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
+# turns counts in full. That is so in LongMemEval, where nothing less found as much.
+_FULL_WEIGHT_LOG2 = 3
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Sums over rows: how many there are, their lengths and heads; logarithms of the user's lengths, and of others'."""
+
+    count: int
+    length: int
+    head: int
+    user: int
+    user_logs: float
+    other_logs: float
+
+    @classmethod
+    def of(cls, documents: NDArray[Any]) -> Lengths:
+        """Sums up some rows."""
+        import numpy as np
+
+        present = documents[(documents["flags"] & PRESENT) > 0]
+        logs, user = np.log2(present["length"] + 1.0), (present["flags"] & USER) > 0
+        of_user = float(logs[user].sum())
+        length, head = int(present["length"].sum()), int(present["head"].sum())
+        return cls(len(present), length, head, int(user.sum()), of_user, float(logs.sum()) - of_user)
+
+    def change(self, by: int, length: int, head: int, flags: int) -> None:
+        """Adds a row, or takes it away. by: 1 or -1."""
+        self.count += by
+        self.length += by * length
+        self.head += by * head
+        if flags & USER:
+            self.user += by
+            self.user_logs += by * math.log2(length + 1)
+        else:
+            self.other_logs += by * math.log2(length + 1)
+
+    def user_weight(self) -> float:
+        """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
+
+        The typical length is the geometric mean, which a few very long turns do not change much.
+        """
+        others = self.count - self.user
+        if not self.user or not others:
+            return 0.0
+        # Rounded, since sums of the same rows in another order differ by a hair, which would decide between equals.
+        longer = round(self.other_logs / others - self.user_logs / self.user, 9)
+        return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
+
+
+@dataclass(slots=True)
+class IndexLayout:
+    """Every document by row, and all that is known of them before a query.
+
+    places: of each chunk. length, head: terms in a document, and in its head; with `back` and `flags` as in a blob,
+    zeros where there is none. earlier, later: by row the rows of its neighbours, the number of rows for none.
+    waiting: rows by the number of the message before them, where that is not there. marks: the flags that any row has.
+    against, head_against: how much the length of each row, or of its head, counts against a term in it. user_weight:
+    how much the ranking of the user's turns counts. tail: the messages that are not indexed yet, by row. replaced: by
+    row whether it is one of these and indexed nevertheless; None where none is.
+    """
+
+    places: Mapping[int, int]
+    seqs: NDArray[np.int64]
+    length: NDArray[np.float64]
+    head: NDArray[np.float64]
+    back: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+    earlier: NDArray[np.int64]
+    later: NDArray[np.int64]
+    waiting: dict[int, tuple[int, ...]]
+    lengths: Lengths
+    marks: int
+    against: NDArray[np.float64] = field(init=False)
+    head_against: NDArray[np.float64] = field(init=False)
+    user_weight: float = field(init=False)
+    tail: dict[int, Counted] = field(default_factory=dict)
+    replaced: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, places: Mapping[int, int], seqs: NDArray[np.int64], documents: NDArray[Any]) -> IndexLayout:
+        """Lays out what is indexed. documents: rows as blobs have them."""
+        import numpy as np
+
+        length, head = documents["length"].astype(float), documents["head"].astype(float)
+        back, flags = documents["back"].astype(np.int64), documents["flags"].copy()
+        marks, none = int(np.bitwise_or.reduce(flags, initial=0)), np.empty(0, np.int64)
+        made = cls(
+            places, seqs, length, head, back, flags, none, none, {}, Lengths.of(documents), marks
+        )  # fmt: skip
+        made._link()
+        made._weigh()
+        return made
+
+    def copy(self) -> IndexLayout:
+        """Returns one that messages can be added to. It is made of what is indexed alone."""
+        return replace(
+            self,
+            length=self.length.copy(),
+            head=self.head.copy(),
+            back=self.back.copy(),
+            flags=self.flags.copy(),
+            earlier=self.earlier.copy(),
+            later=self.later.copy(),
+            waiting=dict(self.waiting),
+            lengths=replace(self.lengths),
+            tail={},
+        )
+
+    def add(self, tail: Sequence[Counted]) -> None:
+        """Puts messages that are not indexed yet into their rows. Of one that is, the blob does not count any more."""
+        import numpy as np
+
+        is_linked = True
+        for counted in tail:
+            seq = counted.document.seq
+            row = self._row_of(seq)
+            if self.flags[row] & PRESENT:
+                is_linked = False
+                if self.replaced is None:
+                    self.replaced = np.zeros(len(self.seqs), bool)
+                self.replaced[row] = True
+                self.lengths.change(-1, int(self.length[row]), int(self.head[row]), int(self.flags[row]))
+            length, back, flags, head = document_row(counted)
+            self.length[row], self.head[row], self.back[row], self.flags[row] = length, head, back, flags
+            self.lengths.change(1, length, head, flags)
+            self.marks |= flags
+            self.tail[row] = counted
+            if is_linked:
+                self._link_one(row, seq, back)
+        if not is_linked:
+            self._link()
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Compares the rows with all of them."""
+        count = max(self.lengths.count, 1)
+        mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head / count, 1.0)
+        self.against = self.length * (_K1 * _B / mean) + _K1 * (1 - _B)
+        self.head_against = self.head * (_K1 * _B / head_mean) + _K1 * (1 - _B)
+        self.user_weight = self.lengths.user_weight()
+
+    def _row_of(self, seq: int) -> int:
+        """Returns the row of a number; the number of rows where its chunk has none."""
+        place = self.places.get(chunk_of(seq))
+        return len(self.seqs) if place is None else place * CHUNK + seq % CHUNK
+
+    def _link_one(self, row: int, seq: int, back: int) -> None:
+        """Finds the neighbours of a row that was empty. Of several behind it, the last one counts."""
+        none = len(self.seqs)
+        if back:
+            before = self._row_of(seq - back)
+            if before < none and self.flags[before] & PRESENT:
+                self.earlier[row] = before
+                if not row < self.later[before] < none:
+                    self.later[before] = row
+            else:
+                self.waiting[seq - back] = (*self.waiting.get(seq - back, ()), row)
+        behind = self.waiting.pop(seq, ())
+        for each in behind:
+            self.earlier[each] = row
+        if behind:
+            self.later[row] = max(behind)
+
+    def _link(self) -> None:
+        """Finds the neighbours of all rows."""
+        import numpy as np
+
+        linked = self.back.nonzero()[0]
+        wanted = self.seqs[linked] - self.back[linked]
+        if self.seqs[-1] - self.seqs[0] < len(self.seqs):
+            before = np.maximum(wanted - self.seqs[0], 0)
+        else:
+            # Chunks are missing in between, so that a row is not found by counting.
+            before = np.minimum(self.seqs.searchsorted(wanted), len(self.seqs) - 1)
+        is_there = (self.seqs[before] == wanted) & ((self.flags[before] & PRESENT) > 0)
+        self.earlier = np.full(len(self.seqs), len(self.seqs), np.int64)
+        self.later = self.earlier.copy()
+        self.earlier[linked[is_there]] = before[is_there]
+        self.later[before[is_there]] = linked[is_there]
+        self.waiting = {}
+        for row, seq in zip(linked[~is_there].tolist(), wanted[~is_there].tolist(), strict=True):
+            self.waiting[seq] = (*self.waiting.get(seq, ()), row)
