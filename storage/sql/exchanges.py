@@ -6,6 +6,7 @@ which, and which stand, is decided elsewhere and handed in.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -304,7 +305,11 @@ def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
 
 
 async def add_conversation(connection: Connection, agent: int, uid: str, key: str | None, now: float) -> int:
-    return int(await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now)))
+    """Begins a conversation. One whose public name is taken gets another."""
+    id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
+    if id is None:
+        id = await connection.value(SQL["conversation_insert"], (agent, uuid.uuid4().hex, key, now, now))
+    return int(id)
 
 
 async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:

@@ -125,8 +125,8 @@ ORDER BY 4 DESC, 1 DESC LIMIT ?3
 SELECT id FROM conversations WHERE agent = ? AND key = ?
 
 -- name: conversation_insert
--- Begins a conversation.
-INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) RETURNING id
+-- Begins a conversation. No row: its public name is taken.
+INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (uid) DO NOTHING RETURNING id
 
 -- name: epoch (sqlite)
 -- Reads what a commit compares: whether something was forgotten since, up to where the search index knows, and whether

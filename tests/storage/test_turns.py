@@ -562,3 +562,14 @@ async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(
     for turn in turns:
         await alice.end(turn, [assistant("Fine.")])
     assert [e.parent for e in (await alice.rows())[-2:]] == [2, 2]
+
+
+async def test_a_conversation_whose_public_name_is_taken_gets_another(store: Store) -> None:
+    """Names are of the whole database, and nobody's conversation may be lost for one."""
+    for subject in ("user:alice", "user:bob"):
+        speaker = Speaker(store, Scope("default", "default", subject))
+        await speaker.end(await speaker.begin([user("Hello")]), [assistant("Yes.")], uid="the same")
+        assert len(await speaker.rows()) == 1
+    found = await rows(store, "SELECT agent, uid FROM conversations ORDER BY id")
+    assert len({agent for agent, _ in found}) == 2
+    assert found[0][1] == "the same" != found[1][1]

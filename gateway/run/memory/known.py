@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from gateway.core.agent import AgentSpec
@@ -130,7 +131,7 @@ async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
         last = [] if anchor is None or any(x.id == anchor.id for x in look.additions) else [anchor]
         path = (*reversed(look.additions), *last)
         tree = Tree(path)
-    uid = await _conversation_uid(store, agent, look, plan) or new_conversation_uid()
+    uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, listing, tree)
     known = Known(asked, agent, look, plan, tree, path, is_plain, uid)
     return known if known.is_off else await _with_memory(store, known)
 
@@ -229,6 +230,19 @@ async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) 
     elif stored is not None and stored > 0 and agent.id:
         uid = await store.turns.conversation_uid(agent, stored)
     return uid
+
+
+def _uid_of_new(asked: MemoryRequest, agent: Agent, listing: Listing, tree: Tree) -> str:
+    """Returns the public name of a conversation that begins.
+
+    Requests that begin one at the same time must tell their clients the same name, before any of them is written. So it
+    is a hash of the client's own name for it, or of its messages and of what was known with the same beginning; and of
+    the epoch, since what begins after a forgetting is another conversation.
+    """
+    key = asked.identity.conversation
+    newest = max((x.id for x in tree), default=0)
+    of = b"k" + key.encode() if key is not None else b"m%d " % newest + listing.path(len(listing))
+    return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()
 
 
 def new_conversation_uid() -> str:

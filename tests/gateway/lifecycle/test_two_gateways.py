@@ -16,7 +16,7 @@ from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.postgres import empty_database
 from tests.server import RawReply, Running, serve, settings_for
-from tests.stored import open_store
+from tests.stored import open_store, rows
 
 JSON = {"content-type": "application/json"}
 APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
@@ -100,6 +100,38 @@ def test_either_gateway_goes_on_with_a_conversation_and_recalls_it(world: Two) -
         assert "Miso3" in world.prompts()[-1][-1]
         world.chat(gateway, "What is my 3. animal called?", user="bob")
         assert "Miso3" not in str(world.prompts()[-1])
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("kind", ["named", "alike", "different", "append"])
+def test_first_requests_at_once_name_the_conversations_that_are_stored(
+    world: Two, kind: str, is_streamed: bool
+) -> None:
+    """Their receipts go out before any of them is written."""
+    gate = Gate()
+    world.upstream.queue(*(say("Hello.", hold_before_headers=gate) for _ in range(8)))
+
+    def ask(number: int) -> str:
+        headers = {"x-mnemogate-conversation": "one"} if kind == "named" else {}
+        headers = APPEND if kind == "append" else headers
+        text = "I like tea." if kind == "alike" else f"I like tea {number}."
+        body = {"model": "m", "user": "ann", "messages": [{"role": "user", "content": text}]}
+        reply = (world.one, world.other)[number % 2].post({**body, "stream": is_streamed}, headers)
+        assert reply.status == 200
+        return reply.headers["x-mnemogate-conversation"]
+
+    asked = [world.threads.submit(ask, number) for number in range(8)]
+    if kind != "append":  # there one waits for the other
+        becomes(lambda: len(world.prompts()) == 8)
+    gate.open()
+    named = {each.result() for each in asked}
+    stored = world.one.call(_read(world.one, "SELECT uid FROM conversations"))
+    assert named == {uid for (uid,) in stored}
+    assert len(named) == (8 if kind == "different" else 1)
+
+
+async def _read(gateway: Running, sql: str) -> list[Any]:
+    return await rows(gateway.app.store, sql)
 
 
 def test_first_requests_at_both_are_one_persons(world: Two) -> None:

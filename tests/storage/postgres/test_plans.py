@@ -68,3 +68,18 @@ async def test_one_conversation_of_a_long_memory_is_found_by_index(
     ]
     assert not whole, plan
     assert any("using exchanges" in line or "Bitmap Index Scan" in line for line, _ in steps)
+
+
+async def test_the_end_of_a_memory_is_found_by_index(database: PostgresServer) -> None:
+    """An export begins with it; the last row of all would take a scan of everybody's."""
+    connection = await asyncpg.connect(database.url)
+    try:
+        await connection.execute("SET enable_seqscan = off")  # the tables are small here
+        text = load("transfer.sql")["edge"].postgres
+        plan = [line for (line,) in await connection.fetch(f"EXPLAIN {text.replace('$1', '1')}")]
+    finally:
+        await connection.close()
+    assert not [line for line in plan if "Seq Scan" in line]
+    for table in ("conversations", "block_ops", "runs"):
+        ((_, after),) = [pair for pair in itertools.pairwise(plan) if f" on {table}" in pair[0]]
+        assert "agent = " in after, plan
