@@ -21,6 +21,8 @@ from storage.sql.store import Store
 KIND = "run"
 # Chosen: each holds a connection to its upstream for minutes.
 AT_ONCE = 16
+# Chosen: whoever sends to its conversation waits behind a run that is tried again.
+BACKOFF_S = 10.0
 # What a run leaves beside its steps (its request, its events, records of calls) is kept so long after its end.
 KEPT_S = 3 * 3600.0
 # How often its own attempts are counted by the run itself, which has to be ended then.
@@ -51,7 +53,9 @@ class RunServices:
         self._store = store
         self._is_shared = store.database.is_shared
         self._now = now
-        limits = WorkerLimits(concurrency=AT_ONCE, tries=_ANY_NUMBER)
+        limits = WorkerLimits(
+            concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
+        )
         self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
         # Those that nobody answers must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)

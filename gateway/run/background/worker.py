@@ -68,8 +68,8 @@ class WorkerLimits:
     """
 
     concurrency: int = 4
-    lease_s: float = 60.0
-    heartbeat_s: float = 20.0
+    lease_s: float = 30.0
+    heartbeat_s: float = 10.0
     tries: int = 8
     backoff_first_s: float = 5.0
     backoff_most_s: float = 3600.0
