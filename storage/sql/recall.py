@@ -294,13 +294,11 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
     if not seqs:
         return {}
     wanted = frozenset(seqs)
-    # All of an exchange is read, so that a message says the same whichever others are wanted with it.
     rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
     found = {
         m.seq: m
         for e, is_shared, _ in exchanges.spoken(rows)
-        for m in rules.messages_of(e, is_shared, None, None)
-        if m.seq in wanted
+        for m in rules.messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):
         kept = await load_kept(connection, exchanges.SQL["kept_at"], (agent, seqs))

@@ -19,7 +19,7 @@ from gateway.core.prompt import note
 from storage.records import Exchange, Message
 
 
-def _shown_places(e: Exchange, head_is_shared: bool) -> list[int]:
+def _shown_places(e: Exchange, head_is_shared: bool, takes_reply: bool) -> list[int]:
     if is_tombstone(e) or e.input is None:
         return []
     # A head is known to be the user's own once they went on with it, and no other conversation began with the same.
@@ -29,15 +29,17 @@ def _shown_places(e: Exchange, head_is_shared: bool) -> list[int]:
         for i, atoms in enumerate(e.inputs)
         if i >= head and i not in e.hush and not (atoms and atoms[0][:1] == b"t")
     ]
-    return found if e.said is None or -1 in e.hush else [*found, -1]
+    if takes_reply and e.said is not None and -1 not in e.hush:
+        found.append(-1)
+    return found
 
 
-def shown(e: Exchange, *, head_is_shared: bool) -> list[tuple[int, WireMessage]]:
+def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
     """Returns (index in the input, or -1 for the reply; message), in order.
 
     e: with its content. head_is_shared: another conversation opened with the same messages.
     """
-    places = _shown_places(e, head_is_shared)
+    places = _shown_places(e, head_is_shared, takes_reply)
     if not places:
         return []
     # The JSON is parsed once: an imported head may have thousands of messages.
@@ -50,33 +52,32 @@ def messages_of(
 ) -> list[Message]:
     """Returns what recall may find of an exchange. Notes of ours that a message quotes are not its own words.
 
-    e: with its content. previous: seq of the message before it. wanted: seqs; None: all.
+    e: with its content. previous: seq of the message before it. wanted: seqs; None: all. A reply that is not wanted is
+    not even parsed; a message in front of one is, since the one behind it says what came before it.
     """
     found = []
-    for i, m in shown(e, head_is_shared=head_is_shared):
+    takes_reply = wanted is None or e.seq + len(e.inputs) in wanted
+    for i, m in shown(e, head_is_shared=head_is_shared, takes_reply=takes_reply):
         is_reply = i < 0
-        seq = e.seq + (len(e.inputs) if is_reply else i)
-        if wanted is not None and seq not in wanted:
-            continue
         text = note.strip_notes(text_of(m))
         if not text.strip():
             continue
-        name = m.get("name")
+        seq, name = e.seq + (len(e.inputs) if is_reply else i), m.get("name")
         found.append(
             Message(
-                seq=seq,
-                exchange=e.id,
-                role="assistant" if is_reply else str(m.get("role")),
-                text=text,
-                at=(e.ended if is_reply else None) or e.begun,
-                conversation=e.conversation,
-                speaker=name if isinstance(name, str) else None,
-                atoms=(e.reply or ()) if is_reply else e.inputs[i],
+                seq,
+                e.id,
+                "assistant" if is_reply else str(m.get("role")),
+                text,
+                (e.ended if is_reply else None) or e.begun,
+                e.conversation,
+                name if isinstance(name, str) else None,
+                (e.reply or ()) if is_reply else e.inputs[i],
                 previous=previous,
             )
         )
         previous = seq
-    return found
+    return found if wanted is None else [m for m in found if m.seq in wanted]
 
 
 def tools_used(e: Exchange) -> list[str]:
