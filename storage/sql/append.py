@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
@@ -53,6 +52,7 @@ from storage.sql.readings import accept_reading, has_read
 from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run, shorten_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
+from storage.value import changed
 
 SQL = load("append.sql")
 _CANCELLED = "cancelled"
@@ -199,7 +199,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         made = await connection.value(SQL["line_begin"], begun)
         if made is None:
             raise WriteConflict("the conversation was begun by somebody else meanwhile")
-        e, rev = replace(e, conversation=int(made)), 0
+        e, rev = changed(e, conversation=int(made)), 0
     if write.adopts:
         adopted = (e.parent or -1, e.conversation, agent.id, rev)
         if not await connection.run(SQL["line_adopt"], adopted):
@@ -212,8 +212,8 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await history.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
     if snapshot is not None and not snapshot.id:
-        snapshot = replace(snapshot, id=await add_snapshot(connection, agent.id, snapshot))
-    e = replace(e, snapshot=None if snapshot is None else snapshot.id)
+        snapshot = changed(snapshot, id=await add_snapshot(connection, agent.id, snapshot))
+    e = changed(e, snapshot=None if snapshot is None else snapshot.id)
     row = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if row is None:
         await _why_not(connection, agent)
@@ -221,13 +221,13 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     await _edit(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
-        run = replace(write.run, agent=agent.id, conversation=e.conversation)
+        run = changed(write.run, agent=agent.id, conversation=e.conversation)
         run = await _begin_run(connection, run, write.replaces, write.now)
         if write.request is not None:
             await shorten_text(connection, agent.id, run.id, "request", 0, write.request)
     if write.end is not None:
         run = await _end(connection, write.end)
-    e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+    e = changed(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
 
 
@@ -265,13 +265,13 @@ async def _edit(
             raise WriteConflict(error.message) from error
         versions[block] += 1
         # Forgetting makes the block again without what is gone, of the edits that stay.
-        await add_op(connection, agent, replace(op, state="merged"))
+        await add_op(connection, agent, changed(op, state="merged"))
     for text, op in merged.passages:
         await keep_edit(connection, agent, text, op)
-        await add_op(connection, agent, replace(op, state="merged"))
+        await add_op(connection, agent, changed(op, state="merged"))
     await keep_facts(connection, agent, merged.facts, now)
     for _, op in merged.facts:
-        await add_op(connection, agent, replace(op, state="merged"))
+        await add_op(connection, agent, changed(op, state="merged"))
 
 
 async def _begin_run(connection: Connection, run: Run, replaces: int | None, now: float) -> Run:
@@ -291,7 +291,7 @@ async def end_step(
     """Ends a step. accept: accepts the runs that this makes due. Returns their public names."""
     agent, e = write.agent, write.exchange
     if write.snapshot is not None:
-        e = replace(e, snapshot=await add_snapshot(connection, agent.id, write.snapshot))
+        e = changed(e, snapshot=await add_snapshot(connection, agent.id, write.snapshot))
     row = await connection.row(SQL["step_finish"], (*history.update_values(e), e.id, agent.id, agent.epoch))
     if row is None:
         raise Stale("something was forgotten while this run was under way")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import orjson
 
@@ -30,6 +29,7 @@ from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree, has_additions
 from storage.records import Evicted, Exchange, State
+from storage.value import changed
 
 
 def repeated(messages: Sequence[WireMessage]) -> list[int]:
@@ -123,20 +123,20 @@ def plan_step(
     if tip is not None:
         # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
         seq, prior = tip.seq + len(tip.inputs) + 1, tip.id if has_additions(tip) else tip.prior
-        e = replace(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
+        e = changed(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
     else:
-        e = replace(e, length=length)
+        e = changed(e, length=length)
     fill: Iterable[PathElement] = tree.line(tip)
     if evicted is not None:
         begins = evicted.depth, evicted.offset
         # By the depth as well: an element without atoms has the offset of what follows it.
-        fill = (element for element in fill if element.at >= begins)
+        fill = [x for x in fill if x.exchange.depth > evicted.depth or x.at >= begins]
     return Plan(
         query,
         Match(tip),
         new,
         conversation,
-        replace(e, id=-1, conversation=conversation or 0),
+        changed(e, id=-1, conversation=conversation or 0),
         fill=tuple(fill),
         held=tuple(held),
         appending=True,
@@ -145,7 +145,7 @@ def plan_step(
 
 def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
     """Returns the exchange as it is written before the model is asked."""
-    return replace(
+    return changed(
         plan.exchange,
         state=State.OPEN,
         input=orjson.dumps(plan.messages),
@@ -170,13 +170,13 @@ def finish_step(
 
     full: the reply as it goes upstream again; empty: there is none. said: what the reader got of it; None: all.
     """
-    e = replace(_ended(e, now), model=model, evicted=evicted)
+    e = changed(_ended(e, now), model=model, evicted=evicted)
     if not full:
-        return replace(e, path=canon.path(_flat(e), above))
+        return changed(e, path=canon.path(_flat(e), above))
     shown = full[0] if said is None else said
     atoms = canon.atoms(shown)
     is_other = list(full) != [shown]
-    return replace(
+    return changed(
         e,
         reply=atoms,
         path=canon.path((*_flat(e), *atoms), above),
@@ -205,16 +205,16 @@ def finish_turn(
         return e
     ours = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
     hidden = orjson.dumps({"messages": list(full), "ours": ours})
-    return replace(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
+    return changed(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_ended(e, now), path=canon.path(_flat(e), above))
+    return changed(_ended(e, now), path=canon.path(_flat(e), above))
 
 
 def _ended(e: Exchange, now: float) -> Exchange:
-    return replace(e, state=State.FINISHED, ended=now, carried=True, standing=True)
+    return changed(e, state=State.FINISHED, ended=now, carried=True, standing=True)
 
 
 def _flat(e: Exchange) -> Iterable[bytes]:

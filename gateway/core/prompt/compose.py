@@ -225,6 +225,8 @@ def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
     fill, atoms, at, nudges = found.fill, found.fill_atoms, found.fill_at, found.nudges
+    if not any(m.get("tool_calls") for m in fill):
+        return
     whole = [*fill, *new]
     found.fill, found.fill_atoms, found.fill_at, found.nudges = [], [], [], set()
     for i, m in enumerate(fill):

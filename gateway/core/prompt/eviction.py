@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable
-from dataclasses import field, replace
+from dataclasses import field
 
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree
 from storage.records import Evicted, Exchange, Summary
-from storage.value import frozen
+from storage.value import changed, frozen
 
 
 @frozen
@@ -58,7 +58,7 @@ class Eviction:
         )
         found = [cut for cut in cuts if cut is not None]
         kept = [cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use]
-        return replace(self, cuts=tuple(reversed(kept)))
+        return changed(self, cuts=tuple(reversed(kept)))
 
 
 def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
@@ -82,12 +82,12 @@ def find_beginning(
         return found
     listing = plan.query.listing
     if is_plain:
-        return replace(found, start=listing.positions[bisect_right(listing.ends, evicted.offset)])
+        return changed(found, start=listing.positions[bisect_right(listing.ends, evicted.offset)])
     for i in listing.positions[: plan.match.last + 1]:
         at = composition.list_at.get(i)
         if at is None:
             # Something that is nowhere on the path: the list is weighed as a whole.
             break
         if at[1] >= evicted.offset:
-            return replace(found, start=i)
-    return replace(found, evicted=None)
+            return changed(found, start=i)
+    return changed(found, evicted=None)

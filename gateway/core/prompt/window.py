@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from storage.value import frozen
+
 # Chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context.
 STEP_SHARE = 5
 # Chosen, for requests that do not say how long the reply may get.
@@ -55,7 +57,7 @@ class MessageBounds:
         return self.most - max(2, self.most // 10)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WindowItem:
     """One message as the window sees it.
 
@@ -113,14 +115,13 @@ def describe(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) 
     is_nudge: an agent's rules say it within a turn, in the user's role.
     """
     role = NUDGE if is_nudge else message.get("role")
-    calls = message.get("tool_calls")
-    ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-    answers = message.get("tool_call_id")
+    calls, answers = message.get("tool_calls"), message.get("tool_call_id")
+    ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else ()
     return WindowItem(
-        role=role if isinstance(role, str) else "",
-        bound=bound,
-        calls=tuple(call_id for call_id in ids if isinstance(call_id, str)),
-        answers=answers if isinstance(answers, str) else None,
+        role if isinstance(role, str) else "",
+        bound,
+        tuple([call_id for call_id in ids if isinstance(call_id, str)]),
+        answers if isinstance(answers, str) else None,
     )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from adapters.types import Json
 from gateway.core.turn.stream import Draft
 from storage.records import Counts
-from storage.value import frozen
+from storage.value import changed, frozen
 
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
 DETAILS = "completion_tokens_details"
@@ -33,7 +32,7 @@ class Ledger:
         """Returns the ledger with one more round."""
         usage = draft.usage
         completion = self.count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
-        return replace(
+        return changed(
             self,
             usage=self.usage if usage is None else self.merged(usage),
             prompt=self.prompt + _int(usage, "prompt_tokens"),

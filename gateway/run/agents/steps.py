@@ -10,7 +10,7 @@ import asyncio
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -49,6 +49,7 @@ from storage.commands import (
 )
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
+from storage.value import changed
 
 # How often edits are made again, or a send is planned again, because somebody else was faster.
 TRIES = 8
@@ -109,13 +110,13 @@ class StepsMemory:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make(self.known, self.form, self.toolbox.definitions())
-        return replace(prompt, counts=True)
+        return changed(prompt, counts=True)
 
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
         write = open_write(self.known, prompt, self._to_begin(now), now)
-        await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
+        await self._open(changed(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
@@ -148,7 +149,7 @@ class StepsMemory:
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.form = form
         known = self.known.answered_by(target)
-        self.known = replace(known, asked=replace(known.asked, target=target))
+        self.known = changed(known, asked=changed(known.asked, target=target))
         return await self.keeper.composer.remake(self.known, prompt, target, form)
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
@@ -202,7 +203,7 @@ class StepsMemory:
         write = StepEnd(known.agent, e, step, _kept_results(e, results), section, self.reading, accepts)
         self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
-        self.run = replace(self.run, steps=self.run.steps + 1, counts=counts)
+        self.run = changed(self.run, steps=self.run.steps + 1, counts=counts)
         self.maker = self.run.id
         self._take(e)
         return e
@@ -282,11 +283,11 @@ class StepsMemory:
             prompt = await self.prompt()
             write = open_write(self.known, prompt, self._to_begin(now), now)
             merged, versions = self._edits(tip)
-            write = replace(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
-            write = replace(write, reading=self.reading, replaces=self.replaces)
+            write = changed(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
+            write = changed(write, reading=self.reading, replaces=self.replaces)
             if end is not None:
                 e = self._finished(write.exchange, prompt, (), None)
-                write = replace(write, exchange=e, end=end)
+                write = changed(write, exchange=e, end=end)
             try:
                 await self._open(write)
                 return prompt
@@ -297,7 +298,7 @@ class StepsMemory:
 
     def _edits(self, e: Exchange) -> tuple[BlockMerge, dict[int, int]]:
         """Returns what the tools of a step changed, and the versions of the blocks that they saw."""
-        ops = [replace(op, exchange=e.id) for op in self.changes.ops]
+        ops = [changed(op, exchange=e.id) for op in self.changes.ops]
         return edits.merge(self._read, ops), _versions(self._read)
 
     def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
@@ -359,7 +360,7 @@ class StepsMemory:
 
     def _to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
-        return replace(self.run, begun=now) if self.run.begun is None else None
+        return changed(self.run, begun=now) if self.run.begun is None else None
 
     async def _open(self, write: StepOpen) -> None:
         opening = self.keeper.store.append.open(write)
@@ -385,10 +386,10 @@ class StepsMemory:
         e, look = opened.exchange, self.known.look
         uid = self.known.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
-        look = replace(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
+        look = changed(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
         self._section = opened.snapshot
         pinned = self._learned or opened.snapshot
-        self.known = replace(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
+        self.known = changed(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
         self._opened, self._begun = opened, begun
         self.run = opened.run or self.run
         self.changes.ops.clear()
@@ -442,7 +443,7 @@ class StepsMemory:
                 prompt, full, said if full else None, outcome.step_usage, stop=stop, error=error,
                 waiting=outcome.waiting, results=outcome.results if outcome.waiting else (),
             )  # fmt: skip
-            self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
+            self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
             return
         if outcome.waiting:
             await self._pause(stop, outcome)
@@ -468,7 +469,7 @@ class StepsMemory:
 
     async def _end_run(self, state: RunState, stop: StopReason) -> None:
         # One that only answers what waits has no row before its first step.
-        self.run = replace(self.run, state=state, stop=stop)
+        self.run = changed(self.run, state=state, stop=stop)
         if self.run.id:
             end = RunEnd(
                 self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
@@ -476,7 +477,7 @@ class StepsMemory:
             self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
 
     def _has_ended(self, run: Run) -> None:
-        self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
+        self.run = changed(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _report(self, prompt: Prompt) -> None:
         """Tells the background services what the run has left to be done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ class Composer:
             # In append mode only the gateway has the history, so it goes upstream even with memory off.
             composition = await self._compose(known, {}) if plan.appending else Composition()
             prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
-            return replace(prompt, window=await fit(prompt))
+            return changed(prompt, window=await fit(prompt))
         new = plan.messages
         last = len(new) - 1
         # Notes written once stay: a retry, or a question asked again, gets the same.
@@ -82,9 +82,7 @@ class Composer:
             bounds=None if asked.spec.bounds is None else MessageBounds(*asked.spec.bounds),
             leads=bool(asked.spec.uid) or known.is_ours,
         )
-        context = asked.target.context_window
-        is_near = is_crowded(prompt) or (context is not None and may_exceed(prompt, context * 3 // 4))
-        if prompt.beginning.evicted is not None or is_near:
+        if prompt.beginning.evicted is not None or _is_near(prompt):
             prompt = await self._with_summaries(known, prompt)
         prompt = await self._fitted(known, prompt, pin, takes_note=takes_note)
         return await self._with_note(known, prompt) if takes_note else prompt
@@ -94,13 +92,13 @@ class Composer:
 
         What only the model that was expected could read stays here; note and memory section stay as they are.
         """
-        prompt = replace(prompt, target=target, form=form)
+        prompt = changed(prompt, target=target, form=form)
         if not known.is_off:
-            composition = replace(await self._compose(known, {}), notes=prompt.composition.notes)
-            beginning = replace(prompt.beginning, composition=composition)
-            prompt = replace(prompt, composition=composition, beginning=beginning)
+            composition = changed(await self._compose(known, {}), notes=prompt.composition.notes)
+            beginning = changed(prompt.beginning, composition=composition)
+            prompt = changed(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(known, prompt)
-        return replace(prompt, window=await fit(prompt))
+        return changed(prompt, window=await fit(prompt))
 
     async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
         additions = known.look.additions if known.is_plain else None
@@ -133,13 +131,13 @@ class Composer:
         if known.summaries is not None:
             # All of a line is on its path, though not all of it was loaded.
             covered = {each.exchange.id for each in known.summaries}
-            return replace(prompt, beginning=prompt.beginning.with_summaries(known.summaries, covered))
+            return changed(prompt, beginning=prompt.beginning.with_summaries(known.summaries, covered))
         try:
             found = await self.store.summaries.of(known.agent.id, anchor.conversation)
         except StoreError as error:
             _log.warning("summaries could not be read: %s", error.message)
             return prompt
-        return replace(prompt, beginning=prompt.beginning.with_summaries(found, known.path_ids))
+        return changed(prompt, beginning=prompt.beginning.with_summaries(found, known.path_ids))
 
     async def _fitted(
         self, known: Known, prompt: Prompt, pin: Callable[..., Section], *, takes_note: bool
@@ -154,10 +152,10 @@ class Composer:
         note = self.recaller.room(known, prompt.section) if takes_note else NO_NOTE
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
         if window.summary_id in (0, beginning.in_use):
-            return replace(prompt, window=window)
+            return changed(prompt, window=window)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
         section = pin(summary=window.summary_id)
-        return replace(prompt, window=window, section=section, system=section.text)
+        return changed(prompt, window=window, section=section, system=section.text)
 
     async def _with_note(self, known: Known, prompt: Prompt) -> Prompt:
         """Adds the note for the last new message. An empty note is kept as well, so that nothing is searched twice."""
@@ -172,12 +170,18 @@ class Composer:
             window = changed(window, tokens=window.tokens + estimate_tokens(recall.note))
         if plan.new:
             place = plan.query.listing.positions[plan.new[-1]]
-            composition = replace(composition, notes={**composition.notes, place: recall.note})
+            composition = changed(composition, notes={**composition.notes, place: recall.note})
         else:
             # A conversation of ours: the new message is the last of those that are put in front.
             *before, message = composition.fill
-            composition = replace(composition, fill=[*before, prefixed(message, recall.note)])
+            composition = changed(composition, fill=[*before, prefixed(message, recall.note)])
         return changed(prompt, window=window, composition=composition, recall=recall, notes=notes)
+
+
+def _is_near(prompt: Prompt) -> bool:
+    """Returns whether the window may be nearly full."""
+    context = prompt.target.context_window
+    return is_crowded(prompt) or (context is not None and may_exceed(prompt, context * 3 // 4))
 
 
 def _takes_note(message: WireMessage) -> bool:

@@ -7,7 +7,6 @@ request has the fields of the call and the system messages at its head, and all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -35,6 +34,7 @@ from storage.commands import Line, Look, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Block, Exchange, Run, Snapshot, State
 from storage.sql.store import Store
+from storage.value import changed
 
 # The client's name of an agent's own conversation, its message list.
 DEFAULT = "default"
@@ -49,7 +49,7 @@ def headed(request: ChatRequest) -> ChatRequest:
     for index in spoken:
         splice.drop_message(index)
     head = request.messages[: spoken.start]
-    return replace(
+    return changed(
         request, raw=splice.render(), json={**request.json, "messages": head}, messages=head, _layout=[]
     )
 
@@ -76,7 +76,7 @@ async def read_line(
         raise StoreError("the memory of this agent is being removed")
     # Something of this memory was forgotten since the agent was cached.
     if agent.id and agent.epoch != line.look.epoch:
-        agent = replace(agent, epoch=line.look.epoch)
+        agent = changed(agent, epoch=line.look.epoch)
         agents.remember(agent)
     conversation = line.look.conversation
     if conversation is None and asked.identity.conversation != DEFAULT:
@@ -111,7 +111,7 @@ def taken_up(known: Known) -> Known:
     e = known.unended
     assert e is not None
     path = known.path[:-1]
-    known = replace(known, path=path, tree=Tree(path), unended=None)
+    known = changed(known, path=path, tree=Tree(path), unended=None)
     return _planned(known, orjson.loads(e.input or b"[]"), known.pinned, known.blocks)
 
 
@@ -124,7 +124,7 @@ async def reread(store: Store, known: Known) -> Known | None:
     tips = [path[-1].id if path else None for path in (known.path, line.path if line else ())]
     if line is None or line.look.conversation is None or tips[0] != tips[1]:
         return None
-    known = replace(
+    known = changed(
         known, look=line.look, path=tuple(line.path), tree=Tree(line.path), summaries=line.summaries
     )
     blocks = in_order(known.asked.spec, line.look.blocks)
@@ -153,7 +153,7 @@ def as_of(known: Known, tip: int | None) -> Known:
         path = path[: next(n for n, x in enumerate(path, 1) if x.id == tip)]
     if path == known.path:
         return known
-    known = replace(known, path=path, tree=Tree(path), unended=None)
+    known = changed(known, path=path, tree=Tree(path), unended=None)
     return _planned(known, known.plan.held, known.pinned, known.blocks)
 
 
@@ -163,7 +163,7 @@ def ended(known: Known, finished: Exchange) -> Known:
         return known
     known.tree.add(finished)
     path = (*(x for x in known.path if x.id != finished.id), finished)
-    return replace(known, path=path, unended=None)
+    return changed(known, path=path, unended=None)
 
 
 def go_on(
@@ -175,7 +175,7 @@ def go_on(
     now: float,
 ) -> Known:
     """Returns the knowledge for the next step. finished: the step before. blocks: as that has left them."""
-    known = replace(ended(known, finished), asked=replace(known.asked, now=now))
+    known = changed(ended(known, finished), asked=changed(known.asked, now=now))
     return _planned(known, messages, pinned, blocks)
 
 
@@ -194,11 +194,11 @@ def _planned(
     )
     if asked.spec.defined is not None and asked.spec.defined.clears:
         first = _turn_begins(known, messages)
-        plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
-    known = replace(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
+        plan = changed(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
+    known = changed(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
-    return replace(known, offered=offer_tools(known, pinned, body))
+    return changed(known, offered=offer_tools(known, pinned, body))
 
 
 def _turn_begins(known: Known, messages: Sequence[WireMessage]) -> int:
