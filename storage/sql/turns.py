@@ -265,7 +265,8 @@ async def _apply(
         e = replace(e, id=id, seq=seq)
     for other in change.others:
         await history.update_exchange(connection, agent, other)
-    await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
+    if not is_added or change.others:  # an exchange that is added moves its conversation by itself
+        await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
     # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
     if e.edits and (not e.merged or e.id in change.merge):
         await _store_ops(connection, agent, e.id, write.ops)

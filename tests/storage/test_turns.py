@@ -127,7 +127,7 @@ async def test_a_first_turn(alice: Speaker, statements: list[str], key: str | No
         "c1": [LOOK, "conversation_of", EPOCH, "conversation_of"],  # there is no such conversation: no pool
         None: [LOOK, *POOL[None], EPOCH, *POOL[None]],
     }[key]
-    assert kinds(statements) == [*expected, "conversation_insert", INSERT, MOVED]
+    assert kinds(statements) == [*expected, "conversation_insert", INSERT]
 
 
 @both
@@ -143,7 +143,6 @@ async def test_a_first_turn_of_somebody_new(alice: Speaker, statements: list[str
         *POOL[key][:1],
         "conversation_insert",
         INSERT,
-        MOVED,
     ]
 
 
@@ -443,7 +442,7 @@ async def test_contents_that_the_rules_miss_are_loaded_with_one_statement_each_t
     statements.clear()
     await alice.store.turns.commit(replace(_write(alice, turn), decide=decide_late))
     assert contents_read == [set(), {first, second}, {first, second, 999}]
-    expected = [EPOCH, *POOL["c1"], "contents", "content", INSERT, MOVED]
+    expected = [EPOCH, *POOL["c1"], "contents", "content", INSERT]
     assert kinds(statements) == expected
 
 
