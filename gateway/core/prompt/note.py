@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,8 +25,8 @@ _EDGE_CHARS = 500
 CUT_CHARS = 600
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
-# The beginning of a text that is compared first.
-_LOOKED_CHARS = 200
+# The beginning of a text that is compared first: so many characters, or words in them.
+_LOOKED_CHARS, _LOOKED_WORDS, _BEGUN_CHARS = 200, 8, 48
 # Facts take the place of a message if they have at least this share of its words. Chosen.
 _MOST = 2 / 3
 # Shorter lines, such as brackets, are in many texts by chance. Chosen.
@@ -163,11 +162,10 @@ def choose(
     generous = room // 2
     window = frozenset(exclude_atoms)
     known = "\n".join(noted)
-    # The words of the chosen lines, each line by itself: one that stands in it says nothing new.
-    said = "\n"
+    told = _Told()
     seen = {_quote(query).casefold().strip(_POINTS)}
     keys = _keys(query)
-    chosen: list[Recalled] = []
+    chosen: list[tuple[_Group, Recalled]] = []
     headings: dict[_Group, str] = {}
     for message in _with_originals_first(list(_with_facts_first(candidates))):
         if room < _LEAST_TOKENS:
@@ -186,24 +184,52 @@ def choose(
         if min(len(line), limit - _EDGES) > _MOST_CHARS * room:
             continue
         recalled = Recalled(message, _excerpt(line, keys, limit))
+        if recalled.text.strip("… ") in known:
+            continue
         group = _group_of(recalled)
         heading = "" if group in headings else _heading(group, {one[0][:_YEAR] for one in headings})
-        cost = count_tokens(f"{heading}{_line(recalled)}\n")
-        if cost > room or recalled.text.strip("… ") in known:
-            continue
-        words = " ".join(folded_words(recalled.text))
-        if words and f" {words} " in said:
+        cost, folded = count_tokens(f"{heading}{_line(recalled)}\n"), recalled.text.casefold()
+        if cost > room or told.has(folded):
             continue
         room -= cost
+        told.add(folded)
         headings.setdefault(group, heading)
-        said += f" {words} \n"
-        chosen.append(recalled)
+        chosen.append((group, recalled))
     return _in_order(chosen)
 
 
-def _in_order(chosen: Sequence[Recalled]) -> list[Recalled]:
+class _Told:
+    """The chosen lines, folded. One whose words stand in another, one after the other, says nothing new."""
+
+    def __init__(self) -> None:
+        # The words of each line, once they are needed.
+        self._lines: dict[str, str] = {}
+
+    def add(self, line: str) -> None:
+        self._lines[line] = ""
+
+    def has(self, line: str) -> bool:
+        """Returns whether another line has all words of this one."""
+        begun, words = _WORD.findall(line, 0, _BEGUN_CHARS)[:-1], ""
+        for other, known in self._lines.items():
+            # Most lines lack a word with which it begins: not all of their words have to be found then.
+            for word in begun:
+                if word not in other:
+                    break
+            else:
+                words = words or _spaced(line)
+                self._lines[other] = known = known or _spaced(other)
+                if words in known:
+                    return not words.isspace()
+        return False
+
+
+def _spaced(line: str) -> str:
+    return f" {' '.join(_WORD.findall(line))} "
+
+
+def _in_order(grouped: Sequence[tuple[_Group, Recalled]]) -> list[Recalled]:
     """Returns the lines by day, then by conversation, each as it went."""
-    grouped = [(_group_of(one), one) for one in chosen]
     begun: dict[_Group, float] = {}
     for group, one in grouped:
         begun[group] = min(begun.get(group, one.message.at), one.message.at)
@@ -252,8 +278,8 @@ def _with_originals_first(candidates: Sequence[Message]) -> Iterable[Message]:
 
 def _may_repeat(text: str, original: str) -> bool:
     """Returns whether a text has a long word of another one, without which it cannot have all of it."""
-    word = max(original[:_LOOKED_CHARS].split(), key=len, default="")
-    return word.casefold().strip(_POINTS) in text[:_SEARCHED_CHARS].casefold()
+    words = original[:_LOOKED_CHARS].split(None, _LOOKED_WORDS)[:_LOOKED_WORDS]
+    return max(words, key=len, default="").casefold().strip(_POINTS) in text[:_SEARCHED_CHARS].casefold()
 
 
 def _plain(text: str) -> str:
@@ -364,13 +390,16 @@ def _densest(low: str, keys: Sequence[str], width: int) -> int:
     found: list[tuple[int, str]] = []
     worth: dict[str, float] = {}
     for key in keys:
-        total, at = 0, low.find(key)
+        before, at = len(found), low.find(key)
         while at >= 0:
             found.append((at, key))
-            total, at = total + 1, low.find(key, at + len(key))
-        worth[key] = 1 / math.sqrt(total or 1)
+            at = low.find(key, at + len(key))
+        if len(found) > before:
+            worth[key] = 1 / math.sqrt(len(found) - before)
+    if len(worth) < 2:
+        return found[0][0] if found else 0
     found.sort()
-    inside: Counter[str] = Counter()
+    inside = dict.fromkeys(worth, 0)
     value, most, best, first = 0.0, 0.0, 0, 0
     # A window slides over the keys' places; each key counts once, however often it stands inside.
     for at, key in found:
