@@ -42,6 +42,7 @@ from adapters.errors import (
     ProviderTooLarge,
     ProviderUnreachable,
 )
+from adapters.pace import Pace
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder
 from adapters.types import Event, Header
 from adapters.wire import HEADER_LIMIT_BYTES, Address, RawReply, send_whole
@@ -96,6 +97,7 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._client_timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._addresses: dict[URL, Address] = {}
+        self._pace: Pace | None = None
 
     async def send(
         self,
@@ -131,11 +133,13 @@ class HttpTransport:
                 response = await send_once()
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, url.authority, times, upload) from error
-        return HttpReply(response, times, max_event_bytes, begun)
+        if self._pace is None:
+            self._pace = Pace()
+        return HttpReply(response, times, max_event_bytes, begun, self._pace)
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens a new session."""
-        session, self._session = self._session, None
+        session, self._session, self._pace = self._session, None, None
         if session is not None:
             await session.close()
 
@@ -217,6 +221,7 @@ class HttpReply:
         "_ends_at",
         "_loop",
         "_max_event_bytes",
+        "_pace",
         "_response",
         "_times",
         "_waits_since",
@@ -230,8 +235,10 @@ class HttpReply:
         times: Timeouts,
         max_event_bytes: int,
         begun: float,
+        pace: Pace,
     ) -> None:
         """Wraps a response. begun: when the request was sent, by time.monotonic()."""
+        self._pace = pace
         self._ends_at = None if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
@@ -310,7 +317,7 @@ class HttpReply:
         try:
             if self._ends_at is not None:
                 return await self._next_in_time(self._ends_at)
-            return await content.readany()
+            return await self._read()
         except TimeoutError as error:
             raise ProviderTimeout(
                 f"the upstream was silent for {self._times.between_chunks_s} s within its reply",
@@ -322,6 +329,19 @@ class HttpReply:
             ) from error
         finally:
             self._waits_since = None
+
+    async def _read(self) -> bytes:
+        content = self._response.content
+        data: bytes = content.read_nowait()
+        if data or content.is_eof():
+            return data
+        data = await content.readany()
+        turn = self._pace.turn()
+        if turn is not None:
+            await turn
+            if content.exception() is None:  # an error belongs behind what came before it
+                data += content.read_nowait()
+        return data
 
     def _look(self) -> None:
         """Ends a wait that took too long. One timer looks now and then; one for each wait would cost each event."""
@@ -338,7 +358,7 @@ class HttpReply:
         left = asyncio.timeout(ends_at - time.monotonic())
         try:
             async with left:
-                return await self._response.content.readany()
+                return await self._read()
         except TimeoutError as error:
             if not left.expired():
                 raise
