@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from storage.records import (
     Agent,
+    Atom,
     Block,
     BlockOp,
     Conversation,
@@ -71,6 +72,21 @@ class Look:
     @property
     def numbers(self) -> Numbers:
         return Numbers(self.epoch, self.next_seq, self.indexed_seq, self.stamp)
+
+
+@frozen
+class Opening:
+    """A first exchange of a conversation without an id, as far as it tells which lists may belong to it.
+
+    at: when it was written. inputs: its atoms. words: how many its last message has; stem: hash of the first of them,
+    all but the last; None: not known.
+    """
+
+    at: float
+    begun: float
+    inputs: tuple[tuple[Atom, ...], ...]
+    words: int | None
+    stem: int | None
 
 
 @frozen
@@ -188,6 +204,7 @@ class TurnWrite:
     carries: the plain exchange brings a new user message, so its parent's turn is carried.
     uid: the public name of a new conversation. snapshot: the memory section that the path has now; id 0: to be stored.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
+    opening: of a list without an id that goes on from nothing.
     """
 
     agent: Agent
@@ -204,6 +221,7 @@ class TurnWrite:
     snapshot: Snapshot | None = None
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
+    opening: Opening | None = None
 
 
 @frozen

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from storage.commands import Committed, Look, TurnWrite
+from storage.commands import Committed, Look, Opening, TurnWrite
 from storage.database import Row
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
@@ -21,8 +21,10 @@ from storage.value import changed
 KEPT_BYTES = 24 << 20
 # Conversations of one memory; one that opens more forgets those it left first.
 _PLACES = 64
-# Measured: a memory without blocks, a place without notes.
-_MEMORY_BYTES, _PLACE_BYTES = 600, 600
+# Openings of one memory that are compared with a new one, as many as `pool_found` reads.
+_OPENINGS = 64
+# Measured: a memory without blocks, a place without notes, an opening of one message.
+_MEMORY_BYTES, _PLACE_BYTES, _OPENING_BYTES = 600, 600, 500
 
 # A client's name of a conversation, and the hash of the path that it goes on from.
 _Name = tuple[str | None, bytes | None]
@@ -42,7 +44,11 @@ class _Place:
 
 @dataclass(slots=True)
 class _Memory:
-    """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end."""
+    """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end.
+
+    openings: all that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
+    they were not read.
+    """
 
     state: tuple[int, int, int]  # epoch, rev, next number
     has_tombs: bool
@@ -50,6 +56,7 @@ class _Memory:
     ops: list[BlockOp]
     bytes: int
     places: dict[_Name, _Place] = field(default_factory=dict)
+    openings: list[Opening] | None = None
 
 
 class KeptLooks:
@@ -124,6 +131,19 @@ class KeptLooks:
             )
         self._shrink()
 
+    def openings(self, agent: int, look: Look) -> list[Opening] | None:
+        """Returns the openings of a memory that is as it was looked at; None: they are not known."""
+        memory = self._memories.get(agent)
+        is_same = memory is not None and memory.state == (look.epoch, look.rev, look.next_seq)
+        return memory.openings if memory is not None and is_same else None
+
+    def keep_openings(self, agent: int, look: Look, openings: list[Opening]) -> None:
+        """Keeps all openings of a memory, which were read after the look."""
+        memory = self._memories.get(agent)
+        if memory is not None and memory.state == (look.epoch, look.rev, look.next_seq):
+            self._put_openings(memory, openings)
+            self._shrink()
+
     def committed(self, write: TurnWrite, done: Committed) -> None:
         """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped."""
         agent = done.agent.id
@@ -136,6 +156,8 @@ class KeptLooks:
             self.drop(agent)
             return
         memory.state = epoch, rev, done.next_seq
+        if write.opening is not None and memory.openings is not None:
+            self._put_openings(memory, [*memory.openings, write.opening])
         before = self._planned_on(memory, write) if done.is_plain else None
         if before is None or write.plain is None:
             # Whatever it changed of the tree, these may be ends of paths no more.
@@ -197,6 +219,13 @@ class KeptLooks:
             self._take(memory, name)
         return next((place for _, place in moved if place.exchange.id == e.parent), None)
 
+    def _put_openings(self, memory: _Memory, openings: list[Opening]) -> None:
+        before = sum(map(_opening_bytes, memory.openings or ()))
+        memory.openings = openings[-_OPENINGS:]
+        added = sum(map(_opening_bytes, memory.openings)) - before
+        memory.bytes += added
+        self.bytes += added
+
     def _put(self, memory: _Memory, name: _Name, place: _Place) -> None:
         self._take(memory, name)
         memory.places[name] = place
@@ -226,6 +255,10 @@ def adds(e: Exchange) -> bool:
 def _bytes_of(e: Exchange) -> int:
     contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
     return 1000 + contents + sum(map(len, e.notes.values())) + 45 * sum(map(len, e.inputs))
+
+
+def _opening_bytes(opening: Opening) -> int:
+    return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
 def _snapshot(before: _Place, write: TurnWrite, done: Committed) -> Snapshot | None:

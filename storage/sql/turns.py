@@ -15,6 +15,7 @@ from storage.commands import (
     Committed,
     Look,
     Missing,
+    Opening,
     Pool,
     Probes,
     Rules,
@@ -65,6 +66,14 @@ class Turns(Group):
         else:
             self._kept.keep(agent.id, key, path, found)
         return found
+
+    def openings(self, agent: Agent, look: Look) -> list[Opening] | None:
+        """Returns the openings of a memory as it was looked at, without reading them; None: they are not known."""
+        return self._kept.openings(agent.id, look)
+
+    def keep_openings(self, agent: Agent, look: Look, openings: list[Opening]) -> None:
+        """Keeps all openings of a memory that a list may repeat or extend, the newest last."""
+        self._kept.keep_openings(agent.id, look, openings)
 
     @reads
     async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:

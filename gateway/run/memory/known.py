@@ -19,6 +19,7 @@ from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_plain
 from gateway.core.conversation.lookup import RECENT, full_probes
 from gateway.core.conversation.match import Query
+from gateway.core.conversation.openings import begins_anew, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
@@ -124,7 +125,7 @@ async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
     plan = plan_plain(look, query)
     is_plain = plan is not None
     if plan is None:
-        plan, tree = await _plan(store, asked, agent, query)
+        plan, tree = await _plan(store, asked, agent, look, query)
         path = tuple(tree.chain(plan.match.anchor))
     else:
         anchor = plan.match.anchor
@@ -197,14 +198,17 @@ def _query(asked: MemoryRequest, listing: Listing, look: Look, idle_s: float) ->
     )
 
 
-async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) -> tuple[Plan, Tree]:
+async def _plan(
+    store: Store, asked: MemoryRequest, agent: Agent, look: Look, query: Query
+) -> tuple[Plan, Tree]:
     """Loads as much of a conversation as it takes to plan the turn.
 
     The conversation's end is nearly always enough. If not, the part back to where its window began is loaded, and then
-    all of it.
+    all of it. For a list that begins anew nothing is.
     """
     tree = Tree()
-    if not agent.id:
+    openings = None if look.has_tombs else store.turns.openings(agent, look)
+    if not agent.id or (openings is not None and begins_anew(query, openings)):
         return planning.plan_turn(tree, query), tree
     recent: int | None = RECENT
     low: int | None = None
@@ -214,6 +218,8 @@ async def _plan(store: Store, asked: MemoryRequest, agent: Agent, query: Query) 
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_before(plan, asked.target.context_window)
+        if not query.named and not query.listing.said:
+            store.turns.keep_openings(agent, look, openings_of(tree))
         is_all = recent is None and low is None
         if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted):
             return plan, tree

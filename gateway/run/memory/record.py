@@ -11,6 +11,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain
 from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
+from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.section import learned
@@ -122,6 +123,7 @@ def _write(
         snapshot=snapshot,
         defaults=known.asked.spec.own_blocks,
         shared=known.asked.spec.shared_blocks,
+        opening=opening_of(plan, ended.now),
     )
 
 

@@ -1,0 +1,94 @@
+"""Openings: lists that go on from nothing, and what is kept of them so that the next one need not read them again.
+
+A user who opens one conversation after another has each list compared with the openings of the idle time, which it may
+repeat or extend (rule 6). Nearly always it does neither, and the words that they begin with show it. Where they do not,
+the rules decide on the stored exchanges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, words
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.tree import Tree
+from storage.commands import Missing, Opening
+from storage.records import Exchange
+
+
+def begins_anew(query: Query, openings: Iterable[Opening]) -> bool:
+    """Returns whether a list certainly begins a new conversation. openings: all of its memory that may still count.
+
+    Nothing of the memory may be off the record.
+    """
+    listing = query.listing
+    if listing.said or query.named or query.append or query.mode is not Keeping.ON or not len(listing):
+        return False
+    spoken: dict[int, list[str]] = {}
+    return not any(
+        opening.begun > query.now
+        or (query.now - opening.at <= query.idle_s and _may_extend(listing, opening, spoken))
+        for opening in openings
+    )
+
+
+def opening_of(plan: Plan, at: float) -> Opening | None:
+    """Returns what is kept of a turn, written at that time, if it is an opening."""
+    e, messages = plan.exchange, plan.messages
+    if plan.match.anchor is not None or plan.query.named or not messages:
+        return None
+    return _opening(e, messages[-1], at)
+
+
+def openings_of(tree: Tree) -> list[Opening]:
+    """Returns the openings of a tree that nobody went on from, the newest last."""
+    found = sorted((x for x in tree if x.parent is None and not x.carried), key=lambda x: x.begun)
+    return [_opening(x, _last_message(tree, x), _end(x)) for x in found]
+
+
+def _opening(e: Exchange, last: WireMessage | None, at: float) -> Opening:
+    """last: the last of its messages; None: its words are not known."""
+    if last is None:
+        return Opening(at, e.begun, e.inputs, None, None)
+    spoken = words(text_of(last))
+    return Opening(at, e.begun, e.inputs, len(spoken), _stem(spoken, len(spoken)))
+
+
+def _may_extend(listing: Listing, old: Opening, spoken: dict[int, list[str]]) -> bool:
+    """Returns whether a list may extend an opening, as `Tree.extends` has it. spoken: its words, by k."""
+    k = len(old.inputs)
+    if not k or len(listing) < k or tuple(listing.atoms[: k - 1]) != old.inputs[: k - 1]:
+        return False
+    if listing.atoms[k - 1] == old.inputs[k - 1]:
+        return True
+    if not (is_user(listing.atoms[k - 1]) and is_user(old.inputs[k - 1])):
+        return False
+    if old.words is None:
+        return True
+    if k not in spoken:
+        spoken[k] = words(listing.text(k - 1))
+    mine = spoken[k]
+    return 0 < old.words <= len(mine) and _stem(mine, old.words) == old.stem
+
+
+def _stem(spoken: Sequence[str], count: int) -> int:
+    """Returns a hash of the words that a transcript of so many words keeps when it goes on: the last may be completed.
+
+    One word that stands alone is not completed.
+    """
+    return hash(tuple(spoken[: max(1, count - 1)]))
+
+
+def _last_message(tree: Tree, x: Exchange) -> WireMessage | None:
+    try:
+        messages = tree.content(x).messages
+    except Missing:
+        return None
+    return messages[-1] if messages else None
+
+
+def _end(x: Exchange) -> float:
+    """Returns when an opening ended; one that is under way may still do so at any time."""
+    own = x.stopped if x.ended is None else x.ended
+    return float("inf") if own is None else max(own, x.touched)
