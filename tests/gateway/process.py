@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 
+from tests import stored
 from tests.server import RawClient, RawReply
 
 __all__ = ["ROOT", "Process", "command", "serving"]
@@ -25,14 +26,30 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Runs one command of the command line, as a shell does."""
     return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
+        [sys.executable, "-m", "gateway", *without_file(arguments)],
         cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def place_of(where: Path, arguments: Sequence[str]) -> dict[str, str]:
+    """The variable that names the database which stands in for the file of a command, where the test has a server."""
+    if stored.server is None:
+        return {}
+    named = arguments[arguments.index("--db") + 1] if "--db" in arguments else "mnemogate.db"
+    return {"MNEMOGATE_DATABASE_URL": stored.server.url_of(where / named)}
+
+
+def without_file(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command, without the file for which a database stands in."""
+    if stored.server is None or "--db" not in arguments:
+        return [*arguments]
+    at = arguments.index("--db")
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 @dataclass
@@ -78,9 +95,9 @@ def serving(
     with (
         log.open("a") as errors,
         subprocess.Popen(
-            [sys.executable, "-m", module, "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", module, "serve", "--port", "0", *without_file(arguments)],
             cwd=where,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

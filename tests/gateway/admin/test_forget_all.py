@@ -14,7 +14,6 @@ from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.run.admin.forget import ForgetOperations, Retention
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
-from storage.sqlite.database import drive
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of
@@ -38,7 +37,7 @@ PARTS = ("message", "exchange", "conversation", "age")
 # Where a word may lie. A step is what a job had done before it failed.
 PLACES = {
     "message": "SELECT count(*) FROM exchanges WHERE instr(input, ?)",
-    "hidden round": "SELECT count(*) FROM exchanges WHERE instr(full, ?)",
+    "hidden round": 'SELECT count(*) FROM exchanges WHERE instr("full", ?)',
     "note": "SELECT count(*) FROM exchanges WHERE instr(notes, ?)",
     "memory section": "SELECT count(*) FROM snapshots WHERE instr(text, ?)",
     "edit": "SELECT count(*) FROM block_ops WHERE instr(arguments, ?)",
@@ -128,15 +127,21 @@ class Scene:
         """Until no job is on its way (one that has failed may wait)."""
         jobs = self.world.store.jobs
 
-        def is_busy() -> bool:
-            waiting = {(job.agent, job.kind) for job in drive(jobs.list()) if job.state is JobState.RETRYING}
+        async def is_busy() -> bool:
+            found = await jobs.list()
+            waiting = {(job.agent, job.kind) for job in found if job.state is JobState.RETRYING}
             return any(
                 job.state is JobState.RUNNING
                 or (job.state is JobState.PENDING and (job.agent, job.kind) not in waiting)
-                for job in drive(jobs.list())
+                for job in found
             )
 
-        self._until(lambda: not is_busy())
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while await is_busy():  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        self.world.gateway.call(wait())
 
     def _until(self, holds: Callable[[], bool]) -> None:
         async def wait() -> None:
@@ -210,7 +215,7 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     for _ in range(2):
         scene.rest()
         scene.end()
-    assert drive(scene.world.store.jobs.list()) == ()
+    assert scene.world.gateway.call(scene.world.store.jobs.list()) == ()
     assert scene.found() == set()
     assert scene.world.query("SELECT count(*) FROM exchanges WHERE instr(input, ?)", "Zqbobx") == [
         0 if kind in ("project", "age") else 1

@@ -25,7 +25,7 @@ from storage.listing import PassageDraft
 from storage.records import Agent, Scope, State
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
-from tests.stored import ALICE, Speaker, open_store, save_passage
+from tests.stored import ALICE, Speaker, open_store, rows, save_passage
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
@@ -112,7 +112,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
 async def learn(store: Store, alice: Speaker) -> None:
     """All that was said is learned from; there was nothing in it."""
     last = (await store.transfer.edge(alice.agent))["seq"]
-    cursor = store.database.reader.run(lambda c: c.execute("SELECT max(seq) FROM readers").fetchone()[0]) or 0
+    ((cursor,),) = await rows(store, "SELECT coalesce(max(seq), 0) FROM readers")
     await store.database.write(store.facts.learning(alice.agent, cursor, last, 5.0, lambda _: Learned()))
 
 

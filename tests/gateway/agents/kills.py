@@ -12,14 +12,13 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +30,7 @@ from letta_client import Letta
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
+from tests.stored import shown
 
 PATIENCE_S = 60.0
 SCHEMA = {
@@ -184,8 +184,7 @@ class Killed:
         return made.id
 
     def query(self, sql: str) -> list[Any]:
-        with closing(sqlite3.connect(self.folder / "m.db")) as connection:
-            return connection.execute(sql).fetchall()
+        return shown(self.folder / "m.db", sql)
 
 
 def wait_for(look: Callable[[], Any]) -> Any:

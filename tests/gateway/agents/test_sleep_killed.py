@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.sleep import is_sleeper
 from tests.gateway.process import Process, serving
+from tests.stored import shown
 
 SETTINGS = """\
 [memory]
@@ -70,11 +70,7 @@ class Scene:
         return str(reply["usage"]["run_ids"][0])
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(f"file:{self.where / 'mnemogate.db'}?mode=ro", uri=True)
-        try:
-            return connection.execute(statement).fetchall()
-        finally:
-            connection.close()
+        return shown(self.where / "mnemogate.db", statement)
 
     def until(self, is_so: Callable[[], bool]) -> None:
         end = time.monotonic() + PATIENCE_S

@@ -16,7 +16,6 @@ from gateway.operations import make_operations
 from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
-from storage.sqlite.database import drive
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
@@ -77,8 +76,8 @@ def compacted(world: World) -> None:
     world.settle()
     jobs = world.store.jobs
 
-    def is_busy() -> bool:
-        states = {job.state for job in drive(jobs.list()) if job.kind == "compact"}
+    async def is_busy() -> bool:
+        states = {job.state for job in await jobs.list() if job.kind == "compact"}
         return JobState.RUNNING in states or states == {JobState.PENDING}  # what failed holds its lane
 
     async def wait() -> None:
@@ -86,7 +85,7 @@ def compacted(world: World) -> None:
         unwatch = jobs.watch(changed.set)
         try:
             async with asyncio.timeout(10):
-                while is_busy():
+                while await is_busy():
                     await changed.wait()
                     changed.clear()
         finally:
@@ -206,7 +205,9 @@ def test_a_model_that_gives_no_summary_changes_nothing(world: World, notes: Note
     assert all(each.refusal is None for each in seen)
     assert all("<summary>" not in each.body.decode() for each in seen)
     assert world.query("SELECT count(*) FROM summaries") == [0]
-    failed = next(job for job in drive(world.store.jobs.list()) if job.kind == "compact" and job.error)
+    failed = next(
+        job for job in world.gateway.call(world.store.jobs.list()) if job.kind == "compact" and job.error
+    )
     assert "word" not in str(failed.error)
     came = Gate()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.meaning import vector_of
+from tests.stored import shown
 
 SETTINGS = """\
 [memory]
@@ -87,11 +87,7 @@ class Scene:
             self.messages.append(json.loads(reply.body)["choices"][0]["message"])
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(f"file:{self.where / 'mnemogate.db'}?mode=ro", uri=True)
-        try:
-            return connection.execute(statement).fetchall()
-        finally:
-            connection.close()
+        return shown(self.where / "mnemogate.db", statement)
 
     def until(self, is_so: Callable[[], bool]) -> None:
         end = time.monotonic() + PATIENCE_S

@@ -17,7 +17,6 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker
 from storage.errors import Full
 from storage.records import JobState, Scope
-from storage.sqlite.database import drive
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.background.learner import IDLE_S, PATIENCE_S, Learner, fact, learning, note
 from tests.gateway.sdk import CHAT, agent, remember
@@ -358,6 +357,7 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0, -1e9])
+@pytest.mark.sqlite
 def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: float) -> None:
     """After a turn, and while a failed job waits."""
     chat = learner.world.chat(user="alice")
@@ -453,7 +453,9 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         world.settle()
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
-        learner.learning.schedule.enqueue_after_rest(drive(learner.world.store.readers.unlearned(10)))
+        learner.learning.schedule.enqueue_after_rest(
+            learner.world.gateway.call(learner.world.store.readers.unlearned(10))
+        )
         learner.rest()
         assert learner.texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,8 @@ async def ask(world: World, messages: list[Any], **options: Any) -> str:
 
 
 def standing_inputs(world: World) -> list[str]:
-    return world.query(
-        "SELECT json_extract(input, '$[#-1].content') FROM exchanges WHERE standing <> 0 ORDER BY id"
-    )
+    found = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
+    return [json.loads(each)[-1]["content"] for each in found]
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])

@@ -191,6 +191,7 @@ def test_a_body_that_nobody_understands_passes_and_is_not_kept(world: World) -> 
     assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [0]
 
 
+@pytest.mark.sqlite
 def test_the_end_waits_for_the_commit_and_the_text_does_not(world: World) -> None:
     free, here = Gate(), Gate()
 
@@ -208,6 +209,7 @@ def test_the_end_waits_for_the_commit_and_the_text_does_not(world: World) -> Non
     assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
 
 
+@pytest.mark.sqlite
 def test_a_store_slower_than_its_time_is_said_in_a_comment(upstream: StrictUpstream, tmp_path: Path) -> None:
     free, here = Gate(), Gate()
 

@@ -16,7 +16,6 @@ import pytest
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match import Keeping
-from storage.sqlite.database import drive
 from tests.core.conversations import World as Core
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -109,7 +108,7 @@ class Both:
         stored = Core(self.core.memory().canon.secret)
 
         async def read() -> None:
-            stored.memory().records = {e.id: e for e in drive(Speaker(self.world.store, ALICE).rows())}
+            stored.memory().records = {e.id: e for e in await Speaker(self.world.store, ALICE).rows()}
 
         self.world.gateway.call(read())
         assert stored.tree() == self.core.tree()

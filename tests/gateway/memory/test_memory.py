@@ -75,6 +75,7 @@ def test_another_user_never_sees_it(world: World) -> None:
     assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_search_that_is_late_is_not_waited_for(
     upstream: StrictUpstream, tmp_path: Path, stream: bool
@@ -391,7 +392,7 @@ def test_a_turn_off_the_record_is_not_kept_nor_stored_when_it_is_sent_again(worl
     world.chat(user="alice").say("What are my cat and my dog called?")
     assert "Rex" in sent(world)
     assert "Miso" not in sent(world)
-    assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
+    assert "Miso" not in str(world.query('SELECT input, said, "full", notes FROM exchanges'))
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
@@ -423,7 +424,7 @@ def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World)
     assert world.upstream.last.messages == chat.messages[:-1]
     chat.say("My dog is called Rex.")
     assert world.upstream.last.messages == chat.messages[:-1]
-    kept = str(world.query("SELECT input, said, full, notes FROM exchanges"))
+    kept = str(world.query('SELECT input, said, "full", notes FROM exchanges'))
     assert "Miso" not in kept
     assert "Rex" in kept
 
@@ -442,7 +443,7 @@ def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continu
         ["My dog is Rex.", "Ok.", FACT],
         ["My dog is Rex.", "Ok.", "And now?"],
     ]
-    assert "Miso" not in str(world.query("SELECT input, said, full, notes FROM exchanges"))
+    assert "Miso" not in str(world.query('SELECT input, said, "full", notes FROM exchanges'))
 
 
 def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:

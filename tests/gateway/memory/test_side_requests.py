@@ -40,7 +40,7 @@ def quoting(template: str) -> str:
 
 def kept(world: World) -> str:
     """Everything that was said and is stored."""
-    return str(world.query("SELECT input, said, full, notes FROM exchanges"))
+    return str(world.query('SELECT input, said, "full", notes FROM exchanges'))
 
 
 ASKED = [

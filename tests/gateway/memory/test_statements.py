@@ -17,6 +17,8 @@ from gateway.settings import BlockSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:

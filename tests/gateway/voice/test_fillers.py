@@ -177,12 +177,12 @@ def test_forgotten_with_its_turn(world: World) -> None:
     world.upstream.queue(call_tools(search("Albatrosses, hm.")), say(ANSWER))
     chat.say(ASKED, stream=True)
     chat.say("Thank you.")
-    assert "Albatrosses" in str(world.query("SELECT said, full FROM exchanges"))
+    assert "Albatrosses" in str(world.query('SELECT said, "full" FROM exchanges'))
     forget = ForgetOperations(world.store, world.clock).forget
     world.gateway.call(forget({"project": "default", "user": "alice", "profile": "helper", "exchange": 1}))
-    assert "Albatrosses" not in str(world.query("SELECT said, full FROM exchanges"))
+    assert "Albatrosses" not in str(world.query('SELECT said, "full" FROM exchanges'))
     chat.say("Are you there?")
-    assert "Albatrosses" not in str(world.query("SELECT input, said, full FROM exchanges"))
+    assert "Albatrosses" not in str(world.query('SELECT input, said, "full" FROM exchanges'))
 
 
 def test_once_a_round_and_only_into_silence(world: World) -> None:
