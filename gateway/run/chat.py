@@ -155,7 +155,7 @@ class Chat:
                 )
                 return Served(sent, "on")
             # What an application asks for itself, or wants off the record, is no part of it.
-            identity = replace(identity, subject=None, conversation=None)
+            identity = replace(identity, scope=None, conversation=None)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
@@ -242,7 +242,7 @@ class Chat:
         if found is None:
             raise unknown(identity, model)
         scope = found.scope
-        return found.spec, replace(identity, profile=scope.profile, subject=scope.subject)
+        return found.spec, replace(identity, profile=scope.profile, scope=scope)
 
     async def _remember(
         self,

@@ -391,8 +391,8 @@ class TurnRun:
         if self._whole is not None:
             status, headers = self._head
             await self.sink.whole(status, [*headers, *self.call.receipt.close()], b"".join(self._whole))
-        else:
-            await self.sink.end()
+            return  # the reply was read to its end
+        await self.sink.end()
         if self._reply is not None:
             await _read_out(self._reply)
 

@@ -121,7 +121,7 @@ class Identity:
     """The names and wishes that a request carries.
 
     agent: the name or id asked for, None for the default; profile: that, or the default's name.
-    subject: as in Scope; None when neither a user nor a conversation is named, and then nothing is remembered.
+    scope: whose memory it is; None when neither a user nor a conversation is named, and then nothing is remembered.
     append: the client sends its new message only. retry: the client's library sends this request again.
     side_request: the name of the rule that took the request for the application's own, and so set the mode.
     """
@@ -131,15 +131,11 @@ class Identity:
     agent: str | None
     user: str | None
     conversation: str | None
-    subject: str | None
+    scope: Scope | None
     mode: Mode
     append: bool = False
     retry: bool = False
     side_request: str | None = None
-
-    @property
-    def scope(self) -> Scope | None:
-        return None if self.subject is None else Scope(self.project, self.profile, self.subject)
 
 
 def identify(
@@ -187,7 +183,7 @@ def identify(
         agent,
         user,
         conversation,
-        subject,
+        None if subject is None else Scope(project, profile, subject),
         mode,
         append,
         _is_retry(found),

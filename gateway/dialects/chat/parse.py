@@ -7,6 +7,7 @@ fields, unknown kinds of content, broken tool calls. Errors name the field as Op
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -79,6 +80,7 @@ _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 # Fields that have a type to be checked and a meaning here.
 _SHAPED = frozenset((*_MAX_TOKENS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
 _QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
+_AS_KEY = {key: re.compile(quoted + rb"\s*:") for key, quoted in _QUOTED.items()}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
 
 
@@ -89,7 +91,10 @@ def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
         return True
     for key in json:
         quoted = _QUOTED.get(key)
-        if quoted is not None and body.count(quoted) > 1:
+        if quoted is None or body.find(quoted) == body.rfind(quoted):
+            continue
+        # "user" is a value as well, of each of the user's messages.
+        if len(_AS_KEY[key].findall(body)) > 1:
             return True
     return False
 

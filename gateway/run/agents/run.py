@@ -156,7 +156,7 @@ def reading_of(reader: int, memory: int, now: float) -> RunAccept:
 def identity_of(asked: RunRequest) -> Identity:
     scope = asked.scope
     return Identity(
-        scope.project, scope.profile, asked.spec.name, None, asked.conversation, scope.subject, Mode.STRICT,
+        scope.project, scope.profile, asked.spec.name, None, asked.conversation, scope, Mode.STRICT,
         append=True, retry=asked.is_retry,
     )  # fmt: skip
 

@@ -273,7 +273,7 @@ class AgentRuns:
         if spec.defined is None or not spec.defined.initial_messages:
             return
         identity = Identity(
-            scope.project, scope.profile, spec.name, None, DEFAULT, scope.subject, Mode.STRICT, append=True
+            scope.project, scope.profile, spec.name, None, DEFAULT, scope, Mode.STRICT, append=True
         )
         request = request_of(RunRequest(spec, scope))
         with QueuePlace() as place:

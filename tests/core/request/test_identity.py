@@ -53,8 +53,7 @@ def test_a_user_is_named_in_many_places_and_the_first_counts(place: int) -> None
     for key, value in first_fields.items():
         fields[key] = {**fields.get(key, {}), **value} if isinstance(value, dict) else value
     found = ask({**headers, **first_headers}, **fields)
-    assert (found.user, found.subject) == ("u", "user:u")
-    assert found.scope == Scope("p", "default", "user:u")
+    assert (found.user, found.scope) == ("u", Scope("p", "default", "user:u"))
 
 
 def test_the_order_is_a_setting() -> None:
@@ -72,10 +71,10 @@ def test_numbers_are_ids_and_empty_ones_are_absent() -> None:
 
 def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
     found = ask()
-    assert (found.user, found.subject, found.scope) == (None, None, None)
+    assert (found.user, found.scope) == (None, None)
     rules = IdentityRules("default", default_user="owner")
-    assert ask(rules=rules).subject == "user:owner"
-    assert ask(rules=rules, user="alice").subject == "user:alice"
+    assert ask(rules=rules).scope == Scope("p", "default", "user:owner")
+    assert ask(rules=rules, user="alice").scope == Scope("p", "default", "user:alice")
 
 
 @pytest.mark.parametrize(
@@ -148,9 +147,9 @@ def test_a_conversation_is_a_scope_of_its_own_only_without_a_user(
     headers: dict[str, str], fields: dict[str, Any]
 ) -> None:
     found = ask(headers, **fields)
-    assert (found.conversation, found.subject) == ("c", "conversation:c")
+    assert (found.conversation, found.scope) == ("c", Scope("p", "default", "conversation:c"))
     found = ask(headers, **fields, user="u")
-    assert (found.conversation, found.subject) == ("c", "user:u")
+    assert (found.conversation, found.scope) == ("c", Scope("p", "default", "user:u"))
 
 
 def test_what_many_conversations_share_names_none() -> None:

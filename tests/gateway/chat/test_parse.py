@@ -186,6 +186,7 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     [
         (b'{"model":"m","messages":[{"role":"user"}],"user":"a","user":"b"}', "user"),
         (b'{"model":"m","messages":[{"role":"user"}],"us\\u0065r":"a","user":"b"}', "user"),
+        (b'{"model":"m","messages":[{"role":"user"},{"role":"user"}],"user":"a","user"\n :"b"}', "user"),
         (b'{"model":"m","messages":[{"role":"user"}],"messages":[{"role":"user"}]}', "messages"),
         (b'{"model":"m","model":"m","messages":[{"role":"user"}]}', "model"),
     ],
