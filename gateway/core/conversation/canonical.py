@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from storage.records import Atom
+from storage.value import frozen
 
 WireMessage = dict[str, Any]
 
@@ -194,16 +195,15 @@ class Canon:
         role = message.get("role")
         if role in _SYSTEM:
             return ()
-        content = message.get("content")
-        is_text = isinstance(content, str)  # as nearly every message is
-        text = _squashed(content if is_text else text_of(message))
+        text = _squashed(text_of(message))
         if role == "assistant":
             found = [self._atom(b"a", _encoded(message.get("name")), text)] if text else []
             if "tool_calls" in message or "function_call" in message:
                 for name, arguments in calls_of(message):
                     found.append(self._atom(b"c", _encoded(name), _encoded(_canonical_arguments(arguments))))
             return tuple(found)
-        kinds = b"" if is_text else _encoded(",".join(str(p.get("type")) for p in media_of(message)))
+        media = media_of(message)
+        kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in _RESULT:
             return (self._atom(b"t", text, kinds),)
         return (self._atom(b"u", _encoded(message.get("name")), text, kinds),)
@@ -249,6 +249,19 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
+@frozen
+class ListFront:
+    """The first messages of a client's list, as they were hashed with a request before. count: how many they are.
+
+    positions, atoms, paths: as a `Listing` has them.
+    """
+
+    count: int
+    positions: Sequence[int]
+    atoms: Sequence[tuple[Atom, ...]]
+    paths: Sequence[bytes]
+
+
 class Listing:
     """The client's list, system messages aside, with its atoms.
 
@@ -258,17 +271,19 @@ class Listing:
 
     __slots__ = ("_ends", "_media", "_paths", "atoms", "canon", "messages", "positions", "said")
 
-    def __init__(self, canon: Canon, messages: Sequence[WireMessage]) -> None:
+    def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront | None = None) -> None:
+        """Hashes a list. front: the beginning of the same list, under the same secret."""
+        front = front or ListFront(0, (), (), (b"",))
+        rest = range(front.count, len(messages))
         self.canon = canon
-        roles = [m.get("role") for m in messages]
-        self.positions = [i for i, role in enumerate(roles) if role not in _SYSTEM]
+        self.positions = [*front.positions, *(i for i in rest if messages[i].get("role") not in _SYSTEM)]
         self.messages = [messages[i] for i in self.positions]
-        self.atoms = [*map(canon.atoms, self.messages)]
+        self.atoms = [*front.atoms, *map(canon.atoms, self.messages[len(front.positions) :])]
         self._media: dict[int, bytes] = {}
-        self._paths = [b""]
+        self._paths = [*front.paths]
         self._ends: list[int] = []
-        spoken = [roles[i] for i in self.positions]
-        self.said = len(spoken) - spoken[::-1].index("assistant") if "assistant" in spoken else 0
+        replies = (n for n in range(len(self.messages), 0, -1) if self.role(n - 1) == "assistant")
+        self.said = next(replies, 0)
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -278,6 +293,11 @@ class Listing:
         if i not in self._media:
             self._media[i] = self.canon.media(self.messages[i])
         return self._media[i]
+
+    def front(self, count: int) -> ListFront:
+        """Returns all of it, for a list that goes on from it. count: of the client's messages."""
+        self.path(len(self))
+        return ListFront(count, self.positions, self.atoms, self._paths)
 
     def flat(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""

@@ -40,8 +40,12 @@ class ChatRequest:
     @property
     def layout(self) -> Layout:
         """Returns the layout of `raw`; it is scanned for the first edit, and then kept."""
+        return self.lay_out()
+
+    def lay_out(self, front: Layout | None = None) -> Layout:
+        """Returns the layout of `raw`. front: as far as it is known already."""
         if not self._layout:
-            self._layout.append(scan(self.raw))
+            self._layout.append(scan(self.raw, front))
         return self._layout[0]
 
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from storage.value import frozen
+
 Span = tuple[int, int]  # from the first byte to the one after the last
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
 
@@ -77,7 +79,7 @@ class Member(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """The offsets of the parts of a request body.
 
@@ -100,23 +102,42 @@ class Layout:
         times = Counter(member.key for member in self.members)
         return tuple(key for key in self.index if times[key] > 1)
 
+    def front(self) -> Layout | None:
+        """Returns the layout up to the end of the last message, as any body has it that begins with the same bytes.
+
+        None: there are no messages, or keys are repeated.
+        """
+        if not self.messages or len(self.members) != len(self.index):
+            return None
+        members = self.members[: self.members.index(self.index["messages"]) + 1]
+        return Layout(self.start, self.messages[-1][1], members, {}, self.messages)
+
     def span(self, key: str) -> Span | None:
         """Returns the span of a member's value, or None where there is no such member."""
         member = self.index.get(key)
         return None if member is None else (member.value, member.end)
 
 
-def scan(body: bytes) -> Layout:
-    """Returns the layout of a body that was parsed before.
+def scan(body: bytes, front: Layout | None = None) -> Layout:
+    """Returns the layout of a body that was parsed before. front: as far as it is known (`Layout.front`).
 
     Raises: ValueError when the body is not a JSON object; most other defects are not noticed.
     """
+    messages: list[Span] = []
+    members: list[Member] = []
     try:
-        start = _skip(_GAP, body, 0)
-        if body[start : start + 1] != b"{":
-            raise ValueError("the body is not a JSON object")
-        messages: list[Span] = []
-        members, end = _members(body, start, messages)
+        if front is None:
+            start = _skip(_GAP, body, 0)
+            if body[start : start + 1] != b"{":
+                raise ValueError("the body is not a JSON object")
+            at = start + 1
+        else:
+            start = front.start
+            messages += front.messages
+            at = _elements(body, front.end, messages)
+            *before, member = front.members
+            members += (*before, member._replace(end=at))
+        end = _members(body, at, members, messages)
         index = {member.key: member for member in members}
     except IndexError as error:
         raise ValueError("the JSON ends too early") from error
@@ -291,7 +312,9 @@ class Splice:
         at = _skip(_GAP, self._body, start + 1)
         if self._body[at] != 0x7B:
             return None
-        members = {member.key: member for member in _members(self._body, at)[0]}
+        found: list[Member] = []
+        _members(self._body, at + 1, found)
+        members = {member.key: member for member in found}
         kind, text = members.get("type"), members.get("text")
         if kind is None or text is None or self._body[text.value] != _QUOTE:
             return None
@@ -314,7 +337,8 @@ class Splice:
             start, _ = self._layout.messages[index]
             if self._body[start] != 0x7B:
                 raise ValueError(f"message {index} is not an object")
-            opened = self._opened[index] = _members(self._body, start)
+            members: list[Member] = []
+            opened = self._opened[index] = members, _members(self._body, start + 1, members)
         return opened
 
     def _takes_text(self, content: Span | None) -> bool:
@@ -420,13 +444,11 @@ def _edit_items(
 # reading
 
 
-def _members(body: bytes, start: int, messages: list[Span] | None = None) -> tuple[list[Member], int]:
-    """Returns the members of the object at `start`, and where it ends.
+def _members(body: bytes, at: int, members: list[Member], messages: list[Span] | None = None) -> int:
+    """Adds the members of the object that is open at `at`; returns where it ends.
 
     messages: a list to fill with the elements of the member `messages`; of the last one, if it is repeated.
     """
-    members: list[Member] = []
-    at = start + 1
     while True:
         # The pattern takes a key without escapes and its colon in one go; other keys are taken step by step.
         match = _KEY.match(body, at)
@@ -435,23 +457,22 @@ def _members(body: bytes, start: int, messages: list[Span] | None = None) -> tup
         else:
             key_start = _skip(_GAP, body, at)
             if body[key_start] != _QUOTE:
-                return members, key_start + 1
+                return key_start + 1
             at = _string_end(body, key_start)
             key = orjson.loads(body[key_start:at])
             at = _skip(_COLON, body, at)
         if messages is not None and key == "messages":
             messages.clear()
-            end = _elements(body, at, messages) if body[at] == 0x5B else _value_end(body, at)
+            end = _elements(body, at + 1, messages) if body[at] == 0x5B else _value_end(body, at)
         else:
             end = _value_end(body, at)
         members.append(Member(key, key_start, at, end))
         at = end
 
 
-def _elements(body: bytes, start: int, spans: list[Span]) -> int:
-    """Adds the elements of the array at `start`; returns where it ends."""
+def _elements(body: bytes, at: int, spans: list[Span]) -> int:
+    """Adds the elements of the array that is open at `at`; returns where it ends."""
     match_element = _ELEMENT.match
-    at = start + 1
     while True:
         match = match_element(body, at, at + _LOOKAHEAD)
         if match is not None:

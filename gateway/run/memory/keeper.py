@@ -22,6 +22,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
 from gateway.run.memory.record import BlockEdits, TurnRecord, open_turn, record_turn
+from gateway.run.memory.resent import ResentLists
 from gateway.settings import MemorySettings
 from storage.commands import Committed
 from storage.errors import TooSlow
@@ -77,6 +78,7 @@ class MemoryKeeper:
     open_wait_s: float = OPEN_WAIT_S
     composer: Composer = field(init=False)
     leases: Leases = field(init=False)
+    resent: ResentLists = field(init=False, default_factory=ResentLists)
     queues: Queues = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class MemoryKeeper:
             await self._queue(asked)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             asked = replace(asked, now=self.now())
-        return await read(self.store, asked, self.settings.idle_s)
+        return await read(self.store, self.resent, asked, self.settings.idle_s)
 
     async def _queue(self, asked: MemoryRequest) -> None:
         """Waits for the requests before this one."""

@@ -30,6 +30,7 @@ from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.resent import ResentLists
 from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
@@ -118,9 +119,9 @@ class Known:
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
 
 
-async def read(store: Store, asked: MemoryRequest, idle_s: float) -> Known:
+async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
     """Returns what there is to know. Raises: StoreError when memory cannot be had."""
-    agent, listing, look = await _look(store, asked)
+    agent, listing, look = await _look(store, resent, asked)
     query = _query(asked, listing, look, idle_s)
     plan = plan_plain(look, query)
     is_plain = plan is not None
@@ -158,7 +159,7 @@ def _put_in_front(known: Known) -> tuple[PathElement, ...]:
     return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
 
 
-async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Look]:
+async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tuple[Agent, Listing, Look]:
     """Returns the agent, the request's messages by its secret, and what is stored where they end."""
     scope, key = asked.identity.scope, asked.identity.conversation
     assert scope is not None
@@ -166,7 +167,7 @@ async def _look(store: Store, asked: MemoryRequest) -> tuple[Agent, Listing, Loo
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
         agent = await agent_of(store, asked)
-        listing = Listing(Canon(agent.secret), asked.request.messages)
+        listing = resent.listing(Canon(agent.secret), asked.request)
         path = listing.path(listing.said) if listing.said else None
         look = await store.turns.look(agent, key, path) if agent.id else Look()
         if look is not None:

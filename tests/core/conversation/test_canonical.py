@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -185,6 +186,25 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
 @pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])
 def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) -> None:
     assert Listing(CANON, messages).said == 0
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
+    messages = [system("s"), user("a"), assistant("b"), system("t"), user("c"), assistant("d")]
+    whole = Listing(CANON, messages)
+    hashed: list[WireMessage] = []
+
+    class Counting(Canon):
+        def atoms(self, message: Mapping[str, Any]) -> tuple[bytes, ...]:
+            hashed.append(dict(message))
+            return super().atoms(message)
+
+    front = Listing(CANON, messages[:at]).front(at)
+    found = Listing(Counting(CANON.secret), messages, front)
+    assert hashed == [m for m in messages[at:] if m["role"] != "system"]
+    assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
+    assert (found.said, found.ends) == (whole.said, whole.ends)
+    assert [found.path(n) for n in range(5)] == [whole.path(n) for n in range(5)]
 
 
 @given(st.lists(st.binary(min_size=12, max_size=12), max_size=6), st.integers(0, 6))

@@ -84,6 +84,22 @@ def test_without_edits_the_very_same_bytes_come_out(body: bytes) -> None:
     assert splice(body).render() is body
 
 
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("more", [b"", b',{"role":"user"}', b' , {"content":"]}"}\n,{"a":[{}]}'])
+def test_a_body_that_begins_like_another_is_scanned_from_there_on(body: bytes, more: bytes) -> None:
+    front = scan(body).front()
+    if front is None:
+        assert not scan(body).messages
+        return
+    longer = body[: front.end] + more + body[front.end :]
+    assert scan(longer, front) == scan(longer)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"messages":[]}', b'{"n":1,"messages":[{}],"n":2}'])
+def test_a_body_without_messages_or_with_a_key_twice_has_no_front(body: bytes) -> None:
+    assert scan(body).front() is None
+
+
 def test_repeated_keys_are_reported_and_the_last_one_counts() -> None:
     body = b'{"model":"a","n":1,"messages":[1],"mode\\u006c":"b","messages":[{},{}]}'
     layout = scan(body)

@@ -1,0 +1,104 @@
+"""A list that goes on from one that was sent before is scanned and hashed from there on, and reads the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.conversation.canonical import Canon, Listing
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.splice import scan
+from gateway.dialects.chat.parse import parse
+from gateway.run.memory.resent import ResentLists
+
+CANON = Canon(b"s" * 32)
+TALK = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "My cat is called Miso."},
+    {"role": "assistant", "content": "A fine name."},
+    {"role": "user", "content": "What is she called?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "look"}}]},
+    {"role": "tool", "tool_call_id": "1", "content": "Miso"},
+    {"role": "assistant", "content": "Miso."},
+    {"role": "user", "content": "Thanks."},
+]
+
+
+def ask(messages: list[dict[str, Any]], **fields: Any) -> ChatRequest:
+    return parse(orjson.dumps({"model": "m", "messages": messages, "user": "u", **fields}))
+
+
+def agrees(found: Listing, request: ChatRequest) -> None:
+    fresh = Listing(CANON, request.messages)
+    assert (found.positions, found.messages, found.atoms) == (
+        fresh.positions,
+        request.messages[1:],
+        fresh.atoms,
+    )
+    assert found.said == fresh.said
+    assert found.path(len(found)) == fresh.path(len(fresh))
+    assert request.layout == scan(request.raw)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Returns the roles of the messages that were hashed."""
+    roles: list[str] = []
+    plain = Canon.atoms
+
+    def atoms(self: Canon, message: Any) -> Any:
+        roles.append(message["role"])
+        return plain(self, message)
+
+    monkeypatch.setattr(Canon, "atoms", atoms)
+    return roles
+
+
+def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
+    resent = ResentLists()
+    seen = []
+    for end in (2, 4, 6, 8):
+        request = ask(TALK[:end])
+        found = resent.listing(CANON, request)
+        seen.append([*hashed])
+        agrees(found, request)
+        hashed.clear()
+    assert seen == [["user"], ["assistant", "user"], ["assistant", "tool"], ["assistant", "user"]]
+    assert len(resent) == 1  # the conversation's last list
+
+
+def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> None:
+    resent = ResentLists()
+    resent.listing(CANON, ask(TALK[:2]))
+    hashed.clear()
+    changed = [{**TALK[0], "content": "Be long."}, *TALK[1:4]]
+    request = ask(changed)
+    found = resent.listing(CANON, request)
+    assert hashed == ["user", "assistant", "user"]
+    agrees(found, request)
+
+
+def test_what_one_memory_has_hashed_is_no_other_s() -> None:
+    resent, other = ResentLists(), Canon(b"o" * 32)
+    resent.listing(CANON, ask(TALK[:2]))
+    assert resent.listing(other, ask(TALK[:4])).atoms == Listing(other, TALK[:4]).atoms
+
+
+def test_what_is_behind_the_list_may_change() -> None:
+    resent = ResentLists()
+    resent.listing(CANON, ask(TALK[:2], temperature=1, stream=True))
+    request = ask(TALK[:4], top_p=0.5)
+    agrees(resent.listing(CANON, request), request)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    resent = ResentLists(limit_bytes=20_000)
+    for n in range(100):
+        resent.listing(Canon(bytes([n]) * 32), ask([*TALK[:1], {"role": "user", "content": "x" * 4_000}]))
+        assert resent.bytes <= 20_000
+    assert len(resent) == 4
+    resent = ResentLists()
+    resent.listing(CANON, ask([*TALK[:1], {"role": "user", "content": "x" * (3 << 20)}]))
+    assert (len(resent), resent.bytes) == (0, 0)
