@@ -20,11 +20,12 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.search.common import says_nothing
@@ -171,23 +172,26 @@ def document_type() -> np.dtype[Any]:
     return np.dtype(_COLUMNS)
 
 
-def encode(documents: Iterable[Document], secret: bytes) -> dict[int, bytes]:
+def encode(
+    documents: Iterable[Document], secret: bytes, counted: Mapping[Document, Counted] = MappingProxyType({})
+) -> dict[int, bytes]:
     """Returns blobs by chunk; `merge` adds one to what the chunk already has.
 
-    secret: the agent's, at most 64 bytes.
+    secret: the agent's, at most 64 bytes. counted: those whose terms were counted before.
     """
     import numpy as np
 
     by_chunk: dict[int, dict[int, Document]] = {}
     for document in documents:
         by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
-    counted = {
-        chunk: {slot: count_terms(each) for slot, each in rows.items()} for chunk, rows in by_chunk.items()
+    found_in = {
+        chunk: {slot: counted.get(each) or count_terms(each) for slot, each in rows.items()}
+        for chunk, rows in by_chunk.items()
     }
-    every = chain.from_iterable(rows.values() for rows in counted.values())
+    every = chain.from_iterable(rows.values() for rows in found_in.values())
     hashes = hash_terms(chain.from_iterable(each.terms for each in every), secret)
     blobs = {}
-    for chunk, of_slot in counted.items():
+    for chunk, of_slot in found_in.items():
         table = np.zeros(CHUNK, document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
         for slot, found in of_slot.items():

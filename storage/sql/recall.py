@@ -7,7 +7,7 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from storage.commands import Rules
@@ -16,7 +16,7 @@ from storage.errors import TooSlow
 from storage.listing import PassageFilter
 from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
-from storage.search.blob import count_terms
+from storage.search.blob import Counted, count_terms
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
@@ -221,18 +221,22 @@ class Recall(Group):
     async def index(self, agent: int) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
 
-        Counting words takes most of it. It is done here, one message after the other, and remembered: within the
-        transaction turns would wait for all of them.
+        Counting words takes most of it. What queries have counted is not counted again; the rest is here, one message
+        after the other: within the transaction turns would wait for all of them.
         """
+        memory = self._memories.get(agent)
+        counted = {} if memory is None else memory.counted()
         loop = asyncio.get_running_loop()
         is_busy = False
         for document in await self._unindexed(agent):
-            count_terms(document)
+            if document in counted:
+                continue
+            counted[document] = count_terms(document)
             if not is_busy:
                 begun = loop.time()
                 await asyncio.sleep(0)
                 is_busy = loop.time() - begun > _BUSY_S
-        return await self._index(agent)
+        return await self._index(agent, counted)
 
     @reads
     async def _unindexed(self, connection: Connection, agent: int) -> list[blob.Document]:
@@ -251,7 +255,9 @@ class Recall(Group):
         ]
 
     @bulk_writes
-    async def _index(self, connection: Connection, agent: int) -> bool:
+    async def _index(
+        self, connection: Connection, agent: int, counted: Mapping[blob.Document, Counted]
+    ) -> bool:
         await connection.lock(agent)
         of = await load_agent(connection, agent)
         if of is None:
@@ -279,7 +285,7 @@ class Recall(Group):
             end, is_all = kept[-1].seq, False  # the rest comes with the next step
         documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
         documents += [document_of(m) for m in kept if m.seq <= end]
-        for chunk, data in blob.encode(documents, of.secret).items():
+        for chunk, data in blob.encode(documents, of.secret, counted).items():
             await replace_terms(
                 connection, agent, chunk, blob.merge(await get_terms(connection, agent, chunk), data)
             )

@@ -52,6 +52,11 @@ class _Told:
         self._counted: Counted | None = None
 
     @property
+    def known(self) -> Counted | None:
+        """Its terms, if they were counted."""
+        return self._counted
+
+    @property
     def counted(self) -> Counted:
         if self._counted is None:
             self._counted = count_terms(document_of(self.message))
@@ -154,6 +159,11 @@ class Remembered:
     def tail(self, skip: range) -> list[Counted]:
         """Returns what the index does not know, without some numbers."""
         return [each.counted for seq, each in self.told.items() if seq not in skip]
+
+    def counted(self) -> dict[Document, Counted]:
+        """Returns what the index does not know, as far as its terms were counted."""
+        found = (each.known for each in self.told.values())
+        return {each.document: each for each in found if each is not None}
 
     def unread(self, seqs: Iterable[int]) -> list[int]:
         """Returns those of these messages that have to be read before they can be shown."""
