@@ -277,8 +277,6 @@ async def add_exchange(
     row = await (connection.single if is_all else connection.row)(SQL["exchange_add"], values)
     if row is None:
         return None
-    if carries and not row[2]:
-        await connection.run(SQL["exchange_carried"], (e.parent, agent))
     return row[0], row[1]
 
 

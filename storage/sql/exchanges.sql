@@ -145,13 +145,16 @@ SELECT id, input, said, "full" FROM exchanges WHERE id = ? AND agent = ?
 SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: exchange_add (sqlite)
--- Adds a turn that was planned on a conversation. No row: it has moved since. The last column says whether its parent is
--- marked as carried, too (?42: it is to be).
-INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
-SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
-FROM agents a JOIN conversations c ON c.agent = a.id
+-- Adds a turn that was planned on a conversation, and marks its parent as carried (?42: it is to be), whose row it meets.
+-- No row: the conversation has moved since.
+INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
+FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
+    SELECT NULL AS id UNION ALL
+    SELECT id FROM exchanges WHERE ?42 <> 0 AND id = ?2 AND agent = ?38 AND carried = 0) x
 WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
-RETURNING id, seq, ?42 = 0
+ON CONFLICT (id) DO UPDATE SET carried = 1
+RETURNING id, seq
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
@@ -167,7 +170,7 @@ k AS (UPDATE exchanges SET carried = 1 FROM n WHERE exchanges.id = ?2 AND exchan
 INSERT INTO exchanges (id, {columns}, run, agent, seq)
 SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
        CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
-RETURNING id, seq, 1
+RETURNING id, seq
 
 -- name: exchange_insert (sqlite)
 -- Adds a turn that was resolved inside this transaction.
@@ -211,10 +214,6 @@ WHERE id = ?38 AND agent = ?39
 -- name: exchange_update (postgres)
 {set_plainly}
 WHERE id = ?38 AND agent = ?39
-
--- name: exchange_carried
--- Notes that a later request has finished on an exchange.
-UPDATE exchanges SET carried = 1 WHERE id = ? AND agent = ?
 
 -- name: conversation_moved
 -- Notes that something else has changed than the number of a conversation's exchanges.

@@ -319,3 +319,16 @@ def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
         query = " ".join(dice.sample(NOUNS, 2))
         found = rank(index, query, SECRET, tail=[count_terms(each) for each in tail], limit=20)
         assert found == ranked(blobs.values(), query, SECRET, tail=tail, limit=20)
+
+
+async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(
+    store: Store, alice: Speaker
+) -> None:
+    for n in range(4):
+        await alice.say([user(f"The ant number {n}.")], assistant("A small one."), f"c{n}")
+    await search(store, alice, "ant")
+    count_terms.cache_clear()
+    while await store.recall.index(alice.agent.id):
+        pass
+    assert count_terms.cache_info().misses == 0
+    assert await hits(store, alice, "ant number 3")

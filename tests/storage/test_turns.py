@@ -81,12 +81,6 @@ ADD, INSERT, CHANGE, MOVED = "exchange_add", "exchange_insert", "exchange_update
 KEEP_EDIT = "op_insert"
 
 
-@pytest.fixture
-def carry(database: object) -> list[str]:
-    """What marks the parent of a plain turn as carried. PostgreSQL does it in the statement that adds the turn."""
-    return ["exchange_carried"] if isinstance(database, SqliteFile) else []
-
-
 async def opened(alice: Speaker, key: str | None) -> list[WireMessage]:
     """A conversation of two turns."""
     await alice.say([user("one")], assistant("First."), key)
@@ -96,19 +90,17 @@ async def opened(alice: Speaker, key: str | None) -> list[WireMessage]:
 
 
 @both
-async def test_a_plain_turn_is_one_read_one_insert_one_update(
-    alice: Speaker, statements: list[str], carry: list[str], key: str | None
+async def test_a_plain_turn_is_one_read_and_one_insert(
+    alice: Speaker, statements: list[str], key: str | None
 ) -> None:
     history = await opened(alice, key)
     statements.clear()
     await alice.say([*history, user("three")], assistant("Third."), key)
-    assert kinds(statements) == [AGAIN, ADD, *carry]
+    assert kinds(statements) == [AGAIN, ADD]
 
 
 @both
-async def test_tool_results_are_one_statement_less(
-    alice: Speaker, statements: list[str], key: str | None
-) -> None:
+async def test_tool_results_cost_the_same(alice: Speaker, statements: list[str], key: str | None) -> None:
     """They carry nothing; the results after them are weighed, since they go on with a turn that did not end."""
     history = await opened(alice, key)
     asked = [*history, user("weather?")]
@@ -167,13 +159,13 @@ async def test_a_repeat_writes_no_new_row(alice: Speaker, statements: list[str],
 
 @both
 async def test_a_hidden_round_and_what_carries_it(
-    alice: Speaker, statements: list[str], carry: list[str], key: str | None
+    alice: Speaker, statements: list[str], key: str | None
 ) -> None:
     history = await opened(alice, key)
     asked = [*history, user("I like tea")]
     statements.clear()
     await alice.end(await alice.begin(asked, key), noted("Noted."), ["tea"])
-    assert kinds(statements) == [AGAIN, ADD, *carry, KEEP_EDIT]
+    assert kinds(statements) == [AGAIN, ADD, KEEP_EDIT]
     asked += [assistant("Noted."), user("and?")]
     await alice.say(asked, assistant("That is all."), key)
     assert kinds(statements) == [
@@ -194,18 +186,18 @@ async def test_a_hidden_round_and_what_carries_it(
     ]
     asked += [assistant("That is all."), user("bye")]
     await alice.say(asked, assistant("Bye."), key)
-    assert kinds(statements) == [LOOK, ADD, *carry]
+    assert kinds(statements) == [LOOK, ADD]
 
 
 async def test_a_turn_costs_the_same_however_long_the_conversation(
-    alice: Speaker, statements: list[str], carry: list[str]
+    alice: Speaker, statements: list[str]
 ) -> None:
     history: list[WireMessage] = []
     for k in range(12):
         history.append(user(f"step {k}"))
         statements.clear()
         await alice.say(history, assistant(f"done {k}"), "c1")
-        assert k == 0 or len(kinds(statements)) == 2 + len(carry)
+        assert k == 0 or len(kinds(statements)) == 2
         history.append(assistant(f"done {k}"))
 
 

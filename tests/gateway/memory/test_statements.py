@@ -45,23 +45,23 @@ LOOKING = ["read"] * 2  # the index of a memory, and the turns that it does not 
 HEARING = ["read"]  # the turns since the last time
 SEEN = ["read"]  # inside the transaction: nothing has changed since the look
 RESOLVE = ["read"] * 2  # something has
-PLAIN = [*LOOK, ADD, MARK_PARENT]
+PLAIN = [*LOOK, ADD]  # which marks its parent
 FIRST_TURN = [*LOOK, *POOL, *LOOKING, *SEEN, "insert conversations", ADD]
 ANOTHER_OPENING = [*LOOK, *HEARING, *SEEN, "insert conversations", ADD]
 FIRST_TURN_OF_A_USER = ["read", "insert agents", *POOL, "insert conversations", ADD]
 FORK = [*LOOK, *POOL, *LOOKING, *RESOLVE, "read", ADD, MARK_PARENT, MARK_CONVERSATION]
 REGENERATED = [*LOOK, *POOL, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
-HIDDEN_ROUND = [*LOOK, "insert snapshots", ADD, MARK_PARENT, "insert block_ops"]
+HIDDEN_ROUND = [*LOOK, "insert snapshots", ADD, "insert block_ops"]
 CARRYING_EDITS = [
     *LOOK, *POOL, "read", "read", *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION, "read", "read", "read",
     "insert block_history", "update blocks", "update block_ops",
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
-CONFLICT = [*LOOK, *LOOK, ADD, MARK_PARENT, ADD, *RESOLVE, "read", ADD]
+CONFLICT = [*LOOK, *LOOK, ADD, ADD, *RESOLVE, "read", ADD]
 APPEND = 13  # two transactions, the user's message being written first; what is filled in is read at once
 
 
-def test_a_plain_turn_is_one_read_one_insert_and_one_update(world: World) -> None:
+def test_a_plain_turn_is_one_read_and_one_insert(world: World) -> None:
     chat = begun(world)
     for text in ("Second.", "Third.", "Fourth."):
         assert cost(world, chat, text) == PLAIN
@@ -73,7 +73,7 @@ def test_a_plain_turn_is_one_transaction(world: World, profile: str | None, stre
     chat = begun(world, turns=2, **({"model": profile} if profile else {}))
     for text in ("Third.", "Fourth."):
         found = world.all_statements_of(partial(chat.say, text, stream=stream))
-        assert found == [*LOOK, "begin", ADD, MARK_PARENT, "commit"]
+        assert found == [*LOOK, "begin", ADD, "commit"]
 
 
 def test_a_plain_turn_of_a_named_conversation_costs_the_same(world: World) -> None:
