@@ -46,8 +46,10 @@ PLAIN, NOTE, SLOWLY = "What do you think about it?", "Note this down, please.", 
 HUMAN = [{"label": "human", "value": "Name: Ann"}]
 PIECES = 10  # of a reply of 1 kB, which come together unless they are to come slowly
 FEW_STEPS, CONNECTIONS, STREAMS_AT_ONCE = 10, 16, 10
+RECALLED = 30  # passages for each message to an agent of few steps: a note has room for a third of them
 SPREAD_S = 0.5  # the streams begin one after the other
 PAUSE_S = 0.05  # between messages to agents that others read: people do not answer at once
+REST_S = 3.0  # an index follows when its memory rests
 SETTLE_S = 0.5  # chosen: what the gateway does after replies is no part of the next figure
 READ_AGENTS = 4  # with sleeptime, and as many without; others read after each fifth message
 SLEEPER, CALLS = b"You keep the memory of another agent", b'"tool_calls"'
@@ -139,10 +141,12 @@ def about(text: str) -> str:
 
 
 def to_agent(agent: str, text: str, *, stream: bool = False) -> bytes:
+    return saying(agent, about(text), stream=stream)
+
+
+def saying(agent: str, text: str, *, stream: bool = False) -> bytes:
     options = {"streaming": True, "stream_tokens": True} if stream else {}
-    return post(
-        f"/v1/agents/{agent}/messages", {"messages": [{"role": "user", "content": about(text)}], **options}
-    )
+    return post(f"/v1/agents/{agent}/messages", {"messages": [{"role": "user", "content": text}], **options})
 
 
 def chat(text: str, model: str = "bench", headers: bytes = b"") -> bytes:
@@ -186,6 +190,10 @@ class Figures(load.Figures):
         body = {"name": name, "system": "You help.", "model": "mock/bench", "memory_blocks": HUMAN, **options}
         made = await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
         return str(orjson.loads(made)["id"])
+
+    def archive(self, agent: str, text: str) -> None:
+        """Adds a passage to an agent's archive."""
+        load.fetch(self.port, f"/v1/agents/{agent}/archival-memory", orjson.dumps({"text": text}))
 
 
 async def alone(figures: Figures, count: int, agents: list[str]) -> None:
@@ -250,11 +258,26 @@ async def streams(figures: Figures, count: int, agents: list[str], names: list[s
     figures.note("first text, chat", found[1] - floor)
 
 
-async def long_and_short(figures: Figures, many: str, few: str) -> None:
-    await asyncio.sleep(SETTLE_S)
-    for _ in range(FEW_STEPS):
-        for name, agent in (("many", many), ("few", few)):
-            figures.note(name, await figures.p50(figures.port, [to_agent(agent, PLAIN)], 1))
+async def long_and_short(figures: Figures, many: str, few: str, knowing: str) -> None:
+    """Measures messages to agents of many and of few steps, in turn.
+
+    knowing: one of few steps whose archive has as much to recall for each message as the long conversation of the
+    other: a note costs the same wherever its lines come from, and one of few steps alone has nothing for it.
+    """
+    asked = [about(PLAIN) for _ in range(FEW_STEPS)]
+    for text in asked:
+        *_, topic, other, third = text.split()
+        for n in range(RECALLED):
+            passage = about(f"What do you think about it? {(topic, other, third)[n % 3]}")
+            await asyncio.to_thread(figures.archive, knowing, passage)
+    await asyncio.sleep(REST_S)
+    for text in asked:
+        for name, request in (
+            ("many", to_agent(many, PLAIN)),
+            ("few", to_agent(few, PLAIN)),
+            ("knowing", saying(knowing, text)),
+        ):
+            figures.note(name, await figures.p50(figures.port, [request], 1))
 
 
 async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
@@ -267,14 +290,15 @@ async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
     for number in range(rounds):
         # A few messages each, so that what they say does not grow with the rounds.
         fresh = [await figures.make(f"fresh{number}-{n}") for n in range(max(CONNECTIONS, count // 5))]
-        few = await figures.make(f"few{number}")
-        await figures.drive(
-            figures.port, Requests([to_agent(few, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
-        )
+        few, knowing = [await figures.make(f"{name}{number}") for name in ("few", "knowing")]
+        for each in (few, knowing):
+            await figures.drive(
+                figures.port, Requests([to_agent(each, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
+            )
         await alone(figures, count, fresh)
         await slept_on(figures, count, number)
         await together(figures, count * 4, fresh[:CONNECTIONS])
-        await long_and_short(figures, many, few)
+        await long_and_short(figures, many, few, knowing)
         await streams(figures, STREAMS_AT_ONCE * 2, agents, names, number)
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
 
@@ -302,7 +326,7 @@ def statements() -> tuple[int, int]:
 
 def table(figures: Figures, steps: int) -> str:
     plain, tool = statements()
-    few, many = figures.median("few"), figures.median("many")
+    few, knowing, many = (figures.median(name) for name in ("few", "knowing", "many"))
     agent, other = figures.median("first text, agent"), figures.median("first text, chat")
     rows = [
         ("", "measured", "goal", "Letta"),
@@ -312,8 +336,9 @@ def table(figures: Figures, steps: int) -> str:
         ("SQL statements", f"{tool}", "", ""),
         (f"messages/s, {CONNECTIONS} connections", f"{figures.median('rate'):.0f}", "", "6"),
         ("messages per processor second", f"{figures.median('rate of a core'):.0f}", ">= 200", ""),
-        (f"p50 of an agent with {FEW_STEPS} steps", f"{few:.2f} ms", "", ""),
-        (f"with {steps:,} steps", f"{many:.2f} ms", "the same", ""),
+        (f"p50 of an agent with {FEW_STEPS} steps, nothing to recall", f"{few:.2f} ms", "", ""),
+        (f"with {FEW_STEPS} steps and an archive to recall", f"{knowing:.2f} ms", "", ""),
+        (f"with {steps:,} steps to recall", f"{many:.2f} ms", "the same", ""),
         ("p50 of an agent that nobody reads", f"{figures.median('unread'):.2f} ms", "", ""),
         ("of one with sleeptime", f"{figures.median('read'):.2f} ms", "the same", ""),
         ("first text of a stream: added, p50", f"{agent:.2f} ms", "", ""),
