@@ -190,7 +190,8 @@ def _score(found: Found, *, all_rows: bool) -> _Scored:
     own = weight * times / (times + layout.against[row])
 
     # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's length.
-    in_head = (found.packed & HEAD).nonzero()[0]
+    # Of what is true or not numpy finds the places in a fifth of the time.
+    in_head = (found.packed & HEAD).astype(bool).nonzero()[0]
     source = row[in_head]
     there = weight[in_head] * _NEIGHBOUR
     back = forth = there
@@ -202,10 +203,14 @@ def _score(found: Found, *, all_rows: bool) -> _Scored:
     # Behind the rows is one for the neighbours that there are not.
     scores = np.bincount(to, np.concatenate((own, back / against, forth / against)), total + 1)
     shares = np.bincount(to, np.concatenate((weight, back, forth)), total + 1)
-    rows = np.arange(total) if all_rows else (shares[:total] > 0).nonzero()[0]
+    rows = None if all_rows else (shares[:total] > 0).nonzero()[0]
+    if rows is None or 2 * len(rows) > total:
+        # A word as common as that is in nearly all: they are taken as they lie.
+        rows, scores, shares, flags = np.arange(total), scores[:total], shares[:total], layout.flags
+    else:
+        scores, shares, flags = scores[rows], shares[rows], layout.flags[rows]
     # Of nothing bincount makes whole numbers.
-    score, share = scores[rows].astype(float, copy=False), shares[rows].astype(float, copy=False)
-    flags = layout.flags[rows]
+    score, share = scores.astype(float, copy=False), shares.astype(float, copy=False)
     if layout.marks & ASKS:
         told = layout.head[rows] - np.bincount(row, minlength=total)[rows]
         score *= np.where(flags & ASKS, (told / _TELLING_TERMS).clip(_LEAST_TELLING, 1.0), 1.0)
@@ -309,7 +314,9 @@ def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: 
     if not weight:
         return relative
     users = score * of_user
-    return relative + users * (weight / (_most(users) or 1.0))
+    users *= weight / (_most(users) or 1.0)
+    relative += users
+    return relative
 
 
 def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -346,7 +353,7 @@ def _best(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
     """Returns the rows with a score, best first; of equals the newer one first."""
     import numpy as np
 
-    rows = score.nonzero()[0][::-1]
+    rows = (score > 0).nonzero()[0][::-1]
     value = score[rows]
     if len(rows) > limit:
         least = np.partition(value, len(rows) - limit)[len(rows) - limit]
