@@ -154,10 +154,10 @@ class TransferOperations:
             else:
                 records.append(await reader.read(line))
             if len(records) == WRITTEN:
-                await transfer.write(found, records)
+                await self._put(found, records)
                 records = []
         if records:
-            await transfer.write(found, records)
+            await self._put(found, records)
         if is_end:
             if not is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
@@ -165,6 +165,13 @@ class TransferOperations:
             for kind in self.then:
                 await self.store.jobs.enqueue(kind, found.id, kind)
         return replace(at, is_whole=is_whole)
+
+    async def _put(self, agent: Agent, records: list[tuple[str, TransferRecord]]) -> None:
+        try:
+            await self.store.transfer.write(agent, records)
+        except WriteConflict:
+            # Somebody took a public name in the moment in which it was found free; now another one is given.
+            await self.store.transfer.write(agent, records)
 
     async def _begin(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""

@@ -1,0 +1,275 @@
+"""Two gateways that share nothing but their database: not a clock, not a word, and not their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from gateway.run.admin.transfer import TransferOperations
+from storage.postgres import listen
+from storage.records import Scope
+from storage.sql import keys
+from storage.sql.store import Store
+from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.gateway.lifecycle.test_two_gateways import Two, becomes
+from tests.gateway.process import Process, command, serving
+from tests.gateway.two.hurried import LEASE_S
+from tests.gateway.two.world import CHAT, MODULE, Place
+from tests.postgres import query
+from tests.server import serve, settings_for
+from tests.stored import open_store
+
+HOURS_S = 5 * 3600.0
+# Whoever waits for a lock.
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+SETTINGS = """\
+[[upstreams]]
+name = "up"
+base_url = "{base_url}"
+api_key = "none"
+models = ["m"]
+"""
+
+
+def ask(gateway: Process, messages: list[dict[str, Any]], **headers: str) -> str:
+    body = {"model": "m", "user": "ann", "messages": messages}
+    reply = gateway.ask(
+        "POST", CHAT, json.dumps(body).encode(), {"content-type": "application/json", **headers}
+    )
+    assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on"), reply.body
+    return str(reply.json["choices"][0]["message"]["content"])
+
+
+@contextmanager
+def processes(
+    folder: Path, upstream: StrictUpstream, url: str, skews: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[list[Process]]:
+    """Two gateways whose clocks are wrong by so many seconds."""
+    with ExitStack() as stack:
+        found = []
+        for number, skew in enumerate(skews):
+            where = folder / f"gateway{number}"
+            where.mkdir()
+            environ = {**Place(where, url).environ, "SKEW_S": str(skew)}
+            module = "tests.gateway.two.skewed" if skew else MODULE
+            settings = SETTINGS.format(base_url=upstream.base_url)
+            found.append(
+                stack.enter_context(serving(where, settings=settings, module=module, environ=environ))
+            )
+        yield found
+
+
+# -- clocks
+
+
+def test_clocks_that_are_hours_apart_are_not_asked(
+    upstream: StrictUpstream, tmp_path: Path, url: str
+) -> None:
+    append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
+    with (
+        processes(tmp_path, upstream, url, (HOURS_S, -HOURS_S)) as gateways,
+        ThreadPoolExecutor() as threads,
+    ):
+        ahead, behind = gateways
+        # A lease that the one has taken holds before the other, whose clock is far past its end, or far before it.
+        for first, second in ((behind, ahead), (ahead, behind)):
+            gate = Gate()
+            before = len(upstream.seen)
+            upstream.queue(say("First reply.", hold_before_headers=gate), say("Second reply."))
+            one = threads.submit(ask, first, [{"role": "user", "content": "First."}], **append)
+            becomes(lambda before=before: len(upstream.seen) == before + 1)  # type: ignore[misc]
+            other = threads.submit(ask, second, [{"role": "user", "content": "Second."}], **append)
+            time.sleep(1.5 * LEASE_S)
+            assert len(upstream.seen) == before + 1, "nobody has come in between"
+            gate.open()
+            assert (one.result(), other.result()) == ("First reply.", "Second reply.")
+        said = [row[0] for row in query(url, "SELECT input FROM exchanges ORDER BY seq")]
+        assert [json.loads(each)[-1]["content"] for each in said] == ["First.", "Second."] * 2
+        messages: list[dict[str, Any]] = []
+        for n in range(6):
+            messages.append({"role": "user", "content": f"My cat{n} is called Miso{n}."})
+            messages.append({"role": "assistant", "content": ask(gateways[n % 2], messages)})
+        assert query(url, "SELECT count(*) FROM conversations WHERE key IS NULL") == [(1,)]
+        assert query(url, "SELECT count(*) FROM exchanges WHERE standing <> 0") == [(10,)]
+        for gateway in gateways:
+            ask(gateway, [{"role": "user", "content": "What is my cat3 called?"}])
+            assert "Miso3" in str(upstream.last.messages[-1])
+        # What is written down is of the database's time, and so is what is due.
+        apart = "SELECT max(abs(begun - extract(epoch FROM now())::float8)) FROM exchanges"
+        assert query(url, apart)[0][0] < HOURS_S / 2
+
+
+# -- a word that does not arrive
+
+
+def test_the_first_key_closes_the_door_where_no_word_of_it_arrives(
+    upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (keys, listen):
+        monkeypatch.setattr(module, "DEAF_S", 0.3)
+    settings = settings_for(upstream)
+
+    async def hearing() -> Store:
+        return await open_store(url)
+
+    async def deaf() -> Store:
+        return await open_store(url, pooled=True)
+
+    with serve(settings, hearing) as one, serve(settings, deaf) as other:
+        world = Two(upstream, one, other)
+        assert world.chat(other, "Hello.").status == 200
+        store = one.app.store
+        assert store is not None
+        _, plain = one.call(store.keys.create("default", "k"))
+        assert world.chat(one, "Hello.").status == 401
+        becomes(lambda: world.chat(other, "Hello.").status == 401)
+        assert world.chat(other, "Hello.", authorization=f"Bearer {plain}").status == 200
+        one.call(store.keys.revoke("k"))
+        becomes(lambda: world.chat(other, "Hello.", authorization=f"Bearer {plain}").status == 401)
+
+
+# -- an end in between
+
+
+def test_an_agent_that_is_deleted_during_its_run_elsewhere_leaves_nothing(
+    upstream: StrictUpstream, url: str
+) -> None:
+    async def open_here() -> Store:
+        return await open_store(url)
+
+    settings = settings_for(upstream)
+    with serve(settings, open_here) as one, serve(settings, open_here) as other:
+        world = Two(upstream, one, other)
+        agent, kept, gate = world.agent(), world.agent(), Gate()
+        upstream.queue(say("Never kept.", hold_before_headers=gate))
+        sent = world.threads.submit(world.send, one, agent, "Secret.")
+        becomes(lambda: len(world.prompts()) == 1)
+        assert world.ask(other, "DELETE", f"/v1/agents/{agent}")[0] == 200
+        gate.open()
+        status, reply = sent.result(30)
+        assert status in (404, 409) or reply["stop_reason"]["stop_reason"] in ("cancelled", "error"), reply
+        for gateway in (one, other):
+            assert world.send(gateway, agent, "Hello?")[0] == 404
+            assert world.send(gateway, kept, "Hello.")[0] == 200
+        becomes(lambda: not query(url, "SELECT 1 FROM runs WHERE state IN ('created', 'running')"))
+        text = str(query(url, 'SELECT input, said, "full" FROM exchanges'))
+        assert "Secret." not in text
+        assert "Never kept." not in text
+
+
+def test_a_memory_that_is_imported_is_known_at_both(
+    upstream: StrictUpstream, tmp_path: Path, url: str
+) -> None:
+    with processes(tmp_path, upstream, url) as gateways:
+        ask(gateways[0], [{"role": "user", "content": "My cat is called Miso."}])
+        environ = Place(tmp_path, url).environ
+        done = command("memory", "export", "--user", "ann", "ann.jsonl", where=tmp_path, environ=environ)
+        assert done.returncode == 0, done.stderr
+        assert command("memory", "forget", "--user", "ann", where=tmp_path, environ=environ).returncode == 0
+        question = [{"role": "user", "content": "What is my cat called?"}]
+        path = ("ann.jsonl", "--user")
+        for user in ("ann", "bob"):
+            done = command("memory", "import", *path, user, where=tmp_path, environ=environ)
+            assert done.returncode == 0, done.stderr
+        for gateway in gateways:
+            ask(gateway, question)
+            assert "Miso" in str(upstream.last.messages[-1])
+        # Who has a memory keeps it.
+        done = command("memory", "import", *path, "ann", where=tmp_path, environ=environ)
+        assert done.returncode == 1
+        assert "has a memory here already" in done.stderr
+
+
+async def test_one_export_is_imported_twice_in_one_moment(url: str) -> None:
+    """Its conversation has a name that the whole database has once; the second one gets another."""
+    store, holder = await open_store(url), await asyncpg.connect(url)
+    try:
+        head = {"memory": {"format": 2, "uid": "u", "next_seq": 1, "created": 1.0}}
+        conversation = {"uid": "c" * 32, "key": None, "begun": 1.0, "last_at": 1.0, "settled_at": 0.0}
+        lines = [json.dumps(each) for each in (head, {"conversation": conversation}, {"end": {}})]
+
+        async def fill() -> None:
+            restore = TransferOperations(store).restore
+            whose = {"project": "p", "profile": "default", "user": "ann"}
+            at = (await restore({**whose, "lines": lines, "at": None}))["at"]
+            await restore({**whose, "lines": [], "at": at, "end": True})
+
+        begun = holder.transaction()
+        await begun.start()
+        put = "INSERT INTO conversations (agent, uid, begun, last_at) VALUES (77, $1, 1, 1)"
+        await holder.execute(put, conversation["uid"])
+        filling = asyncio.create_task(fill())
+        async with asyncio.timeout(20):
+            while not await holder.fetch(WAITING):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await begun.commit()
+        await filling
+        found = await store.agents.find(Scope("p", "default", "user:ann"))
+        assert found is not None
+        rows = await holder.fetch("SELECT uid FROM conversations WHERE agent = $1", found.id)
+        assert len(rows) == 1
+        assert rows[0]["uid"] != conversation["uid"]
+    finally:
+        await holder.close()
+        await store.close()
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_gateway_that_is_killed_within_a_commit_has_written_the_turn_or_not(
+    upstream: StrictUpstream, tmp_path: Path, url: str, is_done: bool
+) -> None:
+    """Its statement waits for the agent's row when the process dies; the server performs it, or loses it, too."""
+    with processes(tmp_path, upstream, url) as gateways:
+        messages = [{"role": "user", "content": "One."}]
+        messages.append({"role": "assistant", "content": ask(gateways[0], messages)})
+        messages.append({"role": "user", "content": "Two."})
+
+        async def kill_within() -> None:
+            holder = await asyncpg.connect(url)
+            try:
+                begun = holder.transaction()
+                await begun.start()
+                await holder.fetch("SELECT FROM agents FOR NO KEY UPDATE")
+                sent = threading.Thread(target=_ask_in_vain, args=(gateways[0], messages))
+                sent.start()
+                async with asyncio.timeout(20):
+                    while not (waiting := await holder.fetch(WAITING)):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                gateways[0].kill()
+                if not is_done:
+                    for (pid,) in waiting:
+                        await holder.fetch("SELECT pg_terminate_backend($1)", pid)
+                await begun.commit()
+                await asyncio.to_thread(sent.join)
+            finally:
+                await holder.close()
+
+        asyncio.run(kill_within())
+        stands = "SELECT count(*) FROM exchanges WHERE standing <> 0"
+        if is_done:
+            becomes(lambda: query(url, stands) == [(2,)])
+        # The client, which has heard nothing, asks the other one again.
+        messages.append({"role": "assistant", "content": ask(gateways[1], messages)})
+        assert query(url, stands) == [(2,)]
+        messages.append({"role": "user", "content": "Three."})
+        ask(gateways[1], messages)
+        assert query(url, stands) == [(3,)]
+        assert query(url, "SELECT count(*) FROM conversations") == [(1,)]
+
+
+def _ask_in_vain(gateway: Process, messages: list[dict[str, Any]]) -> None:
+    try:
+        ask(gateway, messages)
+    except (OSError, EOFError):
+        return
+    raise AssertionError("the turn ended, though it was not written")
