@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
 from storage.records import Exchange, State
+from storage.value import changed
 
 
 def plan_change(
@@ -20,7 +20,7 @@ def plan_change(
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
     if query.named and plan.match.anchor is None:
-        plan = replace(plan, conversation=pool.conversation)
+        plan = changed(plan, conversation=pool.conversation)
     e = how(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
     for x, why in merging:

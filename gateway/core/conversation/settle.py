@@ -7,7 +7,6 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,7 +17,7 @@ from gateway.core.conversation.plan import Amendment, Plan, find_opening
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
-from storage.value import frozen
+from storage.value import changed, frozen
 
 
 @frozen
@@ -53,7 +52,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
     e = _exchange(tree, plan, ended)
     reply = query.listing.canon.atoms(ended.said)
-    e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
+    e = changed(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
     twin = _find_twin(tree, e)
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
     # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
@@ -86,10 +85,10 @@ def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
 
 def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
     if not is_tombstone(e):
-        e = replace(e, **contents(plan, ended), edits=ended.edits)
+        e = changed(e, **contents(plan, ended), edits=ended.edits)
     canon = plan.query.listing.canon
     key = canon.reply_key(e.reply or ())
-    return tree.add(replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e)))
+    return tree.add(changed(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e)))
 
 
 def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
@@ -111,7 +110,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     If the process dies, the message stays like that of a cancelled request.
     """
     e = _exchange(tree, plan, ended)
-    return tree.add(e if is_tombstone(e) else replace(e, state=State.OPEN))
+    return tree.add(e if is_tombstone(e) else changed(e, state=State.OPEN))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -121,12 +120,12 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
-        return tree.add(replace(e, stopped=ended.now))
-    e = replace(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended))
+        return tree.add(changed(e, stopped=ended.now))
+    e = changed(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended))
     if ended.full:
-        e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
+        e = changed(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
     else:
-        e = replace(e, said=None, full=None, hidden=False, opaque=False)
+        e = changed(e, said=None, full=None, hidden=False, opaque=False)
     return tree.add(e)
 
 
@@ -138,7 +137,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     draft = tree.get(ended.id)
     if draft is not None:
         tree.remove(draft)
-    e = replace(
+    e = changed(
         plan.exchange,
         id=ended.id,
         seq=draft.seq if draft else 0,
@@ -150,21 +149,21 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is not None:
-        e = replace(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
+        e = changed(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
     # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
     # checks that.
     if parent is not None and draft is None:
-        e = replace(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
+        e = changed(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
     tree.lend(e.id, plan.messages)
     if parent is None and not plan.query.named:
         opening = _later_opening(tree, e)
         if opening is None and conversation is None:
             opening = find_opening(tree, e, plan.query)
         conversation = opening.conversation if opening else conversation
-    e = replace(e, conversation=conversation if conversation is not None else e.id)
+    e = changed(e, conversation=conversation if conversation is not None else e.id)
     if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
-        return replace(e, state=State.OFF, notes={})
-    return replace(e, input=_kept(plan.messages, plan.hush))
+        return changed(e, state=State.OFF, notes={})
+    return changed(e, input=_kept(plan.messages, plan.hush))
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:

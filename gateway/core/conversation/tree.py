@@ -12,7 +12,6 @@ call; most questions are asked of turns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,6 +19,7 @@ import orjson
 from gateway.core.conversation.canonical import WireMessage, grows, is_user, text_of
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
+from storage.value import changed
 
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
@@ -137,7 +137,7 @@ class Tree:
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
-        new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
+        new = self.by_id[exchange_id] = changed(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "said", "full", "state")):
             self._known.pop(exchange_id, None)
