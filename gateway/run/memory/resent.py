@@ -55,14 +55,17 @@ class ResentLists:
         name = canon.secret, next(replies, 0)
         before = self._sent.get(name)
         if before is None or not request.raw.startswith(before.raw):
-            layout, listing = request.layout, Listing(canon, messages)
+            listing = Listing(canon, messages)
         else:
             self._drop(name)
-            layout, listing = request.lay_out(before.layout), Listing(canon, messages, before.listing)
-        self._keep((canon.secret, len(messages)), request, layout.front(), listing)
+            request.lay_out(before.layout)
+            listing = Listing(canon, messages, before.listing)
+        if listing.said:  # to read the first words again costs less than to keep them
+            self._keep((canon.secret, len(messages)), request, listing)
         return listing
 
-    def _keep(self, name: _Name, request: ChatRequest, layout: Layout | None, listing: Listing) -> None:
+    def _keep(self, name: _Name, request: ChatRequest, listing: Listing) -> None:
+        layout = request.layout.front()
         if layout is None or layout.end > _MOST_BYTES:
             return
         self._drop(name)

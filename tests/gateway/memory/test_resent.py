@@ -65,40 +65,42 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
         seen.append([*hashed])
         agrees(found, request)
         hashed.clear()
-    assert seen == [["user"], ["assistant", "user"], ["assistant", "tool"], ["assistant", "user"]]
+    # What opens a conversation is short, and not kept.
+    assert seen == [["user"], ["user", "assistant", "user"], ["assistant", "tool"], ["assistant", "user"]]
     assert len(resent) == 1  # the conversation's last list
 
 
 def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask(TALK[:2]))
+    resent.listing(CANON, ask(TALK[:4]))
     hashed.clear()
-    changed = [{**TALK[0], "content": "Be long."}, *TALK[1:4]]
-    request = ask(changed)
+    request = ask([{**TALK[0], "content": "Be long."}, *TALK[1:6]])
     found = resent.listing(CANON, request)
-    assert hashed == ["user", "assistant", "user"]
+    assert hashed == [m["role"] for m in TALK[1:6]]
     agrees(found, request)
 
 
 def test_what_one_memory_has_hashed_is_no_other_s() -> None:
     resent, other = ResentLists(), Canon(b"o" * 32)
-    resent.listing(CANON, ask(TALK[:2]))
-    assert resent.listing(other, ask(TALK[:4])).atoms == Listing(other, TALK[:4]).atoms
+    resent.listing(CANON, ask(TALK[:4]))
+    assert resent.listing(other, ask(TALK[:6])).atoms == Listing(other, TALK[:6]).atoms
 
 
-def test_what_is_behind_the_list_may_change() -> None:
+def test_what_is_behind_the_list_may_change(hashed: list[str]) -> None:
     resent = ResentLists()
-    resent.listing(CANON, ask(TALK[:2], temperature=1, stream=True))
-    request = ask(TALK[:4], top_p=0.5)
+    resent.listing(CANON, ask(TALK[:4], temperature=1, stream=True))
+    request = ask(TALK[:6], top_p=0.5)
+    hashed.clear()
     agrees(resent.listing(CANON, request), request)
+    assert hashed[:2] == ["assistant", "tool"]
 
 
 def test_what_is_kept_is_bounded() -> None:
-    resent = ResentLists(limit_bytes=20_000)
+    resent = ResentLists(limit_bytes=24_000)
     for n in range(100):
-        resent.listing(Canon(bytes([n]) * 32), ask([*TALK[:1], {"role": "user", "content": "x" * 4_000}]))
-        assert resent.bytes <= 20_000
+        resent.listing(Canon(bytes([n]) * 32), ask([*TALK[:3], {"role": "user", "content": "x" * 4_000}]))
+        assert resent.bytes <= 24_000
     assert len(resent) == 4
     resent = ResentLists()
-    resent.listing(CANON, ask([*TALK[:1], {"role": "user", "content": "x" * (3 << 20)}]))
+    resent.listing(CANON, ask([*TALK[:3], {"role": "user", "content": "x" * (3 << 20)}]))
     assert (len(resent), resent.bytes) == (0, 0)
