@@ -84,11 +84,10 @@ def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
 
 
 def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
-    if not is_tombstone(e):
-        e = changed(e, **contents(plan, ended), edits=ended.edits)
+    said = {} if is_tombstone(e) else {**contents(plan, ended), "edits": ended.edits}
     canon = plan.query.listing.canon
     key = canon.reply_key(e.reply or ())
-    return tree.add(changed(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e)))
+    return tree.add(changed(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **said))
 
 
 def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
@@ -110,7 +109,9 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     If the process dies, the message stays like that of a cancelled request.
     """
     e = _exchange(tree, plan, ended)
-    return tree.add(e if is_tombstone(e) else changed(e, state=State.OPEN))
+    if is_tombstone(e):
+        return tree.add(e)
+    return tree.add(changed(e, state=State.OPEN, input=_kept(plan.messages, plan.hush)))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -130,7 +131,10 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """Returns the new exchange at its place. Where its anchor was forgotten meanwhile, it begins a new tree."""
+    """Returns the new exchange at its place, without its words.
+
+    Where its anchor was forgotten meanwhile, it begins a new tree.
+    """
     conversation = plan.conversation
     parent = tree.get(plan.exchange.parent)
     # In append mode the user's message was written before the model was asked.
@@ -163,7 +167,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = changed(e, conversation=conversation if conversation is not None else e.id)
     if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
         return changed(e, state=State.OFF, notes={})
-    return changed(e, input=_kept(plan.messages, plan.hush))
+    return e
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
