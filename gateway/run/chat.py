@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 from zlib import crc32
@@ -58,11 +58,12 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.errors import StoreError
+from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Served:
     """How a request was answered, for its log line. memory: on, read, off, none or unavailable."""
 
@@ -197,12 +198,19 @@ class Chat:
         sink: Sink,
         spec: AgentSpec,
     ) -> TurnRun:
-        run = partial(
-            TurnRun, call, attempts, prompt, remembered, view, sink, self.pending, self._metrics, self._limits
+        return TurnRun(
+            call,
+            attempts,
+            prompt,
+            remembered,
+            view,
+            sink,
+            self.pending,
+            self._metrics,
+            self._limits,
+            guide=guide_of(spec, prompt) if spec.uid else None,
+            spec=self._terms(call.request, prompt, spec, is_remembered=remembered is not None),
         )
-        guide = guide_of(spec, prompt) if spec.uid else None
-        terms = self._terms(call.request, prompt, spec, is_remembered=remembered is not None)
-        return run(guide=guide, spec=terms)
 
     def _terms(
         self, request: ChatRequest, prompt: Prompt, spec: AgentSpec, *, is_remembered: bool
@@ -320,7 +328,7 @@ class Chat:
         known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target, place))
         assert self.agents is not None
         changes = BlockEdits(list(known.blocks))
-        speaker = Speaker.of(known, Waiter(known.agent.uid), passes)
+        speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if spec.uid else None
         toolbox = self.agents.toolbox(known, changes, speaker=speaker)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:

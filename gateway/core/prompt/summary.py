@@ -19,6 +19,7 @@ from gateway.core.conversation.fillers import without_fillers
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
 from storage.records import Exchange, Summary
+from storage.value import frozen
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY = 0.9
@@ -60,7 +61,7 @@ class SummaryCut:
     end: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SummaryTerms:
     """An agent's own terms for its summaries; what is None is as for everybody.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import Tree
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from storage.records import Exchange, Message
+from storage.value import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VisibleContent:
     """The content that one request shows. prompt: the prompt without this request's note, which is made later."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from storage.errors import StoreError
 from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
+from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
 INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
@@ -51,7 +52,7 @@ class SearchesPassages(Protocol):
         """Returns passages, best first, or the newest where the query is blank. is_own: with those of its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MemoryTools:
     """The memory tools of one turn, which reads and edits blocks as its path sees them.
 

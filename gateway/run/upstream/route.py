@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -11,11 +10,12 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
+from storage.value import frozen
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Route:
     """Where a request can go. upstream: a name of the settings. model: the upstream's name for it.
 
