@@ -228,7 +228,11 @@ class Recall(Group):
         counted = {} if memory is None else memory.counted()
         loop = asyncio.get_running_loop()
         is_busy = False
-        for document in await self._unindexed(agent):
+        found = await self._unindexed(agent)
+        if found is None:
+            return False
+        of, documents = found
+        for document in documents:
             if document in counted:
                 continue
             counted[document] = count_terms(document)
@@ -236,15 +240,17 @@ class Recall(Group):
                 begun = loop.time()
                 await asyncio.sleep(0)
                 is_busy = loop.time() - begun > _BUSY_S
-        return await self._index(agent, counted)
+        return await self._index(of, counted)
 
     @reads
-    async def _unindexed(self, connection: Connection, agent: int) -> list[blob.Document]:
+    async def _unindexed(
+        self, connection: Connection, agent: int
+    ) -> tuple[Agent, list[blob.Document]] | None:
         of = await load_agent(connection, agent)
         if of is None:
-            return []
+            return None
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, of.indexed_seq + 1, _BATCH))
-        return self._documents(exchanges.spoken(rows))
+        return of, self._documents(exchanges.spoken(rows))
 
     def _documents(self, spoken: Iterable[tuple[Exchange, bool, int | None]]) -> list[blob.Document]:
         return [
@@ -256,13 +262,13 @@ class Recall(Group):
 
     @bulk_writes
     async def _index(
-        self, connection: Connection, agent: int, counted: Mapping[blob.Document, Counted]
+        self, connection: Connection, of: Agent, counted: Mapping[blob.Document, Counted]
     ) -> bool:
-        await connection.lock(agent)
-        of = await load_agent(connection, agent)
-        if of is None:
+        agent = of.id
+        row = await connection.row(exchanges.SQL["epoch"], (agent,))  # it locks the agent
+        if row is None:
             return False
-        indexed = of.indexed_seq
+        _, indexed, next_seq, _ = row
         stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, indexed + 1, _BATCH))
         fresh = exchanges.spoken(rows)
@@ -270,13 +276,15 @@ class Recall(Group):
         if is_all:
             # A message that is being answered is indexed with its reply: else its chunk would be written twice, and
             # what is remembered of the memory dropped for it.
-            under_way = await connection.value(exchanges.SQL["under_way"], (agent, of.next_seq))
-            end = (of.next_seq if under_way is None else under_way) - 1
+            under_way = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
+            end = (next_seq if under_way is None else under_way) - 1
         else:
             end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
-        again = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
-        # Messages that the index has not reached yet are among the fresh ones.
-        again = [each for each in again if each[0].seq <= indexed]
+        again: list[tuple[Exchange, bool, int | None]] = []
+        if stale:
+            # Messages that the index has not reached yet are among the fresh ones.
+            found = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
+            again = [each for each in found if each[0].seq <= indexed]
         for e, _, _ in again:
             await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
             await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
