@@ -41,7 +41,7 @@ _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 # Chunks that changed lie in a column of their own until they are so many: a long one takes milliseconds to sort.
 _APART = 16
 # About what a row and an occurrence take in memory, and an index without any.
-_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 100, 8, 2_000
+_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 150, 8, 2_000
 
 
 class Index:

@@ -15,7 +15,7 @@ from storage.search.common import all_common, load_tables, shares_in_general
 from storage.search.find import Found, find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
-from storage.search.words import split_words, terms_of, terms_of_word
+from storage.search.words import forget_words, split_words, terms_of
 from storage.value import frozen
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Near:
 
 def clear_caches() -> None:
     """Drops what is remembered between queries: words of messages, some of which may have been forgotten."""
-    terms_of_word.cache_clear()
+    forget_words()
     count_terms.cache_clear()
 
 

@@ -30,10 +30,9 @@ from storage.sql.passages import load_kept
 from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
 
-# The bytes that all may take together, and how many they may be: one of 10,000 messages takes some 6 MB, and one of a
-# dozen 40 kB, of which there are many.
-CACHE_BYTES = 64 << 20
-_MOST = 512
+# The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen 50 kB, one of two
+# 20 kB.
+CACHE_BYTES = 48 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
 # About what a message takes beside its text; what a character takes with its terms counted; and one that is not there.
@@ -209,7 +208,7 @@ class MemoryCache:
         self._drop(memory.agent)
         self._kept[memory.agent] = memory, memory.size
         self._bytes += memory.size
-        while (self._bytes > self._limit or len(self._kept) > _MOST) and len(self._kept) > 1:
+        while self._bytes > self._limit and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
     def drop(self, agent: int) -> None:

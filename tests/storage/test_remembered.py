@@ -178,6 +178,17 @@ async def test_words_are_counted_before_the_transaction_that_indexes_them(open_s
     assert counted[0] >= 5
 
 
+async def test_words_that_a_query_has_counted_are_indexed_as_they_are(store: Store, alice: Speaker) -> None:
+    for n in range(3):
+        await alice.say([user(f"My dog number {n} is called Rex.")], assistant("Nice."), f"c{n}")
+    assert len(await hits(store, alice, "Which dog is called Rex?")) == 3
+    await alice.say([user("My cat is called Tom.")], assistant("Fine."), "d")
+    count_terms.cache_clear()
+    await store.recall.index(alice.agent.id)
+    assert count_terms.cache_info().misses == 2
+    assert 7 in await hits(store, alice, "What is the cat called?")
+
+
 async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Speaker) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))

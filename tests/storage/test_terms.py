@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge
 from storage.search.index import Index
 from storage.search.rank import rank
-from storage.search.words import names_in, words_of
+from storage.search.words import names_in, split_words, words_of
 from tests.stored import indexed_seqs, ranked
 
 SECRET = b"s" * 32
@@ -79,6 +79,18 @@ def test_no_messages_no_hits() -> None:
 
 def test_function_words_are_left_out_and_repeated_words_counted() -> None:
     assert words_of("The dog and the dogs aren't here, B2B") == ["dog", "dog", "aren", "b2b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It's 'quoted', isn''t it? Rock'n'roll, dogs' ''", "it's quoted isn t it rock'n'roll dogs"),
+        ("1,234,567 or 1,23 or A_b\x1cC\x00d", "1234567 or 1 23 or a_b c d"),
+        ("Größe's 'Straße’s' １，２３４", "grösse's strasse’s 1234"),
+    ],
+)
+def test_a_text_is_split_at_what_no_word_has(text: str, words: str) -> None:
+    assert split_words(text) == words.split()
 
 
 def test_a_neighbour_is_found_by_the_turn_beside_it_but_after_it() -> None:
