@@ -11,7 +11,7 @@ from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.settle import Ended, contents
-from gateway.core.conversation.tree import end_offset, has_additions
+from gateway.core.conversation.tree import Tree, end_offset, has_additions
 from storage.commands import Look
 from storage.records import Exchange, State
 from storage.value import changed
@@ -77,3 +77,18 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
         snapshot=snapshot,
         **contents(plan, ended),
     )
+
+
+def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
+    """Returns the exchange with which a list without any reply begins a conversation, if nothing stored matters to it.
+
+    None: it has to be weighed. It is what `settle.finish` makes of the first exchange in an empty tree.
+    """
+    query = plan.query
+    matters = (
+        tree.by_id or plan.off or plan.quotes or plan.hush or plan.appending or plan.conversation is not None
+    )
+    if matters or query.listing.said:
+        return None
+    e = finish_plain(plan, ended)
+    return changed(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)

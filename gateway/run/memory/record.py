@@ -9,7 +9,7 @@ from functools import partial
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.change import plan_change
-from gateway.core.conversation.fast_path import finish_plain
+from gateway.core.conversation.fast_path import finish_opening, finish_plain
 from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import Plan, low_of
@@ -116,7 +116,7 @@ def _write(
         plain=plain,
         probes=plain_probes(plan, key) if known.is_plain else _probes(known, key),
         decide=decide,
-        change=None if known.is_plain else _foreseen(known, key, decide),
+        change=None if known.is_plain else _foreseen(known, key, ended, how, decide),
         seen=(look.next_seq, look.rev),
         carries=any(m.get("role") == "user" for m in plan.messages),
         ops=changes.ops,
@@ -127,7 +127,13 @@ def _write(
     )
 
 
-def _foreseen(known: Known, key: str | None, decide: Callable[[Pool], Change]) -> Change | None:
+def _foreseen(
+    known: Known,
+    key: str | None,
+    ended: settle.Ended,
+    how: Callable[[Tree, Plan, settle.Ended], Exchange],
+    decide: Callable[[Pool], Change],
+) -> Change | None:
     """Returns what a turn changes if nothing has changed since it was looked at.
 
     None: that takes contents which were not loaded, or more of a long conversation.
@@ -135,6 +141,9 @@ def _foreseen(known: Known, key: str | None, decide: Callable[[Pool], Change]) -
     tree, conversation = known.tree, known.look.conversation
     if tree.is_partial or known.row >= 0:
         return None
+    opening = finish_opening(tree, known.plan, ended) if how is settle.finish else None
+    if opening is not None:
+        return Change(opening)
     named = None if key is None or conversation is None else conversation.id
     try:
         return decide(Pool(tuple(tree), named, tree.contents, tree.tombs))

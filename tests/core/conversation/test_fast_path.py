@@ -10,13 +10,14 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
-from gateway.core.conversation.fast_path import finish_plain, plan_plain
+from gateway.core.conversation.change import plan_change
+from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_plain
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree, has_additions
 from gateway.core.prompt.compose import compose
-from storage.commands import Look
-from storage.records import Exchange, State
+from storage.commands import Look, Pool
+from storage.records import Evicted, Exchange, State
 from tests.core.conversations import (
     IDLE_S,
     OUR_TOOLS,
@@ -203,3 +204,51 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     composition = compose(Tree(look.additions), plain, OUR_TOOLS, {}, look.additions)
     assert composition.hidden == {}
     assert composition == compose(tree, plan_turn(tree, query), OUR_TOOLS, {})
+
+
+OPENINGS: dict[str, list[WireMessage]] = {**NEXT, "calls without a question": [result("w1", "sunny")]}
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "found"])
+@pytest.mark.parametrize("messages", OPENINGS.values(), ids=OPENINGS.keys())
+@pytest.mark.parametrize("edits", [True, False], ids=["edits", "no edits"])
+def test_an_opening_is_written_as_the_rules_would(
+    messages: list[WireMessage], edits: bool, named: bool
+) -> None:
+    listing = Listing(Canon(SECRET), messages)
+    query = Query(listing, named=named, mode=Keeping.ON, now=5.0, idle_s=IDLE_S, model="a/b")
+    plan = plan_turn(Tree(), query)
+    ended = settle.Ended(
+        -1,
+        HIDDEN,
+        assistant("Moment. Noted."),
+        7.0,
+        {0: "<note>"},
+        frozenset({"m1"}),
+        edits,
+        Evicted(1, 2, 3, 4),
+    )
+    change = plan_change(Pool((), None), plan, ended, settle.finish)
+    assert change.exchange == finish_opening(Tree(), plan, ended)
+    assert not any((change.others, change.heads, change.tombs, change.stale, change.merge))
+
+
+@pytest.mark.parametrize(
+    ("messages", "how"),
+    [
+        ([user("Hi")], {"mode": Keeping.OFF}),
+        ([user("Hi")], {"mode": Keeping.READ}),
+        ([user("Hi")], {"append": True}),
+        ([user("Q"), assistant("made elsewhere"), user("Hi")], {}),
+    ],
+    ids=["off", "read", "append", "a head made elsewhere"],
+)
+def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": 5.0, "idle_s": IDLE_S}
+    plan = plan_turn(Tree(), Query(Listing(Canon(SECRET), messages), **{**usual, **how}))
+    ended = settle.Ended(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})
+    assert finish_opening(Tree(), plan, ended) is None
+    assert (
+        finish_opening(Tree([Exchange(1, 1, None, 0, 0, (), (), (), b"", None, 1.0, 1.0)]), plan, ended)
+        is None
+    )
