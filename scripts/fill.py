@@ -48,7 +48,7 @@ async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterab
             e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
             number, seq = await exchanges.insert_exchange(connection, agent.id, e)
             if parent is not None:
-                await connection.run(exchanges.SQL["exchange_carried"], (parent.id, agent.id))
+                await exchanges.update_exchange(connection, agent.id, replace(parent, carried=True))
             listed.append(said)
             parent = replace(e, id=number, seq=seq)
 
