@@ -106,7 +106,8 @@ def compose(
     """
     listing, place = plan.query.listing, plan.match
     found = Composition()
-    _fill(tree, plan, offered, found)
+    if plan.fill:
+        _fill(tree, plan, offered, found)
     held, offset = len(plan.held), plan.exchange.offset
     for i, m in enumerate(plan.held):
         atoms = plan.exchange.inputs[i]
@@ -133,7 +134,8 @@ def compose(
             found.notes[listing.positions[i]] = earlier
     if place.form:
         replies[place.last] = place.anchor
-    _hide(tree, plan, replies, offered, found)
+    if replies:
+        _hide(tree, plan, replies, offered, found)
     return found
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import Tree
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
-from storage.records import Exchange, Message
+from storage.records import Atom, Exchange, Message
 from storage.value import frozen
 
 
@@ -53,12 +54,11 @@ class VisibleContent:
     def atoms(self) -> set[bytes]:
         """Returns the hashes of all that is visible."""
         listing, composed, window = self.known.plan.query.listing, self.prompt.composition, self.prompt.window
-        dropped: Container[int] = window.dropped if self._is_cut else ()
-        found = {
-            a for i, atoms in enumerate(listing.atoms) if listing.positions[i] not in dropped for a in atoms
-        }
-        found.update(a for n in self._filled for a in composed.fill_atoms[n])
-        return found
+        shown: Iterable[tuple[Atom, ...]] = listing.atoms
+        if self._is_cut and window.dropped:
+            places = zip(listing.atoms, listing.positions, strict=True)
+            shown = (atoms for atoms, place in places if place not in window.dropped)
+        return {*chain.from_iterable(shown), *(a for n in self._filled for a in composed.fill_atoms[n])}
 
     def notes(self) -> list[str]:
         """Returns earlier notes of ours, as far as they are still visible."""
