@@ -56,7 +56,7 @@ def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     kind: str = getattr(request, "param", EVERYWHERE)
     if kind == "postgresql" and _folder(request.path) in ("gateway", "clients"):
         if request.node.get_closest_marker("sqlite"):
-            pytest.skip("SQLite's own")
+            pytest.skip("SQLite's own: PostgreSQL's are in tests/storage/postgres and tests/gateway/two")
         monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
     return kind
 

@@ -7,11 +7,13 @@ leaves cancels the run, and what was finished of it stays.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
+from weakref import WeakValueDictionary
 from zlib import crc32
 
 from gateway.core.agent import AgentSpec
@@ -111,6 +113,7 @@ class AgentRuns:
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self._recent = RecentCalls()
         self.ends = RunEnds(keeper.store)
+        self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
         self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
 
@@ -353,18 +356,36 @@ class AgentRuns:
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
-        agent, identity = await self._agent(sending), sending.identity
-        name = identity.conversation or DEFAULT
-        if name != DEFAULT:
-            uid = uid_of("conv", name) or name
-            found = await self._keeper.store.append.conversation(agent, None, uid) if agent.id else None
-            if found is None:
-                raise NotFound(f"there is no conversation {name!r}")
-            name = DEFAULT if found.key == DEFAULT else uid
-        if self.ends.is_shared:
+        identity, queues = sending.identity, self._keeper.queues
+        if not self.ends.is_shared:
+            agent, name = await self._line(sending)
+            await queues.enter((agent.uid, name), place, MOST_SENDS)
+            return replace(sending, identity=replace(identity, conversation=name))
+        # Sends that wait for a server's answers line up in the order in which they came.
+        asked = (identity.scope, identity.conversation)
+        async with self._arriving.setdefault(asked, asyncio.Lock()):
+            agent, name = await self._line(sending)
             await self.ends.of_accepted(agent, name)
-        await self._keeper.queues.enter((agent.uid, name), place, MOST_SENDS)
+            entering = asyncio.ensure_future(queues.enter((agent.uid, name), place, MOST_SENDS))
+            try:
+                await asyncio.sleep(0)  # it stands in the queue then
+            except BaseException:
+                entering.cancel()
+                raise
+        await entering
         return replace(sending, identity=replace(identity, conversation=name))
+
+    async def _line(self, sending: Sending) -> tuple[Agent, str]:
+        """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
+        agent = await self._agent(sending)
+        name = sending.identity.conversation or DEFAULT
+        if name == DEFAULT:
+            return agent, name
+        uid = uid_of("conv", name) or name
+        found = await self._keeper.store.append.conversation(agent, None, uid) if agent.id else None
+        if found is None:
+            raise NotFound(f"there is no conversation {name!r}")
+        return agent, DEFAULT if found.key == DEFAULT else uid
 
     async def _is_paused(self, sending: Sending) -> bool:
         store, agent = self._keeper.store, await self._agent(sending)

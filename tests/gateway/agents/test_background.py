@@ -321,6 +321,7 @@ def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:
     assert {ended(world, run.id).status for run in runs} == {"completed"}
 
 
+@pytest.mark.sqlite
 def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) -> None:
     """A process that was killed right behind the end of a run leaves its job, which is performed first."""
     agent = world.agent()

@@ -18,6 +18,8 @@ from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenA
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
+pytestmark = pytest.mark.both
+
 Json = dict[str, Any]
 PATIENCE_S = 20.0
 PATH = "/v1/messages/batches"

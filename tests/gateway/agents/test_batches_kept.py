@@ -36,6 +36,7 @@ def noting(custom_id: str, body: Json) -> Fate:
     return Fate(text="Written down.") if results(body) else Fate(calls=(append("Likes quokkas."),))
 
 
+@pytest.mark.sqlite
 def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
     with scene(tmp_path, noting) as s:
         [agent] = s.agents(1)
@@ -93,6 +94,7 @@ def test_more_than_a_page_of_agents_over_three_cycles(tmp_path: Path) -> None:
         assert usage == [45] * 60
 
 
+@pytest.mark.sqlite
 def test_the_command_line_shows_and_cancels(tmp_path: Path) -> None:
     with scene(tmp_path, lambda *_: Fate("errored", words="It is too rude.")) as s:
         batch = s.post(agents := s.agents(2))

@@ -60,8 +60,9 @@ def counts(world: LettaWorld) -> list[int]:
     """How many rows the tables have that a file fills, but for those that were emptied."""
     world.world.settle()
     tables = {
-        "agents": "1", "definitions": "1", "attached": "1", "tags": "1", "conversations": "1", "blocks": "1",
-        "files": "memory <> 0", "passages": "agent > 0", "exchanges": "agent <> 0", "forgetting": "1",
+        "agents": "1 = 1", "definitions": "1 = 1", "attached": "1 = 1", "tags": "1 = 1", "conversations": "1 = 1",
+        "blocks": "1 = 1", "files": "memory <> 0", "passages": "agent > 0", "exchanges": "agent <> 0",
+        "forgetting": "1 = 1",
     }  # fmt: skip
     return [
         world.world.query(f"SELECT count(*) FROM {table} WHERE {where}")[0] for table, where in tables.items()

@@ -216,6 +216,7 @@ def test_a_tool_that_needs_a_service_says_how_to_have_it(world: LettaWorld) -> N
     assert tool.id in {each.id for each in world.agent(tools=["web_search"]).tools}
 
 
+@pytest.mark.sqlite
 def test_no_text_has_a_zero_byte(world: LettaWorld) -> None:
     """PostgreSQL has none, and a memory can move there."""
     letta = world.letta

@@ -192,6 +192,7 @@ def test_a_cancel_ends_the_runs_of_one_conversation(world: LettaWorld) -> None:
     assert [each.message_type for each in slow][-2:] == ["stop_reason", "usage_statistics"]
 
 
+@pytest.mark.sqlite
 def test_a_deleted_conversation_is_forgotten(world: LettaWorld, tmp_path: Path) -> None:
     agent, conversations = world.agent(), world.letta.conversations
     one = conversations.create(agent_id=agent.id, summary="Zanzibar summary", description="Zanzibar words")

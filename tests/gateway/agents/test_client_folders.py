@@ -210,6 +210,7 @@ def test_the_paths_of_sources_are_the_same(world: LettaWorld) -> None:
     assert [each["id"] for each in world.ask("GET", f"/v1/agents/{agent.id}/sources")[1]] == [notes.id]
 
 
+@pytest.mark.sqlite
 def test_a_forgotten_file_and_a_deleted_folder_leave_no_word(world: LettaWorld, tmp_path: Path) -> None:
     made = folder(world, "zqfolderx", keeps="zqkeepsx")
     text = "\n".join(f"zqwordx {n}" for n in range(1000))

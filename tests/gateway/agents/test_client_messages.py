@@ -534,6 +534,7 @@ def test_a_wrong_key_is_told_in_the_same_form(upstream: StrictUpstream, tmp_path
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.sqlite
 def test_a_plain_message_takes_six_statements(world: LettaWorld, streaming: bool) -> None:
     agent = world.agent()
     world.letta.agents.messages.create(agent.id, input="Hi")

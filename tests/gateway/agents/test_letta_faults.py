@@ -375,6 +375,7 @@ def test_a_rethink_of_what_is_not_there_says_so(world: LettaWorld) -> None:
 # -- what is stored
 
 
+@pytest.mark.sqlite
 def test_a_conversation_takes_up_what_was_said_and_no_more(world: LettaWorld) -> None:
     agent, word = world.agent(), "zqfirst"
     world.letta.agents.messages.create(agent.id, input=word)

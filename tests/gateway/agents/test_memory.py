@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from storage.database import Connection
 from storage.records import RunState, Scope
+from storage.sql.statements import make_statement
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.agents.test_runs import insert
 from tests.gateway.sdk import agent, remember
+
+own = partial(make_statement, "a test's")
 
 
 @pytest.fixture
@@ -82,7 +86,9 @@ def test_a_shared_block_is_told_to_both(life: Life) -> None:
         assert agent is not None
         values = (agent.id, "block", block.id, 1)
         await life.world.store.database.write(
-            lambda c: c.run("INSERT INTO attached (agent, kind, target, place) VALUES (?, ?, ?, ?)", values)
+            lambda c: c.run(
+                own("INSERT INTO attached (agent, kind, target, place) VALUES (?, ?, ?, ?)"), values
+            )
         )
 
     life.world.gateway.call(attach())
@@ -98,6 +104,7 @@ def test_a_shared_block_is_told_to_both(life: Life) -> None:
     assert "More." in life.upstream.last.messages[-1]["content"]
 
 
+@pytest.mark.sqlite
 def test_an_edit_that_lost_is_made_again_on_what_is_there(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +166,7 @@ def test_a_reply_that_was_forgotten_meanwhile_is_not_kept(life: Life) -> None:
         agent = await life.world.store.agents.find(life.scope)
         assert agent is not None
         await life.world.store.database.write(
-            lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
+            lambda c: c.run(own("UPDATE agents SET epoch = epoch + 1 WHERE id = ?"), (agent.id,))
         )
 
     life.world.gateway.call(forget())
@@ -194,12 +201,14 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("before", [1, 30])
+@pytest.mark.sqlite
 def test_a_plain_message_costs_six_statements(life: Life, before: int) -> None:
     for n in range(before):
         life.send(f"Message {n}")
     assert life.world.all_statements_of(lambda: life.send("And now?")) == PLAIN
 
 
+@pytest.mark.sqlite
 def test_a_step_with_an_edit_costs(life: Life) -> None:
     life.send("Hi")
     life.upstream.queue(call_tools(insert("x")), say("Done."))
@@ -221,6 +230,7 @@ def test_a_run_with_many_edits_stores_its_section_once(life: Life) -> None:
     assert life.upstream.last.messages[-1]["content"] == "Bye."
 
 
+@pytest.mark.sqlite
 def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -236,6 +246,7 @@ def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
         assert len(line.path) < 20
 
 
+@pytest.mark.sqlite
 def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agents(upstream, tmp_path, context_window=2000, summarises=False) as life:
         for n in range(40):
@@ -288,7 +299,7 @@ def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -
 
         async def write(connection: Connection) -> None:
             await connection.run(
-                "UPDATE exchanges SET input = ? WHERE seq = 1", (words("My cat is called Mochi."),)
+                own("UPDATE exchanges SET input = ? WHERE seq = 1"), (words("My cat is called Mochi."),)
             )
             await connection.run("UPDATE conversations SET rev = rev + 1", ())
 
@@ -323,7 +334,7 @@ def test_a_summary_stands_for_what_has_left(upstream: StrictUpstream, tmp_path: 
                 "SELECT agent, conversation, id, depth, 1.0, 10, 'm', 'They counted to ten.' "
                 "FROM exchanges WHERE depth = ?"
             )
-            await life.world.store.database.write(lambda c: c.run(sql, (depth,)))
+            await life.world.store.database.write(lambda c: c.run(own(sql), (depth,)))
 
         life.world.settle()
         life.world.gateway.call(summarise())

@@ -284,6 +284,7 @@ async def test_nothing_is_changed_on_what_was_forgotten_meanwhile(
         await messages.rewrite(before, at(3), "x")
 
 
+@pytest.mark.sqlite
 async def test_a_deleted_message_is_nowhere_in_the_file(
     messages: AgentMessages, ann: Speaker, store: Store, tmp_path: Path
 ) -> None:
@@ -303,6 +304,7 @@ async def test_a_deleted_message_is_nowhere_in_the_file(
     assert [t.data for t in await store.runs.texts(ann.agent.id, run.id, "call")] == [b"{}"]
 
 
+@pytest.mark.sqlite
 async def test_a_reset_conversation_begins_anew_and_what_was_learned_stays(
     messages: AgentMessages, ann: Speaker, store: Store, tmp_path: Path
 ) -> None:

@@ -383,6 +383,7 @@ async def test_a_tool_is_put_by_its_name_and_the_gateways_own_stay(registry: Reg
             await attempt()
 
 
+@pytest.mark.sqlite
 async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp_path: Path) -> None:
     statements: list[str] = []
     opened = await open_store(tmp_path / "counted.db", factory=counting(statements.append))

@@ -21,6 +21,8 @@ from storage.records import Run, RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.life import Life, ListeningSink, agents
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
@@ -106,6 +108,7 @@ def test_an_error_behind_a_finished_step_ends_the_run_and_the_step_stays(life: L
     assert [m["role"] for m in life.upstream.last.messages] == ["system", "user", "assistant", "tool", "user"]
 
 
+@pytest.mark.sqlite
 def test_a_client_that_leaves_while_its_message_is_written_cancels_its_run(life: Life) -> None:
     life.send("Hi")
     disk, entered = Gate(), Gate()
@@ -411,6 +414,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     assert life.send("And now?").said == ["Ok."]
 
 
+@pytest.mark.sqlite
 def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life) -> None:
     life.send("Hi")
     disk, entered = Gate(), Gate()

@@ -41,6 +41,7 @@ def forget(world: SleepWorld, agent: AgentState, text: str) -> None:
     assert status == 200
 
 
+@pytest.mark.sqlite
 def test_a_message_that_is_being_read_leaves_nothing(world: SleepWorld, tmp_path: Path) -> None:
     agent = world.primary()
     world.frequency(agent, 2)

@@ -10,6 +10,8 @@ import pytest
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.sleep import SleepWorld, hold, said, sleeping
 
+pytestmark = pytest.mark.both
+
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
@@ -310,6 +312,7 @@ def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
     assert [said(each) for each in world.model.transcripts][1:] == [["I am Ann."]]
 
 
+@pytest.mark.sqlite
 def test_the_reply_takes_no_statement_more(world: SleepWorld) -> None:
     """What is unread is counted by the read that a message takes anyway; only what makes a run due writes it down."""
     plain, agent = world.letta.agent(), world.primary()

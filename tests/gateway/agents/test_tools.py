@@ -314,6 +314,7 @@ PATCH = Call(
 
 
 @pytest.mark.parametrize("is_overtaken", [False, True])
+@pytest.mark.sqlite
 def test_all_edits_of_one_call_are_in_the_history(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_overtaken: bool
 ) -> None:

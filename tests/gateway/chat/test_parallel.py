@@ -14,6 +14,8 @@ import pytest
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 
+pytestmark = pytest.mark.both
+
 N = 10
 
 

@@ -16,6 +16,8 @@ from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
 
+pytestmark = pytest.mark.both
+
 SECRET = "xyzzy"
 FACT = f"The password of my safe is {SECRET}."
 QUESTION = "What is the password of my safe?"
