@@ -50,10 +50,11 @@ CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?3
 
 -- piece: set_in_room
 -- A stored exchange as it is now, within its row's room in SQLite: storage/sqlite/padding.py says why, and from where the
--- numbers are.
+-- numbers are. One that goes to overflow pages has no more room than its head takes from then on: others may lie where it
+-- was longer.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full},
-    pad = (
-        SELECT zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
+    (room, pad) = (
+        SELECT CASE WHEN n >= room THEN 440 ELSE room END, zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
                              WHEN room - n <= 58 THEN room - n - 1 ELSE max(57, room - n - 2) END)
         FROM (SELECT {size:32} + sum(CASE WHEN c IS NULL THEN 1 WHEN length(c) < 58 THEN length(c) + 1
                                     WHEN length(c) < 8186 THEN length(c) + 2 WHEN length(c) < 1048570 THEN length(c) + 3

@@ -4,7 +4,7 @@ SQLite erases in place what is overwritten (`secure_delete`), but a row that no 
 rows of several pages out anew, and then bytes of rows that moved may stay behind between the new ones: forgotten text
 would be left in the file. So the part of an exchange that lies in its page never grows. Each row remembers its room
 there and is padded to it; what needs more goes to overflow pages, which belong to it alone and are erased when it
-gives them up.
+gives them up. Its room is then what is left of it in its page, since other rows may take the rest.
 
 Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections 1.6 and 2.1), for pages of 4096 bytes.
 """
