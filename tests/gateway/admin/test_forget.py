@@ -16,6 +16,8 @@ from gateway.settings import BlockSettings, ProjectSettings
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 
+pytestmark = pytest.mark.sqlite  # it looks into the file; test_forget_all holds for both
+
 FACT = "My cat is called Zqmisox and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
