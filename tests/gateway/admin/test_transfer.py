@@ -347,6 +347,7 @@ async def test_another_scope_is_not_told(store: Store) -> None:
 # -- the command line
 
 
+@pytest.mark.sqlite
 async def test_the_command_line_writes_a_file_and_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
