@@ -99,13 +99,17 @@ def check(kept: Kept, person: Person, forgotten: frozenset[str]) -> None:
 
 
 def check_edits(kept: Kept, person: Person) -> None:
-    """Checks that what the model noted in turns that went on is in the block, once."""
+    """Checks that what the model noted in turns that went on is in the block, once.
+
+    A turn whose reply said that it was not kept may have left its note or not.
+    """
     noted = Counter(kept.block.split("\n"))
     carried = {text for turn in person.turns.values() for text in turn.before if " note " in text}
     for text in carried:
         word = WORD.search(text)
         assert word is not None
-        assert noted[word[0]] == 1, f"{word[0]} is noted {noted[word[0]]} times"
+        least = int(word[0] in person.turns)
+        assert least <= noted[word[0]] <= 1, f"{word[0]} is noted {noted[word[0]]} times"
 
 
 def check_files(place: Place, forgotten: frozenset[str]) -> None:
