@@ -87,11 +87,9 @@ class Forgetting(Group):
     ) -> None:
         """Makes the group. wake: called when jobs have to end or may begin again."""
         super().__init__(database)
-        self._rules = rules
-        self._agents = agents
-        self._now = now
-        self._memories, self._looks = memories, looks
-        self._wake = wake
+        self._rules, self._agents, self._now = rules, agents, now
+        self._memories, self._wake = memories, wake
+        self._heard = [agents.clear, memories.clear, looks.clear]
         database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
@@ -211,9 +209,12 @@ class Forgetting(Group):
 
     def _gone(self) -> None:
         """Drops what is remembered here: something was forgotten."""
-        self._agents.clear()
-        self._memories.clear()
-        self._looks.clear()
+        for forget in self._heard:
+            forget()
+
+    def when_gone(self, forget: Callable[[], None]) -> None:
+        """Has a function called when something was forgotten, by this process or by another one."""
+        self._heard.append(forget)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""

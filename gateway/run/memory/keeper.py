@@ -84,6 +84,7 @@ class MemoryKeeper:
     def __post_init__(self) -> None:
         self.leases = Leases(self.store.lines)
         self.queues = Queues(self.leases)
+        self.store.forgetting.when_gone(self.resent.clear)
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 

@@ -64,6 +64,11 @@ class ResentLists:
             self._keep((canon.secret, len(messages)), request, listing)
         return listing
 
+    def clear(self) -> None:
+        """Drops all: something was forgotten, which clients may have said."""
+        self._sent.clear()
+        self.bytes = 0
+
     def _keep(self, name: _Name, request: ChatRequest, listing: Listing) -> None:
         layout = request.layout.front()
         if layout is None or layout.end > _MOST_BYTES:

@@ -67,6 +67,17 @@ def sent(world: World) -> str:
     return world.upstream.last.body.decode()
 
 
+def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say("My locker is number 4711.")
+    chat.say("Where is my towel?")
+    keeper = world.gateway.app.chat.keeper
+    assert keeper is not None
+    assert len(keeper.resent) == 1
+    forget(world, user="alice", message=1)
+    assert (len(keeper.resent), keeper.resent.bytes) == (0, 0)
+
+
 def test_a_client_that_resends_it_is_answered_with_its_own_words_and_nothing_is_kept(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
