@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
@@ -16,6 +15,7 @@ import asyncpg
 
 from storage.database import Connection, Operation, Row, StoreHealth
 from storage.errors import Broken, Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
+from storage.postgres.clock import SharedClock
 from storage.postgres.connection import (
     FAULTS,
     NOW,
@@ -56,8 +56,8 @@ class PostgresDatabase:
         self._loop = asyncio.get_running_loop()
         self._pool = ConnectionPool(place, limits, self._prepare, self._recovered)
         self._listeners: list[Callable[[], None]] = []
-        self.ahead = 0.0
-        self._ears = NotificationListener(ear, self._timed)
+        self._clock = SharedClock()
+        self._ears = NotificationListener(ear, self._clock.read)
         self._tidying = Tidying(place, limits.sweep_s, limits.long_s)
         self._told: list[tuple[str, str]] = []
         self._telling: asyncio.Task[None] | None = None
@@ -97,10 +97,11 @@ class PostgresDatabase:
 
     async def _prepare(self, raw: RawConnection) -> None:
         await migrate(raw, self._place.name)
-        self._timed(await raw.fetchval(f"SELECT {NOW}"))
+        await self._clock.ask(lambda: raw.fetchval(f"SELECT {NOW}"))
 
-    def _timed(self, at: float) -> None:
-        self.ahead = at - time.time()
+    @property
+    def ahead(self) -> float:
+        return self._clock.ahead
 
     # -- doors --------------------------------------------------------------------------------------------------------
 

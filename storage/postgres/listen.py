@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Callable
 
 from storage.database import DEAF_S
@@ -32,11 +33,11 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 class NotificationListener:
     """The ears of a process for what others tell.
 
-    place: where notifications arrive; None: nowhere, and the process stays deaf. timed: is given the database's time
-    now and then.
+    place: where notifications arrive; None: nowhere, and the process stays deaf. timed: is given readings of the
+    database's clock now and then (SharedClock).
     """
 
-    def __init__(self, place: PostgresPlace | None, timed: Callable[[float], None]) -> None:
+    def __init__(self, place: PostgresPlace | None, timed: Callable[[float, float, float], None]) -> None:
         self._place = place
         self._timed = timed
         self._hears_itself = asyncio.Event()
@@ -106,8 +107,9 @@ class NotificationListener:
     async def _probe(self, raw: RawConnection) -> None:
         """Tells itself something, and asks for the time. Raises: Broken: it does not hear it."""
         self._hears_itself.clear()
+        asked = time.time()
         ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)
-        self._timed(at)
+        self._timed(asked, at, time.time())
         try:
             await asyncio.wait_for(self._hears_itself.wait(), _ANSWER_S)
         except TimeoutError:

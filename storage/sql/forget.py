@@ -399,8 +399,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
 
 async def _unlink(connection: Connection, agent: int, e: Exchange, places: Collection[int]) -> None:
     """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
-    seqs = []
-    tombs = []
+    seqs, tombs = [], []
     for place in places:
         atoms = (e.reply or ()) if place < 0 else e.inputs[place]
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
