@@ -82,9 +82,14 @@ WHERE id = (SELECT id FROM ({next}) WHERE wait <= 0)
 RETURNING {taken}
 
 -- name: claim (postgres)
+-- One that another process claims at this moment is passed over, and so are those behind it in its lane.
 UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?5
 WHERE id = (
     SELECT id FROM jobs j WHERE state IN ('pending', 'retrying') AND due <= {clock:4} AND {ready}
+    AND (state = 'retrying' OR NOT EXISTS (
+        SELECT 1 FROM jobs f WHERE f.agent = j.agent AND f.kind = j.kind AND f.state = 'pending'
+        AND (f.due, f.id) < (j.due, j.id)
+        AND (CASE f.agent WHEN 0 THEN f.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
     ORDER BY due, id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING {taken}
 

@@ -32,7 +32,7 @@ from storage.sql.vectors import VectorCache
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen 50 kB, one of two
 # 20 kB.
-CACHE_BYTES = 48 << 20
+CACHE_BYTES = 28 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
 # About what a message takes beside its text; what a character takes with its terms counted; and one that is not there.

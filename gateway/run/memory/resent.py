@@ -14,8 +14,8 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Layout
 from storage.value import frozen
 
-# Chosen: some three thousand conversations of ten messages.
-KEPT_BYTES = 16 << 20
+# Chosen: some fifteen hundred conversations of ten messages.
+KEPT_BYTES = 8 << 20
 _MOST_BYTES = KEPT_BYTES // 8  # of one list
 _MESSAGE_BYTES = 350  # measured: a span, an atom and a hash
 
