@@ -151,9 +151,13 @@ class Agents:
         self._drafts.pop(scope, None)
 
     def clear(self) -> None:
-        """Empties the cache: another database may lie at the path now."""
+        """Empties the cache: another database may lie at the path now, or an agent is gone that a draft has become."""
         self._found.clear()
         self._drafts.clear()
+
+    def doubt(self) -> None:
+        """Asks the database anew from now on. Requests side by side keep their drafts, by which they queue."""
+        self._found.clear()
 
     def _keep(self, entries: OrderedDict[Scope, Agent], agent: Agent) -> None:
         entries[agent.scope] = agent

@@ -89,8 +89,8 @@ class Forgetting(Group):
         super().__init__(database)
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
-        self._heard = [agents.clear, memories.clear, looks.clear]
-        database.hear(GONE, lambda _: self._gone())
+        self._heard = [memories.clear, looks.clear]
+        database.hear(GONE, lambda word: self._gone(is_known=word is not None))
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
         # What goes before a memory: those of its sleeptime agents.
@@ -207,9 +207,9 @@ class Forgetting(Group):
         self._database.tell(GONE)
         return True
 
-    def _gone(self) -> None:
-        """Drops what is remembered here: something was forgotten."""
-        for forget in self._heard:
+    def _gone(self, *, is_known: bool = True) -> None:
+        """Drops what is remembered here: something was forgotten, or (not is_known) may have been."""
+        for forget in (self._agents.clear if is_known else self._agents.doubt, *self._heard):
             forget()
 
     def when_gone(self, forget: Callable[[], None]) -> None:

@@ -560,3 +560,11 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     assert await store.runs.waiting(alice.agent.id, e.conversation) is not None, "the reply stands"
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
     assert await store.runs.waiting(alice.agent.id, e.conversation) is None
+
+
+async def test_who_doubts_what_it_heard_keeps_the_drafts_by_which_requests_queue(store: Store) -> None:
+    draft = store.agents.draft(api_scope("new"))
+    store.forgetting._gone(is_known=False)
+    assert store.agents.draft(draft.scope) is draft
+    await store.forgetting.sweep()
+    assert store.agents.draft(draft.scope).uid != draft.uid
