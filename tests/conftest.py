@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn.server
+from hypothesis import HealthCheck, settings
 
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
@@ -23,6 +24,9 @@ COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "D
 os.environ.update(COUNTING)
 # A test may start a dozen processes, and each would compile all of our modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# No test measures time, and an example takes long where the machine is busy.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
 
 

@@ -183,7 +183,7 @@ def weighted(draw: st.DrawFn) -> tuple[str, list[int]]:
     return text, draw(st.lists(st.integers(0, 60), min_size=len(text), max_size=len(text)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(weighted(), st.integers(0, 400), st.integers(1, 120))
 def test_what_is_kept_is_a_valid_list_within_the_budget(
     case: tuple[str, list[int]], high: int, step: int
@@ -214,7 +214,7 @@ def test_what_is_kept_is_a_valid_list_within_the_budget(
         assert fit(text, 0, 1, tokens) == window
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(weighted(), st.integers(50, 400), st.integers(10, 120))
 def test_a_growing_list_keeps_its_first_message_for_a_step(
     case: tuple[str, list[int]], high: int, step: int

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.request.splice import Splice, dump, scan
@@ -118,7 +118,7 @@ def test_a_body_cut_anywhere_never_hangs_the_scanner() -> None:
         pytest.fail(f"{whole[:size]!r} was taken for an object")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text('{}[]":,\\ua1 \n', max_size=60).map(str.encode))
 def test_bytes_that_are_no_json_are_refused_or_scanned_but_never_worse(noise: bytes) -> None:
     try:
@@ -411,7 +411,7 @@ def add_system(wanted: list[Any], message: dict[str, Any] | None, section: str) 
         message["content"] = "\n\n".join(filter(None, (message.get("content"), section)))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(parsed=bodies, seed=st.integers(0, 2**32), note=st.text(min_size=1, max_size=8))
 def test_edited_bytes_parse_to_the_edited_request(parsed: dict[str, Any], seed: int, note: str) -> None:
     draw = random.Random(seed)

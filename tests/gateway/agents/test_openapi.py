@@ -107,7 +107,7 @@ def _ask(operation: Any, url: str, named: dict[str, Any], faults: list[str]) -> 
     count = 0
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=EXAMPLES, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @seed(7)

@@ -227,7 +227,7 @@ FIELDS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(st.sampled_from([*FIELDS, "response_format", "logprobs", "x"]), anything),
     st.booleans(),
@@ -242,7 +242,7 @@ def test_any_json_is_read_or_refused(fields: dict[str, Any], is_near_miss: bool)
     assert len(request.layout.messages) == len(request.messages)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     whole = b'{"model":"m","messages":[{"role":"user"}]}'

@@ -62,7 +62,7 @@ def test_counts(text: str, o200k: int, cl100k: int, monkeypatch: pytest.MonkeyPa
     assert count(text) == o200k  # from memory this time
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text())
 def test_bytes_are_an_upper_bound(text: str) -> None:
     assert count(text) <= upper_bound(text) == len(text.encode())
