@@ -47,17 +47,22 @@ def function_in(source: str) -> str:
     return _last_function(source).name
 
 
-def schema_of(source: str) -> dict[str, Any]:
-    """Returns {"name", "description", "parameters"} of the tool. Raises: BadRequest: names the line."""
+def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns {"name", "description", "parameters"} of the tool. Raises: BadRequest: names the line.
+
+    parameters: their schema, if somebody has said it; then the source needs no types and no `Args:`.
+    """
     function = _last_function(source)
+    description, described = _read_docstring(ast.get_docstring(function, clean=False) or "")
     try:
-        return _schema(function)
+        found = _schema(function, described) if parameters is None else parameters
     except RecursionError:
         raise _wrong(function, "its types are nested too deeply") from None
+    return {"name": function.name, "description": description, "parameters": found}
 
 
-def _schema(function: _Function) -> dict[str, Any]:
-    description, described = _read_docstring(ast.get_docstring(function, clean=False) or "")
+def _schema(function: _Function, described: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the schema of the parameters. described: their descriptions."""
     properties: dict[str, Any] = {}
     required = []
     for parameter, default in _parameters(function):
@@ -73,8 +78,7 @@ def _schema(function: _Function) -> dict[str, Any]:
             required.append(name)
         else:
             properties[name] |= _default(default)
-    parameters = {"type": "object", "properties": properties, "required": required}
-    return {"name": function.name, "description": description, "parameters": parameters}
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _last_function(source: str) -> _Function:
@@ -252,7 +256,7 @@ def _unknown(node: ast.expr) -> BadRequest:
     return _wrong(
         node,
         f"the type `{ast.unparse(node)[:80]}` has no JSON schema that can be read off the source; "
-        "use str, int, float, bool, list, dict, Optional, Union or Literal, or send `json_schema`",
+        "use str, int, float, bool, list, dict, Optional, Union or Literal, or send `args_json_schema`",
     )
 
 

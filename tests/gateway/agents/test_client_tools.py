@@ -62,6 +62,29 @@ def test_a_tool_is_made_of_its_source_and_called(world: LettaWorld) -> None:
         world.letta.agents.tools.run("roll", agent_id=agent.id, args={"sides": "six"})
 
 
+@needs_bwrap
+def test_a_schema_of_the_arguments_takes_the_place_of_types_and_docstring(world: LettaWorld) -> None:
+    """As `Model.model_json_schema()` of pydantic makes it."""
+    source = (
+        'def plan(steps, why="none"):\n    """Makes a plan."""\n    return [each["name"] for each in steps]\n'
+    )
+    step = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    steps = {"type": "array", "items": {"$ref": "#/$defs/Step"}}
+    arguments: Any = {
+        "$defs": {"Step": step},
+        "type": "object",
+        "properties": {"steps": steps},
+        "required": ["steps"],
+    }
+    tool = world.letta.tools.upsert(source_code=source, args_json_schema=arguments)
+    assert (tool.name, tool.description, tool.args_json_schema) == ("plan", "Makes a plan.", arguments)
+    agent = world.agent(tools=["plan"])
+    run = world.letta.agents.tools.run
+    assert run("plan", agent_id=agent.id, args={"steps": [{"name": "go"}]}).func_return == '["go"]'
+    with pytest.raises(BadRequestError, match=r"steps\[0\].name"):
+        run("plan", agent_id=agent.id, args={"steps": [{}]})
+
+
 def test_a_webhook_is_made_changed_and_deleted(world: LettaWorld) -> None:
     tool = world.letta.tools.create(**HOOK, return_char_limit=100)
     assert (tool.name, tool.source_type, tool.return_char_limit) == ("hook", "webhook", 100)

@@ -245,16 +245,8 @@ def _edited(update: UpdateTool, before: ToolDefinition) -> tuple[str | None, Too
     name, made = tool_of(update, before)
     sent = given(update)
     if made.source_type == "python" and sent.get("source_code") and not sent.get("json_schema"):
-        schema = {
-            **schema_of(made.source),
-            **({"parameters": arguments} if (arguments := _arguments(sent)) else {}),
-        }
+        schema = schema_of(made.source, sent.get("args_json_schema"))
         if made.description:
             schema["description"] = made.description
         name, made = str(schema["name"]), replace(made, schema=schema)
     return name, made
-
-
-def _arguments(sent: dict[str, Any]) -> dict[str, Any] | None:
-    found = sent.get("args_json_schema")
-    return found if isinstance(found, dict) else None
