@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import orjson
@@ -23,6 +23,14 @@ from gateway.errors import BadRequest
 _VERDICT = "x-verdict"
 # Stands in an annotation: Annotated[str | None, KEPT].
 KEPT = Meta(extra_json_schema={_VERDICT: "kept"})
+_HONOURED: Final = "x-honoured"
+_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_MOST_NAMED: Final = 50
+
+
+def kept_beside(*honoured: str) -> Meta:
+    """Returns what stands in the annotation of an object of which these fields are honoured, and the rest kept."""
+    return Meta(extra_json_schema={_VERDICT: "partly kept", _HONOURED: honoured})
 
 
 def refused(why: str) -> Meta:
@@ -74,16 +82,38 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
 
 
 def check_refused(body: msgspec.Struct) -> None:
-    """Raises: BadRequest: a field was sent that is refused. `convert` asks this of the whole, not of its parts."""
-    for name, why in _refusals(type(body)).items():
-        # Null, false and empty are what the client's own defaults send: they ask for nothing.
-        if getattr(body, name) is not UNSET and getattr(body, name):
-            raise BadRequest(f"{name}: {why}", param=name)
+    """Raises: BadRequest: a field was sent that is refused, in the body or in a part of it."""
+    for at, part in _parts(body):
+        for name, why in _refusals(type(part)).items():
+            # Null, false and empty are what the client's own defaults send: they ask for nothing.
+            if getattr(part, name) is not UNSET and getattr(part, name):
+                raise BadRequest(f"{at}{name}: {why}", param=f"{at}{name}")
 
 
 def kept(body: msgspec.Struct) -> list[str]:
-    """Returns the names of the fields that were sent and have no effect here."""
-    return [name for name in _kept_names(type(body)) if getattr(body, name) not in (UNSET, None)]
+    """Returns the names of the fields that were sent and have no effect here; of a part's as `blocks.hidden`."""
+    found: dict[str, None] = {}
+    for at, part in _parts(body):
+        for name, honoured in _kept_fields(type(part)).items():
+            value = getattr(part, name)
+            if value is UNSET or value is None:
+                continue
+            if honoured is None:
+                found[f"{at}{name}"] = None
+            elif isinstance(value, dict):
+                found |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
+    # They are said in a header.
+    return [name for name in found if _NAME.fullmatch(name)][:_MOST_NAMED]
+
+
+def _parts(body: msgspec.Struct, at: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
+    """Yields a body and the parts that it has, each with its name and a dot."""
+    yield at, body
+    for name in _nested(type(body)):
+        value = getattr(body, name)
+        for each in value if isinstance(value, list) else (value,):
+            if isinstance(each, msgspec.Struct):
+                yield from _parts(each, f"{at}{name}.")
 
 
 def given(body: msgspec.Struct) -> dict[str, Any]:
@@ -131,8 +161,22 @@ def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 
 @cache
-def _kept_names(kind: type[msgspec.Struct]) -> tuple[str, ...]:
-    return tuple(name for name, extra in _verdicts(kind) if extra[_VERDICT] == "kept")
+def _kept_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
+    """Returns the fields that are kept; with the names of what is honoured in one where that is not nothing."""
+    return {name: extra.get(_HONOURED) for name, extra in _verdicts(kind) if extra[_VERDICT] != "refused"}
+
+
+@cache
+def _nested(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Returns the names of the fields that hold parts of a body."""
+    hints = get_type_hints(kind)
+    return tuple(name for name in kind.__struct_fields__ if _has_struct(hints[name]))
+
+
+def _has_struct(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return True
+    return any(map(_has_struct, get_args(hint)))
 
 
 # -- errors

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import Body, refused
+from gateway.dialects.letta.body import KEPT, Body, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.send import MessageType
 
@@ -138,7 +138,7 @@ class SpokenQuery(PageQuery):
     """A page of messages, and the way in which they are shown."""
 
     include_return_message_types: list[MessageType] | UnsetType = UNSET
-    include_err: bool | UnsetType | None = UNSET
+    include_err: Annotated[bool | None, KEPT] | UnsetType = UNSET
     include_compaction_messages: bool = False
     msg_object: bool = False
     use_assistant_message: bool = True
@@ -188,7 +188,7 @@ class StepsQuery(PageQuery):
 
 class RecompileQuery(Body):
     dry_run: bool = False
-    update_timestamp: bool = False
+    update_timestamp: Annotated[bool, KEPT] | UnsetType = UNSET
 
 
 class ApprovalQuery(Body):

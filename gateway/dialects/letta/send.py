@@ -5,7 +5,7 @@ An answer to a pause (an approval, results of the client's tools) and plain mess
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -15,11 +15,13 @@ from gateway.core.conversation.private import as_system, with_private
 from gateway.dialects.letta.body import KEPT, Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
-from storage.value import frozen
+from storage.value import changed, frozen
 
 MAX_STEPS = 50  # of a send that names none; Letta's number
 _MOST_STEPS = 200
 _MOST_MESSAGES = 1_000
+
+_GROUP = refused("An agent is sent to; the agents of its group read what is said to it.")
 
 MessageType = Literal[
     "system_message", "user_message", "assistant_message", "reasoning_message", "hidden_reasoning_message",
@@ -32,7 +34,9 @@ MessageType = Literal[
 
 class TextPart(Body, tag_field="type", tag="text"):
     text: str
-    signature: Annotated[str | None, KEPT] | UnsetType = UNSET
+    signature: (
+        Annotated[str | None, refused("The signatures of thoughts are kept with these.")] | UnsetType
+    ) = UNSET
 
 
 class UrlSource(Body, tag_field="type", tag="url"):
@@ -62,8 +66,10 @@ class PlainMessage(Body, tag_field="type", tag="message"):
     name: str | UnsetType | None = UNSET
     otid: str | UnsetType | None = UNSET
     sender_id: str | UnsetType | None = UNSET
-    group_id: Annotated[str | None, KEPT] | UnsetType = UNSET
-    batch_item_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
+    batch_item_id: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
+        UNSET
+    )
 
 
 class Decision(Body, tag_field="type", tag="approval"):
@@ -92,13 +98,13 @@ class Approvals(Body, tag_field="type", tag="approval"):
     approval_request_id: str | UnsetType | None = UNSET
     reason: str | UnsetType | None = UNSET
     otid: str | UnsetType | None = UNSET
-    group_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
 
 
 class ToolReturns(Body, tag_field="type", tag="tool_return"):
     tool_returns: list[ToolReturn]
     otid: str | UnsetType | None = UNSET
-    group_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
 
 
 class ClientTool(Body):
@@ -181,13 +187,15 @@ class CancelRuns(Body):
 class CallAnswer:
     """The answer to one call that waits. result: of a client's tool; None: a person's decision.
 
-    call_id: None: all calls that wait. approve: False with a reason is a denial.
+    call_id: None: all calls that wait. approve: False with a reason is a denial. request: the id of the message that
+    asked for it; None: whichever waits.
     """
 
     call_id: str | None
     approve: bool = True
     reason: str | None = None
     result: WireMessage | None = None
+    request: str | None = None
 
 
 @frozen
@@ -239,7 +247,8 @@ def sent(send: Send) -> Sent:
         raise Unprocessable([Fault(("body", "messages"), "Answers and new messages take two sends")])
     otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
     if answers:
-        return Sent(answers=tuple(answer for each in answers for answer in _answers(each)), otid=otid)
+        found = [_answers(each, ("body", "messages", n)) for n, each in enumerate(answers)]
+        return Sent(answers=tuple(answer for each in found for answer in each), otid=otid)
     return Sent(tuple(map(_message, plain)), otid=otid)
 
 
@@ -320,19 +329,24 @@ def _text(content: str | Parts | list[TextPart]) -> str:
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
-def _answers(given: Approvals | ToolReturns) -> Iterator[CallAnswer]:
+def _answers(given: Approvals | ToolReturns, at: tuple[str | int, ...]) -> list[CallAnswer]:
+    """Returns the answers of a message. Raises: Unprocessable: there are none, and silence is no denial."""
     if isinstance(given, ToolReturns):
-        yield from map(_returned, given.tool_returns)
-        return
-    listed: Sequence[Decision | ToolReturn] = given.approvals if isinstance(given.approvals, list) else ()
-    for each in listed:
-        yield (
-            _returned(each)
-            if isinstance(each, ToolReturn)
-            else CallAnswer(each.tool_call_id, each.approve, each.reason or None)
-        )
-    if not listed:
-        yield CallAnswer(None, given.approve is True, given.reason or None)
+        field, found = "tool_returns", [*map(_returned, given.tool_returns)]
+    elif given.approvals or not isinstance(given.approve, bool):
+        field, found = "approvals", [*map(_answer, given.approvals or ())]
+    else:
+        field, found = "approve", [CallAnswer(None, given.approve, given.reason or None)]
+    if not found:
+        raise Unprocessable([Fault((*at, field), "Expected at least one answer", "missing")])
+    request = None if isinstance(given, ToolReturns) else given.approval_request_id or None
+    return [changed(each, request=request) for each in found]
+
+
+def _answer(given: Decision | ToolReturn) -> CallAnswer:
+    if isinstance(given, ToolReturn):
+        return _returned(given)
+    return CallAnswer(given.tool_call_id, given.approve, given.reason or None)
 
 
 def _returned(given: ToolReturn) -> CallAnswer:

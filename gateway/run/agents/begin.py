@@ -15,7 +15,7 @@ import orjson
 from gateway.core.conversation.append import as_heard, unheard
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of, cut_short
-from gateway.core.ids import new_uid
+from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.errors import BadRequest
 from gateway.run.agents.calls import call_number, is_of_step, results_left
 from gateway.run.agents.pauses import PausedRun, decided, left_off, paused
@@ -206,6 +206,11 @@ class BeginsRuns:
         tip = known.path[-1] if known.path else None
         if step is None or tip is None or tip.id != step.exchange:
             raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
+        asks = Place(known.agent.uid, tip.seq + len(tip.inputs))
+        for each in sending.decisions:
+            if each.request is not None and place_of("message", each.request) != asks:
+                words = f"does not wait for an answer; {placed('message', asks.uid, asks.seq)} does."
+                raise BadRequest(f"{each.request!r} {words}", param="messages")
         texts = await store.runs.texts(known.agent.id, step.run, "result")
         before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
         is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)

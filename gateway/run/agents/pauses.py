@@ -23,13 +23,15 @@ from storage.records import Run, RunStep
 class CallDecision:
     """A decision about a call that waits. call_id: None: about all of them.
 
-    result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not.
+    result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not. request: the
+    public id of the message that asked for it; None: whichever waits.
     """
 
     call_id: str | None
     approve: bool = True
     reason: str | None = None
     result: WireMessage | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

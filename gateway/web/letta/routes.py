@@ -75,7 +75,8 @@ class AgentsRoute:
 
     path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
     field may. form: the fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
-    application that answers. is_served: False: it only says why not.
+    application that answers. reads_body: the handler reads one that is no struct. Any other body, or query, has to be
+    empty. is_served: False: it only says why not.
     needs: a parameter of the query without which the path without a slash is another API's.
     """
 
@@ -87,6 +88,7 @@ class AgentsRoute:
     query: type[Struct] | None = None
     form: type[Struct] | None = None
     slashes: tuple[str, ...] = ("", "/")
+    reads_body: bool = False
     is_served: bool = True
     needs: str = ""
 
@@ -171,15 +173,21 @@ def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Aske
             raise UnknownId(f"There is no project {request.headers[name]!r} for this key.", param=name)
     headers: dict[str, str] = {}
     body, file = None, None
+    if not row.is_served:
+        return Asked(project, request.path_params, None, None, request)
     if row.body is not None:
         body = bodies.read(data, row.body)
     elif row.form is not None:
         body, file = _form(row.form, request, data)
-    if body is not None and (without_effect := bodies.kept(body)):
-        headers["x-mnemogate-kept"] = ",".join(without_effect)
+    elif data not in (b"", b"null") and not row.reads_body:
+        bodies.read(data, bodies.Body)
     query = None
-    if row.query is not None:
-        query = bodies.convert(_parameters(row.query, request), row.query, ("query",), lax=True)
+    if row.query is not None or request.scope["query_string"]:
+        kind = row.query or bodies.Body
+        query = bodies.convert(_parameters(kind, request), kind, ("query",), lax=True)
+    without_effect = [name for each in (body, query) if each is not None for name in bodies.kept(each)]
+    if without_effect:
+        headers["x-mnemogate-kept"] = ",".join(without_effect)
     return Asked(project, request.path_params, body, query, request, headers, data, file)
 
 

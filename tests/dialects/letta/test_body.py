@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import KEPT, Body, convert, given, kept, list_fields, read, refused
+from gateway.dialects.letta.body import (
+    KEPT,
+    Body,
+    convert,
+    given,
+    kept,
+    kept_beside,
+    list_fields,
+    read,
+    refused,
+)
 from gateway.dialects.letta.error import LettaErrors, Unprocessable
 from gateway.errors import BadRequest
 
@@ -15,13 +25,17 @@ from gateway.errors import BadRequest
 class Inner(Body):
     label: str
     size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    plain: Annotated[str | None, KEPT] | UnsetType = UNSET
+    other: Annotated[str | None, refused("Nor this.")] | UnsetType = UNSET
 
 
 class Outer(Body):
     name: str
     inner: list[Inner] | UnsetType | None = UNSET
     words: list[str] | UnsetType = UNSET
+    one: Inner | UnsetType | None = UNSET
     quiet: Annotated[str | None, KEPT] | UnsetType = UNSET
+    partly: Annotated[dict[str, Any] | None, kept_beside("heat")] | UnsetType = UNSET
     never: Annotated[str | None, refused("It cannot be.")] | UnsetType = UNSET
 
 
@@ -67,6 +81,28 @@ def test_a_refused_field_says_why_unless_it_asks_for_nothing() -> None:
     assert read(b'{"name": "a", "never": null}', Outer).name == "a"
     with pytest.raises(BadRequest, match=r"^never: It cannot be\.$"):
         read(b'{"name": "a", "never": "x"}', Outer)
+
+
+def test_a_field_of_a_part_has_its_verdict_too() -> None:
+    inner = [{"label": "x", "plain": "y"}, {"label": "z", "plain": "y"}]
+    one = {"label": "x", "plain": "y", "other": ""}
+    made = convert({"name": "a", "inner": inner, "one": one, "quiet": "x"}, Outer, ("body",))
+    assert kept(made) == ["quiet", "inner.plain", "one.plain"]
+    for field in (
+        {"inner": [{"label": "x"}, {"label": "x", "other": "y"}]},
+        {"one": {"label": "", "other": "y"}},
+    ):
+        with pytest.raises(BadRequest, match=r"^(inner|one)\.other: Nor this\.$"):
+            convert({"name": "a", **field}, Outer, ("body",))
+
+
+def test_what_an_object_has_beside_its_honoured_fields_is_named_as_far_as_a_header_says_it() -> None:
+    made = convert(
+        {"name": "a", "partly": {"heat": 1, "top_k": 5, "off": None, "böse,": 1}}, Outer, ("body",)
+    )
+    assert kept(made) == ["partly.top_k"]
+    many = {f"n{n}": 1 for n in range(1000)}
+    assert len(kept(convert({"name": "a", "partly": many}, Outer, ("body",)))) == 50
 
 
 def test_lists_are_known_by_their_fields() -> None:

@@ -88,6 +88,13 @@ def test_answers_come_in_three_forms() -> None:
             ("body", "messages"),
         ),
         ({"messages": [{"role": "user", "content": "a"}] * 1001}, ("body", "messages")),
+        # Silence is no denial.
+        ({"messages": [{"type": "approval"}]}, ("body", "messages", 0, "approvals")),
+        ({"messages": [{"type": "approval", "approvals": []}]}, ("body", "messages", 0, "approvals")),
+        (
+            {"messages": [{"type": "tool_return", "tool_returns": []}]},
+            ("body", "messages", 0, "tool_returns"),
+        ),
     ],
 )
 def test_a_send_that_makes_no_sense_is_refused(fields: dict[str, Any], loc: tuple[Any, ...]) -> None:

@@ -129,7 +129,10 @@ def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None
     world.letta.agents.messages.create(agent.id, input="I am Bob.")
     told, answered = list(world.letta.agents.messages.list(agent.id, order="asc"))
     path = f"/v1/agents/{agent.id}/messages/{told.id}"
-    status, changed = world.ask("PATCH", path, {"content": "I am Ann."})
+    wrong = {"content": "I am Ann.", "message_type": "assistant_message"}
+    assert world.ask("PATCH", path, wrong)[0] == 400
+    right = {"content": "I am Ann.", "message_type": "user_message"}
+    status, changed = world.ask("PATCH", path, right)
     assert (status, changed["content"], changed["id"]) == (200, "I am Ann.", told.id)
     world.letta.agents.messages.create(agent.id, input="Who?")
     assert [m["content"] for m in world.upstream.last.messages[1:]] == ["I am Ann.", "Hello.", "Who?"]
@@ -281,6 +284,9 @@ def test_a_request_names_the_calls_that_can_be_answered_and_comes_last(
         pending = world.letta.agents.retrieve(agent.id).pending_approval
         assert pending is not None
         assert [call.tool_call_id for call in pending.tool_calls] == ["c1"]
+        another: Any = {"type": "approval", "approve": True, "approval_request_id": listed[0].id}
+        with pytest.raises(BadRequestError, match="does not wait"):
+            world.letta.agents.messages.create(agent.id, messages=[another])
         given: Any = {"type": "approval", "approve": True, "approval_request_id": pending.id}
         if not is_client:
             done = world.letta.agents.messages.create(agent.id, messages=[given])

@@ -71,3 +71,28 @@ def test_an_error_does_not_repeat_what_is_long(world: LettaWorld, path: str, bod
     status, error = world.ask("POST", path.format(agent=world.agent().id), body)
     assert status in (400, 422)
     assert len(str(error)) < 1000, error
+
+
+def test_nothing_is_ignored_in_silence(world: LettaWorld) -> None:
+    agent = world.agent().id
+    for method, path in (("GET", f"/v1/agents/{agent}/memory"), ("DELETE", f"/v1/agents/{agent}")):
+        status, told = world.ask(method, f"{path}?force=true")
+        assert (status, told["detail"][0]["loc"]) == (422, ["query", "force"])
+    tool = next(iter(world.letta.tools.list(name="send_message"))).id
+    attach = f"/v1/agents/{agent}/tools/attach/{tool}"
+    status, told = world.ask("PATCH", attach, {"requires_approval": True})
+    assert (status, told["detail"][0]["loc"]) == (422, ["body", "requires_approval"])
+    assert world.ask("PATCH", f"{attach}?user_id=user-1", {})[0] == 200
+    # A part of a body as well as the body itself.
+    block = {"label": "x", "value": "", "template_id": "t"}
+    status, told = world.ask("POST", "/v1/agents/", {"memory_blocks": [block]})
+    assert (status, told["detail"].partition(":")[0]) == (400, "memory_blocks.template_id")
+    rule = {"type": "exit_loop", "tool_name": "send_message", "prompt_template": "No."}
+    settings: Any = {"provider_type": "openai", "temperature": 0.5, "strict": True, "\u00e9,": 1}
+    raw = world.letta.agents.with_raw_response.update(agent, tool_rules=[rule], model_settings=settings)  # type: ignore[list-item]
+    assert raw.headers["x-mnemogate-kept"] == "model_settings.strict,tool_rules.prompt_template"
+    shown = world.ask("GET", f"/v1/agents/{agent}")[1]
+    assert shown["tool_rules"][0]["prompt_template"] == "No."
+    assert shown["model_settings"]["strict"] is True
+    listed = world.letta.agents.messages.with_raw_response.list(agent, include_err=True)
+    assert listed.headers["x-mnemogate-kept"] == "include_err"

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.body import KEPT, Body, given, refused
+from gateway.dialects.letta.body import KEPT, Body, given, kept_beside, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.block import CreateBlock, block_json
 from gateway.dialects.letta.resources.group import check_window, group_json
@@ -97,6 +97,17 @@ ToolRuleBody = (
 
 # -- the bodies
 
+# What is honoured of the older object about the model, and of a model's settings.
+_LLM_TYPES: dict[str, tuple[type, ...]] = {
+    "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
+    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,),
+}  # fmt: skip
+_SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
+    "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
+    "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
+}  # fmt: skip
+SETTINGS_KEPT = kept_beside(*_SETTINGS_TYPES, "provider_type")
+
 
 class CompactionBody(Body):
     """The way in which what leaves the window is summarised."""
@@ -157,8 +168,8 @@ class UpdateAgent(Body):
     hidden: bool | UnsetType | None = UNSET
     system: str | UnsetType | None = UNSET
     model: str | UnsetType | None = UNSET
-    llm_config: dict[str, Any] | UnsetType | None = UNSET
-    model_settings: dict[str, Any] | UnsetType | None = UNSET
+    llm_config: Annotated[dict[str, Any] | None, kept_beside(*_LLM_TYPES)] | UnsetType = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
     context_window_limit: WindowTokens | UnsetType | None = UNSET
     max_tokens: _Tokens | UnsetType | None = UNSET
     response_format: dict[str, Any] | UnsetType | None = UNSET
@@ -374,16 +385,6 @@ def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
     _set(sampling, "max_tokens", settings, "max_output_tokens")
     _set(sampling, "reasoning_effort", settings, "effort")
     _set(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
-
-
-_LLM_TYPES: dict[str, tuple[type, ...]] = {
-    "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
-    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,),
-}  # fmt: skip
-_SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
-    "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,), "strict": (bool,),
-}  # fmt: skip
 
 
 def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tuple[type, ...]]) -> None:

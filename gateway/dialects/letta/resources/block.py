@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import KEPT, Body, given, refused
+from gateway.dialects.letta.body import Body, given, refused
 from gateway.dialects.letta.shown import time_of
 from storage.listing import BlockChange
 from storage.records import Block, Revision
@@ -31,7 +31,7 @@ class CreateBlock(Body):
     read_only: bool | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
     tags: list[str] | UnsetType | None = UNSET
-    hidden: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    hidden: bool | UnsetType | None = UNSET
     is_template: Annotated[bool | None, _TEMPLATES] | UnsetType = UNSET
     template_name: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
     template_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET

@@ -12,7 +12,13 @@ from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.dialects.letta.body import KEPT, Body, given, refused
 from gateway.dialects.letta.query import PageQuery, SpokenQuery
-from gateway.dialects.letta.resources.agent import Compact, CompactionBody, WindowTokens, set_sampling
+from gateway.dialects.letta.resources.agent import (
+    SETTINGS_KEPT,
+    Compact,
+    CompactionBody,
+    WindowTokens,
+    set_sampling,
+)
 from gateway.dialects.letta.run import StreamRun
 from gateway.dialects.letta.send import Send
 from gateway.dialects.letta.shown import time_of
@@ -26,7 +32,7 @@ class CreateConversation(Body):
     description: str | UnsetType | None = UNSET
     hidden: bool | UnsetType | None = UNSET
     model: str | UnsetType | None = UNSET
-    model_settings: dict[str, Any] | UnsetType | None = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
     context_window_limit: WindowTokens | UnsetType | None = UNSET
     isolated_block_labels: (
         Annotated[

@@ -28,7 +28,7 @@ class UpdateFolder(Body):
 
     name: _Name | UnsetType | None = UNSET
     description: str | UnsetType | None = UNSET
-    instructions: str | UnsetType | None = UNSET
+    instructions: Annotated[str | None, KEPT] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
     embedding_config: Annotated[dict[str, Any] | None, KEPT] | UnsetType = UNSET
 

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import check_refused, given
+from gateway.dialects.letta.body import given
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.resources.batch import (
@@ -159,7 +159,6 @@ def _check_ours(asked: Asked) -> None:
 
 def _item(request: BatchRequest, n: int) -> AskedItem:
     """Returns an item as it is asked for. Raises: Unprocessable, UnknownId, BadRequest."""
-    check_refused(request)
     at = ("body", "requests", n)
     if not isinstance(request.agent_id, str):
         raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])

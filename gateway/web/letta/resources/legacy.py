@@ -29,7 +29,11 @@ class LegacyRoutes:
         return [
             AgentsRoute("GET", f"{agent}/memory", blocks.memory, "Return an agent's blocks (0.6)."),
             AgentsRoute(
-                "PATCH", f"{agent}/memory", self.write, "Change values of blocks by their labels (0.6)."
+                "PATCH",
+                f"{agent}/memory",
+                self.write,
+                "Change values of blocks by their labels (0.6).",
+                reads_body=True,
             ),
             AgentsRoute("GET", block, blocks.seen, "List an agent's blocks (0.6).", query=PageQuery),
             AgentsRoute("POST", block, self.add, "Give an agent a new block (0.6).", body=CreateBlock),

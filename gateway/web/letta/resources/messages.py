@@ -238,8 +238,19 @@ class MessageRoutes:
 
     async def update(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
-        view = await self._messages.rewrite(agent, self._wanted(agent, asked), text_in(asked.body))
-        return Exchanges(self._api.store, agent, Showing()).message(view)[-1]
+        wanted, text, exchanges = (
+            self._wanted(agent, asked),
+            text_in(asked.body),
+            Exchanges(self._api.store, agent, Showing()),
+        )
+        kind = given(asked.body).get("message_type")
+        if kind is not None:
+            kinds = [
+                each["message_type"] for each in exchanges.message(await self._messages.get(agent, wanted))
+            ]
+            if kind not in kinds:
+                raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
+        return exchanges.message(await self._messages.rewrite(agent, wanted, text))[-1]
 
     async def delete(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent

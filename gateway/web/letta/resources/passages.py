@@ -6,7 +6,6 @@ from typing import Any
 
 from msgspec import UNSET
 
-from gateway.dialects.letta.body import check_refused
 from gateway.dialects.letta.query import PassageSearchQuery, PassagesQuery
 from gateway.dialects.letta.resources.passage import (
     ArchivesQuery,
@@ -225,7 +224,6 @@ class ArchiveRoutes:
 
     def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
         """Returns a text to be saved. Raises: BadRequest, Unprocessable."""
-        check_refused(text)
         said = moment_of(text.created_at, (*at, "created_at"))
         check_text(text.text, (*at, "text"))
         return PassageDraft(

@@ -235,7 +235,7 @@ def showing_of(send: Send) -> Showing:
 
 
 def _decision(answer: CallAnswer) -> CallDecision:
-    return CallDecision(answer.call_id, answer.approve, answer.reason, answer.result)
+    return CallDecision(answer.call_id, answer.approve, answer.reason, answer.result, answer.request)
 
 
 def _offered(tool: Any) -> dict[str, Any]:
