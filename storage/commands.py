@@ -230,6 +230,7 @@ class Committed:
 
     is_plain: it was written as planned, without `decide`. snapshot: the row of its path's memory section.
     seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
+    added: the exchange, with its content, where it is new and not as it was planned.
     """
 
     agent: Agent
@@ -239,6 +240,7 @@ class Committed:
     snapshot: int | None = None
     seq: int = 0
     next_seq: int = 0
+    added: Exchange | None = None
 
 
 # -- what passes between a run and the store

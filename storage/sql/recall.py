@@ -80,7 +80,7 @@ class Recall(Group):
             memory.index,
             query,
             agent.secret,
-            tail=memory.tail(skip),
+            tail=memory.tail(skip, self._rules),
             skip=skip,
             limit=min(limit, rank.MOST_HITS),
             room=room,
@@ -121,7 +121,7 @@ class Recall(Group):
             elif not memory.lacks(now, skip):
                 return memory
             else:
-                reading = partial(_read, memory, now, self._rules)
+                reading = partial(_read, memory, now)
                 if not memory.take(await self._database.read(reading, deadline_ms=deadline_ms)):
                     continue  # somebody else has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
@@ -134,7 +134,7 @@ class Recall(Group):
 
         async def read(connection: Connection) -> Remembered:
             memory = Remembered(agent)
-            memory.take(await memory.read(connection, now, self._rules))
+            memory.take(await memory.read(connection, now))
             return memory
 
         if now.next_seq <= _LONG:
@@ -225,7 +225,7 @@ class Recall(Group):
         after the other: within the transaction turns would wait for all of them.
         """
         memory = self._memories.get(agent)
-        counted = {} if memory is None else memory.counted()
+        counted = {} if memory is None else {each.document: each for each in memory.counted.values()}
         loop = asyncio.get_running_loop()
         is_busy = False
         found = await self._unindexed(agent)
@@ -320,5 +320,5 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
     return found
 
 
-async def _read(memory: Remembered, now: Numbers, rules: Rules, connection: Connection) -> News:
-    return await memory.read(connection, now, rules)
+async def _read(memory: Remembered, now: Numbers, connection: Connection) -> News:
+    return await memory.read(connection, now)

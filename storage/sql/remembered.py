@@ -9,8 +9,8 @@ another process has written meanwhile; what they say has changed is read again, 
     stamp        the same, and every message
     next_seq     what was said since, unless the query leaves it out anyway
 
-Numbers are read before what they stand for, so that this may be newer than they say, and never older. One thread, the
-event loop's, uses it.
+Numbers are read before what they stand for, so that this may be newer than they say, and never older. A turn that this
+process has committed is not read: it is handed on. One thread, the event loop's, uses it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from sys import getsizeof
 
-from storage.commands import Rules
+from storage.commands import Committed, Rules, TurnWrite
 from storage.database import Connection, Row
 from storage.records import Exchange, Message, Numbers, State
 from storage.search.blob import Counted, Document, count_terms
@@ -35,104 +36,95 @@ from storage.sql.vectors import VectorCache
 CACHE_BYTES = 28 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
-# About what a message takes beside its text; what a character takes with its terms counted; and one that is not there.
-_MESSAGE_BYTES, _COUNTED, _NONE_BYTES = 600, 6, 100
+# Measured: a memory of which nothing is known; what an exchange takes beside its contents, with each atom; what a
+# message takes beside its text, and its terms beside their table; and one that is not there.
+_EMPTY_BYTES, _EXCHANGE_BYTES, _ATOM_BYTES, _MESSAGE_BYTES, _COUNTED_BYTES, _NONE_BYTES = (
+    1_500, 900, 100, 400, 400, 100,
+)  # fmt: skip
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _TAIL = 64
 
 
-class _Told:
-    """A message that the index does not know. Its terms are counted when a query first needs them."""
-
-    __slots__ = ("_counted", "message")
-
-    def __init__(self, message: Message) -> None:
-        self.message = message
-        self._counted: Counted | None = None
-
-    @property
-    def known(self) -> Counted | None:
-        """Its terms, if they were counted."""
-        return self._counted
-
-    @property
-    def counted(self) -> Counted:
-        if self._counted is None:
-            self._counted = count_terms(document_of(self.message))
-        return self._counted
+# An exchange with its content, whether another conversation opened with its head, and the number of the message before.
+_Spoken = tuple[Exchange, bool, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class News:
     """A reading of what has changed in a memory. since: the numbers that it had. position: up to where all is read now.
 
-    terms: (chunk, stamp, bytes). told: messages, passages and facts that the index does not know.
+    terms: (chunk, stamp, bytes). spoken, kept: exchanges, and passages and facts, that the index does not know.
     """
 
     since: Numbers | None
     numbers: Numbers
     position: int
     terms: Sequence[Row]
-    told: Sequence[Message]
+    spoken: Sequence[_Spoken] = ()
+    kept: Sequence[Message] = ()
 
 
 @dataclass(slots=True)
 class Remembered:
-    """One memory. numbers: those that it is right for. position: from this number on nothing was read yet.
+    """One memory. numbers: those that it is right for. position: from this number on nothing is known yet.
 
-    told: by seq, what the index does not know. shown: by seq, messages that were read because a query found them; None:
-    nobody may see it.
+    What the index does not know: spoken: exchanges of which no query has asked yet what they say. told: messages,
+    passages and facts, by seq. counted: their terms, once a query has needed them. shown: by seq, messages that were
+    read because a query found them; None: nobody may see it.
     """
 
     agent: int
     index: Index = field(default_factory=Index)
     numbers: Numbers | None = None
     position: int = 0
-    told: dict[int, _Told] = field(default_factory=dict)
+    spoken: list[_Spoken] = field(default_factory=list)
+    told: dict[int, Message] = field(default_factory=dict)
+    counted: dict[int, Counted] = field(default_factory=dict)
     shown: dict[int, Message | None] = field(default_factory=dict)
     _terms_stamp: int = -1
-    _is_full: bool = False
     _told_bytes: int = 0
     _shown_bytes: int = 0
 
     @property
     def size(self) -> int:
-        return self.index.size + self._told_bytes + self._shown_bytes
+        return _EMPTY_BYTES + self.index.size + self._told_bytes + self._shown_bytes
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self.spoken) + len({m.exchange for m in self.told.values()}) >= _TAIL
 
     def lacks(self, now: Numbers, skip: range) -> bool:
         """Returns whether something has to be read before a query that leaves some numbers out."""
         before = self.numbers
         if before is None or (before.indexed_seq, before.stamp) != (now.indexed_seq, now.stamp):
             return True
-        is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
-        return self.position < now.next_seq and not self._is_full and not is_left_out
+        if self.position >= now.next_seq:
+            return False
+        return not (skip.start <= self.position and now.next_seq <= skip.stop) and not self._is_full
 
-    async def read(self, connection: Connection, now: Numbers, rules: Rules) -> News:
+    async def read(self, connection: Connection, now: Numbers) -> News:
         """Reads what has changed. It changes nothing here."""
         before, indexed = self.numbers, now.indexed_seq
         is_same = before is not None and before.stamp == now.stamp
         terms: Sequence[Row] = ()
-        if not is_same or before is None or before.indexed_seq != indexed:
+        if indexed and not (is_same and before is not None and before.indexed_seq == indexed):
             terms = await terms_since(connection, self.agent, self._terms_stamp)
         position = max(indexed + 1, self.position if is_same else 0)
+        if is_same and position >= now.next_seq:
+            return News(before, now, position, terms)
         values = (self.agent, indexed + 1, position, _TAIL)
         rows = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_unread"], values))
-        told = [
-            m
-            for e, is_shared, previous in rows
-            if e.standing and e.state is State.FINISHED
-            for m in rules.messages_of(e, is_shared, previous, None)
-        ]
         fresh = [e for e, _, _ in rows if e.seq >= position]
         reached = position
         for e in fresh:
             reached = _behind(e) if e.seq == reached else reached
+        kept: Sequence[Message] = ()
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
-            told += await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
+            kept = await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
         reached = _behind(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
         # One that is open tells nothing yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
-        return News(before, now, reached, terms, told)
+        return News(before, now, reached, terms, [each for each in rows if _is_told(each[0])], kept)
 
     def take(self, news: News) -> bool:
         """Takes what was read; False: something else was taken meanwhile. Raises: CorruptIndex."""
@@ -141,28 +133,72 @@ class Remembered:
         now = news.numbers
         self.index.put((chunk, data) for chunk, _, data in news.terms)
         self._terms_stamp = max((stamp for _, stamp, _ in news.terms), default=self._terms_stamp)
-        told = {m.seq: _Told(m) for m in news.told}
-        if self.numbers is None or self.numbers.stamp != now.stamp:
-            self.shown.clear()
+        before = self.numbers
+        if before is None or before.stamp != now.stamp:
+            self.shown, self.told, self.counted, self.spoken = {}, {}, {}, [*news.spoken]
             self._shown_bytes = 0
         else:
-            # What is known already has its terms counted.
-            known = {seq: each for seq, each in self.told.items() if seq > now.indexed_seq or seq in told}
-            told = known | {seq: each for seq, each in told.items() if seq not in known}
-        self.told, self.numbers, self.position = told, now, news.position
-        of = {each.message.exchange for seq, each in told.items() if seq > now.indexed_seq}
-        self._is_full = len(of) >= _TAIL
-        self._told_bytes = sum(_size(each.message, _COUNTED) for each in told.values())
+            # What was below the index has changed since it was indexed, and the index still has it as it was.
+            indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
+            self.told = {seq: m for seq, m in self.told.items() if seq not in indexed}
+            self.counted = {seq: each for seq, each in self.counted.items() if seq in self.told}
+            stays = [each for each in self.spoken if each[0].seq not in indexed]
+            known = {e.id for e, _, _ in stays} | {m.exchange for m in self.told.values()}
+            self.spoken = [*stays, *(each for each in news.spoken if each[0].id not in known)]
+        self.told.update((m.seq, m) for m in news.kept)
+        self.numbers, self.position = now, news.position
+        self._told_bytes = sum(map(_spoken_bytes, self.spoken)) + sum(map(_size, self.told.values()))
+        self._told_bytes += sum(map(_counted_bytes, self.counted.values()))
         return True
 
-    def tail(self, skip: range) -> list[Counted]:
-        """Returns what the index does not know, without some numbers."""
-        return [each.counted for seq, each in self.told.items() if seq not in skip]
+    def hand_on(self, e: Exchange, numbers: tuple[int, int, int]) -> None:
+        """Takes an exchange that was committed just now. numbers: its row, its own number, the next one.
 
-    def counted(self) -> dict[Document, Counted]:
-        """Returns what the index does not know, as far as its terms were counted."""
-        found = (each.known for each in self.told.values())
-        return {each.document: each for each in found if each is not None}
+        Where it does not follow what is known here, or more has to be known of it, it will be read.
+        """
+        id, seq, next_seq = numbers
+        # Else nobody here knows the number of what was said before it.
+        goes_on = e.parent is None or (e.seq == seq and e.run < seq)
+        if self.numbers is None or seq != self.position or e.state is State.OPEN or e.head or not goes_on:
+            return
+        if _is_told(e):
+            if self._is_full:
+                return
+            added = _bare(e, id, seq), False, None if e.parent is None else seq - 1
+            self.spoken.append(added)
+            self._told_bytes += _spoken_bytes(added)
+        self.position = next_seq
+        # What is being read meanwhile does not know of it.
+        self.numbers = self.numbers._replace(next_seq=next_seq)
+
+    def tail(self, skip: range, rules: Rules) -> list[Counted]:
+        """Returns what the index does not know, without some numbers."""
+        if self.spoken:
+            self._hear(skip, rules)
+        found = []
+        for seq, m in self.told.items():
+            if seq in skip:
+                continue
+            counted = self.counted.get(seq)
+            if counted is None:
+                counted = self.counted[seq] = count_terms(document_of(m))
+                self._told_bytes += _counted_bytes(counted)
+            found.append(counted)
+        return found
+
+    def _hear(self, skip: range, rules: Rules) -> None:
+        """Makes messages of the exchanges that are not left out as a whole."""
+        waiting: list[_Spoken] = []
+        for each in self.spoken:
+            e, is_shared, previous = each
+            if skip.start <= e.seq and _behind(e) <= skip.stop:
+                waiting.append(each)
+                continue
+            self._told_bytes -= _spoken_bytes(each)
+            for m in rules.messages_of(e, is_shared, previous, None):
+                self.told[m.seq] = m
+                self._told_bytes += _size(m)
+        self.spoken = waiting
 
     def unread(self, seqs: Iterable[int]) -> list[int]:
         """Returns those of these messages that have to be read before they can be shown."""
@@ -172,15 +208,14 @@ class Remembered:
         """Keeps messages that were read. seqs: all that were looked for."""
         for seq in seqs:
             self.shown[seq] = m = read.get(seq)
-            self._shown_bytes += _size(m) if m is not None else _NONE_BYTES
+            self._shown_bytes += _size(m)
         while self._shown_bytes > _SHOWN_BYTES and len(self.shown) > 1:
-            oldest = self.shown.pop(next(iter(self.shown)))
-            self._shown_bytes -= _size(oldest) if oldest is not None else _NONE_BYTES
+            self._shown_bytes -= _size(self.shown.pop(next(iter(self.shown))))
 
     def message(self, seq: int) -> Message | None:
         """Returns a message that is told or was read."""
         told = self.told.get(seq)
-        return self.shown.get(seq) if told is None else told.message
+        return self.shown.get(seq) if told is None else told
 
 
 class MemoryCache:
@@ -211,6 +246,15 @@ class MemoryCache:
         while self._bytes > self._limit and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
+    def committed(self, write: TurnWrite, done: Committed) -> None:
+        """Hands a turn that was committed on to its memory, so that no query has to read it."""
+        memory, e = self._kept.get(done.agent.id, (None, 0))[0], done.added
+        if e is None and done.is_plain and write.plain is not None:
+            e = write.plain[0]
+        if memory is None or memory.numbers is None or memory.numbers.epoch != done.agent.epoch or e is None:
+            return
+        memory.hand_on(e, (done.exchange, done.seq, done.next_seq))
+
     def drop(self, agent: int) -> None:
         """Drops a memory of which something was forgotten."""
         self.clears += 1
@@ -240,5 +284,26 @@ def _behind(e: Exchange) -> int:
     return e.seq + len(e.inputs) + 1
 
 
-def _size(m: Message, per_char: int = 1) -> int:
-    return _MESSAGE_BYTES + per_char * len(m.text)
+def _is_told(e: Exchange) -> bool:
+    return e.standing and e.state is State.FINISHED
+
+
+def _bare(e: Exchange, id: int, seq: int) -> Exchange:
+    """Returns an exchange with what is asked of it when its messages are shown, and nothing else."""
+    return Exchange(
+        id, e.conversation, None, 0, 0, e.inputs, (), e.reply, b"", None, e.begun, e.touched, e.ended, e.stopped,
+        hush=e.hush, state=e.state, carried=e.carried, standing=e.standing, seq=seq, input=e.input, said=e.said,
+    )  # fmt: skip
+
+
+def _spoken_bytes(spoken: _Spoken) -> int:
+    e = spoken[0]
+    return _EXCHANGE_BYTES + len(e.input or b"") + len(e.said or b"") + _ATOM_BYTES * len(e.inputs)
+
+
+def _size(m: Message | None) -> int:
+    return _NONE_BYTES if m is None else _MESSAGE_BYTES + getsizeof(m.text)
+
+
+def _counted_bytes(counted: Counted) -> int:
+    return _COUNTED_BYTES + getsizeof(counted.terms)

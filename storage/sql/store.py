@@ -78,7 +78,7 @@ class Store:
         self.passages = Passages(database)
         self.files = Files(database)
         looks, memories = KeptLooks(), MemoryCache()
-        self.turns = Turns(database, rules, looks)
+        self.turns = Turns(database, rules, looks, memories)
         self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, asked, ticks)

@@ -39,16 +39,18 @@ from storage.sql.facts import keep_facts
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.kept import KeptLooks
 from storage.sql.passages import keep_edit
+from storage.sql.remembered import MemoryCache
 from storage.value import changed
 
 
 class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
-    def __init__(self, database: Database, rules: Rules, kept: KeptLooks) -> None:
+    def __init__(self, database: Database, rules: Rules, kept: KeptLooks, memories: MemoryCache) -> None:
         super().__init__(database)
         self._rules = rules
         self._kept = kept
+        self._memories = memories
 
     @reads
     async def look(
@@ -126,6 +128,7 @@ class Turns(Group):
     def _take_in(self, write: TurnWrite, future: Future[Committed]) -> None:
         if not future.cancelled() and future.exception() is None:
             self._kept.committed(write, future.result())
+            self._memories.committed(write, future.result())
 
     @reads
     async def due(
@@ -237,7 +240,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     e, is_added = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
-    return Committed(agent, e.id, e.conversation, False, snapshot, *numbers)
+    return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None)
 
 
 async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot | None) -> int | None:
@@ -271,7 +274,7 @@ async def _apply(
             values = (agent, write.uid, write.probes.key, write.now)
             e = replace(e, conversation=await history.add_conversation(connection, *values))
         id, seq = await history.insert_exchange(connection, agent, e)
-        e = replace(e, id=id, seq=seq)
+        e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
     for other in change.others:
         await history.update_exchange(connection, agent, other)
     if not is_added or change.others:  # an exchange that is added moves its conversation by itself

@@ -41,13 +41,14 @@ def begun(world: World, turns: int = 1, **options: Any) -> Chat:
 ADD, MARK_PARENT, MARK_CONVERSATION = "insert exchanges", "update exchanges", "update conversations"
 LOOK = ["read"]
 POOL = ["read"]
-LOOKING = ["read"] * 2  # the index of a memory, and the turns that it does not have yet
-HEARING = ["read"]  # the turns since the last time
+LOOKING = [
+    "read"
+]  # the turns of a memory that has no index yet; those that are committed from then on are known
 SEEN = ["read"]  # inside the transaction: nothing has changed since the look
 RESOLVE = ["read"] * 2  # something has
 PLAIN = [*LOOK, ADD]  # which marks its parent
 FIRST_TURN = [*LOOK, *POOL, *LOOKING, *SEEN, "insert conversations", ADD]
-ANOTHER_OPENING = [*LOOK, *HEARING, *SEEN, "insert conversations", ADD]
+ANOTHER_OPENING = [*LOOK, *SEEN, "insert conversations", ADD]
 FIRST_TURN_OF_A_USER = ["read", "insert agents", *POOL, "insert conversations", ADD]
 FORK = [*LOOK, *POOL, *LOOKING, *RESOLVE, "read", ADD, MARK_PARENT, MARK_CONVERSATION]
 REGENERATED = [*LOOK, *POOL, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
