@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
@@ -508,3 +510,122 @@ async def test_an_upstream_that_takes_no_more_is_left_with_its_connection(transp
         with pytest.raises(ProviderTimeout, match="took no more of the upload"):
             await upload(transport, stalled, pieces(), None, timeouts=TINY)
         await transport.aclose()  # would wait for what was not taken
+
+
+# --- HTTP as others speak it --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def answering(*answers: bytes, closes: bool = False) -> AsyncIterator[tuple[URL, list[int]]]:
+    """Serves these bytes, one for each request, whatever it asks. Yields the address and when connections came."""
+    waiting, opened = iter(answers), []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(len(opened) + 1)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            is_open = True
+            while is_open:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = re.search(rb"content-length: (\d+)", head, re.I)
+                await reader.readexactly(int(size[1]) if size else 0)
+                writer.write(next(waiting))
+                is_open = not closes
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        yield URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"), opened
+
+
+async def ask(transport: HttpTransport, url: URL, method: str = "POST") -> tuple[int, bytes]:
+    reply = await transport.send(method, url, HEADERS, None if method == "HEAD" else b"{}")
+    return reply.status, await reply.read(1_000_000)
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+async def test_interim_responses_and_trailers_are_passed_over(transport: HttpTransport) -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-trailer: 1\r\n\r\n"
+    async with answering(b"HTTP/1.1 103 Early Hints\r\nlink: </>\r\n\r\n" + chunked, OK) as (url, opened):
+        first = await transport.send("POST", url, HEADERS, b"{}")
+        assert (await first.read(100), first.headers) == (b"ok", ())
+        assert await ask(transport, url) == (200, b"ok")
+        assert opened == [1]
+
+
+async def test_a_body_without_a_length_ends_with_its_connection(transport: HttpTransport) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\n\r\nall of it", closes=True) as (url, _):
+        assert await ask(transport, url) == (200, b"all of it")
+
+
+async def test_a_reply_to_head_has_no_body_whatever_its_length_says(transport: HttpTransport) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n"
+    async with answering(head, OK) as (url, _):
+        assert await ask(transport, url, "HEAD") == (200, b"")
+
+
+async def test_a_connection_on_which_too_much_came_is_not_used_again(transport: HttpTransport) -> None:
+    async with answering(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad", OK) as (url, opened):
+        assert await ask(transport, url) == (200, b"ok")
+        assert await ask(transport, url) == (200, b"ok")
+        assert opened == [1, 2]
+
+
+async def test_a_connection_that_says_close_is_not_used_again(transport: HttpTransport) -> None:
+    async with answering(OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n"), OK) as (url, opened):
+        assert await ask(transport, url) == await ask(transport, url) == (200, b"ok")
+        assert opened == [1, 2]
+
+
+async def test_a_head_without_end_is_refused(transport: HttpTransport) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\n" + b"x-a: 1\r\n" * 200_000) as (url, _):
+        with pytest.raises(ProviderUnreachable):
+            await ask(transport, url)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+async def test_all_members_of_a_compressed_body_are_decoded(transport: HttpTransport, members: int) -> None:
+    body = gzip.compress(b"word ") * members
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with answering(head + body) as (url, _):
+        assert await ask(transport, url) == (200, b"word " * members)
+
+
+@pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(bytes(200 << 20))])
+async def test_a_body_that_cannot_be_decoded_breaks_its_reply(transport: HttpTransport, body: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with answering(head + body) as (url, _):
+        with pytest.raises(ProviderBroke):
+            await ask(transport, url)
+
+
+async def test_an_answer_before_the_end_of_an_upload_is_read_and_its_connection_dropped(
+    transport: HttpTransport,
+) -> None:
+    taken = Gate()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"some"
+        await taken.wait()
+
+    refused = b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno"
+    async with answering(refused, OK) as (url, opened):
+        reply = await transport.send("POST", url, HEADERS, Upload(pieces(), None))
+        assert (reply.status, await reply.read(100)) == (413, b"no")
+        assert await ask(transport, url) == (200, b"ok")
+        assert opened == [1, 2]
+
+
+async def test_a_reader_that_waits_does_not_fill_the_memory(transport: HttpTransport) -> None:
+    """What is not read stays with the upstream; read on, all of it comes, and the connection is kept."""
+    size = 30_000_000
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
+    async with answering(answer, OK) as (url, opened):
+        reply = await transport.send("POST", url, HEADERS, b"{}")
+        await asyncio.sleep(0.05)
+        first = await anext(reply.chunks())
+        assert len(first) < size / 10
+        assert len(first) + len(await reply.read(size)) == size
+        assert await ask(transport, url) == (200, b"ok")
+        assert opened == [1]
