@@ -95,7 +95,7 @@ class Probes:
 
     key: the client's conversation id; with one, only that conversation matters. replies: keys of replies that the list
     may hold. inputs: hashes of the questions in it. marks: hashes of heads and of what may be off the record. since:
-    openings touched after this time may be the same conversation. maybe_tombs: hashes of messages that may have been
+    openings that ended after this time may be the same conversation. maybe_tombs: hashes of messages that may have been
     forgotten. recent: how many exchanges up from the deepest one are loaded; low: from which depth on they are loaded;
     None: all. First exchanges are always loaded.
     """

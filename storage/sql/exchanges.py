@@ -213,11 +213,12 @@ _REPLIES, _INPUTS, _MARKS = 64, 16, 32
 
 
 async def load_pool(
-    connection: Connection, agent: int, probes: Probes, conversation: int | None
+    connection: Connection, agent: int, probes: Probes, conversation: int | None, since: int | None = None
 ) -> list[Exchange]:
     """Returns skeletons of all exchanges that may matter, parents before their children.
 
     conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
+    since: openings from this number on matter, too; None: they do not.
     """
     if probes.key is not None or conversation is not None:
         rows = []
@@ -226,9 +227,8 @@ async def load_pool(
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
         lists = (probes.replies[:_REPLIES], probes.inputs[:_INPUTS], probes.marks[:_MARKS])
-        rows = await connection.rows(
-            SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *lists, probes.recent, probes.low)
-        )
+        keys = (*lists, probes.recent, probes.low, since)
+        rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
     return [make_exchange(row) for row in reversed(rows)]
 
 

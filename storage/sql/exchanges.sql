@@ -93,7 +93,7 @@ FROM agents WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first
 -- message on (of these the newest), one that has a reply of ours that is in the list, one with the same question,
--- one whose opening nobody continued yet.
+-- one whose opening nobody continued yet, one that began after ?9 numbers were taken.
 WITH hit(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND reply_key {in:4:BYTEA:64} ORDER BY id DESC LIMIT 64)
@@ -102,7 +102,10 @@ WITH hit(conversation) AS (
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND input_key {in:5:BYTEA:16} ORDER BY id DESC LIMIT 32)
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND parent IS NULL AND carried = 0 AND touched >= ?2 ORDER BY begun DESC LIMIT 64)
+        WHERE agent = ?1 AND parent IS NULL AND carried = 0 AND coalesce(ended, stopped, touched) >= ?2
+        ORDER BY begun DESC LIMIT 64)
+    UNION SELECT conversation FROM (SELECT conversation, parent FROM exchanges
+        WHERE agent = ?1 AND seq >= ?9 ORDER BY seq DESC LIMIT 256) AS written WHERE parent IS NULL
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks
         WHERE agent = ?1 AND hash {in:6:BYTEA:32} LIMIT 32) m JOIN exchanges e ON e.id = m.exchange AND e.agent = ?1
 ),

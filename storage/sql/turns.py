@@ -177,12 +177,18 @@ def _size(write: TurnWrite) -> int:
     return 4096 if e is None else 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
 
 
-async def _pool(connection: Connection, of: Agent, probes: Probes, planned: int | None = None) -> Pool:
-    """Loads the exchanges that may matter. planned: the conversation that a plain turn goes on with."""
+async def _pool(
+    connection: Connection, of: Agent, probes: Probes, planned: int | None = None, since: int | None = None
+) -> Pool:
+    """Loads the exchanges that may matter.
+
+    planned: the conversation that a plain turn goes on with. since: the next number when the turn was planned: of
+    openings from there on one may have begun later than this turn, and extend it.
+    """
     agent, conversation = of.id, None
     if probes.key is not None:
         conversation = await connection.value(history.SQL["conversation_of"], (agent, probes.key))
-    exchanges = await history.load_pool(connection, agent, probes, conversation or planned)
+    exchanges = await history.load_pool(connection, agent, probes, conversation or planned, since)
     # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
     tombs = await history.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
     return Pool(exchanges, conversation, tombs=tombs)
@@ -235,7 +241,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     if change is None:
         # Another turn was faster: the rules decide on the tree as it is in this transaction.
         planned = write.plain[0].conversation if write.plain else None
-        pool = await _pool(connection, agent, write.probes, planned=planned)
+        pool = await _pool(connection, agent, write.probes, planned=planned, since=write.seen[0])
         change = await _decided(connection, agent.id, pool, write.decide)
     e, is_added = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)

@@ -163,19 +163,19 @@ def new_exchange(
 
 
 def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
-    """Returns an opening that nobody continued and that this one repeats or extends, within the idle time.
+    """Returns an opening that nobody had continued when this one began, and that it repeats or extends.
 
-    It is the same chat: a transcript that grows, or a question sent again.
+    It is the same chat: a transcript that grows, or a question sent again within the idle time.
     """
-    openings = [x for x in tree if x.parent is None]
+    openings = [x for x in tree if x.parent is None and x.begun <= new.begun]
     tree.load_together(openings)
-    near = [
-        x
-        for x in openings
-        if not tree.is_carried(x)
-        and query.now - tree.last(x, query.now) <= query.idle_s
-        and tree.extends(new, x)
-    ]
+
+    def is_free(x: Exchange) -> bool:
+        # One that ended later than this one began was under way then, whoever has gone on from it since.
+        end = tree.last(x, query.now)
+        return end > query.now or (query.now - end <= query.idle_s and not tree.is_carried(x))
+
+    near = [x for x in openings if is_free(x) and tree.extends(new, x)]
     if not near:
         return None
 

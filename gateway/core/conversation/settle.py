@@ -174,11 +174,13 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     """Returns an opening that began later than e and extends it.
 
     Of two openings that overlap, the one that began later joins the earlier one. But the earlier one may end later,
-    and is then written when the other is stored already.
+    and is then written when the other is stored already. One that belongs to an older conversation repeats or extends
+    another opening.
     """
     openings = [x for x in tree if x.parent is None]
     tree.load_together(openings)
-    later = (x for x in openings if x.begun > e.begun and tree.extends(x, e))
+    old = {x.conversation for x in openings if x.begun <= e.begun}
+    later = (x for x in openings if x.conversation not in old and tree.extends(x, e))
     return min(later, key=lambda x: x.begun, default=None)
 
 

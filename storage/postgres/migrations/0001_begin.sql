@@ -97,7 +97,7 @@ CREATE INDEX exchanges_input ON exchanges (agent, input_key) WHERE input_key IS 
 CREATE INDEX exchanges_tree ON exchanges (agent, conversation, depth, parent);
 CREATE INDEX exchanges_order ON exchanges (agent, seq);
 -- Not by `carried`: each row that is carried would move in all of its indexes, where now it stays in its page.
-CREATE INDEX exchanges_openings ON exchanges (agent, touched) WHERE parent IS NULL;
+CREATE INDEX exchanges_openings ON exchanges (agent, coalesce(ended, stopped, touched)) WHERE parent IS NULL;
 
 -- Plans are made for no agent in particular. They count on a large one: what is right for the average is to read all that
 -- it has, and a memory of years has a thousand times as much.

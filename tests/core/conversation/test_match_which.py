@@ -53,6 +53,45 @@ def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -
     """)
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["the earlier", "the later"])
+def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_ends(
+    world: World, first: int
+) -> None:
+    tabs = [world.begin([user("Hi")]) for _ in range(2)]
+    world.finish(tabs[first], "Hello!")
+    world.say([user("Hi"), assistant("Hello!"), user("more")], "More.")
+    world.finish(tabs[1 - first], "Good day!")
+    assert world.tree() == drawn("""
+        carried: Hi > Hello!
+          stands: more > More.
+        replaced: Hi > Good day!
+    """)
+
+
+def test_a_short_opening_in_another_tab_is_no_part_of_a_longer_one(world: World) -> None:
+    longer = world.begin([user("Hi there you")])
+    world.say([user("Hi")], "Hello!")
+    world.finish(longer, "Good day!")
+    assert world.tree() == drawn("""
+        stands: Hi > Hello!
+        --
+        stands: Hi there you > Good day!
+    """)
+
+
+def test_an_opening_that_was_asked_again_meanwhile_takes_no_other_with_it(world: World) -> None:
+    world.say([user("Hi there you")], "Hello!")
+    shorter = world.begin([user("Hi")])
+    world.say([user("Hi there you")], "Good day!")
+    world.finish(shorter, "Yes?")
+    assert world.tree() == drawn("""
+        replaced: Hi there you > Hello!
+        stands: Hi there you > Good day!
+        --
+        stands: Hi > Yes?
+    """)
+
+
 def test_a_whole_path_comes_before_the_end_of_another(world: World) -> None:
     world.chat(("go on", "Hello!"))
     world.chat(("something else", "Fine."), ("go on", "Hello!"))

@@ -30,7 +30,7 @@ def _texts(dice: random.Random) -> list[str]:
     return [text[: dice.randrange(1, len(text) + 1)], text]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) -> None:
     dice = random.Random(seed)
     pair = Pair(store, has_edits=False)
@@ -48,13 +48,12 @@ async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) 
                 await pair.cancel(request, [])
             else:
                 await pair.finish(request, [assistant(f"Answer {dice.randrange(9)}.")])
-                if not under_way and dice.random() < 0.2:
+                if dice.random() < 0.2:
                     said = [*heads, user(text), assistant("Answer 1."), user(f"And {n}?")]
                     await pair.finish(await pair.begin(said, None), [assistant("So.")])
         if under_way and dice.random() < 0.3:
             await pair.finish(under_way.pop(), [assistant("At last.")])
-        is_late = not under_way and dice.random() < 0.1
-        pair.world.now += 2 * IDLE_S if is_late else dice.random()
+        pair.world.now += 2 * IDLE_S if dice.random() < 0.1 else dice.random()
     assert anew > 0
 
 
@@ -99,3 +98,26 @@ async def test_openings_side_by_side_are_weighed_when_they_end(store: Store) -> 
     for request in reversed(requests):
         await pair.finish(request, [assistant("Tea.")])
     assert "I would" not in pair.world.standing()
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["the earlier", "the later"])
+async def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_ends(
+    store: Store, first: int
+) -> None:
+    pair = Pair(store, has_edits=False)
+    await pair.finish(await pair.begin([user("Once.")], None), [assistant("Ok.")])
+    tabs = [await pair.begin([user("Hi")], None) for _ in range(2)]
+    await pair.finish(tabs[first], [assistant("Hello!")])
+    said = [user("Hi"), assistant("Hello!"), user("more")]
+    await pair.finish(await pair.begin(said, None), [assistant("More.")])
+    await pair.finish(tabs[1 - first], [assistant("Good day!")])
+    assert {row.conversation for row in (await pair.speaker.rows())[1:]} == {2}
+
+
+async def test_an_opening_asked_again_after_a_reply_that_took_long_is_one_chat(store: Store) -> None:
+    pair = Pair(store, has_edits=False)
+    request = await pair.begin([user("Hi")], None)
+    pair.world.now += 2 * IDLE_S
+    await pair.finish(request, [assistant("Hello!")])
+    await pair.finish(await pair.begin([user("Hi")], None), [assistant("Good day!")])
+    assert [row.standing for row in await pair.speaker.rows()] == [False, True]
