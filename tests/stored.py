@@ -73,6 +73,11 @@ async def open_store(path: str | Path, **options: Any) -> Store:
     return await storage.open.open_store(server.url_of(path), RULES, **taken)
 
 
+def address_of(file: Path) -> str:
+    """The file, or the URL of the database that stands in for it, for a process that opens the same."""
+    return str(file) if server is None else server.url_of(file)
+
+
 def shown(file: Path, sql: str) -> list[tuple[Any, ...]]:
     """Reads from a database that a process may be serving. Returns rows."""
     if server is not None:

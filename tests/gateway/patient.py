@@ -1,11 +1,34 @@
-"""`mnemogate` as tests start it: no busy machine reaches its limits, and it asks no upstream for its models."""
+"""`mnemogate` as tests start it: no busy machine reaches its limits, it asks no upstream for its models, and its leases
+are short, so that what a killed process held is soon taken over by another one.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from gateway.cli import main
-from gateway.limits import Limits
+from gateway.run.background import worker
+from gateway.run.memory import leases
+
+LEASE_S = 2.0
+
+leases.LEASE_S, leases.PROLONG_S = LEASE_S, LEASE_S / 3
+# Before any module makes limits of its own.
+_defaults = list(worker.WorkerLimits.__init__.__defaults__ or ())
+_defaults[1:3] = [LEASE_S, LEASE_S / 3]
+worker.WorkerLimits.__init__.__defaults__ = tuple(_defaults)  # type: ignore[misc]
+for _default in worker.Worker.__init__.__defaults__ or ():
+    if isinstance(_default, worker.WorkerLimits):
+        object.__setattr__(_default, "lease_s", LEASE_S)
+        object.__setattr__(_default, "heartbeat_s", LEASE_S / 3)
+
+
+def run() -> int:
+    """Runs the command line."""
+    from gateway.cli import main
+    from gateway.limits import Limits
+
+    return main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0))
+
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0)))
+    raise SystemExit(run())

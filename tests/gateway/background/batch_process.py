@@ -9,16 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from adapters.batch.anthropic import AnthropicBatches
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
-from gateway.cli import main
-from gateway.limits import Limits
 from storage.sql.jobs import Jobs
+from tests.gateway.patient import run
 
 Method = Callable[..., Awaitable[Any]]
 _left = int(os.environ["KILL_AT"])
@@ -43,4 +41,4 @@ if __name__ == "__main__":
         owner.submit = _count(owner.submit)  # type: ignore[method-assign]
     Jobs.journal = _count(Jobs.journal)  # type: ignore[method-assign]
     Jobs.commit = _count(Jobs.commit)  # type: ignore[method-assign]
-    sys.exit(main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0)))
+    raise SystemExit(run())

@@ -10,8 +10,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from gateway.run.background.worker import JobContext, Worker
+from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from storage.sql.passages import insert_passage
+from tests.gateway.patient import LEASE_S
 from tests.stored import open_store
 
 STEPS = 5
@@ -47,7 +48,8 @@ async def main(database: str, marks: Path, stop_at: str) -> None:
         await say("finished")
         finished.set()
 
-    worker = asyncio.create_task(Worker(store.jobs, {"work": work}).run())
+    limits = WorkerLimits(lease_s=LEASE_S, heartbeat_s=LEASE_S / 3)
+    worker = asyncio.create_task(Worker(store.jobs, {"work": work}, limits).run())
     await finished.wait()
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)

@@ -18,13 +18,13 @@ from gateway.run.background.worker import GiveUp, JobContext
 from storage.records import Agent, Job, JobState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
-from storage.sqlite.database import drive
 from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.background import job_process
 from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
-from tests.gateway.process import ROOT
+from tests.gateway.process import ROOT, place_of
 from tests.server import Running, serve, settings_for
-from tests.stored import open_store
+from tests.stored import address_of, open_store
 
 # --- quiet and the end ------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ def run_until(database: Path, marks: Path, where: str) -> list[str]:
     """The worker's process, killed when it has said that; without it, to its end."""
     said = []
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("job_process.py")), str(database), str(marks), where],
+        [sys.executable, "-m", job_process.__name__, address_of(database), str(marks), where],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -169,7 +169,7 @@ def wait_for_jobs(gateway: Running) -> list[str]:
     assert store is not None
 
     async def work() -> None:
-        ended = asyncio.Event()
+        moved = asyncio.Event()
 
         async def bad(job: JobContext) -> None:
             raise GiveUp("no")
@@ -177,16 +177,13 @@ def wait_for_jobs(gateway: Running) -> list[str]:
         async def good(job: JobContext) -> None:
             done.append("good")
 
-        def look() -> None:
-            counts = drive(store.jobs.counts())
-            if counts[JobState.DEAD] == 1 and sum(counts.values()) == 1:
-                ended.set()
-
         gateway.app.background.handlers.update(bad=bad, good=good)
-        store.jobs.watch(look)
+        store.jobs.watch(moved.set)
         await store.jobs.enqueue("bad", 0, "k")
         await store.jobs.enqueue("good", 0, "k")
-        await ended.wait()
+        while not (done and [job.state for job in await store.jobs.list()] == [JobState.DEAD]):
+            await moved.wait()
+            moved.clear()
 
     gateway.call(work())
     return done
@@ -210,6 +207,8 @@ def test_jobs_are_shown_retried_and_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, value in place_of(tmp_path, []).items():
+        monkeypatch.setenv(name, value)
     id = asyncio.run(a_dead_letter(tmp_path / "mnemogate.db"))
     for command in (["jobs"], ["jobs", "list"], ["jobs", "list", "--state", "dead"]):
         assert main(command) == 0

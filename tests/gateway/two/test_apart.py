@@ -22,8 +22,8 @@ from storage.sql import keys
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.lifecycle.test_two_gateways import Two, becomes
+from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, command, serving
-from tests.gateway.two.hurried import LEASE_S
 from tests.gateway.two.world import CHAT, MODULE, Place
 from tests.postgres import query
 from tests.server import serve, settings_for

@@ -20,8 +20,8 @@ from tests.gateway.agents.test_batches import PATH
 from tests.gateway.agents.test_sleep_killed import CALLS, NOTES
 from tests.gateway.background.test_batches_killed import ITEMS, ROUNDS, answer, ask, make
 from tests.gateway.background.test_batches_killed import SETTINGS as BATCHES
+from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, serving
-from tests.gateway.two.hurried import LEASE_S
 from tests.gateway.two.world import MODULE, Place, Worker
 from tests.postgres import query
 

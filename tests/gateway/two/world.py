@@ -32,8 +32,8 @@ from tests.server import RawClient, RawReply
 CHAT = "/v1/chat/completions"
 # A lease of a gateway that was killed runs out meanwhile.
 PATIENCE_S = 90.0
-# What is run; its leases are short.
-MODULE = "tests.gateway.two.hurried"
+# What is run.
+MODULE = "tests.gateway.patient"
 # A word that somebody says once: the speaker's mark, and a number of its own.
 WORD = re.compile(r"\b(q[a-z]+x)(\d+)z\b")
 SETTINGS = """
