@@ -13,6 +13,7 @@ from gateway.dialects.letta.send import MessageType
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
+_Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("A user is a memory of a profile: look for the tag user:<id>.")
 _NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
@@ -89,9 +90,9 @@ class BlocksQuery(PageQuery):
     name: str | UnsetType | None = UNSET
     tags: list[str] | UnsetType = UNSET
     match_all_tags: bool = False
-    connected_to_agents_count_eq: list[int] | UnsetType = UNSET
-    connected_to_agents_count_gt: int | UnsetType | None = UNSET
-    connected_to_agents_count_lt: int | UnsetType | None = UNSET
+    connected_to_agents_count_eq: list[_Count] | UnsetType = UNSET
+    connected_to_agents_count_gt: _Count | UnsetType | None = UNSET
+    connected_to_agents_count_lt: _Count | UnsetType | None = UNSET
     show_hidden_blocks: bool | UnsetType | None = UNSET
     templates_only: Annotated[bool | None, _NO_TEMPLATES] | UnsetType = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET

@@ -266,7 +266,12 @@ def _plain(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage:
 
 
 def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message whose parts all name their type, which the client may leave out."""
+    """Returns a message whose parts all name their type, which the client may leave out.
+
+    Letta 0.6 called a message's content its `text`.
+    """
+    if "text" in given and "content" not in given:
+        given = {("content" if key == "text" else key): value for key, value in given.items()}
     lists = ("content", "approvals", "tool_returns")
     return {
         key: [_typed(each) for each in value] if key in lists and isinstance(value, list) else value

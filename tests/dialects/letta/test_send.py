@@ -19,6 +19,7 @@ def read(**fields: Any) -> Sent:
 
 def test_input_is_one_message_of_the_user() -> None:
     assert read(input="Hi").messages == ({"role": "user", "content": "Hi"},)
+    assert read(messages=[{"role": "user", "text": "Hi"}]).messages == ({"role": "user", "content": "Hi"},)
     parts = [{"type": "text", "text": "Hi"}]
     assert read(input=parts).messages == ({"role": "user", "content": "Hi"},)
 

@@ -73,6 +73,12 @@ def test_an_error_does_not_repeat_what_is_long(world: LettaWorld, path: str, bod
     assert len(str(error)) < 1000, error
 
 
+def test_a_number_that_no_database_has_is_refused(world: LettaWorld) -> None:
+    for name in ("eq", "gt", "lt"):
+        status, told = world.ask("GET", f"/v1/blocks/?connected_to_agents_count_{name}={2**63}")
+        assert (status, told["detail"][0]["loc"][1]) == (422, f"connected_to_agents_count_{name}")
+
+
 def test_nothing_is_ignored_in_silence(world: LettaWorld) -> None:
     agent = world.agent().id
     for method, path in (("GET", f"/v1/agents/{agent}/memory"), ("DELETE", f"/v1/agents/{agent}")):
