@@ -57,7 +57,7 @@ def test_a_change_leaves_what_it_does_not_name() -> None:
         {"temperature": 0.5},
         "e",
     )
-    assert after(now, description=None, response_format=None).description is None
+    assert after(now, description=None, system=None, model=None, model_settings=None, embedding=None) == now
     assert after(before, model_settings={"temperature": None}).sampling == {}
 
 

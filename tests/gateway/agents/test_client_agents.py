@@ -65,14 +65,33 @@ def test_a_field_without_effect_is_kept_and_named(world: LettaWorld) -> None:
 
 def test_an_agent_changes_in_what_is_sent(world: LettaWorld) -> None:
     made = world.agent(name="bob", system="Old.", tags=["a"], description="What.")
-    changed = world.letta.agents.update(made.id, system="New.", tags=["b"], description=None)
-    assert (changed.system, changed.tags, changed.description, changed.name) == ("New.", ["b"], None, "bob")
+    changed = world.letta.agents.update(made.id, system="New.", tags=["b"], description="")
+    assert (changed.system, changed.tags, changed.description, changed.name) == ("New.", ["b"], "", "bob")
     assert changed.blocks == made.blocks
     block = world.letta.blocks.create(label="job", value="Baker")
     tool = next(iter(world.letta.tools.list(name="send_message")))
     changed = world.letta.agents.update(made.id, block_ids=[block.id], tool_ids=[tool.id])
     assert [each.label for each in changed.blocks] == ["job"]
     assert [each.name for each in changed.tools] == ["send_message"]
+
+
+def test_a_null_leaves_a_field_as_it_is(world: LettaWorld) -> None:
+    """As Letta's server has it: programs pass on what they were not given."""
+    compaction: Any = {"mode": "all", "clip_chars": 500}
+    made = world.agent(
+        system="Old.", tags=["a"], description="What.", timezone="Europe/Zurich", metadata={"k": 1},
+        context_window_limit=9000, compaction_settings=compaction, embedding="openai/e",
+    )  # fmt: skip
+    changed = world.letta.agents.update(
+        made.id, name=None, system=None, tags=None, description=None, timezone=None, metadata=None, model=None,
+        context_window_limit=None, compaction_settings=None, embedding=None, tool_rules=None, llm_config=None,
+        model_settings=None, response_format=None, hidden=None, tool_ids=None, block_ids=None,
+    )  # fmt: skip
+    assert changed.model_dump(exclude={"updated_at"}) == made.model_dump(exclude={"updated_at"})
+    settings: Any = {"clip_chars": 900}
+    assert world.letta.agents.update(made.id, compaction_settings=settings).compaction_settings is not None
+    shown = world.ask("GET", f"/v1/agents/{made.id}")[1]["compaction_settings"]
+    assert shown == {"mode": "all", "clip_chars": 900}
 
 
 def test_agents_are_listed_page_by_page(world: LettaWorld) -> None:

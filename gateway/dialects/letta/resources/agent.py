@@ -159,7 +159,7 @@ _Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
 
 
 class UpdateAgent(Body):
-    """A change of an agent; what is left out stays. The lists replace those that the agent has."""
+    """A change of an agent; what is left out or null stays. The lists replace those that the agent has."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType | None = UNSET
     description: str | UnsetType | None = UNSET
@@ -167,7 +167,7 @@ class UpdateAgent(Body):
     tags: _Names | UnsetType | None = UNSET
     hidden: bool | UnsetType | None = UNSET
     system: str | UnsetType | None = UNSET
-    model: str | UnsetType | None = UNSET
+    model: Annotated[str, Meta(pattern=r"\S", max_length=200)] | UnsetType | None = UNSET
     llm_config: Annotated[dict[str, Any] | None, kept_beside(*_LLM_TYPES)] | UnsetType = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
     context_window_limit: WindowTokens | UnsetType | None = UNSET
@@ -281,29 +281,19 @@ def definition_of(create: CreateAgent) -> AgentDefinition:
 
 
 def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
-    """Returns a definition after an update. A null takes a field back to its default. Raises: Unprocessable."""
-    sent = given(update)
+    """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable."""
+    sent = _without_none(given(update))
     values: dict[str, Any] = {}
-    for name in ("description", "context_window", "most_messages", "least_messages", "model"):
+    for name in _PLAIN:
         field = _NAMES.get(name, name)
         if field in sent:
             values[name] = sent[field]
-    for name, default in (
-        ("system", ""),
-        ("metadata", {}),
-        ("hidden", False),
-        ("clears", False),
-        ("timezone", "UTC"),
-    ):
-        field = _NAMES.get(name, name)
-        if field in sent:
-            values[name] = default if sent[field] is None else sent[field]
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
-        values["rules"] = tuple(msgspec.to_builtins(rule) for rule in sent["tool_rules"] or ())
+        values["rules"] = tuple(map(msgspec.to_builtins, sent["tool_rules"]))
     if "compaction_settings" in sent:
-        values["compaction"] = compaction_in(sent["compaction_settings"])
+        values["compaction"] = compaction_in(sent["compaction_settings"], definition.compaction)
     values.update(_model_of(definition, sent))
     own = sent.get("mnemogate")
     if own is not None:
@@ -321,6 +311,11 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     return made
 
 
+# The fields that are taken over as they are.
+_PLAIN = (
+    "description", "context_window", "most_messages", "least_messages", "model", "system", "metadata", "hidden",
+    "clears", "timezone",
+)  # fmt: skip
 # Our name of a field -> theirs, where they differ.
 _NAMES = {
     "context_window": "context_window_limit",
@@ -335,9 +330,12 @@ NO_LEARNING = (
 _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 
 
-def compaction_in(settings: CompactionBody | UnsetType | None) -> dict[str, Any]:
-    """Returns what is said of summaries. Raises: BadRequest: a mode that there is not."""
-    said = {} if not isinstance(settings, CompactionBody) else _without_none(msgspec.to_builtins(settings))
+def compaction_in(
+    settings: CompactionBody | UnsetType | None, before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns what is said of summaries, now and before. Raises: BadRequest: a mode that there is not."""
+    now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
+    said = _without_none({**(before or {}), **now})
     if str(said.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "

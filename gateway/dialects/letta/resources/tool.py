@@ -24,7 +24,7 @@ _REQUIREMENTS = refused(
 
 
 class UpdateTool(Body):
-    """A change of a tool; what is left out stays. A changed schema may give it another name."""
+    """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
 
     source_code: str | UnsetType | None = UNSET
     source_type: Literal["python", "webhook", "json"] | UnsetType | None = UNSET
@@ -73,28 +73,28 @@ _SAID_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_
 
 def tool_of(update: UpdateTool, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update, with its name as far as the schema says it. Raises: Unprocessable."""
-    sent = given(update)
+    sent = {name: value for name, value in given(update).items() if value is not None}
     if before is not None and before.source_type == "mcp" and _SAID_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server says what this tool is: refresh the server.", param="source_code")
     made = before or ToolDefinition({})
     values: dict[str, Any] = {}
-    for field, name, default in (
-        ("source_code", "source", ""),
-        ("source_type", "source_type", "python"),
-        ("description", "description", None),
-        ("return_char_limit", "result_chars", 50_000),
-        ("default_requires_approval", "needs_approval", False),
-        ("enable_parallel_execution", "is_parallel", False),
-        ("metadata_", "metadata", {}),
+    for field, name in (
+        ("source_code", "source"),
+        ("source_type", "source_type"),
+        ("description", "description"),
+        ("return_char_limit", "result_chars"),
+        ("default_requires_approval", "needs_approval"),
+        ("enable_parallel_execution", "is_parallel"),
+        ("metadata_", "metadata"),
     ):
         if field in sent:
-            values[name] = default if sent[field] is None else sent[field]
+            values[name] = sent[field]
     if "tags" in sent:
-        values["tags"] = tuple(sent["tags"] or ())
+        values["tags"] = tuple(sent["tags"])
     schema = sent.get("json_schema")
     if schema is not None:
         values["schema"] = _checked(schema)
-    elif sent.get("args_json_schema") is not None:
+    elif "args_json_schema" in sent:
         _check_parameters(sent["args_json_schema"], ("body", "args_json_schema"))
         values["schema"] = {**made.schema, "parameters": sent["args_json_schema"]}
     made = replace(made, **values)
