@@ -96,14 +96,14 @@ FROM agents WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4
 -- one whose opening nobody continued yet, one that began after ?9 numbers were taken.
 WITH hit(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND reply_key {in:4:BYTEA:64} ORDER BY id DESC LIMIT 64)
+        WHERE agent = ?1 AND reply_key {in:4:BYTEA:64} ORDER BY id DESC LIMIT 64) AS answered
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND path {in:6:BYTEA:32} ORDER BY id DESC LIMIT 32)
+        WHERE agent = ?1 AND path {in:6:BYTEA:32} ORDER BY id DESC LIMIT 32) AS repeated
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND input_key {in:5:BYTEA:16} ORDER BY id DESC LIMIT 32)
+        WHERE agent = ?1 AND input_key {in:5:BYTEA:16} ORDER BY id DESC LIMIT 32) AS asked
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND parent IS NULL AND carried = 0 AND coalesce(ended, stopped, touched) >= ?2
-        ORDER BY begun DESC LIMIT 64)
+        ORDER BY begun DESC LIMIT 64) AS opened
     UNION SELECT conversation FROM (SELECT conversation, parent FROM exchanges
         WHERE agent = ?1 AND seq >= ?9 ORDER BY seq DESC LIMIT 256) AS written WHERE parent IS NULL
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks

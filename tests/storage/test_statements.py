@@ -148,6 +148,26 @@ async def test_a_statement_that_only_sqlite_takes_is_found(
     assert await refused(connection, {"bad": text.replace("?", "$")})
 
 
+def nameless(statement: str) -> list[str]:
+    """What follows on the subqueries that it reads from, where that is no name."""
+    found = []
+    for begins in re.finditer(r"\b(?:FROM|JOIN) \((?=SELECT\b)", statement):
+        end, depth = begins.end(), 1
+        while depth:
+            depth += {"(": 1, ")": -1}.get(statement[end], 0)
+            end += 1
+        if not re.match(r" (?:AS )?[a-z]", statement[end:]):
+            found.append(statement[end : end + 20])
+    return found
+
+
+def test_a_subquery_has_a_name_without_which_postgresql_15_refuses_it() -> None:
+    assert {
+        name: nameless(each.postgres) for name, each in STATEMENTS.items() if nameless(each.postgres)
+    } == {}
+    assert nameless("SELECT id FROM (SELECT id FROM agents WHERE (id) = 1) WHERE id = 2") == [" WHERE id = 2"]
+
+
 NAMED = re.compile(rf"\b(?:FROM|JOIN|UPDATE|INTO) ({'|'.join(OF_AN_AGENT)})\b(?: ([a-z]\w*)\b)?")
 
 
