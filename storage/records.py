@@ -303,6 +303,18 @@ class Message:
     previous: int | None = None
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
+    _line: str | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def line(self) -> str:
+        """The text on one line."""
+        line = self._line
+        if line is None:
+            line = " ".join(self.text.split())
+            # Most texts are on one line, which need not be there twice.
+            line = self.text if line == self.text else line
+            object.__setattr__(self, "_line", line)
+        return line
 
 
 @frozen

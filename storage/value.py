@@ -33,5 +33,5 @@ def changed(value: T, **values: object) -> T:
 @cache
 def _layout(kind: Callable[..., object]) -> tuple[Callable[[Any], tuple[Any, ...]], Mapping[str, int]]:
     """Returns what reads all fields of a value at once, and the places of the fields."""
-    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    names = [each.name for each in fields(kind) if each.init]  # type: ignore[arg-type]
     return attrgetter(*names), {name: place for place, name in enumerate(names)}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
-from itertools import groupby
 from string import digits, punctuation
 
 from gateway.core.dates import day_of
@@ -25,8 +24,10 @@ _EDGE_CHARS = 500
 CUT_CHARS = 600
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
-# The beginning of a text that is compared first: so many characters, or words in them.
-_LOOKED_CHARS, _LOOKED_WORDS, _BEGUN_CHARS = 200, 8, 48
+# The beginning of a text that is compared first, and of a line of which words are.
+_LOOKED_CHARS, _BEGUN_CHARS = 64, 48
+# The most words of a query that an excerpt is chosen by.
+_KEYS = 64
 # Facts take the place of a message if they have at least this share of its words. Chosen.
 _MOST = 2 / 3
 # Shorter lines, such as brackets, are in many texts by chance. Chosen.
@@ -45,6 +46,8 @@ _OPEN = "<memory>"
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
+# As long as the frame of any note.
+_EMPTY = f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_CLOSE}\n\n"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
@@ -54,6 +57,7 @@ _NOTE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
+_OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
 _WORD = re.compile(r"\w+")
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
@@ -142,7 +146,7 @@ def choose(
     candidates: Sequence[Message],
     query: str,
     *,
-    exclude_atoms: Collection[Atom] = frozenset(),
+    exclude_atoms: Set[Atom] = frozenset(),
     noted: Iterable[str] = (),
     shared: Collection[str] = frozenset(),
     budget_tokens: int = 1_000,
@@ -157,25 +161,26 @@ def choose(
     budget_tokens: for the whole note as `render_note` makes it. count_tokens: a token has five characters at most.
     A message of which facts say most is left out for them.
     """
-    room = budget_tokens - count_tokens(f"{_frame(0.0)}\n{_CLOSE}\n\n")
+    room = budget_tokens - count_tokens(_EMPTY)
     # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
     generous = room // 2
-    window = frozenset(exclude_atoms)
     known = "\n".join(noted)
     told = _Told()
-    seen = {_quote(query).casefold().strip(_POINTS)}
-    keys = _keys(query)
+    seen = {_fold(_quote(query))}
+    keys: list[str] | None = None
     chosen: list[tuple[_Group, Recalled]] = []
-    headings: dict[_Group, str] = {}
-    for message in _with_originals_first(list(_with_facts_first(candidates))):
+    groups: set[_Group] = set()
+    years: set[str] = set()
+    if any(m.source == "fact" for m in candidates):
+        candidates = list(_with_facts_first(candidates))
+    for message in _with_originals_first(candidates):
         if room < _LEAST_TOKENS:
             break
         # If one of its messages is visible, a note would repeat it.
-        if not window.isdisjoint(message.atoms):
+        if not exclude_atoms.isdisjoint(message.atoms):
             continue
-        text = message.text[:_SEARCHED_CHARS]
-        line = _quote(without_lines(text, shared) if shared else text)
-        whole = line.casefold().strip(_POINTS)
+        line = _line_of(message) if not shared else _quote(without_lines(_searched(message), shared))
+        whole = _fold(line)
         if not whole or whole in seen:
             continue
         seen.add(whole)
@@ -183,19 +188,27 @@ def choose(
         # Most candidates find no room any more: their best part is not looked for.
         if min(len(line), limit - _EDGES) > _MOST_CHARS * room:
             continue
-        recalled = Recalled(message, _excerpt(line, keys, limit))
-        if recalled.text.strip("… ") in known:
+        text = line
+        if len(line) > limit:
+            keys = _keys(query) if keys is None else keys
+            text = _excerpt(line, keys, limit)
+        if known and _is_in(text.strip("… "), known):
             continue
-        group = _group_of(recalled)
-        heading = "" if group in headings else _heading(group, {one[0][:_YEAR] for one in headings})
-        cost, folded = count_tokens(f"{heading}{_line(recalled)}\n"), recalled.text.casefold()
-        if cost > room or told.has(folded):
+        group = day_of(message.at), message.conversation
+        heading = "" if group in groups else _heading(group[0], years)
+        cost = count_tokens(f"{heading}{_line(message, text)}\n")
+        if cost > room or not told.add(text.casefold()):
             continue
         room -= cost
-        told.add(folded)
-        headings.setdefault(group, heading)
-        chosen.append((group, recalled))
+        groups.add(group)
+        years.add(group[0][:_YEAR])
+        chosen.append((group, Recalled(message, text)))
     return _in_order(chosen)
+
+
+def _is_in(text: str, known: str) -> bool:
+    """Returns whether a text is in another one. Its beginning, which mostly is not, is found in a fifth of the time."""
+    return text[:_LOOKED_CHARS] in known and text in known
 
 
 class _Told:
@@ -205,23 +218,22 @@ class _Told:
         # The words of each line, once they are needed.
         self._lines: dict[str, str] = {}
 
-    def add(self, line: str) -> None:
-        self._lines[line] = ""
-
-    def has(self, line: str) -> bool:
-        """Returns whether another line has all words of this one."""
+    def add(self, line: str) -> bool:
+        """Adds a line; False: another one has all of its words, and it is not added."""
+        # Most lines lack a long word with which it begins: not all of their words have to be found then.
         begun, words = _WORD.findall(line, 0, _BEGUN_CHARS)[:-1], ""
+        begun.sort(key=len, reverse=True)
         for other, known in self._lines.items():
-            # Most lines lack a word with which it begins: not all of their words have to be found then.
             for word in begun:
                 if word not in other:
                     break
             else:
                 words = words or _spaced(line)
                 self._lines[other] = known = known or _spaced(other)
-                if words in known:
-                    return not words.isspace()
-        return False
+                if words in known and not words.isspace():
+                    return False
+        self._lines[line] = ""
+        return True
 
 
 def _spaced(line: str) -> str:
@@ -262,28 +274,30 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
 
 
 def _with_originals_first(candidates: Sequence[Message]) -> Iterable[Message]:
-    """Puts a message before the reply that repeats it word for word."""
+    """Puts a message before the reply that repeats it word for word. Each is there once."""
     waiting = {m.seq: m for m in candidates}
     for m in candidates:
         original = waiting.get(m.previous or 0)
-        if (
-            original is not None
-            and _may_repeat(m.text, original.text)
-            and _plain(original.text) in _plain(m.text)
-        ):
+        if original is not None and _fold(_line_of(original)) in _fold(_line_of(m)):
             yield waiting.pop(original.seq)
         if waiting.pop(m.seq, None) is not None:
             yield m
 
 
-def _may_repeat(text: str, original: str) -> bool:
-    """Returns whether a text has a long word of another one, without which it cannot have all of it."""
-    words = original[:_LOOKED_CHARS].split(None, _LOOKED_WORDS)[:_LOOKED_WORDS]
-    return max(words, key=len, default="").casefold().strip(_POINTS) in text[:_SEARCHED_CHARS].casefold()
+def _line_of(message: Message) -> str:
+    """Returns what a message says, on one line and without tags of ours."""
+    if len(message.text) > _SEARCHED_CHARS:
+        return _quote(_searched(message))
+    line = message.line
+    return _TAG.sub("‹", line) if "<" in line else line
 
 
-def _plain(text: str) -> str:
-    return " ".join(text[:_SEARCHED_CHARS].split()).casefold().strip(_POINTS)
+def _searched(message: Message) -> str:
+    return message.text[:_SEARCHED_CHARS]
+
+
+def _fold(line: str) -> str:
+    return line.casefold().strip(_POINTS)
 
 
 def folded_words(text: str) -> list[str]:
@@ -309,11 +323,14 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
     """
     if not hits and not changes:
         return ""
-    lines = [_frame(now)]
-    years: set[str] = set()
-    for group, some in groupby(hits, _group_of):
-        lines += [_heading(group, years).rstrip(), *map(_line, some)]
-        years = {group[0][:_YEAR]}
+    lines, last = [_frame(now)], ("", 0)
+    for hit in hits:
+        message = hit.message
+        group = day_of(message.at), message.conversation
+        if group != last:
+            lines.append(_heading(group[0], (last[0][:_YEAR],)).rstrip())
+            last = group
+        lines.append(_line(message, hit.text))
     if changes:
         lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))
@@ -333,21 +350,17 @@ def _frame(now: float) -> str:
     return f"{_OPEN}\n{_HEADING} Written {day_of(now)}."
 
 
-def _group_of(recalled: Recalled) -> _Group:
-    return day_of(recalled.message.at), recalled.message.conversation
-
-
-def _heading(group: _Group, years: Collection[str]) -> str:
+def _heading(day: str, years: Collection[str]) -> str:
     """Returns the line before a group. The year is said where it is another than before."""
-    day = group[0]
     return f"[{day[_YEAR + 1 :] if '-' in day and day[:_YEAR] in years else day}]\n"
 
 
-def _line(recalled: Recalled) -> str:
-    message = recalled.message
+def _line(message: Message, text: str) -> str:
     who = _SPEAKERS.get(message.source) or message.speaker or _SPEAKERS.get(message.role) or message.role
-    # A name must not pass for the heading of a group.
-    return f"{_quote(who).replace('[', '(')}: {recalled.text}"
+    if who not in _OUR_NAMES:
+        # A name must not pass for the heading of a group.
+        who = _quote(who).replace("[", "(")
+    return f"{who}: {text}"
 
 
 def _quote(text: str) -> str:
@@ -359,7 +372,7 @@ def _quote(text: str) -> str:
 def _keys(query: str) -> list[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
-    return [stem(word) for word in words if len(word) > 3 or not word.isascii()][:64]
+    return [stem(word) for word in words if len(word) > 3 or not word.isascii()][:_KEYS]
 
 
 def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
@@ -387,31 +400,33 @@ def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:
     """Returns where the part of this width begins that holds most different keys, rare ones counting more; else 0."""
-    found: list[tuple[int, str]] = []
-    worth: dict[str, float] = {}
-    for key in keys:
+    # Of each place where a key stands, both in one number.
+    found: list[int] = []
+    worth = [0.0] * len(keys)
+    for number, key in enumerate(keys):
         before, at = len(found), low.find(key)
         while at >= 0:
-            found.append((at, key))
+            found.append(at * _KEYS + number)
             at = low.find(key, at + len(key))
         if len(found) > before:
-            worth[key] = 1 / math.sqrt(len(found) - before)
-    if len(worth) < 2:
-        return found[0][0] if found else 0
+            worth[number] = 1 / math.sqrt(len(found) - before)
+    if len(keys) - worth.count(0.0) < 2:
+        return found[0] // _KEYS if found else 0
     found.sort()
-    inside = dict.fromkeys(worth, 0)
+    inside = [0] * len(keys)
     value, most, best, first = 0.0, 0.0, 0, 0
     # A window slides over the keys' places; each key counts once, however often it stands inside.
-    for at, key in found:
-        if not inside[key]:
-            value += worth[key]
-        inside[key] += 1
-        while found[first][0] <= at - width:
-            gone = found[first][1]
+    for place in found:
+        number = place % _KEYS
+        if not inside[number]:
+            value += worth[number]
+        inside[number] += 1
+        while found[first] // _KEYS <= place // _KEYS - width:
+            gone = found[first] % _KEYS
             inside[gone] -= 1
             if not inside[gone]:
                 value -= worth[gone]
             first += 1
         if value > most + 1e-6:
-            most, best = value, found[first][0]
+            most, best = value, found[first] // _KEYS
     return best
