@@ -250,7 +250,7 @@ class TurnRun:
             else:
                 reply = await self._send()
             headers = tuple(handed_on(reply.headers))
-            await self._feed(events.ReplyStarted(reply.status, headers))
+            self._turn.feed(events.ReplyStarted(reply.status, headers))
             if is_event_stream(reply.status, headers):
                 async with beating(reply.events(), beat_s) as batches:
                     async for batch in batches:
@@ -291,14 +291,36 @@ class TurnRun:
     async def _perform_all(self, due: list[Command]) -> None:
         while due:
             later: list[Command] = []
-            calls = [command for command in due if isinstance(command, commands.RunTool)]
+            calls: list[commands.RunTool] = []
             for n, command in enumerate(due):
-                if not isinstance(command, commands.RunTool):
-                    try:
-                        later += await self._perform(command)
-                    except (ClientGone, asyncio.CancelledError):
-                        self._undone = due[n + 1 :]
-                        raise
+                try:
+                    match command:
+                        case commands.SendBody(data):
+                            if self._whole is not None:
+                                self._whole.append(data)
+                            else:
+                                await self.sink.write(data)
+                        case commands.SendHead(status, headers):
+                            self._start(status, headers)
+                        case commands.Save(outcome):
+                            self._task = None  # it is too late to be stopped
+                            self._compare(outcome)
+                            later += self._turn.feed(await self._save(outcome))
+                        case commands.Finish():
+                            await self._finish()
+                        case commands.RunTool():
+                            calls.append(command)  # the calls of a round are run together
+                        case commands.CallModel():
+                            self._next = command
+                        case commands.Keep():
+                            later += await self._keep(command)
+                        case commands.Refuse(error):
+                            self._refusal = error
+                        case commands.CloseUpstream():
+                            await self._close()
+                except (ClientGone, asyncio.CancelledError):
+                    self._undone = due[n + 1 :]
+                    raise
             if calls:
                 later += await self._run_tools(calls)
             due = later
@@ -342,34 +364,6 @@ class TurnRun:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
-
-    async def _perform(self, command: Command) -> list[Command]:
-        """Performs a command. Returns the machine's next commands, if the command has a result to feed."""
-        match command:
-            case commands.SendBody(data):
-                if self._whole is not None:
-                    self._whole.append(data)
-                else:
-                    await self.sink.write(data)
-            case commands.SendHead(status, headers):
-                self._start(status, headers)
-            case commands.CallModel():
-                self._next = command
-            case commands.Keep():
-                return await self._keep(command)
-            case commands.Save(outcome):
-                self._task = None  # it is too late to be stopped
-                self._compare(outcome)
-                return self._turn.feed(await self._save(outcome))
-            case commands.Finish():
-                await self._finish()
-            case commands.Refuse(error):
-                self._refusal = error
-            case commands.CloseUpstream():
-                await self._close()
-            case commands.RunTool():
-                raise AssertionError("the calls of a round are run together")
-        return []
 
     # -- the client
 
@@ -466,13 +460,11 @@ class TurnRun:
         begun = time.perf_counter()
         writing = asyncio.ensure_future(self._write(memory, outcome))
         try:
-            # The write is neither given up nor cancelled with this wait.
-            await asyncio.wait((writing,), timeout=self.limits.commit_wait_s)
             if not writing.done():
-                raise TimeoutError
-            writing.result()
-            return events.Saved()
-        except TimeoutError:
+                await _ended(writing, self.limits.commit_wait_s)
+            if writing.done():
+                writing.result()
+                return events.Saved()
             self.pending.add(writing, "a turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:
@@ -496,6 +488,21 @@ class TurnRun:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self._refusal = Conflict(events.LOST) if is_lost else late
         return events.Saved(durable=False, is_lost=is_lost)
+
+
+def _ended(work: asyncio.Future[Any], seconds: float) -> asyncio.Future[None]:
+    """Returns what is done when the work is, or after so many seconds. To give up this wait gives up no work."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+
+    def end(_: object = None) -> None:
+        timer.cancel()
+        if not over.done():
+            over.set_result(None)
+
+    timer = loop.call_later(seconds, end)
+    work.add_done_callback(end)
+    return over
 
 
 async def _read_out(reply: ModelReply) -> None:

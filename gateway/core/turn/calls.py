@@ -66,6 +66,8 @@ class OwnCalls:
     @property
     def results(self) -> tuple[ToolResult, ...]:
         """Those that are there, in the order of the calls."""
+        if not self._results:
+            return ()
         found = (self._results.get(call.id) for call in self.calls)
         return tuple(result for result in found if result is not None)
 

@@ -8,7 +8,7 @@ from typing import Any
 from adapters.types import Json
 from gateway.core.turn.stream import Draft
 from storage.records import Counts
-from storage.value import changed, frozen
+from storage.value import frozen
 
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
 DETAILS = "completion_tokens_details"
@@ -32,12 +32,12 @@ class Ledger:
         """Returns the ledger with one more round."""
         usage = draft.usage
         completion = self.count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
-        return changed(
-            self,
-            usage=self.usage if usage is None else self.merged(usage),
-            prompt=self.prompt + _int(usage, "prompt_tokens"),
-            completion=self.completion + completion,
-            rounds=self.rounds + 1,
+        return Ledger(
+            self.count,
+            self.usage if usage is None else self.merged(usage),
+            self.prompt + _int(usage, "prompt_tokens"),
+            self.completion + completion,
+            self.rounds + 1,
         )
 
     def merged(self, usage: Json) -> Json:

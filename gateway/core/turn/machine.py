@@ -227,7 +227,8 @@ class Turn:
         finish, ours, theirs = self._round.draft.finish_reason, self._round.ours, self._round.theirs
         if finish in CUT:
             return self._end(CUT[finish])
-        name_calls(ours, theirs, _ids(self._messages), self._rounds, names_theirs=self.spec.keeps_steps)
+        if ours or theirs:
+            name_calls(ours, theirs, _ids(self._messages), self._rounds, names_theirs=self.spec.keeps_steps)
         if ours and self._offer.is_final:
             # The model calls tools although it was told not to. The client must not wait for their results.
             self._finish_instead = None if theirs else "stop"
@@ -449,9 +450,10 @@ class Turn:
             self._view.fail(Conflict(events.LOST))
             return [*self._flush(), commands.Finish()]
         waiting = self._outcome.waiting
-        self._view.stop(self._outcome.stop, waiting, [c for c in self._round.draft.calls if c.id in waiting])
+        calls = self._round.draft.calls
+        self._view.stop(self._outcome.stop, waiting, [call for call in calls if call.id in waiting])
         if self._round.form is ReplyForm.BODY:
-            is_unchanged = self._rounds == 1 and len(self._round.theirs) == len(self._round.draft.calls)
+            is_unchanged = self._rounds == 1 and not self._round.ours
             data = self._view.whole(self._round.body, self._outcome, is_unchanged=is_unchanged)
             return [self._head(), commands.SendBody(data), commands.Finish()]
         if not durable:
@@ -503,7 +505,7 @@ class Turn:
         finish: str | None = None,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
-        clashes = _ids(self._messages) & _ids([said or {}])
+        clashes = _ids(self._messages) & _ids([said or {}]) if self._messages else ()
         if clashes:  # the client has its call under that name already, so ours of an earlier round gives way
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
