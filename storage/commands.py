@@ -231,6 +231,7 @@ class Committed:
     is_plain: it was written as planned, without `decide`. snapshot: the row of its path's memory section.
     seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
     added: the exchange, with its content, where it is new and not as it was planned.
+    begun: the conversation that began with it, if nothing else has changed.
     """
 
     agent: Agent
@@ -241,6 +242,7 @@ class Committed:
     seq: int = 0
     next_seq: int = 0
     added: Exchange | None = None
+    begun: Conversation | None = None
 
 
 # -- what passes between a run and the store

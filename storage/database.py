@@ -8,7 +8,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,20 @@ DEAF_S = 15.0
 # The channels on which processes tell each other that there is work, that keys or definitions have changed, that
 # something was forgotten, that a place in a queue is free, that a run was ended.
 WORK, KEYS, DEFINITIONS, GONE, LINES, RUNS = "work", "keys", "definitions", "gone", "lines", "runs"
+
+
+class AgentNumbers(NamedTuple):
+    """The numbers in an agent's row, of which one changes with whatever a look reads."""
+
+    epoch: int
+    next_seq: int
+    indexed_seq: int
+    rev: int
+    stamp: int
+
+
+# What transactions have changed: by agent its numbers, None where they are not known. None: maybe all.
+Told = Mapping[int, AgentNumbers | None] | None
 
 # A row as every driver gives it: values in the order of the statement's columns.
 Row = Sequence[Any]
@@ -183,6 +197,12 @@ class Database(Protocol):
 
     def tell(self, channel: str, word: str = "") -> None:
         """Tells the other processes something, soon. It may be lost: nothing that must be right depends on it."""
+
+    def when_told(self, function: Callable[[Told], None]) -> None:
+        """Has a function called with what each transaction changed of agents' rows, before anybody has its result.
+
+        A database that is shared does not call it: others write there too.
+        """
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         """Has a function called each time the database works again; caches of its content may be wrong by then."""

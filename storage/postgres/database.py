@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import asyncpg
 
-from storage.database import Connection, Operation, Row, StoreHealth
+from storage.database import Connection, Operation, Row, StoreHealth, Told
 from storage.errors import Broken, Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import (
@@ -274,6 +274,9 @@ class PostgresDatabase:
     async def _notify(self, words: list[tuple[str, str]]) -> None:
         with contextlib.suppress(StoreError):
             await self.read(lambda connection: connection.rows(*self._ears.told(words)))
+
+    def when_told(self, function: Callable[[Told], None]) -> None:
+        pass
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._listeners.append(function)

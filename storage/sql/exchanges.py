@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from storage.commands import Look, Probes, StoredContent
-from storage.database import Connection, Row
+from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.kept import adds
 from storage.sql.statements import load, rows_of
@@ -199,13 +199,14 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     return found
 
 
-async def look_again(connection: Connection, agent: Agent) -> Row | None:
-    """Reads the numbers of an agent that `Look` has, and whether its profile shares blocks.
+async def look_again(connection: Connection, agent: Agent) -> AgentNumbers | None:
+    """Reads an agent's numbers, for which a look is right that was read before.
 
-    None where it is not stored any more.
+    None where it is not stored any more, or no such look is right, since its profile shares blocks.
     """
     scope = agent.scope
-    return await connection.row(SQL["look_again"], (agent.id, scope.project, scope.profile, scope.subject))
+    row = await connection.row(SQL["look_again"], (agent.id, scope.project, scope.profile, scope.subject))
+    return None if row is None else AgentNumbers(*row)
 
 
 # How long the lists are that `pool_found` takes: longer ones are cut, their newest part kept.
@@ -302,12 +303,15 @@ def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
     return [*_values(e), int(e.hidden), int(not is_whole)]
 
 
-async def add_conversation(connection: Connection, agent: int, uid: str, key: str | None, now: float) -> int:
+async def add_conversation(
+    connection: Connection, agent: int, uid: str, key: str | None, now: float
+) -> Conversation:
     """Begins a conversation. One whose public name is taken gets another."""
     id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
     if id is None:
-        id = await connection.value(SQL["conversation_insert"], (agent, uuid.uuid4().hex, key, now, now))
-    return int(id)
+        uid = uuid.uuid4().hex
+        id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
+    return Conversation(int(id), uid, key)
 
 
 async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:

@@ -84,11 +84,10 @@ SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arg
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 
 -- name: look_again
--- Reads what tells whether a look is still right that is kept in the process. (Blocks that a profile shares are not kept.)
-SELECT epoch, next_seq, indexed_seq, rev, stamp, CASE WHEN EXISTS (
-    SELECT 1 FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ?2 AND profile = CAST(?3 AS TEXT)
-) THEN 1 ELSE 0 END
-FROM agents WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4
+-- Reads what tells whether a look is still right that is kept in the process. No row: none is kept of who shares blocks.
+SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents
+WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4 AND NOT EXISTS (
+    SELECT 1 FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ?2 AND profile = CAST(?3 AS TEXT))
 
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first

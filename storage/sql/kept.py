@@ -2,7 +2,8 @@
 
 A memory's part is right for one epoch, one next number and one `rev`: every change of what a look reads raises one of
 them (migrations/0012_kept.sql has the triggers). So a look asks for these first, and takes the rest from here where
-they are as they were. A turn that is committed hands on what it has changed itself.
+they are as they were. The process that owns its file need not even ask: it is told of each row of an agent that changes
+(storage/sqlite/watch.py). A turn that is committed hands on what it has changed itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from storage.commands import Committed, Look, Opening, TurnWrite
-from storage.database import Row
+from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
 
@@ -46,10 +47,12 @@ class _Place:
 class _Memory:
     """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end.
 
+    numbers: as they were read or told last. state: those of them for which the rest is right.
     openings: all that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
     they were not read.
     """
 
+    numbers: AgentNumbers
     state: tuple[int, int, int]  # epoch, rev, next number
     has_tombs: bool
     blocks: list[Block]
@@ -72,37 +75,39 @@ class KeptLooks:
         memory = self._memories.get(agent)
         return memory is not None and ((key is None and path is None) or (key, path) in memory.places)
 
-    def find(self, agent: int, key: str | None, path: bytes | None, row: Row) -> Look | None:
-        """Returns a look as it would be read now; None where what is kept is not of now. row: of `look_again`."""
-        epoch, next_seq, indexed_seq, rev, stamp, shares = row
+    def told(self, told: Told) -> None:
+        """Takes in what the agents' rows say now. Memories of which that is not known are dropped."""
+        if told is None:
+            self.clear()
+            return
+        for agent, numbers in told.items():
+            memory = self._memories.get(agent)
+            if memory is not None and numbers is not None:
+                memory.numbers = numbers
+            elif memory is not None:
+                self.drop(agent)
+
+    def find(self, agent: int, key: str | None, path: bytes | None) -> Look | None:
+        """Returns a look as it would be read now; None where what is kept is not of now."""
         memory = self._memories.get(agent)
         if memory is None:
             return None
-        if memory.state != (epoch, rev, next_seq) or shares:
+        epoch, next_seq, indexed_seq, rev, stamp = memory.numbers
+        if memory.state != (epoch, rev, next_seq):
             self.drop(agent)
             return None
+        place = None
+        if key is not None or path is not None:
+            place = memory.places.get((key, path))
+            if place is None:
+                return None
         self._memories.move_to_end(agent)
-        found = Look(
-            epoch,
-            next_seq,
-            indexed_seq,
-            rev,
-            stamp,
-            has_tombs=memory.has_tombs,
-            blocks=memory.blocks,
-            ops=memory.ops,
-        )
-        if key is None and path is None:
-            return found
-        place = memory.places.get((key, path))
-        if place is None:
-            return None
-        found.conversation, found.exchange, found.has_rivals = (
-            place.conversation,
-            place.exchange,
-            place.has_rivals,
-        )
-        found.additions, found.snapshot = place.additions, place.snapshot
+        found = Look(epoch, next_seq, indexed_seq, rev, stamp)
+        found.has_tombs, found.blocks, found.ops = memory.has_tombs, memory.blocks, memory.ops
+        if place is not None:
+            found.conversation, found.exchange = place.conversation, place.exchange
+            found.has_rivals, found.additions = place.has_rivals, place.additions
+            found.snapshot = place.snapshot
         return found
 
     def keep(self, agent: int, key: str | None, path: bytes | None, look: Look) -> None:
@@ -111,12 +116,16 @@ class KeptLooks:
             self.drop(agent)
             return
         state = look.epoch, look.rev, look.next_seq
+        numbers = AgentNumbers(look.epoch, look.next_seq, look.indexed_seq, look.rev, look.stamp)
         memory = self._memories.get(agent)
-        if memory is None or memory.state != state:
+        if memory is not None and memory.state == state:
+            memory.numbers = numbers
+        else:
             self.drop(agent)
             size = _MEMORY_BYTES + sum(400 + len(b.value) for b in look.blocks)
             size += sum(400 + len(op.arguments) for op in look.ops)
-            memory = self._memories[agent] = _Memory(state, look.has_tombs, look.blocks, look.ops, size)
+            memory = _Memory(numbers, state, look.has_tombs, look.blocks, look.ops, size)
+            self._memories[agent] = memory
             self.bytes += size
         if look.exchange is not None and look.conversation is not None and path is not None:
             if look.is_continued or look.is_head:  # no turn is planned on such a place from its look alone
@@ -158,42 +167,47 @@ class KeptLooks:
         memory.state = epoch, rev, done.next_seq
         if write.opening is not None and memory.openings is not None:
             self._put_openings(memory, [*memory.openings, write.opening])
-        before = self._planned_on(memory, write) if done.is_plain else None
-        if before is None or write.plain is None:
-            # Whatever it changed of the tree, these may be ends of paths no more.
-            self._clear(memory)
-            return
-        e = write.plain[0]
-        name = write.key, e.path
-        if name in memory.places:
+        before = None
+        if done.begun is not None and done.added is not None:
+            # Its exchange has moved it once.
+            e, conversation = done.added, changed(done.begun, rev=1)
+        else:
+            before = self._planned_on(memory, write) if done.is_plain else None
+            if before is None or write.plain is None:
+                # Whatever it changed of the tree, these may be ends of paths no more.
+                self._clear(memory)
+                return
+            planned, conversation = write.plain[0], before.conversation
+            run = planned.run if done.seq == planned.seq else done.seq
+            e = changed(planned, id=done.exchange, seq=done.seq, run=run)
+            conversation = changed(conversation, rev=conversation.rev + 1)
+        if (write.key, e.path) in memory.places:
             # Two conversations without an id say the same; the one that began last is read.
-            self._take(memory, name)
-            return
-        run = e.run if done.seq == e.seq else done.seq
-        added = changed(
-            e,
-            id=done.exchange,
-            seq=done.seq,
-            run=run,
-            snapshot=done.snapshot,
-            input=None,
-            said=None,
-            full=None,
-        )
-        additions, size = before.additions, before.bytes
+            self._take(memory, (write.key, e.path))
+        else:
+            self._put_end(memory, write, done, conversation, e, before)
+
+    def _put_end(
+        self,
+        memory: _Memory,
+        write: TurnWrite,
+        done: Committed,
+        conversation: Conversation,
+        e: Exchange,
+        before: _Place | None,
+    ) -> None:
+        """Keeps the end of a path as it is since a turn was committed. before: where it was; None: it began."""
+        end = changed(e, snapshot=done.snapshot, input=None, said=None, full=None)
+        additions, size = ([], _PLACE_BYTES) if before is None else (before.additions, before.bytes)
         if write.carries and additions and additions[0].id == e.parent:
             additions = [changed(additions[0], carried=True), *additions[1:]]
         if adds(e):
             is_ours = e.hidden or e.opaque
             content = (e.input, e.said, e.full) if is_ours else (None, None, None)
-            more = changed(added, input=content[0], said=content[1], full=content[2])
+            more = changed(end, input=content[0], said=content[1], full=content[2])
             additions, size = [more, *additions], size + _bytes_of(more)
-        conversation = changed(before.conversation, rev=before.conversation.rev + 1)
-        self._put(
-            memory,
-            name,
-            _Place(conversation, added, False, additions, _snapshot(before, write, done), size),
-        )
+        snapshot = _snapshot(None if before is None else before.snapshot, write, done)
+        self._put(memory, (write.key, e.path), _Place(conversation, end, False, additions, snapshot, size))
         self._shrink()
 
     def drop(self, agent: int) -> None:
@@ -261,10 +275,10 @@ def _opening_bytes(opening: Opening) -> int:
     return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
-def _snapshot(before: _Place, write: TurnWrite, done: Committed) -> Snapshot | None:
+def _snapshot(before: Snapshot | None, write: TurnWrite, done: Committed) -> Snapshot | None:
     if done.snapshot is None or write.snapshot is None:
         return None
-    if before.snapshot is not None and before.snapshot.id == done.snapshot:
-        return before.snapshot
+    if before is not None and before.id == done.snapshot:
+        return before
     # As it is read: its keys are strings.
     return Snapshot(done.snapshot, write.snapshot.text, orjson.loads(orjson.dumps(write.snapshot.known)))

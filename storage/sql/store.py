@@ -104,6 +104,7 @@ class Store:
         self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)
         database.when_recovered(looks.clear)
+        database.when_told(looks.told)
         database.when_recovered(memories.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

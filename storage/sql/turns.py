@@ -24,7 +24,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, BlockOp, Exchange, Snapshot
+from storage.records import Agent, Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.sql import exchanges as history
 from storage.sql.agents import begin_agent
 from storage.sql.blocks import (
@@ -52,14 +52,19 @@ class Turns(Group):
         self._kept = kept
         self._memories = memories
 
+    async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+        """Reads a request's surroundings, or takes them from what is kept. Parameters: as `exchanges.look`."""
+        is_told = not self._database.is_shared
+        found = self._kept.find(agent.id, key, path) if is_told else None
+        return found or await self._look(agent, key, path)
+
     @reads
-    async def look(
+    async def _look(
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> Look | None:
-        """Reads a request's surroundings, or takes them from what is kept. Parameters: as `exchanges.look`."""
-        if self._kept.has(agent.id, key, path):
-            row = await history.look_again(connection, agent)
-            found = None if row is None else self._kept.find(agent.id, key, path, row)
+        if self._database.is_shared and self._kept.has(agent.id, key, path):
+            self._kept.told({agent.id: await history.look_again(connection, agent)})
+            found = self._kept.find(agent.id, key, path)
             if found is not None:
                 return found
         found = await history.look(connection, agent, key, path)
@@ -243,10 +248,12 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         planned = write.plain[0].conversation if write.plain else None
         pool = await _pool(connection, agent, write.probes, planned=planned, since=write.seen[0])
         change = await _decided(connection, agent.id, pool, write.decide)
-    e, is_added = await _apply(connection, agent.id, write, change, snapshot, indexed)
+    e, is_added, begun = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
-    return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None)
+    if change.others or change.heads or change.tombs or change.stale or change.merge:
+        begun = None
+    return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None, begun)
 
 
 async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot | None) -> int | None:
@@ -263,8 +270,8 @@ async def _apply(
     change: Change,
     snapshot: int | None,
     indexed: int,
-) -> tuple[Exchange, bool]:
-    """Writes what a turn changes in the tree. Returns its exchange, and whether that is a new one.
+) -> tuple[Exchange, bool, Conversation | None]:
+    """Writes what a turn changes in the tree. Returns its exchange, whether that is a new one, and what begins with it.
 
     indexed: the last number that the search index knows.
     """
@@ -272,13 +279,15 @@ async def _apply(
     assert e is not None  # a turn always has one; what idle time confirms has not
     e = replace(e, snapshot=snapshot)
     is_added = e.id <= 0
+    begun: Conversation | None = None
     if not is_added:
         await history.update_exchange(connection, agent, e)
         await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
         if e.conversation <= 0:
             values = (agent, write.uid, write.probes.key, write.now)
-            e = replace(e, conversation=await history.add_conversation(connection, *values))
+            begun = await history.add_conversation(connection, *values)
+            e = replace(e, conversation=begun.id)
         id, seq = await history.insert_exchange(connection, agent, e)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
     for other in change.others:
@@ -294,7 +303,7 @@ async def _apply(
         # The index has not reached the other exchanges yet, and will read them as they are by then.
         if x.id in change.stale and x.seq <= indexed:
             await history.mark(connection, agent, "stale", (b"",), x.id)
-    return e, is_added
+    return e, is_added, begun
 
 
 async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Sequence[BlockOp]) -> None:

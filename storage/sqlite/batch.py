@@ -16,10 +16,14 @@ WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the e
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """The end of a batch. outcomes: one for each write. fault: what is wrong with the database itself, if anything."""
+    """The end of a batch. outcomes: one for each write. fault: what is wrong with the database itself, if anything.
+
+    is_whole: each function ran once, and nothing of it was undone.
+    """
 
     outcomes: Sequence[WriteResult]
     fault: Unavailable | None = None
+    is_whole: bool = False
 
 
 def run_batch(
@@ -63,7 +67,7 @@ def run_batch(
                 return _all_failed(connection, len(functions), error, path)
     if alone and not outcomes[0][0]:
         return BatchReport(outcomes, fault)
-    return _committed(connection, outcomes, fault, path)
+    return _committed(connection, outcomes, fault, path, is_whole=alone)
 
 
 def _run_together(
@@ -77,11 +81,16 @@ def _run_together(
         with contextlib.suppress(sqlite3.Error):  # the database may have ended the transaction by itself
             connection.execute("ROLLBACK")
         return None
-    return _committed(connection, outcomes, None, path)
+    return _committed(connection, outcomes, None, path, is_whole=True)
 
 
 def _committed(
-    connection: sqlite3.Connection, outcomes: list[WriteResult], fault: Unavailable | None, path: str
+    connection: sqlite3.Connection,
+    outcomes: list[WriteResult],
+    fault: Unavailable | None,
+    path: str,
+    *,
+    is_whole: bool,
 ) -> BatchReport:
     """Commits what the functions of a batch have written."""
     if not connection.in_transaction:
@@ -92,7 +101,7 @@ def _committed(
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         return _all_failed(connection, len(outcomes), error, path)
-    return BatchReport(outcomes, fault)
+    return BatchReport(outcomes, fault, is_whole)
 
 
 def _all_failed(connection: sqlite3.Connection, count: int, error: Exception, path: str) -> BatchReport:

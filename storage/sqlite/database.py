@@ -14,12 +14,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from storage.database import Operation, Row, Statement, StoreHealth
+from storage.database import Operation, Row, Statement, StoreHealth, Told
 from storage.sqlite.connection import DatabaseFile, open_writer, translated
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.padding import padding_of, size_of
 from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 from storage.text import mended
@@ -103,10 +104,14 @@ class SqliteDatabase:
     ) -> None:
         self._lock = lock
         self._listeners: list[Callable[[], None]] = []
+        self._told: list[Callable[[Told], None]] = []
         self.path = target.path
+        watch = Watch()
         self.writer = Writer(
             target.path,
-            lambda: connect(target),
+            lambda: watch.over(connect(target)),
+            watch,
+            told=self._tell,
             limits=limits,
             recovered=self._recovered,
             beside=WriteBack(lambda: open_writer(target)),
@@ -179,6 +184,9 @@ class SqliteDatabase:
     def tell(self, channel: str, word: str = "") -> None:
         pass
 
+    def when_told(self, function: Callable[[Told], None]) -> None:
+        self._told.append(function)
+
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._listeners.append(function)
 
@@ -197,6 +205,10 @@ class SqliteDatabase:
         await self.long_reader.close()
         await self.writer.close(timeout_s)
         self._lock.release()
+
+    def _tell(self, told: Told) -> None:
+        for function in self._told:
+            function(told)
 
     def _recovered(self) -> None:
         # The file at the path may be another one now, which an operator has restored.

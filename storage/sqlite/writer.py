@@ -31,10 +31,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from storage.database import StoreHealth
+from storage.database import StoreHealth, Told
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
 from storage.sqlite.batch import BatchReport, WriteResult, run_batch
 from storage.sqlite.connection import Driver, translate, try_writing
+from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack, empty
 
 T = TypeVar("T")
@@ -94,23 +95,28 @@ class _Queue:
 class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
-    connect: opens the connection that writes, in the writer's thread. beside: copies a grown log; without it the
-    writer's thread does. recovered: called when writing works again.
+    connect: opens the connection that writes, in the writer's thread. watch: it watches that connection. told: called
+    with what a batch has changed, before its writes are answered. beside: copies a grown log; without it the writer's
+    thread does. recovered: called when writing works again.
     """
 
     def __init__(
         self,
         path: str,
         connect: Callable[[], sqlite3.Connection],
+        watch: Watch | None = None,
         *,
         limits: WriterLimits | None = None,
+        told: Callable[[Told], None] = lambda told: None,
         recovered: Callable[[], None] | None = None,
         beside: WriteBack | None = None,
     ) -> None:
         self._path = path
         self._beside = beside
         self._connect = connect
+        self._watch = watch or Watch()
         self._limits = limits or WriterLimits()
+        self._told = told
         self._recovered = recovered
         self._turns = _Queue()
         self._bulk = _Queue()
@@ -314,11 +320,13 @@ class Writer:
         if report.fault is None and self._was_moved():
             lost = self._moved()
             report = BatchReport([(False, lost.again()) for _ in batch], lost)
-        self._call_loop(self._performed, batch, report, self._wal_size())
+        told = self._watch.take(is_whole=report.is_whole)
+        self._call_loop(self._performed, batch, report, told, self._wal_size())
 
-    def _performed(self, batch: list[_Write[Any]], report: BatchReport, wal_bytes: int) -> None:
+    def _performed(self, batch: list[_Write[Any]], report: BatchReport, told: Told, wal_bytes: int) -> None:
         self._running = []
         self._wal_bytes = wal_bytes
+        self._told(told)
         if report.fault is not None:
             self._fail(report.fault)
         else:
@@ -393,6 +401,7 @@ class Writer:
     def _fail(self, fault: Unavailable) -> None:
         self._failures += 1
         self._last_error = fault.message
+        self._told(None)  # what was written last is not known
         if self._closing or self._fault is not None:
             self._fail_waiting(fault)
             return

@@ -1,0 +1,69 @@
+"""The agents whose rows the writer changes, as SQLite itself reports them.
+
+One process owns the file and writes it through one connection. That connection has a trigger of its own on `agents`,
+which hands over the numbers of each row that any statement changes, one of another trigger included. So what was handed
+over last is what a read would find, and who keeps it has no need to read. The triggers are temporary: they are in the
+connection and not in the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from storage.database import AgentNumbers, Told
+
+_TRIGGERS = (
+    """CREATE TEMP TRIGGER agent_told AFTER UPDATE OF epoch, next_seq, indexed_seq, rev, stamp ON main.agents BEGIN
+        SELECT tell_agent(NEW.id, NEW.epoch, NEW.next_seq, NEW.indexed_seq, NEW.rev, NEW.stamp);
+    END""",
+    """CREATE TEMP TRIGGER agent_renamed AFTER UPDATE OF id, uid, project, profile, subject, secret ON main.agents BEGIN
+        SELECT tell_agent(OLD.id);
+    END""",
+    "CREATE TEMP TRIGGER agent_gone AFTER DELETE ON main.agents BEGIN SELECT tell_agent(OLD.id); END",
+    # All users of a profile have such a block from now on, and no row of theirs changes.
+    """CREATE TEMP TRIGGER block_shared AFTER INSERT ON main.blocks WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
+        SELECT tell_all();
+    END""",
+    """CREATE TEMP TRIGGER block_given AFTER UPDATE OF agent, project, profile ON main.blocks
+    WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
+        SELECT tell_all();
+    END""",
+)
+
+
+class Watch:
+    """Gathers the changes of a batch, in the writer's thread."""
+
+    def __init__(self) -> None:
+        self._changed: dict[int, AgentNumbers | None] = {}
+        self._is_all = False
+
+    def over(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Watches a connection, which it closes where that fails. Raises: sqlite3.Error."""
+        try:
+            connection.create_function("tell_agent", -1, self._tell)
+            connection.create_function("tell_all", 0, self._tell_all)
+            for trigger in _TRIGGERS:
+                connection.execute(trigger)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def take(self, *, is_whole: bool) -> Told:
+        """Returns what has changed since, as `Database.when_told` hands it on.
+
+        is_whole: nothing of it was undone. Else the numbers may be of what was, and nothing is said of these agents but
+        that they were touched.
+        """
+        changed, is_all = self._changed, self._is_all
+        self._changed, self._is_all = {}, False
+        if is_all:
+            return None
+        return changed if is_whole else dict.fromkeys(changed)
+
+    def _tell(self, agent: int, *numbers: int) -> None:
+        self._changed[agent] = AgentNumbers(*numbers) if numbers else None
+
+    def _tell_all(self) -> None:
+        self._is_all = True
