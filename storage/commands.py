@@ -231,7 +231,8 @@ class Committed:
     is_plain: it was written as planned, without `decide`. snapshot: the row of its path's memory section.
     seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
     added: the exchange, with its content, where it is new and not as it was planned.
-    begun: the conversation that began with it, if nothing else has changed.
+    begun: the conversation that began with it, if nothing else has changed and no head is like its path. is_head: the
+    path of one that is plain is like a head.
     """
 
     agent: Agent
@@ -243,6 +244,7 @@ class Committed:
     next_seq: int = 0
     added: Exchange | None = None
     begun: Conversation | None = None
+    is_head: bool = False
 
 
 # -- what passes between a run and the store

@@ -214,10 +214,9 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if snapshot is not None and not snapshot.id:
         snapshot = changed(snapshot, id=await add_snapshot(connection, agent.id, snapshot))
     e = changed(e, snapshot=None if snapshot is None else snapshot.id)
-    row = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
-    if row is None:
+    added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
+    if added is None:
         await _why_not(connection, agent)
-    id, seq = row
     await _edit(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
@@ -227,7 +226,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
             await shorten_text(connection, agent.id, run.id, "request", 0, write.request)
     if write.end is not None:
         run = await _end(connection, write.end)
-    e = changed(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+    e = changed(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -258,6 +258,14 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 # -- writing
 
 
+class Added(NamedTuple):
+    """The row of an exchange that was added. is_head: a list that was made elsewhere began with its path."""
+
+    id: int
+    seq: int
+    is_head: int
+
+
 async def add_exchange(
     connection: Connection,
     agent: int,
@@ -267,8 +275,8 @@ async def add_exchange(
     *,
     carries: bool = False,
     is_all: bool = False,
-) -> tuple[int, int] | None:
-    """Adds a turn as it was planned. Returns (id, seq) of the new row.
+) -> Added | None:
+    """Adds a turn as it was planned.
 
     None: the conversation moved, or something was forgotten, since it was planned. carries: it carries its parent.
     is_all: nothing else is written with it.
@@ -276,16 +284,14 @@ async def add_exchange(
     carries = carries and e.parent is not None
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, carries)
     row = await (connection.single if is_all else connection.row)(SQL["exchange_add"], values)
-    if row is None:
-        return None
-    return row[0], row[1]
+    return None if row is None else Added(*row)
 
 
-async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> tuple[int, int]:
-    """Adds a turn that was resolved in this transaction. Returns (id, seq) of the new row."""
+async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> Added:
+    """Adds a turn that was resolved in this transaction."""
     row = await connection.row(SQL["exchange_insert"], (*_values(e), e.seq, e.run, agent))
     assert row is not None  # it is inserted, or an error is raised
-    return row[0], row[1]
+    return Added(*row)
 
 
 async def put_exchange(connection: Connection, agent: int, e: Exchange) -> int:

@@ -146,6 +146,10 @@ SELECT id, input, said, "full" FROM exchanges WHERE id = ? AND agent = ?
 -- Reads the contents of several.
 SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
+-- piece: added
+-- What is told of an exchange that was added; last, whether a list that was made elsewhere began with its path.
+id, seq, CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
+
 -- name: exchange_add (sqlite)
 -- Adds a turn that was planned on a conversation, and marks its parent as carried (?42: it is to be), whose row it meets.
 -- No row: the conversation has moved since.
@@ -156,7 +160,7 @@ FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT id FROM exchanges WHERE ?42 <> 0 AND id = ?2 AND agent = ?38 AND carried = 0) x
 WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 ON CONFLICT (id) DO UPDATE SET carried = 1
-RETURNING id, seq
+RETURNING {added}
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
@@ -172,13 +176,13 @@ k AS (UPDATE exchanges SET carried = 1 FROM n WHERE exchanges.id = ?2 AND exchan
 INSERT INTO exchanges (id, {columns}, run, agent, seq)
 SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
        CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
-RETURNING id, seq
+RETURNING {added}
 
 -- name: exchange_insert (sqlite)
 -- Adds a turn that was resolved inside this transaction.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, next_seq, {padded:35} FROM agents WHERE id = ?38
-RETURNING id, seq
+RETURNING {added}
 
 -- name: exchange_insert (postgres)
 WITH n AS (UPDATE agents SET next_seq = next_seq + ?4 WHERE id = ?38 RETURNING id, next_seq - ?4 AS seq),
@@ -191,7 +195,7 @@ c AS (
     UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END
     FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
 )
-SELECT id, seq FROM e
+SELECT {added} FROM e
 
 -- name: exchange_put (sqlite)
 -- Adds an exchange of an import, with the number it has.

@@ -173,7 +173,7 @@ class KeptLooks:
             e, conversation = done.added, changed(done.begun, rev=1)
         else:
             before = self._planned_on(memory, write) if done.is_plain else None
-            if before is None or write.plain is None:
+            if before is None or write.plain is None or done.is_head:
                 # Whatever it changed of the tree, these may be ends of paths no more.
                 self._clear(memory)
                 return

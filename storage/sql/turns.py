@@ -231,9 +231,10 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
             connection, agent.id, agent.epoch, rev, e, carries=write.carries, is_all=is_all
         )
         if added is not None:
-            await _store_ops(connection, agent.id, added[0], write.ops)
-            id, seq = added
-            return Committed(agent, id, e.conversation, True, snapshot, seq, seq + len(e.inputs) + 1)
+            await _store_ops(connection, agent.id, added.id, write.ops)
+            seq, is_head = added.seq, bool(added.is_head)
+            numbers = (seq, seq + len(e.inputs) + 1)
+            return Committed(agent, added.id, e.conversation, True, snapshot, *numbers, is_head=is_head)
     indexed, change = 0, None
     if not is_new or write.change is not None:
         row = await connection.row(history.SQL["epoch"], (agent.id,))
@@ -251,8 +252,6 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     e, is_added, begun = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
-    if change.others or change.heads or change.tombs or change.stale or change.merge:
-        begun = None
     return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None, begun)
 
 
@@ -271,7 +270,7 @@ async def _apply(
     snapshot: int | None,
     indexed: int,
 ) -> tuple[Exchange, bool, Conversation | None]:
-    """Writes what a turn changes in the tree. Returns its exchange, whether that is a new one, and what begins with it.
+    """Writes what a turn changes in the tree. Returns its exchange, whether that is new, and `Committed.begun`.
 
     indexed: the last number that the search index knows.
     """
@@ -288,8 +287,10 @@ async def _apply(
             values = (agent, write.uid, write.probes.key, write.now)
             begun = await history.add_conversation(connection, *values)
             e = replace(e, conversation=begun.id)
-        id, seq = await history.insert_exchange(connection, agent, e)
+        id, seq, is_head = await history.insert_exchange(connection, agent, e)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+        if is_head or change.others or change.heads or change.tombs or change.stale or change.merge:
+            begun = None
     for other in change.others:
         await history.update_exchange(connection, agent, other)
     if not is_added or change.others:  # an exchange that is added moves its conversation by itself

@@ -152,7 +152,7 @@ async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
         found = []
         for length in range(0, 400, 7):
             made = replace(exchange(chance, 1), input=b"x" * length, said=None, notes={}, inputs=())
-            id, _ = await exchanges.insert_exchange(connection, agent.id, made)
+            id, _, _ = await exchanges.insert_exchange(connection, agent.id, made)
             read = "SELECT length(pad) FROM exchanges WHERE id = ?"
             before = await connection.value(read, (id,))
             await exchanges.update_exchange(connection, agent.id, replace(made, id=id))
@@ -184,7 +184,7 @@ async def test_a_row_that_went_to_overflow_pages_never_comes_back_whole(
         return replace(e, state=State.OPEN, input=b"secret%04d " % i * random.Random(i).randrange(1, 200))
 
     async def write(connection: Connection, i: int) -> int:
-        id, _ = await exchanges.insert_exchange(connection, agent.id, opened(i))
+        id, _, _ = await exchanges.insert_exchange(connection, agent.id, opened(i))
         said = b"quietly%04d " % i * chance.randrange(1, 400)
         e = replace(opened(i), id=id, state=State.FINISHED, said=said)
         await exchanges.update_exchange(connection, agent.id, e)
