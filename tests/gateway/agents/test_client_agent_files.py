@@ -370,6 +370,22 @@ def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(two).name == "twin"
 
 
+def test_messages_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) -> None:
+    """A summary of Letta's server took a call away and left its result; a reply of nothing was stored as null."""
+    file = copy.deepcopy(LETTA_FILE)
+    messages = file["agents"][0]["messages"]
+    messages[6:6] = [messages[3], {**messages[4], "content": [], "tool_calls": None, "id": "message-empty"}]
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(file)))
+    assert "agents.0.messages.6" in raw.headers["x-mnemogate-left-out"].split(",")
+    (id,) = raw.parse().agent_ids
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    reply = world.letta.agents.messages.create(id, input="One more pen, please.")
+    assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
+    sent = world.upstream.last.messages
+    assert [m["tool_call_id"] for m in sent if m["role"] == "tool"] == ["call_1", "call_2"]
+    assert "" in [m["content"] for m in sent if m["role"] == "assistant"]
+
+
 def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:
     world.upstream.queue(say("One."), say("Two."))
     agent = world.agent()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -166,6 +166,23 @@ def read(message: FileMessage, at: float) -> list[CarriedMessage]:
     return [CarriedMessage(each, moment, message.model or "") for each in made]
 
 
+def answers(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
+    """Says of each message whether a provider would take it: a result has to follow on its call, and once.
+
+    Where a summary took the calls away, Letta's server kept their results.
+    """
+    waiting: set[str] = set()
+    for each in messages:
+        message = each.message
+        if message["role"] != "tool":
+            waiting = {str(call["id"]) for call in message.get("tool_calls") or ()}
+            yield True
+        else:
+            id = message["tool_call_id"]
+            yield id in waiting
+            waiting.discard(id)
+
+
 def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
     if message.name:
         made["name"] = message.name
@@ -174,7 +191,9 @@ def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
 
 def _reply(message: FileMessage) -> dict[str, Any]:
     parts = message.content if isinstance(message.content, list) else []
-    made: dict[str, Any] = {"role": "assistant", "content": _plain(message.content) or None}
+    # Without calls a reply has a text, if an empty one: providers refuse null.
+    nothing = None if message.tool_calls else ""
+    made: dict[str, Any] = {"role": "assistant", "content": _plain(message.content) or nothing}
     blocks = [block for block in map(_block, parts) if block is not None]
     if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
         made["reasoning_content"] = readable

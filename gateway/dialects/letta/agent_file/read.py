@@ -14,12 +14,19 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedFolder, CarriedPassage
+from gateway.core.agent_file import (
+    AgentFile,
+    CarriedAgent,
+    CarriedArchive,
+    CarriedFolder,
+    CarriedMessage,
+    CarriedPassage,
+)
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
 from gateway.core.text import without_nul
-from gateway.dialects.letta.agent_file.messages import FileMessage, read
+from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.write import OURS
 from gateway.dialects.letta.body import Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
@@ -197,7 +204,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
                 _known(agent.source_ids, folders, (*at, "source_ids")),
                 keys,
                 () if own is None else _passages(own.passages, now),
-                () if form.strip_messages else _messages(agent, now),
+                () if form.strip_messages else _messages(agent, now, n, left_out),
             )
         )
         _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
@@ -421,9 +428,12 @@ def _passages(passages: Sequence[_FilePassage], now: float) -> list[CarriedPassa
     ]
 
 
-def _messages(agent: _FileAgent, now: float) -> list[Any]:
-    messages = list(agent.messages or ())
+def _messages(agent: _FileAgent, now: float, place: int, left_out: list[str]) -> list[CarriedMessage]:
+    messages = [*enumerate(agent.messages or ())]
     # The first one is the compiled prompt, which is made anew.
-    if messages and messages[0].role == "system":
+    if messages and messages[0][1].role == "system":
         messages = messages[1:]
-    return [made for each in messages for made in read(each, now)]
+    found = [(n, made) for n, each in messages for made in read(each, now)]
+    sound = [*answers(made for _, made in found)]
+    left_out += [f"agents.{place}.messages.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
+    return [made for (_, made), ok in zip(found, sound, strict=True) if ok]
