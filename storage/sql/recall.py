@@ -98,8 +98,7 @@ class Recall(Group):
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
                 memory.keep(unread, read)
-                if self._memories.get(agent.id) is memory:
-                    self._memories.keep(memory)
+        self._memories.weigh(memory)
         return [found[seq] for seq in hits if seq in found]
 
     async def _remembered(

@@ -227,33 +227,43 @@ class MemoryCache:
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self.vectors = VectorCache()
         self._limit = limit_bytes
-        self._kept: OrderedDict[int, tuple[Remembered, int]] = OrderedDict()
+        # With the bytes that each had when it was weighed last.
+        self._kept: OrderedDict[int, Remembered] = OrderedDict()
+        self._sizes: dict[int, int] = {}
         self._bytes = 0
         self.clears = 0
 
     def get(self, agent: int) -> Remembered | None:
         found = self._kept.get(agent)
-        if found is None:
-            return None
-        self._kept.move_to_end(agent)
-        return found[0]
+        if found is not None:
+            self._kept.move_to_end(agent)
+        return found
 
     def keep(self, memory: Remembered) -> None:
-        """Keeps a memory as large as it is now. The newest stays even where it alone is too large."""
+        """Keeps a memory. The newest stays even where it alone is too large."""
         self._drop(memory.agent)
-        self._kept[memory.agent] = memory, memory.size
-        self._bytes += memory.size
+        self._kept[memory.agent], self._sizes[memory.agent] = memory, 0
+        self.weigh(memory)
+
+    def weigh(self, memory: Remembered) -> None:
+        """Counts a memory that may have grown as large as it is now, and makes room for it."""
+        if self._kept.get(memory.agent) is not memory:
+            return
+        size = memory.size
+        self._bytes += size - self._sizes[memory.agent]
+        self._sizes[memory.agent] = size
         while self._bytes > self._limit and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
         """Hands a turn that was committed on to its memory, so that no query has to read it."""
-        memory, e = self._kept.get(done.agent.id, (None, 0))[0], done.added
+        memory, e = self._kept.get(done.agent.id), done.added
         if e is None and done.is_plain and write.plain is not None:
             e = write.plain[0]
         if memory is None or memory.numbers is None or memory.numbers.epoch != done.agent.epoch or e is None:
             return
         memory.hand_on(e, (done.exchange, done.seq, done.next_seq))
+        self.weigh(memory)
 
     def drop(self, agent: int) -> None:
         """Drops a memory of which something was forgotten."""
@@ -266,12 +276,12 @@ class MemoryCache:
         self.vectors.clear()
         self.clears += 1
         self._kept.clear()
+        self._sizes.clear()
         self._bytes = 0
 
     def _drop(self, agent: int) -> None:
-        found = self._kept.pop(agent, None)
-        if found is not None:
-            self._bytes -= found[1]
+        if self._kept.pop(agent, None) is not None:
+            self._bytes -= self._sizes.pop(agent)
 
 
 def document_of(m: Message) -> Document:
