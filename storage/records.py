@@ -37,6 +37,10 @@ class Scope:
     profile: str
     subject: str
 
+    def __hash__(self) -> int:
+        # Each turn hashes its scope ten times, and a text remembers its hash.
+        return hash(self.subject)
+
     @property
     def is_person(self) -> bool:
         """True for the memory of a person, from whose conversations facts are learned."""

@@ -137,6 +137,7 @@ def plan_step(
         new,
         conversation,
         changed(e, id=-1, conversation=conversation or 0),
+        [*held, *query.listing.messages],
         fill=tuple(fill),
         held=tuple(held),
         appending=True,

@@ -195,14 +195,15 @@ class Canon:
         role = message.get("role")
         if role in _SYSTEM:
             return ()
-        text = _squashed(text_of(message))
+        content = message.get("content")
+        text = _squashed(content if isinstance(content, str) else text_of(message))
         if role == "assistant":
             found = [self._atom(b"a", _encoded(message.get("name")), text)] if text else []
             if "tool_calls" in message or "function_call" in message:
                 for name, arguments in calls_of(message):
                     found.append(self._atom(b"c", _encoded(name), _encoded(_canonical_arguments(arguments))))
             return tuple(found)
-        media = media_of(message)
+        media = () if isinstance(content, str) else media_of(message)
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in _RESULT:
             return (self._atom(b"t", text, kinds),)
@@ -273,17 +274,21 @@ class Listing:
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront | None = None) -> None:
         """Hashes a list. front: the beginning of the same list, under the same secret."""
-        front = front or ListFront(0, (), (), (b"",))
-        rest = range(front.count, len(messages))
         self.canon = canon
-        self.positions = [*front.positions, *(i for i in rest if messages[i].get("role") not in _SYSTEM)]
+        self.positions = [] if front is None else [*front.positions]
+        self.atoms = [] if front is None else [*front.atoms]
+        self._paths = [b""] if front is None else [*front.paths]
+        for i in range(0 if front is None else front.count, len(messages)):
+            if messages[i].get("role") not in _SYSTEM:
+                self.positions.append(i)
+                self.atoms.append(canon.atoms(messages[i]))
         self.messages = [messages[i] for i in self.positions]
-        self.atoms = [*front.atoms, *map(canon.atoms, self.messages[len(front.positions) :])]
         self._media: dict[int, bytes] = {}
-        self._paths = [*front.paths]
         self._ends: list[int] = []
-        replies = (n for n in range(len(self.messages), 0, -1) if self.role(n - 1) == "assistant")
-        self.said = next(replies, 0)
+        said = len(self.messages)
+        while said and self.messages[said - 1].get("role") != "assistant":
+            said -= 1
+        self.said = said
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -305,9 +310,11 @@ class Listing:
 
     def path(self, end: int) -> bytes:
         """Returns the hash of the path that the first `end` messages are."""
-        for atoms in self.atoms[len(self._paths) - 1 : end]:
-            self._paths.append(self.canon.path(atoms, self._paths[-1]))
-        return self._paths[end]
+        paths = self._paths
+        if end >= len(paths):
+            for atoms in self.atoms[len(paths) - 1 : end]:
+                paths.append(self.canon.path(atoms, paths[-1]))
+        return paths[end]
 
     @property
     def ends(self) -> list[int]:

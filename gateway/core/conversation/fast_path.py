@@ -53,7 +53,8 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         touched=query.now,
         prior=e.id if has_additions(e) else e.prior,
     )
-    return Plan(query, Match(e, listing.said - 1, listing.said - 1), new, e.conversation, exchange)
+    found = Match(e, listing.said - 1, listing.said - 1)
+    return Plan(query, found, new, e.conversation, exchange, listing.messages[listing.said :])
 
 
 def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Exchange:

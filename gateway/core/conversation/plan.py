@@ -35,8 +35,9 @@ class Amendment:
 class Plan:
     """The additions of a request to the tree, and what it needs of it.
 
-    new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0.
-    fill: what the client left out in front of its list. held: messages of cancelled sends, append mode.
+    new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0;
+    messages: its input. fill: what the client left out in front of its list. held: messages of cancelled sends, append
+    mode.
     hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
     quotes: it says again what its conversation said last, and stands only once somebody goes on from it.
     """
@@ -46,6 +47,7 @@ class Plan:
     new: tuple[int, ...]
     conversation: int | None
     exchange: Exchange
+    messages: list[WireMessage]
     fill: tuple[PathElement, ...] = ()
     amendments: tuple[Amendment, ...] = ()
     held: tuple[WireMessage, ...] = ()
@@ -53,11 +55,6 @@ class Plan:
     off: bool = False
     appending: bool = False
     quotes: bool = False
-
-    @property
-    def messages(self) -> list[WireMessage]:
-        """The new exchange's input."""
-        return [*self.held, *(self.query.listing.messages[i] for i in self.new)]
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:
@@ -95,6 +92,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         new,
         conversation,
         e,
+        messages,
         tuple(fill),
         tuple(amendments),
         tuple(held),

@@ -64,6 +64,8 @@ _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 # Both go on for at most 4,096 repeats, because a repeat costs memory until the match ends.
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
+# Most messages of most clients: a role, and a text as their last member.
+_PLAIN = re.compile(rb'\{\s*+("role")\s*+:\s*+("[a-z]++")\s*+,\s*+("content")\s*+:\s*+"')
 _KEY = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+')
 _GAP = re.compile(rb"[\s,]*+")
 _COLON = re.compile(rb"\s*+:\s*+")
@@ -135,8 +137,8 @@ def scan(body: bytes, front: Layout | None = None) -> Layout:
             start = front.start
             messages += front.messages
             at = _elements(body, front.end, messages)
-            *before, member = front.members
-            members += (*before, member._replace(end=at))
+            *members, (key, key_start, value, _) = front.members
+            members.append(Member(key, key_start, value, at))
         end = _members(body, at, members, messages)
         index = {member.key: member for member in members}
     except IndexError as error:
@@ -290,12 +292,11 @@ class Splice:
                 edits.append((end - 1, end - 1, b"," + back))
         elif content is not None and kind == _QUOTE:
             start, end = content
-            front, back = _escape("".join(prefixes)), _escape("\n\n".join(appended))
-            if front:
-                edits.append((start + 1, start + 1, front))
-            if back:
-                has_text = bool(front) or end - start > 2
-                edits.append((end - 1, end - 1, _escape("\n\n") + back if has_text else back))
+            if prefixes:
+                edits.append((start + 1, start + 1, _escape("".join(prefixes))))
+            if text := "\n\n".join(appended):
+                between = "\n\n" if any(prefixes) or end - start > 2 else ""
+                edits.append((end - 1, end - 1, _escape(between + text)))
         else:
             # The content is null or missing: the text becomes the content.
             text = "\n\n".join(filter(None, ("".join(prefixes), *appended)))
@@ -324,21 +325,18 @@ class Splice:
         return self._value(index, "content")
 
     def _value(self, index: int, key: str) -> Span | None:
-        found = None
-        for member in self._open(index)[0]:
-            if member.key == key:
-                # The search goes on, because the last of a repeated key counts, as in the parser.
-                found = (member.value, member.end)
-        return found
+        for name, _, value, end in reversed(self._open(index)[0]):
+            if name == key:  # the last of a repeated key counts, as in the parser
+                return value, end
+        return None
 
     def _open(self, index: int) -> tuple[list[Member], int]:
         opened = self._opened.get(index)
         if opened is None:
-            start, _ = self._layout.messages[index]
+            start, end = self._layout.messages[index]
             if self._body[start] != 0x7B:
                 raise ValueError(f"message {index} is not an object")
-            members: list[Member] = []
-            opened = self._opened[index] = members, _members(self._body, start + 1, members)
+            opened = self._opened[index] = _opened(self._body, start, end)
         return opened
 
     def _takes_text(self, content: Span | None) -> bool:
@@ -468,6 +466,19 @@ def _members(body: bytes, at: int, members: list[Member], messages: list[Span] |
             end = _value_end(body, at)
         members.append(Member(key, key_start, at, end))
         at = end
+
+
+def _opened(body: bytes, start: int, end: int) -> tuple[list[Member], int]:
+    """Returns the members of the message at `start`, and where it ends. end: the same, as the layout has it."""
+    plain = _PLAIN.match(body, start)
+    if plain is not None:
+        at = plain.end() - 1
+        text_end = _string_end(body, at)
+        if text_end == end - 1:
+            role = Member("role", plain.start(1), plain.start(2), plain.end(2))
+            return [role, Member("content", plain.start(3), at, text_end)], end
+    members: list[Member] = []
+    return members, _members(body, start + 1, members)
 
 
 def _elements(body: bytes, at: int, spans: list[Span]) -> int:

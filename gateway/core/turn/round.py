@@ -109,11 +109,15 @@ class Round:
     @property
     def ours(self) -> list[ToolCall]:
         """The calls that the gateway runs."""
+        if not self.draft.calls:
+            return []
         return [call for call in self.draft.calls if call.owner is CallOwner.OURS]
 
     @property
     def theirs(self) -> list[ToolCall]:
         """The calls that the client has to answer."""
+        if not self.draft.calls:
+            return []
         return [call for call in self.draft.calls if call.owner is not CallOwner.OURS]
 
     @property

@@ -51,8 +51,10 @@ class ResentLists:
         """Returns a request's list with its atoms, and keeps it in place of the list that it goes on from."""
         messages = request.messages
         # The list before ended with what the last reply answers.
-        replies = (n for n in range(len(messages) - 1, 0, -1) if messages[n]["role"] == "assistant")
-        name = canon.secret, next(replies, 0)
+        end = len(messages) - 1
+        while end > 0 and messages[end]["role"] != "assistant":
+            end -= 1
+        name = canon.secret, end
         before = self._sent.get(name)
         if before is None or not request.raw.startswith(before.raw):
             listing = Listing(canon, messages)
