@@ -302,8 +302,14 @@ def _bare(e: Exchange, id: int, seq: int) -> Exchange:
     """Returns an exchange with what is asked of it when its messages are shown, and nothing else."""
     return Exchange(
         id, e.conversation, None, 0, 0, e.inputs, (), e.reply, b"", None, e.begun, e.touched, e.ended, e.stopped,
-        hush=e.hush, state=e.state, carried=e.carried, standing=e.standing, seq=seq, input=e.input, said=e.said,
+        hush=e.hush, state=e.state, carried=e.carried, standing=e.standing, seq=seq,
+        input=_shrunk(e.input), said=_shrunk(e.said),
     )  # fmt: skip
+
+
+def _shrunk(content: bytes | None) -> bytes | None:
+    """Returns a copy that takes no more than its bytes: JSON that was just written takes 4 kB at least."""
+    return None if content is None else bytes(memoryview(content))
 
 
 def _spoken_bytes(spoken: _Spoken) -> int:
