@@ -39,7 +39,7 @@ from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 from tests.doubles.statements import noting
-from tests.postgres import empty_database, query
+from tests.postgres import EmptyDatabase, empty_database, query
 
 
 class Server:
@@ -73,9 +73,16 @@ async def open_store(path: str | Path, **options: Any) -> Store:
     return await storage.open.open_store(server.url_of(path), RULES, **taken)
 
 
-def address_of(file: Path) -> str:
-    """The file, or the URL of the database that stands in for it, for a process that opens the same."""
-    return str(file) if server is None else server.url_of(file)
+def url_of(file: Path) -> str | None:
+    """The URL of the database that stands in for a file, if one does."""
+    return None if server is None else server.url_of(file)
+
+
+def data_of(file: Path) -> bytes:
+    """All that a database promises to erase: of a file all bytes, its log's too; of a server all rows."""
+    if server is not None:
+        return EmptyDatabase(server.url_of(file)).content()
+    return b"".join(each.read_bytes() for each in file.parent.glob(file.name + "*"))
 
 
 def shown(file: Path, sql: str) -> list[tuple[Any, ...]]:

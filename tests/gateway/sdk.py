@@ -26,7 +26,7 @@ from storage.sql.store import Store
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
-from tests.stored import open_store
+from tests.stored import data_of, open_store
 
 __all__ = [
     "CHAT",
@@ -84,7 +84,8 @@ class World:
     gateway: Running
     upstream: StrictUpstream
     clock: Clock
-    statements: list[str] = field(default_factory=list)
+    file: Path
+    statements: list[str]
     sdk: openai.OpenAI = field(init=False)
 
     def __post_init__(self) -> None:
@@ -148,6 +149,11 @@ class World:
         own = make_statement("a test's", sql)
         rows = self.gateway.call(self.store.database.read(lambda c: c.rows(own, values)))
         return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+    def data(self) -> bytes:
+        """All bytes that its database promises to erase."""
+        self.settle()
+        return data_of(self.file)
 
     def statements_of(self, work: Callable[[], object]) -> list[str]:
         """Returns the SQL of one request, each statement by its kind, without BEGIN and the like."""
@@ -291,7 +297,7 @@ def remember(
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.background.index_lags = lambda agent, messages=None: None
         app.background.maintenance.edits_wait = lambda: None
-        world = World(gateway, upstream, clock, statements)
+        world = World(gateway, upstream, clock, tmp_path / "memory.db", statements)
         try:
             yield world
         finally:

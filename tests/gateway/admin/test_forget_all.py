@@ -14,11 +14,9 @@ from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.run.admin.forget import ForgetOperations, Retention
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
-from tests import stored
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of
-from tests.postgres import EmptyDatabase
 
 pytestmark = pytest.mark.both
 
@@ -169,17 +167,10 @@ class Scene:
 
         self.world.gateway.call(forget())
 
-    def _data(self) -> bytes:
-        """All that the database promises to erase: of a file all bytes, of a server all rows."""
-        path = self.folder / "memory.db"
-        if stored.server is not None:
-            return EmptyDatabase(stored.server.url_of(path)).content()
-        return b"".join(p.read_bytes() for p in path.parent.glob(path.name + "*"))
-
     def found(self) -> set[str]:
         """Where the word is."""
         found = {place for place, sql in PLACES.items() if WORD in str(self.world.query(sql))}
-        data = self._data()
+        data = self.world.data()
         vectors = [unit_bytes(text) for text in (FACT, SAVED, f"The cat is called {WORD}.")]
         if any(v[:24] in data or v[-24:] in data for v in vectors):
             found.add("vector")

@@ -480,6 +480,7 @@ def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: 
 # -- what it costs
 
 
+@pytest.mark.sqlite
 def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
     chat = learner.world.chat(user="alice")
     chat.say("One.")

@@ -24,7 +24,7 @@ from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
 from tests.gateway.process import ROOT, place_of
 from tests.server import Running, serve, settings_for
-from tests.stored import address_of, open_store
+from tests.stored import open_store, url_of
 
 # --- quiet and the end ------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ def run_until(database: Path, marks: Path, where: str) -> list[str]:
     """The worker's process, killed when it has said that; without it, to its end."""
     said = []
     with subprocess.Popen(
-        [sys.executable, "-m", job_process.__name__, address_of(database), str(marks), where],
+        [sys.executable, "-m", job_process.__name__, url_of(database) or str(database), str(marks), where],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
