@@ -129,6 +129,12 @@ class Connection(Protocol):
         Who locks several takes the lowest number first.
         """
 
+    async def lock_sharers(self, agent: int) -> None:
+        """Locks the rows of an agent and of all that share a block with it, before such a block is written.
+
+        A changed block raises the `rev` of all who see it, so two that write it would wait for each other.
+        """
+
 
 # A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]

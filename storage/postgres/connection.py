@@ -35,6 +35,15 @@ from storage.text import mended
 
 OLDEST_SERVER = 14
 
+# An agent, and all that share a block with it: what either owns or has attached.
+_SHARERS = """\
+WITH seen AS (
+    SELECT id FROM blocks WHERE agent = $1 UNION SELECT target FROM attached WHERE agent = $1 AND kind = 'block')
+SELECT id FROM agents WHERE id IN (
+    SELECT $1 UNION SELECT agent FROM attached WHERE kind = 'block' AND target IN (SELECT id FROM seen)
+    UNION SELECT agent FROM blocks WHERE id IN (SELECT id FROM seen))
+ORDER BY id FOR NO KEY UPDATE"""
+
 # The server's time, in seconds.
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 
@@ -260,6 +269,9 @@ class PostgresConnection:
         if agent not in self._locked:
             await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
             self._locked.add(agent)
+
+    async def lock_sharers(self, agent: int) -> None:
+        self._locked.update(row[0] for row in await self.rows(_SHARERS, (agent,)))
 
     async def commit(self) -> None:
         """Ends the transaction, if one was begun. Raises: StatementFailed: it went on after a failure."""

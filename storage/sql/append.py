@@ -190,7 +190,9 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
             agent.secret != write.agent.secret
         ):  # the exchange's hashes are keyed with a secret that nobody has
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
-    elif write.conversation is None or write.adopts or write.ends is not None:
+    elif write.edits.writes or write.adopts:
+        await connection.lock_sharers(agent.id)
+    elif write.conversation is None or write.ends is not None:
         # Else the statement that adds the exchange locks the agent itself.
         await connection.lock(agent.id)
     rev = write.rev
@@ -313,7 +315,7 @@ async def end_step(
 
 
 async def _end(connection: Connection, write: RunEnd) -> Run:
-    await connection.lock(write.agent)
+    await (connection.lock_sharers if write.edits.writes else connection.lock)(write.agent)
     if write.exchange is not None:
         values = (
             write.stop,

@@ -296,7 +296,7 @@ async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
     """Writes what became of an item. Returns the tokens that count."""
     item, run = write.item, write.item.run
     if run is not None:
-        await connection.lock(run.agent)
+        await connection.lock_sharers(run.agent)
     part, errors, expiries = 0, 0, 0
     if isinstance(write, ItemBack):
         errors, expiries = write.errors, write.expiries

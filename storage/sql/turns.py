@@ -165,7 +165,7 @@ class Turns(Group):
         """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
         # A conversation that moved in the future was written before the clock was put back.
         at = min(last_at, now)
-        await connection.lock(agent)
+        await connection.lock_sharers(agent)
         if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
             # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
             pool = Pool(await history.load_pool(connection, agent, Probes(None), conversation), None)
@@ -220,6 +220,8 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         agent = await begin_agent(connection, agent, write.defaults, write.shared, write.now)
         if agent.secret != write.agent.secret:  # the turn's hashes are keyed with a secret that nobody has
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
+    elif write.change is not None and write.change.merge:
+        await connection.lock_sharers(agent.id)
     snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.

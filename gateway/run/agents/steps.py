@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -51,8 +51,11 @@ from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
 from storage.value import changed
 
-# How often edits are made again, or a send is planned again, because somebody else was faster.
-TRIES = 8
+T = TypeVar("T")
+
+# How often edits are made again, or a send is planned again, because somebody else was faster: another process, or one
+# that writes for the first time.
+TRIES = 32
 
 # The faults of an upstream after which a run that reads is tried again.
 _PASSING = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
@@ -272,29 +275,50 @@ class StepsMemory:
         self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
     ) -> Prompt:
         """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
-        for _ in range(TRIES):
-            messages = self._messages(results, nudge)
-            pinned = self.known.pinned
-            if self.changes.ops or self._told(results):
-                pinned = learned(pinned, self.changes.blocks)
-            known, now = self.known, self.keeper.now()
-            tip = known.path[-1]
-            self.known = go_on(known, tip, messages, pinned, self.changes.blocks, now)
-            prompt = await self.prompt()
-            write = open_write(self.known, prompt, self._to_begin(now), now)
-            merged, versions = self._edits(tip)
-            write = changed(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
-            write = changed(write, reading=self.reading, replaces=self.replaces)
-            if end is not None:
-                e = self._finished(write.exchange, prompt, (), None)
-                write = changed(write, exchange=e, end=end)
-            try:
-                await self._open(write)
-                return prompt
-            except WriteConflict:
-                self.known = known
+        return await self._edited(results, lambda made: self._open_once(made, nudge, end))
+
+    async def _edited(
+        self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
+    ) -> T:
+        """Writes edits with what they had as results; those that somebody was faster than are made again.
+
+        Raises: WriteConflict, StoreError.
+        """
+        try:
+            return await write(results)
+        except WriteConflict:
+            pass
+        async with self.keeper.editing:
+            for _ in range(TRIES):
                 results = await self._make_again(results)
+                try:
+                    return await write(results)
+                except WriteConflict:
+                    continue
         raise WriteConflict("the blocks of this agent change too fast")
+
+    async def _open_once(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
+        messages = self._messages(results, nudge)
+        pinned = self.known.pinned
+        if self.changes.ops or self._told(results):
+            pinned = learned(pinned, self.changes.blocks)
+        known, now = self.known, self.keeper.now()
+        tip = known.path[-1]
+        self.known = go_on(known, tip, messages, pinned, self.changes.blocks, now)
+        prompt = await self.prompt()
+        write = open_write(self.known, prompt, self._to_begin(now), now)
+        merged, versions = self._edits(tip)
+        write = changed(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
+        write = changed(write, reading=self.reading, replaces=self.replaces)
+        if end is not None:
+            e = self._finished(write.exchange, prompt, (), None)
+            write = changed(write, exchange=e, end=end)
+        try:
+            await self._open(write)
+        except WriteConflict:
+            self.known = known
+            raise
+        return prompt
 
     def _edits(self, e: Exchange) -> tuple[BlockMerge, dict[int, int]]:
         """Returns what the tools of a step changed, and the versions of the blocks that they saw."""
@@ -452,20 +476,17 @@ class StepsMemory:
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
         """Ends the run with calls that somebody has to answer, behind what our tools did meanwhile."""
-        results: Sequence[ToolResult] = outcome.results
-        for _ in range(TRIES):
+
+        async def end(results: Sequence[ToolResult]) -> Run:
             e = self.known.path[-1]
             merged, versions = self._edits(e)
-            end = RunEnd(
+            write = RunEnd(
                 self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
                 _kept_results(e, results), merged, versions,
             )  # fmt: skip
-            try:
-                self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
-                return
-            except WriteConflict:
-                results = await self._make_again(results)
-        raise WriteConflict("the blocks of this agent change too fast")
+            return await asyncio.shield(self.keeper.store.append.end(write))
+
+        self._has_ended(await self._edited(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason) -> None:
         # One that only answers what waits has no row before its first step.

@@ -80,6 +80,8 @@ class MemoryKeeper:
     leases: Leases = field(init=False)
     resent: ResentLists = field(init=False, default_factory=ResentLists)
     queues: Queues = field(init=False)
+    # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
+    editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.leases = Leases(self.store.lines)

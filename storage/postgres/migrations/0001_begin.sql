@@ -526,18 +526,25 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- Who sees a block; the lowest number is locked first, as everywhere.
 CREATE FUNCTION kept_block() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    seers BIGINT[] := ARRAY(SELECT id FROM agents WHERE id IN (
+        SELECT OLD.agent UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.id)
+        ORDER BY id FOR NO KEY UPDATE);
 BEGIN
-    UPDATE agents SET rev = rev + 1 WHERE id IN (
-        SELECT OLD.agent UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.id);
+    UPDATE agents SET rev = rev + 1 WHERE id = ANY (seers);
     RETURN NULL;
 END $$;
 
 CREATE FUNCTION kept_value() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE agents SET rev = rev + 1 WHERE id IN (
+DECLARE
+    seers BIGINT[] := ARRAY(SELECT id FROM agents WHERE id IN (
         SELECT agent FROM blocks WHERE id = OLD.block
-        UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.block);
+        UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.block)
+        ORDER BY id FOR NO KEY UPDATE);
+BEGIN
+    UPDATE agents SET rev = rev + 1 WHERE id = ANY (seers);
     RETURN NULL;
 END $$;
 

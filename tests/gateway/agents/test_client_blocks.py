@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
 
@@ -163,6 +164,32 @@ def test_a_shared_block_that_another_agent_changes_while_one_waits_for_it_is_tol
     path = f"/v1/agents/{one.id}/messages/{listed[2].id}"
     _, changed = world.ask("PATCH", path, {"content": words})
     assert changed["tool_return"] == words
+
+
+@pytest.mark.both
+def test_many_agents_write_one_block_at_once_and_nothing_is_lost(world: LettaWorld) -> None:
+    count, gate = 16, Gate()
+    shared = world.letta.blocks.create(label="board", value="")
+    agents = [world.agent(memory_blocks=[], block_ids=[shared.id]).id for _ in range(count)]
+
+    def answer(seen: Seen) -> Reply:
+        if seen.messages[-1]["role"] != "user":
+            return say("Done.")
+        line = {"label": "board", "new_string": str(seen.messages[-1]["content"])}
+        return call_tools(Call("memory_insert", line), hold_before_headers=gate)
+
+    world.upstream.script = answer
+    arrived = world.upstream.arrived(len(world.upstream.seen) + count)
+    with ThreadPoolExecutor(count) as pool:
+        send = world.anew(timeout=60).agents.messages.create
+        found = [pool.submit(send, agent, input=f"Line {n}.") for n, agent in enumerate(agents)]
+        arrived.wait_sync()
+        gate.open()
+        replies = [each.result() for each in found]
+    assert {reply.stop_reason.stop_reason for reply in replies} == {"end_turn"}
+    assert {reply.messages[1].status for reply in replies} == {"success"}  # type: ignore[union-attr]
+    written = world.letta.blocks.retrieve(shared.id).value.splitlines()
+    assert sorted(written) == sorted(f"Line {n}." for n in range(count))
 
 
 def test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told(world: LettaWorld) -> None:
