@@ -61,6 +61,7 @@ from storage.errors import StoreError
 from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
+_MOST_ROUTES = 256
 
 
 @frozen
@@ -114,6 +115,7 @@ class Chat:
                 self.failover.beside(background or providers),
             )
         self._rules: dict[tuple[str, str | None], IdentityRules] = {}
+        self._routes: dict[str, Route] = {}
         self._said_who_is_missing = False
 
     async def answer(
@@ -140,15 +142,13 @@ class Chat:
         is_defined = spec is None
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
-        is_ours = self.agents is not None and await self.agents.owns(identity, spec)
+        is_named = self.agents is not None and identity.conversation is not None
+        is_ours = is_named and self.agents is not None and await self.agents.owns(identity, spec)
         if is_defined:
             if is_ours and self.registry is not None:
                 spec = await self.registry.in_conversation(project, identity.conversation, spec)
             request = with_fields(request, sampling_of(spec, has_tools=request.has_tools))
-        if asks_agent(request.model):
-            route = agent_route(self._settings, spec)
-        else:
-            route = resolve_route(self._settings, request.model)
+        route = agent_route(self._settings, spec) if asks_agent(request.model) else self._route(request.model)
         if self.agents is not None and is_ours:
             if identity.mode in (Mode.ON, Mode.STRICT):
                 sent = await self.agents.append(
@@ -338,6 +338,15 @@ class Chat:
         if prompt.recall.ms:
             self._metrics.recall_ms.observe(prompt.recall.ms)
         return TreeMemory(keeper, known, changes, toolbox), prompt
+
+    def _route(self, model: str) -> Route:
+        """Returns the route of a model's name. Raises: UnknownModel."""
+        route = self._routes.get(model)
+        if route is None:
+            route = resolve_route(self._settings, model)
+            if len(self._routes) < _MOST_ROUTES:  # callers choose the names
+                self._routes[model] = route
+        return route
 
     def _rules_of(self, project: str, key_mode: str | None = None) -> IdentityRules:
         rules = self._rules.get((project, key_mode))

@@ -77,9 +77,13 @@ _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys
 
 
 class _Sources(NamedTuple):
-    """The places of an id, the first hit wins. headers, fields: their names, since most requests have none of them."""
+    """The places of an id, the first hit wins. in_body: those that are no headers.
+
+    headers, fields: their names, since most requests have none of them.
+    """
 
     order: tuple[_Source, ...]
+    in_body: tuple[_Source, ...]
     headers: frozenset[bytes]
     fields: frozenset[str]
 
@@ -148,7 +152,9 @@ def identify(
     found = dict(headers)
     if len(found) != len(headers):
         _refuse_repeated(headers, rules._single)
-    user = _signed(found, rules, now) or _first(rules._user, found, body) or rules.default_user
+    says_more = not rules._single.isdisjoint(found)  # most requests have none of these headers
+    signed = _signed(found, rules, now) if says_more else None
+    user = signed or _first(rules._user, found, body) or rules.default_user
     conversation = _first(rules._conversation, found, body)
     if user is not None:
         subject: str | None = f"user:{user}"
@@ -156,13 +162,13 @@ def identify(
         subject = None if conversation is None else f"conversation:{conversation}"
     agent = _agent(found, body)
     profile = agent or rules.default_profile
-    append = _append(found)
+    append = says_more and _append(found)
     if append and conversation is None:
         raise BadRequest(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
             param="x-mnemogate-history",
         )
-    asked = _asked_mode(found)
+    asked = _asked_mode(found) if says_more else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     side: SideRule | None = None
     if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
@@ -200,7 +206,8 @@ def _sources(order: Iterable[str]) -> _Sources:
         for name in order
     )
     headers = frozenset(header for _, header, _ in sources if header is not None)
-    return _Sources(sources, headers, frozenset(keys[0] for _, _, keys in sources if keys))
+    in_body = tuple(source for source in sources if source[1] is None)
+    return _Sources(sources, in_body, headers, frozenset(keys[0] for _, _, keys in in_body))
 
 
 def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) -> str | None:
@@ -212,9 +219,12 @@ def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) ->
 
 
 def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
-    if sources.headers.isdisjoint(headers) and sources.fields.isdisjoint(body):
-        return None
-    for name, header, keys in sources.order:
+    order = sources.order
+    if sources.headers.isdisjoint(headers):
+        if sources.fields.isdisjoint(body):
+            return None
+        order = sources.in_body
+    for name, header, keys in order:
         if header is not None:
             if header not in headers:
                 continue

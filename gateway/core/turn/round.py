@@ -6,7 +6,7 @@ finish_reason on (the `tail`), since some upstreams put the last text there and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
@@ -19,7 +19,15 @@ from gateway.core.conversation.private import with_private
 from gateway.core.turn.asides import Listener, Voice
 from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import CallOwner, Draft, ToolCall, chunk_of, is_event_stream, join_messages
+from gateway.core.turn.stream import (
+    CallOwner,
+    Draft,
+    ToolCall,
+    chunk_of,
+    delta_of,
+    is_event_stream,
+    join_messages,
+)
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 from storage.value import frozen
@@ -128,7 +136,7 @@ class Round:
     def said(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the reply with these calls as its reader got it."""
         message = self.draft.message(calls)
-        if not self.spoken:
+        if not (self.filler or self.words):
             return message
         before = [as_filler(self.filler)] if self.filler else []
         return join_messages([*before, message, {"content": self.words or None}])
@@ -170,20 +178,23 @@ class Round:
             parsed = None
         if not isinstance(parsed, dict) or not isinstance(parsed.get("choices"), list) or parsed.get("error"):
             return Refused(body)
-        chunk = chunk_of(parsed)
+        usage = parsed.get("usage")
         if self.form is ReplyForm.EVENTS:
             # The client reads events by now, so this one has to become events, its usage as a chunk of its own.
-            usage = chunk.pop("usage", None)
+            chunk = chunk_of(parsed)
+            chunk.pop("usage", None)
             self._take_chunk(chunk, None)
-            self.draft.usage = usage if isinstance(usage, dict) else None
-            if self.draft.usage is not None and self._spec.wants_usage:
+            if isinstance(usage, dict) and self._spec.wants_usage:
                 self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
             self.done = b"data: [DONE]\n\n"
-            return self._complete()
-        self.form = ReplyForm.BODY
-        self.body = body
-        self._in_tail = True
-        self._take_chunk(chunk, None)
+        else:
+            self.form, self.body = ReplyForm.BODY, body
+            if self._merged is None:
+                self._view.begin(parsed)
+            for choice in parsed["choices"]:
+                if isinstance(choice, dict) and not choice.get("index"):
+                    self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
+        self.draft.usage = usage if isinstance(usage, dict) else None
         return self._complete()
 
     def end(self) -> RoundEnd:
@@ -253,7 +264,7 @@ class Round:
                 self._choices_done += 1
             # The turn follows the first of several choices. Tools of ours are offered only where there is just one.
             if not choice.get("index"):
-                calls = self._take_choice(choice, reason, calls)
+                calls = self._take_delta(choice.get("delta"), reason, calls)
         usage = chunk.get("usage")
         total: Json | None = None
         if isinstance(usage, dict):
@@ -276,14 +287,11 @@ class Round:
         if self._listener is not None:
             self._speak(self._listener)
 
-    def _take_choice(
-        self, choice: Mapping[str, Any], reason: Any, calls: list[Json] | None
-    ) -> list[Json] | None:
-        """Adds the first choice to the draft. Returns the pieces of calls that the client gets, else those given."""
+    def _take_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
+        """Adds a delta of the first choice. Returns the pieces of calls that the client gets, else those given."""
         draft = self.draft
         if reason and draft.finish_reason is None:
             draft.finish_reason = str(reason)
-        delta = choice.get("delta")
         if not isinstance(delta, dict):
             return calls
         if self._text_before and (text := delta.get("content")):

@@ -343,18 +343,22 @@ def chunk_of(body: Json) -> Json:
     """Returns a whole reply as the one chunk of a stream; what it does not change is shared with the reply."""
     choices = []
     for choice in body.get("choices") or []:
-        if not isinstance(choice, dict):
-            continue
-        message = choice.get("message")
-        delta = dict(message) if isinstance(message, dict) else {}
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list):
-            delta["tool_calls"] = [
-                {**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)
-            ]
-        rest = {key: value for key, value in choice.items() if key != "message"}
-        choices.append({**rest, "delta": delta})
+        if isinstance(choice, dict):
+            rest = {key: value for key, value in choice.items() if key != "message"}
+            choices.append({**rest, "delta": delta_of(choice)})
     return {**body, "object": "chat.completion.chunk", "choices": choices}
+
+
+def delta_of(choice: Json) -> Json:
+    """Returns the message of a whole reply's choice as a delta, which may be the message itself."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return {}
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    indexed = [{**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)]
+    return {**message, "tool_calls": indexed}
 
 
 def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:

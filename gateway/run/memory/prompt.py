@@ -132,8 +132,10 @@ class Prompt:
 
     @property
     def injected_tokens(self) -> int:
-        """How much of ours is text around the client's, by estimate."""
-        return sum(map(estimate_tokens, (self.system, self.window.summary, *self.composition.notes.values())))
+        """How much of ours is text around the client's, by estimate. The note that was just made is counted already."""
+        counted = self.recall.note if self.recall.tokens else None
+        texts = (self.system, self.window.summary, *self.composition.notes.values())
+        return sum(self.recall.tokens if text is counted else estimate_tokens(text) for text in texts if text)
 
     def body(
         self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer | None = None
