@@ -1,8 +1,8 @@
 """The writer: one connection, one thread, many writes in one transaction.
 
 A write is a function of the connection, which may be called twice. While one batch is in the thread, the next one
-gathers. A batch is one hop to the thread and one COMMIT. A failed write undoes no other: then the batch is run again,
-each function in a savepoint.
+gathers, and one that nothing stands before gathers as long as each pass of the loop brings more. A batch is one hop to
+the thread and one COMMIT. A failed write undoes no other: then the batch is run again, each function in a savepoint.
 
     submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
                                   else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
@@ -45,14 +45,16 @@ T = TypeVar("T")
 class WriterLimits:
     """Bounds and pauses; the defaults are chosen, except where a measurement is named.
 
-    queue_bytes: how much may wait in each queue. batch_items: the most writes of a batch, so that its first write need
-    not wait for hundreds. slow_s: a batch that takes longer makes the status `slow`. fair_batches: after so many
-    batches of turns in a row one bulk write goes first, because the search index must not fall behind for ever.
-    checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers, and at which
-    writes wait for readers and for all of it (inline write-backs of 4 MB gave commits of 3-7 ms at p99).
+    queue_bytes: how much may wait in each queue. gather_s: for so long a batch gathers at most. batch_items: the most
+    writes of a batch, so that its first write need not wait for hundreds. slow_s: a batch that takes longer makes the
+    status `slow`. fair_batches: after so many batches of turns in a row one bulk write goes first, because the search
+    index must not fall behind for ever. checkpoint_bytes, pause_bytes: size of the log at which it is written back
+    without waiting for readers, and at which writes wait for readers and for all of it (inline write-backs of 4 MB gave
+    commits of 3-7 ms at p99).
     """
 
     queue_bytes: int = 64 << 20
+    gather_s: float = 0.004
     batch_items: int = 256
     fair_batches: int = 32
     slow_s: float = 1.0
@@ -122,6 +124,7 @@ class Writer:
         self._bulk = _Queue()
         self._running: list[_Write[Any]] = []
         self._running_since = 0.0
+        self._is_gathering = False
         self._streak = 0
         self._driver: Driver | None = None
         self._fault: Unavailable | None = None
@@ -285,9 +288,22 @@ class Writer:
         future: asyncio.Future[T] = self._loop.create_future()
         queue.put(_Write(function, future, size))
         self._empty.clear()
-        if not self._running:
-            self._pump()
+        if not self._running and not self._is_gathering:
+            self._is_gathering = True
+            self._loop.call_soon(self._gather, 0, self._loop.time() + self._limits.gather_s)
         return future
+
+    def _gather(self, before: int, end: float) -> None:
+        """Waits for another pass of the loop, if the one before has brought turns. before: how many waited then.
+
+        Turns that end together cost little more than one of them: pages, wake-ups and caches are shared.
+        """
+        waiting = len(self._turns.writes)
+        if waiting > before and self._loop.time() < end:
+            self._loop.call_soon(self._gather, waiting, end)
+        else:
+            self._is_gathering = False
+            self._pump()
 
     def _pump(self) -> None:
         """Hands the next batch to the thread, if there is one and the thread is free."""
