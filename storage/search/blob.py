@@ -51,6 +51,7 @@ _QUESTION_CHARS = 500
 # A text of more terms says something.
 _SLIGHT_TERMS = 8
 
+_NONE = 0xFFFFFFFF
 _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sHII")
@@ -251,14 +252,15 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 
     None is the largest number, so that the next one always exists: ranking searches for both ends of a hash's entries.
     """
-    keyed = blake2b(digest_size=4, key=secret)
-    found: dict[str, int] = {}
-    for term in terms:
-        if term not in found:
-            hasher = keyed.copy()
-            hasher.update(term.encode("utf-8", "surrogatepass"))
-            found[term] = min(int.from_bytes(hasher.digest(), "little"), 0xFFFFFFFE)
-    return found
+    copy = blake2b(digest_size=4, key=secret).copy
+    found = dict.fromkeys(terms, 0)
+    digests = []
+    for term in found:
+        hasher = copy()
+        hasher.update(term.encode("utf-8", "surrogatepass"))
+        digests.append(hasher.digest())
+    values = struct.unpack(f"<{len(digests)}I", b"".join(digests))
+    return {term: value if value < _NONE else _NONE - 1 for term, value in zip(found, values, strict=True)}
 
 
 def document_row(counted: Counted) -> tuple[int, int, int, int]:

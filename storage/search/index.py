@@ -11,7 +11,7 @@ Every document is a row, 64 rows to a chunk, in the order of the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from storage.search.blob import (
@@ -38,7 +38,8 @@ NO_HASH = 0xFFFFFFFF
 _MOST_CHUNKS = (1 << 22) // CHUNK  # four million messages
 _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 
-# Chunks that changed lie in a column of their own until they are so many: a long one takes milliseconds to sort.
+# Chunks that changed lie in a column of their own until they are so many, or a quarter of all: a long one takes
+# milliseconds to sort.
 _APART = 16
 # About what a row and an occurrence take in memory, and an index without any.
 _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 150, 8, 2_000
@@ -56,12 +57,10 @@ class Index:
         self._table = np.zeros((0, CHUNK), document_type())
         self._columns = [np.empty(0, np.uint64), np.empty(0, np.uint64)]
         # By place of a chunk whether its occurrences lie in the second column; those in the first are old then.
-        self._is_apart = np.empty(0, bool)
+        self._is_apart, self._has_apart = np.empty(0, bool), False
         self._names = np.empty(0, np.uint64)
         self._blob_bytes: dict[int, int] = {}
-        # What is indexed, laid out, and with the messages of a tail.
-        self._base: IndexLayout | None = None
-        self._laid: tuple[tuple[Counted, ...], IndexLayout] | None = None
+        self._laid: IndexLayout | None = None
         self.put(blobs)
 
     @property
@@ -82,12 +81,13 @@ class Index:
         import numpy as np
 
         written = dict(blobs)
+        if not written:
+            return
         opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
         known = [chunk for chunk in written if chunk in self._places]
         self._make_room(chunk for chunk, _ in opened)
         if not opened and not known:
             return
-        self._base = self._laid = None
         changed = np.zeros(len(self._chunks), bool)
         for chunk in (*known, *(chunk for chunk, _ in opened)):
             changed[self._places[chunk]] = True
@@ -104,69 +104,56 @@ class Index:
         whole, apart = self._columns
         parts = [_of_others(apart, changed), found]
         self._is_apart |= changed
-        if not len(whole) or self._is_apart.sum() > _APART:
+        if not len(whole) or self._is_apart.sum() > min(_APART, len(self._chunks) // 4):
             parts.append(_of_others(whole, self._is_apart))
             whole, self._is_apart[:] = whole[:0], False
             self._columns = [_sorted(parts), whole]
         else:
             self._columns = [whole, _sorted(parts)]
+        self._has_apart = bool(self._is_apart.any())
+        if self._laid is not None:
+            for place in changed.nonzero()[0].tolist():
+                if not self._laid.index(place, self._table[place]):
+                    self._laid = None
+                    break
         stay = self._names[~changed[self._names >> (HASH_SHIFT + 6)]]
         rows = (named & NO_HASH) >> ROW_SHIFT
         self._names = _sorted([stay, rows << HASH_SHIFT | named >> HASH_SHIFT])
 
-    def occurrences(self, hashes: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns all occurrences of terms, without their hashes, and the number of each one's term."""
+    def occurrences(self, hashes: Sequence[int]) -> list[NDArray[np.uint64]]:
+        """Returns the occurrences of each term."""
         import numpy as np
 
-        bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << HASH_SHIFT
-        parts: list[NDArray[np.uint64]] = []
-        terms: list[int] = []
-        counts: list[int] = []
-        for number, column in enumerate(self._columns):
-            if not len(column):
-                continue
-            low_high = column.searchsorted(bounds).tolist()
-            start = len(parts)
-            for term, (low, high) in enumerate(zip(low_high, low_high[len(hashes) :], strict=False)):
-                if low < high:
-                    parts.append(column[low:high])
-                    terms.append(term)
-                    counts.append(high - low)
-            if not number and self._is_apart.any():
-                for at in range(start, len(parts)):
-                    parts[at] = _of_others(parts[at], self._is_apart)
-                    counts[at] = len(parts[at])
-        if not parts:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        return np.concatenate(parts).view(np.int64) & NO_HASH, np.array(terms, np.int64).repeat(counts)
+        bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << np.uint64(HASH_SHIFT)
+        whole, apart = self._columns
+        found = _between(whole, bounds)
+        if self._has_apart:
+            parts = zip(found, _between(apart, bounds), strict=True)
+            found = [np.concatenate((_of_others(part, self._is_apart), more)) for part, more in parts]
+        return found
 
     def names_in(self, rows: Sequence[int]) -> list[list[int]]:
         """Returns the hashes of the names in the head of each document."""
         import numpy as np
 
-        ends = np.array([(row, row + 1) for row in rows], np.uint64).reshape(-1, 2) << HASH_SHIFT
-        bounds = self._names.searchsorted(ends).tolist()
-        return [(self._names[low:high] & NO_HASH).tolist() if low < high else [] for low, high in bounds]
+        bounds = np.array([*rows, *(row + 1 for row in rows)], np.uint64) << np.uint64(HASH_SHIFT)
+        return [[each & NO_HASH for each in part.tolist()] for part in _between(self._names, bounds)]
 
     def layout(self, tail: Sequence[Counted]) -> IndexLayout:
         """Returns the layout with the messages of the tail in their rows. tail: of different numbers."""
-        import numpy as np
-
-        tail = tuple(tail)
-        if self._laid is not None and self._laid[0] == tail:
-            return self._laid[1]
+        tail = [*tail]
+        if self._laid is not None and [*self._laid.tail.values()] == tail:
+            return self._laid
         self._make_room(chunk_of(each.document.seq) for each in tail)
-        if self._base is None:
-            seqs = (self._chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
-            self._base = IndexLayout.of(self._places, seqs, self._table.ravel())
-        known, layout = self._laid or ((), self._base)
+        laid = self._laid
         # A tail mostly grows at its end.
-        if not known or tail[: len(known)] != known:
-            known, layout = (), self._base.copy() if tail else self._base
-        if tail:
-            layout.add(tail[len(known) :])
-        self._laid = tail, layout
-        return layout
+        if laid is None or [*laid.tail.values()] != tail[: len(laid.tail)]:
+            import numpy as np
+
+            seqs = (self._chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
+            laid = self._laid = IndexLayout.of(self._places, seqs, self._table.ravel())
+        laid.add(tail[len(laid.tail) :])
+        return laid
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows behind them move."""
@@ -187,7 +174,7 @@ class Index:
         )
         table[moved], is_apart[moved] = self._table, self._is_apart
         self._table, self._is_apart = table, is_apart
-        self._base = self._laid = None
+        self._laid = None
         if len(before) and moved[-1] >= len(before):
             by = (moved - np.arange(len(before))).astype(np.uint64) << 6
             self._columns = [
@@ -221,6 +208,20 @@ def _sorted(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     column = np.concatenate(parts)
     column.sort()
     return column
+
+
+def without(occurrences: NDArray[np.uint64], rows: Collection[int]) -> NDArray[np.uint64]:
+    """Returns the occurrences that are in none of these rows."""
+    import numpy as np
+
+    return occurrences[~np.isin((occurrences & NO_HASH) >> ROW_SHIFT, [*rows])]
+
+
+def _between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
+    """Returns parts of a sorted column. bounds: where each begins, then where each ends."""
+    places, none = column.searchsorted(bounds).tolist(), column[:0]
+    ends = places[len(bounds) // 2 :]
+    return [column[low:high] if low < high else none for low, high in zip(places, ends, strict=False)]
 
 
 def _of_others(column: NDArray[np.uint64], places: NDArray[np.bool_]) -> NDArray[np.uint64]:

@@ -6,11 +6,13 @@ Pure: values in, columns of numbers out. A layout changes in place with the mess
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage.search.blob import CHUNK, PRESENT, USER, Counted, chunk_of, document_row
+from storage.value import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
 _K1 = 1.2
 _B = 0.75
+LEAST_AGAINST = _K1 * (1 - _B)
 
 # The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
 # turns counts in full. That is so in LongMemEval, where nothing less found as much.
@@ -71,16 +74,30 @@ class Lengths:
         return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
 
 
+@frozen
+class Rows:
+    """Columns of a layout as lists, which are read faster one number at a time.
+
+    against: how much the length of a document counts against a term in it.
+    """
+
+    against: list[float]
+    head: list[float]
+    flags: list[int]
+    earlier: list[int]
+    later: list[int]
+
+
 @dataclass(slots=True)
 class IndexLayout:
     """Every document by row, and all that is known of them before a query.
 
-    places: of each chunk. length, head: terms in a document, and in its head; with `back` and `flags` as in a blob,
-    zeros where there is none. earlier, later: by row the rows of its neighbours, the number of rows for none.
+    places: of each chunk, in order. length, head: terms in a document, and in its head; with `back` and `flags` as in a
+    blob, zeros where there is none. earlier, later: by row the rows of its neighbours, the number of rows for none.
     waiting: rows by the number of the message before them, where that is not there. marks: the flags that any row has.
-    against, head_against: how much the length of each row, or of its head, counts against a term in it. user_weight:
-    how much the ranking of the user's turns counts. tail: the messages that are not indexed yet, by row. replaced: by
-    row whether it is one of these and indexed nevertheless; None where none is.
+    tail: the messages that are not indexed yet, by row. replaced: rows of those that are indexed nevertheless. slope,
+    head_slope: how much each term of a document, or of its head, counts against a term in it, beside LEAST_AGAINST.
+    user_weight: how much the ranking of the user's turns counts.
     """
 
     places: Mapping[int, int]
@@ -94,11 +111,12 @@ class IndexLayout:
     waiting: dict[int, tuple[int, ...]]
     lengths: Lengths
     marks: int
-    against: NDArray[np.float64] = field(init=False)
-    head_against: NDArray[np.float64] = field(init=False)
-    user_weight: float = field(init=False)
     tail: dict[int, Counted] = field(default_factory=dict)
-    replaced: NDArray[np.bool_] | None = None
+    replaced: set[int] = field(default_factory=set)
+    slope: float = field(init=False)
+    head_slope: float = field(init=False)
+    user_weight: float = field(init=False)
+    _rows: Rows | None = field(init=False)
 
     @classmethod
     def of(cls, places: Mapping[int, int], seqs: NDArray[np.int64], documents: NDArray[Any]) -> IndexLayout:
@@ -115,52 +133,84 @@ class IndexLayout:
         made._weigh()
         return made
 
-    def copy(self) -> IndexLayout:
-        """Returns one that messages can be added to. It is made of what is indexed alone."""
-        return replace(
-            self,
-            length=self.length.copy(),
-            head=self.head.copy(),
-            back=self.back.copy(),
-            flags=self.flags.copy(),
-            earlier=self.earlier.copy(),
-            later=self.later.copy(),
-            waiting=dict(self.waiting),
-            lengths=replace(self.lengths),
-            tail={},
-        )
-
-    def add(self, tail: Sequence[Counted]) -> None:
+    def add(self, tail: Iterable[Counted]) -> None:
         """Puts messages that are not indexed yet into their rows. Of one that is, the blob does not count any more."""
-        import numpy as np
-
         is_linked = True
         for counted in tail:
             seq = counted.document.seq
             row = self._row_of(seq)
             if self.flags[row] & PRESENT:
                 is_linked = False
-                if self.replaced is None:
-                    self.replaced = np.zeros(len(self.seqs), bool)
-                self.replaced[row] = True
+                self.replaced.add(row)
                 self.lengths.change(-1, int(self.length[row]), int(self.head[row]), int(self.flags[row]))
-            length, back, flags, head = document_row(counted)
-            self.length[row], self.head[row], self.back[row], self.flags[row] = length, head, back, flags
-            self.lengths.change(1, length, head, flags)
-            self.marks |= flags
+            self._put(row, *document_row(counted))
             self.tail[row] = counted
             if is_linked:
-                self._link_one(row, seq, back)
+                self._link_one(row, seq)
         if not is_linked:
             self._link()
         self._weigh()
 
+    def index(self, place: int, documents: NDArray[Any]) -> bool:
+        """Takes a chunk's rows as the index has them now; most were in the tail before.
+
+        Returns False where a row has become another one: all has to be laid out anew then.
+        """
+        first = place * CHUNK
+        rows = slice(first, first + CHUNK)
+        differs = (self.flags[rows] != documents["flags"]) | (self.length[rows] != documents["length"])
+        differs |= (self.back[rows] != documents["back"]) | (self.head[rows] != documents["head"])
+        for slot in differs.nonzero()[0].tolist():
+            row, (length, back, flags, head) = first + slot, documents[slot].tolist()
+            if not self.flags[row]:
+                self._put(row, length, back, flags, head)
+                self._link_one(row, int(self.seqs[row]))
+            elif flags or row not in self.tail:
+                return False
+        flags = documents["flags"].tolist()
+        for row in [row for row in self.tail if 0 <= row - first < CHUNK and flags[row - first]]:
+            del self.tail[row]
+            self.replaced.discard(row)
+        self._weigh()
+        return True
+
+    def _put(self, row: int, length: int, back: int, flags: int, head: int) -> None:
+        self.length[row], self.head[row], self.back[row], self.flags[row] = length, head, back, flags
+        self.lengths.change(1, length, head, flags)
+        self.marks |= flags
+
+    @property
+    def rows(self) -> Rows:
+        """Its columns as lists."""
+        if self._rows is None:
+            against = [each * self.slope + LEAST_AGAINST for each in self.length.tolist()]
+            columns = self.head, self.flags, self.earlier, self.later
+            self._rows = Rows(against, *(each.tolist() for each in columns))
+        return self._rows
+
+    def numbers(self, rows: Iterable[int]) -> list[int]:
+        """Returns the numbers of the messages in some rows."""
+        seqs = self.seqs.data
+        return [seqs[row] for row in rows]
+
+    def rows_of(self, seqs: range) -> tuple[int, int]:
+        """Returns the first row of some numbers, and the first one behind them."""
+        return self._first_row(seqs.start), self._first_row(seqs.stop)
+
+    def _first_row(self, seq: int) -> int:
+        """Returns the first row of a number or of greater ones."""
+        place = self.places.get(chunk_of(seq))
+        return (
+            bisect_left([*self.places], chunk_of(seq)) * CHUNK
+            if place is None
+            else place * CHUNK + seq % CHUNK
+        )
+
     def _weigh(self) -> None:
-        """Compares the rows with all of them."""
+        """Takes the measures that hold for all rows."""
         count = max(self.lengths.count, 1)
         mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head / count, 1.0)
-        self.against = self.length * (_K1 * _B / mean) + _K1 * (1 - _B)
-        self.head_against = self.head * (_K1 * _B / head_mean) + _K1 * (1 - _B)
+        self.slope, self.head_slope, self._rows = _K1 * _B / mean, _K1 * _B / head_mean, None
         self.user_weight = self.lengths.user_weight()
 
     def _row_of(self, seq: int) -> int:
@@ -168,9 +218,9 @@ class IndexLayout:
         place = self.places.get(chunk_of(seq))
         return len(self.seqs) if place is None else place * CHUNK + seq % CHUNK
 
-    def _link_one(self, row: int, seq: int, back: int) -> None:
+    def _link_one(self, row: int, seq: int) -> None:
         """Finds the neighbours of a row that was empty. Of several behind it, the last one counts."""
-        none = len(self.seqs)
+        none, back = len(self.seqs), int(self.back[row])
         if back:
             before = self._row_of(seq - back)
             if before < none and self.flags[before] & PRESENT:

@@ -63,7 +63,7 @@ _STEMMERS = (
 
 
 # Names and numbers inside a sentence: at its beginning any word has a capital.
-_NAMED = re.compile(r"\b(?<!^)(?<![.!?…:] )(?:[^\W\d_][\w'’-]{2,}|\d{2,})\b")
+_NAMED = re.compile(r"(?<!\w)(?<!^)(?<![.!?…:] )(?:[^\W\d_][\w'’-]{2,}|\d{2,})\b")
 
 
 class _Stemmers(threading.local):

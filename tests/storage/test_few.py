@@ -1,0 +1,103 @@
+"""Few hits are ranked one by one, and many in columns: the same formula, and the same messages in the same order."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from storage.search import rank as ranking
+from storage.search.blob import Document, count_terms, encode, merge
+from storage.search.index import Index
+from storage.search.rank import rank
+
+SECRET = b"s" * 32
+WORDS = [
+    "dog",
+    "garden",
+    "Anna",
+    "rose",
+    "winter",
+    "piano",
+    "Bergen",
+    "1987",
+    "bread",
+    "bicycle",
+    "harbour",
+    "nurse",
+]
+SMALL_TALK = ["Thanks.", "Yes.", "And now?", "ok", "Sure, go on."]
+
+
+def conversation(dice: random.Random, size: int) -> list[Document]:
+    """Statements, questions, small talk and texts that were said before; some answer no message that is known."""
+    documents = list[Document]()
+    for n in range(size):
+        text = " ".join(["I said", *dice.choices(WORDS, k=dice.choice((1, 3, 8, 60)))])
+        kind = dice.random()
+        if kind < 0.15:
+            text = dice.choice(SMALL_TALK)
+        elif kind < 0.4:
+            text += "?"
+        elif kind < 0.5 and documents:
+            text = dice.choice(documents).text
+        seq = documents[-1].seq + dice.choice((1, 1, 1, 2, 70)) if documents else 1
+        previous = dice.choice(documents[-3:]).seq if documents and dice.random() < 0.8 else None
+        documents.append(Document(seq, "assistant" if n % 2 else "user", text, 1.7e9, None, previous))
+    return documents
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_few_hits_and_many_are_ranked_alike(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dice = random.Random(seed)
+    documents = conversation(dice, dice.choice((3, 12, 40)))
+    split = dice.randrange(len(documents))
+    index = Index(encode(documents[:split], SECRET).items())
+    tail = [count_terms(each) for each in (*documents[: split // 4], *documents[split:])]
+    hits = 0
+    for _ in range(40):
+        query = " ".join(["What about", *dice.choices(WORDS, k=dice.randrange(1, 4))])
+        begin = dice.randrange(documents[-1].seq + 1)
+        options = {
+            "tail": tail,
+            "skip": range(begin, begin + dice.choice((0, 5))),
+            "limit": dice.choice((3, 50)),
+            "room": dice.choice((0, 200)),
+            "only_strong": dice.random() < 0.6,
+        }
+        found = []
+        for bound in (0, 10_000):
+            monkeypatch.setattr(ranking, "_FEW_HITS", bound)
+            monkeypatch.setattr(ranking, "_FEW_ROWS", bound)
+            found.append(rank(index, query, SECRET, **options))  # type: ignore[arg-type]
+        assert found[0] == found[1], (query, options)
+        hits += len(found[0])
+    assert hits
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_memory_that_is_asked_while_it_is_indexed(seed: int) -> None:
+    """What is indexed leaves the tail: the layout of both stays, and is that of a memory opened anew."""
+    dice = random.Random(seed)
+    documents = conversation(dice, 60)
+    index, blobs, indexed, said = Index(), dict[int, bytes](), 0, 0
+    while indexed < len(documents):
+        said = min(len(documents), said + dice.randrange(1, 6))
+        if dice.random() < 0.5:
+            # Some step over what a conversation left out of the tail before.
+            end = dice.randrange(indexed, said + 1)
+            new = encode(documents[indexed:end], SECRET)
+            if dice.random() < 0.2 and indexed:
+                again = dice.choice(documents[:indexed])
+                changed = Document(again.seq, "user", dice.choice(WORDS), again.at, None, again.previous)
+                documents[documents.index(again)] = changed
+                for chunk, data in encode([changed], SECRET).items():
+                    new[chunk] = merge(new.get(chunk), data)
+            new = {chunk: merge(blobs.get(chunk), data) for chunk, data in new.items()}
+            blobs |= new
+            index.put(new.items())
+            indexed = end
+        tail = [count_terms(each) for each in documents[indexed : said - dice.choice((0, 0, 0, 2))]]
+        query, room = " ".join(dice.choices(WORDS, k=2)), dice.choice((0, 300))
+        fresh = rank(Index(blobs.items()), query, SECRET, tail=tail, limit=20, room=room)
+        assert rank(index, query, SECRET, tail=tail, limit=20, room=room) == fresh
