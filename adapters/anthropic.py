@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Final
@@ -112,7 +111,7 @@ class Anthropic(OpenAICompatible):
             else:
                 credential = request.credential
         return await super().send(
-            replace(request, body=body, headers=tuple(headers), credential=credential, path=path)
+            request._replace(body=body, headers=tuple(headers), credential=credential, path=path)
         )
 
     def _models(self, body: Json) -> Json:

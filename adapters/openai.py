@@ -13,7 +13,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.call_index import IndexedReply
-from adapters.transport import HttpTransport, Timeouts, Upload, end_to_end, request_headers
+from adapters.transport import HttpTransport, Timeouts, Upload, as_sent, end_to_end
 from adapters.types import Capabilities, Header, ModelRequest, announces_events
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
@@ -78,11 +78,11 @@ class OpenAICompatible:
         if request.headers:
             # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
             # caller's to say.
-            for name, value in request_headers(end_to_end(request.headers)).items():
+            for name, value in end_to_end(request.headers):
                 if name not in self._taken:
-                    headers.add(name, value)
+                    headers.add(name, as_sent(value))
                 elif name == "content-type" and (request.body or request.upload is not None):
-                    headers[name] = value
+                    headers[name] = as_sent(value)
         body: bytes | Upload | None = request.body if request.body or request.method != "GET" else None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.errors import (
@@ -338,9 +337,15 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
-    kept = [(name.lower(), value) for name, value in headers]
-    named = {token for name, value in kept if name == "connection" for token in _tokens(value)}
-    return [(name, value) for name, value in kept if name not in _HOP_BY_HOP and name not in named]
+    kept: list[Header] = []
+    named: frozenset[str] = frozenset()
+    for spelled, value in headers:
+        name = spelled.lower()
+        if name == "connection":
+            named |= _tokens(value)
+        elif name not in _HOP_BY_HOP:
+            kept.append((name, value))
+    return [pair for pair in kept if pair[0] not in named] if named else kept
 
 
 def _tokens(value: str) -> frozenset[str]:
@@ -361,13 +366,10 @@ def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
 
 
-def request_headers(pairs: Iterable[Header]) -> CIMultiDict[str]:
-    """Returns headers as aiohttp takes them. It writes UTF-8, while names and values came in as latin-1."""
-    out: CIMultiDict[str] = CIMultiDict()
-    for name, value in pairs:
-        if not value.isascii():
-            # A value that was not UTF-8 goes as it is.
-            with suppress(UnicodeError):
-                value = value.encode("latin-1").decode("utf-8")
-        out.add(name, value)
-    return out
+def as_sent(value: str) -> str:
+    """Returns a header's value as it is to be given to `send`, which writes UTF-8; it came in as latin-1."""
+    if not value.isascii():
+        # A value that was not UTF-8 goes as it is.
+        with suppress(UnicodeError):
+            return value.encode("latin-1").decode("utf-8")
+    return value

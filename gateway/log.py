@@ -38,19 +38,20 @@ class AccessLog:
     def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
         self._write = write
         self._enabled = enabled
-        self._lines: list[bytes] = []
+        self._lines: list[dict[str, Any]] = []
 
     def line(self, record: dict[str, Any]) -> None:
         if not self._enabled:
             return
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
-        self._lines.append(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(record)
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
         if lines:
-            self._write(b"".join(lines))
+            option = orjson.OPT_APPEND_NEWLINE
+            self._write(b"".join([orjson.dumps(line, default=str, option=option) for line in lines]))
 
 
 class RepeatHandler(logging.StreamHandler[TextIO]):

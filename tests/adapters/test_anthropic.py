@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -506,7 +505,7 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
         await answer(provider, request(model="claude-new", max_tokens=7))
         assert upstream.last.json["max_tokens"] == 7
         keyless = Anthropic("bare", upstream.base_url, transport=transport)
-        with_key = replace(listed, credential="Bearer sk-ant-own")
+        with_key = listed._replace(credential="Bearer sk-ant-own")
         assert [(await answer(keyless, each))[0] for each in (with_key, listed)] == [200, 401]
 
 

@@ -7,7 +7,6 @@ The list says what may pass, not what may not: gateways stand behind sign-on pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
@@ -27,9 +26,10 @@ def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     passed = []
     nominated: set[str] = set()  # by `Connection`, to go no further than here (RFC 9110 7.6.1)
     for raw, value in headers:
-        # A long name is not looked up, because the cache would keep it.
-        name = _passing_name(raw) if len(raw) <= 64 else None
-        if name is not None:
+        name = _seen.get(raw)
+        if name is None:
+            name = _passing_name(raw)
+        if name:
             passed.append((name, value.decode("latin-1")))
         elif raw == b"connection":
             nominated.update(part.strip() for part in value.decode("latin-1").lower().split(","))
@@ -38,6 +38,12 @@ def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     return tuple(passed)
 
 
-@lru_cache(maxsize=1024)  # clients send the same few names with every request
-def _passing_name(name: bytes) -> str | None:
-    return name.decode("latin-1") if name in _PASS or name.startswith(_PASS_PREFIXES) else None
+# Clients send the same few names with every request: name -> itself as text; "": it does not pass.
+_seen: dict[bytes, str] = {}
+
+
+def _passing_name(raw: bytes) -> str:
+    name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
+    if len(raw) <= 64 and len(_seen) < 1024:  # callers choose the names
+        _seen[raw] = name
+    return name
