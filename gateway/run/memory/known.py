@@ -123,19 +123,34 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     """Returns what there is to know. Raises: StoreError when memory cannot be had."""
     agent, listing, look = await _look(store, resent, asked)
     query = _query(asked, listing, look, idle_s)
-    plan = plan_plain(look, query)
-    is_plain = plan is not None
-    if plan is None:
-        plan, tree = await _plan(store, asked, agent, look, query)
-        path = tuple(tree.chain(plan.match.anchor))
-    else:
+    plan, found = plan_plain(look, query), look.conversation
+    if plan is not None and found is not None:
+        # The look-up has brought all of a plain turn.
         anchor = plan.match.anchor
         last = [] if anchor is None or any(x.id == anchor.id for x in look.additions) else [anchor]
-        path = (*reversed(look.additions), *last)
-        tree = Tree(path)
+        path: tuple[Exchange, ...] = (*reversed(look.additions), *last)
+        blocks = _seen_blocks(asked, look, path)
+        offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
+        return Known(
+            asked, agent, look, plan, Tree(path), path, True, found.uid, look.snapshot, blocks, offered
+        )
+    plan, tree = await _plan(store, asked, agent, look, query)
+    anchor = plan.match.anchor
+    path = tuple(tree.chain(anchor))
     uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, listing, tree)
-    known = Known(asked, agent, look, plan, tree, path, is_plain, uid)
-    return known if known.is_off else await _with_memory(store, known)
+    known = Known(asked, agent, look, plan, tree, path, False, uid)
+    if known.is_off:
+        return known
+    number = anchor.snapshot if anchor is not None else None
+    pinned = await store.turns.snapshot(agent, number) if number is not None else None
+    blocks = _seen_blocks(asked, look, path) if agent.id else await blocks_of_new(store, asked, agent)
+    return changed(
+        known,
+        plan=replace(plan, fill=_put_in_front(known)) if plan.fill else plan,
+        pinned=pinned,
+        blocks=blocks,
+        offered=offer_tools(asked, agent, pinned, asked.request.json),
+    )
 
 
 async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
@@ -256,55 +271,44 @@ def new_conversation_uid() -> str:
     return f"{_ids.getrandbits(128):032x}"
 
 
-async def _with_memory(store: Store, known: Known) -> Known:
-    """Adds the path's section and blocks, and the tools that go with them."""
-    agent, look, anchor = known.agent, known.look, known.plan.match.anchor
-    # The look-up has brought the section of the path that a plain list goes on from.
-    pinned = look.snapshot
-    if not known.is_plain:
-        number = anchor.snapshot if anchor is not None else None
-        pinned = await store.turns.snapshot(agent, number) if number is not None else None
-    blocks = await known_blocks(store, known)
-    fill = _put_in_front(known)
-    return changed(
-        known,
-        plan=known.plan if fill == known.plan.fill else replace(known.plan, fill=fill),
-        pinned=pinned,
-        blocks=tuple(edits.view(blocks, look.ops, known.path_ids)),
-        offered=offer_tools(known, pinned, known.asked.request.json),
-    )
-
-
 def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
-    """Returns blocks as they stand in the prompt: as the agent declares them, then as they were read."""
+    """Returns blocks as they stand in the prompt: as the agent declares them, then those that were made since."""
+    if len(blocks) < 2:
+        return list(blocks)
     order = {block.label: n for n, block in enumerate(spec.blocks)}
     return sorted(blocks, key=lambda block: order.get(block.label, len(order)))
 
 
-async def known_blocks(store: Store, known: Known) -> list[Block]:
-    """Returns the blocks in the order in which the agent declares them, then those that were made since."""
-    spec = known.asked.spec
-    if known.agent.id:
-        return in_order(spec, known.look.blocks)
+def _seen_blocks(asked: MemoryRequest, look: Look, path: Sequence[Exchange]) -> tuple[Block, ...]:
+    """Returns the blocks of a look as a path sees them, its own pending edits included."""
+    blocks = in_order(asked.spec, look.blocks)
+    return tuple(edits.view(blocks, look.ops, {x.id for x in path}) if look.ops else blocks)
+
+
+async def blocks_of_new(store: Store, asked: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
+    """Returns the blocks with which the memory of a draft will begin."""
+    spec = asked.spec
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
-    if not spec.shared:
-        return defaults
-    stored = {block.label: block for block in await store.turns.shared_blocks(known.agent)}
-    return [stored.get(block.label, block) for block in defaults]
+    if spec.shared:
+        stored = {block.label: block for block in await store.turns.shared_blocks(agent)}
+        defaults = [stored.get(block.label, block) for block in defaults]
+    return tuple(defaults)
 
 
-def offer_tools(known: Known, pinned: Snapshot | None, body: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the memory tools for this request, offered name -> tool.
+def offer_tools(
+    asked: MemoryRequest, agent: Agent, pinned: Snapshot | None, body: Mapping[str, Any]
+) -> dict[str, str]:
+    """Returns the memory tools for a request, offered name -> tool.
 
     pinned: the path's section, which says by which names its conversation has them already. body: of the request.
     """
-    agreed = pinned.known.get("tools") if pinned else None
-    request, identity, spec = known.asked.request, known.asked.identity, known.asked.spec
+    request, identity, spec = asked.request, asked.identity, asked.spec
     wanted = spec.offers_tools and (identity.agent is not None or request.has_tools)
     if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(body):
         return {}
     if spec.uid:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in request.tools}
-    enabled = memory_tools.MEMORY_TOOLS if known.agent.scope.spans else memory_tools.BLOCK_TOOLS
+    enabled = memory_tools.MEMORY_TOOLS if agent.scope.spans else memory_tools.BLOCK_TOOLS
+    agreed = pinned.known.get("tools") if pinned else None
     return memory_tools.offer(enabled, frozenset(request.tools), agreed)

@@ -24,8 +24,8 @@ from gateway.run.memory.known import (
     Known,
     MemoryRequest,
     agent_of,
+    blocks_of_new,
     in_order,
-    known_blocks,
     new_conversation_uid,
     offer_tools,
 )
@@ -100,7 +100,7 @@ async def read_line(
         summaries=line.summaries,
         unended=unended,
     )
-    blocks = await known_blocks(store, known)
+    blocks = in_order(asked.spec, line.look.blocks) if agent.id else await blocks_of_new(store, asked, agent)
     seen = edits.view(blocks, line.look.ops, known.path_ids)
     head = () if path or asked.spec.defined is None else asked.spec.defined.initial_messages
     return _planned(known, [*head, *messages], line.look.snapshot, seen)
@@ -198,7 +198,7 @@ def _planned(
     known = changed(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
-    return changed(known, offered=offer_tools(known, pinned, body))
+    return changed(known, offered=offer_tools(known.asked, known.agent, pinned, body))
 
 
 def _turn_begins(known: Known, messages: Sequence[WireMessage]) -> int:
