@@ -22,7 +22,7 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import blake2b
 from itertools import chain, islice
 from types import MappingProxyType
@@ -115,8 +115,6 @@ class Counted:
     flags: int
 
 
-# The last messages of a memory are not indexed yet and are read by query after query.
-@lru_cache(maxsize=1024)
 def count_terms(document: Document) -> Counted:
     """Returns the terms of a message with its frame, counted."""
     text = document.text[:_DOCUMENT_CHARS]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from storage.search.blob import Counted, count_terms
+from storage.search.blob import Counted
 from storage.search.common import all_common, load_tables, shares_in_general
 from storage.search.few import Few
 from storage.search.find import find, widen
@@ -16,7 +16,7 @@ from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.many import Many
 from storage.search.many import Near as Near
-from storage.search.words import forget_words, split_words, terms_of
+from storage.search.words import split_words, terms_of
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
 _FEW_HITS, _FEW_ROWS = 250, 512
@@ -36,12 +36,6 @@ _SECOND_LOOK = 3
 _SURE = 10
 # An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
-
-
-def clear_caches() -> None:
-    """Drops what is remembered between queries: words of messages, some of which may have been forgotten."""
-    forget_words()
-    count_terms.cache_clear()
 
 
 def preload() -> None:

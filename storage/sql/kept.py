@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from sys import getsizeof
 
 import orjson
 
@@ -18,8 +19,8 @@ from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
 
-# Chosen: some ten thousand open conversations, or three hundred with twenty notes each.
-KEPT_BYTES = 24 << 20
+# Chosen: some seven thousand open conversations, or a hundred and fifty with twenty notes each.
+KEPT_BYTES = 16 << 20
 # Conversations of one memory; one that opens more forgets those it left first.
 _PLACES = 64
 # Openings of one memory that are compared with a new one, as many as `pool_found` reads.
@@ -268,7 +269,7 @@ def adds(e: Exchange) -> bool:
 
 def _bytes_of(e: Exchange) -> int:
     contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
-    return 1000 + contents + sum(map(len, e.notes.values())) + 45 * sum(map(len, e.inputs))
+    return 1000 + contents + sum(map(getsizeof, e.notes.values())) + 45 * sum(map(len, e.inputs))
 
 
 def _opening_bytes(opening: Opening) -> int:

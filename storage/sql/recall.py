@@ -191,7 +191,7 @@ class Recall(Group):
             lambda connection: load_kept(connection, exchanges.SQL["kept_since"], values),
             deadline_ms=deadline_ms,
         )
-        tail = [count_terms(document_of(m)) for m in fresh]
+        tail = [memory.counted.get(m.seq) or count_terms(document_of(m)) for m in fresh]
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
         hits = rank.rank(memory.index, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
         found: list[Passage] = []

@@ -25,15 +25,15 @@ from storage.database import Connection, Row
 from storage.records import Exchange, Message, Numbers, State
 from storage.search.blob import Counted, Document, count_terms
 from storage.search.index import Index
-from storage.search.rank import clear_caches
+from storage.search.words import forget_words
 from storage.sql import exchanges
 from storage.sql.passages import load_kept
 from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
 
-# The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen 50 kB, one of two
-# 20 kB.
-CACHE_BYTES = 28 << 20
+# The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen 35 kB, one of two
+# 16 kB.
+CACHE_BYTES = 20 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
 # Measured: a memory of which nothing is known; what an exchange takes beside its contents, with each atom; what a
@@ -272,7 +272,7 @@ class MemoryCache:
 
     def clear(self) -> None:
         """Drops all, and the words of messages as well."""
-        clear_caches()
+        forget_words()
         self.vectors.clear()
         self.clears += 1
         self._kept.clear()

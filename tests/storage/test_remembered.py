@@ -12,7 +12,7 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.records import Message
-from storage.search.blob import Document, count_terms, encode, forget
+from storage.search.blob import Counted, Document, count_terms, encode, forget
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.sql.facts import keep_facts
@@ -24,12 +24,27 @@ from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Speaker, ranked, rows, save_passage
 
 SECRET = b"s" * 32
+COUNTING = ("storage.search.blob", "storage.sql.recall", "storage.sql.remembered")
 NOUNS = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 
 
 @pytest.fixture
 async def alice(store: Store) -> Speaker:
     return Speaker(store, ALICE, Clock())
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
+    """Every message whose words were counted."""
+    found: list[Document] = []
+
+    def count(document: Document) -> Counted:
+        found.append(document)
+        return count_terms(document)
+
+    for module in COUNTING:
+        monkeypatch.setattr(f"{module}.count_terms", count)
+    return found
 
 
 async def search(store: Store, alice: Speaker, query: str, **options: Any) -> list[Message]:
@@ -167,13 +182,15 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert len(statements) == 2
 
 
-async def test_words_are_counted_before_the_transaction_that_indexes_them(open_store: Any) -> None:
+async def test_words_are_counted_before_the_transaction_that_indexes_them(
+    open_store: Any, counted: list[Document]
+) -> None:
     """Else each turn that comes meanwhile would wait for all of them."""
-    counted: list[int] = []
+    before: list[int] = []
 
     def note(statement: str) -> None:
         if statement == "stale":  # the first that the transaction reads
-            counted.append(count_terms.cache_info().misses)
+            before.append(len(counted))
 
     store = await open_store(note=note)
     alice = Speaker(store, ALICE, Clock())
@@ -181,20 +198,21 @@ async def test_words_are_counted_before_the_transaction_that_indexes_them(open_s
         await alice.say(
             [user(f"Words that nobody has said before: {n}, {n * 7}.")], assistant("Nice."), f"w{n}"
         )
-    count_terms.cache_clear()
     await store.recall.index(alice.agent.id)
-    assert counted == [count_terms.cache_info().misses]
-    assert counted[0] >= 5
+    assert before == [len(counted)]
+    assert len(counted) >= 5
 
 
-async def test_words_that_a_query_has_counted_are_indexed_as_they_are(store: Store, alice: Speaker) -> None:
+async def test_words_that_a_query_has_counted_are_indexed_as_they_are(
+    store: Store, alice: Speaker, counted: list[Document]
+) -> None:
     for n in range(3):
         await alice.say([user(f"My dog number {n} is called Rex.")], assistant("Nice."), f"c{n}")
     assert len(await hits(store, alice, "Which dog is called Rex?")) == 3
     await alice.say([user("My cat is called Tom.")], assistant("Fine."), "d")
-    count_terms.cache_clear()
+    counted.clear()
     await store.recall.index(alice.agent.id)
-    assert count_terms.cache_info().misses == 2
+    assert len(counted) == 2
     assert 7 in await hits(store, alice, "What is the cat called?")
 
 
@@ -342,13 +360,13 @@ def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
 
 
 async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(
-    store: Store, alice: Speaker
+    store: Store, alice: Speaker, counted: list[Document]
 ) -> None:
     for n in range(4):
         await alice.say([user(f"The ant number {n}.")], assistant("A small one."), f"c{n}")
     await search(store, alice, "ant")
-    count_terms.cache_clear()
+    counted.clear()
     while await store.recall.index(alice.agent.id):
         pass
-    assert count_terms.cache_info().misses == 0
+    assert counted == []
     assert await hits(store, alice, "ant number 3")

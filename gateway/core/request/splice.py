@@ -559,7 +559,8 @@ def _skip(pattern: re.Pattern[bytes], body: bytes, at: int, stop: int | None = N
 
 def _escape(text: str) -> bytes:
     """Returns the text as it stands between the quotes of a JSON string."""
-    return orjson.dumps(_clean(text))[1:-1]
+    # A copy is escaped: orjson leaves its UTF-8 with a text, and notes are kept for long.
+    return orjson.dumps(_clean((text + " ")[:-1]))[1:-1]
 
 
 def _text_part(text: str) -> bytes:
