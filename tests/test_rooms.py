@@ -96,7 +96,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.web": [
         {"server", "chat", "letta", "forwarding", "admin", "models"},
         {"middleware", "upload"},
-        {"auth", "sse", "body", "form", "model_field", "health", "connection"},
+        {"auth", "sse", "body", "form", "model_field", "health", "httptools_shim"},
     ],
     "storage": [
         {"open"},

@@ -1,4 +1,4 @@
-"""uvicorn's server as the gateway needs it: it drains before it ends, is told to, and has connections of our own."""
+"""uvicorn as the gateway needs it: it bounds a request's head, drains before it ends, and can cut a connection."""
 
 from __future__ import annotations
 
@@ -6,19 +6,183 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.errors import SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
-from gateway.web.connection import KEEP_ALIVE_S, ServedConnection
 from gateway.web.health import Readiness
+from gateway.web.httptools_shim import HttpToolsShim
+
+# Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
+KEEP_ALIVE_S = 135
+_BODILESS = frozenset((204, 304))
+_CONTROL = bytes((*range(9), *range(10, 32), 127))  # all but the tab
+MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
+
+
+class _Cycle(RequestResponseCycle):
+    """uvicorn's request and its reply; the reply's head leaves with the first bytes of its body, in one packet."""
+
+    _head = b""
+    _is_bodiless = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start" and not self.response_started:
+            self.response_started = True
+            self.waiting_for_100_continue = False
+            self._head = self._begin(message["status"], message["headers"])
+        elif message["type"] == "http.response.body" and self.response_started and not self.response_complete:
+            self._go_on(message["body"], message.get("more_body", False))
+        else:
+            raise RuntimeError(f"{message['type']!r} has no place here")
+
+    def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """Returns the head. Raises: RuntimeError: a header that would end it."""
+        says_close = False
+        parts = [STATUS_LINE[status]]
+        for name, value in (*self.default_headers, *headers):
+            if name == b"content-length":
+                self.chunked_encoding, self.expected_content_length = False, int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep_alive, says_close = False, True
+            parts += (name, b": ", value, b"\r\n")
+        head = b"".join(parts)
+        line_ends = 2 + 2 * (len(parts) // 4)
+        if len(head) - len(head.translate(None, _CONTROL)) != line_ends:
+            raise RuntimeError("a header with a control character")
+        if not self.keep_alive and not says_close:
+            head += b"connection: close\r\n"
+        self._is_bodiless = self.scope["method"] == "HEAD" or status in _BODILESS
+        if self._is_bodiless:
+            self.expected_content_length = 0
+        elif self.chunked_encoding is None and self.scope["http_version"] != "1.0":
+            # (HTTP/1.0 does not know of chunks: there the body ends with the connection.)
+            self.chunked_encoding = True
+            head += b"transfer-encoding: chunked\r\n"
+        return head + b"\r\n"
+
+    def _go_on(self, body: bytes, more_body: bool) -> None:
+        head, self._head = self._head, b""
+        if self._is_bodiless:
+            data = head
+        elif self.chunked_encoding:
+            data = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
+            if not more_body:
+                data += b"0\r\n\r\n"
+        else:
+            if self.chunked_encoding is not None:  # it has a length
+                self.expected_content_length -= len(body)
+                if self.expected_content_length < 0:
+                    raise RuntimeError("a body longer than its content-length")
+            data = head + body if head else body
+        if data:
+            self.transport.write(data)
+        if not more_body:
+            if self.expected_content_length:
+                raise RuntimeError("a body shorter than its content-length")
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+
+class _ServerConnection(HttpToolsShim):
+    """uvicorn's protocol with the two bounds that it lacks: the time for a request's head, and its size."""
+
+    head_timeout_s = 20.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        # The reply under way (gateway.web.sse) puts itself here, to be told that its client has closed the connection.
+        self.on_lost: Callable[[], object] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
+
+    @property
+    def is_lost(self) -> bool:
+        return self.transport.is_closing()
+
+    @property
+    def is_full(self) -> bool:
+        """Says whether a write would wait for the client to read."""
+        return self.flow.write_paused
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Says whether the body of the newest request has arrived, and so those of all before it."""
+        return not self.cycle.more_body
+
+    def abort(self) -> None:
+        """Drops the connection of a client that left or does not read; closing it in order would wait for it."""
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            if self._head_timer is not None:
+                self._stop_timer()
+            return
+        # Only whole reads are counted, so a head may pass that is larger by less than one of them.
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("Request head too large.")
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+        # For the edge, which aborts, and for the reply, which wants to know when the client leaves.
+        self.scope["state"]["connection"] = self
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+        # uvicorn makes its cycles itself. This one has only been given to a task that has not begun.
+        self.cycle.__class__ = _Cycle
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        # uvicorn pauses reading at 64 KiB until somebody asks for more of the body. Nobody does so of a whole one, and
+        # only by reading is it found that the client left. A request that has to wait for its turn stays paused.
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class _DatedState(ServerState):
@@ -124,7 +288,7 @@ def make_server(
     """
     head_timeout_s = (limits or Limits()).header_timeout_s
     # uvicorn makes its protocols itself and takes no arguments for them, so the setting travels in a class.
-    connection = type("Connection", (ServedConnection,), {"head_timeout_s": head_timeout_s})
+    connection = type("Connection", (_ServerConnection,), {"head_timeout_s": head_timeout_s})
     config = uvicorn.Config(
         app,
         loop="uvloop",

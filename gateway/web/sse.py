@@ -1,7 +1,7 @@
 """One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
 
 `ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
-so the reply has to learn of it in another way. The connection of our own server tells it (gateway/web/connection.py).
+so the reply has to learn of it in another way. The connection of our own server tells it (gateway/web/server.py).
 Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
 say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
 A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
@@ -77,22 +77,21 @@ class ClientReply:
 
     async def write(self, data: bytes) -> None:
         if data:
-            await self._put(data, more_body=True)
+            await self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
-        await self._put(b"", more_body=False)
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.start(status, [*headers, ("content-length", str(len(body)))])
-        await self._put(body, more_body=False)
+        await self._put({"type": "http.response.body", "body": body, "more_body": False})
 
     def while_here(self) -> AbstractContextManager[None]:
         return self._presence.while_here()
 
-    async def _put(self, body: bytes, *, more_body: bool) -> None:
+    async def _put(self, message: dict[str, Any]) -> None:
         if self.gone.is_set():
             raise ClientGone
-        message: dict[str, Any] = {"type": "http.response.body", "body": body, "more_body": more_body}
         timer: asyncio.TimerHandle | None = None
         if self._connection is None or self._connection.is_full:
             timer = self._loop.call_later(self._send_timeout_s, self._leave)
@@ -100,11 +99,8 @@ class ClientReply:
             if self._head is not None:
                 self.started = True
                 head, self._head = self._head, None
-                if self._connection is None:
-                    await self._send(head)
-                else:  # which takes both at once
-                    message = {**head, "body": body, "more_body": more_body}
-            if not more_body:
+                await self._send(head)
+            if not message["more_body"]:
                 # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
                 self.ended = True
             await self._send(message)

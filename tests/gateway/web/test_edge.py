@@ -442,7 +442,8 @@ def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
     assert gateway.server.config.timeout_keep_alive >= 130
 
     async def closing_at() -> list[float]:
-        return [each.closes_at for each in gateway.server.server_state.connections]
+        timers = [each.timeout_keep_alive_task for each in gateway.server.server_state.connections]
+        return [timer.when() for timer in timers if timer is not None]
 
     async def time() -> float:
         return asyncio.get_running_loop().time()
