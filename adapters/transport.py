@@ -1,7 +1,8 @@
-"""The one HTTP seam of the hot path: bytes out, bytes in. Knows nothing of providers or models.
+"""The one HTTP seam of the hot path: bytes out, bytes in, over aiohttp. Knows nothing of providers or models.
 
-One pool of connections per process (`adapters.wire`), made in the running loop on first use: unlimited, kept alive, no
-cookies, no redirects, no proxies or credentials from the environment. Every wait has a bound:
+One pool of connections per process, made in the running loop on first use: unlimited, kept alive, no cookies, no
+redirects, no proxies or credentials from the environment. `adapters.wire` sends what is here as a whole, aiohttp's
+session what goes in pieces. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
@@ -16,15 +17,21 @@ sent once more if nothing of a response came back and the loss showed within `_I
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import aiohttp
+from aiohttp import payload
+from aiohttp.http import HttpProcessingError
 from yarl import URL
 
 from adapters.errors import (
@@ -37,7 +44,7 @@ from adapters.errors import (
 from adapters.pace import Pace
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder
 from adapters.types import Event, Header
-from adapters.wire import DECODED, Address, RawReply, Wire, WirePool
+from adapters.wire import HEADER_LIMIT_BYTES, Address, RawReply, send_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,11 @@ class Timeouts:
         return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
 
 
+# Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
+_KEEP_ALIVE_S: Final = 30.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-# A larger body goes in pieces, so that it neither blocks the loop nor is held twice.
+# A larger body goes in pieces; aiohttp would hand the socket all bytes at once, and warn.
 _LARGE_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 256 * 1024
 _MOST_ADDRESSES: Final = 256
@@ -71,6 +80,12 @@ _HOP_BY_HOP: Final = frozenset(
         "trailer transfer-encoding upgrade",
     )
 )
+# Encodings that aiohttp undoes by itself.
+_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
+_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+# Filled by `_dial` when this request opens a connection of its own; empty, it went out on a kept one.
+_dialled: ContextVar[list[bool]] = ContextVar("dialled")
 
 
 class HttpTransport:
@@ -78,8 +93,8 @@ class HttpTransport:
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
-        self._pool: WirePool | None = None
-        self._dialling: dict[float, aiohttp.ClientTimeout] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._client_timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._addresses: dict[URL, Address] = {}
         self._pace: Pace | None = None
 
@@ -100,70 +115,100 @@ class HttpTransport:
         """
         times = timeouts or self.timeouts
         upload = body if isinstance(body, Upload) else None
+        fresh: list[bool] = []
+        _dialled.set(fresh)
         begun = time.monotonic()
-        if self._pool is None or self._pace is None:
-            self._pool, self._pace = WirePool(), Pace()
         try:
-            address = self._addresses.get(url) or self._address(self._pool, url)
-            if isinstance(body, Upload):
-                head = address.head(method, headers, body.size, is_chunked=body.size is None)
-            else:
-                head = address.head(method, headers, None if body is None else len(body))
-            wire = self._pool.take(address)
-            is_kept = wire is not None
-            if wire is None:
-                wire = await self._dial(self._pool, address, times)
+            send_once = self._sender(method, url, headers, body, times)
             try:
-                response = await _send(wire, head, body, times, begun)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                response = await send_once()
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # The other side had most likely closed a kept connection before it saw the request, which may then be
                 # sent once more. An upload that was begun cannot.
-                is_idle_close = is_kept and time.monotonic() - begun < _IDLE_CLOSE_S
-                if not is_idle_close or upload is not None:
+                lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
+                is_begun = upload is not None and upload.consumed
+                if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
                     raise
-                wire = await self._dial(self._pool, address, times)
-                response = await _send(wire, head, body, times, begun)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+                response = await send_once()
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, url.authority, times, upload) from error
+        if self._pace is None:
+            self._pace = Pace()
         return HttpReply(response, times, max_event_bytes, begun, self._pace)
 
     async def aclose(self) -> None:
-        """Closes every connection, busy ones too. A later `send` opens new ones."""
-        pool, self._pool = self._pool, None
-        self._addresses.clear()
-        if pool is not None:
-            await pool.aclose()
+        """Closes every connection, busy ones too. A later `send` opens a new session."""
+        session, self._session, self._pace = self._session, None, None
+        if session is not None:
+            await session.close()
 
-    def _address(self, pool: WirePool, url: URL) -> Address:
-        # Paths may carry ids, so what is kept is bounded.
-        if len(self._addresses) >= _MOST_ADDRESSES:
-            self._addresses.clear()
-        address = self._addresses[url] = pool.address(url)
-        return address
+    def _open(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_AUTO_HEADERS,
+            auto_decompress=True,
+            trust_env=False,
+            max_line_size=HEADER_LIMIT_BYTES,
+            max_field_size=HEADER_LIMIT_BYTES,
+        )
 
-    async def _dial(self, pool: WirePool, address: Address, times: Timeouts) -> Wire:
+    def _sender(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        body: bytes | Upload | None,
+        times: Timeouts,
+    ) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
+        """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
+        session = self._session
+        if session is None:
+            session = self._session = self._open()
         connect_s = min(times.connect_s, times.headers_s)
-        timeout = self._dialling.get(connect_s)
+        timeout = self._client_timeouts.get(connect_s)
         if timeout is None:
-            timeout = self._dialling[connect_s] = aiohttp.ClientTimeout(total=None, connect=connect_s)
-        return await pool.open(address, timeout)
+            timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
+            self._client_timeouts[connect_s] = timeout
+        if isinstance(body, Upload):
+            return partial(_send_in_pieces, session, method, url, headers, body, timeout, times)
+        if body is not None and len(body) > _LARGE_BODY_BYTES:
+            return partial(_send_in_pieces, session, method, url, headers, _LargeBody(body), timeout, times)
+        address = self._addresses.get(url)
+        if address is None:
+            # Paths may carry ids, so what is kept is bounded.
+            if len(self._addresses) >= _MOST_ADDRESSES:
+                self._addresses.clear()
+            address = self._addresses[url] = Address(url)
+        assert session.connector is not None
+        return partial(
+            send_whole,
+            session.connector,
+            address,
+            address.head(method, headers, None if body is None else len(body)),
+            body or b"",
+            ends_at=asyncio.get_running_loop().time() + times.headers_s,
+            connect=timeout,
+        )
 
 
-async def _send(
-    wire: Wire, head: bytes, body: bytes | Upload | None, times: Timeouts, begun: float
-) -> RawReply:
-    if isinstance(body, Upload):
-        pieces = body.sent_on(wire, times)
-        return await wire.send(head, pieces, times.between_chunks_s, is_chunked=body.size is None)
-    left_s = begun + times.headers_s - time.monotonic()
-    if body is not None and len(body) > _LARGE_BODY_BYTES:
-        return await wire.send(head, _pieces(body), left_s)
-    return await wire.send(head, body or b"", left_s)
-
-
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(body), _PIECE_BYTES):
-        yield body[at : at + _PIECE_BYTES]
+async def _send_in_pieces(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    headers: Mapping[str, str],
+    body: _LargeBody | Upload,
+    timeout: aiohttp.ClientTimeout,
+    times: Timeouts,
+) -> aiohttp.ClientResponse:
+    async with asyncio.timeout(times.headers_s) as timer:
+        if isinstance(body, Upload):
+            body.watch(timer, times)
+        return await session.request(
+            method, url, headers=headers, data=body, allow_redirects=False, timeout=timeout
+        )
 
 
 class HttpReply:
@@ -171,18 +216,21 @@ class HttpReply:
 
     __slots__ = (
         "_ahead",
+        "_clock",
         "_ends_at",
+        "_loop",
         "_max_event_bytes",
         "_pace",
         "_response",
         "_times",
+        "_waits_since",
         "headers",
         "status",
     )
 
     def __init__(
         self,
-        response: RawReply,
+        response: RawReply | aiohttp.ClientResponse,
         times: Timeouts,
         max_event_bytes: int,
         begun: float,
@@ -197,6 +245,9 @@ class HttpReply:
         self._times = times
         self._max_event_bytes = max_event_bytes
         self._ahead = b""  # bytes that `peek` has read
+        self._loop = asyncio.get_running_loop()
+        self._waits_since: float | None = None
+        self._clock: asyncio.TimerHandle | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
@@ -245,6 +296,12 @@ class HttpReply:
 
     async def aclose(self) -> None:
         """Releases the response; one that is not finished loses its connection at once. Idempotent."""
+        if self._clock is not None:
+            self._clock.cancel()
+        connection = self._response.connection
+        if connection is not None and (transport := connection.transport) is not None:
+            # close() would wait until an upstream that does not read has taken our body.
+            transport.abort()
         self._response.close()
 
     async def _next(self) -> bytes:
@@ -252,54 +309,127 @@ class HttpReply:
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
-        response = self._response
-        if not response.has_news:
-            await self._wait(response)
-            turn = self._pace.turn()
-            if turn is not None:
-                await turn
+        content = self._response.content
+        self._waits_since = self._loop.time()
+        if self._clock is None and not content.is_eof():
+            self._clock = self._loop.call_later(self._times.between_chunks_s, self._look)
         try:
-            return response.take()
-        except (aiohttp.ClientError, OSError) as error:
+            if self._ends_at is not None:
+                return await self._next_in_time(self._ends_at)
+            return await self._read()
+        except TimeoutError as error:
+            raise ProviderTimeout(
+                f"the upstream was silent for {self._times.between_chunks_s} s within its reply",
+                phase="between chunks",
+            ) from error
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise ProviderBroke(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
             ) from error
+        finally:
+            self._waits_since = None
 
-    async def _wait(self, response: RawReply) -> None:
-        between_s = self._times.between_chunks_s
-        left_s = between_s if self._ends_at is None else self._ends_at - time.monotonic()
+    async def _read(self) -> bytes:
+        content = self._response.content
+        data: bytes = content.read_nowait()
+        if data or content.is_eof():
+            return data
+        data = await content.readany()
+        turn = self._pace.turn()
+        if turn is not None:
+            await turn
+            if content.exception() is None:  # an error belongs behind what came before it
+                data += content.read_nowait()
+        return data
+
+    def _look(self) -> None:
+        """Ends a wait that took too long. One timer looks now and then; one for each wait would cost each event."""
+        self._clock = None
+        if self._waits_since is None:
+            return
+        left_s = self._waits_since + self._times.between_chunks_s - self._loop.time()
+        if left_s > 0:
+            self._clock = self._loop.call_later(left_s, self._look)
+        else:
+            self._response.content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
+
+    async def _next_in_time(self, ends_at: float) -> bytes:
+        left = asyncio.timeout(ends_at - time.monotonic())
         try:
-            await response.wait(min(left_s, between_s))
+            async with left:
+                return await self._read()
         except TimeoutError as error:
-            is_total = left_s < between_s
-            response.close()
+            if not left.expired():
+                raise
             raise ProviderTimeout(
-                f"the upstream's reply took longer than {self._times.total_s} s"
-                if is_total
-                else f"the upstream was silent for {between_s} s within its reply",
-                phase="total" if is_total else "between chunks",
+                f"the upstream's reply took longer than {self._times.total_s} s", phase="total"
             ) from error
 
 
-class Upload:
+class _LargeBody(payload.Payload):
+    """A body that is written in pieces, so that it neither blocks the loop nor doubles the memory."""
+
+    _autoclose = True
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value, content_type="application/json")
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: Any) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        view = memoryview(self._value)[:content_length]
+        with _or_abort(writer):
+            for at in range(0, len(view), _PIECE_BYTES):
+                await writer.write(view[at : at + _PIECE_BYTES])
+
+
+class Upload(payload.Payload):
     """A body that is here one piece at a time: the next is asked for when the upstream has taken the last.
 
-    An exception of `pieces` breaks the request off. Its maker has to remember it, because another one is raised here.
-    size: None: it is not known. is_over: the upstream has taken all of it.
+    An exception of `pieces` breaks the request off. Its maker has to remember it, because aiohttp raises its own here.
     """
 
+    _autoclose = True
+    _value: AsyncIterator[bytes]
+
     def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
-        self._pieces = pieces
-        self.size = size
+        super().__init__(pieces, content_type="application/octet-stream")
+        self._size = size
+        self._timer: asyncio.Timeout | None = None
+        self._times = Timeouts()
         self.is_over = False
 
-    async def sent_on(self, wire: Wire, times: Timeouts) -> AsyncIterator[bytes]:
-        """Yields the pieces; the time begins anew with each that was taken."""
-        async for piece in self._pieces:
-            yield piece
-            wire.bound(times.between_chunks_s)
+    def watch(self, timer: asyncio.Timeout, times: Timeouts) -> None:
+        """Restarts `timer` with every piece, for as long as it runs."""
+        self._timer, self._times = timer, times
+        self._restart(times.between_chunks_s)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("an upload is not kept")
+
+    async def write(self, writer: Any) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        self._consumed = True
+        with _or_abort(writer):
+            async for piece in self._value:
+                await writer.write(piece)
+                self._restart(self._times.between_chunks_s)
         self.is_over = True
-        wire.bound(times.first_byte_s)
+        self._restart(self._times.first_byte_s)
+
+    def _restart(self, seconds: float) -> None:
+        if self._timer is not None:
+            # The timer refuses once the response's headers are there or the time is up: then nothing is left to do.
+            with suppress(RuntimeError):
+                self._timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | None) -> ProviderError:
@@ -335,6 +465,28 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
     return cause.strerror or str(cause)
 
 
+@contextmanager
+def _or_abort(writer: Any) -> Iterator[None]:
+    """Drops the connection if the body could not be written: aiohttp's close() would wait until it is taken."""
+    # Kept here, because by the time of a failure aiohttp has dropped its reference.
+    transport = writer.transport
+    try:
+        yield
+    except BaseException:
+        if transport is not None:
+            transport.abort()
+        raise
+
+
+def _dial(address: tuple[Any, ...]) -> socket.socket:
+    """Makes the socket of a new connection, and notes in the request's context that it has one."""
+    family, kind, protocol = address[:3]
+    fresh = _dialled.get(None)
+    if fresh is not None:
+        fresh.append(True)
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
     kept: list[Header] = []
@@ -359,7 +511,7 @@ def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         if name == "connection":
             named |= _tokens(value)
-        elif name in _HOP_BY_HOP or (name == "content-encoding" and value.strip().lower() in DECODED):
+        elif name in _HOP_BY_HOP or (name == "content-encoding" and value.strip().lower() in _DECODED):
             continue
         else:
             kept.append((name, value))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+import aiohttp
 import pytest
 
 from adapters import pace
@@ -11,7 +13,7 @@ from adapters.errors import ProviderBroke
 from adapters.pace import EACH_PASS, Pace
 from adapters.transport import HttpTransport
 from tests.adapters.test_transport import chat, post
-from tests.doubles.upstream import PATIENCE_S, Gate, StrictUpstream, say
+from tests.doubles.upstream import Gate, StrictUpstream, say
 
 
 async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -> None:
@@ -83,8 +85,8 @@ async def test_a_stream_that_waited_hands_on_what_came_meanwhile(
 
     async def until_its_end() -> None:
         end.open()
-        while not (reply._response.is_over or reply._response.error):
-            await reply._response.wait(PATIENCE_S)
+        with suppress(aiohttp.ClientError):
+            await reply._response.content.wait_eof()
 
     class Held(Pace):
         def turn(self) -> asyncio.Future[None] | None:
