@@ -97,7 +97,7 @@ class Recall(Group):
             found.update(read)
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
-                memory.keep(unread, read)
+                memory.keep({seq: read.get(seq) for seq in unread})
         self._memories.weigh(memory)
         return [found[seq] for seq in hits if seq in found]
 

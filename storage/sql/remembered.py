@@ -30,6 +30,7 @@ from storage.sql import exchanges
 from storage.sql.passages import load_kept
 from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
+from storage.value import changed
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen 35 kB, one of two
 # 16 kB.
@@ -39,7 +40,7 @@ _SHOWN_BYTES = 2 << 20
 # Measured: a memory of which nothing is known; what an exchange takes beside its contents, with each atom; what a
 # message takes beside its text, and its terms beside their table; and one that is not there.
 _EMPTY_BYTES, _EXCHANGE_BYTES, _ATOM_BYTES, _MESSAGE_BYTES, _COUNTED_BYTES, _NONE_BYTES = (
-    1_500, 900, 100, 400, 400, 100,
+    1_500, 900, 100, 400, 600, 100,
 )  # fmt: skip
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _TAIL = 64
@@ -140,6 +141,7 @@ class Remembered:
         else:
             # What was below the index has changed since it was indexed, and the index still has it as it was.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
+            self.keep({seq: self._as_read(m) for seq, m in self.told.items() if seq in indexed})
             self.told = {seq: m for seq, m in self.told.items() if seq not in indexed}
             self.counted = {seq: each for seq, each in self.counted.items() if seq in self.told}
             stays = [each for each in self.spoken if each[0].seq not in indexed]
@@ -204,13 +206,20 @@ class Remembered:
         """Returns those of these messages that have to be read before they can be shown."""
         return [seq for seq in seqs if seq not in self.told and seq not in self.shown]
 
-    def keep(self, seqs: Iterable[int], read: Mapping[int, Message]) -> None:
-        """Keeps messages that were read. seqs: all that were looked for."""
-        for seq in seqs:
-            self.shown[seq] = m = read.get(seq)
+    def keep(self, read: Mapping[int, Message | None]) -> None:
+        """Keeps messages that were read to be shown; None: nobody may see it."""
+        for seq, m in read.items():
+            if seq in self.shown:
+                self._shown_bytes -= _size(self.shown.pop(seq))
+            self.shown[seq] = m
             self._shown_bytes += _size(m)
         while self._shown_bytes > _SHOWN_BYTES and len(self.shown) > 1:
             self._shown_bytes -= _size(self.shown.pop(next(iter(self.shown))))
+
+    def _as_read(self, m: Message) -> Message:
+        """Returns a message as it is read by itself: what came before its exchange is not asked."""
+        before = None if m.previous is None else self.told.get(m.previous)
+        return m if before is not None and before.exchange == m.exchange else changed(m, previous=None)
 
     def message(self, seq: int) -> Message | None:
         """Returns a message that is told or was read."""

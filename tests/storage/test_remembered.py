@@ -180,6 +180,13 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     # It does not follow what is known: another process may have written in between.
     assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [*first, 11, 13, 14]
     assert len(statements) == 2
+    await store.recall.index(alice.agent.id)
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    statements.clear()
+    # The words of a message that was known stay when the index has come to it.
+    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [*first, 11, 13, 14]
+    assert len(statements) == 1
 
 
 async def test_words_are_counted_before_the_transaction_that_indexes_them(
