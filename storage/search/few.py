@@ -29,7 +29,7 @@ class Few:
     def __init__(self, layout: IndexLayout) -> None:
         self._layout = layout
         # Behind the rows is one for the neighbours that there are not.
-        self._score = [0.0] * (len(layout.seqs) + 1)
+        self._score = [0.0] * (layout.end + 1)
         self._share = self._score[:]
         self._hits: list[tuple[float, list[int]]] = []
         self._asked = 0.0

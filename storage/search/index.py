@@ -41,8 +41,9 @@ _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 # Chunks that changed lie in a column of their own until they are so many, or a quarter of all: a long one takes
 # milliseconds to sort.
 _APART = 16
-# About what a row and an occurrence take in memory, and an index without any.
-_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 150, 8, 2_000
+# Measured: what a row and an occurrence take in memory, and an index without any; and what a row takes as numbers of
+# lists, where it was asked for so (storage/search/few.py).
+_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES, _LISTED_BYTES = 58, 8, 3_500, 100
 
 
 class Index:
@@ -70,7 +71,9 @@ class Index:
     @property
     def size(self) -> int:
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
-        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + _ROW_BYTES * CHUNK * len(self._chunks)
+        listed = 0 if self._laid is None else self._laid.listed
+        rows = _ROW_BYTES * CHUNK * len(self._chunks) + _LISTED_BYTES * listed
+        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + rows
 
     @property
     def has_words(self) -> bool:

@@ -78,7 +78,8 @@ class Lengths:
 class Rows:
     """Columns of a layout as lists, which are read faster one number at a time.
 
-    against: how much the length of a document counts against a term in it.
+    against: how much the length of a document counts against a term in it. earlier, later: for none, the first row
+    behind these.
     """
 
     against: list[float]
@@ -95,8 +96,9 @@ class IndexLayout:
     places: of each chunk, in order. length, head: terms in a document, and in its head; with `back` and `flags` as in a
     blob, zeros where there is none. earlier, later: by row the rows of its neighbours, the number of rows for none.
     waiting: rows by the number of the message before them, where that is not there. marks: the flags that any row has.
-    tail: the messages that are not indexed yet, by row. replaced: rows of those that are indexed nevertheless. slope,
-    head_slope: how much each term of a document, or of its head, counts against a term in it, beside LEAST_AGAINST.
+    end: the first row behind all that there are. tail: the messages that are not indexed yet, by row. replaced: rows of
+    those that are indexed nevertheless. slope, head_slope: how much each term of a document, or of its head, counts
+    against a term in it, beside LEAST_AGAINST.
     user_weight: how much the ranking of the user's turns counts.
     """
 
@@ -111,6 +113,7 @@ class IndexLayout:
     waiting: dict[int, tuple[int, ...]]
     lengths: Lengths
     marks: int
+    end: int
     tail: dict[int, Counted] = field(default_factory=dict)
     replaced: set[int] = field(default_factory=set)
     slope: float = field(init=False)
@@ -126,8 +129,9 @@ class IndexLayout:
         length, head = documents["length"].astype(float), documents["head"].astype(float)
         back, flags = documents["back"].astype(np.int64), documents["flags"].copy()
         marks, none = int(np.bitwise_or.reduce(flags, initial=0)), np.empty(0, np.int64)
+        end = int(flags.nonzero()[0][-1]) + 1 if marks else 0
         made = cls(
-            places, seqs, length, head, back, flags, none, none, {}, Lengths.of(documents), marks
+            places, seqs, length, head, back, flags, none, none, {}, Lengths.of(documents), marks, end
         )  # fmt: skip
         made._link()
         made._weigh()
@@ -178,15 +182,28 @@ class IndexLayout:
         self.length[row], self.head[row], self.back[row], self.flags[row] = length, head, back, flags
         self.lengths.change(1, length, head, flags)
         self.marks |= flags
+        self.end = max(self.end, row + 1)
 
     @property
     def rows(self) -> Rows:
-        """Its columns as lists."""
+        """Its columns as lists, up to the last row that there is."""
         if self._rows is None:
-            against = [each * self.slope + LEAST_AGAINST for each in self.length.tolist()]
-            columns = self.head, self.flags, self.earlier, self.later
-            self._rows = Rows(against, *(each.tolist() for each in columns))
+            end = self.end
+            columns = self.length, self.head, self.flags, self.earlier, self.later
+            length, head, flags, earlier, later = (each[:end].tolist() for each in columns)
+            self._rows = Rows(
+                [each * self.slope + LEAST_AGAINST for each in length],
+                head,
+                flags,
+                [min(row, end) for row in earlier],
+                [min(row, end) for row in later],
+            )
         return self._rows
+
+    @property
+    def listed(self) -> int:
+        """How many rows it has as lists."""
+        return 0 if self._rows is None else self.end
 
     def numbers(self, rows: Iterable[int]) -> list[int]:
         """Returns the numbers of the messages in some rows."""
