@@ -365,7 +365,7 @@ def test_the_settings_or_a_profile_may_only_leave_out(
 def test_a_plain_turn_costs_no_statement_more(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     talk(chat, 4, words=2)
-    assert len(world.statements_of(lambda: chat.say("And now?"))) == 2
+    assert len(world.statements_of(lambda: chat.say("And now?"))) == 1
 
 
 def test_by_hand(world: World, notes: Notes) -> None:
