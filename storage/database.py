@@ -135,6 +135,9 @@ class Connection(Protocol):
         A changed block raises the `rev` of all who see it, so two that write it would wait for each other.
         """
 
+    async def lock_seers(self, block: int) -> None:
+        """Locks the rows of all agents that see a block, before it is written by somebody who is none of them."""
+
 
 # A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]

@@ -43,6 +43,10 @@ SELECT id FROM agents WHERE id IN (
     SELECT $1 UNION SELECT agent FROM attached WHERE kind = 'block' AND target IN (SELECT id FROM seen)
     UNION SELECT agent FROM blocks WHERE id IN (SELECT id FROM seen))
 ORDER BY id FOR NO KEY UPDATE"""
+_SEERS = """\
+SELECT id FROM agents WHERE id IN (
+    SELECT agent FROM blocks WHERE id = $1 UNION SELECT agent FROM attached WHERE kind = 'block' AND target = $1)
+ORDER BY id FOR NO KEY UPDATE"""
 
 # The server's time, in seconds.
 NOW = "extract(epoch FROM clock_timestamp())::float8"
@@ -272,6 +276,9 @@ class PostgresConnection:
 
     async def lock_sharers(self, agent: int) -> None:
         self._locked.update(row[0] for row in await self.rows(_SHARERS, (agent,)))
+
+    async def lock_seers(self, block: int) -> None:
+        self._locked.update(row[0] for row in await self.rows(_SEERS, (block,)))
 
     async def commit(self) -> None:
         """Ends the transaction, if one was begun. Raises: StatementFailed: it went on after a failure."""

@@ -205,6 +205,7 @@ class Blocks(Group):
     @writes
     async def render_anew(self, connection: Connection, agent: int, conversation: int | None = None) -> None:
         """Has each path of an agent, or one conversation's, take a new memory section with its next call."""
+        await connection.lock(agent)
         if conversation is None:
             await empty_snapshots(connection, "snapshots_of", (agent,))
         else:

@@ -87,7 +87,7 @@ class Conversations(Group):
 
         keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
         """
-        await connection.lock(agent.id)
+        await connection.lock_sharers(agent.id)
         uid = await connection.value(SQL["release"], (conversation, agent.id))
         if uid is None:
             raise NotFound(f"there is no conversation {conversation}")

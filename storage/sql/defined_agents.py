@@ -57,6 +57,7 @@ async def change_agent(
     if definition is None:
         raise WriteConflict(f"{found.name!r} is a profile's: the settings file configures it")
     if change.blocks is not None:
+        await connection.lock_sharers(agent.id)
         await _see_blocks(connection, agent, change.blocks)
     if change.tools is not None:
         await _attach_only(connection, agent.id, TOOL, change.tools)

@@ -67,7 +67,7 @@ class Facts(Group):
         The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
         written.
         """
-        await connection.lock(agent.id)
+        await connection.lock_sharers(agent.id)
         if await cursor_of(connection, agent.id, LEARNER) != cursor:
             return
         learned = decide(await load_blocks(connection, agent.id, keep_shared=True))

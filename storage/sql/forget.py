@@ -158,6 +158,7 @@ class Forgetting(Group):
         now = self._now()
 
         async def write(connection: Connection) -> tuple[int, Scope | None, list[int]]:
+            await connection.lock_sharers(agent)
             sleepers = await load_sleepers(connection, agent) if target.is_all else []
             before = [(await begin_forgetting(connection, each, target, now))[0] for each in sleepers]
             return *await begin_forgetting(connection, agent, target, now), before
@@ -177,10 +178,7 @@ class Forgetting(Group):
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
-        """Deletes the blocks that its users shared, and what was defined in it.
-
-        The memories themselves are forgotten one by one, before.
-        """
+        """Deletes what its users shared, and what was defined in it; its memories are forgotten one by one, before."""
         while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
             pass
 
@@ -245,7 +243,7 @@ async def begin_forgetting(
     connection: Connection, agent: int, target: ForgetTarget, now: float
 ) -> tuple[int, Scope | None]:
     """Writes a target down. Returns what `Forgetting.run` takes, and whose memory it is."""
-    await connection.lock(agent)
+    await connection.lock_sharers(agent)
     await end_readings(connection, agent, now)
     wanted: object = target
     if target.is_all:
@@ -280,7 +278,7 @@ async def _step(
         return None, False, 0
     work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
     phases = _phases_of(work.target)
-    await connection.lock(work.agent)
+    await connection.lock_sharers(work.agent)
     phase, after = at
     # What was begun by another process, or was left off in another table, begins anew: each phase can be done again.
     if phase not in phases:

@@ -215,7 +215,7 @@ class NamedBlocks(Group):
 
         Raises: NotFound; OverLimit; WriteConflict: a label that a sharer has already, another version.
         """
-        entry = await find_block(connection, project, uid)
+        entry = await _held(connection, project, uid)
         block = entry.block
         if version is not None and version != block.version:
             raise WriteConflict(
@@ -254,13 +254,14 @@ class NamedBlocks(Group):
     @writes
     async def undo(self, connection: Connection, project: str, uid: str, *, at: float) -> BlockEntry:
         """Brings back the value before the last change. Raises: NotFound, OverLimit."""
-        entry = await find_block(connection, project, uid)
+        entry = await _held(connection, project, uid)
         await undo_block(connection, entry.block.id, at=at)
         return await find_block(connection, project, uid)
 
     @writes
     async def attach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
         """Has an agent see a block of its project. Raises: NotFound, WriteConflict: it sees another of that label."""
+        await connection.lock_sharers(agent.id)
         entry = await find_block(connection, agent.scope.project, uid)
         await attach_block(connection, agent.id, entry)
         return entry
@@ -268,6 +269,7 @@ class NamedBlocks(Group):
     @writes
     async def detach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
         """Takes a block from an agent. One that is its own is nobody's then. Raises: NotFound."""
+        await connection.lock_sharers(agent.id)
         entry = await find_block(connection, agent.scope.project, uid)
         if not await detach_block(connection, agent, entry):
             raise NotFound(f"the agent has no block {uid!r} attached")
@@ -276,12 +278,18 @@ class NamedBlocks(Group):
     @writes
     async def delete(self, connection: Connection, project: str, uid: str) -> None:
         """Deletes a block with all values it had, and takes it from all who see it. Raises: NotFound, WriteConflict."""
-        entry = await find_block(connection, project, uid)
+        entry = await _held(connection, project, uid)
         if entry.owner is None and entry.profile:
             raise WriteConflict(
                 f"block {entry.block.label!r} is declared in the settings, for all users of a profile"
             )
         await _delete(connection, project, entry)
+
+
+async def _held(connection: Connection, project: str, uid: str) -> BlockEntry:
+    """Returns a block that nobody else writes until the transaction ends. Raises: NotFound."""
+    await connection.lock_seers((await find_block(connection, project, uid)).block.id)
+    return await find_block(connection, project, uid)
 
 
 async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:

@@ -35,6 +35,7 @@ async def add_sleeper(
     Raises: WriteConflict: that was changed since it was found, or somebody reads it already.
     """
     memory = found.agent.id
+    await connection.lock_sharers(memory)
     if await load_sleepers(connection, memory):
         raise WriteConflict(f"{found.name!r} has a sleeptime agent already")
     made = await make_agent(connection, draft, at=at)

@@ -87,6 +87,9 @@ class SqliteConnection:
     async def lock_sharers(self, agent: int) -> None:
         pass
 
+    async def lock_seers(self, block: int) -> None:
+        pass
+
 
 def _driven(operation: Operation[T]) -> Callable[[sqlite3.Connection], T]:
     return lambda raw: drive(operation(SqliteConnection(raw)))

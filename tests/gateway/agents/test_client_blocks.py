@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,32 @@ def test_many_agents_write_one_block_at_once_and_nothing_is_lost(world: LettaWor
     assert {reply.messages[1].status for reply in replies} == {"success"}  # type: ignore[union-attr]
     written = world.letta.blocks.retrieve(shared.id).value.splitlines()
     assert sorted(written) == sorted(f"Line {n}." for n in range(count))
+
+
+@pytest.mark.both
+def test_a_block_is_written_from_all_sides_at_once(world: LettaWorld) -> None:
+    """By agents that share it, by hand, and by forgetting what was written into it."""
+    shared = world.letta.blocks.create(label="board", value="")
+    agents = [world.agent(memory_blocks=[], block_ids=[shared.id]).id for _ in range(6)]
+    letta = world.anew(timeout=60)
+
+    def answer(seen: Seen) -> Reply:
+        if seen.messages[-1]["role"] != "user":
+            return say("Done.")
+        return call_tools(Call("memory_insert", {"label": "board", "new_string": "A line."}))
+
+    world.upstream.script = answer
+    sides: tuple[Callable[[str], object], ...] = (
+        lambda agent: letta.agents.messages.create(agent, input="Write."),
+        lambda agent: letta.agents.blocks.update("board", agent_id=agent, value="Anew."),
+        lambda agent: letta.agents.messages.reset(agent),
+        lambda agent: letta.agents.blocks.update("board", agent_id=agent, description=agent),
+    )
+    with ThreadPoolExecutor(12) as pool:
+        found = [pool.submit(side, agent) for _ in range(4) for side in sides for agent in agents]
+        failed = [error for each in found if (error := each.exception()) is not None]
+    # A turn of which something was forgotten meanwhile says so; nobody waits for somebody who waits for him.
+    assert {getattr(error, "status_code", error) for error in failed} <= {409}
 
 
 def test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told(world: LettaWorld) -> None:
