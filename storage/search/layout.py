@@ -32,23 +32,22 @@ _FULL_WEIGHT_LOG2 = 3
 class Lengths:
     """Sums over rows: how many there are, their lengths and heads; logarithms of the user's lengths, and of others'."""
 
-    count: int
-    length: int
-    head: int
-    user: int
-    user_logs: float
-    other_logs: float
+    count: int = 0
+    length: int = 0
+    head: int = 0
+    user: int = 0
+    user_logs: float = 0.0
+    other_logs: float = 0.0
 
     @classmethod
-    def of(cls, documents: NDArray[Any]) -> Lengths:
-        """Sums up some rows."""
+    def of(cls, length: NDArray[np.float64], head: NDArray[np.float64], flags: NDArray[np.uint8]) -> Lengths:
+        """Sums up some rows; those without a document have zeros."""
         import numpy as np
 
-        present = documents[(documents["flags"] & PRESENT) > 0]
-        logs, user = np.log2(present["length"] + 1.0), (present["flags"] & USER) > 0
+        logs, user = np.log2(length + 1.0), (flags & USER).nonzero()[0]
         of_user = float(logs[user].sum())
-        length, head = int(present["length"].sum()), int(present["head"].sum())
-        return cls(len(present), length, head, int(user.sum()), of_user, float(logs.sum()) - of_user)
+        count = int(np.count_nonzero(flags & PRESENT))
+        return cls(count, int(length.sum()), int(head.sum()), len(user), of_user, float(logs.sum()) - of_user)
 
     def change(self, by: int, length: int, head: int, flags: int) -> None:
         """Adds a row, or takes it away. by: 1 or -1."""
@@ -128,12 +127,15 @@ class IndexLayout:
 
         length, head = documents["length"].astype(float), documents["head"].astype(float)
         back, flags = documents["back"].astype(np.int64), documents["flags"].copy()
-        marks, none = int(np.bitwise_or.reduce(flags, initial=0)), np.empty(0, np.int64)
-        end = int(flags.nonzero()[0][-1]) + 1 if marks else 0
+        marks, total = int(np.bitwise_or.reduce(flags, initial=0)), len(seqs)
+        earlier = np.full(total, total, np.int64)
         made = cls(
-            places, seqs, length, head, back, flags, none, none, {}, Lengths.of(documents), marks, end
+            places, seqs, length, head, back, flags, earlier, earlier.copy(), {}, Lengths(), marks, 0
         )  # fmt: skip
-        made._link()
+        if marks:
+            made.end = int(flags.nonzero()[0][-1]) + 1
+            made.lengths = Lengths.of(length, head, flags)
+            made._link()
         made._weigh()
         return made
 
