@@ -1,0 +1,88 @@
+"""The protocol under the edge: what HTTP/1.1 allows a client on one connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import Gate, StrictUpstream, raw
+from tests.server import QUIET, Running, serve, settings_for
+
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def post(body: bytes, *lines: str) -> bytes:
+    head = [f"POST {CHAT} HTTP/1.1", "host: 127.0.0.1", *lines]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def sized(value: Any) -> bytes:
+    body = json.dumps(value).encode()
+    return post(body, f"content-length: {len(body)}")
+
+
+@pytest.fixture
+def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+    with serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=0.2)) as running:
+        yield running
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_their_order(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    gate = Gate()
+    for name in ("one", "two", "three"):
+        held = {"hold_before_headers": gate} if name == "one" else {}
+        upstream.queue(raw(json.dumps(name).encode(), content_type="application/json", **held))
+    with gateway.connect() as client:
+        client.send(sized(HELLO) * 3)
+        upstream.arrived(1).wait_sync()
+        assert len(upstream.seen) == 1  # the next begins when the one before it is answered
+        gate.open()
+        assert [client.read_reply().json for _ in range(3)] == ["one", "two", "three"]
+
+
+def test_a_body_that_waits_for_100_is_asked_for(gateway: Running, upstream: StrictUpstream) -> None:
+    body = json.dumps(HELLO).encode()
+    with gateway.connect() as client:
+        client.send(post(b"", f"content-length: {len(body)}", "expect: 100-continue"))
+        assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(body)
+        assert client.read_reply().status == 200
+
+
+def test_a_trailer_is_no_header(gateway: Running, upstream: StrictUpstream) -> None:
+    body = json.dumps(HELLO).encode()
+    chunks = b"%x\r\n%b\r\n0\r\nx-mnemogate-memory: nonsense\r\n\r\n" % (len(body), body)
+    with gateway.connect() as client:
+        client.send(post(chunks, "transfer-encoding: chunked"))
+        assert client.read_reply().status == 200
+        client.send(sized(HELLO))
+        assert client.read_reply().status == 200
+
+
+def test_a_head_that_began_behind_another_request_is_bounded_as_well(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    with gateway.connect() as client:
+        client.send(sized(HELLO) + b"POST / HT")
+        assert client.read_reply().status == 200
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("size", [100, 300_000])
+def test_a_body_that_comes_in_pieces_arrives_whole(
+    gateway: Running, upstream: StrictUpstream, size: int
+) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * size}]}).encode()
+    with gateway.connect() as client:
+        for at in range(0, len(body), 50_000):
+            part = body[at : at + 50_000]
+            client.send(part if at else post(part, f"content-length: {len(body)}"))
+        assert client.read_reply().status == 200
+    assert upstream.last.body == body
