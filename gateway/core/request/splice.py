@@ -24,6 +24,7 @@ import orjson
 from storage.value import frozen
 
 Span = tuple[int, int]  # from the first byte to the one after the last
+_NOWHERE: Span = (-1, -1)
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
 
 _QUOTE, _BACKSLASH = 0x22, 0x5C
@@ -65,7 +66,7 @@ _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
 # Most messages of most clients: a role, and a text as their last member.
-_PLAIN = re.compile(rb'\{\s*+("role")\s*+:\s*+("[a-z]++")\s*+,\s*+("content")\s*+:\s*+"')
+_PLAIN = re.compile(rb'\{\s*+"role"\s*+:\s*+"([a-z]++)"\s*+,\s*+"content"\s*+:\s*+"')
 _KEY = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+')
 _GAP = re.compile(rb"[\s,]*+")
 _COLON = re.compile(rb"\s*+:\s*+")
@@ -169,6 +170,7 @@ class Splice:
     _appended: list[str] = field(default_factory=list)
     _tools: list[bytes] = field(default_factory=list)
     _are_in_front: bool = False
+    _contents: dict[int, Span] = field(default_factory=dict)  # those of the messages that were looked into
     _opened: dict[int, tuple[list[Member], int]] = field(
         default_factory=dict
     )  # members of messages looked into
@@ -322,7 +324,16 @@ class Splice:
         return text.value + 1 if orjson.loads(self._body[kind.value : kind.end]) == "text" else None
 
     def _content(self, index: int) -> Span | None:
-        return self._value(index, "content")
+        found = self._contents.get(index)
+        if found is None:
+            start, end = self._layout.messages[index]
+            plain = _PLAIN.match(self._body, start)
+            if plain is not None and _string_end(self._body, plain.end() - 1) == end - 1:
+                found = plain.end() - 1, end - 1
+            else:
+                found = self._value(index, "content") or _NOWHERE
+            self._contents[index] = found
+        return None if found is _NOWHERE else found
 
     def _value(self, index: int, key: str) -> Span | None:
         for name, _, value, end in reversed(self._open(index)[0]):
@@ -333,10 +344,11 @@ class Splice:
     def _open(self, index: int) -> tuple[list[Member], int]:
         opened = self._opened.get(index)
         if opened is None:
-            start, end = self._layout.messages[index]
+            start, _ = self._layout.messages[index]
             if self._body[start] != 0x7B:
                 raise ValueError(f"message {index} is not an object")
-            opened = self._opened[index] = _opened(self._body, start, end)
+            members: list[Member] = []
+            opened = self._opened[index] = members, _members(self._body, start + 1, members)
         return opened
 
     def _takes_text(self, content: Span | None) -> bool:
@@ -345,10 +357,14 @@ class Splice:
     def _has_leading_system(self) -> bool:
         if not self._layout.messages:
             return False
+        content = self._content(0)
+        plain = _PLAIN.match(self._body, self._layout.messages[0][0])
+        if plain is not None and content == (plain.end() - 1, self._layout.messages[0][1] - 1):
+            return plain[1] in (b"system", b"developer")
         role = self._value(0, "role")
         if role is None or orjson.loads(self._body[slice(*role)]) not in ("system", "developer"):
             return False
-        return self._takes_text(self._content(0))
+        return self._takes_text(content)
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self._layout.messages):
@@ -468,19 +484,6 @@ def _members(body: bytes, at: int, members: list[Member], messages: list[Span] |
         at = end
 
 
-def _opened(body: bytes, start: int, end: int) -> tuple[list[Member], int]:
-    """Returns the members of the message at `start`, and where it ends. end: the same, as the layout has it."""
-    plain = _PLAIN.match(body, start)
-    if plain is not None:
-        at = plain.end() - 1
-        text_end = _string_end(body, at)
-        if text_end == end - 1:
-            role = Member("role", plain.start(1), plain.start(2), plain.end(2))
-            return [role, Member("content", plain.start(3), at, text_end)], end
-    members: list[Member] = []
-    return members, _members(body, start + 1, members)
-
-
 def _elements(body: bytes, at: int, spans: list[Span]) -> int:
     """Adds the elements of the array that is open at `at`; returns where it ends."""
     match_element = _ELEMENT.match
@@ -559,6 +562,8 @@ def _skip(pattern: re.Pattern[bytes], body: bytes, at: int, stop: int | None = N
 
 def _escape(text: str) -> bytes:
     """Returns the text as it stands between the quotes of a JSON string."""
+    if text.isascii():
+        return orjson.dumps(text)[1:-1]
     # A copy is escaped: orjson leaves its UTF-8 with a text, and notes are kept for long.
     return orjson.dumps(_clean((text + " ")[:-1]))[1:-1]
 
