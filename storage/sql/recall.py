@@ -71,7 +71,9 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        memory = self._memories.get(agent.id)
+        if memory is None or numbers is None or not memory.is_of(numbers, skip):
+            memory = await self._remembered(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
         assert memory.numbers is not None
@@ -87,8 +89,7 @@ class Recall(Group):
             only_strong=only_strong,
             near=near,
         )  # fmt: skip
-        found = {seq: m for seq in hits if (m := memory.message(seq)) is not None}
-        unread = memory.unread(hits)
+        found, unread = memory.messages(hits)
         if unread:
             before = memory.numbers
             read = await self._database.read(
@@ -117,7 +118,7 @@ class Recall(Group):
             memory = self._memories.get(agent.id)
             if memory is None or memory.numbers is None or memory.numbers.epoch != now.epoch:
                 memory = await self._begin(agent.id, now, deadline_ms)
-            elif not memory.lacks(now, skip):
+            elif memory.is_of(now, skip):
                 return memory
             else:
                 reading = partial(_read, memory, now)

@@ -94,14 +94,15 @@ class Remembered:
     def _is_full(self) -> bool:
         return len(self.spoken) + len({m.exchange for m in self.told.values()}) >= _TAIL
 
-    def lacks(self, now: Numbers, skip: range) -> bool:
-        """Returns whether something has to be read before a query that leaves some numbers out."""
+    def is_of(self, now: Numbers, skip: range) -> bool:
+        """Returns whether nothing has to be read before a query that leaves some numbers out."""
         before = self.numbers
-        if before is None or (before.indexed_seq, before.stamp) != (now.indexed_seq, now.stamp):
-            return True
-        if self.position >= now.next_seq:
+        if before is None or (before.epoch, before.indexed_seq, before.stamp) != (
+            now.epoch, now.indexed_seq, now.stamp,
+        ):  # fmt: skip
             return False
-        return not (skip.start <= self.position and now.next_seq <= skip.stop) and not self._is_full
+        is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
+        return self.position >= now.next_seq or is_left_out or self._is_full
 
     async def read(self, connection: Connection, now: Numbers) -> News:
         """Reads what has changed. It changes nothing here."""
@@ -202,9 +203,16 @@ class Remembered:
                 self._told_bytes += _size(m)
         self.spoken = waiting
 
-    def unread(self, seqs: Iterable[int]) -> list[int]:
-        """Returns those of these messages that have to be read before they can be shown."""
-        return [seq for seq in seqs if seq not in self.told and seq not in self.shown]
+    def messages(self, seqs: Iterable[int]) -> tuple[dict[int, Message], list[int]]:
+        """Returns messages that were found, as far as somebody may see them, and those that have to be read before."""
+        found, unread = dict[int, Message](), list[int]()
+        for seq in seqs:
+            m = self.told.get(seq) or self.shown.get(seq)
+            if m is not None:
+                found[seq] = m
+            elif seq not in self.shown:
+                unread.append(seq)
+        return found, unread
 
     def keep(self, read: Mapping[int, Message | None]) -> None:
         """Keeps messages that were read to be shown; None: nobody may see it."""
@@ -220,11 +228,6 @@ class Remembered:
         """Returns a message as it is read by itself: what came before its exchange is not asked."""
         before = None if m.previous is None else self.told.get(m.previous)
         return m if before is not None and before.exchange == m.exchange else changed(m, previous=None)
-
-    def message(self, seq: int) -> Message | None:
-        """Returns a message that is told or was read."""
-        told = self.told.get(seq)
-        return self.shown.get(seq) if told is None else told
 
 
 class MemoryCache:

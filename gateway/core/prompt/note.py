@@ -207,8 +207,9 @@ def choose(
 
 
 def _is_in(text: str, known: str) -> bool:
-    """Returns whether a text is in another one. Its beginning, which mostly is not, is found in a fifth of the time."""
-    return text[:_LOOKED_CHARS] in known and text in known
+    """Returns whether a text is in another one. Its beginning is found, or missed, in a fifth of the time."""
+    at = known.find(text[:_LOOKED_CHARS])
+    return at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0)
 
 
 class _Told:

@@ -68,6 +68,8 @@ def make_section(
     request. summary: which one stands behind the section, 0: none; with another one the prompt begins anew anyway.
     made: what an agent that may change is made of (`made_of`), "": one of the settings. With another one it does too.
     """
+    if pinned is None and not (system or blocks or offered or summary or made):
+        return Section(None)
     if made:
         system, place, behind = system.partition(CORE_MEMORY)
     else:

@@ -27,6 +27,7 @@ from storage.sql.store import Store
 from storage.value import changed
 
 _log = logging.getLogger("mnemogate")
+_NO_TERMS = SummaryTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Composer:
         # What only quotes its conversation is a front end's request for a title or the like.
         takes_note = bool(new) and _takes_note(new[-1]) and last not in notes and not plan.quotes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
-        terms = SummaryTerms.of({} if asked.spec.defined is None else asked.spec.defined.compaction)
+        defined = asked.spec.defined
+        terms = _NO_TERMS if defined is None else SummaryTerms.of(defined.compaction)
         pin = self._pin(known, takes_note=takes_note)
         section = pin(summary=in_use)
         composition = await self._compose(known, notes)
@@ -101,8 +103,9 @@ class Composer:
         return changed(prompt, window=await fit(prompt))
 
     async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
-        additions = known.look.additions if known.is_plain else None
-        composing = partial(compose, known.tree, known.plan, known.offered, notes, additions)
+        if known.is_plain:  # all that is of ours on its path has come with the look
+            return compose(known.tree, known.plan, known.offered, notes, known.look.additions)
+        composing = partial(compose, known.tree, known.plan, known.offered, notes)
         return await with_contents(self.store.turns, known.agent, known.tree, composing)
 
     def _pin(self, known: Known, *, takes_note: bool) -> Callable[..., Section]:

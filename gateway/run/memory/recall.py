@@ -137,12 +137,18 @@ class Recaller:
         visible: VisibleContent,
         budget: int,
     ) -> list[note.Recalled]:
-        left_out = await with_contents(
-            self.store.turns, known.agent, known.tree, partial(visible.replaced, self.settings.idle_s)
+        replaced = partial(visible.replaced, self.settings.idle_s)
+        left_out = (
+            replaced()
+            if known.is_plain
+            else await with_contents(self.store.turns, known.agent, known.tree, replaced)
         )
         is_whole = known.asked.spec.history != "client"
         useful = [
-            m for m in found if m.exchange not in left_out and not (is_whole and visible.shows_origin(m))
+            m
+            for m in found
+            if m.exchange not in left_out
+            and not (is_whole and m.source == "fact" and visible.shows_origin(m))
         ]
         return note.choose(
             useful,
@@ -157,6 +163,8 @@ class Recaller:
 
 def _change_tokens(known: Known, section: Section) -> int:
     """Returns what a note of the changed blocks alone takes, with its frame."""
+    if not section.changes:
+        return 0
     return note.estimate_tokens(note.render_note((), section.changes, known.plan.query.now))
 
 

@@ -70,7 +70,7 @@ class VisibleContent:
 
     def shows_origin(self, m: Message) -> bool:
         """Returns whether a fact was learned from what is visible anyway."""
-        if m.source != "fact" or self._is_cut:
+        if self._is_cut:
             return False
         anchor = self.known.plan.match.anchor
         # On a plain path not every exchange is loaded.
