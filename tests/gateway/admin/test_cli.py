@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.settings import Settings
+from gateway.settings import DatabaseSettings, Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
+from tests.gateway.process import place_of
 from tests.server import RawClient, Running, serve, settings_for
-from tests.stored import open_store
+from tests.stored import open_store, url_of
 
 # A name that a shell and an option have to be told apart from.
 OHARA = "-o'hara"
@@ -34,6 +35,8 @@ Out = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    for name, value in place_of(tmp_path, []).items():
+        monkeypatch.setenv(name, value)
     return tmp_path / "mnemogate.db"
 
 
@@ -52,6 +55,7 @@ def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = 
 
 
 @pytest.mark.parametrize("command", [["worker"], ["serve", "--no-work"]])
+@pytest.mark.sqlite
 def test_what_a_file_cannot_share_is_refused(command: list[str], capsys: Out) -> None:
     assert main(command) == 2
     assert "database.url: " in capsys.readouterr().err
@@ -65,6 +69,7 @@ def test_a_url_is_shown_without_its_password(capsys: Out, monkeypatch: pytest.Mo
     assert "hush" not in said.out + said.err
 
 
+@pytest.mark.sqlite
 def test_migrate_makes_the_schema(database: Path, capsys: Out) -> None:
     assert main(["migrate"]) == 0
     assert f"{database} has the schema" in capsys.readouterr().err
@@ -98,6 +103,7 @@ def test_keys_go_through_the_process_that_serves(
         assert gateway.post(HELLO, headers).status == 401
 
 
+@pytest.mark.sqlite
 def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, capsys: Out) -> None:
     admin = AdminFile(str(database))
     admin.write("http://127.0.0.1:9")  # nobody listens on the discard port
@@ -106,6 +112,7 @@ def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, caps
     assert "no keys" in capsys.readouterr().err
 
 
+@pytest.mark.sqlite
 def test_the_admin_file_is_for_the_owner_alone(database: Path) -> None:
     admin = AdminFile(str(database))
     admin.write("http://127.0.0.1:1")
@@ -182,6 +189,7 @@ def edit(database: Path, statement: str) -> None:
         connection.execute(statement)
 
 
+@pytest.mark.sqlite
 def test_check_config_refuses_the_database_that_serve_refuses(database: Path, capsys: Out) -> None:
     for statement, says in (
         ("PRAGMA user_version = 99", "was written by a newer Mnemogate"),
@@ -196,6 +204,7 @@ def test_check_config_refuses_the_database_that_serve_refuses(database: Path, ca
         database.unlink()
 
 
+@pytest.mark.sqlite
 def test_check_config_says_what_would_cost_the_memory(database: Path, capsys: Out) -> None:
     edit(database, "SELECT 1")
     database.chmod(0o644)
@@ -212,6 +221,7 @@ def test_check_config_says_what_would_cost_the_memory(database: Path, capsys: Ou
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.sqlite
 def test_check_config_asks_the_database_for_keys_and_makes_none(
     database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +256,7 @@ def test_version(capsys: Out) -> None:
 
 
 @pytest.mark.parametrize("is_held_back", [True, False], ids=["at the end", "at once"])
+@pytest.mark.sqlite
 def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
     """As `mnemogate memory show | head`."""
     reading, writing = os.pipe()
@@ -301,6 +312,7 @@ def test_what_somebody_said_gives_the_terminal_no_orders(
 @pytest.mark.parametrize(
     "command", ["memory show --user a", "memory forget --user a", "memory export --user a", "jobs"]
 )
+@pytest.mark.sqlite
 def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
     command: str, database: Path, capsys: Out
 ) -> None:
@@ -423,7 +435,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]
 
 def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path) -> None:
     with process() as (_, said, _port):
-        assert f"Database: {database}\n" in said
+        assert f"Database: {DatabaseSettings(str(database), url_of(database)).shown}\n" in said
         assert "Background model: none; memory.background_model" in said
         example = said[said.index("from openai") :]
         assert len(example.splitlines()) == 5
@@ -434,6 +446,7 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
         assert pasted.stdout.strip()
 
 
+@pytest.mark.sqlite
 def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
     with process("--db", str(tmp_path / "no" / "x.db")) as (_, said, _port):
         assert re.search(r"^Database: \S+x\.db cannot be used .* nothing is remembered$", said, re.M)
@@ -455,6 +468,7 @@ def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream,
     assert not Path(str(database) + ".admin").exists()
 
 
+@pytest.mark.sqlite
 def test_a_second_server_on_the_same_database_is_refused_by_name(capsys: Out) -> None:
     with process() as (child, _, port):
         assert main(["serve", "--port", "0"]) == 2

@@ -24,6 +24,8 @@ from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent
 from tests.stored import open_store, rows
 
+# (tests/gateway/two/test_moving.py moves into PostgreSQL.)
+pytestmark = pytest.mark.sqlite
 BLOCKS = (BlockSettings("human"), BlockSettings("rules", value="House rules.", shared=True, writable=True))
 
 

@@ -246,6 +246,7 @@ def test_an_export_of_format_1_is_read(world: LettaWorld, tmp_path: Path) -> Non
     asyncio.run(read())
 
 
+@pytest.mark.sqlite
 async def test_the_command_line_names_an_agent_by_its_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

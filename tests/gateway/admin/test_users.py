@@ -15,12 +15,15 @@ import gateway.run.admin.users
 from gateway.cli import main
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_cli import Out, owner
+from tests.gateway.process import place_of
 from tests.server import Running
 
 
 @pytest.fixture(autouse=True)
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    for name, value in place_of(tmp_path, []).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(gateway.run.admin.users, "PAGE", 2)
     return tmp_path / "mnemogate.db"
 

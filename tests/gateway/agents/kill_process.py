@@ -16,16 +16,14 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 from asyncio import Future
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway.cli import main
-from gateway.limits import Limits
 from storage.sql.append import Append
 from storage.sql.runs import Runs
+from tests.gateway.patient import run
 
 FIRST = 1  # the row of the agent whose runs count
 _side, _, _row = os.environ["KILL"].partition(" ")
@@ -85,4 +83,4 @@ if __name__ == "__main__":
         Append.finish = _watched(Append.finish, "replied", "ended")  # type: ignore[method-assign]
         Runs.add_text = _awaited(Runs.add_text, _row_of_text)  # type: ignore[method-assign]
         Runs.accept = _awaited(Runs.accept, _row_of_acceptance)  # type: ignore[method-assign]
-    sys.exit(main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0)))
+    raise SystemExit(run())

@@ -156,7 +156,7 @@ def test_a_live_run_of_a_dead_process_is_failed_and_its_send_is_answered_once(wo
     world.go()
     with world.serve() as gateway:
         (run,) = gateway.letta.runs.list(agent_id=agent)
-        assert run.status == "failed"
+        assert gateway.ended(run.id).status == "failed"
         for _ in range(2):
             gateway.letta.agents.messages.create(agent, messages=[message])
         words = gateway.words(agent)

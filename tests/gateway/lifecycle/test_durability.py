@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from gateway.core.conversation.canonical import Canon, Listing
 from storage.sqlite.lock import owner_of
@@ -164,6 +165,7 @@ def numbered(count: itertools.count[int]) -> Any:
     return script
 
 
+@pytest.mark.sqlite
 def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
     """Killed, and frozen: a stopped process leaves the files as a killed one does, and can go on."""
     seed = int(os.environ.get("KILL_SEED") or random.randrange(1 << 32))

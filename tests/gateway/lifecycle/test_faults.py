@@ -308,6 +308,7 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
         assert "Miso" in upstream.last.body.decode()
 
 
+@pytest.mark.sqlite
 def test_a_database_that_can_never_be_opened_is_said_in_health(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -322,6 +323,7 @@ def test_a_database_that_can_never_be_opened_is_said_in_health(
             assert status != 200 or reply.headers["x-mnemogate-memory"] == "unavailable"
 
 
+@pytest.mark.sqlite
 def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -360,6 +362,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     connection.close()
 
 
+@pytest.mark.sqlite
 def test_the_key_of_the_settings_is_there_once_the_store_is(upstream: StrictUpstream, tmp_path: Path) -> None:
     database, key = tmp_path / "m.db", "mg-0123456789abcdefghijklmnopqrstuv"
     assert command("keys", "list", "--db", str(database), where=tmp_path).returncode == 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from storage.sql.store import Store
@@ -18,7 +21,7 @@ from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
 from tests.server import QUIET, RawClient, Running, serve, settings_for
-from tests.stored import open_store
+from tests.stored import open_store, shown, url_of
 
 CHAT = "/v1/chat/completions"
 
@@ -47,17 +50,15 @@ def send(client: RawClient, text: str, *, stream: bool = True, headers: dict[str
 
 def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
     """(state, what the user said, the reply's text, whether it stands) of each turn, after the gateway's end."""
-    assert owner_of(database) is None
-    connection = sqlite3.connect(database)
-    try:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        found = connection.execute("SELECT state, input, said, standing FROM exchanges ORDER BY id")
-        return [
-            (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], standing)
-            for state, given, said, standing in found
-        ]
-    finally:
-        connection.close()
+    if url_of(database) is None:
+        assert owner_of(database) is None
+        assert shown(database, "PRAGMA integrity_check") == [("ok",)]
+    return [
+        (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], standing)
+        for state, given, said, standing in shown(
+            database, "SELECT state, input, said, standing FROM exchanges ORDER BY id"
+        )
+    ]
 
 
 def stop(gateway: Running) -> None:
@@ -65,8 +66,8 @@ def stop(gateway: Running) -> None:
 
 
 @contextmanager
-def stalled(gateway: Running) -> Iterator[Gate]:
-    """The writer's thread waits until the gate opens."""
+def stalled(gateway: Running, database: Path) -> Iterator[None]:
+    """No turn is written meanwhile: the writer's thread waits, or somebody holds the table."""
     gate, entered = Gate(), Gate()
 
     def wait(_: sqlite3.Connection) -> None:
@@ -77,12 +78,25 @@ def stalled(gateway: Running) -> Iterator[Gate]:
         assert isinstance(gateway.app.store, Store)
         gateway.app.store.database.writer.submit(wait)
 
-    gateway.call(submit())
-    entered.wait_sync()
-    try:
-        yield gate
-    finally:
-        gate.open()
+    async def hold(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE exchanges IN EXCLUSIVE MODE")
+            entered.open()
+            await asyncio.to_thread(gate.wait_sync)
+        await connection.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        url = url_of(database)
+        if url is None:
+            gateway.call(submit())
+        else:
+            thread.submit(asyncio.run, hold(url))
+        entered.wait_sync()
+        try:
+            yield
+        finally:
+            gate.open()
 
 
 def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
@@ -109,9 +123,9 @@ def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
         for client in clients[2:]:
             assert client.read_reply().status == 200
         assert gateway.child.wait(20) == 0
-    assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
     assert not Path(f"{database}.admin").exists()
     assert not Path(f"{database}-wal").exists()  # written back: the file alone is the database
+    assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
 
 
 @pytest.mark.parametrize("text", ["Hello there", None], ids=["in its text", "before its first byte"])
@@ -145,7 +159,7 @@ def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstre
     """The writer is busy when the client leaves and when the gateway is told to stop."""
     with gateway_on(upstream, database, shutdown_s=1) as gateway:
         upstream.queue(say("Never heard", hold_after={1: Gate()}))
-        with stalled(gateway):
+        with stalled(gateway, database):
             with gateway.connect() as client:
                 send(client, "Hi")
                 client.read_head()
@@ -159,7 +173,7 @@ def test_a_turn_released_before_its_commit_is_written_before_the_end(
 ) -> None:
     with (
         gateway_on(upstream, database, commit_wait_s=0.001) as gateway,
-        stalled(gateway),
+        stalled(gateway, database),
         gateway.connect() as client,
     ):
         send(client, "Hi", stream=False)
@@ -174,7 +188,7 @@ def test_a_commit_that_is_awaited_at_the_bound_is_still_made(
     """Its client has all the text and no end; the turn is whole all the same."""
     with gateway_on(upstream, database, shutdown_s=0) as gateway, gateway.connect() as client:
         upstream.queue(say("Hello there"))
-        with stalled(gateway):
+        with stalled(gateway, database):
             send(client, "Hi")
             client.read_until(b" there")
             upstream.last.settled.wait_sync()
@@ -214,10 +228,5 @@ def test_the_next_start_finds_everything(upstream: StrictUpstream, database: Pat
             messages = [*past, {"role": "user", "content": f"Turn {number}"}]
             reply = gateway.post({"model": "m", "user": "alice", "messages": messages})
             assert reply.status == 200
-    connection = sqlite3.connect(database)
-    assert connection.execute("SELECT depth, parent FROM exchanges ORDER BY id").fetchall() == [
-        (0, None),
-        (1, 1),
-        (2, 2),
-    ]
-    connection.close()
+    places = shown(database, "SELECT depth, parent FROM exchanges ORDER BY id")
+    assert places == [(0, None), (1, 1), (2, 2)]

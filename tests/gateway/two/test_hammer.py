@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.gateway.two.hammer import hammer
 
 
+@pytest.mark.sqlite
 def test_one_gateway_that_is_killed_keeps_what_was_finished(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # shown when it fails

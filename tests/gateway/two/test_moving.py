@@ -11,6 +11,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_move import BLOCKS, contents, live
 from tests.gateway.agents.letta import letta
@@ -19,6 +21,7 @@ from tests.gateway.sdk import agent
 from tests.stored import open_store
 
 
+@pytest.mark.sqlite
 def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path, url: str) -> None:
     folder = tmp_path / "lived"
     folder.mkdir()
@@ -63,6 +66,7 @@ def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path,
         ).fetchone() == (20,)
 
 
+@pytest.mark.sqlite
 def test_it_says_what_it_cannot_use(tmp_path: Path, url: str) -> None:
     none = command("move", url, "--db", str(tmp_path / "none.db"), where=tmp_path)
     assert none.returncode == 1
