@@ -6,7 +6,7 @@ Pure: bytes and values in, numbers out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 
 from storage.search.blob import Counted
 from storage.search.common import all_common, load_tables, shares_in_general
@@ -102,8 +102,8 @@ def rank(
 
 def _mix(first: list[int], second: list[int]) -> list[int]:
     """Returns the rows of both looks: the best of the first, then one of each in turn."""
-    rest = chain.from_iterable(zip_longest(first[_SURE:], second))
-    return list(dict.fromkeys((*first[:_SURE], *(row for row in rest if row is not None))))[:MOST_HITS]
+    rest = [row for pair in zip_longest(first[_SURE:], second) for row in pair if row is not None]
+    return list(dict.fromkeys(first[:_SURE] + rest))[:MOST_HITS]
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
