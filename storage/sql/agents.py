@@ -5,11 +5,13 @@ Every turn needs its agent's secret, so those lately used are kept at hand.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from storage.database import Connection, Database
 from storage.errors import NotFound, WriteConflict
@@ -89,6 +91,8 @@ class Agents:
         self._cached = cached
         self._found: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
+        # Held by who begins an agent, or waits for that; it goes with the last of them.
+        self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, scope: Scope) -> Agent | None:
         """Returns the scope's agent, from a cache: next_seq and indexed_seq may be out of date, the rest is not."""
@@ -131,14 +135,19 @@ class Agents:
 
         For processes that share a database: drafts of two of them would have two secrets.
         """
-        agent = await self.find(scope)
-        if agent is None:
-            draft = self.draft(scope)
-            agent = await self._database.write(
-                lambda connection: begin_agent(connection, draft, own, shared, at)
-            )
-            self.remember(agent)
-        return agent
+        if scope in self._found and scope not in self._beginning:
+            self._found.move_to_end(scope)
+            return self._found[scope]
+        # One after the other, so that they go on in the order in which they came, and all but the first find it.
+        async with self._beginning.setdefault(scope, asyncio.Lock()):
+            agent = await self.find(scope)
+            if agent is None:
+                draft = self.draft(scope)
+                agent = await self._database.write(
+                    lambda connection: begin_agent(connection, draft, own, shared, at)
+                )
+                self.remember(agent)
+            return agent
 
     def remember(self, agent: Agent) -> None:
         """Puts it into the cache: after it was stored, or with its new epoch."""

@@ -224,7 +224,8 @@ async def _plan(
     """
     tree = Tree()
     openings = None if look.has_tombs else store.turns.openings(agent, look)
-    if not agent.id or (openings is not None and begins_anew(query, openings)):
+    # Before its first number is taken a memory holds nothing, whether it is stored by then or not.
+    if look.next_seq == 1 or (openings is not None and begins_anew(query, openings)):
         return planning.plan_turn(tree, query), tree
     recent: int | None = RECENT
     low: int | None = None

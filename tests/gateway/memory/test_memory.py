@@ -75,6 +75,14 @@ def test_another_user_never_sees_it(world: World) -> None:
     assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
 
 
+@pytest.mark.parametrize("kept_in", ["postgresql"], indirect=True)
+def test_a_first_turn_reads_what_was_made_for_it_and_no_conversations(world: World, kept_in: str) -> None:
+    world.chat(user="bob").say("Hi")
+    found = world.statements_of(lambda: world.chat(user="alice").say(FACT))
+    beginning, looking, writing = ["read", "insert agents"], ["read"], ["read", "insert conversations"]
+    assert found == [*beginning, *looking, *writing, "update agents"]
+
+
 @pytest.mark.sqlite
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_search_that_is_late_is_not_waited_for(

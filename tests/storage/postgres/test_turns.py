@@ -13,7 +13,7 @@ from tests.core.conversations import assistant, user
 from tests.gateway.two.proxy import Proxy
 from tests.storage.conftest import OpenStore
 from tests.storage.test_turns import Clock, both, opened
-from tests.stored import ALICE, Speaker
+from tests.stored import ALICE, HUMAN, Speaker
 
 
 @both
@@ -27,6 +27,27 @@ async def test_a_plain_turn_is_two_round_trips(open_store: OpenStore, key: str |
     rows = await alice.rows()
     assert [e.carried for e in rows] == [True, True, False]
     assert [e.seq for e in rows] == [1, 3, 5]
+
+
+async def test_who_comes_while_an_agent_is_made_waits_in_line(open_store: OpenStore) -> None:
+    sent: list[str] = []
+    store = await open_store(note=sent.append)
+    went_on: list[int] = []
+
+    async def come(number: int) -> int:
+        agent = await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
+        went_on.append(number)
+        return agent.id
+
+    async def come_late() -> int:
+        while ALICE not in store.agents._found:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return await come(8)
+
+    assert len(set(await asyncio.gather(come_late(), *map(come, range(8))))) == 1
+    assert went_on == [*range(9)]
+    assert (sent.count("agent_find"), sent.count("agent_insert")) == (1, 1)
+    assert not store.agents._beginning
 
 
 async def test_a_turn_that_is_weighed_again_is_a_transaction(open_store: OpenStore) -> None:
