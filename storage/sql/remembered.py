@@ -37,11 +37,9 @@ from storage.value import changed
 CACHE_BYTES = 20 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
-# Measured: a memory of which nothing is known; what an exchange takes beside its contents, with each atom; what a
-# message takes beside its text, and its terms beside their table; and one that is not there.
-_EMPTY_BYTES, _EXCHANGE_BYTES, _ATOM_BYTES, _MESSAGE_BYTES, _COUNTED_BYTES, _NONE_BYTES = (
-    1_500, 900, 100, 400, 600, 100,
-)  # fmt: skip
+# Measured: what an exchange takes beside its contents, with each atom; what a message takes beside its text, and its
+# terms beside their table; and one that is not there.
+_EXCHANGE_BYTES, _ATOM_BYTES, _MESSAGE_BYTES, _COUNTED_BYTES, _NONE_BYTES = 900, 100, 400, 600, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _TAIL = 64
 
@@ -88,7 +86,7 @@ class Remembered:
 
     @property
     def size(self) -> int:
-        return _EMPTY_BYTES + self.index.size + self._told_bytes + self._shown_bytes
+        return self.index.size + self._told_bytes + self._shown_bytes
 
     @property
     def _is_full(self) -> bool:

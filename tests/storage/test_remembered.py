@@ -139,6 +139,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
         assert look is not None
         warm = await search(store, alice, query, numbers=look.numbers, **options)
         again = await search(store, alice, query, **options)
+        assert cache._bytes == sum(memory.size for memory in cache._kept.values())
         cache.clear()
         cold = await search(store, alice, query, **options)
         assert warm == cold
