@@ -1,9 +1,8 @@
 """The records of a store, as frozen values. Times are seconds since the epoch; JSON is bytes as it was written.
 
 `Exchange` is the one record of the conversation: what the client sent since our last reply, and our reply.
-Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes
-(see gateway/core/conversation/canonical.py):
-a record without its content can still be recognised, and says nothing.
+Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (gateway/core/conversation/canonical.py): a
+record without its content can still be recognised, and says nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from typing import Any, NamedTuple
 
 from storage.value import frozen
 
-# One kind byte (u, t, a, c) and a keyed digest.
+# One kind byte (u: a user's, t, a, c) and a keyed digest.
 Atom = bytes
+USER_ATOM = b"u"
 
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
@@ -142,7 +142,7 @@ class Exchange:
     reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
     head: of a first exchange, how many of its messages were made elsewhere.
     hush: indices of input messages that were off the record when they were said, or were forgotten; -1: the reply was.
-    carried: a later request went on from it. standing: its messages are shown and recalled.
+    carried: a later request went on from it, and does not tell. standing: its messages are shown and recalled.
     touched: when a finished request last began here, repeated this or (lazily, see core) carried it.
     stopped: when a cancelled request was cut; ended: when a finished one ended.
     input, said: JSON array of messages, JSON message; None in a tombstone.
@@ -192,6 +192,15 @@ class Exchange:
     merged: str = ""
     # The part of the path that this request left out.
     evicted: Evicted | None = None
+
+    @property
+    def tells(self) -> bool:
+        """True for one that ends with a user's message: that its parent was carried is not written there too.
+
+        Openings are looked up by it, so that of a first exchange it is.
+        """
+        last = self.inputs[-1] if self.inputs else ()
+        return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM
 
 
 @frozen

@@ -281,7 +281,7 @@ async def add_exchange(
     None: the conversation moved, or something was forgotten, since it was planned. carries: it carries its parent.
     is_all: nothing else is written with it.
     """
-    carries = carries and e.parent is not None
+    carries = carries and e.parent is not None and not e.tells
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, carries)
     row = await (connection.single if is_all else connection.row)(SQL["exchange_add"], values)
     return None if row is None else Added(*row)

@@ -151,7 +151,7 @@ SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGI
 id, seq, CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
 
 -- name: exchange_add (sqlite)
--- Adds a turn that was planned on a conversation, and marks its parent as carried (?42: it is to be), whose row it meets.
+-- Adds a turn that was planned on a conversation. Its parent is marked as carried where ?42 says so: its row is met.
 -- No row: the conversation has moved since.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
 SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}

@@ -200,7 +200,7 @@ class KeptLooks:
         """Keeps the end of a path as it is since a turn was committed. before: where it was; None: it began."""
         end = changed(e, snapshot=done.snapshot, input=None, said=None, full=None)
         additions, size = ([], _PLACE_BYTES) if before is None else (before.additions, before.bytes)
-        if write.carries and additions and additions[0].id == e.parent:
+        if write.carries and additions and additions[0].id == e.parent and not e.tells:
             additions = [changed(additions[0], carried=True), *additions[1:]]
         if adds(e):
             is_ours = e.hidden or e.opaque

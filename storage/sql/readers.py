@@ -12,7 +12,7 @@ from dataclasses import replace
 from storage.commands import Rules, Unread
 from storage.database import Connection, Database
 from storage.listing import ReaderEntry
-from storage.records import Exchange, Message, State
+from storage.records import USER_ATOM, Exchange, Message, State
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, alone, reads
@@ -30,7 +30,7 @@ MOST_TURNS = 1_000
 # The kind of an atom of what a tool returned.
 TOOL_ATOM = b"t"
 # The columns behind those of `{spoken}`.
-_FULL, _OF_RUN = -2, -1
+_FULL, _IS_FOLLOWED, _OF_RUN = -3, -2, -1
 
 
 async def cursor_of(connection: Connection, memory: int, reader: int) -> int:
@@ -79,7 +79,8 @@ class Readers(Group):
             if agent is None:
                 return None
             cursor = await cursor_of(connection, memory, reader)
-            values = (memory, cursor, agent.next_seq if upto is None else upto, _BATCH)
+            last = agent.next_seq if upto is None else upto
+            values = (USER_ATOM, memory, cursor, last, _BATCH)
             rows = await connection.rows(SQL["unread"], values)
             found = Unread(agent, cursor, cursor, [], is_more=len(rows) == _BATCH)
             messages: list[Message] = []
@@ -88,7 +89,8 @@ class Readers(Group):
             for row, (e, is_shared, _) in zip(rows, exchanges.spoken(rows), strict=True):
                 is_left = row[_OF_RUN] == "left"
                 is_running = row[_OF_RUN] == "running"
-                if upto is None and (is_running or not (is_left or _is_decided(e, now, idle_s))):
+                is_decided = is_left or row[_IS_FOLLOWED] or _is_decided(e, now, idle_s)
+                if upto is None and (is_running or not is_decided):
                     return replace(found, messages=messages, used=used, is_more=False, is_waiting=True)
                 if is_left or (e.standing and e.state is State.FINISHED):
                     new = self._rules.messages_of(e, is_shared, None, None)

@@ -10,9 +10,13 @@ INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?)
 ON CONFLICT (memory, reader) DO UPDATE SET seq = excluded.seq, at = excluded.at
 
 -- name: unread
--- Reads what follows a point, whatever became of it; last its hidden rounds, and what a run makes of it: `running` is of
--- one that has not ended, `left` was left open by a process that is gone.
-SELECT {spoken}, p."full", CASE
+-- Reads what follows a point, whatever became of it; last its hidden rounds, whether a turn has followed it (?: the kind
+-- of a user's atom), and what a run makes of it: `running` is of one that has not ended, `left` was left open by a
+-- process that is gone.
+SELECT {spoken}, p."full", CASE WHEN EXISTS (
+        SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id
+        AND +k.agent = p.agent AND k.ended IS NOT NULL AND substr(k.input_key, 1, 1) = ?)
+    THEN 1 ELSE 0 END, CASE
     WHEN p.state = 'open' AND EXISTS (SELECT 1 FROM conversations c WHERE c.id = p.conversation AND c.agent = p.agent AND c.tip <> 0)
     THEN CASE WHEN EXISTS (SELECT 1 FROM runs r WHERE r.agent = p.agent AND r.conversation = p.conversation
                            AND r.state IN ('created', 'running')) THEN 'running' ELSE 'left' END

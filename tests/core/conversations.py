@@ -278,7 +278,8 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
         parent, line = tree.parent(e), tree.line(tree.parent(e))
         assert parent is None or parent.conversation == e.conversation
         assert e.depth == (parent.depth + 1 if parent else 0)
-        assert e.carried == carried[e.id], f"carried of {e.id}"
+        is_told = any(k.tells and k.ended is not None for k in tree.kids(e))
+        assert e.carried == carried[e.id] or (is_told and not e.carried), f"carried of {e.id}"
         assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
         assert e.offset == sum(len(el.atoms) for el in line), f"offset of {e.id}"
         assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
@@ -457,7 +458,7 @@ class World:
         tree = Tree(self.memory(who, key).records.values())
 
         def draw(e: Exchange, indent: str) -> list[str]:
-            line = f"{indent}{_state(e)}: {_content(tree, e)}"
+            line = f"{indent}{_state(tree, e)}: {_content(tree, e)}"
             return [line] + [below for kid in tree.kids(e) for below in draw(kid, indent + "  ")]
 
         seen = dict.fromkeys(e.conversation for e in tree)
@@ -499,11 +500,11 @@ def drawn(text: str) -> str:
     return dedent(text).strip()
 
 
-def _state(e: Exchange) -> str:
+def _state(tree: Tree, e: Exchange) -> str:
     if is_tombstone(e):
         return "off" if e.state is State.OFF else "forgotten"
     if e.standing:
-        return "carried" if e.carried else "stands"
+        return "carried" if tree.is_carried(e) else "stands"
     if e.ended is None:
         return "open" if e.state is State.OPEN else "cut"
     return "replaced" if e.superseded else "waits"

@@ -338,16 +338,19 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
 
 
 def _mark_carried(tree: Tree, e: Exchange) -> None:
-    """Marks the exchanges that a finished request with a new user message carried: those of the turn before it."""
+    """Marks the exchanges that a finished request with a new user message carried: those of the turn before it.
+
+    Its parent is left out where the request itself tells.
+    """
     if tree.goes_on(e):
         return
-    x = tree.parent(e)
+    x, is_told = tree.parent(e), e.tells
     while x is not None:
-        if not x.carried:
+        if not x.carried and not is_told:
             tree.change(x.id, carried=True)
         if not tree.goes_on(x):
             return
-        x = tree.parent(x)
+        x, is_told = tree.parent(x), False
 
 
 def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:

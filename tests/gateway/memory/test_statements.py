@@ -46,7 +46,7 @@ LOOKING = [
 ]  # the turns of a memory that has no index yet; those that are committed from then on are known
 SEEN = ["read"]  # inside the transaction: nothing has changed since the look
 RESOLVE = ["read"] * 2  # something has
-PLAIN = [ADD]  # which marks its parent
+PLAIN = [ADD]  # which marks its parent where that is a first one
 FIRST_TURN = [*LOOK, *POOL, *LOOKING, *SEEN, "insert conversations", ADD]
 ANOTHER_OPENING = [*SEEN, "insert conversations", ADD]
 FIRST_TURN_OF_A_USER = ["read", "insert agents", *POOL, "insert conversations", ADD]
@@ -59,7 +59,7 @@ CARRYING_EDITS = [
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [ADD, ADD, *RESOLVE, "read", ADD]
-APPEND = 13  # two transactions, the user's message being written first; what is filled in is read at once
+APPEND = 12  # two transactions, the user's message being written first; what is filled in is read at once
 
 
 def test_a_plain_turn_is_one_insert(world: World) -> None:
