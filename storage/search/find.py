@@ -86,7 +86,7 @@ def _occurrences(
     """Returns the occurrences of terms in the index and in the tail. hashes: of each, where the index has any."""
     parts = index.occurrences([*hashes.values()]) if hashes else []
     if layout.replaced:
-        parts = [without(part, layout.replaced) for part in parts]
+        parts = without(parts, layout.replaced, len(layout.seqs))
     places = [(row << ROW_SHIFT, counted.terms) for row, counted in layout.tail.items()]
     fresh = [[place | known[term] for place, known in places if term in known] for term in terms]
     sizes = [len(part) for part in parts] or [0] * len(terms)

@@ -11,7 +11,7 @@ Every document is a row, 64 rows to a chunk, in the order of the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from storage.search.blob import (
@@ -61,7 +61,9 @@ class Index:
         self._is_apart, self._has_apart = np.empty(0, bool), False
         self._names = np.empty(0, np.uint64)
         self._blob_bytes: dict[int, int] = {}
+        # What is indexed with a tail, laid out, and by itself where tails take turns.
         self._laid: IndexLayout | None = None
+        self._base: IndexLayout | None = None
         self.put(blobs)
 
     @property
@@ -72,7 +74,8 @@ class Index:
     def size(self) -> int:
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
         listed = 0 if self._laid is None else self._laid.listed
-        rows = _ROW_BYTES * CHUNK * len(self._chunks) + _LISTED_BYTES * listed
+        layouts = 1 if self._base is None else 2
+        rows = _ROW_BYTES * layouts * CHUNK * len(self._chunks) + _LISTED_BYTES * listed
         return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + rows
 
     @property
@@ -114,11 +117,7 @@ class Index:
         else:
             self._columns = [whole, _sorted(parts)]
         self._has_apart = bool(self._is_apart.any())
-        if self._laid is not None:
-            for place in changed.nonzero()[0].tolist():
-                if not self._laid.index(place, self._table[place]):
-                    self._laid = None
-                    break
+        self._laid, self._base = self._indexed(self._laid, changed), self._indexed(self._base, changed)
         stay = self._names[~changed[self._names >> (HASH_SHIFT + 6)]]
         rows = (named & NO_HASH) >> ROW_SHIFT
         self._names = _sorted([stay, rows << HASH_SHIFT | named >> HASH_SHIFT])
@@ -149,14 +148,26 @@ class Index:
             return self._laid
         self._make_room(chunk_of(each.document.seq) for each in tail)
         laid = self._laid
-        # A tail mostly grows at its end.
+        # A tail mostly grows at its end. One that becomes another does so again: two conversations take turns.
         if laid is None or [*laid.tail.values()] != tail[: len(laid.tail)]:
-            import numpy as np
-
-            seqs = (self._chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
-            laid = self._laid = IndexLayout.of(self._places, seqs, self._table.ravel())
+            made = self._base or self._lay_out()
+            self._base = made if laid is not None else self._base
+            laid = self._laid = made.copy() if made is self._base else made
         laid.add(tail[len(laid.tail) :])
         return laid
+
+    def _indexed(self, layout: IndexLayout | None, changed: NDArray[np.bool_]) -> IndexLayout | None:
+        """Returns a layout with chunks as they are now; None where it has to be made anew."""
+        places = changed.nonzero()[0].tolist()
+        is_kept = layout is not None and all(layout.index(place, self._table[place]) for place in places)
+        return layout if is_kept else None
+
+    def _lay_out(self) -> IndexLayout:
+        """Lays out what is indexed."""
+        import numpy as np
+
+        seqs = (self._chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
+        return IndexLayout.of(self._places, seqs, self._table.ravel())
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows behind them move."""
@@ -177,7 +188,7 @@ class Index:
         )
         table[moved], is_apart[moved] = self._table, self._is_apart
         self._table, self._is_apart = table, is_apart
-        self._laid = None
+        self._laid = self._base = None
         if len(before) and moved[-1] >= len(before):
             by = (moved - np.arange(len(before))).astype(np.uint64) << 6
             self._columns = [
@@ -213,11 +224,13 @@ def _sorted(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     return column
 
 
-def without(occurrences: NDArray[np.uint64], rows: Collection[int]) -> NDArray[np.uint64]:
-    """Returns the occurrences that are in none of these rows."""
+def without(parts: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int) -> list[NDArray[np.uint64]]:
+    """Returns the occurrences that are in none of these rows. total: of all rows."""
     import numpy as np
 
-    return occurrences[~np.isin((occurrences & NO_HASH) >> ROW_SHIFT, [*rows])]
+    stays = np.ones(total, bool)
+    stays[[*rows]] = False
+    return [part[stays[(part & NO_HASH) >> ROW_SHIFT]] for part in parts]
 
 
 def _between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from storage.search.blob import CHUNK, PRESENT, USER, Counted, chunk_of, document_row
@@ -26,6 +26,10 @@ LEAST_AGAINST = _K1 * (1 - _B)
 # The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
 # turns counts in full. That is so in LongMemEval, where nothing less found as much.
 _FULL_WEIGHT_LOG2 = 3
+
+
+# Columns that change with the tail.
+_COLUMNS = ("length", "head", "back", "flags", "earlier", "later")
 
 
 @dataclass(slots=True)
@@ -136,6 +140,20 @@ class IndexLayout:
             made.end = int(flags.nonzero()[0][-1]) + 1
             made.lengths = Lengths.of(length, head, flags)
             made._link()
+        made._weigh()
+        return made
+
+    def copy(self) -> IndexLayout:
+        """Returns a copy of one without a tail."""
+        columns = {name: getattr(self, name).copy() for name in _COLUMNS}
+        made = replace(
+            self,
+            waiting=dict(self.waiting),
+            lengths=replace(self.lengths),
+            tail={},
+            replaced=set(),
+            **columns,
+        )
         made._weigh()
         return made
 
