@@ -102,6 +102,15 @@ async def test_a_plain_turn_is_one_insert(alice: Speaker, statements: list[str],
 
 
 @both
+async def test_a_plain_turn_leaves_the_row_before_it_alone(alice: Speaker, key: str | None) -> None:
+    """But for a first exchange, by whose mark openings are looked up."""
+    history = await opened(alice, key)
+    await alice.say([*history, user("three")], assistant("Third."), key)
+    first, second, third = await alice.rows()
+    assert (first.carried, second.carried, third.tells) == (True, False, True)
+
+
+@both
 async def test_tool_results_cost_the_same(alice: Speaker, statements: list[str], key: str | None) -> None:
     """They carry nothing; the results after them are weighed, since they go on with a turn that did not end."""
     history = await opened(alice, key)
