@@ -230,8 +230,8 @@ def serve(
 
     thread = threading.Thread(target=run, name="gateway")
     thread.start()
-    assert started.wait(PATIENCE_S), "the gateway did not start"
     try:
+        assert started.wait(PATIENCE_S), "the gateway did not start"
         if failure:
             raise failure[0]
         yield box[0]
@@ -239,6 +239,7 @@ def serve(
         if box and thread.is_alive():
             box[0].loop.call_soon_threadsafe(box[0].server.exit_now)
         thread.join(PATIENCE_S)
+        listener.close()  # by then it is, but for one that never served
         assert not thread.is_alive(), "the gateway did not stop"
     if failure:
         raise failure[0]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.postgres import empty_database
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import open_store, rows
 
 JSON = {"content-type": "application/json"}
@@ -64,7 +64,12 @@ def two(postgres: str, upstream: StrictUpstream, *, works: bool = True) -> Itera
         return await open_store(url)
 
     settings = settings_for(upstream)
-    with serve(settings, open_here, works=works) as one, serve(settings, open_here) as other:
+    # No reply of a busy machine's goes out before its turn is written.
+    limits = replace(QUIET, commit_wait_s=20.0)
+    with (
+        serve(settings, open_here, works=works, limits=limits) as one,
+        serve(settings, open_here, limits=limits) as other,
+    ):
         made = Two(upstream, one, other)
         try:
             yield made
