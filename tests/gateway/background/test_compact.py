@@ -362,6 +362,7 @@ def test_the_settings_or_a_profile_may_only_leave_out(
     assert len(seen[-1].messages) < 50
 
 
+@pytest.mark.sqlite
 def test_a_plain_turn_costs_no_statement_more(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     talk(chat, 4, words=2)
