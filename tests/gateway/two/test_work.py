@@ -213,7 +213,8 @@ def test_what_is_said_at_both_is_learned_once(
         # The newest turns are not confirmed yet, and wait.
         wanted = sorted(f"Item {n} of {person} is packed." for person in range(people) for n in range(4))
         world.until(lambda: set(wanted) <= set(learned()))
-        assert len(learned()) == len(set(learned()))
+        found = learned()
+        assert len(found) == len(set(found))
 
 
 def test_work_waits_for_a_worker_which_needs_no_gateway(
