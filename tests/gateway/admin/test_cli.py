@@ -90,6 +90,7 @@ def test_keys_are_made_listed_and_revoked_without_a_server(capsys: Out) -> None:
     assert "blue\tann\trevoked" in capsys.readouterr().out
 
 
+@pytest.mark.sqlite
 def test_keys_go_through_the_process_that_serves(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
