@@ -40,8 +40,10 @@ T = TypeVar("T")
 # A waiting write takes this much in addition to the bytes that it names: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 
-# Two transactions that met in a circle, or that could not be put in an order.
+# Two transactions that met in a circle, or that could not be put in an order. One of them is performed again, so many
+# times in all: where many meet, it may meet the next one.
 _AGAIN = ("40001", "40P01")
+_TRIES = 5
 
 
 class PostgresDatabase:
@@ -204,7 +206,7 @@ class PostgresDatabase:
         self, kind: type[PostgresConnection], operation: Operation[T], is_bulk: bool, is_repeatable: bool
     ) -> T:
         pool = self._pool
-        for is_last in (False, True):
+        for tries_left in reversed(range(_TRIES)):
             raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
             until = self._loop.time() + self._limits.write_s
             connection = kind(raw, until, self._loop, self._begins)
@@ -217,12 +219,15 @@ class PostgresDatabase:
                 answer = self._answer(error)
                 await self._undo(raw, connection.is_begun, is_bulk)
                 is_known = is_repeatable or not (connection.has_committed and is_unanswered(error))
-                if not is_last and (_met(error) or (isinstance(answer, Broken) and is_known)):
+                # A connection that broke is tried once more, since the next one mostly breaks as well.
+                if tries_left and _met(error):
+                    continue
+                if tries_left == _TRIES - 1 and isinstance(answer, Broken) and is_known:
                     continue
                 if answer is error:
                     raise
                 raise answer from error
-        raise AssertionError("the second attempt returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     async def _undo(self, raw: RawConnection, is_begun: bool, is_bulk: bool) -> None:
         if is_begun and not raw.is_closed():

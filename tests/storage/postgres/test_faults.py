@@ -12,7 +12,16 @@ import asyncpg
 import pytest
 
 from storage.database import Connection
-from storage.errors import Broken, Busy, NotAdmitted, ReadOnly, StatementFailed, TooSlow, Unavailable
+from storage.errors import (
+    Broken,
+    Busy,
+    NotAdmitted,
+    ReadOnly,
+    StatementFailed,
+    StoreError,
+    TooSlow,
+    Unavailable,
+)
 from storage.postgres.connection import translate
 from storage.postgres.pool import PoolLimits
 from storage.sql.store import Store
@@ -265,3 +274,25 @@ async def test_names_of_prepared_statements_are_of_one_process(database: Postgre
 def test_a_pooler_that_loses_statements_is_named_with_its_setting() -> None:
     error = asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_1__" does not exist')
     assert "database.pooled = true" in translate(error).message
+
+
+@pytest.mark.parametrize("met", [4, 5])
+async def test_a_write_that_meets_others_in_a_circle_is_tried_again_some_times(
+    open_store: OpenStore, met: int
+) -> None:
+    store: Store = await open_store()
+    tried: list[int] = []
+
+    async def write(connection: Connection) -> int:
+        tried.append(1)
+        if len(tried) <= met:
+            await connection.run("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$")
+        return await ask(connection)
+
+    if met < 5:
+        assert await store.database.write(write) == 1
+    else:
+        with pytest.raises(StoreError):
+            await store.database.write(write)
+    assert len(tried) == 5
+    assert store.health.ok
