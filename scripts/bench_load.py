@@ -40,7 +40,7 @@ GOALS = {
     "first text 20": ("< 2", "< 4"),
     "first text 200": ("", "< 15"),
     "idle MB": ("< 80", ""),
-    "MB 10k users": ("", "< 200"),
+    "MB 10k users": ("", "< 150"),
     "ready s": ("< 1", "< 1"),
 }
 NGINX = """
