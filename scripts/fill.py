@@ -33,23 +33,23 @@ async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterab
     canon = Canon(agent.secret)
 
     async def write(connection: Connection) -> None:
+        await connection.lock(agent.id)
         parent: Exchange | None = None
         conversation: int | None = None
         listed: list[dict[str, str]] = []
         for at, asked, answered in turns:
             if conversation is None:
-                conversation = await exchanges.add_conversation(
-                    connection, agent.id, f"{agent.id}-{key}", key, at
-                )
+                begun = await exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
+                conversation = begun.id
             listed = [*listed[-2:], {"role": "user", "content": asked}]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(Listing(canon, listed), True, Keeping.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
             e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
-            number, seq = await exchanges.insert_exchange(connection, agent.id, e)
+            added = await exchanges.insert_exchange(connection, agent.id, e)
             if parent is not None:
                 await exchanges.update_exchange(connection, agent.id, replace(parent, carried=True))
             listed.append(said)
-            parent = replace(e, id=number, seq=seq)
+            parent = replace(e, id=added.id, seq=added.seq)
 
     await store.database.write(write)
