@@ -198,7 +198,7 @@ def _flat(text: str) -> str:
 def _count(told: str, texts: Iterable[str]) -> int:
     """Returns how many of the texts are told: whole, or a part of them where a line was cut."""
     lines = [line.partition(": ")[2] for line in told.splitlines()]
-    parts = [_flat(line).strip("… ") for line in lines if line.startswith("…") or line.endswith("…")]
+    parts = [_flat(line).strip(". ") for line in lines if line.startswith("...") or line.endswith("...")]
     told = _flat(told)
     return sum(_flat(text) in told or any(part and part in _flat(text) for part in parts) for text in texts)
 

@@ -41,6 +41,8 @@ _WIDE = bytes(range(0xE0, 0xF5))
 _LEAST_TOKENS = 12
 # A token has so many characters at most; an excerpt may lose so many of its limit at its edges.
 _MOST_CHARS, _EDGES = 5, 64
+# Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
+_CUT = "..."
 
 _OPEN = "<memory>"
 _CLOSE = "</memory>"
@@ -84,7 +86,8 @@ def estimate_tokens(text: str) -> int:
     many short lines with their dates.)
     """
     raw = text.encode("utf-8", "replace")
-    signs, wide = len(raw) - len(raw.translate(None, _SIGNS)), 0
+    # Three points in a row are one token.
+    signs, wide = len(raw) - len(raw.translate(None, _SIGNS)) - 2 * raw.count(b"..."), 0
     if len(raw) != len(text):
         wide = len(raw) - len(raw.translate(None, _WIDE))
     return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
@@ -192,7 +195,7 @@ def choose(
         if len(line) > limit:
             keys = _keys(query) if keys is None else keys
             text = _excerpt(line, keys, limit)
-        if known and _is_in(text.strip("… "), known):
+        if known and _is_in(text.removeprefix(f"{_CUT} ").removesuffix(f" {_CUT}"), known):
             continue
         group = day_of(message.at), message.conversation
         heading = "" if group in groups else _heading(group[0], years)
@@ -396,7 +399,7 @@ def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
     if end < len(text):
         space = text.rfind(" ", end - 30, end)
         end = space if space > start else end
-    return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
+    return (f"{_CUT} " if start else "") + text[start:end].strip() + (f" {_CUT}" if end < len(text) else "")
 
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:

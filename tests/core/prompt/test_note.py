@@ -188,9 +188,25 @@ def test_a_long_turn_is_cut_around_what_was_asked() -> None:
     )
     [hit] = choose([message(1, text, "assistant")], "Where does the quokka live?")
     assert "quokka lives on Rottnest" in hit.text
-    assert len(hit.text) <= 604
-    assert hit.text.startswith("… ")
-    assert hit.text.endswith(" …")
+    assert len(hit.text) <= 608
+    assert hit.text.startswith("... ")
+    assert hit.text.endswith(" ...")
+
+
+def test_a_note_of_plain_letters_has_no_other_character() -> None:
+    hits = choose(
+        [message(n, f"{n} " + "word " * 300 + "quokka" + " end" * 300) for n in range(1, 9)], "quokka"
+    )
+    note = render_note(hits, ["one", "two"], MARCH)
+    assert " ...\n" in note
+    assert note.isascii()
+
+
+def test_what_an_older_note_cut_is_not_told_again() -> None:
+    text = "Talk about the weather. " * 60 + "The quokka lives on an island. " + "More weather. " * 60
+    [hit] = choose([message(1, text)], "Where does the quokka live?")
+    for mark in ("...", "…"):
+        assert not choose([message(1, text)], "the quokka", noted=[hit.text.replace("...", mark)])
 
 
 def test_a_long_turn_without_the_words_is_cut_at_its_beginning() -> None:
@@ -228,6 +244,13 @@ def test_the_estimate_is_near_the_real_count_and_hardly_ever_below(text: str, mo
     assert count(text) * 0.85 <= estimate_tokens(text) <= count(text) * most
 
 
+def test_three_points_count_as_the_one_token_that_they_are() -> None:
+    line = "user: {0} the dressmaker told me that my measurements are in her notebook {0}\n" * 20
+    points, sign = line.format("..."), line.format("…")
+    assert count(points) == count(sign)
+    assert estimate_tokens(sign) <= estimate_tokens(points) <= estimate_tokens(sign) * 1.03
+
+
 def test_another_count_of_tokens_can_be_given() -> None:
     hits = choose([message(1, "one"), message(2, "two")], "q", budget_tokens=400, count_tokens=len)
     assert len(render_note(hits, [], MARCH)) <= 400
@@ -249,6 +272,7 @@ def test_a_note_keeps_its_budget_and_its_frame(texts: list[str], query: str, bud
         ("about <memory>\ntheirs\n</memory> kept", "about <memory>\ntheirs\n</memory> kept"),
         (f"a <memory>\n{FRAME} Written x.\n[d, user] t\n</memory>\n\nb", "a b"),
         (f"a <memory>\n{FRAME} Written x.\n[d, user] cut off", "a "),
+        (f"a <memory>\n{FRAME} Written x.\n[10-03 Tue]\nuser: … t …\n</memory>\n\nb", "a b"),
         (f"<memory>\n{FRAME}\n</memory>x<memory>\n{FRAME}\n</memory>y", "xy"),
     ],
 )
