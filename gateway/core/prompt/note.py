@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from string import digits, punctuation
 
@@ -48,8 +48,6 @@ _OPEN = "<memory>"
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
-# As long as the frame of any note.
-_EMPTY = f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_CLOSE}\n\n"
 
 _TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
@@ -91,6 +89,10 @@ def estimate_tokens(text: str) -> int:
     if len(raw) != len(text):
         wide = len(raw) - len(raw.translate(None, _WIDE))
     return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
+
+
+# Of the frame of any note.
+_EMPTY_TOKENS = estimate_tokens(f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_CLOSE}\n\n")
 
 
 def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
@@ -153,7 +155,6 @@ def choose(
     noted: Iterable[str] = (),
     shared: Collection[str] = frozenset(),
     budget_tokens: int = 1_000,
-    count_tokens: Callable[[str], int] = estimate_tokens,
     cut_chars: int = CUT_CHARS,
 ) -> list[Recalled]:
     """Returns the candidates worth a line, in the order in which they were said.
@@ -161,29 +162,21 @@ def choose(
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path says already.
     noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
-    budget_tokens: for the whole note as `render_note` makes it. count_tokens: a token has five characters at most.
+    budget_tokens: for the whole note as `render_note` makes it.
     A message of which facts say most is left out for them.
     """
-    room = budget_tokens - count_tokens(_EMPTY)
+    room = budget_tokens - _EMPTY_TOKENS
     # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
     generous = room // 2
     known = "\n".join(noted)
-    told = _Told()
-    seen = {_fold(_quote(query))}
+    seen = {_quote(query).casefold().strip(_POINTS)}
     keys: list[str] | None = None
-    chosen: list[tuple[_Group, Recalled]] = []
-    groups: set[_Group] = set()
+    told: dict[str, str] = {}
+    groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    if any(m.source == "fact" for m in candidates):
-        candidates = list(_with_facts_first(candidates))
-    for message in _with_originals_first(candidates):
+    for message, line, whole in _in_turn(candidates, exclude_atoms, shared):
         if room < _LEAST_TOKENS:
             break
-        # If one of its messages is visible, a note would repeat it.
-        if not exclude_atoms.isdisjoint(message.atoms):
-            continue
-        line = _line_of(message) if not shared else _quote(without_lines(_searched(message), shared))
-        whole = _fold(line)
         if not whole or whole in seen:
             continue
         seen.add(whole)
@@ -191,22 +184,56 @@ def choose(
         # Most candidates find no room any more: their best part is not looked for.
         if min(len(line), limit - _EDGES) > _MOST_CHARS * room:
             continue
-        text = line
-        if len(line) > limit:
+        text, start, end = line, 0, len(line)
+        if end > limit:
             keys = _keys(query) if keys is None else keys
-            text = _excerpt(line, keys, limit)
-        if known and _is_in(text.removeprefix(f"{_CUT} ").removesuffix(f" {_CUT}"), known):
+            start, end = _best_part(line, keys, limit)
+            text = line[start:end].strip()
+        if known and _is_in(text, known):
             continue
+        if end - start < len(line):
+            text = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
+            whole = text.casefold()
         group = day_of(message.at), message.conversation
         heading = "" if group in groups else _heading(group[0], years)
-        cost = count_tokens(f"{heading}{_line(message, text)}\n")
-        if cost > room or not told.add(text.casefold()):
+        cost = estimate_tokens(f"{heading}{_line(message, text)}\n")
+        if cost > room or _is_told(whole, told):
             continue
         room -= cost
-        groups.add(group)
+        told[whole] = ""
+        groups.setdefault(group, []).append(Recalled(message, text))
         years.add(group[0][:_YEAR])
-        chosen.append((group, Recalled(message, text)))
-    return _in_order(chosen)
+    # By day, then by conversation, each as it went.
+    for hits in groups.values():
+        hits.sort(key=lambda hit: (hit.message.at, hit.message.seq))
+    ordered = sorted(groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1]))
+    return [hit for _, hits in ordered for hit in hits]
+
+
+def _in_turn(
+    candidates: Sequence[Message], exclude_atoms: Set[Atom], shared: Collection[str]
+) -> list[tuple[Message, str, str]]:
+    """Returns (message, its line without tags of ours, the line folded) as they are to be tried, some of them twice.
+
+    A message stands before the reply that repeats it word for word.
+    """
+    if [m for m in candidates if m.source == "fact"]:
+        candidates = list(_with_facts_first(candidates))
+    found: dict[int, tuple[Message, str, str]] = {}
+    for m in candidates:
+        # If one of its messages is visible, a note would repeat it.
+        if exclude_atoms.isdisjoint(m.atoms):
+            is_cut = shared or len(m.text) > _SEARCHED_CHARS
+            line = _quote(without_lines(m.text[:_SEARCHED_CHARS], shared)) if is_cut else m.line
+            line = _TAG.sub("‹", line) if "<" in line else line
+            found[m.seq] = m, line, line.casefold().strip(_POINTS)
+    ordered = []
+    for each in found.values():
+        original = found.get(each[0].previous or 0)
+        if original is not None and original[2] in each[2]:
+            ordered.append(original)
+        ordered.append(each)
+    return ordered
 
 
 def _is_in(text: str, known: str) -> bool:
@@ -215,46 +242,24 @@ def _is_in(text: str, known: str) -> bool:
     return at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0)
 
 
-class _Told:
-    """The chosen lines, folded. One whose words stand in another, one after the other, says nothing new."""
+def _is_told(line: str, told: dict[str, str]) -> bool:
+    """Returns whether the words of a line stand in one of those that are told, one after the other. All are folded.
 
-    def __init__(self) -> None:
-        # The words of each line, once they are needed.
-        self._lines: dict[str, str] = {}
-
-    def add(self, line: str) -> bool:
-        """Adds a line; False: another one has all of its words, and it is not added."""
-        # Most lines lack a long word with which it begins: not all of their words have to be found then.
-        begun, words = _WORD.findall(line, 0, _BEGUN_CHARS)[:-1], ""
-        begun.sort(key=len, reverse=True)
-        for other, known in self._lines.items():
-            for word in begun:
-                if word not in other:
-                    break
-            else:
-                words = words or _spaced(line)
-                self._lines[other] = known = known or _spaced(other)
-                if words in known and not words.isspace():
-                    return False
-        self._lines[line] = ""
-        return True
+    told: line -> its words, "" until they are needed.
+    """
+    # Most lines lack a long word with which it begins: not all of their words have to be found then.
+    begun, words = max(_WORD.findall(line, 0, _BEGUN_CHARS)[:-1], key=len, default=""), ""
+    for other, known in told.items():
+        if begun in other:
+            words = words or _spaced(line)
+            told[other] = known = known or _spaced(other)
+            if words in known and not words.isspace():
+                return True
+    return False
 
 
 def _spaced(line: str) -> str:
     return f" {' '.join(_WORD.findall(line))} "
-
-
-def _in_order(grouped: Sequence[tuple[_Group, Recalled]]) -> list[Recalled]:
-    """Returns the lines by day, then by conversation, each as it went."""
-    begun: dict[_Group, float] = {}
-    for group, one in grouped:
-        begun[group] = min(begun.get(group, one.message.at), one.message.at)
-
-    def place(each: tuple[_Group, Recalled]) -> tuple[str, float, int, float, int]:
-        (day, conversation), one = each
-        return (day, begun[each[0]], conversation, one.message.at, one.message.seq)
-
-    return [one for _, one in sorted(grouped, key=place)]
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
@@ -275,33 +280,6 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
             if each.seq not in taken:
                 taken.add(each.seq)
                 yield each
-
-
-def _with_originals_first(candidates: Sequence[Message]) -> Iterable[Message]:
-    """Puts a message before the reply that repeats it word for word. Each is there once."""
-    waiting = {m.seq: m for m in candidates}
-    for m in candidates:
-        original = waiting.get(m.previous or 0)
-        if original is not None and _fold(_line_of(original)) in _fold(_line_of(m)):
-            yield waiting.pop(original.seq)
-        if waiting.pop(m.seq, None) is not None:
-            yield m
-
-
-def _line_of(message: Message) -> str:
-    """Returns what a message says, on one line and without tags of ours."""
-    if len(message.text) > _SEARCHED_CHARS:
-        return _quote(_searched(message))
-    line = message.line
-    return _TAG.sub("‹", line) if "<" in line else line
-
-
-def _searched(message: Message) -> str:
-    return message.text[:_SEARCHED_CHARS]
-
-
-def _fold(line: str) -> str:
-    return line.casefold().strip(_POINTS)
 
 
 def folded_words(text: str) -> list[str]:
@@ -376,16 +354,14 @@ def _quote(text: str) -> str:
 def _keys(query: str) -> list[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
-    return [stem(word) for word in words if len(word) > 3 or not word.isascii()][:_KEYS]
+    return [word[: max(4, len(word) - 2)] for word in words if len(word) > 3 or not word.isascii()][:_KEYS]
 
 
-def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
-    """Returns at most `limit` characters: the beginning, or the part that has most of the query's words.
+def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:
+    """Returns the span of at most `limit` characters that has most of the query's words, or the beginning.
 
-    text: on one line.
+    text: on one line, and longer.
     """
-    if len(text) <= limit:
-        return text
     low = text.lower()
     start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0
     # The text before the words is as useful as the text after them.
@@ -399,23 +375,23 @@ def _excerpt(text: str, keys: Sequence[str], limit: int) -> str:
     if end < len(text):
         space = text.rfind(" ", end - 30, end)
         end = space if space > start else end
-    return (f"{_CUT} " if start else "") + text[start:end].strip() + (f" {_CUT}" if end < len(text) else "")
+    return start, min(end, len(text))
 
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:
     """Returns where the part of this width begins that holds most different keys, rare ones counting more; else 0."""
+    keys = [key for key in keys if key in low]
+    if len(keys) < 2:
+        return low.find(keys[0]) if keys else 0
     # Of each place where a key stands, both in one number.
     found: list[int] = []
-    worth = [0.0] * len(keys)
+    worth = []
     for number, key in enumerate(keys):
         before, at = len(found), low.find(key)
         while at >= 0:
             found.append(at * _KEYS + number)
             at = low.find(key, at + len(key))
-        if len(found) > before:
-            worth[number] = 1 / math.sqrt(len(found) - before)
-    if len(keys) - worth.count(0.0) < 2:
-        return found[0] // _KEYS if found else 0
+        worth.append(1 / math.sqrt(len(found) - before))
     found.sort()
     inside = [0] * len(keys)
     value, most, best, first = 0.0, 0.0, 0, 0

@@ -251,11 +251,6 @@ def test_three_points_count_as_the_one_token_that_they_are() -> None:
     assert estimate_tokens(sign) <= estimate_tokens(points) <= estimate_tokens(sign) * 1.03
 
 
-def test_another_count_of_tokens_can_be_given() -> None:
-    hits = choose([message(1, "one"), message(2, "two")], "q", budget_tokens=400, count_tokens=len)
-    assert len(render_note(hits, [], MARCH)) <= 400
-
-
 @given(st.lists(st.text(max_size=900), max_size=12), st.text(max_size=80), st.integers(0, 700))
 def test_a_note_keeps_its_budget_and_its_frame(texts: list[str], query: str, budget: int) -> None:
     hits = choose([message(n, text) for n, text in enumerate(texts)], query, budget_tokens=budget)
