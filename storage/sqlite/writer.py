@@ -1,8 +1,9 @@
 """The writer: one connection, one thread, many writes in one transaction.
 
 A write is a function of the connection, which may be called twice. While one batch is in the thread, the next one
-gathers, and one that nothing stands before gathers as long as each pass of the loop brings more. A batch is one hop to
-the thread and one COMMIT. A failed write undoes no other: then the batch is run again, each function in a savepoint.
+gathers, and one that nothing stands before gathers as long as each pass of the loop brings more; a write that comes
+alone goes at once. A batch is one hop to the thread and one COMMIT. A failed write undoes no other: then the batch is
+run again, each function in a savepoint.
 
     submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
                                   else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
@@ -133,8 +134,7 @@ class Writer:
         self._recovering = asyncio.Lock()
         self._closing = False
         self._closed = False
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._emptied = asyncio.Event()  # set whenever nothing is left to write
         self._last_error: str | None = None
         self._failures = 0
         self._inode: int | None = None  # of the file that is written, once it was looked at
@@ -169,7 +169,9 @@ class Writer:
         """Waits until nothing is waiting; False when that took too long."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
+                while self._is_busy:
+                    self._emptied.clear()
+                    await self._emptied.wait()
         except TimeoutError:
             return False
         return True
@@ -287,10 +289,9 @@ class Writer:
             raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
         future: asyncio.Future[T] = self._loop.create_future()
         queue.put(_Write(function, future, size))
-        self._empty.clear()
         if not self._running and not self._is_gathering:
             self._is_gathering = True
-            self._loop.call_soon(self._gather, 0, self._loop.time() + self._limits.gather_s)
+            self._loop.call_soon(self._gather, 1, self._loop.time() + self._limits.gather_s)
         return future
 
     def _gather(self, before: int, end: float) -> None:
@@ -352,9 +353,13 @@ class Writer:
             _settle(write, outcome)
         self._check_empty()
 
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._running or self._turns.writes or self._bulk.writes)
+
     def _check_empty(self) -> None:
-        if not self._running and not self._turns.writes and not self._bulk.writes:
-            self._empty.set()
+        if not self._is_busy:
+            self._emptied.set()
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

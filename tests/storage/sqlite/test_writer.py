@@ -134,19 +134,27 @@ async def test_what_gathers_while_a_batch_runs_is_one_transaction(make: Any) -> 
 
 async def test_what_pass_after_pass_of_the_loop_brings_is_one_transaction(make: Any) -> None:
     bench = await make(gather_s=3600)
-    futures = []
-    for i in range(5):
+    futures = [bench.writer.submit(add(0))]
+    for i in range(1, 6):
         futures.append(bench.writer.submit(add(i)))
         await asyncio.sleep(0)
-    assert await asyncio.gather(*futures) == list(range(5))
+    assert await asyncio.gather(*futures) == list(range(6))
     assert Commits.commits == 1
+
+
+async def test_a_write_that_comes_alone_goes_at_once(make: Any) -> None:
+    bench = await make(gather_s=3600)
+    first = bench.writer.submit(add(1))
+    await asyncio.sleep(0)
+    await asyncio.gather(first, bench.writer.submit(add(2)))
+    assert Commits.commits == 2
 
 
 async def test_a_batch_gathers_no_longer_than_it_may(make: Any) -> None:
     bench = await make(gather_s=0)
-    first = bench.writer.submit(add(1))
+    first = [bench.writer.submit(add(1)), bench.writer.submit(add(2))]
     await asyncio.sleep(0)
-    await asyncio.gather(first, bench.writer.submit(add(2)))
+    await asyncio.gather(*first, bench.writer.submit(add(3)))
     assert Commits.commits == 2
 
 
