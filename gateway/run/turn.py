@@ -212,7 +212,7 @@ class TurnRun:
         for n, command in enumerate(undone):
             match command:
                 case commands.Keep() if self.memory is not None:
-                    self._keeping = asyncio.ensure_future(self.memory.keep(self.prompt, command))
+                    self.pending.add(self._begin_keeping(self.memory, command), "a step")
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
@@ -399,7 +399,7 @@ class TurnRun:
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.Keep() if self.memory is not None:
-                    self._keeping = asyncio.ensure_future(self.memory.keep(self.prompt, command))
+                    self.pending.add(self._begin_keeping(self.memory, command), "a step")
                 case commands.Save(outcome) if self.memory is not None and not self._is_written:
                     scope = self.memory.known.agent.scope
                     self.pending.add(self._write(self.memory, outcome), "a cancelled turn", left=scope)
@@ -423,15 +423,24 @@ class TurnRun:
     async def _keep(self, step: commands.Keep) -> list[Command]:
         """Has a step committed. It is not given up: who leaves meanwhile finds it kept."""
         assert self.memory is not None
-        self._keeping = asyncio.ensure_future(self.memory.keep(self.prompt, step))
+        keeping = self._begin_keeping(self.memory, step)
         try:
-            kept, self.prompt = await asyncio.shield(self._keeping)
+            kept, self.prompt = await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            self.pending.add(keeping, "a step")
+            raise
         except StoreError as error:
             if self.is_taken_up:
                 raise
             _log.warning("a step was not written: %s", error.message)
             return self._turn.feed(events.Stopped(StopReason.ERROR))
         return self._turn.feed(kept)
+
+    def _begin_keeping(
+        self, memory: TurnMemory, step: commands.Keep
+    ) -> asyncio.Future[tuple[events.Kept, Prompt]]:
+        self._keeping = asyncio.ensure_future(memory.keep(self.prompt, step))
+        return self._keeping
 
     async def _kept(self) -> None:
         """Waits until the step is kept that is being kept, if there is one."""
@@ -461,7 +470,7 @@ class TurnRun:
         writing = asyncio.ensure_future(self._write(memory, outcome))
         try:
             if not writing.done():
-                await _ended(writing, self.limits.commit_wait_s)
+                await asyncio.wait((writing,), timeout=self.limits.commit_wait_s)
             if writing.done():
                 writing.result()
                 return events.Saved()
@@ -488,21 +497,6 @@ class TurnRun:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self._refusal = Conflict(events.LOST) if is_lost else late
         return events.Saved(durable=False, is_lost=is_lost)
-
-
-def _ended(work: asyncio.Future[Any], seconds: float) -> asyncio.Future[None]:
-    """Returns what is done when the work is, or after so many seconds. To give up this wait gives up no work."""
-    loop = asyncio.get_running_loop()
-    over = loop.create_future()
-
-    def end(_: object = None) -> None:
-        timer.cancel()
-        if not over.done():
-            over.set_result(None)
-
-    timer = loop.call_later(seconds, end)
-    work.add_done_callback(end)
-    return over
 
 
 async def _read_out(reply: ModelReply) -> None:

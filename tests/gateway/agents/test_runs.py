@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import orjson
 import pytest
@@ -13,10 +15,12 @@ from gateway.core.definition import AgentDefinition
 from gateway.core.turn.commands import RunTool
 from gateway.errors import GatewayError, UnknownId
 from gateway.limits import Limits
+from gateway.run.agents.steps import StepsMemory
 from gateway.run.sink import ClientGone
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.database import Connection
+from storage.errors import Unavailable
 from storage.records import Run, RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.life import Life, ListeningSink, agents
@@ -151,6 +155,31 @@ def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
     life.send("Go on.")
     assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Tell me.", "A long", "Go on."]
     gate.open()
+
+
+def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
+    life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered, gate = Gate(), Gate()
+
+    async def keep(*_: object) -> NoReturn:
+        entered.open()
+        await gate.wait()
+        raise Unavailable("the disk is full")
+
+    monkeypatch.setattr(StepsMemory, "keep", keep)
+    life.upstream.queue(call_tools(insert("Name: Ann")))
+    sink = ListeningSink()
+    run = life.begin("I am Ann.", sink)
+    entered.wait_sync()
+    life.leave(sink)
+    life.world.gateway.call(asyncio.sleep(0))
+    gate.open()
+    with pytest.raises(ClientGone):
+        run.result(10)
+    life.world.settle()
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records] == ["a step was not written: the disk is full"]
 
 
 def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
