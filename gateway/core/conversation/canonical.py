@@ -9,9 +9,11 @@ atoms.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import chain
+from struct import Struct
 from typing import Any
 
 import orjson
@@ -33,6 +35,7 @@ _WIDE_SPACES = tuple(
 )  # fmt: skip
 _SYSTEM = frozenset({"system", "developer"})
 _RESULT = frozenset({"tool", "function"})
+_ATOM = Struct("12s")
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
@@ -252,43 +255,49 @@ def _canonical_arguments(arguments: object) -> str:
 
 @frozen
 class ListFront:
-    """The first messages of a client's list, as they were hashed with a request before. count: how many they are.
+    """The first messages of a client's list, as they were hashed with a request before.
 
-    positions, atoms, paths: as a `Listing` has them.
+    positions, ends: as a `Listing` has them. atoms: all of them, one behind the other. path: the hash of their path.
     """
 
-    count: int
-    positions: Sequence[int]
-    atoms: Sequence[tuple[Atom, ...]]
-    paths: Sequence[bytes]
+    positions: array[int]
+    ends: array[int]
+    atoms: bytes
+    path: bytes
+
+
+_NOTHING = ListFront(array("I"), array("I"), b"", b"")
 
 
 class Listing:
     """The client's list, system messages aside, with its atoms.
 
-    messages: the client's, in order. positions: their indices in the request's own list. atoms: of each message. said:
-    how many messages there are up to the last assistant message; what follows is new.
+    messages: the client's, in order. positions: their indices in the request's own list. ends: for each of them, how
+    many atoms there are up to and including it. said: how many messages there are up to the last assistant message;
+    what follows is new.
     """
 
-    __slots__ = ("_ends", "_media", "_paths", "atoms", "canon", "messages", "positions", "said")
+    __slots__ = ("_atoms", "_flat", "_media", "_paths", "canon", "ends", "messages", "positions", "said")
 
-    def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront | None = None) -> None:
+    def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront = _NOTHING) -> None:
         """Hashes a list. front: the beginning of the same list, under the same secret."""
         self.canon = canon
-        self.positions = [] if front is None else [*front.positions]
-        self.atoms = [] if front is None else [*front.atoms]
-        self._paths = [b""] if front is None else [*front.paths]
-        for i in range(0 if front is None else front.count, len(messages)):
+        self.positions = positions = front.positions[:]
+        self.ends = ends = front.ends[:]
+        self._flat = flat = [*chain.from_iterable(_ATOM.iter_unpack(front.atoms))]
+        for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             if messages[i].get("role") not in _SYSTEM:
-                self.positions.append(i)
-                self.atoms.append(canon.atoms(messages[i]))
-        self.messages = [messages[i] for i in self.positions]
-        self._media: dict[int, bytes] = {}
-        self._ends: list[int] = []
-        said = len(self.messages)
+                flat += canon.atoms(messages[i])
+                positions.append(i)
+                ends.append(len(flat))
+        self.messages = [messages[i] for i in positions]
+        said = len(positions)
         while said and self.messages[said - 1].get("role") != "assistant":
             said -= 1
         self.said = said
+        self._paths = {0: b"", len(front.ends): front.path}  # number of messages -> hash
+        self._atoms: list[tuple[Atom, ...]] | None = None
+        self._media: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -299,29 +308,41 @@ class Listing:
             self._media[i] = self.canon.media(self.messages[i])
         return self._media[i]
 
-    def front(self, count: int) -> ListFront:
-        """Returns all of it, for a list that goes on from it. count: of the client's messages."""
-        self.path(len(self))
-        return ListFront(count, self.positions, self.atoms, self._paths)
+    def front(self) -> ListFront:
+        """Returns all of it, for a list that goes on from it."""
+        return ListFront(self.positions, self.ends, b"".join(self._flat), self.path(len(self)))
+
+    @property
+    def atoms(self) -> list[tuple[Atom, ...]]:
+        """The atoms of each message."""
+        if self._atoms is None:
+            self._atoms = self.since(0)
+        return self._atoms
+
+    def since(self, start: int) -> list[tuple[Atom, ...]]:
+        """Returns the atoms of each message from `start` on."""
+        flat, begin, found = self._flat, self._end(start), []
+        for end in self.ends[start:]:
+            found.append(tuple(flat[begin:end]))
+            begin = end
+        return found
 
     def flat(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""
-        return [a for atoms in self.atoms[:end] for a in atoms]
+        return self._flat[: self._end(end)]
+
+    def _end(self, end: int) -> int:
+        return self.ends[end - 1] if end else 0
 
     def path(self, end: int) -> bytes:
         """Returns the hash of the path that the first `end` messages are."""
-        paths = self._paths
-        if end >= len(paths):
-            for atoms in self.atoms[len(paths) - 1 : end]:
-                paths.append(self.canon.path(atoms, paths[-1]))
-        return paths[end]
-
-    @property
-    def ends(self) -> list[int]:
-        """For each message, how many atoms there are up to and including it."""
-        if not self._ends:
-            self._ends = list(accumulate(map(len, self.atoms)))
-        return self._ends
+        known = end
+        while known not in self._paths:
+            known -= 1
+        if known < end:
+            atoms = self._flat[self._end(known) : self._end(end)]
+            self._paths[end] = self.canon.path(atoms, self._paths[known])
+        return self._paths[end]
 
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))

@@ -32,8 +32,9 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
     if e.parent is not None and not any(map(is_user, e.inputs)):
         return None
+    inputs = tuple(listing.since(listing.said))
     # Results of tools that answer something off the record are off the record as well.
-    if e.hush and not any(map(is_user, listing.atoms[listing.said :])):
+    if e.hush and not any(map(is_user, inputs)):
         return None
     exchange = Exchange(
         id=0,
@@ -44,7 +45,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         length=e.length + len(new) + 1,
         seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
         run=e.run,
-        inputs=tuple(listing.atoms[listing.said :]),
+        inputs=inputs,
         media=tuple(listing.media(i) for i in new),
         reply=None,
         path=b"",

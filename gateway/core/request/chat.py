@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,18 +35,18 @@ class ChatRequest:
     n: int = 1
     max_tokens: int | None = None
     max_tokens_key: str | None = None
-    _layout: list[Layout] = field(default_factory=list, repr=False, compare=False)
+    _layout: Layout | None = field(default=None, repr=False, compare=False)
 
     @property
     def layout(self) -> Layout:
         """Returns the layout of `raw`; it is scanned for the first edit, and then kept."""
-        return self.lay_out()
+        return self._layout or self.lay_out()
 
-    def lay_out(self, front: Layout | None = None) -> Layout:
-        """Returns the layout of `raw`. front: as far as it is known already."""
-        if not self._layout:
-            self._layout.append(scan(self.raw, front))
-        return self._layout[0]
+    def lay_out(self, known: Sequence[int] = ()) -> Layout:
+        """Returns the layout. known: the places of the first messages, which need not be scanned."""
+        if self._layout is None:
+            self._layout = scan(self.raw, known)
+        return self._layout
 
 
 def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
@@ -68,5 +68,5 @@ def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
         json={**request.json, **new},
         max_tokens=limit if isinstance(limit, int) else None,
         max_tokens_key=named or request.max_tokens_key,
-        _layout=[],
+        _layout=None,
     )

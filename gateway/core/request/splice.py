@@ -12,12 +12,13 @@ is nested in what: a pattern looks at most `_LOOKAHEAD` bytes ahead, and nothing
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -66,20 +67,16 @@ _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
 # Most messages of most clients: a role, and a text as their last member.
-_PLAIN = re.compile(rb'\{\s*+"role"\s*+:\s*+"([a-z]++)"\s*+,\s*+"content"\s*+:\s*+"')
-_KEY = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+')
+_PLAIN = re.compile(rb'\{\s*+"role"\s*+:\s*+"[a-z]++"\s*+,\s*+"content"\s*+:\s*+"')
+# A key without escapes and its value, which is empty here if it is no short one: a text, a number or the like.
+_MEMBER = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+((?:"[^"\\]{0,99}+"|[^"\[\]{},\s]++)?+)')
 _GAP = re.compile(rb"[\s,]*+")
 _COLON = re.compile(rb"\s*+:\s*+")
 _SCALAR = re.compile(rb'[^"\[\]{},\s]++')
 
 
-class Member(NamedTuple):
-    """One `"key": value` of an object; `start` is the key's quote, `value` and `end` the value's span."""
-
-    key: str
-    start: int
-    value: int
-    end: int
+# One `"key": value` of an object: the key, where its quote is, and the value's start and end.
+Member = tuple[str, int, int, int]
 
 
 @frozen
@@ -87,64 +84,55 @@ class Layout:
     """The offsets of the parts of a request body.
 
     members: those of the body, in their order, repeated keys included. index: key -> its last member.
-    messages: spans of the elements of the last `messages`, if that is an array.
+    places: start and end of each element of the last `messages`, if that is an array.
     start, end: the body's object, without white space around it.
     """
 
     start: int
     end: int
-    members: tuple[Member, ...]
+    members: Sequence[Member]
     index: Mapping[str, Member]
-    messages: tuple[Span, ...]
+    places: array[int]
+
+    @property
+    def messages(self) -> list[Span]:
+        return [*zip(self.places[::2], self.places[1::2], strict=True)]
+
+    def message(self, index: int) -> Span:
+        """Returns the span of one of the messages. Raises: IndexError."""
+        if not 0 <= 2 * index < len(self.places):
+            raise IndexError(f"no message {index} among {len(self.places) // 2}")
+        return self.places[2 * index], self.places[2 * index + 1]
 
     @property
     def duplicates(self) -> tuple[str, ...]:
         """Returns the keys that occur more than once; parsers differ in which one they take."""
         if len(self.members) == len(self.index):
             return ()
-        times = Counter(member.key for member in self.members)
+        times = Counter(key for key, *_ in self.members)
         return tuple(key for key in self.index if times[key] > 1)
-
-    def front(self) -> Layout | None:
-        """Returns the layout up to the end of the last message, as any body has it that begins with the same bytes.
-
-        None: there are no messages, or keys are repeated.
-        """
-        if not self.messages or len(self.members) != len(self.index):
-            return None
-        members = self.members[: self.members.index(self.index["messages"]) + 1]
-        return Layout(self.start, self.messages[-1][1], members, {}, self.messages)
 
     def span(self, key: str) -> Span | None:
         """Returns the span of a member's value, or None where there is no such member."""
         member = self.index.get(key)
-        return None if member is None else (member.value, member.end)
+        return None if member is None else member[2:]
 
 
-def scan(body: bytes, front: Layout | None = None) -> Layout:
-    """Returns the layout of a body that was parsed before. front: as far as it is known (`Layout.front`).
+def scan(body: bytes, known: Sequence[int] = ()) -> Layout:
+    """Returns the layout of a body that was parsed before. known: the places of the first messages.
 
     Raises: ValueError when the body is not a JSON object; most other defects are not noticed.
     """
-    messages: list[Span] = []
+    places = array("I", known)
     members: list[Member] = []
     try:
-        if front is None:
-            start = _skip(_GAP, body, 0)
-            if body[start : start + 1] != b"{":
-                raise ValueError("the body is not a JSON object")
-            at = start + 1
-        else:
-            start = front.start
-            messages += front.messages
-            at = _elements(body, front.end, messages)
-            *members, (key, key_start, value, _) = front.members
-            members.append(Member(key, key_start, value, at))
-        end = _members(body, at, members, messages)
-        index = {member.key: member for member in members}
+        start = _skip(_GAP, body, 0)
+        if body[start : start + 1] != b"{":
+            raise ValueError("the body is not a JSON object")
+        end = _members(body, start + 1, members, places)
     except IndexError as error:
         raise ValueError("the JSON ends too early") from error
-    return Layout(start, end, tuple(members), index, tuple(messages))
+    return Layout(start, end, members, {member[0]: member for member in members}, places)
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
@@ -184,12 +172,12 @@ class Splice:
 
     def insert_messages(self, index: int, messages: Iterable[bytes]) -> None:
         """Inserts before the message `index`; the number of messages as index means the end."""
-        if not 0 <= index <= len(self._layout.messages):
-            raise IndexError(f"no place {index} among {len(self._layout.messages)} messages")
+        if not 0 <= 2 * index <= len(self._layout.places):
+            raise IndexError(f"no place {index} among {len(self._layout.places) // 2} messages")
         self._before.setdefault(index, []).extend(messages)
 
     def replace_message(self, index: int, messages: Iterable[bytes]) -> None:
-        self._check_index(index)
+        self._layout.message(index)
         self._instead[index] = list(messages)
 
     def drop_message(self, index: int) -> None:
@@ -202,7 +190,6 @@ class Splice:
         a list, to mark it for the cache, and later as a string. Before parts of another kind it is a part of its own.
         Returns False, and does nothing, where the content is neither a string, a list, null nor missing.
         """
-        self._check_index(index)
         if not self._takes_text(self._content(index)):
             return False
         self._prefixes.setdefault(index, []).append(text)
@@ -210,7 +197,7 @@ class Splice:
 
     def set_role(self, index: int, role: str) -> None:
         """Sets the role of a message that has one."""
-        self._check_index(index)
+        self._layout.message(index)
         self._roles[index] = role
 
     def append_system(self, text: str) -> None:
@@ -252,8 +239,8 @@ class Splice:
         layout = self._layout
         if not (self._before or self._instead or self._prefixes or self._appended or self._roles):
             return
-        member = layout.index.get("messages")
-        if member is None or "messages" in self._members or self._body[member.value] != 0x5B:
+        list_at, _ = layout.span("messages") or _NOWHERE
+        if list_at < 0 or "messages" in self._members or self._body[list_at] != 0x5B:
             raise ValueError("there is no `messages` to edit")
         before = self._before
         appended: dict[int, list[str]] = {}
@@ -271,7 +258,7 @@ class Splice:
             if index in self._instead or (span := self._value(index, "role")) is None:
                 raise ValueError(f"message {index} has no role to set")
             edits.append((*span, orjson.dumps(role)))
-        _edit_items(edits, layout.messages, member.value + 1, before, self._instead)
+        _edit_items(edits, layout.messages, list_at + 1, before, self._instead)
 
     def _edit_text(self, edits: list[_Edit], index: int, prefixes: list[str], appended: list[str]) -> None:
         content = self._content(index)
@@ -307,7 +294,7 @@ class Splice:
                 edits.append((*content, value))
                 return
             members, end = self._open(index)
-            at = members[-1].end if members else end - 1
+            at = members[-1][3] if members else end - 1
             edits.append((at, at, (b',"content":' if members else b'"content":') + value))
 
     def _first_text(self, start: int) -> int | None:
@@ -317,16 +304,16 @@ class Splice:
             return None
         found: list[Member] = []
         _members(self._body, at + 1, found)
-        members = {member.key: member for member in found}
-        kind, text = members.get("type"), members.get("text")
-        if kind is None or text is None or self._body[text.value] != _QUOTE:
+        values = {key: slice(value, end) for key, _, value, end in found}
+        kind, text = values.get("type"), values.get("text")
+        if kind is None or text is None or self._body[text.start] != _QUOTE:
             return None
-        return text.value + 1 if orjson.loads(self._body[kind.value : kind.end]) == "text" else None
+        return text.start + 1 if orjson.loads(self._body[kind]) == "text" else None
 
     def _content(self, index: int) -> Span | None:
         found = self._contents.get(index)
         if found is None:
-            start, end = self._layout.messages[index]
+            start, end = self._layout.message(index)
             plain = _PLAIN.match(self._body, start)
             if plain is not None and _string_end(self._body, plain.end() - 1) == end - 1:
                 found = plain.end() - 1, end - 1
@@ -344,7 +331,7 @@ class Splice:
     def _open(self, index: int) -> tuple[list[Member], int]:
         opened = self._opened.get(index)
         if opened is None:
-            start, _ = self._layout.messages[index]
+            start, _ = self._layout.message(index)
             if self._body[start] != 0x7B:
                 raise ValueError(f"message {index} is not an object")
             members: list[Member] = []
@@ -355,20 +342,10 @@ class Splice:
         return content is None or self._body[content[0]] in b'"[n'
 
     def _has_leading_system(self) -> bool:
-        if not self._layout.messages:
-            return False
-        content = self._content(0)
-        plain = _PLAIN.match(self._body, self._layout.messages[0][0])
-        if plain is not None and content == (plain.end() - 1, self._layout.messages[0][1] - 1):
-            return plain[1] in (b"system", b"developer")
-        role = self._value(0, "role")
+        role = self._value(0, "role") if self._layout.places else None
         if role is None or orjson.loads(self._body[slice(*role)]) not in ("system", "developer"):
             return False
-        return self._takes_text(content)
-
-    def _check_index(self, index: int) -> None:
-        if not 0 <= index < len(self._layout.messages):
-            raise IndexError(f"no message {index} among {len(self._layout.messages)}")
+        return self._takes_text(self._content(0))
 
     # members
 
@@ -397,18 +374,19 @@ class Splice:
         dropped: dict[int, list[bytes]] = {}
         added: list[bytes] = []
         for place, member in enumerate(layout.members):
-            if member.key not in wanted:
+            key, _, start, end = member
+            if key not in wanted:
                 continue
-            value = wanted[member.key]
+            value = wanted[key]
             # A repeated member that was not the last of its key goes, too, so that no parser takes its old value.
-            if value is None or member is not layout.index[member.key]:
+            if value is None or member is not layout.index[key]:
                 dropped[place] = []
             else:
-                edits.append((member.value, member.end, value))
+                edits.append((start, end, value))
         for key, value in wanted.items():
             if value is not None and key not in layout.index:
                 added.append(orjson.dumps(key) + b":" + value)
-        spans = [(member.start, member.end) for member in layout.members]
+        spans = [(start, end) for _, start, _, end in layout.members]
         before = {len(spans): added} if added else {}
         _edit_items(edits, spans, layout.start + 1, before, dropped)
 
@@ -458,16 +436,23 @@ def _edit_items(
 # reading
 
 
-def _members(body: bytes, at: int, members: list[Member], messages: list[Span] | None = None) -> int:
+def _members(body: bytes, at: int, members: list[Member], places: array[int] | None = None) -> int:
     """Adds the members of the object that is open at `at`; returns where it ends.
 
-    messages: a list to fill with the elements of the member `messages`; of the last one, if it is repeated.
+    places: to be filled with those of the elements of `messages`; of the last one, if it is repeated. It begins with
+    those that are known.
     """
+    is_repeated = False
     while True:
-        # The pattern takes a key without escapes and its colon in one go; other keys are taken step by step.
-        match = _KEY.match(body, at)
+        # The pattern takes most members in one go; other keys and values are taken step by step.
+        match = _MEMBER.match(body, at)
         if match is not None:
-            key, key_start, at = match[1].decode(), match.start(1) - 1, match.end()
+            key, key_start = match[1].decode(), match.start(1) - 1
+            at, end = match.span(2)
+            if end > at and key != "messages":
+                members.append((key, key_start, at, end))
+                at = end
+                continue
         else:
             key_start = _skip(_GAP, body, at)
             if body[key_start] != _QUOTE:
@@ -475,29 +460,32 @@ def _members(body: bytes, at: int, members: list[Member], messages: list[Span] |
             at = _string_end(body, key_start)
             key = orjson.loads(body[key_start:at])
             at = _skip(_COLON, body, at)
-        if messages is not None and key == "messages":
-            messages.clear()
-            end = _elements(body, at + 1, messages) if body[at] == 0x5B else _value_end(body, at)
+        if places is not None and key == "messages":
+            if is_repeated:
+                del places[:]
+            is_repeated = True
+            begin = places[-1] if places else at + 1
+            end = _elements(body, begin, places) if body[at] == 0x5B else _value_end(body, at)
         else:
             end = _value_end(body, at)
-        members.append(Member(key, key_start, at, end))
+        members.append((key, key_start, at, end))
         at = end
 
 
-def _elements(body: bytes, at: int, spans: list[Span]) -> int:
-    """Adds the elements of the array that is open at `at`; returns where it ends."""
+def _elements(body: bytes, at: int, places: array[int]) -> int:
+    """Adds the places of the elements of the array that is open at `at`; returns where it ends."""
     match_element = _ELEMENT.match
     while True:
         match = match_element(body, at, at + _LOOKAHEAD)
         if match is not None:
-            spans.append(match.span(1))
+            places.extend(match.span(1))
             at = match.end()
             continue
         at = _skip(_GAP, body, at)
         if body[at] in _CLOSING:
             return at + 1
         end = _nested_end(body, at) if body[at] in _OPENING else _value_end(body, at)
-        spans.append((at, end))
+        places.extend((at, end))
         at = end
 
 

@@ -46,8 +46,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
         )
     if agent is not None:
         json["model"] = f"agent/{agent}"
-    layout = [scan(body)] if _may_repeat_a_key(body, json) else []
-    for key in layout[0].duplicates if layout else ():
+    layout = scan(body) if _may_repeat_a_key(body, json) else None
+    for key in () if layout is None else layout.duplicates:
         if key in _ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     messages = _messages(json, max_messages)

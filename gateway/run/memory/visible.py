@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import Tree
@@ -54,11 +53,11 @@ class VisibleContent:
     def atoms(self) -> set[bytes]:
         """Returns the hashes of all that is visible."""
         listing, composed, window = self.known.plan.query.listing, self.prompt.composition, self.prompt.window
-        shown: Iterable[tuple[Atom, ...]] = listing.atoms
+        shown: Iterable[Atom] = listing.flat(len(listing))
         if self._is_cut and window.dropped:
             places = zip(listing.atoms, listing.positions, strict=True)
-            shown = (atoms for atoms, place in places if place not in window.dropped)
-        return {*chain.from_iterable(shown), *(a for n in self._filled for a in composed.fill_atoms[n])}
+            shown = (a for atoms, place in places if place not in window.dropped for a in atoms)
+        return {*shown, *(a for n in self._filled for a in composed.fill_atoms[n])}
 
     def notes(self) -> list[str]:
         """Returns earlier notes of ours, as far as they are still visible."""

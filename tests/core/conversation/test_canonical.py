@@ -177,7 +177,7 @@ def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
 
 def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -> None:
     listing = Listing(CANON, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
-    assert listing.positions == [1, 3, 4]
+    assert [*listing.positions] == [1, 3, 4]
     assert listing.said == 2
     assert len(listing) == 3
     assert listing.flat(2) == flat([user("a"), assistant("b")])
@@ -188,9 +188,10 @@ def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) ->
     assert Listing(CANON, messages).said == 0
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(7))
 def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
-    messages = [system("s"), user("a"), assistant("b"), system("t"), user("c"), assistant("d")]
+    calls = assistant("b", call("1"), call("2"))
+    messages = [system("s"), user("a"), calls, system("t"), assistant(None), user("c"), assistant("d")]
     whole = Listing(CANON, messages)
     hashed: list[WireMessage] = []
 
@@ -199,12 +200,12 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
             hashed.append(dict(message))
             return super().atoms(message)
 
-    front = Listing(CANON, messages[:at]).front(at)
+    front = Listing(CANON, messages[:at]).front()
     found = Listing(Counting(CANON.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
     assert (found.said, found.ends) == (whole.said, whole.ends)
-    assert [found.path(n) for n in range(5)] == [whole.path(n) for n in range(5)]
+    assert [found.path(n) for n in (5, 2, 3)] == [whole.path(n) for n in (5, 2, 3)]
 
 
 @given(st.lists(st.binary(min_size=12, max_size=12), max_size=6), st.integers(0, 6))

@@ -80,6 +80,16 @@ def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> N
     agrees(found, request)
 
 
+@pytest.mark.parametrize("size", [1, 4_000])
+def test_another_list_of_as_many_messages_is_no_beginning(size: int, hashed: list[str]) -> None:
+    resent = ResentLists()
+    resent.listing(CANON, ask([*TALK[:3], {"role": "user", "content": "x" * size}]))
+    hashed.clear()
+    request = ask(TALK[:6])
+    agrees(resent.listing(CANON, request), request)
+    assert hashed[:2] == ["user", "assistant"]
+
+
 def test_what_one_memory_has_hashed_is_no_other_s() -> None:
     resent, other = ResentLists(), Canon(b"o" * 32)
     resent.listing(CANON, ask(TALK[:4]))
@@ -96,11 +106,11 @@ def test_what_is_behind_the_list_may_change(hashed: list[str]) -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    resent = ResentLists(limit_bytes=24_000)
+    resent = ResentLists(limit_bytes=4_000)
     for n in range(100):
         resent.listing(Canon(bytes([n]) * 32), ask([*TALK[:3], {"role": "user", "content": "x" * 4_000}]))
-        assert resent.bytes <= 24_000
-    assert len(resent) == 4
+        assert resent.bytes <= 4_000
+    assert len(resent) == 5
     resent = ResentLists()
     resent.listing(CANON, ask([*TALK[:3], {"role": "user", "content": "x" * (3 << 20)}]))
     assert (len(resent), resent.bytes) == (0, 0)
