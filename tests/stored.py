@@ -33,6 +33,7 @@ from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, Document, count_terms, document_type, open_blob
 from storage.search.index import Index
 from storage.search.rank import rank
+from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
@@ -278,4 +279,4 @@ def ranked(
 ) -> list[int]:
     """Returns what a query finds in an index of these blobs, and in messages that are not indexed yet."""
     index = Index((open_blob(data).chunk, data) for data in blobs)
-    return rank(index, query, secret, tail=[count_terms(each) for each in tail], **options)
+    return rank(index, query, secret, tail=Tail(map(count_terms, tail)), **options)

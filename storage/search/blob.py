@@ -56,12 +56,15 @@ _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sHII")
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
-_TABLE_BYTES = CHUNK * 6
-_PREFIX = _HEADER.size + _TABLE_BYTES
+NO_DOCUMENTS = bytes(CHUNK * 6)
+_PREFIX = _HEADER.size + len(NO_DOCUMENTS)
 _ENTRY_BYTES = 6
 # Parts of an entry's place, and of a counted term, whose marks are these two bits further to the left.
 SLOT, _IN_HEAD, _NAMED, MARKS_SHIFT = 0x3F, 0x40, 0x80, 2
 FREQUENCY, HEAD, NAME = 0xFF, _IN_HEAD << MARKS_SHIFT, _NAMED << MARKS_SHIFT
+# An occurrence of a term, as queries see it, has its document's row to the left of these bits.
+ROW_SHIFT = 10
+NO_ROW = (1 << ROW_SHIFT) - 1
 # Bits of a document's flags: it only asks; its words are what people say all the time.
 USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
 
@@ -99,20 +102,22 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
     return found
 
 
+# A message's row of `_COLUMNS`.
+DocumentRow = tuple[int, int, int, int]
+
+
 @frozen
 class Counted:
-    """A document with its terms, counted.
+    """The terms of a message, counted.
 
-    terms: how often each occurs, up to 255, with the marks HEAD and NAME where it stands in the beginning, and there in
-    a name or a number. names: the terms of these. length, head_length: terms in all; flags: of its row.
+    row: of the table in its blob. terms: how often each occurs, up to 255, with the marks HEAD and NAME where it stands
+    in the beginning, and there in a name or a number. names: the terms of these.
     """
 
-    document: Document
+    seq: int
+    row: DocumentRow
     terms: dict[str, int]
-    names: Sequence[str]
-    length: int
-    head_length: int
-    flags: int
+    names: tuple[str, ...]
 
 
 def count_terms(document: Document) -> Counted:
@@ -121,7 +126,7 @@ def count_terms(document: Document) -> Counted:
     # The head ends with a word, where its text has spaces.
     cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
     beginning = text[: cut or _HEAD_CHARS]
-    head, names = words_of(beginning), sorted({*names_in(beginning)})
+    head, names = words_of(beginning), tuple(sorted({*names_in(beginning)}))
     words = head + words_of(text[cut:]) if cut else words_of(text)
     # The terms that a message has beside its text: when it was said and by whom.
     dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
@@ -135,7 +140,11 @@ def count_terms(document: Document) -> Counted:
         for term in marked:
             if term in terms:
                 terms[term] |= mark
-    return Counted(document, terms, names, len(words) + len(frame), len(head), _flags(document, words))
+    # Numbers that do not fit count as the largest that does.
+    back = 0 if document.previous is None else document.seq - document.previous
+    length, head_length = min(len(words) + len(frame), 0xFFFF), min(len(head), 0xFF)
+    row = (length, back if 0 < back <= 0xFFFF else 0, _flags(document, words), head_length)
+    return Counted(document.seq, row, terms, names)
 
 
 def _flags(document: Document, words: Sequence[str]) -> int:
@@ -194,7 +203,7 @@ def encode(
         table = np.zeros(CHUNK, document_type())
         values, places, frequencies = list[int](), bytearray(), bytearray()
         for slot, found in of_slot.items():
-            table[slot] = document_row(found)
+            table[slot] = found.row
             values += [hashes[term] for term in found.terms]
             places += bytes([slot | (each & (HEAD | NAME)) >> MARKS_SHIFT for each in found.terms.values()])
             frequencies += bytes([each & FREQUENCY for each in found.terms.values()])
@@ -259,18 +268,6 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
         digests.append(hasher.digest())
     values = struct.unpack(f"<{len(digests)}I", b"".join(digests))
     return {term: value if value < _NONE else _NONE - 1 for term, value in zip(found, values, strict=True)}
-
-
-def document_row(counted: Counted) -> tuple[int, int, int, int]:
-    """Returns a document's row of `_COLUMNS`; numbers that do not fit count as the largest that does."""
-    document = counted.document
-    back = 0 if document.previous is None else document.seq - document.previous
-    return (
-        min(counted.length, 0xFFFF),
-        back if 0 < back <= 0xFFFF else 0,
-        counted.flags,
-        min(counted.head_length, 0xFF),
-    )
 
 
 def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:

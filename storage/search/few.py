@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from storage.search.blob import ASKS, FREQUENCY, HEAD, SLIGHT, USER
+from storage.search.blob import ASKS, FREQUENCY, HEAD, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
-from storage.search.index import ROW_SHIFT
 from storage.search.layout import LEAST_AGAINST, IndexLayout
 from storage.search.weigh import (
     ANSWERING,
@@ -29,14 +28,14 @@ class Few:
     def __init__(self, layout: IndexLayout) -> None:
         self._layout = layout
         # Behind the rows is one for the neighbours that there are not.
-        self._score = [0.0] * (layout.end + 1)
+        self._score = [0.0] * (len(layout) + 1)
         self._share = self._score[:]
         self._hits: list[tuple[float, list[int]]] = []
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
-        rows, score, share = self._layout.rows, self._score, self._share
-        against, in_head = rows.against, [0.0] * len(score)
+        layout, score, share = self._layout, self._score, self._share
+        length, slope, in_head = layout.length, layout.slope, [0.0] * len(score)
         weights, asked = weigh(found)
         self._asked += asked
         indexed, end = found.indexed.tolist(), 0
@@ -46,7 +45,7 @@ class Few:
             self._hits.append((weight, hits))
             for hit in hits:
                 row, times = hit >> ROW_SHIFT, hit & FREQUENCY
-                score[row] += weight * times / (times + against[row])
+                score[row] += weight * times / (times + (length[row] * slope + LEAST_AGAINST))
                 share[row] += weight
                 if hit & HEAD:
                     in_head[row] += weight
@@ -54,15 +53,15 @@ class Few:
 
     def _pass_on(self, in_head: list[float]) -> None:
         """Counts words in the head of a message for both of its neighbours, as in a text of the head's length."""
-        rows, score, share = self._layout.rows, self._score, self._share
-        slope, asks = self._layout.head_slope, self._layout.marks & ASKS
+        layout, score, share = self._layout, self._score, self._share
+        slope, asks = layout.head_slope, layout.marks & ASKS
         # From the last row on: what the one behind it has comes to a row before what the one before it has.
         for row in [row for row, weight in enumerate(in_head) if weight][::-1]:
             back = forth = in_head[row] * NEIGHBOUR
-            if asks and rows.flags[row] & ASKS:
+            if asks and layout.flags[row] & ASKS:
                 back, forth = 0.0, ANSWERING * forth
-            against = 1 + (rows.head[row] * slope + LEAST_AGAINST)
-            before, behind = rows.earlier[row], rows.later[row]
+            against = 1 + (layout.head[row] * slope + LEAST_AGAINST)
+            before, behind = layout.earlier[row], layout.later[row]
             score[before] += back / against
             share[before] += back
             score[behind] += forth / against
@@ -70,7 +69,7 @@ class Few:
 
     def best(self, skip: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages."""
-        layout, share, flags = self._layout, self._share, self._layout.rows.flags
+        layout, share, flags = self._layout, self._share, self._layout.flags
         score = self._wanted(skip)
         best = max(score.values(), default=0.0)
         if not best > 0 or (only_strong and self._is_weak(score)):
@@ -94,14 +93,14 @@ class Few:
 
     def _wanted(self, skip: range) -> dict[int, float]:
         """Returns the scores of rows that may be shown. A turn that only asks counts by what else it says."""
-        layout, rows = self._layout, self._layout.rows
+        layout = self._layout
         first, end = layout.rows_of(skip) if skip else (0, 0)
         # Only now: the statistics of words are those of the whole memory.
         score = {row: value for row, value in enumerate(self._score[:-1]) if value and not first <= row < end}
         if layout.marks & ASKS:
             known = Counter([hit >> ROW_SHIFT for _, hits in self._hits for hit in hits])
-            for row in [row for row in score if rows.flags[row] & ASKS]:
-                told = (rows.head[row] - known[row]) / TELLING_TERMS
+            for row in [row for row in score if layout.flags[row] & ASKS]:
+                told = (layout.head[row] - known[row]) / TELLING_TERMS
                 score[row] *= min(max(told, LEAST_TELLING), 1.0)
         return score
 
@@ -116,10 +115,9 @@ class Few:
 
     def _hold_back(self, fused: dict[int, float]) -> None:
         """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
-        rows = self._layout.rows
-        flags, earlier, held = rows.flags, rows.earlier, {}
+        flags, earlier, held = self._layout.flags, self._layout.earlier, {}
         for row in [row for row in fused if flags[row] & SLIGHT]:
             before = earlier[row]
-            is_answer = before < len(flags) and flags[before] & ASKS
+            is_answer = before >= 0 and flags[before] & ASKS
             held[row] = min(fused[row], BEHIND * fused.get(before, 0.0)) if is_answer else 0.0
         fused.update(held)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from storage.search.blob import Counted, hash_terms
-from storage.search.index import NO_HASH, ROW_SHIFT, Index, without
+from storage.search.blob import ROW_SHIFT, hash_terms
+from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
 from storage.value import frozen
 
@@ -42,11 +42,11 @@ class Found:
 
 
 def find(
-    index: Index, tail: Sequence[Counted], terms: Sequence[str], in_general: Sequence[float], secret: bytes
+    index: Index, layout: IndexLayout, terms: Sequence[str], in_general: Sequence[float], secret: bytes
 ) -> Found:
-    """Returns where the terms are. tail: messages that are not indexed yet."""
+    """Returns where the terms are. layout: of the index and its tail."""
     hashes = hash_terms(terms, secret) if index.has_words else {}
-    return _occurrences(index, index.layout(tail), hashes, terms, in_general)
+    return _occurrences(index, layout, hashes, terms, in_general)
 
 
 def widen(
@@ -56,24 +56,22 @@ def widen(
 
     A name that comes from the index is not looked for in the tail, whose words would all have to be hashed for it.
     """
-    tail, named = found.layout.tail, dict[int | str, str]()
-    indexed = [row for row in best if row not in tail]
-    names = dict(zip(indexed, index.names_in(indexed), strict=True)) if indexed else {}
-    for row in best:
-        if row in names:
-            for value in names[row]:
+    layout, named = found.layout, dict[int | str, str]()
+    for row, seq in zip(best, layout.numbers(best), strict=True):
+        if row << ROW_SHIFT not in layout.tail_rows:
+            for value in index.names_in(row):
                 named.setdefault(value, "")
         elif index.has_words:
-            named.update((h, term) for term, h in hash_terms(tail[row].names, secret).items())
+            named.update((h, term) for term, h in hash_terms(layout.tail.names.get(seq, ()), secret).items())
         else:
             # By themselves, where there are no hashes to compare them with.
-            named.update((term, term) for term in tail[row].names)
+            named.update((term, term) for term in layout.tail.names.get(seq, ()))
     known = found.hashes.values() if index.has_words else terms
     more = [(value, term) for value, term in named.items() if value not in known][:_NAMES]
     if not more:
         return None
     hashes = {str(value): value for value, _ in more if isinstance(value, int)}
-    return _occurrences(index, found.layout, hashes, [term for _, term in more], [0.0] * len(more))
+    return _occurrences(index, layout, hashes, [term for _, term in more], [0.0] * len(more))
 
 
 def _occurrences(
@@ -86,9 +84,8 @@ def _occurrences(
     """Returns the occurrences of terms in the index and in the tail. hashes: of each, where the index has any."""
     parts = index.occurrences([*hashes.values()]) if hashes else []
     if layout.replaced:
-        parts = without(parts, layout.replaced, len(layout.seqs))
-    places = [(row << ROW_SHIFT, counted.terms) for row, counted in layout.tail.items()]
-    fresh = [[place | known[term] for place, known in places if term in known] for term in terms]
+        parts = without(parts, layout.replaced, len(layout))
+    fresh = layout.occurrences(terms)
     sizes = [len(part) for part in parts] or [0] * len(terms)
     if len(terms) > _QUERY_TERMS:
         # A pasted page is ranked by its rarest words that occur at all; the others would cost and decide nothing.
@@ -98,7 +95,7 @@ def _occurrences(
             sizes[number], fresh[number] = 0, []
             if parts:
                 parts[number] = parts[number][:0]
-    indexed, count = layout.seqs[:0], sum(sizes)
+    indexed, count = no_occurrences(), sum(sizes)
     if count:
         import numpy as np
 

@@ -12,6 +12,7 @@ Every document is a row, 64 rows to a chunk, in the order of the chunks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from storage.search.blob import (
@@ -19,21 +20,23 @@ from storage.search.blob import (
     HEAD,
     MARKS_SHIFT,
     NAME,
+    NO_DOCUMENTS,
     PRESENT,
+    ROW_SHIFT,
     SLOT,
-    Counted,
     OpenBlob,
     chunk_of,
     document_type,
     open_blob,
 )
 from storage.search.layout import IndexLayout
+from storage.search.tail import Tail
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-HASH_SHIFT, ROW_SHIFT = 32, 10
+HASH_SHIFT = 32
 NO_HASH = 0xFFFFFFFF
 _MOST_CHUNKS = (1 << 22) // CHUNK  # four million messages
 _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
@@ -41,29 +44,22 @@ _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 # Chunks that changed lie in a column of their own until they are so many, or a quarter of all: a long one takes
 # milliseconds to sort.
 _APART = 16
-# Measured: what a row and an occurrence take in memory, and an index without any; and what a row takes as numbers of
-# lists, where it was asked for so (storage/search/few.py).
-_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES, _LISTED_BYTES = 58, 8, 3_500, 100
+# Measured: what an occurrence takes in memory, and an index without any.
+_OCCURRENCE_BYTES, _INDEX_BYTES = 8, 800
 
 
 class Index:
     """The chunks of one agent. blob_bytes: how long they are as blobs; size: about how many bytes they take here."""
 
+    __slots__ = ("_apart", "_blob_bytes", "_columns", "_names", "layout")
+
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
-        import numpy as np
-
-        self._places: dict[int, int] = {}
-        self._chunks = np.empty(0, np.int64)
-        self._table = np.zeros((0, CHUNK), document_type())
-        self._columns = [np.empty(0, np.uint64), np.empty(0, np.uint64)]
-        # By place of a chunk whether its occurrences lie in the second column; those in the first are old then.
-        self._is_apart, self._has_apart = np.empty(0, bool), False
-        self._names = np.empty(0, np.uint64)
-        self._blob_bytes: dict[int, int] = {}
-        # What is indexed with a tail, laid out, and by itself where tails take turns.
-        self._laid: IndexLayout | None = None
-        self._base: IndexLayout | None = None
+        self.layout = IndexLayout()
+        self._columns, self._names = [_none(), _none()], _none()
+        # Chunks whose occurrences lie in the second column; those in the first are old then.
+        self._apart = set[int]()
+        self._blob_bytes = dict[int, int]()
         self.put(blobs)
 
     @property
@@ -73,10 +69,7 @@ class Index:
     @property
     def size(self) -> int:
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
-        listed = 0 if self._laid is None else self._laid.listed
-        layouts = 1 if self._base is None else 2
-        rows = _ROW_BYTES * layouts * CHUNK * len(self._chunks) + _LISTED_BYTES * listed
-        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + rows
+        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + self.layout.size
 
     @property
     def has_words(self) -> bool:
@@ -87,40 +80,41 @@ class Index:
         import numpy as np
 
         written = dict(blobs)
-        if not written:
-            return
         opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
-        known = [chunk for chunk in written if chunk in self._places]
-        self._make_room(chunk for chunk, _ in opened)
-        if not opened and not known:
+        self._make_room([chunk for chunk, _ in opened])
+        changed = [chunk for chunk in written if chunk in self.layout.places]
+        if not changed:
             return
-        changed = np.zeros(len(self._chunks), bool)
-        for chunk in (*known, *(chunk for chunk, _ in opened)):
-            changed[self._places[chunk]] = True
+        for chunk in changed:
             self._blob_bytes.pop(chunk, None)
-        self._table[changed] = 0
-        places = np.array([self._places[chunk] for chunk, _ in opened], np.int64)
-        found = np.empty(0, np.uint64)
-        if opened:
-            self._blob_bytes.update((chunk, len(blob.data)) for chunk, blob in opened)
-            joined = b"".join([blob.table for _, blob in opened])
-            self._table[places] = np.frombuffer(joined, document_type()).reshape(-1, CHUNK)
-            found = self._occurrences([blob for _, blob in opened], places)
+        self._blob_bytes.update((chunk, len(blob.data)) for chunk, blob in opened)
+        tables = {chunk: blob.table for chunk, blob in opened}
+        joined = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in changed])
+        places = [self.layout.places[chunk] for chunk in changed]
+        self.layout.index(places, np.frombuffer(joined, document_type()).reshape(-1, CHUNK))
+        found = self._occurrences(opened) if opened else _none()
         named = found[(found & NAME).astype(bool)]
+        gone = self._mask(changed)
         whole, apart = self._columns
-        parts = [_of_others(apart, changed), found]
-        self._is_apart |= changed
-        if not len(whole) or self._is_apart.sum() > min(_APART, len(self._chunks) // 4):
-            parts.append(_of_others(whole, self._is_apart))
-            whole, self._is_apart[:] = whole[:0], False
+        parts = [_of_others(apart, gone), found]
+        self._apart.update(changed)
+        if not len(whole) or len(self._apart) > min(_APART, len(self.layout.chunks) // 4):
+            parts.append(_of_others(whole, self._mask(self._apart)))
+            whole = _none()
+            self._apart.clear()
             self._columns = [_sorted(parts), whole]
         else:
             self._columns = [whole, _sorted(parts)]
-        self._has_apart = bool(self._is_apart.any())
-        self._laid, self._base = self._indexed(self._laid, changed), self._indexed(self._base, changed)
-        stay = self._names[~changed[self._names >> (HASH_SHIFT + 6)]]
+        stay = self._names[~gone[self._names >> (HASH_SHIFT + 6)]]
         rows = (named & NO_HASH) >> ROW_SHIFT
         self._names = _sorted([stay, rows << HASH_SHIFT | named >> HASH_SHIFT])
+
+    def lay(self, tail: Tail, skip: range) -> IndexLayout:
+        """Returns the layout with the messages of a tail in their rows, but those that are left out."""
+        if tail is not self.layout.tail or len(tail.seqs) > len(self.layout.tail_rows):
+            self._make_room(map(chunk_of, tail.seqs))
+        self.layout.lay(tail, skip)
+        return self.layout
 
     def occurrences(self, hashes: Sequence[int]) -> list[NDArray[np.uint64]]:
         """Returns the occurrences of each term."""
@@ -129,84 +123,53 @@ class Index:
         bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << np.uint64(HASH_SHIFT)
         whole, apart = self._columns
         found = _between(whole, bounds)
-        if self._has_apart:
-            parts = zip(found, _between(apart, bounds), strict=True)
-            found = [np.concatenate((_of_others(part, self._is_apart), more)) for part, more in parts]
+        if self._apart:
+            parts, old = zip(found, _between(apart, bounds), strict=True), self._mask(self._apart)
+            found = [np.concatenate((_of_others(part, old), more)) for part, more in parts]
         return found
 
-    def names_in(self, rows: Sequence[int]) -> list[list[int]]:
-        """Returns the hashes of the names in the head of each document."""
+    def names_in(self, row: int) -> list[int]:
+        """Returns the hashes of the names in the head of a document."""
         import numpy as np
 
-        bounds = np.array([*rows, *(row + 1 for row in rows)], np.uint64) << np.uint64(HASH_SHIFT)
-        return [[each & NO_HASH for each in part.tolist()] for part in _between(self._names, bounds)]
-
-    def layout(self, tail: Sequence[Counted]) -> IndexLayout:
-        """Returns the layout with the messages of the tail in their rows. tail: of different numbers."""
-        tail = [*tail]
-        if self._laid is not None and [*self._laid.tail.values()] == tail:
-            return self._laid
-        self._make_room(chunk_of(each.document.seq) for each in tail)
-        laid = self._laid
-        # A tail mostly grows at its end. One that becomes another does so again: two conversations take turns.
-        if laid is None or [*laid.tail.values()] != tail[: len(laid.tail)]:
-            made = self._base or self._lay_out()
-            self._base = made if laid is not None else self._base
-            laid = self._laid = made.copy() if made is self._base else made
-        laid.add(tail[len(laid.tail) :])
-        return laid
-
-    def _indexed(self, layout: IndexLayout | None, changed: NDArray[np.bool_]) -> IndexLayout | None:
-        """Returns a layout with chunks as they are now; None where it has to be made anew."""
-        places = changed.nonzero()[0].tolist()
-        is_kept = layout is not None and all(layout.index(place, self._table[place]) for place in places)
-        return layout if is_kept else None
-
-    def _lay_out(self) -> IndexLayout:
-        """Lays out what is indexed."""
-        import numpy as np
-
-        seqs = (self._chunks[:, None] * CHUNK + np.arange(CHUNK)).ravel()
-        return IndexLayout.of(self._places, seqs, self._table.ravel())
+        bounds = np.array([row, row + 1], np.uint64) << np.uint64(HASH_SHIFT)
+        return [each & NO_HASH for each in _between(self._names, bounds)[0].tolist()]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows behind them move."""
-        import numpy as np
-
-        new = {chunk for chunk in chunks if chunk not in self._places}
-        if not new:
-            return
-        before = self._chunks
-        self._chunks = np.array(sorted({*self._places, *new}), np.int64)
-        if len(self._chunks) > _MOST_CHUNKS:
+        moved = self.layout.make_room(chunks)
+        if len(self.layout.chunks) > _MOST_CHUNKS:
             raise OverflowError(f"no index has more than {_MOST_CHUNKS} chunks")
-        moved = self._chunks.searchsorted(before)
-        self._places = {chunk: place for place, chunk in enumerate(self._chunks.tolist())}
-        table, is_apart = (
-            np.zeros((len(self._chunks), CHUNK), document_type()),
-            np.zeros(len(self._chunks), bool),
-        )
-        table[moved], is_apart[moved] = self._table, self._is_apart
-        self._table, self._is_apart = table, is_apart
-        self._laid = self._base = None
-        if len(before) and moved[-1] >= len(before):
-            by = (moved - np.arange(len(before))).astype(np.uint64) << 6
+        if moved and self._blob_bytes:
+            import numpy as np
+
+            by = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(6)
             self._columns = [
                 column + (by[(column & NO_HASH) >> _ROW_CHUNK_SHIFT] << ROW_SHIFT) for column in self._columns
             ]
             self._names = self._names + (by[self._names >> (HASH_SHIFT + 6)] << HASH_SHIFT)
 
-    def _occurrences(self, opened: Sequence[OpenBlob], places: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Returns the occurrences in some blobs, but in a damaged one those that belong to no document."""
+    def _mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
+        """Returns by place whether a chunk is one of these."""
         import numpy as np
 
+        found = np.zeros(len(self.layout.chunks), bool)
+        found[[self.layout.places[chunk] for chunk in chunks]] = True
+        return found
+
+    def _occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
+        """Returns the occurrences in some chunks, but in a damaged one those that belong to no document."""
+        import numpy as np
+
+        places = np.array([self.layout.places[chunk] for chunk, _ in chunks])
+        opened = [blob for _, blob in chunks]
         columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
         marks = np.concatenate([both[: len(both) // 2] for both in columns])
         frequency = np.concatenate([both[len(both) // 2 :] for both in columns])
         # In place, since of a long memory these are millions of bytes each.
         low = (places * CHUNK).astype(np.uint32).repeat([blob.entries for blob in opened])
         low += marks & SLOT
-        is_known = (self._table["flags"].ravel() & PRESENT)[low] > 0
+        is_known = (np.asarray(self.layout.flags) & PRESENT)[low] > 0
         low <<= ROW_SHIFT
         low |= marks.astype(np.uint32) << MARKS_SHIFT & (HEAD | NAME)
         low |= frequency
@@ -214,6 +177,22 @@ class Index:
         found <<= HASH_SHIFT
         found |= low
         return found if is_known.all() else found[is_known]
+
+
+@cache
+def _none() -> NDArray[np.uint64]:
+    """Returns an empty column."""
+    import numpy as np
+
+    return np.empty(0, np.uint64)
+
+
+@cache
+def no_occurrences() -> NDArray[np.int64]:
+    """Returns no occurrences at all, as a query finds them."""
+    import numpy as np
+
+    return np.empty(0, np.int64)
 
 
 def _sorted(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:

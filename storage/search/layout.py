@@ -1,18 +1,19 @@
 """The layout of one agent's search index (storage/search/index.py): every document by row, before any query.
 
-Pure: values in, columns of numbers out. A layout changes in place with the messages that are not indexed yet.
+Pure: values in, columns of numbers out. A layout changes in place with its chunks and its tail.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.search.blob import CHUNK, PRESENT, USER, Counted, chunk_of, document_row
-from storage.value import frozen
+from storage.search.blob import CHUNK, NO_ROW, PRESENT, ROW_SHIFT, USER, DocumentRow
+from storage.search.tail import Tail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +28,10 @@ LEAST_AGAINST = _K1 * (1 - _B)
 # turns counts in full. That is so in LongMemEval, where nothing less found as much.
 _FULL_WEIGHT_LOG2 = 3
 
-
-# Columns that change with the tail.
-_COLUMNS = ("length", "head", "back", "flags", "earlier", "later")
+# As a blob has them.
+_COLUMNS = ("length", "back", "flags", "head")
+# What a row takes in its columns, and the layout without any.
+_ROW_BYTES, _LAYOUT_BYTES = 14, 1_500
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Lengths:
     other_logs: float = 0.0
 
     @classmethod
-    def of(cls, length: NDArray[np.float64], head: NDArray[np.float64], flags: NDArray[np.uint8]) -> Lengths:
+    def of(cls, length: NDArray[np.uint16], head: NDArray[np.uint8], flags: NDArray[np.uint8]) -> Lengths:
         """Sums up some rows; those without a document have zeros."""
         import numpy as np
 
@@ -77,217 +79,188 @@ class Lengths:
         return min(max(longer / _FULL_WEIGHT_LOG2, 0.0), 1.0)
 
 
-@frozen
-class Rows:
-    """Columns of a layout as lists, which are read faster one number at a time.
-
-    against: how much the length of a document counts against a term in it. earlier, later: for none, the first row
-    behind these.
-    """
-
-    against: list[float]
-    head: list[float]
-    flags: list[int]
-    earlier: list[int]
-    later: list[int]
-
-
-@dataclass(slots=True)
 class IndexLayout:
-    """Every document by row, and all that is known of them before a query.
+    """Every document by row, 64 rows to a chunk in order, and all that is known of them before a query.
 
-    places: of each chunk, in order. length, head: terms in a document, and in its head; with `back` and `flags` as in a
-    blob, zeros where there is none. earlier, later: by row the rows of its neighbours, the number of rows for none.
-    waiting: rows by the number of the message before them, where that is not there. marks: the flags that any row has.
-    end: the first row behind all that there are. tail: the messages that are not indexed yet, by row. replaced: rows of
-    those that are indexed nevertheless. slope, head_slope: how much each term of a document, or of its head, counts
-    against a term in it, beside LEAST_AGAINST.
-    user_weight: how much the ranking of the user's turns counts.
+    Its columns are arrays, which are read one number at a time, or by numpy where they lie. length, back, flags, head:
+    as a blob has them, zeros where there is no document. earlier, later: the rows of a document's neighbours, -1 for
+    none; of several behind it, the last one counts.
+
+    places: of each chunk. lengths: sums over all rows. marks: the flags that any row has. tail: messages that the index
+    does not know. tail_rows: of each of them its row << ROW_SHIFT, -1 for one that is left out. replaced: rows as the
+    index has them, of messages that are in the tail nevertheless. slope, head_slope: how much each term of a document,
+    or of its head, counts against a term in it, beside LEAST_AGAINST. user_weight: how much the ranking of the user's
+    turns counts.
     """
 
-    places: Mapping[int, int]
-    seqs: NDArray[np.int64]
-    length: NDArray[np.float64]
-    head: NDArray[np.float64]
-    back: NDArray[np.int64]
-    flags: NDArray[np.uint8]
-    earlier: NDArray[np.int64]
-    later: NDArray[np.int64]
-    waiting: dict[int, tuple[int, ...]]
-    lengths: Lengths
-    marks: int
-    end: int
-    tail: dict[int, Counted] = field(default_factory=dict)
-    replaced: set[int] = field(default_factory=set)
-    slope: float = field(init=False)
-    head_slope: float = field(init=False)
-    user_weight: float = field(init=False)
-    _rows: Rows | None = field(init=False)
+    __slots__ = (
+        "_end", "_out", "back", "chunks", "earlier", "flags", "head", "head_slope", "later", "length", "lengths",
+        "marks", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
+    )  # fmt: skip
 
-    @classmethod
-    def of(cls, places: Mapping[int, int], seqs: NDArray[np.int64], documents: NDArray[Any]) -> IndexLayout:
-        """Lays out what is indexed. documents: rows as blobs have them."""
+    def __init__(self) -> None:
+        self.chunks: list[int] = []
+        self.places: dict[int, int] = {}
+        self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
+        self.earlier, self.later = array("i"), array("i")
+        self.tail, self._out = Tail(), list[int]()
+        self.tail_rows: list[int] = []
+        self.replaced: dict[int, DocumentRow] = {}
+        self.lengths, self.marks, self._end = Lengths(), 0, 0
+        self._weigh()
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return _LAYOUT_BYTES + _ROW_BYTES * len(self)
+
+    def make_room(self, chunks: Iterable[int]) -> list[int]:
+        """Gives rows to chunks that have none. Returns the places of those that were there, where any has moved."""
+        before, new = self.chunks, {*chunks}.difference(self.places)
+        if not new:
+            return []
+        self._take_out()
+        self.chunks = sorted(new.union(before))
+        self.places = {chunk: place for place, chunk in enumerate(self.chunks)}
+        moved = [self.places[chunk] for chunk in before]
+        for name in _COLUMNS:
+            old: array[int] = getattr(self, name)
+            column = array(old.typecode, bytes(CHUNK * len(self.chunks) * old.itemsize))
+            if before:
+                import numpy as np
+
+                np.asarray(column).reshape(-1, CHUNK)[moved] = np.asarray(old).reshape(-1, CHUNK)
+            setattr(self, name, column)
+        self._link()
+        return moved if moved and moved[-1] >= len(moved) else []
+
+    def index(self, places: Sequence[int], documents: NDArray[Any]) -> None:
+        """Takes the rows of some chunks as the index has them now, [chunk, slot]."""
         import numpy as np
 
-        length, head = documents["length"].astype(float), documents["head"].astype(float)
-        back, flags = documents["back"].astype(np.int64), documents["flags"].copy()
-        marks, total = int(np.bitwise_or.reduce(flags, initial=0)), len(seqs)
-        earlier = np.full(total, total, np.int64)
-        made = cls(
-            places, seqs, length, head, back, flags, earlier, earlier.copy(), {}, Lengths(), marks, 0
-        )  # fmt: skip
-        if marks:
-            made.end = int(flags.nonzero()[0][-1]) + 1
-            made.lengths = Lengths.of(length, head, flags)
-            made._link()
-        made._weigh()
-        return made
-
-    def copy(self) -> IndexLayout:
-        """Returns a copy of one without a tail."""
-        columns = {name: getattr(self, name).copy() for name in _COLUMNS}
-        made = replace(
-            self,
-            waiting=dict(self.waiting),
-            lengths=replace(self.lengths),
-            tail={},
-            replaced=set(),
-            **columns,
+        self._take_out()
+        for name in _COLUMNS:
+            np.asarray(getattr(self, name)).reshape(-1, CHUNK)[places] = documents[name]
+        length, head, flags = np.asarray(self.length), np.asarray(self.head), np.asarray(self.flags)
+        self.lengths, self.marks = (
+            Lengths.of(length, head, flags),
+            int(np.bitwise_or.reduce(flags, initial=0)),
         )
-        made._weigh()
-        return made
+        self._link()
+        self._weigh()
 
-    def add(self, tail: Iterable[Counted]) -> None:
-        """Puts messages that are not indexed yet into their rows. Of one that is, the blob does not count any more."""
+    def lay(self, tail: Tail, skip: range) -> None:
+        """Puts the messages of a tail into their rows, which are there, but those that are left out."""
+        out = [place for place, seq in enumerate(tail.seqs) if seq in skip] if skip else []
+        known = len(self.tail_rows)
+        if tail is not self.tail or out[: bisect_left(out, known)] != self._out:
+            self._take_out()
+            known = 0
+        if known == len(tail.seqs):
+            return
+        self.tail, self._out = tail, out
         is_linked = True
-        for counted in tail:
-            seq = counted.document.seq
+        for seq, (length, back, flags, head) in zip(tail.seqs[known:], tail.rows[known:], strict=True):
+            if seq in skip:
+                self.tail_rows.append(-1)
+                continue
             row = self._row_of(seq)
-            if self.flags[row] & PRESENT:
-                is_linked = False
-                self.replaced.add(row)
-                self.lengths.change(-1, int(self.length[row]), int(self.head[row]), int(self.flags[row]))
-            self._put(row, *document_row(counted))
-            self.tail[row] = counted
+            if self.flags[row]:
+                self.replaced[row] = self._change(row, -1)
+            self.length[row], self.back[row], self.flags[row], self.head[row] = length, back, flags, head
+            self._change(row, 1)
+            self.tail_rows.append(row << ROW_SHIFT)
+            self.marks |= flags
+            # Of a row before others some may be waiting behind it.
+            is_linked = is_linked and row >= self._end
             if is_linked:
-                self._link_one(row, seq)
+                self._end = row + 1
+                before = self._row_of(seq - back) if back else -1
+                if before >= 0 and self.flags[before]:
+                    self.earlier[row], self.later[before] = before, row
         if not is_linked:
             self._link()
         self._weigh()
 
-    def index(self, place: int, documents: NDArray[Any]) -> bool:
-        """Takes a chunk's rows as the index has them now; most were in the tail before.
+    def occurrences(self, terms: Iterable[str]) -> list[list[int]]:
+        """Returns the occurrences of each term in the tail."""
+        known, rows = self.tail.terms.get, self.tail_rows
+        # One that is left out has no row.
+        return [
+            [row | hit & NO_ROW for hit in hits if (row := rows[hit >> ROW_SHIFT]) >= 0]
+            if (hits := known(term))
+            else []
+            for term in terms
+        ]
 
-        Returns False where a row has become another one: all has to be laid out anew then.
-        """
-        first = place * CHUNK
-        rows = slice(first, first + CHUNK)
-        differs = (self.flags[rows] != documents["flags"]) | (self.length[rows] != documents["length"])
-        differs |= (self.back[rows] != documents["back"]) | (self.head[rows] != documents["head"])
-        for slot in differs.nonzero()[0].tolist():
-            row, (length, back, flags, head) = first + slot, documents[slot].tolist()
-            if not self.flags[row]:
-                self._put(row, length, back, flags, head)
-                self._link_one(row, int(self.seqs[row]))
-            elif flags or row not in self.tail:
-                return False
-        flags = documents["flags"].tolist()
-        for row in [row for row in self.tail if 0 <= row - first < CHUNK and flags[row - first]]:
-            del self.tail[row]
-            self.replaced.discard(row)
+    def _take_out(self) -> None:
+        """Takes the tail out."""
+        if not self.tail_rows:
+            return
+        for row in [each >> ROW_SHIFT for each in self.tail_rows if each >= 0]:
+            self._change(row, -1)
+            before = self.replaced.get(row, (0, 0, 0, 0))
+            self.length[row], self.back[row], self.flags[row], self.head[row] = before
+            if row in self.replaced:
+                self._change(row, 1)
+        self.tail, self._out, self.tail_rows, self.replaced = Tail(), [], [], {}
+        self._link()
         self._weigh()
-        return True
 
-    def _put(self, row: int, length: int, back: int, flags: int, head: int) -> None:
-        self.length[row], self.head[row], self.back[row], self.flags[row] = length, head, back, flags
-        self.lengths.change(1, length, head, flags)
-        self.marks |= flags
-        self.end = max(self.end, row + 1)
-
-    @property
-    def rows(self) -> Rows:
-        """Its columns as lists, up to the last row that there is."""
-        if self._rows is None:
-            end = self.end
-            columns = self.length, self.head, self.flags, self.earlier, self.later
-            length, head, flags, earlier, later = (each[:end].tolist() for each in columns)
-            self._rows = Rows(
-                [each * self.slope + LEAST_AGAINST for each in length],
-                head,
-                flags,
-                [min(row, end) for row in earlier],
-                [min(row, end) for row in later],
-            )
-        return self._rows
-
-    @property
-    def listed(self) -> int:
-        """How many rows it has as lists."""
-        return 0 if self._rows is None else self.end
+    def _change(self, row: int, by: int) -> DocumentRow:
+        """Adds a row to the sums, or takes it away. by: 1 or -1. Returns the row."""
+        found = self.length[row], self.back[row], self.flags[row], self.head[row]
+        self.lengths.change(by, found[0], found[3], found[2])
+        return found
 
     def numbers(self, rows: Iterable[int]) -> list[int]:
         """Returns the numbers of the messages in some rows."""
-        seqs = self.seqs.data
-        return [seqs[row] for row in rows]
+        return [self.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
 
     def rows_of(self, seqs: range) -> tuple[int, int]:
         """Returns the first row of some numbers, and the first one behind them."""
         return self._first_row(seqs.start), self._first_row(seqs.stop)
 
+    def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the rows of numbers; -1 where the chunk of one is not there."""
+        import numpy as np
+
+        chunks, wanted = np.array(self.chunks, np.int64), seqs // CHUNK
+        place = np.minimum(chunks.searchsorted(wanted), len(chunks) - 1)
+        return np.where(chunks[place] == wanted, place * CHUNK + seqs % CHUNK, -1)
+
     def _first_row(self, seq: int) -> int:
         """Returns the first row of a number or of greater ones."""
-        place = self.places.get(chunk_of(seq))
-        return (
-            bisect_left([*self.places], chunk_of(seq)) * CHUNK
-            if place is None
-            else place * CHUNK + seq % CHUNK
-        )
+        place = bisect_left(self.chunks, seq // CHUNK)
+        return place * CHUNK + (seq % CHUNK if seq // CHUNK in self.places else 0)
+
+    def _row_of(self, seq: int) -> int:
+        """Returns the row of a number; -1 where its chunk is not there."""
+        place = self.places.get(seq // CHUNK)
+        return -1 if place is None else place * CHUNK + seq % CHUNK
 
     def _weigh(self) -> None:
         """Takes the measures that hold for all rows."""
         count = max(self.lengths.count, 1)
         mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head / count, 1.0)
-        self.slope, self.head_slope, self._rows = _K1 * _B / mean, _K1 * _B / head_mean, None
+        self.slope, self.head_slope = _K1 * _B / mean, _K1 * _B / head_mean
         self.user_weight = self.lengths.user_weight()
-
-    def _row_of(self, seq: int) -> int:
-        """Returns the row of a number; the number of rows where its chunk has none."""
-        place = self.places.get(chunk_of(seq))
-        return len(self.seqs) if place is None else place * CHUNK + seq % CHUNK
-
-    def _link_one(self, row: int, seq: int) -> None:
-        """Finds the neighbours of a row that was empty. Of several behind it, the last one counts."""
-        none, back = len(self.seqs), int(self.back[row])
-        if back:
-            before = self._row_of(seq - back)
-            if before < none and self.flags[before] & PRESENT:
-                self.earlier[row] = before
-                if not row < self.later[before] < none:
-                    self.later[before] = row
-            else:
-                self.waiting[seq - back] = (*self.waiting.get(seq - back, ()), row)
-        behind = self.waiting.pop(seq, ())
-        for each in behind:
-            self.earlier[each] = row
-        if behind:
-            self.later[row] = max(behind)
 
     def _link(self) -> None:
         """Finds the neighbours of all rows."""
+        self.earlier, self.later = array("i", [-1]) * len(self), array("i", [-1]) * len(self)
+        self._end = len(self.flags.tobytes().rstrip(b"\0"))
+        if not self._end:
+            return
         import numpy as np
 
-        linked = self.back.nonzero()[0]
-        wanted = self.seqs[linked] - self.back[linked]
-        if self.seqs[-1] - self.seqs[0] < len(self.seqs):
-            before = np.maximum(wanted - self.seqs[0], 0)
-        else:
-            # Chunks are missing in between, so that a row is not found by counting.
-            before = np.minimum(self.seqs.searchsorted(wanted), len(self.seqs) - 1)
-        is_there = (self.seqs[before] == wanted) & ((self.flags[before] & PRESENT) > 0)
-        self.earlier = np.full(len(self.seqs), len(self.seqs), np.int64)
-        self.later = self.earlier.copy()
-        self.earlier[linked[is_there]] = before[is_there]
-        self.later[before[is_there]] = linked[is_there]
-        self.waiting = {}
-        for row, seq in zip(linked[~is_there].tolist(), wanted[~is_there].tolist(), strict=True):
-            self.waiting[seq] = (*self.waiting.get(seq, ()), row)
+        back, flags = np.asarray(self.back), np.asarray(self.flags)
+        row = back.nonzero()[0]
+        seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
+        before = self.find_rows(seqs - back[row])
+        is_there = (before >= 0) & (flags[before] > 0)
+        np.asarray(self.earlier)[row[is_there]] = before[is_there]
+        np.asarray(self.later)[before[is_there]] = row[is_there]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from storage.search.blob import ASKS, FREQUENCY, HEAD, PRESENT, SLIGHT, USER
+from storage.search.blob import ASKS, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
-from storage.search.index import ROW_SHIFT
 from storage.search.layout import LEAST_AGAINST, IndexLayout
 from storage.search.weigh import (
     ANSWERING,
@@ -62,7 +61,7 @@ class Many:
 
         self._layout, self._near = layout, near
         # Behind the rows is one for the neighbours that there are not.
-        self._score, self._share = np.zeros(len(layout.seqs) + 1), np.zeros(len(layout.seqs) + 1)
+        self._score, self._share = np.zeros(len(layout) + 1), np.zeros(len(layout) + 1)
         self._hits: list[tuple[NDArray[np.int64], list[int], list[float]]] = []
         self._asked = 0.0
 
@@ -73,12 +72,12 @@ class Many:
         weights, asked = weigh(found)
         self._asked += asked
         fresh = np.array([hit for hits in found.fresh for hit in hits], np.int64)
-        packed = np.concatenate((found.indexed, fresh)) if len(fresh) else found.indexed
+        packed = np.concatenate((found.indexed, fresh), dtype=np.int64)
         sizes = [*found.sizes, *map(len, found.fresh)]
         weight = np.array(weights * 2).repeat(sizes)
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
         self._hits.append((row, sizes, weights))
-        own = weight * times / (times + (layout.length[row] * layout.slope + LEAST_AGAINST))
+        own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + LEAST_AGAINST))
 
         # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's
         # length.
@@ -86,10 +85,11 @@ class Many:
         source = (in_head > 0).nonzero()[0]
         back = forth = in_head[source] * (NEIGHBOUR / HEAD)
         if layout.marks & ASKS:
-            asking = (layout.flags[source] & ASKS) > 0
+            asking = (np.asarray(layout.flags)[source] & ASKS) > 0
             back, forth = np.where(asking, 0.0, back), np.where(asking, ANSWERING * forth, forth)
-        to = np.concatenate((row, layout.earlier[source], layout.later[source]))
-        against = 1 + (layout.head[source] * layout.head_slope + LEAST_AGAINST)
+        around = np.asarray(layout.earlier)[source], np.asarray(layout.later)[source]
+        to = np.concatenate((row, *around)) % total
+        against = 1 + (np.asarray(layout.head)[source] * layout.head_slope + LEAST_AGAINST)
         self._score += np.bincount(to, np.concatenate((own, back / against, forth / against)), total)
         self._share += np.bincount(to, np.concatenate((weight, back, forth)), total)
 
@@ -145,18 +145,18 @@ class Many:
         import numpy as np
 
         layout = self._layout
-        total = len(layout.seqs)
+        total, flags = len(layout), np.asarray(layout.flags)
         rows = np.arange(total) if self._near is not None else (self._share[:total] > 0).nonzero()[0]
         if 2 * len(rows) > total:
             rows = np.arange(total)
-            score, share, flags = self._score[:total].copy(), self._share[:total].copy(), layout.flags
+            score, share = self._score[:total].copy(), self._share[:total].copy()
         else:
-            score, share, flags = self._score[rows], self._share[rows], layout.flags[rows]
+            score, share, flags = self._score[rows], self._share[rows], flags[rows]
         if layout.marks & ASKS:
             known = np.zeros(total, np.int64)
             for row, _, _ in self._hits:
                 known += np.bincount(row, minlength=total)
-            told = layout.head[rows] - known[rows]
+            told = np.asarray(layout.head)[rows] - known[rows]
             score *= np.where(flags & ASKS, (told / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
         return rows, score, share, flags
 
@@ -168,7 +168,7 @@ class Many:
             return False
         import numpy as np
 
-        is_few = np.zeros(len(self._layout.seqs), bool)
+        is_few = np.zeros(len(self._layout), bool)
         is_few[rows[_best(score, FEW)]] = True
         held = 0.0
         for row, sizes, weights in self._hits:
@@ -187,9 +187,9 @@ def _hold_back(
     if not len(slight):
         return
     # Behind the rows is one for the neighbours that there are not.
-    worth, flags = np.zeros(len(layout.seqs) + 1), np.append(layout.flags, np.uint8(0))
+    worth, flags = np.zeros(len(layout) + 1), np.append(np.asarray(layout.flags), np.uint8(0))
     worth[rows] = fused
-    before = layout.earlier[rows[slight]]
+    before = np.asarray(layout.earlier)[rows[slight]]
     is_answer = (flags[before] & ASKS) > 0
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], BEHIND * worth[before]), 0.0)
 
@@ -215,11 +215,11 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
     """
     import numpy as np
 
-    outstanding, beyond = np.zeros(len(layout.seqs)), np.zeros(len(layout.seqs))
-    row = np.minimum(layout.seqs.searchsorted(near.seqs), len(layout.seqs) - 1)
-    known = (layout.seqs[row] == near.seqs) & ((layout.flags[row] & PRESENT) > 0)
+    outstanding, beyond, flags = np.zeros(len(layout)), np.zeros(len(layout)), np.asarray(layout.flags)
+    row = layout.find_rows(near.seqs)
+    known = (row >= 0) & ((flags[row] & PRESENT) > 0)
     row, likeness = row[known], near.likeness[known]
-    asks = (layout.flags[row] & ASKS) > 0
+    asks = (flags[row] & ASKS) > 0
     among = likeness[~asks] if np.count_nonzero(~asks) > 1 else likeness
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
     spread = float(among.std()) if len(among) else 0.0

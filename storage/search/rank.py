@@ -5,17 +5,15 @@ Pure: bytes and values in, numbers out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import zip_longest
 
-from storage.search.blob import Counted
 from storage.search.common import all_common, load_tables, shares_in_general
 from storage.search.few import Few
 from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
-from storage.search.many import Many
-from storage.search.many import Near as Near
+from storage.search.many import Many, Near
+from storage.search.tail import Tail
 from storage.search.words import split_words, terms_of
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
@@ -53,7 +51,7 @@ def rank(
     query: str,
     secret: bytes,
     *,
-    tail: Sequence[Counted] = (),
+    tail: Tail | None = None,
     skip: range = range(0),
     limit: int = 50,
     room: int = 0,
@@ -73,22 +71,22 @@ def rank(
     looks a second time, also for names and numbers that the first hits add: "What did my sister win?" shares its words
     with the message that names her, and not with the one that tells.
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts. skip: messages
-    that count for the statistics and are not wanted.
+    that are not wanted; those in the index count for the statistics.
     only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
     the query nothing is returned. A search tool leaves it off.
     """
     words = split_words(query)
     terms = list(dict.fromkeys(terms_of(words)))[:_QUERY_WORDS]
-    if not terms or not (index.has_words or tail):
+    if not terms:
         return []
     in_general = shares_in_general(words, terms)
     if only_strong and all_common(in_general):
         return []
-    found = find(index, tail, terms, in_general, secret)
-    if not found.count and near is None:
+    layout = index.lay(tail or Tail(), skip)
+    found = find(index, layout, terms, in_general, secret)
+    if not len(layout) or (not found.count and near is None):
         return []
-    layout = found.layout
-    is_few = near is None and found.count <= _FEW_HITS and len(layout.seqs) <= _FEW_ROWS
+    is_few = near is None and found.count <= _FEW_HITS and len(layout) <= _FEW_ROWS
     sums = Few(layout) if is_few else Many(layout, near)
     sums.add(found)
     rows = sums.best(skip, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
@@ -108,7 +106,7 @@ def _mix(first: list[int], second: list[int]) -> list[int]:
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
     """Returns the first `limit` rows, and of those behind them as many as the room has place for."""
-    filled, lengths = 0.0, layout.length.data
+    filled, lengths = 0.0, layout.length
     for place, row in enumerate(ranked if len(ranked) > limit else ()):
         if place >= limit and filled >= room:
             return ranked[:place]

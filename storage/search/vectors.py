@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from storage.records import Vector
 from storage.search.blob import CHUNK, CorruptIndex, chunk_of
-from storage.search.rank import Near
+from storage.search.many import Near
 
 if TYPE_CHECKING:
     import numpy as np

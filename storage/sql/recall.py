@@ -17,11 +17,13 @@ from storage.listing import PassageFilter
 from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms
+from storage.search.many import Near
+from storage.search.tail import Tail
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.passages import load_kept, load_passages
-from storage.sql.remembered import MemoryCache, News, Remembered, document_of
+from storage.sql.remembered import MemoryCache, Remembered, document_of
 from storage.sql.terms import get_terms, replace_terms
 from storage.sql.vectors import find_near, forget_indexed
 
@@ -71,9 +73,7 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        memory = self._memories.get(agent.id)
-        if memory is None or numbers is None or not memory.is_of(numbers, skip):
-            memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        memory = await self._remembered(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
         assert memory.numbers is not None
@@ -82,7 +82,7 @@ class Recall(Group):
             memory.index,
             query,
             agent.secret,
-            tail=memory.tail(skip, self._rules),
+            tail=memory.counted(skip),
             skip=skip,
             limit=min(limit, rank.MOST_HITS),
             room=room,
@@ -121,7 +121,7 @@ class Recall(Group):
             elif memory.is_of(now, skip):
                 return memory
             else:
-                reading = partial(_read, memory, now)
+                reading = partial(memory.read, now=now, rules=self._rules)
                 if not memory.take(await self._database.read(reading, deadline_ms=deadline_ms)):
                     continue  # somebody else has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
@@ -134,7 +134,7 @@ class Recall(Group):
 
         async def read(connection: Connection) -> Remembered:
             memory = Remembered(agent)
-            memory.take(await memory.read(connection, now))
+            memory.take(await memory.read(connection, now, self._rules))
             return memory
 
         if now.next_seq <= _LONG:
@@ -152,9 +152,7 @@ class Recall(Group):
         except TimeoutError:
             raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
 
-    async def _near(
-        self, agent: Agent, vector: Vector | None, size: int, deadline_ms: float
-    ) -> rank.Near | None:
+    async def _near(self, agent: Agent, vector: Vector | None, size: int, deadline_ms: float) -> Near | None:
         """Returns how far the agent's messages stand out. size: how many numbers it has given out."""
         if vector is None:
             return None
@@ -192,7 +190,8 @@ class Recall(Group):
             lambda connection: load_kept(connection, exchanges.SQL["kept_since"], values),
             deadline_ms=deadline_ms,
         )
-        tail = [memory.counted.get(m.seq) or count_terms(document_of(m)) for m in fresh]
+        known = {each.seq: each for each in memory.tail.counted()}
+        tail = Tail(known.get(m.seq) or count_terms(document_of(m)) for m in fresh)
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
         hits = rank.rank(memory.index, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
         found: list[Passage] = []
@@ -225,7 +224,9 @@ class Recall(Group):
         after the other: within the transaction turns would wait for all of them.
         """
         memory = self._memories.get(agent)
-        counted = {} if memory is None else {each.document: each for each in memory.counted.values()}
+        counted = dict[blob.Document, Counted]()
+        if memory is not None:
+            counted = {document_of(memory.told[each.seq]): each for each in memory.tail.counted()}
         loop = asyncio.get_running_loop()
         is_busy = False
         found = await self._unindexed(agent)
@@ -318,7 +319,3 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
         kept = await load_kept(connection, exchanges.SQL["kept_at"], (agent, seqs))
         found.update({m.seq: m for m in kept})
     return found
-
-
-async def _read(memory: Remembered, now: Numbers, connection: Connection) -> News:
-    return await memory.read(connection, now)

@@ -23,8 +23,9 @@ from sys import getsizeof
 from storage.commands import Committed, Rules, TurnWrite
 from storage.database import Connection, Row
 from storage.records import Exchange, Message, Numbers, State
-from storage.search.blob import Counted, Document, count_terms
+from storage.search.blob import Document, count_terms
 from storage.search.index import Index
+from storage.search.tail import Tail
 from storage.search.words import forget_words
 from storage.sql import exchanges
 from storage.sql.passages import load_kept
@@ -37,60 +38,53 @@ from storage.value import changed
 CACHE_BYTES = 20 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
-# Measured: what an exchange takes beside its contents, with each atom; what a message takes beside its text, and its
-# terms beside their table; and one that is not there.
-_EXCHANGE_BYTES, _ATOM_BYTES, _MESSAGE_BYTES, _COUNTED_BYTES, _NONE_BYTES = 900, 100, 400, 600, 100
+# Measured: what a message takes beside its text, and one that is not there.
+_MESSAGE_BYTES, _NONE_BYTES = 400, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _TAIL = 64
-
-
-# An exchange with its content, whether another conversation opened with its head, and the number of the message before.
-_Spoken = tuple[Exchange, bool, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class News:
     """A reading of what has changed in a memory. since: the numbers that it had. position: up to where all is read now.
 
-    terms: (chunk, stamp, bytes). spoken, kept: exchanges, and passages and facts, that the index does not know.
+    terms: (chunk, stamp, bytes). told: messages, passages and facts that the index does not know.
     """
 
     since: Numbers | None
     numbers: Numbers
     position: int
     terms: Sequence[Row]
-    spoken: Sequence[_Spoken] = ()
-    kept: Sequence[Message] = ()
+    told: Sequence[Message] = ()
 
 
 @dataclass(slots=True)
 class Remembered:
     """One memory. numbers: those that it is right for. position: from this number on nothing is known yet.
 
-    What the index does not know: spoken: exchanges of which no query has asked yet what they say. told: messages,
-    passages and facts, by seq. counted: their terms, once a query has needed them. shown: by seq, messages that were
-    read because a query found them; None: nobody may see it.
+    told: messages, passages and facts that the index does not know, by seq. tail: those of them whose terms a query has
+    needed. shown: by seq, messages that were read because a query found them; None: nobody may see it.
     """
 
     agent: int
     index: Index = field(default_factory=Index)
     numbers: Numbers | None = None
     position: int = 0
-    spoken: list[_Spoken] = field(default_factory=list)
     told: dict[int, Message] = field(default_factory=dict)
-    counted: dict[int, Counted] = field(default_factory=dict)
+    tail: Tail = field(default_factory=Tail)
     shown: dict[int, Message | None] = field(default_factory=dict)
+    _exchanges: int = 0
     _terms_stamp: int = -1
     _told_bytes: int = 0
     _shown_bytes: int = 0
 
     @property
     def size(self) -> int:
-        return self.index.size + self._told_bytes + self._shown_bytes
+        return self.index.size + self.tail.size + self._told_bytes + self._shown_bytes
 
     @property
     def _is_full(self) -> bool:
-        return len(self.spoken) + len({m.exchange for m in self.told.values()}) >= _TAIL
+        return self._exchanges >= _TAIL
 
     def is_of(self, now: Numbers, skip: range) -> bool:
         """Returns whether nothing has to be read before a query that leaves some numbers out."""
@@ -102,7 +96,7 @@ class Remembered:
         is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
         return self.position >= now.next_seq or is_left_out or self._is_full
 
-    async def read(self, connection: Connection, now: Numbers) -> News:
+    async def read(self, connection: Connection, now: Numbers, rules: Rules) -> News:
         """Reads what has changed. It changes nothing here."""
         before, indexed = self.numbers, now.indexed_seq
         is_same = before is not None and before.stamp == now.stamp
@@ -118,13 +112,14 @@ class Remembered:
         reached = position
         for e in fresh:
             reached = _behind(e) if e.seq == reached else reached
-        kept: Sequence[Message] = ()
+        found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_told(e)]
+        told = [m for each in found for m in rules.messages_of(*each, None)]
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
-            kept = await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
+            told += await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
         reached = _behind(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
         # One that is open tells nothing yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
-        return News(before, now, reached, terms, [each for each in rows if _is_told(each[0])], kept)
+        return News(before, now, reached, terms, told)
 
     def take(self, news: News) -> bool:
         """Takes what was read; False: something else was taken meanwhile. Raises: CorruptIndex."""
@@ -135,24 +130,21 @@ class Remembered:
         self._terms_stamp = max((stamp for _, stamp, _ in news.terms), default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.shown, self.told, self.counted, self.spoken = {}, {}, {}, [*news.spoken]
-            self._shown_bytes = 0
-        else:
+            self.shown, self.told, self.tail, self._shown_bytes = {}, {}, Tail(), 0
+        elif before.indexed_seq != now.indexed_seq:
             # What was below the index has changed since it was indexed, and the index still has it as it was.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
             self.keep({seq: self._as_read(m) for seq, m in self.told.items() if seq in indexed})
             self.told = {seq: m for seq, m in self.told.items() if seq not in indexed}
-            self.counted = {seq: each for seq, each in self.counted.items() if seq in self.told}
-            stays = [each for each in self.spoken if each[0].seq not in indexed]
-            known = {e.id for e, _, _ in stays} | {m.exchange for m in self.told.values()}
-            self.spoken = [*stays, *(each for each in news.spoken if each[0].id not in known)]
-        self.told.update((m.seq, m) for m in news.kept)
+            self.tail = Tail(each for each in self.tail.counted() if each.seq in self.told)
+        for m in news.told:
+            self.told.setdefault(m.seq, m)
         self.numbers, self.position = now, news.position
-        self._told_bytes = sum(map(_spoken_bytes, self.spoken)) + sum(map(_size, self.told.values()))
-        self._told_bytes += sum(map(_counted_bytes, self.counted.values()))
+        self._exchanges = len({m.exchange for m in self.told.values()})
+        self._told_bytes = sum(map(_size, self.told.values()))
         return True
 
-    def hand_on(self, e: Exchange, numbers: tuple[int, int, int]) -> None:
+    def hand_on(self, e: Exchange, numbers: tuple[int, int, int], rules: Rules) -> None:
         """Takes an exchange that was committed just now. numbers: its row, its own number, the next one.
 
         Where it does not follow what is known here, or more has to be known of it, it will be read.
@@ -165,41 +157,23 @@ class Remembered:
         if _is_told(e):
             if self._is_full:
                 return
-            added = _bare(e, id, seq), False, None if e.parent is None else seq - 1
-            self.spoken.append(added)
-            self._told_bytes += _spoken_bytes(added)
+            self._exchanges += 1
+            previous = None if e.parent is None else seq - 1
+            for m in rules.messages_of(changed(e, id=id, seq=seq), False, previous, None):
+                self.told[m.seq] = m
+                self._told_bytes += _size(m)
         self.position = next_seq
         # What is being read meanwhile does not know of it.
         self.numbers = self.numbers._replace(next_seq=next_seq)
 
-    def tail(self, skip: range, rules: Rules) -> list[Counted]:
-        """Returns what the index does not know, without some numbers."""
-        if self.spoken:
-            self._hear(skip, rules)
-        found = []
-        for seq, m in self.told.items():
-            if seq in skip:
-                continue
-            counted = self.counted.get(seq)
-            if counted is None:
-                counted = self.counted[seq] = count_terms(document_of(m))
-                self._told_bytes += _counted_bytes(counted)
-            found.append(counted)
-        return found
-
-    def _hear(self, skip: range, rules: Rules) -> None:
-        """Makes messages of the exchanges that are not left out as a whole."""
-        waiting: list[_Spoken] = []
-        for each in self.spoken:
-            e, is_shared, previous = each
-            if skip.start <= e.seq and _behind(e) <= skip.stop:
-                waiting.append(each)
-                continue
-            self._told_bytes -= _spoken_bytes(each)
-            for m in rules.messages_of(e, is_shared, previous, None):
-                self.told[m.seq] = m
-                self._told_bytes += _size(m)
-        self.spoken = waiting
+    def counted(self, skip: range) -> Tail:
+        """Returns the tail, with all that is not left out."""
+        if len(self.tail.seqs) < len(self.told):
+            known = {*self.tail.seqs}
+            for seq, m in self.told.items():
+                if seq not in skip and seq not in known:
+                    self.tail.add(count_terms(document_of(m)))
+        return self.tail
 
     def messages(self, seqs: Iterable[int]) -> tuple[dict[int, Message], list[int]]:
         """Returns messages that were found, as far as somebody may see them, and those that have to be read before."""
@@ -234,8 +208,9 @@ class MemoryCache:
     clears: how often something was dropped because it may be wrong.
     """
 
-    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, rules: Rules, limit_bytes: int = CACHE_BYTES) -> None:
         self.vectors = VectorCache()
+        self._rules = rules
         self._limit = limit_bytes
         # With the bytes that each had when it was weighed last.
         self._kept: OrderedDict[int, Remembered] = OrderedDict()
@@ -272,7 +247,7 @@ class MemoryCache:
             e = write.plain[0]
         if memory is None or memory.numbers is None or memory.numbers.epoch != done.agent.epoch or e is None:
             return
-        memory.hand_on(e, (done.exchange, done.seq, done.next_seq))
+        memory.hand_on(e, (done.exchange, done.seq, done.next_seq), self._rules)
         self.weigh(memory)
 
     def drop(self, agent: int) -> None:
@@ -308,28 +283,5 @@ def _is_told(e: Exchange) -> bool:
     return e.standing and e.state is State.FINISHED
 
 
-def _bare(e: Exchange, id: int, seq: int) -> Exchange:
-    """Returns an exchange with what is asked of it when its messages are shown, and nothing else."""
-    return Exchange(
-        id, e.conversation, None, 0, 0, e.inputs, (), e.reply, b"", None, e.begun, e.touched, e.ended, e.stopped,
-        hush=e.hush, state=e.state, carried=e.carried, standing=e.standing, seq=seq,
-        input=_shrunk(e.input), said=_shrunk(e.said),
-    )  # fmt: skip
-
-
-def _shrunk(content: bytes | None) -> bytes | None:
-    """Returns a copy that takes no more than its bytes: JSON that was just written takes 4 kB at least."""
-    return None if content is None else bytes(memoryview(content))
-
-
-def _spoken_bytes(spoken: _Spoken) -> int:
-    e = spoken[0]
-    return _EXCHANGE_BYTES + len(e.input or b"") + len(e.said or b"") + _ATOM_BYTES * len(e.inputs)
-
-
 def _size(m: Message | None) -> int:
     return _NONE_BYTES if m is None else _MESSAGE_BYTES + getsizeof(m.text)
-
-
-def _counted_bytes(counted: Counted) -> int:
-    return _COUNTED_BYTES + getsizeof(counted.terms)

@@ -77,7 +77,7 @@ class Store:
         self.blocks = Blocks(database)
         self.passages = Passages(database)
         self.files = Files(database)
-        looks, memories = KeptLooks(), MemoryCache()
+        looks, memories = KeptLooks(), MemoryCache(rules)
         self.turns = Turns(database, rules, looks, memories)
         self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)

@@ -20,7 +20,7 @@ from storage.database import Connection, Database
 from storage.records import Vector
 from storage.search import vectors
 from storage.search.blob import CHUNK, CorruptIndex, by_chunk, chunk_of
-from storage.search.rank import Near
+from storage.search.many import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, effect, reads

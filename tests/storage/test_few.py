@@ -10,6 +10,7 @@ from storage.search import rank as ranking
 from storage.search.blob import Document, count_terms, encode, merge
 from storage.search.index import Index
 from storage.search.rank import rank
+from storage.search.tail import Tail
 
 SECRET = b"s" * 32
 WORDS = [
@@ -53,7 +54,7 @@ def test_few_hits_and_many_are_ranked_alike(seed: int, monkeypatch: pytest.Monke
     documents = conversation(dice, dice.choice((3, 12, 40)))
     split = dice.randrange(len(documents))
     index = Index(encode(documents[:split], SECRET).items())
-    tail = [count_terms(each) for each in (*documents[: split // 4], *documents[split:])]
+    tail = Tail(map(count_terms, (*documents[: split // 4], *documents[split:])))
     hits = 0
     for _ in range(40):
         query = " ".join(["What about", *dice.choices(WORDS, k=dice.randrange(1, 4))])
@@ -97,7 +98,7 @@ def test_a_memory_that_is_asked_while_it_is_indexed(seed: int) -> None:
             blobs |= new
             index.put(new.items())
             indexed = end
-        tail = [count_terms(each) for each in documents[indexed : said - dice.choice((0, 0, 0, 2))]]
+        tail = Tail(map(count_terms, documents[indexed : said - dice.choice((0, 0, 0, 2))]))
         query, room = " ".join(dice.choices(WORDS, k=2)), dice.choice((0, 300))
         fresh = rank(Index(blobs.items()), query, SECRET, tail=tail, limit=20, room=room)
         assert rank(index, query, SECRET, tail=tail, limit=20, room=room) == fresh

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
 from storage.records import Message
 from storage.search.blob import Counted, Document, count_terms, encode, forget
 from storage.search.index import Index
 from storage.search.rank import rank
+from storage.search.tail import Tail
 from storage.sql.facts import keep_facts
 from storage.sql.remembered import MemoryCache, Remembered
 from storage.sql.store import Store
@@ -304,11 +306,11 @@ async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
         documents = [Document(n, "user", text, 0.0) for n, text in enumerate(texts, 1)]
         return Remembered(agent, Index(encode(documents, SECRET).items()))
 
-    cache = MemoryCache(limit_bytes=3 * memory(2).size)
+    cache = MemoryCache(RULES, limit_bytes=3 * memory(2).size)
     for n in (1, 2, 3, 1, 4):
         cache.keep(cache.get(n) or memory(n))
     assert [n for n in (1, 2, 3, 4) if cache.get(n)] == [1, 3, 4]
-    large = MemoryCache(limit_bytes=10)
+    large = MemoryCache(RULES, limit_bytes=10)
     large.keep(memory(1))
     assert large.get(1)  # one that is too large for all is kept until another one comes
     large.keep(memory(2))
@@ -340,31 +342,43 @@ def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> N
         tail = [Document(dice.randrange(4000), "user", some_text(dice), 0.0)]
         query = " ".join(dice.sample(NOUNS, 2))
         options = {"limit": 20, "room": dice.choice((0, 500))}
-        found = rank(index, query, SECRET, tail=[count_terms(each) for each in tail], **options)
+        found = rank(index, query, SECRET, tail=Tail(map(count_terms, tail)), **options)
         assert found
         assert found == ranked([data for data in blobs.values() if data], query, SECRET, tail=tail, **options)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
-    """Messages come before those that they follow, have several behind them, and take the place of indexed ones."""
+    """Messages come before those that they follow, have several behind them, and take the place of indexed ones.
+
+    Some queries leave some out; others begin with another tail.
+    """
     dice = random.Random(seed)
     known = [Document(n, "user", some_text(dice), 0.0, None, n - 1 or None) for n in range(1, 30)]
     blobs = encode(known, SECRET) if seed else {}
     index = Index(blobs.items())
-    tail: list[Document] = []
+    said, tail = list[Document](), Tail()
     for _ in range(60):
         seqs = dice.sample(range(30 if dice.random() < 0.8 else 1, 100), dice.randrange(4))
-        tail += [
-            Document(seq, dice.choice(("user", "assistant")), some_text(dice), 0.0, None, dice.randrange(seq))
-            for seq in seqs
-            if seq not in {each.seq for each in tail}
-        ]
+        for seq in seqs:
+            if seq not in tail.seqs:
+                role, before = dice.choice(("user", "assistant")), dice.randrange(seq)
+                said.append(Document(seq, role, some_text(dice), 0.0, None, before))
+                tail.add(count_terms(said[-1]))
         if dice.random() < 0.1:
-            del tail[dice.randrange(len(tail) + 1) :]
-        query = " ".join(dice.sample(NOUNS, 2))
-        found = rank(index, query, SECRET, tail=[count_terms(each) for each in tail], limit=20)
-        assert found == ranked(blobs.values(), query, SECRET, tail=tail, limit=20)
+            del said[dice.randrange(len(said) + 1) :]
+            tail = Tail(map(count_terms, said))
+        query, start = " ".join(dice.sample(NOUNS, 2)), dice.randrange(100)
+        skip = range(start, start + dice.choice((0, 0, 5, 40)))
+        found = rank(index, query, SECRET, tail=tail, skip=skip, limit=20)
+        wanted = [each for each in said if each.seq not in skip]
+        assert found == ranked(blobs.values(), query, SECRET, tail=wanted, skip=skip, limit=20)
+
+
+def test_a_tail_gives_back_what_was_counted() -> None:
+    texts = ("My dog Rex ate. It barked at Anna Rex Rex.", "My dog.", "", "Hello Anna, this is Bert.")
+    counted = [count_terms(Document(n, "user", text, 0.0, "Ann", n - 1)) for n, text in enumerate(texts, 7)]
+    assert Tail(counted).counted() == counted
 
 
 async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(
