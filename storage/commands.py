@@ -38,14 +38,37 @@ class LookReader:
     is_busy: bool
 
 
+@frozen
+class Additions:
+    """The texts and rounds of ours that stand on a path, oldest first.
+
+    notes: (how many atoms the path has in front of a message, the note before that message's text). rounds: the
+    exchanges whose reply is more than the client has of it, with their content.
+    """
+
+    notes: tuple[tuple[int, str], ...] = ()
+    rounds: tuple[Exchange, ...] = ()
+
+    def and_of(self, e: Exchange) -> Additions:
+        """Returns these and those of the next exchange of the path, which has its content if its reply is more."""
+        if not e.adds:
+            return self
+        notes, at = [*self.notes], e.offset
+        for place, atoms in enumerate(e.inputs):
+            note = e.notes.get(place)
+            if note:
+                notes.append((at, note))
+            at += len(atoms)
+        return Additions(tuple(notes), (*self.rounds, e) if e.hidden or e.opaque else self.rounds)
+
+
 @dataclass(slots=True)
 class Look:
     """The surroundings of a request, as one round trip reads them.
 
     epoch to stamp: the agent's numbers. exchange: the newest whose path is exactly the client's list up to its last
-    assistant message.
+    assistant message. additions: to its path.
     is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
-    additions: exchanges on its path that added something of ours, newest first; with content, if it is more than notes.
     is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
     ops: pending memory edits of the agent, all paths. readers: who reads it after the fact, where that was asked for.
     rev: rises with whatever changes of all this without a new number. shares_blocks: some are of a whole profile.
@@ -60,7 +83,7 @@ class Look:
     exchange: Exchange | None = None
     is_continued: bool = False
     has_rivals: bool = False
-    additions: list[Exchange] = field(default_factory=list)
+    additions: Additions = field(default_factory=Additions)
     is_head: bool = False
     has_tombs: bool = False
     snapshot: Snapshot | None = None

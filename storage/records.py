@@ -194,6 +194,11 @@ class Exchange:
     evicted: Evicted | None = None
 
     @property
+    def adds(self) -> bool:
+        """True for one with something of ours to be sent again: a note, hidden rounds, a provider's own fields."""
+        return self.hidden or self.opaque or any(self.notes.values())
+
+    @property
     def tells(self) -> bool:
         """True for one that ends with a user's message: that its parent was carried is not written there too.
 
@@ -570,20 +575,6 @@ class RunStep:
     feedback: str | None = None
     error: str | None = None
     waiting: dict[str, str] = field(default_factory=dict)
-
-
-@frozen
-class RunText:
-    """A part of a run that is not, or not yet, an exchange. kind: request | call | result | event.
-
-    seq: its order among those of its kind.
-    """
-
-    id: int
-    run: int
-    seq: int
-    kind: str
-    data: bytes
 
 
 @frozen

@@ -172,7 +172,7 @@ class Speaker:
                 turns.keep_openings(agent, look, openings_of(tree))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
-            composition = compose(Tree(look.additions), plan, offered, fresh, look.additions)
+            composition = compose(Tree(look.additions.rounds), plan, offered, fresh, look.additions)
         else:
             composing = partial(compose, tree, plan, offered, fresh)
             composition = await with_contents(turns, agent, tree, composing)

@@ -15,7 +15,6 @@ import orjson
 from storage.commands import Look, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
-from storage.sql.kept import adds
 from storage.sql.statements import load, rows_of
 
 ATOM_BYTES = 12
@@ -122,7 +121,7 @@ def _values(e: Exchange) -> list[Any]:
         e.carried,
         e.standing,
         e.edits,
-        adds(e),
+        e.adds,
         e.opaque,
         e.model,
         e.merged,
@@ -165,6 +164,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
         return None
     found = Look(*rows[0][1:6])
     attached: list[tuple[int, Block]] = []
+    added: list[Exchange] = []
     for row in rows[1:]:
         match row[0]:
             case "conversation":
@@ -174,7 +174,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 found.exchange = make_exchange(row[_SKELETON:])
                 found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
             case "addition":
-                found.additions.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
+                added.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
             case "head":
                 found.is_head = True
             case "tomb":
@@ -193,7 +193,8 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 found.ops.append(made)
     # No database promises an order to the rows of a recursion.
-    found.additions.sort(key=lambda e: e.depth, reverse=True)
+    for e in sorted(added, key=lambda e: e.depth):
+        found.additions = found.additions.and_of(e)
     found.blocks.sort(key=lambda block: block.id)
     found.blocks += [block for _, block in sorted(attached, key=lambda each: each[0])]
     return found

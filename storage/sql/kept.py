@@ -14,7 +14,7 @@ from sys import getsizeof
 
 import orjson
 
-from storage.commands import Committed, Look, Opening, TurnWrite
+from storage.commands import Additions, Committed, Look, Opening, TurnWrite
 from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
@@ -25,8 +25,9 @@ KEPT_BYTES = 16 << 20
 _PLACES = 64
 # Openings of one memory that are compared with a new one, as many as `pool_found` reads.
 _OPENINGS = 64
-# Measured: a memory without blocks, a place without notes, an opening of one message.
-_MEMORY_BYTES, _PLACE_BYTES, _OPENING_BYTES = 600, 600, 500
+# Measured: a memory without blocks, a place without its exchange, that, a note without its text, an opening of one
+# message.
+_MEMORY_BYTES, _PLACE_BYTES, _EXCHANGE_BYTES, _NOTE_BYTES, _OPENING_BYTES = 600, 600, 1000, 100, 500
 
 # A client's name of a conversation, and the hash of the path that it goes on from.
 _Name = tuple[str | None, bytes | None]
@@ -39,7 +40,7 @@ class _Place:
     conversation: Conversation
     exchange: Exchange
     has_rivals: bool
-    additions: list[Exchange]
+    additions: Additions
     snapshot: Snapshot | None
     bytes: int
 
@@ -131,14 +132,8 @@ class KeptLooks:
         if look.exchange is not None and look.conversation is not None and path is not None:
             if look.is_continued or look.is_head:  # no turn is planned on such a place from its look alone
                 return
-            size = _PLACE_BYTES + sum(map(_bytes_of, look.additions)) + _bytes_of(look.exchange)
-            self._put(
-                memory,
-                (key, path),
-                _Place(
-                    look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot, size
-                ),
-            )
+            place = _place(look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot)
+            self._put(memory, (key, path), place)
         self._shrink()
 
     def openings(self, agent: int, look: Look) -> list[Opening] | None:
@@ -178,10 +173,8 @@ class KeptLooks:
                 # Whatever it changed of the tree, these may be ends of paths no more.
                 self._clear(memory)
                 return
-            planned, conversation = write.plain[0], before.conversation
-            run = planned.run if done.seq == planned.seq else done.seq
-            e = changed(planned, id=done.exchange, seq=done.seq, run=run)
-            conversation = changed(conversation, rev=conversation.rev + 1)
+            e = write.plain[0]
+            conversation = changed(before.conversation, rev=before.conversation.rev + 1)
         if (write.key, e.path) in memory.places:
             # Two conversations without an id say the same; the one that began last is read.
             self._take(memory, (write.key, e.path))
@@ -197,18 +190,31 @@ class KeptLooks:
         e: Exchange,
         before: _Place | None,
     ) -> None:
-        """Keeps the end of a path as it is since a turn was committed. before: where it was; None: it began."""
-        end = changed(e, snapshot=done.snapshot, input=None, said=None, full=None)
-        additions, size = ([], _PLACE_BYTES) if before is None else (before.additions, before.bytes)
-        if write.carries and additions and additions[0].id == e.parent and not e.tells:
-            additions = [changed(additions[0], carried=True), *additions[1:]]
-        if adds(e):
-            is_ours = e.hidden or e.opaque
-            content = (e.input, e.said, e.full) if is_ours else (None, None, None)
-            more = changed(end, input=content[0], said=content[1], full=content[2])
-            additions, size = [more, *additions], size + _bytes_of(more)
+        """Keeps the end of a path as it is since a turn was committed.
+
+        e: its exchange as it was handed in. before: where the end was; None: the path began.
+        """
+        run = e.run if done.seq == e.seq else done.seq
+        end = changed(
+            e,
+            id=done.exchange,
+            seq=done.seq,
+            run=run,
+            snapshot=done.snapshot,
+            input=None,
+            said=None,
+            full=None,
+        )
+        additions = Additions() if before is None else before.additions
+        rounds = additions.rounds
+        if write.carries and rounds and rounds[-1].id == e.parent and not e.tells:
+            rounds = (*rounds[:-1], changed(rounds[-1], carried=True))
+            additions = changed(additions, rounds=rounds)
+        has_more = e.hidden or e.opaque
+        whole = changed(end, input=e.input, said=e.said, full=e.full) if has_more else end
+        additions = additions.and_of(whole)
         snapshot = _snapshot(None if before is None else before.snapshot, write, done)
-        self._put(memory, (write.key, e.path), _Place(conversation, end, False, additions, snapshot, size))
+        self._put(memory, (write.key, e.path), _place(conversation, end, False, additions, snapshot))
         self._shrink()
 
     def drop(self, agent: int) -> None:
@@ -262,14 +268,19 @@ class KeptLooks:
             self.drop(next(iter(self._memories)))
 
 
-def adds(e: Exchange) -> bool:
-    """Returns whether a path through an exchange carries something that the client does not know of."""
-    return e.hidden or e.opaque or any(e.notes.values())
-
-
-def _bytes_of(e: Exchange) -> int:
-    contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
-    return 1000 + contents + sum(map(getsizeof, e.notes.values())) + 45 * sum(map(len, e.inputs))
+def _place(
+    conversation: Conversation,
+    end: Exchange,
+    has_rivals: bool,
+    additions: Additions,
+    snapshot: Snapshot | None,
+) -> _Place:
+    """Returns the end of a path with the bytes that it takes."""
+    size = _PLACE_BYTES + sum(_NOTE_BYTES + getsizeof(note) for _, note in additions.notes)
+    for e in (end, *additions.rounds):
+        contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
+        size += _EXCHANGE_BYTES + contents + 45 * sum(map(len, e.inputs))
+    return _Place(conversation, end, has_rivals, additions, snapshot, size)
 
 
 def _opening_bytes(opening: Opening) -> int:

@@ -18,14 +18,29 @@ from storage.commands import RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Counts, Run, RunState, RunStep, RunText
+from storage.records import Counts, Run, RunState, RunStep
 from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
 from storage.sql.jobs import Jobs
 from storage.sql.statements import load, rows_of
+from storage.value import frozen
 
 SQL = load("runs.sql")
 
 _EMPTY = b""
+
+
+@frozen
+class RunText:
+    """A part of a run that is not, or not yet, an exchange. kind: request | call | result | event.
+
+    seq: its order among those of its kind.
+    """
+
+    id: int
+    run: int
+    seq: int
+    kind: str
+    data: bytes
 
 
 async def create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:

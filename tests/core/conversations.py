@@ -26,7 +26,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
-from gateway.core.conversation.tree import PathElement, Tree, has_additions, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import shown
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
@@ -101,7 +101,7 @@ class Request:
         made, is_filled = self.composition, False
         for i, message in enumerate(self.messages):
             if not is_system(message) and not is_filled:
-                self.sent += [("+ ", m) for m in made.fill]
+                self.sent += [("+ ", each.message) for each in made.fill]
                 is_filled = True
             if i in made.hidden:
                 self.sent += [("~ ", m) for m in made.hidden[i]]
@@ -136,7 +136,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     the path says.
     """
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
-    assert fill == request.composition.fill
+    assert fill == [each.message for each in request.composition.fill]
     assert plan is not None
     if not fill or any(e.hidden for e in tree.chain(plan.match.anchor)):
         return
@@ -283,7 +283,7 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
         assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
         assert e.offset == sum(len(el.atoms) for el in line), f"offset of {e.id}"
         assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
-        above = [x.id for x in tree.chain(parent) if has_additions(x)]
+        above = [x.id for x in tree.chain(parent) if x.adds]
         assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
         if e.reply is not None:
             assert e.path == canon.path(a for el in tree.line(e) for a in el.atoms), f"path of {e.id}"

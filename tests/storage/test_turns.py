@@ -19,6 +19,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from storage.commands import (
     MAX_RULE_CALLS,
+    Additions,
     Change,
     Committed,
     Missing,
@@ -323,7 +324,7 @@ async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker
         look = await bob.store.turns.look(bob.agent, "c1", e.path)
         assert look is not None
         assert (look.conversation, look.exchange, look.snapshot) == (None, None, None)
-        assert (look.additions, look.ops) == ([], [])
+        assert (look.additions, look.ops) == (Additions(), [])
         assert [look.is_head, look.has_tombs, look.is_continued, look.has_rivals] == [False] * 4
         assert [b.value for b in look.blocks] == [""]
 

@@ -27,7 +27,7 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import PathElement, Tree, has_additions
+from gateway.core.conversation.tree import PathElement, Tree
 from storage.records import Evicted, Exchange, State
 from storage.value import changed
 
@@ -122,7 +122,7 @@ def plan_step(
     length = len(e.inputs) + 1
     if tip is not None:
         # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
-        seq, prior = tip.seq + len(tip.inputs) + 1, tip.id if has_additions(tip) else tip.prior
+        seq, prior = tip.seq + len(tip.inputs) + 1, tip.id if tip.adds else tip.prior
         e = changed(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
     else:
         e = changed(e, length=length)

@@ -11,7 +11,7 @@ from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.settle import Ended, contents
-from gateway.core.conversation.tree import Tree, end_offset, has_additions
+from gateway.core.conversation.tree import Tree, end_offset
 from storage.commands import Look
 from storage.records import Exchange, State
 from storage.value import changed
@@ -52,7 +52,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         reply_key=None,
         begun=query.now,
         touched=query.now,
-        prior=e.id if has_additions(e) else e.prior,
+        prior=e.id if e.adds else e.prior,
     )
     found = Match(e, listing.said - 1, listing.said - 1)
     return Plan(query, found, new, e.conversation, exchange, listing.messages[listing.said :])

@@ -68,11 +68,6 @@ def is_forgotten(e: Exchange) -> bool:
     return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
 
 
-def has_additions(e: Exchange) -> bool:
-    """Returns whether it has something of ours to be sent again: a note, hidden rounds, a provider's own fields."""
-    return e.hidden or e.opaque or any(e.notes.values())
-
-
 def _end(e: Exchange) -> float:
     own = e.stopped if e.ended is None else e.ended
     return own if own is not None else e.begun
@@ -249,7 +244,7 @@ class Tree:
         parent = self.parent(e)
         if parent is None:
             return None
-        return parent.id if has_additions(parent) else parent.prior
+        return parent.id if parent.adds else parent.prior
 
     def top(self, e: Exchange) -> Exchange:
         """Returns the exchange with which the turn of e began, as far as it is loaded."""

@@ -8,7 +8,7 @@ the same. Everything is found by its place on the path, so that the bytes of one
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -26,41 +26,51 @@ from gateway.core.conversation.match import lcs
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
-from gateway.core.conversation.tree import Content, PathElement, Tree, is_tombstone
+from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
+from storage.commands import Additions
 from storage.records import Atom, Exchange
+from storage.value import frozen
 
 UNANSWERED = "No result was given."
 NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
+
+
+@frozen
+class FilledMessage:
+    """A message that is put in front of the client's, with the note before its text.
+
+    atoms: what it says, without the note. at: where on the path it stands (`PathElement.at`), None where it does not
+    yet. is_nudge: an agent's rules say it to its model, and it opens no turn.
+    """
+
+    message: WireMessage
+    atoms: tuple[Atom, ...]
+    at: tuple[int, int] | None = None
+    note: str = ""
+    is_nudge: bool = False
+
+    @classmethod
+    def of(
+        cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
+    ) -> FilledMessage:
+        return cls(prefixed(without_private(message), note), atoms, at, note, is_nudge(message))
 
 
 @dataclass(slots=True)
 class Composition:
     """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`.
 
-    fill: messages to go before the first of the client's that is not a system message; fill_atoms: what each of them
-        says, without our notes; fill_at: where on the path it stands (`Element.at`), None where it does not yet.
-        list_at: the same of the client's messages, by index.
-    nudges: places in `fill` of what an agent's rules say to its model, which opens no turn.
+    fill: goes before the first of the client's messages that is not a system message.
+    list_at: where on the path the client's messages stand, by index; empty for a plain list, where places are counted.
     notes: index -> text before that message's text. hidden: index -> the messages that take its place.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
-    fill: list[WireMessage] = field(default_factory=list)
-    fill_atoms: list[tuple[Atom, ...]] = field(default_factory=list)
-    fill_at: list[tuple[int, int] | None] = field(default_factory=list)
-    nudges: set[int] = field(default_factory=set)
-    # Empty for a plain list, where places are counted.
+    fill: Sequence[FilledMessage] = ()
     list_at: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False)
     notes: dict[int, str] = field(default_factory=dict)
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
-
-    def add(self, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None = None) -> None:
-        if is_nudge(message):
-            self.nudges.add(len(self.fill))
-        self.fill.append(without_private(message))
-        self.fill_atoms.append(atoms)
-        self.fill_at.append(at)
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
@@ -95,67 +105,45 @@ def compose(
     plan: Plan,
     offered: Container[str],
     fresh: Mapping[int, str],
-    additions: Sequence[Exchange] | None = None,
+    additions: Additions | None = None,
 ) -> Composition:
     """Returns what goes around the client's list.
 
     offered: names of our tools in this request. fresh: index among the new messages -> note.
-    additions: of a list that is its path word for word, the exchanges that have something of ours, with their content;
-    their places are counted then. None: what stands where is found by comparing list and path.
+    additions: to a list that is its path word for word, whose places are counted then. None: what stands where is
+    found by comparing list and path.
     Raises: Missing.
     """
     listing, place = plan.query.listing, plan.match
-    found = Composition()
-    if plan.fill:
-        _fill(tree, plan, offered, found)
-    held, offset = len(plan.held), plan.exchange.offset
-    for i, m in enumerate(plan.held):
-        atoms = plan.exchange.inputs[i]
-        found.add(prefixed(m, fresh.get(i, "")), atoms, (plan.exchange.depth, offset))
-        offset += len(atoms)
-    if plan.appending:
-        _answer(found, listing.messages)
+    held = len(plan.held)
+    found = Composition(_filled(tree, plan, offered, fresh) if plan.fill or held else ())
     for i, note in fresh.items():
         if i >= held and note:
             found.notes[listing.positions[plan.new[i - held]]] = note
     if place.anchor is None or plan.appending:
         return found
-    if additions is None:
-        pairs: Iterable[tuple[int, PathElement]] = matches(listing, place.last + 1, tree.line(place.anchor))
-    else:
-        pairs = _counted(listing, additions)
     replies: dict[int, Exchange] = {}
-    for i, element in pairs:
-        if additions is None:
+    if additions is not None:
+        # List and path have the same atoms, so the number of those in front of a message says which one it is.
+        for at, note in additions.notes:
+            found.notes[listing.positions[bisect_right(listing.ends, at)]] = note
+        for x in additions.rounds:
+            # Clients may keep a reply in several messages; it has a place of its own only if it is one.
+            end = end_offset(x)
+            first = bisect_right(listing.ends, end - len(x.reply or ()))
+            replies.update(dict.fromkeys(range(first, bisect_right(listing.ends, end - 1) + 1), x))
+    else:
+        for i, element in matches(listing, place.last + 1, tree.line(place.anchor)):
             found.list_at.setdefault(listing.positions[i], element.at)
-        if element.position == -1:
-            replies[i] = element.exchange
-        elif is_user(element.atoms) and (earlier := element.exchange.notes.get(element.position)):
-            found.notes[listing.positions[i]] = earlier
+            if element.position == -1:
+                replies[i] = element.exchange
+            elif is_user(element.atoms) and (earlier := element.exchange.notes.get(element.position)):
+                found.notes[listing.positions[i]] = earlier
     if place.form:
         replies[place.last] = place.anchor
     if replies:
         _hide(tree, plan, replies, offered, found)
     return found
-
-
-def _counted(listing: Listing, additions: Sequence[Exchange]) -> Iterator[tuple[int, PathElement]]:
-    """Yields (message of the list, element of the path) for what hangs on a list that is its path word for word.
-
-    Both have the same atoms in the same order, so the number of atoms before an element says which message it is.
-    """
-    ends = listing.ends
-    for x in additions:
-        at = x.offset
-        for place, atoms in enumerate(x.inputs):
-            if x.notes.get(place):
-                yield bisect_right(ends, at), PathElement(x, place, atoms)
-            at += len(atoms)
-        if x.reply and (x.hidden or x.opaque):
-            # Clients may keep a reply in several messages; it has a place of its own only if it is one.
-            first, last = bisect_right(ends, at), bisect_right(ends, at + len(x.reply) - 1)
-            for i in range(first, last + 1):
-                yield i, PathElement(x, -1, x.reply)
 
 
 def matches(listing: Listing, end: int, line: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
@@ -195,7 +183,20 @@ def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.position in element.exchange.hush
 
 
-def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -> None:
+def _filled(
+    tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
+) -> Sequence[FilledMessage]:
+    """Returns what the client left out, and in append mode the messages of sends that were cancelled."""
+    found = list(_left_out(tree, plan, offered))
+    offset = plan.exchange.offset
+    for i, m in enumerate(plan.held):
+        atoms = plan.exchange.inputs[i]
+        found.append(FilledMessage.of(m, atoms, (plan.exchange.depth, offset), fresh.get(i, "")))
+        offset += len(atoms)
+    return _answered(found, plan.query.listing.messages) if plan.appending else found
+
+
+def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[FilledMessage]:
     elements = _tellable(plan.fill, plan.query.listing)
     tree.load_together(element.exchange for element in elements)
     for element in elements:
@@ -203,17 +204,16 @@ def _fill(tree: Tree, plan: Plan, offered: Container[str], found: Composition) -
         if element.position >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
-                message = content.messages[element.position]
-                found.add(prefixed(message, note), element.atoms, element.at)
+                yield FilledMessage.of(content.messages[element.position], element.atoms, element.at, note)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
             if content.is_step:
-                for m in content.full or ():
-                    found.add(_bare(m if is_same else without_opaque(m)), element.atoms, element.at)
-                continue
-            said = _bare(content.said if is_same else without_opaque(content.said))
-            for m in put_back(content, said, None, offered, is_same_model=is_same) or [said]:
-                found.add(m, element.atoms, element.at)
+                said = [_bare(m if is_same else without_opaque(m)) for m in content.full or ()]
+            else:
+                whole = _bare(content.said if is_same else without_opaque(content.said))
+                said = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
+            for m in said:
+                yield FilledMessage.of(m, element.atoms, element.at)
 
 
 def _bare(said: WireMessage) -> WireMessage:
@@ -221,25 +221,23 @@ def _bare(said: WireMessage) -> WireMessage:
     return {k: v for k, v in without_private(said).items() if k in ("role", "content") or v not in (None, [])}
 
 
-def _answer(found: Composition, new: Sequence[WireMessage]) -> None:
+def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list[FilledMessage]:
     """Gives a result to calls that were never answered, where the history is ours, so that they lock nothing.
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
     """
-    fill, atoms, at, nudges = found.fill, found.fill_atoms, found.fill_at, found.nudges
-    if not any(m.get("tool_calls") for m in fill):
-        return
-    whole = [*fill, *new]
-    found.fill, found.fill_atoms, found.fill_at, found.nudges = [], [], [], set()
-    for i, m in enumerate(fill):
-        if i in nudges:
-            found.nudges.add(len(found.fill))
-        found.add(m, atoms[i], at[i])
-        results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :])
-        known = {str(y.get("tool_call_id")) for y in results} if m.get("tool_calls") else set()
-        for call in m.get("tool_calls") or []:
+    found = []
+    whole = [*(each.message for each in fill), *new]
+    for i, each in enumerate(fill):
+        found.append(each)
+        calls = each.message.get("tool_calls") or []
+        results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :]) if calls else ()
+        known = {str(y.get("tool_call_id")) for y in results}
+        for call in calls:
             if call_id(call) not in known:
-                found.add({"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}, (), at[i])
+                message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
+                found.append(FilledMessage(message, (), each.at))
+    return found
 
 
 def _hide(

@@ -198,7 +198,7 @@ def cut_tree(
             if count < len(listing)
             else None
         )
-    ats = composition.fill_at
+    ats = [each.at for each in composition.fill]
     fill = max((n + 1 for n, at in enumerate(ats) if at is not None and at[0] <= x.depth), default=0)
     # All that it covers may have left before, and be in front of what is put in.
     return SummaryCut(text, fill, id=summary.id, end=end) if fill or is_begun else None

@@ -176,8 +176,9 @@ class Composer:
             composition = changed(composition, notes={**composition.notes, place: recall.note})
         else:
             # A conversation of ours: the new message is the last of those that are put in front.
-            *before, message = composition.fill
-            composition = changed(composition, fill=[*before, prefixed(message, recall.note)])
+            *before, last = composition.fill
+            noted = changed(last, message=prefixed(last.message, recall.note), note=recall.note)
+            composition = changed(composition, fill=[*before, noted])
         return changed(prompt, window=window, composition=composition, recall=recall, notes=notes)
 
 

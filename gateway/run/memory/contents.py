@@ -14,15 +14,14 @@ from storage.sql.turns import Turns
 T = TypeVar("T")
 
 
-async def with_contents(turns: Turns, agent: Agent, tree: Tree | None, rules: Callable[[], T]) -> T:
+async def with_contents(turns: Turns, agent: Agent, tree: Tree, rules: Callable[[], T]) -> T:
     """Returns what the rules answer. Contents that they find missing in the tree are read, and they are asked again.
 
-    tree: None for a plain turn, for which nothing is missing. Raises: StoreError.
+    Raises: StoreError.
     """
     for _ in range(MAX_RULE_CALLS):
         try:
             return rules()
         except Missing as missing:
-            assert tree is not None
             tree.take_contents(await turns.contents(agent, missing.ids))
     raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")

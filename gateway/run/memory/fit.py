@@ -84,7 +84,8 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
 def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> bool:
     """Returns whether a request may be too long, so that its tokens have to be counted."""
     request, composition = prompt.request, prompt.composition
-    ours = [*composition.fill, *(m for back in composition.hidden.values() for m in back)]
+    ours = [each.message for each in composition.fill]
+    ours += (m for back in composition.hidden.values() for m in back)
     texts = [prompt.system, *composition.notes.values()]
     extra = sum(upper_bound(dump(m)) for m in ours) + sum(len(text.encode()) for text in texts)
     reserve = min(request.max_tokens or 4096, context_tokens // 4)
@@ -159,7 +160,7 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
     at: tuple[int, int] | None = None
     if first < len(room.entries):
         index = room.entries[first][0]
-        at = prompt.composition.fill_at[first] if index is None else prompt.beginning.where(index)
+        at = prompt.composition.fill[first].at if index is None else prompt.beginning.where(index)
     if at is None or not tokens:
         return gone
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
@@ -171,7 +172,7 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
 def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns what is said, behind the leading system messages, as it would be sent whole."""
     messages, composition = prompt.request.messages, prompt.composition
-    entries: list[_Entry] = [(None, m) for m in composition.fill]
+    entries: list[_Entry] = [(None, each.message) for each in composition.fill]
     for i in range(max(prompt.beginning.start, first_spoken(messages)), len(messages)):
         if i in composition.hidden:
             entries += [(i, m) for m in composition.hidden[i]]
@@ -198,7 +199,7 @@ class _WindowRoom:
         note: NoteRoom,
     ) -> None:
         self.entries = _entries(prompt)
-        nudges = prompt.composition.nudges
+        nudges = {n for n, each in enumerate(prompt.composition.fill) if each.is_nudge}
         self.elements = [
             describe(
                 m, message_tokens(m, upper_bound), is_nudge=n in nudges or _is_hidden_nudge(prompt, at, m)

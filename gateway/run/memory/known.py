@@ -124,11 +124,10 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     agent, listing, look = await _look(store, resent, asked)
     query = _query(asked, listing, look, idle_s)
     plan, found = plan_plain(look, query), look.conversation
-    if plan is not None and found is not None:
+    if plan is not None and found is not None and look.exchange is not None:
         # The look-up has brought all of a plain turn.
-        anchor = plan.match.anchor
-        last = [] if anchor is None or any(x.id == anchor.id for x in look.additions) else [anchor]
-        path: tuple[Exchange, ...] = (*reversed(look.additions), *last)
+        rounds = look.additions.rounds
+        path = rounds if rounds and rounds[-1].id == look.exchange.id else (*rounds, look.exchange)
         blocks = _seen_blocks(asked, look, path)
         offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
         return Known(

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_system
-from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.compose import Composition, FilledMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import Section
@@ -114,7 +114,7 @@ class Prompt:
     leads: bool = False
 
     @property
-    def fill(self) -> list[WireMessage]:
+    def fill(self) -> Sequence[FilledMessage]:
         """The messages that go before the client's own, as far as they fit."""
         fill, filled = self.composition.fill, self.window.filled
         return fill if filled is None else [fill[n] for n in filled]
@@ -165,7 +165,7 @@ class Prompt:
             if index not in dropped:
                 splice.prefix_text(index, note)
         if fill := self.fill:
-            splice.insert_messages(first_spoken(request.messages), map(dump, fill))
+            splice.insert_messages(first_spoken(request.messages), [dump(each.message) for each in fill])
         if self.tools:
             splice.add_tools(map(dump, self.tools), in_front=self.leads)
         if self.adds_usage:

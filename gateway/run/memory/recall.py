@@ -137,12 +137,10 @@ class Recaller:
         visible: VisibleContent,
         budget: int,
     ) -> list[note.Recalled]:
-        replaced = partial(visible.replaced, self.settings.idle_s)
-        left_out = (
-            replaced()
-            if known.is_plain
-            else await with_contents(self.store.turns, known.agent, known.tree, replaced)
-        )
+        left_out: set[int] = set()
+        if not known.is_plain:  # a plain list says nothing otherwise
+            replaced = partial(visible.replaced, self.settings.idle_s)
+            left_out = await with_contents(self.store.turns, known.agent, known.tree, replaced)
         is_whole = known.asked.spec.history != "client"
         useful = [
             m

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import Tree
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
@@ -36,36 +35,28 @@ class VisibleContent:
 
     def _first_filled(self, otherwise: int) -> int:
         """Returns the number from which on a line of ours is filled in, without a gap and in whole exchanges."""
-        filled = self._filled
+        window = self.prompt.window
+        filled = range(len(self.prompt.composition.fill)) if window.filled is None else window.filled
         if not filled:
             return otherwise
         gap = next((n for n in range(len(filled) - 1, 0, -1) if filled[n - 1] != filled[n] - 1), 0)
-        begins = self.prompt.composition.fill_at[filled[gap]] or (0, 0)
+        begins = self.prompt.composition.fill[filled[gap]].at or (0, 0)
         return next((x.seq for x in self.known.path if (x.depth, x.offset) >= begins), otherwise)
-
-    @property
-    def _filled(self) -> Sequence[int]:
-        """The places of what is filled in before the client's list."""
-        window = self.prompt.window
-        is_all = not self._is_cut or window.filled is None
-        return range(len(self.prompt.composition.fill)) if is_all else window.filled or ()
 
     def atoms(self) -> set[bytes]:
         """Returns the hashes of all that is visible."""
-        listing, composed, window = self.known.plan.query.listing, self.prompt.composition, self.prompt.window
+        listing, dropped = self.known.plan.query.listing, self.prompt.window.dropped
         shown: Iterable[Atom] = listing.flat(len(listing))
-        if self._is_cut and window.dropped:
+        if dropped:
             places = zip(listing.atoms, listing.positions, strict=True)
-            shown = (a for atoms, place in places if place not in window.dropped for a in atoms)
-        return {*shown, *(a for n in self._filled for a in composed.fill_atoms[n])}
+            shown = (a for atoms, place in places if place not in dropped for a in atoms)
+        return {*shown, *(a for each in self.prompt.fill for a in each.atoms)}
 
     def notes(self) -> list[str]:
         """Returns earlier notes of ours, as far as they are still visible."""
-        if self._is_cut:
-            dropped = self.prompt.window.dropped
-            notes = [note for i, note in self.prompt.composition.notes.items() if i not in dropped]
-            return notes + [text_of(m) for m in self.prompt.fill if m.get("role") == "user"]
-        return [note for x in self.known.path for note in x.notes.values() if note]
+        dropped = self.prompt.window.dropped
+        notes = [note for i, note in self.prompt.composition.notes.items() if i not in dropped]
+        return notes + [each.note for each in self.prompt.fill if each.note]
 
     def shows_origin(self, m: Message) -> bool:
         """Returns whether a fact was learned from what is visible anyway."""
@@ -85,9 +76,6 @@ class VisibleContent:
         tree, plan = self.known.tree, self.known.plan
         # A reply that came back cut is stored as it was generated until this request has finished.
         found = {amendment.exchange for amendment in plan.amendments}
-        if self.known.is_plain:
-            # The exchange has no alternative, and stands in the form in which it came back.
-            return found
         unsettled = [x for x in self.known.path if not tree.is_carried(x)]
         found |= {x.id for x in unsettled}
         for x in (*unsettled, plan.exchange):

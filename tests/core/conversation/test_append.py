@@ -59,7 +59,7 @@ class Conversation:
 
     def sent(self, plan: Plan) -> list[WireMessage]:
         """The messages of ours that go before those of the request."""
-        return compose(self.tree, plan, (), {}).fill
+        return [each.message for each in compose(self.tree, plan, (), {}).fill]
 
 
 def test_what_a_list_repeats_ends_with_its_last_assistant_message() -> None:

@@ -14,7 +14,7 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_plain
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
-from gateway.core.conversation.tree import Tree, has_additions
+from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import compose
 from storage.commands import Look, Pool
 from storage.records import Evicted, Exchange, State
@@ -42,7 +42,8 @@ def look_for(tree: Tree, listing: Listing) -> Look:
     if look.exchange is not None:
         look.is_continued = bool(tree.kids(look.exchange))
         look.has_rivals = look.exchange.parent is None and bool(tree.siblings(look.exchange))
-        look.additions = [e for e in tree.chain(look.exchange) if has_additions(e)][::-1]
+        for e in tree.chain(look.exchange):
+            look.additions = look.additions.and_of(e)
     look.has_tombs = any(e.state is State.OFF for e in tree)
     return look
 
@@ -98,7 +99,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert (plain.match.anchor, plain.new) == (general.match.anchor, general.new)
     assert (plain.fill, plain.off, plain.hush) == (general.fill, general.off, general.hush)
     fresh = {len(plain.messages) - 1: "<note>"}
-    counted = compose(Tree(look.additions), plain, offered, fresh, look.additions)
+    counted = compose(Tree(look.additions.rounds), plain, offered, fresh, look.additions)
     assert counted == compose(tree, general, offered, fresh)
     ended = settle.Ended(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
@@ -202,7 +203,7 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     pieces = [assistant("Moment. Noted."), assistant(None, call("w1")), result("w1", "sunny")]
     tree, look, query, plain = planned(world, [user("I like tea"), *pieces])
     assert plain is not None
-    composition = compose(Tree(look.additions), plain, OUR_TOOLS, {}, look.additions)
+    composition = compose(Tree(look.additions.rounds), plain, OUR_TOOLS, {}, look.additions)
     assert composition.hidden == {}
     assert composition == compose(tree, plan_turn(tree, query), OUR_TOOLS, {})
 

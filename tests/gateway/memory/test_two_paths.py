@@ -18,6 +18,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
+from gateway.core.prompt.compose import Composition
 from storage.records import Exchange
 from storage.sql.store import Store
 from tests.core.conversations import (
@@ -69,7 +70,7 @@ class Pair:
         assert request.plan is not None
         for what, a, b in (
             ("parent", _parent(request.plan), _parent(stored.plan)),
-            ("fill", request.composition.fill, stored.composition.fill),
+            ("fill", _filled(request.composition), _filled(stored.composition)),
             ("notes", request.composition.notes, stored.composition.notes),
             ("hidden", request.composition.hidden, stored.composition.hidden),
             ("breaks", request.composition.breaks, stored.composition.breaks),
@@ -123,6 +124,10 @@ def _check_runs(rows: Sequence[Exchange]) -> None:
         on_path[e.id] = on_path[e.parent] | set(range(e.seq, end))
         assert e.run in on_path[e.id]
         assert on_path[e.id].issuperset(range(e.run, end))
+
+
+def _filled(composition: Composition) -> list[WireMessage]:
+    return [each.message for each in composition.fill]
 
 
 def _parent(plan: Plan) -> int | None:
