@@ -7,7 +7,7 @@ record without its content can still be recognised, and says nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -25,9 +25,8 @@ LEARNER = 0
 READING = "reading/"
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The owner of a memory. Nothing is ever read or written outside of a scope.
+class Scope(NamedTuple):
+    """The owner of a memory. Nothing is ever read or written outside of a scope. A key of tables, hence a tuple.
 
     subject: `user:<id>` for a person, `conversation:<id>` for an anonymous named conversation, and with a uid
     `agent:`, `archive:` or `folder:` for what was made over REST, under the profile `@`.
@@ -36,10 +35,6 @@ class Scope:
     project: str
     profile: str
     subject: str
-
-    def __hash__(self) -> int:
-        # Each turn hashes its scope ten times, and a text remembers its hash.
-        return hash(self.subject)
 
     @property
     def is_person(self) -> bool:

@@ -142,16 +142,17 @@ class Chat:
         is_defined = spec is None
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
-        is_named = self.agents is not None and identity.conversation is not None
-        is_ours = is_named and self.agents is not None and await self.agents.owns(identity, spec)
+        agents = self.agents
+        if agents is None or identity.conversation is None or not await agents.owns(identity, spec):
+            agents = None  # the conversation is none of ours
         if is_defined:
-            if is_ours and self.registry is not None:
+            if agents is not None and self.registry is not None:
                 spec = await self.registry.in_conversation(project, identity.conversation, spec)
             request = with_fields(request, sampling_of(spec, has_tools=request.has_tools))
         route = agent_route(self._settings, spec) if asks_agent(request.model) else self._route(request.model)
-        if self.agents is not None and is_ours:
+        if agents is not None:
             if identity.mode in (Mode.ON, Mode.STRICT):
-                sent = await self.agents.append(
+                sent = await agents.append(
                     request, forwardable(headers), credential, identity, spec, route, view, sink, receipt
                 )
                 return Served(sent, "on")

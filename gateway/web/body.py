@@ -36,22 +36,6 @@ class BodyReader:
         """Returns a share of the bytes in flight, for a caller that reads a body itself and keeps some of it."""
         return ByteQuota(self)
 
-    async def _read(self, held: _HeldBytes, scope: Scope, receive: Receive) -> bytes:
-        announced = content_length(scope)
-        _refuse_encoded(scope)
-        if announced > self.limit_bytes:
-            raise self._too_large(f"{announced}")
-        # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
-        held.grow(announced)
-        connection = scope["state"].get("connection")
-        if connection is not None and connection.has_whole_body:
-            whole = _part(await receive())  # nothing to wait for, so nothing to time
-        else:
-            whole = await self._gather(held, receive)
-        if len(whole) > self.limit_bytes:
-            raise self._too_large(str(len(whole)))
-        return whole
-
     async def _gather(self, held: _HeldBytes, receive: Receive) -> bytes:
         """Reads a body that is still under way."""
         body = bytearray()
@@ -122,16 +106,30 @@ class _HeldBytes(ByteQuota):
     __slots__ = ("_receive", "_scope")
 
     def __init__(self, reader: BodyReader, scope: Scope, receive: Receive) -> None:
-        super().__init__(reader)
+        self._reader = reader
+        self._taken = 0
         self._scope = scope
         self._receive = receive
 
     async def __aenter__(self) -> bytes:
+        reader, scope = self._reader, self._scope
+        announced = content_length(scope) or 0
+        if announced > reader.limit_bytes:
+            raise reader._too_large(f"{announced}")
+        # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
+        self.grow(announced)
         try:
-            return await self._reader._read(self, self._scope, self._receive)
+            connection = scope["state"].get("connection")
+            if connection is not None and connection.has_whole_body:
+                whole = _part(await self._receive())  # nothing to wait for, so nothing to time
+            else:
+                whole = await reader._gather(self, self._receive)
+            if len(whole) > reader.limit_bytes:
+                raise reader._too_large(str(len(whole)))
+            return whole
         except BaseException:
             # A block that was never entered is never left: what was taken so far goes back here.
-            self._reader._give_back(self._taken)
+            reader._give_back(self._taken)
             raise
 
     async def __aexit__(self, *_: object) -> None:
@@ -145,22 +143,21 @@ def _part(message: Message) -> bytes:
     return part
 
 
-def _refuse_encoded(scope: Scope) -> None:
-    """Refuses a compressed body. Raises: UnsupportedEncoding."""
-    for name, value in scope["headers"]:
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UnsupportedEncoding(
-                "The request body is compressed (content-encoding); send it as it is.",
-                param="content-encoding",
-            )
+def content_length(scope: Scope) -> int | None:
+    """Returns the announced length of a body; None where none is announced.
 
-
-def content_length(scope: Scope) -> int:
-    """Returns the announced length; 0 when there is none. Raises: BadRequest."""
+    Raises: BadRequest; UnsupportedEncoding: it is compressed.
+    """
+    announced: int | None = None
     for name, value in scope["headers"]:
         if name == b"content-length":
             if not value.isdigit():
                 raise BadRequest("The content-length header is not a number.")
             # Twenty digits are more than any limit, and keep a number of many thousand digits from being worked out.
-            return int(value[:20])
-    return 0
+            announced = int(value[:20])
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding(
+                "The request body is compressed (content-encoding); send it as it is.",
+                param="content-encoding",
+            )
+    return announced

@@ -29,10 +29,10 @@ class UploadBody:
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
-        """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
+        """Reads the announced length. Raises: BodyTooLarge, BadRequest, UnsupportedEncoding."""
         self.error: Exception | None = None
         self.count = 0
-        self.size = _announced(scope)
+        self.size = content_length(scope)
         self._limit = limit_bytes
         if self.size is not None and self.size > limit_bytes:
             raise self._too_large()
@@ -119,9 +119,3 @@ class UploadBody:
         return BodyTooLarge(
             f"The upload has more than the limit of {self._limit} bytes (server.max_upload_bytes)."
         )
-
-
-def _announced(scope: Scope) -> int | None:
-    if any(name == b"content-length" for name, _ in scope["headers"]):
-        return content_length(scope)
-    return None

@@ -139,7 +139,7 @@ class Transfer(Group):
         """
         scope = draft.scope
         await self._database.read(lambda connection: _check_empty(connection, scope))
-        hidden = replace(scope, subject=IMPORTING + scope.subject)
+        hidden = scope._replace(subject=IMPORTING + scope.subject)
         left = await self._forgetting.find(hidden.project, hidden.profile, hidden.subject)
         # An import may not have come to its end.
         for agent in left:
@@ -150,7 +150,7 @@ class Transfer(Group):
     @reads
     async def under_way(self, connection: Connection, scope: Scope) -> Agent | None:
         """Returns the memory that `begin` made."""
-        return await find_agent(connection, replace(scope, subject=IMPORTING + scope.subject))
+        return await find_agent(connection, scope._replace(subject=IMPORTING + scope.subject))
 
     @reads
     async def chain(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
@@ -177,7 +177,7 @@ class Transfer(Group):
 
         Raises: WriteConflict, where something was said there meanwhile.
         """
-        scope = replace(agent.scope, subject=agent.scope.subject.removeprefix(IMPORTING))
+        scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
 
         async def settle(connection: Connection) -> int | None:
             await _check_begun(connection, agent)

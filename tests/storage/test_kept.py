@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -218,7 +217,7 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
     kept = KeptLooks(limit_bytes=20_000)
     looks = []
     for n in range(30):
-        speaker = Speaker(store, replace(ALICE, subject=f"user:{n}"))
+        speaker = Speaker(store, ALICE._replace(subject=f"user:{n}"))
         await speaker.say([user("Hi")], assistant(f"Hello {n}."), "c")
         listing = Listing(Canon(speaker.agent.secret), [user("Hi"), assistant(f"Hello {n}.")])
         looks.append((speaker.agent.id, listing.path(2)))

@@ -95,10 +95,10 @@ async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
 async def test_agents_are_told_apart_by_every_part_of_their_scope(store: Store, agent: Agent) -> None:
     assert await store.agents.find(ALICE) == agent
     for other in (
-        replace(ALICE, project="p"),
-        replace(ALICE, profile="p"),
-        replace(ALICE, subject="user:bob"),
-        replace(ALICE, subject="conversation:alice"),
+        ALICE._replace(project="p"),
+        ALICE._replace(profile="p"),
+        ALICE._replace(subject="user:bob"),
+        ALICE._replace(subject="conversation:alice"),
     ):
         assert await store.agents.find(other) is None
 
@@ -122,7 +122,7 @@ async def test_a_late_draft_learns_whose_agent_was_first(store: Store, agent: Ag
 async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: Store, agent: Agent) -> None:
     agents = Agents(store.database, lambda: 0.0, cached=2)
     for name in "abcd":
-        agents.remember(replace(agent, scope=replace(ALICE, subject=name)))
+        agents.remember(replace(agent, scope=ALICE._replace(subject=name)))
     assert len(agents._found) == 2
     agents.remember(replace(agent, epoch=9))
     assert await agents.find(ALICE) == replace(agent, epoch=9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
 
 from gateway.core.conversation.match import Keeping
@@ -23,10 +22,10 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
     await alice.say([user("One.")], assistant("Two."), "c1")
     await alice.say([user("Three.")], assistant("Four."), "c2")
     await save_passage(store, alice.agent.id, "a note", at=1.0)
-    room = Speaker(store, replace(ALICE, project="blue", subject="conversation:room"))
+    room = Speaker(store, ALICE._replace(project="blue", subject="conversation:room"))
     await room.say([user("Five.")], assistant("Six."), "room")
     for subject in ("importing:user:bob", "folder:1"):  # a memory of nobody who speaks
-        draft = store.agents.draft(replace(ALICE, subject=subject))
+        draft = store.agents.draft(ALICE._replace(subject=subject))
         await store.database.write(lambda connection, draft=draft: create_agent(connection, draft))
 
     (first,) = await store.overview.memories(None, limit=1)
@@ -41,7 +40,7 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
 
 
 async def test_conversations_are_listed_newest_first_over_all_profiles(store: Store) -> None:
-    friend = replace(ALICE, profile="friend")
+    friend = ALICE._replace(profile="friend")
     for at, scope, key in ((1.0, ALICE, "c1"), (2.0, friend, "c2"), (2.0, ALICE, "c3"), (3.0, ALICE, "c4")):
         speaker = Speaker(store, scope, now=lambda at=at: at)
         await speaker.say([user(f"{key} one")], assistant("two"), key)

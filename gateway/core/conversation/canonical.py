@@ -200,17 +200,20 @@ class Canon:
             return ()
         content = message.get("content")
         text = _squashed(content if isinstance(content, str) else text_of(message))
+        name = _encoded(message["name"]) if "name" in message else b""
         if role == "assistant":
-            found = [self._atom(b"a", _encoded(message.get("name")), text)] if text else []
+            found = [self._atom(b"a", name, text)] if text else []
             if "tool_calls" in message or "function_call" in message:
-                for name, arguments in calls_of(message):
-                    found.append(self._atom(b"c", _encoded(name), _encoded(_canonical_arguments(arguments))))
+                for called, arguments in calls_of(message):
+                    found.append(
+                        self._atom(b"c", _encoded(called), _encoded(_canonical_arguments(arguments)))
+                    )
             return tuple(found)
         media = () if isinstance(content, str) else media_of(message)
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in _RESULT:
             return (self._atom(b"t", text, kinds),)
-        return (self._atom(b"u", _encoded(message.get("name")), text, kinds),)
+        return (self._atom(b"u", name, text, kinds),)
 
     def media(self, message: Mapping[str, Any]) -> bytes:
         """Returns the digest of a message's images and sounds; b"" where it has none."""
@@ -224,8 +227,10 @@ class Canon:
 
     def reply_key(self, reply: Sequence[Atom]) -> bytes | None:
         """Returns the key under which a reply is looked up: of its text, or, where it has none, of its calls."""
-        texts = [a for a in reply if a[:1] == b"a"]
-        return texts[0] if texts else self.digest(b"".join(reply)) if reply else None
+        for atom in reply:
+            if atom[:1] == b"a":
+                return atom
+        return self.digest(b"".join(reply)) if reply else None
 
     @staticmethod
     def path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
@@ -303,6 +308,9 @@ class Listing:
         return len(self.messages)
 
     def media(self, i: int) -> bytes:
+        """Returns the digest of a message's images and sounds; b"" where it has none."""
+        if isinstance(self.messages[i].get("content"), str):
+            return b""
         # Hashed when asked for: a picture may have megabytes, and most messages of a list are never compared by it.
         if i not in self._media:
             self._media[i] = self.canon.media(self.messages[i])

@@ -46,7 +46,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
         run=e.run,
         inputs=inputs,
-        media=tuple(listing.media(i) for i in new),
+        media=tuple(map(listing.media, new)),
         reply=None,
         path=b"",
         reply_key=None,

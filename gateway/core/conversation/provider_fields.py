@@ -22,9 +22,10 @@ Calls = Sequence[dict[str, Any]]
 
 
 def has_opaque(message: Mapping[str, Any]) -> bool:
-    return any(message.get(field) for field in FIELDS) or any(
-        call.get(field) for call in message.get("tool_calls") or () for field in CALL_FIELDS
-    )
+    if any(map(message.get, FIELDS)):
+        return True
+    calls: Calls = message.get("tool_calls") or ()
+    return bool(calls) and any(call.get(field) for call in calls for field in CALL_FIELDS)
 
 
 def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -184,8 +184,10 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     return min(later, key=lambda x: x.begun, default=None)
 
 
-def _kept(messages: Iterable[WireMessage], hush: Container[int]) -> bytes:
+def _kept(messages: Sequence[WireMessage], hush: frozenset[int]) -> bytes:
     """Returns an input as it is stored. A message that is not kept has only its role left."""
+    if not hush:
+        return orjson.dumps(messages)
     return orjson.dumps(
         [{"role": m.get("role"), "content": ""} if i in hush else m for i, m in enumerate(messages)]
     )

@@ -192,7 +192,7 @@ def identify(
         None if subject is None else Scope(project, profile, subject),
         mode,
         append,
-        _is_retry(found),
+        found.get(_RETRIES, b"0").strip(b"0").isdigit(),
         None if side is None else side.name,
     )
 
@@ -340,8 +340,3 @@ def _word(headers: Mapping[bytes, bytes], header: bytes, known: Collection[str],
             f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
         )
     return text
-
-
-def _is_retry(headers: Mapping[bytes, bytes]) -> bool:
-    raw = headers.get(_RETRIES)
-    return raw is not None and raw.isdigit() and raw.strip(b"0") != b""

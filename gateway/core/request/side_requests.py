@@ -143,28 +143,19 @@ class SideRequests:
 
     def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:
         """Returns the rule that recognises a request by its messages, or None."""
-        if not messages:
-            return None
-        return self._match(self._of_user, messages[-1], ("user",)) or self._match(
-            self._of_system, messages[0], ("system", "developer")
-        )
+        found: re.Match[str] | None = None
+        if messages and messages[-1].get("role") == "user":
+            found = self._of_user.match(_first_text(messages[-1]))
+        if found is None and messages and messages[0].get("role") in ("system", "developer"):
+            found = self._of_system.match(_first_text(messages[0]))
+        return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
 
-    def _pattern(self, where: str) -> re.Pattern[str] | None:
+    def _pattern(self, where: str) -> re.Pattern[str]:
         # The name of a rule's group is its number. Groups within a rule end before it does, so that `lastgroup` of a
         # match is always a rule's.
         parts = [f"(?P<r{n}>{rule.pattern})" for n, rule in enumerate(self._rules) if rule.where == where]
-        # White space is given up by no rule, so that a text of much of it costs one pass.
-        return re.compile(rf"\s*+(?:{'|'.join(parts)})", re.IGNORECASE) if parts else None
-
-    def _match(
-        self, pattern: re.Pattern[str] | None, message: Mapping[str, Any], roles: tuple[str, ...]
-    ) -> SideRule | None:
-        if pattern is None or message.get("role") not in roles:
-            return None
-        match = pattern.match(_first_text(message))
-        if match is None or match.lastgroup is None:
-            return None
-        return self._rules[int(match.lastgroup[1:])]
+        # White space is given up by no rule, so that a text of much of it costs one pass. No rule: no match.
+        return re.compile(rf"\s*+(?:{'|'.join(parts) or '(?!)'})", re.IGNORECASE)
 
 
 def is_single_structured_turn(body: Mapping[str, Any]) -> bool:

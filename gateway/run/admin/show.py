@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
@@ -73,7 +73,7 @@ class ShowOperation:
     async def _nothing(self, scope: Scope) -> list[str]:
         """Says that there is no such memory, and which profiles have one."""
         names = dict.fromkeys((DEFAULT_PROFILE, *self.profiles))
-        others = [name for name in names if await self.store.agents.find(replace(scope, profile=name))]
+        others = [name for name in names if await self.store.agents.find(scope._replace(profile=name))]
         return [
             f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.",
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),

@@ -13,12 +13,11 @@ from hashlib import blake2b
 from typing import Any
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation import match
 from gateway.core.conversation import plan as planning
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_plain
 from gateway.core.conversation.lookup import RECENT, full_probes
-from gateway.core.conversation.match import Query
+from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.openings import begins_anew, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
@@ -38,6 +37,12 @@ from storage.sql.store import Store
 from storage.value import changed, frozen
 
 _MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
+_KEEPING = {
+    Mode.ON: Keeping.ON,
+    Mode.STRICT: Keeping.ON,
+    Mode.READ: Keeping.READ,
+    Mode.OFF: Keeping.OFF,
+}
 # Conversations' names are no secrets: knowing one opens nothing.
 _ids = random.Random()
 
@@ -199,11 +204,10 @@ async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tupl
 
 def _query(asked: MemoryRequest, listing: Listing, look: Look, idle_s: float) -> Query:
     identity, is_named = asked.identity, asked.identity.conversation is not None
-    mode = identity.mode
     return Query(
         listing,
         named=is_named,
-        mode=match.Keeping.ON if mode is Mode.STRICT else match.Keeping(mode.value),
+        mode=_KEEPING[identity.mode],
         now=asked.now,
         idle_s=idle_s,
         append=identity.append,
@@ -281,6 +285,8 @@ def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
 
 def _seen_blocks(asked: MemoryRequest, look: Look, path: Sequence[Exchange]) -> tuple[Block, ...]:
     """Returns the blocks of a look as a path sees them, its own pending edits included."""
+    if not look.blocks and not look.ops:
+        return ()
     blocks = in_order(asked.spec, look.blocks)
     return tuple(edits.view(blocks, look.ops, {x.id for x in path}) if look.ops else blocks)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -54,7 +53,7 @@ async def test_what_one_has_forgotten_the_other_does_not_write_again(stores: lis
 async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(stores: list[Store]) -> None:
     """Plain and weighed turns, passages and forgetting of three people, all at once."""
     chance = random.Random(7)
-    scopes = [replace(ALICE, subject=f"user:{n}") for n in range(3)]
+    scopes = [ALICE._replace(subject=f"user:{n}") for n in range(3)]
     refused, clock = 0, Clock()
 
     async def talk(store: Store, scope: Scope, number: int) -> None:
