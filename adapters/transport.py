@@ -281,14 +281,14 @@ class HttpReply:
 
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
-        data = await self._next()
-        if not data:
-            return b""
-        size = len(data)
-        parts = [data]
+        content = self._response.content
+        parts: list[bytes] = []
+        size = 0
         while size <= limit_bytes and (data := await self._next()):
             size += len(data)
             parts.append(data)
+            if content.at_eof():
+                break
         if size > limit_bytes:
             await self.aclose()
             raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")

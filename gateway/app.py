@@ -9,7 +9,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -224,11 +224,10 @@ class Gateway:
         """Set while no request is being answered."""
         return self._edge.idle
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        else:
-            await self._entry(scope, receive, send)
+            return self._live(receive, send)
+        return self._entry(scope, receive, send)
 
     def _recovered(self) -> None:
         """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
@@ -237,13 +236,12 @@ class Gateway:
         if self.store is not None and key is not None:
             self.chat.pending.add(install_key(self.store, key), "server.key")
 
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["method"] == "POST" and is_chat(scope["path"]):
-            await self._chat(scope, receive, send)
-        else:
-            # With `app` in the scope, the router raises for an unknown path instead of answering it.
-            scope["app"] = self
-            await self._router(scope, receive, send)
+            return self._chat(scope, receive, send)
+        # With `app` in the scope, the router raises for an unknown path instead of answering it.
+        scope["app"] = self
+        return self._router(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -73,18 +73,18 @@ class ChatCall:
 
         prompt: None where the request goes as it came. known: None where memory has no part in it.
         """
-        say = self.receipt.say
-        say("x-mnemogate-memory", self.memory)
-        say("x-mnemogate-consumed", ",".join((*form.consumed, *form.spent)) or None)
-        say("x-mnemogate-adapted", "developer_role" if form.as_system else None)
+        said = self.receipt.said
+        said["x-mnemogate-memory"] = self.memory
+        said["x-mnemogate-consumed"] = ",".join((*form.consumed, *form.spent)) or None
+        said["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
         if prompt is not None:
-            say("x-mnemogate-evicted-tokens", str(prompt.window.evicted_tokens))
+            said["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
         if known is not None and prompt is not None:
-            say("x-mnemogate-agent", known.agent.uid)
-            say("x-mnemogate-conversation", known.conversation_uid)
-            say("x-mnemogate-recalled-tokens", str(prompt.recall.tokens))
-            say("x-mnemogate-injected-tokens", str(prompt.injected_tokens))
-            say("x-mnemogate-recall", "unavailable" if prompt.recall.has_failed else None)
+            said["x-mnemogate-agent"] = known.agent.uid
+            said["x-mnemogate-conversation"] = known.conversation_uid
+            said["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
+            said["x-mnemogate-injected-tokens"] = str(prompt.injected_tokens)
+            said["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
 
 
 def form_for(request: ChatRequest, endpoint: Endpoint) -> EndpointForm:

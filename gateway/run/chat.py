@@ -137,7 +137,7 @@ class Chat:
         identity = identify(headers, request.json, self._rules_of(project, memory), project, time.time())
         if identity.side_request is not None:
             # A name of the settings may have any letters.
-            receipt.say("x-mnemogate-side-request", quote(identity.side_request, safe=" "))
+            receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         spec = self.directory.profile(identity)
         is_defined = spec is None
         if spec is None:

@@ -8,15 +8,18 @@ from adapters.types import Header
 
 
 class Receipt:
-    """The account that a reply gives of its making. added_ms: our part of the time up to its head."""
+    """The account that a reply gives of its making. added_ms: our part of the time up to its head.
 
-    __slots__ = ("_came", "_said", "_sent", "added_ms", "begun")
+    said: the headers by name; one that is None is not sent.
+    """
+
+    __slots__ = ("_came", "_sent", "added_ms", "begun", "said")
 
     def __init__(self, begun: float) -> None:
         """Begins the account. begun: when the request arrived, by time.perf_counter()."""
         self.begun = begun
         self.added_ms = 0.0
-        self._said: dict[str, str] = {}
+        self.said: dict[str, str | None] = {}
         self._sent = self._came = 0.0
 
     def upstream_called(self) -> None:
@@ -25,13 +28,6 @@ class Receipt:
     def upstream_answered(self) -> None:
         self._came = time.perf_counter()
 
-    def say(self, name: str, value: str | None) -> None:
-        """Says a header, in place of what was said under its name before; None says nothing."""
-        if value is None:
-            self._said.pop(name, None)
-        else:
-            self._said[name] = value
-
     def close(self) -> list[Header]:
         """Returns the headers as the reply's head leaves, `x-mnemogate-added-ms` with them.
 
@@ -39,4 +35,6 @@ class Receipt:
         """
         now = time.perf_counter()
         self.added_ms = ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
-        return [*self._said.items(), ("x-mnemogate-added-ms", f"{self.added_ms:.2f}")]
+        said = [(name, value) for name, value in self.said.items() if value is not None]
+        said.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
+        return said

@@ -18,11 +18,7 @@ class Sink(Protocol):
     """One response on its way to the client.
 
     started: whether anything was sent; until then an error is still a status.
-    gone: set when the client left before the end.
     """
-
-    @property
-    def gone(self) -> asyncio.Event: ...
 
     @property
     def started(self) -> bool: ...
@@ -59,10 +55,6 @@ class HeldSink:
     body: bytearray = field(default_factory=bytearray)
 
     @property
-    def gone(self) -> asyncio.Event:
-        return self.outer.gone
-
-    @property
     def started(self) -> bool:
         return False
 
@@ -84,16 +76,16 @@ class HeldSink:
 
 
 class Presence:
-    """A reader's being there, until it leaves. gone: set from then on."""
+    """A reader's being there, until it leaves."""
 
-    __slots__ = ("_inside", "gone")
+    __slots__ = ("_inside", "is_gone")
 
     def __init__(self) -> None:
-        self.gone = asyncio.Event()
+        self.is_gone = False
         self._inside: _WhileHere | None = None
 
     def leave(self) -> None:
-        self.gone.set()
+        self.is_gone = True
         if self._inside is not None:
             self._inside.cancel()
 
@@ -111,7 +103,7 @@ class _WhileHere:
         self._cancelled = False
 
     def __enter__(self) -> None:
-        if self._presence.gone.is_set():
+        if self._presence.is_gone:
             raise ClientGone
         task = asyncio.current_task()
         assert task is not None
@@ -145,10 +137,6 @@ class UnseenSink:
     """
 
     presence: Presence = field(default_factory=Presence)
-
-    @property
-    def gone(self) -> asyncio.Event:
-        return self.presence.gone
 
     @property
     def started(self) -> bool:

@@ -492,7 +492,7 @@ class TurnRun:
         finally:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
-        self.call.receipt.say("x-mnemogate-durable", "false")
+        self.call.receipt.said["x-mnemogate-durable"] = "false"
         if memory.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self._refusal = Conflict(events.LOST) if is_lost else late

@@ -137,7 +137,7 @@ class _ForwardedPath:
     ) -> None:
         trace = trace_of(scope)
         receipt = Receipt(trace.begun)
-        receipt.say("x-mnemogate-memory", "off")
+        receipt.said["x-mnemogate-memory"] = "off"
         connection = scope["state"].get("connection")
         try:
             async with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:

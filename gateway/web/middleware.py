@@ -125,7 +125,8 @@ class Edge:
             await send(message)
 
         self._active += 1
-        self.idle.clear()
+        if self._active == 1:
+            self.idle.clear()
         try:
             path = scope["path"]
             if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -34,6 +34,13 @@ class _Cycle(RequestResponseCycle):
 
     _head = b""
     _is_bodiless = False
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self.more_body or not self.body or self.response_complete or self.disconnected:
+            return await super().receive()
+        # The whole body is here, so there is nothing to wait for, and nobody to be asked for more.
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: ASGISendEvent) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -297,6 +304,7 @@ def make_server(
         lifespan="on",
         access_log=False,
         log_config=None,
+        interface="asgi3",
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,

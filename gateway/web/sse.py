@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from starlette.types import Receive, Send
@@ -31,7 +30,7 @@ class ClientConnection(Protocol):
     def is_full(self) -> bool: ...
 
 
-class ClientReply:
+class ClientReply(Presence):
     """The `Sink` of an ASGI request. Use it as `async with`, since its watcher lives inside the block.
 
     The request's body must have been read before: the watcher takes all that `receive` still has to say.
@@ -40,8 +39,7 @@ class ClientReply:
     def __init__(
         self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
     ) -> None:
-        self._presence = Presence()
-        self.gone = self._presence.gone
+        super().__init__()
         self.started = False
         self.ended = False
         self._receive = receive
@@ -56,7 +54,7 @@ class ClientReply:
         if self._connection is None:
             self._watcher = self._loop.create_task(self._watch())
         elif self._connection.is_lost:
-            self._leave()
+            self.leave()
         else:
             self._connection.on_lost = self._lost
         return self
@@ -86,15 +84,12 @@ class ClientReply:
         self.start(status, [*headers, ("content-length", str(len(body)))])
         await self._put({"type": "http.response.body", "body": body, "more_body": False})
 
-    def while_here(self) -> AbstractContextManager[None]:
-        return self._presence.while_here()
-
     async def _put(self, message: dict[str, Any]) -> None:
-        if self.gone.is_set():
+        if self.is_gone:
             raise ClientGone
         timer: asyncio.TimerHandle | None = None
         if self._connection is None or self._connection.is_full:
-            timer = self._loop.call_later(self._send_timeout_s, self._leave)
+            timer = self._loop.call_later(self._send_timeout_s, self.leave)
         try:
             if self._head is not None:
                 self.started = True
@@ -115,7 +110,4 @@ class ClientReply:
 
     def _lost(self) -> None:
         if not self.ended:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._presence.leave()
+            self.leave()

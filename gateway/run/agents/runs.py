@@ -230,7 +230,7 @@ class AgentRuns:
         head = next((i for i, m in enumerate(new) if not is_system(m)), len(new))
         said = len([m for m in request.messages if not is_system(m)])
         messages = [of_client(m) for m in new[head:]]
-        receipt.say("x-mnemogate-appended", f"{len(messages)} of {said}")
+        receipt.said["x-mnemogate-appended"] = f"{len(messages)} of {said}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",

@@ -300,7 +300,7 @@ class Attempts:
             self._is_guess = context_window < known
             self.target = target._replace(context_window=context_window)
             self._note(str(reply.status), is_error=True)
-            self._receipt.say("x-mnemogate-context-tokens", str(tokens))
+            self._receipt.said["x-mnemogate-context-tokens"] = str(tokens)
             return shorter
         return error
 
@@ -374,9 +374,9 @@ class Attempts:
         self._note(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True
-            self._receipt.say("x-mnemogate-upstream", self.endpoint.name)
+            self._receipt.said["x-mnemogate-upstream"] = self.endpoint.name
         if len(self._log) > 1:
-            self._receipt.say("x-mnemogate-tries", ";".join(self._log))
+            self._receipt.said["x-mnemogate-tries"] = ";".join(self._log)
 
     def _note(self, outcome: str, *, is_error: bool) -> None:
         name = self.endpoint.name

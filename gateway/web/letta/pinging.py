@@ -27,10 +27,6 @@ class PingingSink:
     _task: asyncio.Task[None] | None = field(default=None)
 
     @property
-    def gone(self) -> asyncio.Event:
-        return self.inner.gone
-
-    @property
     def started(self) -> bool:
         return self.inner.started
 

@@ -48,15 +48,11 @@ class ListeningSink:
     body: bytearray = field(default_factory=bytearray)
     wrote: Gate = field(default_factory=Gate)
 
-    @property
-    def gone(self) -> asyncio.Event:
-        return self.presence.gone
-
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         self.status = status
 
     async def write(self, data: bytes) -> None:
-        if self.gone.is_set():
+        if self.presence.is_gone:
             raise ClientGone
         self.started = True
         self.body += data

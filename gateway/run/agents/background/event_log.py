@@ -194,10 +194,6 @@ class EventLog:
     # -- a sink
 
     @property
-    def gone(self) -> asyncio.Event:
-        return self._presence.gone
-
-    @property
     def started(self) -> bool:
         return True
 

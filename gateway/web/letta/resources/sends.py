@@ -169,8 +169,7 @@ class Answered:
         trace = trace_of(scope)
         trace.model, trace.stream, trace.memory = self.request.spec.model, self.is_stream, "on"
         receipt = Receipt(trace.begun)
-        for name, value in self.asked.headers.items():
-            receipt.say(name, value)
+        receipt.said |= self.asked.headers
         connection = scope["state"].get("connection")
         async with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
             try:
