@@ -25,7 +25,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -49,18 +49,21 @@ from adapters.wire import HEADER_LIMIT_BYTES, Address, RawReply, send_whole
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The bounds of a call, in seconds."""
+    """The bounds of a call, in seconds. headers_s: of the wait for the headers; connect: of a new connection's."""
 
     connect_s: float = 10.0
     # A whole reply's first byte comes when the model is done; OpenAI's SDK waits as long.
     first_byte_s: float = 600.0
     between_chunks_s: float = 300.0
     total_s: float | None = None
+    headers_s: float = field(init=False)
+    connect: aiohttp.ClientTimeout = field(init=False)
 
-    @property
-    def headers_s(self) -> float:
-        """Returns how long the headers are waited for."""
-        return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
+    def __post_init__(self) -> None:
+        headers_s = self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
+        connect_s = min(self.connect_s, headers_s)
+        object.__setattr__(self, "headers_s", headers_s)
+        object.__setattr__(self, "connect", aiohttp.ClientTimeout(total=None, connect=connect_s))
 
 
 # Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
@@ -94,7 +97,6 @@ class HttpTransport:
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
         self._session: aiohttp.ClientSession | None = None
-        self._client_timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self._addresses: dict[URL, Address] = {}
         self._pace: Pace | None = None
 
@@ -114,7 +116,7 @@ class HttpTransport:
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         times = timeouts or self.timeouts
-        upload = body if isinstance(body, Upload) else None
+        upload = None if body is None or isinstance(body, bytes) else body
         fresh: list[bool] = []
         _dialled.set(fresh)
         begun = time.monotonic()
@@ -167,15 +169,10 @@ class HttpTransport:
         session = self._session
         if session is None:
             session = self._session = self._open()
-        connect_s = min(times.connect_s, times.headers_s)
-        timeout = self._client_timeouts.get(connect_s)
-        if timeout is None:
-            timeout = aiohttp.ClientTimeout(total=None, connect=connect_s)
-            self._client_timeouts[connect_s] = timeout
-        if isinstance(body, Upload):
-            return partial(_send_in_pieces, session, method, url, headers, body, timeout, times)
+        if body is not None and not isinstance(body, bytes):
+            return partial(_send_in_pieces, session, method, url, headers, body, times)
         if body is not None and len(body) > _LARGE_BODY_BYTES:
-            return partial(_send_in_pieces, session, method, url, headers, _LargeBody(body), timeout, times)
+            return partial(_send_in_pieces, session, method, url, headers, _LargeBody(body), times)
         address = self._addresses.get(url)
         if address is None:
             # Paths may carry ids, so what is kept is bounded.
@@ -190,7 +187,7 @@ class HttpTransport:
             address.head(method, headers, None if body is None else len(body)),
             body or b"",
             ends_at=asyncio.get_running_loop().time() + times.headers_s,
-            connect=timeout,
+            connect=times.connect,
         )
 
 
@@ -200,14 +197,13 @@ async def _send_in_pieces(
     url: URL,
     headers: Mapping[str, str],
     body: _LargeBody | Upload,
-    timeout: aiohttp.ClientTimeout,
     times: Timeouts,
 ) -> aiohttp.ClientResponse:
     async with asyncio.timeout(times.headers_s) as timer:
         if isinstance(body, Upload):
             body.watch(timer, times)
         return await session.request(
-            method, url, headers=headers, data=body, allow_redirects=False, timeout=timeout
+            method, url, headers=headers, data=body, allow_redirects=False, timeout=times.connect
         )
 
 

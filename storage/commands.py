@@ -222,7 +222,8 @@ class TurnWrite:
 
     plain: for a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
     conversation has moved since, or the turn is not plain, `decide` is called with the exchanges as they are by then,
-    and returns what changes. It runs in the writer's thread, has no side effects, and may raise `Missing`.
+    and returns what changes; `probes` say which exchanges. Both run in the writer's thread, have no side effects, and
+    `decide` may raise `Missing`.
     change: what it returns if the memory is as it was seen; None: that is not known. seen: its next number and `rev`.
     carries: the plain exchange brings a new user message, so its parent's turn is carried.
     uid: the public name of a new conversation. snapshot: the memory section that the path has now; id 0: to be stored.
@@ -235,7 +236,7 @@ class TurnWrite:
     uid: str
     now: float
     plain: tuple[Exchange, int] | None
-    probes: Probes
+    probes: Callable[[], Probes]
     decide: Callable[[Pool], Change]
     change: Change | None = None
     seen: tuple[int, int] = (1, 0)

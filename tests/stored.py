@@ -221,7 +221,7 @@ class Speaker:
             uid=uid or f"conversation {id(turn)} {now}",
             now=now,
             plain=plain,
-            probes=plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
+            probes=lambda: plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
             decide=decide,
             change=decide(Pool((), None)) if turn.begins_anew else None,
             seen=(turn.look.next_seq, turn.look.rev),

@@ -285,8 +285,8 @@ class TurnRun:
             self._start(self._reply.status, handed_on(self._reply.headers))
         await self.sink.write(BEAT)
 
-    async def _feed(self, fact: TurnEvent) -> None:
-        await self._perform_all(self._turn.feed(fact))
+    def _feed(self, fact: TurnEvent) -> Awaitable[None]:
+        return self._perform_all(self._turn.feed(fact))
 
     async def _perform_all(self, due: list[Command]) -> None:
         while due:

@@ -179,7 +179,7 @@ class Turns(Group):
 def _size(write: TurnWrite) -> int:
     """Returns the bytes that a waiting write holds, estimated."""
     e = write.plain[0] if write.plain else None
-    return 4096 if e is None else 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
+    return 4096 if e is None else 2 * (len(e.input or b"") + len(e.said or b"") + len(e.full or b""))
 
 
 async def _pool(
@@ -249,7 +249,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     if change is None:
         # Another turn was faster: the rules decide on the tree as it is in this transaction.
         planned = write.plain[0].conversation if write.plain else None
-        pool = await _pool(connection, agent, write.probes, planned=planned, since=write.seen[0])
+        pool = await _pool(connection, agent, write.probes(), planned=planned, since=write.seen[0])
         change = await _decided(connection, agent.id, pool, write.decide)
     e, is_added, begun = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
@@ -286,7 +286,7 @@ async def _apply(
         await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
         if e.conversation <= 0:
-            values = (agent, write.uid, write.probes.key, write.now)
+            values = (agent, write.uid, write.key, write.now)
             begun = await history.add_conversation(connection, *values)
             e = replace(e, conversation=begun.id)
         id, seq, is_head = await history.insert_exchange(connection, agent, e)

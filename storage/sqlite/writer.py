@@ -90,8 +90,12 @@ class _Queue:
         self.bytes += write.size
 
     def take(self, most: int) -> list[_Write[Any]]:
-        taken = [self.writes.popleft() for _ in range(min(most, len(self.writes)))]
-        self.bytes -= sum(write.size for write in taken)
+        if len(self.writes) <= most:
+            taken, self.bytes = [*self.writes], 0
+            self.writes.clear()
+        else:
+            taken = [self.writes.popleft() for _ in range(most)]
+            self.bytes -= sum(write.size for write in taken)
         return taken
 
 

@@ -417,7 +417,7 @@ def _write(speaker: Speaker, turn: StoredTurn, plain: tuple[Exchange, int] | Non
         uid=f"of {speaker.scope.subject} {ended.now}",
         now=ended.now,
         plain=plain,
-        probes=Probes(turn.key),
+        probes=lambda: Probes(turn.key),
         decide=lambda pool: plan_change(pool, turn.plan, ended, settle.finish),
         carries=True,
     )

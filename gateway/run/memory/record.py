@@ -76,14 +76,14 @@ def _ended(
     if not has_words:
         full = [m for m in full if outcome.hidden]
     # The client's own calls are in `said`; what else was called, the gateway ran.
-    visible = _call_ids([said])
+    others = [m for m in full if m is not said]
     return settle.Ended(
         id=known.row,
         full=full or ([said] if has_words else []),
         said=said,
         now=now,
         notes=prompt.notes,
-        ours=frozenset(_call_ids(full) - visible),
+        ours=frozenset(_call_ids(others) - _call_ids([said])) if others else frozenset(),
         edits=bool(ops),
         evicted=prompt.window.evicted,
     )
@@ -114,15 +114,15 @@ def _write(
         uid=known.conversation_uid,
         now=ended.now,
         plain=plain,
-        probes=plain_probes(plan, key) if known.is_plain else _probes(known, key),
+        probes=partial(plain_probes, plan, key) if known.is_plain else partial(_probes, known, key),
         decide=decide,
         change=None if known.is_plain else _foreseen(known, key, ended, how, decide),
         seen=(look.next_seq, look.rev),
         carries=any(m.get("role") == "user" for m in plan.messages),
         ops=changes.ops,
         snapshot=snapshot,
-        defaults=known.asked.spec.own_blocks,
-        shared=known.asked.spec.shared_blocks,
+        defaults=() if known.agent.id else known.asked.spec.own_blocks,
+        shared=() if known.agent.id else known.asked.spec.shared_blocks,
         opening=opening_of(plan, ended.now),
     )
 
