@@ -96,7 +96,7 @@ class Guard:
         credential = None if is_ours else authorization or None
         if not (self._demanded or await self.demands_key()):
             self._check_local(host, origin)
-            return Caller(credential=credential)
+            return NOBODY if credential is None else Caller(credential=credential)
         # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.
         if key is None:
             key, credential = bearer, None

@@ -117,7 +117,8 @@ class _HeldBytes(ByteQuota):
         if announced > reader.limit_bytes:
             raise reader._too_large(f"{announced}")
         # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
-        self.grow(announced)
+        if announced > LARGE_BYTES:
+            self.grow(announced)
         try:
             connection = scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -262,45 +263,45 @@ def _canonical_arguments(arguments: object) -> str:
 class ListFront:
     """The first messages of a client's list, as they were hashed with a request before.
 
-    positions, ends: as a `Listing` has them. atoms: all of them, one behind the other. path: the hash of their path.
+    positions, before: as a `Listing` has them. atoms: all of them, one behind the other. path: the hash of their path.
     """
 
     positions: array[int]
-    ends: array[int]
+    before: array[int]
     atoms: bytes
     path: bytes
 
 
-_NOTHING = ListFront(array("I"), array("I"), b"", b"")
+_NOTHING = ListFront(array("I"), array("I", [0]), b"", b"")
 
 
 class Listing:
     """The client's list, system messages aside, with its atoms.
 
-    messages: the client's, in order. positions: their indices in the request's own list. ends: for each of them, how
-    many atoms there are up to and including it. said: how many messages there are up to the last assistant message;
-    what follows is new.
+    messages: the client's, in order. positions: their indices in the request's own list. before: how many atoms there
+    are in front of each of them, and at last in all. said: how many messages there are up to the last assistant
+    message; what follows is new.
     """
 
-    __slots__ = ("_atoms", "_flat", "_media", "_paths", "canon", "ends", "messages", "positions", "said")
+    __slots__ = ("_atoms", "_flat", "_media", "_paths", "before", "canon", "messages", "positions", "said")
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront = _NOTHING) -> None:
         """Hashes a list. front: the beginning of the same list, under the same secret."""
         self.canon = canon
         self.positions = positions = front.positions[:]
-        self.ends = ends = front.ends[:]
+        self.before = before = front.before[:]
         self._flat = flat = [*chain.from_iterable(_ATOM.iter_unpack(front.atoms))]
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             if messages[i].get("role") not in _SYSTEM:
                 flat += canon.atoms(messages[i])
                 positions.append(i)
-                ends.append(len(flat))
+                before.append(len(flat))
         self.messages = [messages[i] for i in positions]
         said = len(positions)
         while said and self.messages[said - 1].get("role") != "assistant":
             said -= 1
         self.said = said
-        self._paths = {0: b"", len(front.ends): front.path}  # number of messages -> hash
+        self._paths = {0: b"", len(front.positions): front.path}  # number of messages -> hash
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
@@ -318,7 +319,7 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return ListFront(self.positions, self.ends, b"".join(self._flat), self.path(len(self)))
+        return ListFront(self.positions, self.before, b"".join(self._flat), self.path(len(self.messages)))
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:
@@ -329,18 +330,16 @@ class Listing:
 
     def since(self, start: int) -> list[tuple[Atom, ...]]:
         """Returns the atoms of each message from `start` on."""
-        flat, begin, found = self._flat, self._end(start), []
-        for end in self.ends[start:]:
-            found.append(tuple(flat[begin:end]))
-            begin = end
-        return found
+        flat, before = self._flat, self.before
+        return [tuple(flat[before[n] : before[n + 1]]) for n in range(start, len(self.messages))]
 
     def flat(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""
-        return self._flat[: self._end(end)]
+        return self._flat[: self.before[end]]
 
-    def _end(self, end: int) -> int:
-        return self.ends[end - 1] if end else 0
+    def message_at(self, offset: int) -> int:
+        """Returns the index of the message that has an atom. offset: how many atoms are in front of it."""
+        return bisect_right(self.before, offset) - 1
 
     def path(self, end: int) -> bytes:
         """Returns the hash of the path that the first `end` messages are."""
@@ -348,7 +347,7 @@ class Listing:
         while known not in self._paths:
             known -= 1
         if known < end:
-            atoms = self._flat[self._end(known) : self._end(end)]
+            atoms = self._flat[self.before[known] : self.before[end]]
             self._paths[end] = self.canon.path(atoms, self._paths[known])
         return self._paths[end]
 

@@ -229,8 +229,8 @@ class _Turns:
         first = min((i for k in near for i in self._segments[k][:1]), default=0)
         # Further back only a reply in one message is recognised, where the list is about as long as the path.
         far = [i for i in range(first) if self._listing.atoms[i] == reply]
-        ends += sorted(far, key=lambda i: abs(self._listing.ends[i] - len(path)))[:_MAX_PLACES]
-        return any(_likeness(self.flat[: self._listing.ends[end]], path) > likeness for end in ends)
+        ends += sorted(far, key=lambda i: abs(self._listing.before[i + 1] - len(path)))[:_MAX_PLACES]
+        return any(_likeness(self.flat[: self._listing.before[end + 1]], path) > likeness for end in ends)
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
@@ -326,7 +326,7 @@ class _Search:
         """Returns the replies found in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
         last = found[0][0][1]
-        listed = self._turns.flat[: listing.ends[last]]
+        listed = self._turns.flat[: listing.before[last + 1]]
         then = listing.atoms[last + 1 : last + 2]
         ranked: list[_Candidate] = []
         for span, e in self._nearest(found, listed):

@@ -51,7 +51,7 @@ def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def is_nudge(message: Mapping[str, Any]) -> bool:
     """Returns whether nobody has said a message: an agent's rules or its memory tell its model something in a run."""
-    return private_of(message).get("sender") == NUDGE
+    return PRIVATE in message and private_of(message).get("sender") == NUDGE
 
 
 def as_system(text: str, **fields: Any) -> WireMessage:

@@ -7,7 +7,6 @@ the same. Everything is found by its place on the path, so that the bytes of one
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -126,12 +125,12 @@ def compose(
     if additions is not None:
         # List and path have the same atoms, so the number of those in front of a message says which one it is.
         for at, note in additions.notes:
-            found.notes[listing.positions[bisect_right(listing.ends, at)]] = note
+            found.notes[listing.positions[listing.message_at(at)]] = note
         for x in additions.rounds:
             # Clients may keep a reply in several messages; it has a place of its own only if it is one.
             end = end_offset(x)
-            first = bisect_right(listing.ends, end - len(x.reply or ()))
-            replies.update(dict.fromkeys(range(first, bisect_right(listing.ends, end - 1) + 1), x))
+            first = listing.message_at(end - len(x.reply or ()))
+            replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), x))
     else:
         for i, element in matches(listing, place.last + 1, tree.line(place.anchor)):
             found.list_at.setdefault(listing.positions[i], element.at)

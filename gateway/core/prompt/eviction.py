@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Container, Iterable
 from dataclasses import field
 
@@ -44,7 +44,7 @@ class Eviction:
         # A plain list is its path, so the place is a number of atoms; the depth is not known, and asked by nobody.
         if not self.is_plain:
             return self.composition.list_at.get(index)
-        return 0, listing.ends[i - 1] if i else 0
+        return 0, listing.before[i]
 
     def with_summaries(self, summaries: Iterable[Summary], path: Container[int]) -> Eviction:
         """Returns the same with the summaries of this path. summaries: newest first. path: ids of its exchanges."""
@@ -82,7 +82,7 @@ def find_beginning(
         return found
     listing = plan.query.listing
     if is_plain:
-        return changed(found, start=listing.positions[bisect_right(listing.ends, evicted.offset)])
+        return changed(found, start=listing.positions[listing.message_at(evicted.offset)])
     for i in listing.positions[: plan.match.last + 1]:
         at = composition.list_at.get(i)
         if at is None:

@@ -163,9 +163,8 @@ def cut_plain(listing: Listing, summary: Summary) -> SummaryCut | None:
     """Returns where a summary ends in a list that is its path word for word; None: it is of another path."""
     x = summary.exchange
     end = end_offset(x)
-    ends = listing.ends
-    count = bisect_right(ends, end)
-    if not 0 < count < len(listing) or ends[count - 1] != end:
+    count = listing.message_at(end)
+    if not 0 < count < len(listing) or listing.before[count] != end:
         return None
     if listing.path(count) != x.path:
         return None

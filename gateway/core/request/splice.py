@@ -66,8 +66,10 @@ _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 # Both go on for at most 4,096 repeats, because a repeat costs memory until the match ends.
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
-# Most messages of most clients: a role, and a text as their last member.
-_PLAIN = re.compile(rb'\{\s*+"role"\s*+:\s*+"[a-z]++"\s*+,\s*+"content"\s*+:\s*+"')
+# Most messages of most clients: a role and a text.
+_PLAIN = re.compile(
+    rb'\{\s*+"role"\s*+:\s*+"[a-z]++"\s*+,\s*+"content"\s*+:\s*+(' + _STRING + rb")\s*+\}", re.DOTALL
+)
 # A key without escapes and its value, which is empty here if it is no short one: a text, a number or the like.
 _MEMBER = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+((?:"[^"\\]{0,99}+"|[^"\[\]{},\s]++)?+)')
 _GAP = re.compile(rb"[\s,]*+")
@@ -218,8 +220,11 @@ class Splice:
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none."""
         edits: list[_Edit] = []
-        self._edit_messages(edits)
-        self._edit_members(edits, self._edit_tools(edits))
+        if self._before or self._instead or self._prefixes or self._appended or self._roles:
+            self._edit_messages(edits)
+        members = self._edit_tools(edits) if self._tools else self._members
+        if members:
+            self._edit_members(edits, members)
         if not edits:
             return self._body
         edits.sort(key=itemgetter(0, 1))  # stable: insertions at one place keep their order
@@ -237,8 +242,6 @@ class Splice:
 
     def _edit_messages(self, edits: list[_Edit]) -> None:
         layout = self._layout
-        if not (self._before or self._instead or self._prefixes or self._appended or self._roles):
-            return
         list_at, _ = layout.span("messages") or _NOWHERE
         if list_at < 0 or "messages" in self._members or self._body[list_at] != 0x5B:
             raise ValueError("there is no `messages` to edit")
@@ -258,7 +261,8 @@ class Splice:
             if index in self._instead or (span := self._value(index, "role")) is None:
                 raise ValueError(f"message {index} has no role to set")
             edits.append((*span, orjson.dumps(role)))
-        _edit_items(edits, layout.messages, list_at + 1, before, self._instead)
+        if before or self._instead:
+            _edit_items(edits, layout.messages, list_at + 1, before, self._instead)
 
     def _edit_text(self, edits: list[_Edit], index: int, prefixes: list[str], appended: list[str]) -> None:
         content = self._content(index)
@@ -314,11 +318,8 @@ class Splice:
         found = self._contents.get(index)
         if found is None:
             start, end = self._layout.message(index)
-            plain = _PLAIN.match(self._body, start)
-            if plain is not None and _string_end(self._body, plain.end() - 1) == end - 1:
-                found = plain.end() - 1, end - 1
-            else:
-                found = self._value(index, "content") or _NOWHERE
+            plain = _PLAIN.fullmatch(self._body, start, end)
+            found = plain.span(1) if plain is not None else self._value(index, "content") or _NOWHERE
             self._contents[index] = found
         return None if found is _NOWHERE else found
 
@@ -351,8 +352,6 @@ class Splice:
 
     def _edit_tools(self, edits: list[_Edit]) -> Mapping[str, bytes | None]:
         """Returns the members to set or drop, `tools` among them where the client sent none."""
-        if not self._tools:
-            return self._members
         if "tools" in self._members:
             raise ValueError("`tools` is set or dropped and added to at once")
         joined = b",".join(self._tools)
@@ -368,8 +367,6 @@ class Splice:
         return self._members
 
     def _edit_members(self, edits: list[_Edit], wanted: Mapping[str, bytes | None]) -> None:
-        if not wanted:
-            return
         layout = self._layout
         dropped: dict[int, list[bytes]] = {}
         added: list[bytes] = []
@@ -387,8 +384,8 @@ class Splice:
             if value is not None and key not in layout.index:
                 added.append(orjson.dumps(key) + b":" + value)
         spans = [(start, end) for _, start, _, end in layout.members]
-        before = {len(spans): added} if added else {}
-        _edit_items(edits, spans, layout.start + 1, before, dropped)
+        if added or dropped:
+            _edit_items(edits, spans, layout.start + 1, {len(spans): added}, dropped)
 
 
 def _edit_items(
@@ -399,8 +396,6 @@ def _edit_items(
     instead: Mapping[int, list[bytes]],
 ) -> None:
     """Edits a comma-separated list. Between two items that stay neighbours not a byte changes."""
-    if not (before or instead):
-        return
     kept_end: int | None = None  # of the last item that stays
     new: list[bytes] = []
     cut = False  # whether an item went since then

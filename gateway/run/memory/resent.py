@@ -91,4 +91,4 @@ def _end_before(messages: Sequence[dict[str, Any]]) -> int:
 
 
 def _bytes(sent: _Sent) -> int:
-    return _LIST_BYTES + len(sent.listing.atoms) + 4 * (2 * len(sent.listing.ends) + len(sent.places))
+    return _LIST_BYTES + len(sent.listing.atoms) + 4 * (2 * len(sent.listing.before) + len(sent.places))

@@ -204,7 +204,7 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     found = Listing(Counting(CANON.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.said, found.ends) == (whole.said, whole.ends)
+    assert (found.said, found.before) == (whole.said, whole.before)
     assert [found.path(n) for n in (5, 2, 3)] == [whole.path(n) for n in (5, 2, 3)]
 
 
