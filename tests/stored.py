@@ -30,7 +30,7 @@ from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
 from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
-from storage.search.blob import PRESENT, Document, count_terms, document_type, open_blob
+from storage.search.blob import PRESENT, Document, document_type, open_blob
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
@@ -279,4 +279,4 @@ def ranked(
 ) -> list[int]:
     """Returns what a query finds in an index of these blobs, and in messages that are not indexed yet."""
     index = Index((open_blob(data).chunk, data) for data in blobs)
-    return rank(index, query, secret, tail=Tail(map(count_terms, tail)), **options)
+    return rank(index, query, secret, tail=Tail(tail), **options)

@@ -26,7 +26,7 @@ from functools import cache
 from hashlib import blake2b
 from itertools import chain, islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from storage.search.common import says_nothing
 from storage.search.words import date_words, names_in, split_words, words_of
@@ -46,7 +46,7 @@ _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
 # A text with no sentence but questions, or one that only repeats a question. Longer ones tell something by the way.
-_LAST_ASKS, _TOLD = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!]\s|[。！]")
+_LAST_ASKS, _TOLD = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!。！](?:\s|(?<=[。！]))")
 _QUESTION_CHARS = 500
 # A text of more terms says something.
 _SLIGHT_TERMS = 8
@@ -73,13 +73,30 @@ class CorruptIndex(ValueError):
     """These bytes are no blob of this index. The remedy is to encode the chunk's messages again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Indexable(Protocol):
     """A message as the index reads it.
 
     previous: seq of the turn before it in its conversation, if that is (or will be) indexed too.
     speaker: a name, where the client gave one. at: seconds since the epoch.
     """
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def at(self) -> float: ...
+    @property
+    def speaker(self) -> str | None: ...
+    @property
+    def previous(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A message as the index reads it, and nothing else of it: two that are equal have the same terms."""
 
     seq: int
     role: str
@@ -102,8 +119,8 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
     return found
 
 
-# A message's row of `_COLUMNS`.
-DocumentRow = tuple[int, int, int, int]
+# A message's row of `_COLUMNS`: length, back, flags, head.
+DocumentRow = tuple[int, ...]
 
 
 @frozen
@@ -111,43 +128,59 @@ class Counted:
     """The terms of a message, counted.
 
     row: of the table in its blob. terms: how often each occurs, up to 255, with the marks HEAD and NAME where it stands
-    in the beginning, and there in a name or a number. names: the terms of these.
+    in the beginning, and there in a name or a number.
     """
 
-    seq: int
     row: DocumentRow
     terms: dict[str, int]
-    names: tuple[str, ...]
 
 
-def count_terms(document: Document) -> Counted:
-    """Returns the terms of a message with its frame, counted."""
+def count_terms(document: Indexable) -> Counted:
+    """Returns the terms of a message with its frame, counted. None is marked as a name."""
     text = document.text[:_DOCUMENT_CHARS]
-    # The head ends with a word, where its text has spaces.
-    cut = text.rfind(" ", 0, _HEAD_CHARS) + 1 if len(text) > _HEAD_CHARS else len(text)
-    beginning = text[: cut or _HEAD_CHARS]
-    head, names = words_of(beginning), tuple(sorted({*names_in(beginning)}))
-    words = head + words_of(text[cut:]) if cut else words_of(text)
+    cut = _head_of(text)
+    words = head = words_of(text[: cut or _HEAD_CHARS])
+    if cut < len(text):
+        words = head + words_of(text[cut:]) if cut else words_of(text)
     # The terms that a message has beside its text: when it was said and by whom.
-    dated = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
-    frame = [*dated, *words_of(document.speaker or "")]
-    terms = dict(Counter(chain(dict.fromkeys(frame), words)))
+    frame: Sequence[str] = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    if document.speaker:
+        frame = [*frame, *words_of(document.speaker)]
+    terms: dict[str, int] = Counter(chain(dict.fromkeys(frame), words))
     if len(terms) > _DOCUMENT_TERMS:
         terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
     if len(words) >= FREQUENCY:
         terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for mark, marked in ((HEAD, head), (NAME, names)):
-        for term in marked:
-            if term in terms:
-                terms[term] |= mark
+    for term in {*head}:
+        if term in terms:
+            terms[term] |= HEAD
     # Numbers that do not fit count as the largest that does.
     back = 0 if document.previous is None else document.seq - document.previous
     length, head_length = min(len(words) + len(frame), 0xFFFF), min(len(head), 0xFF)
-    row = (length, back if 0 < back <= 0xFFFF else 0, _flags(document, words), head_length)
-    return Counted(document.seq, row, terms, names)
+    return Counted((length, back if 0 < back <= 0xFFFF else 0, _flags(document, words), head_length), terms)
 
 
-def _flags(document: Document, words: Sequence[str]) -> int:
+def names_of(document: Indexable) -> list[str]:
+    """Returns the terms of the names and numbers in the head of a message, sorted."""
+    text = document.text[:_DOCUMENT_CHARS]
+    return sorted({*names_in(text[: _head_of(text) or _HEAD_CHARS])})
+
+
+def with_names(counted: Counted, document: Indexable) -> Counted:
+    """Returns the terms of a message with the marks of its names, which blobs have."""
+    terms = dict(counted.terms)
+    for term in names_of(document):
+        if term in terms:
+            terms[term] |= NAME
+    return Counted(counted.row, terms)
+
+
+def _head_of(text: str) -> int:
+    """Returns where the head of a text ends: with a word; 0 where it has no spaces."""
+    return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
+
+
+def _flags(document: Indexable, words: Sequence[str]) -> int:
     flags = PRESENT | (USER if document.role == "user" else 0)
     text = document.text.strip()
     if len(text) <= _QUESTION_CHARS:
@@ -185,7 +218,7 @@ def encode(
 ) -> dict[int, bytes]:
     """Returns blobs by chunk; `merge` adds one to what the chunk already has.
 
-    secret: the agent's, at most 64 bytes. counted: those whose terms were counted before.
+    secret: the agent's, at most 64 bytes. counted: those whose terms were counted before, with the marks of names.
     """
     import numpy as np
 
@@ -193,7 +226,7 @@ def encode(
     for document in documents:
         by_chunk.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = document
     found_in = {
-        chunk: {slot: counted.get(each) or count_terms(each) for slot, each in rows.items()}
+        chunk: {slot: counted.get(each) or with_names(count_terms(each), each) for slot, each in rows.items()}
         for chunk, rows in by_chunk.items()
     }
     every = chain.from_iterable(rows.values() for rows in found_in.values())

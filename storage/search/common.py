@@ -6,7 +6,7 @@ A memory of ten messages cannot tell that "go" is a common word and "whale" is n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -31,7 +31,7 @@ _SAYS_NOTHING = 0.5
 _TELLING_WORDS = 64
 # One of a language's most common words does not show it, since short words are words of several ("van"); one that is
 # said to assistants does.
-_ENGLISH, _ENGLISH_LEAD = "en", 5
+_ENGLISH_LEAD = 5
 
 # What people say to an assistant whatever the matter is, which no corpus of books and films shows: courtesies, going
 # on, asking for something. Chosen by hand; they count as more common than any word of the table.
@@ -69,6 +69,9 @@ _SAID_TO_ASSISTANTS = {
     "ru": """привет спасибо ок да нет хорошо дальше продолжай продолжи теперь сейчас ещё раз напиши дай покажи
         объясни скажи сделай помоги можешь хочу пожалуйста расскажи что как дела ты кто""",
 }
+# Of two with the same score the first counts. Each has 16 bits of a term's degrees.
+_LANGUAGES = (*_SAID_TO_ASSISTANTS, "ja", "zh", "cs", "el", "fi", "hu", "ro", "tr", "uk")
+_DEGREE_BITS, _DEGREE = 16, 0xFFFF
 
 
 def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]:
@@ -76,23 +79,15 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
 
     words: all of the text's.
     """
-    tables = load_tables()
-    said = chain.from_iterable([terms_of_word(word) or (word,) for word in words[:_TELLING_WORDS]])
-    scores = {_ENGLISH: _ENGLISH_LEAD}
-    # In their order, so that of two languages with the same score it is always the same that counts.
-    for term in dict.fromkeys(said):
-        for language, degree in tables.get(term, ()):
-            scores[language] = scores.get(language, 0) + degree
-    found = max(scores, key=scores.__getitem__)
-    return [_SHARES[_degree(tables[term], found)] if term in tables else 0.0 for term in terms]
-
-
-def _degree(places: Iterable[tuple[str, int]], wanted: str) -> int:
-    """Returns how common a term is in a language; 0: it is not."""
-    for language, degree in places:
-        if language == wanted:
-            return degree
-    return 0
+    degrees = load_tables().get
+    said = dict.fromkeys(
+        chain.from_iterable([terms_of_word(word) or (word,) for word in words[:_TELLING_WORDS]])
+    )
+    # The degrees of all languages are added at once.
+    scores = sum([degrees(term, 0) for term in said], _ENGLISH_LEAD).to_bytes(2 * len(_LANGUAGES), "little")
+    by_language = memoryview(scores).cast("H").tolist()
+    shift = _DEGREE_BITS * by_language.index(max(by_language))
+    return [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]
 
 
 def says_nothing(words: Sequence[str], terms: Sequence[str]) -> bool:
@@ -106,21 +101,19 @@ def all_common(shares: Sequence[float]) -> bool:
 
 
 @cache
-def load_tables() -> dict[str, tuple[tuple[str, int], ...]]:
-    """Returns for each common term its languages, and to which degree it is common in each.
+def load_tables() -> dict[str, int]:
+    """Returns for each common term to which degree it is common in each language, one beside the other.
 
-    That are 9,000 terms, in 4 ms and 0.8 MB.
+    That are 9,000 terms, in 6 ms and 1 MB.
     """
-    tables: dict[str, tuple[tuple[str, int], ...]] = {}
+    tables: dict[str, int] = {}
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, number, *terms = line.split()
-            place = ((language, _LAST_LINE + 1 - int(number)),)
-            for term in terms:
-                tables[term] = tables[term] + place if term in tables else place
-    for language, text in _SAID_TO_ASSISTANTS.items():
-        place = ((language, _MOST),)
+            degree = _LAST_LINE + 1 - int(number) << _DEGREE_BITS * _LANGUAGES.index(language)
+            tables.update((term, tables[term] + degree if term in tables else degree) for term in terms)
+    for place, text in enumerate(_SAID_TO_ASSISTANTS.values()):
+        shift = _DEGREE_BITS * place
         for term in words_of(text):
-            others = tuple(each for each in tables.get(term, ()) if each[0] != language)
-            tables[term] = others + place if others else place
+            tables[term] = tables.get(term, 0) & ~(_DEGREE << shift) | _MOST << shift
     return tables

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from storage.search.blob import ROW_SHIFT, hash_terms
+from storage.search.blob import hash_terms
 from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
 from storage.value import frozen
@@ -56,17 +56,18 @@ def widen(
 
     A name that comes from the index is not looked for in the tail, whose words would all have to be hashed for it.
     """
-    layout, named = found.layout, dict[int | str, str]()
-    for row, seq in zip(best, layout.numbers(best), strict=True):
-        if row << ROW_SHIFT not in layout.tail_rows:
+    layout, has_words, named = found.layout, index.has_words, dict[int | str, str]()
+    for row in best:
+        place = layout.place_of(row)
+        if place < 0:
             for value in index.names_in(row):
                 named.setdefault(value, "")
-        elif index.has_words:
-            named.update((h, term) for term, h in hash_terms(layout.tail.names.get(seq, ()), secret).items())
+        elif has_words:
+            named.update((h, term) for term, h in hash_terms(layout.tail.names(place), secret).items())
         else:
             # By themselves, where there are no hashes to compare them with.
-            named.update((term, term) for term in layout.tail.names.get(seq, ()))
-    known = found.hashes.values() if index.has_words else terms
+            named.update((term, term) for term in layout.tail.names(place))
+    known = found.hashes.values() if has_words else terms
     more = [(value, term) for value, term in named.items() if value not in known][:_NAMES]
     if not more:
         return None

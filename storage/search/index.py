@@ -111,8 +111,8 @@ class Index:
 
     def lay(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows, but those that are left out."""
-        if tail is not self.layout.tail or len(tail.seqs) > len(self.layout.tail_rows):
-            self._make_room(map(chunk_of, tail.seqs))
+        if tail is not self.layout.tail or len(tail.documents) > len(self.layout.tail_rows):
+            self._make_room(chunk_of(each.seq) for each in tail.documents)
         self.layout.lay(tail, skip)
         return self.layout
 

@@ -154,24 +154,26 @@ class IndexLayout:
 
     def lay(self, tail: Tail, skip: range) -> None:
         """Puts the messages of a tail into their rows, which are there, but those that are left out."""
-        out = [place for place, seq in enumerate(tail.seqs) if seq in skip] if skip else []
+        out = [place for place, each in enumerate(tail.documents) if each.seq in skip] if skip else []
         known = len(self.tail_rows)
         if tail is not self.tail or out[: bisect_left(out, known)] != self._out:
             self._take_out()
             known = 0
-        if known == len(tail.seqs):
+        if known == len(tail.documents):
             return
         self.tail, self._out = tail, out
-        is_linked = True
-        for seq, (length, back, flags, head) in zip(tail.seqs[known:], tail.rows[known:], strict=True):
+        is_linked, numbers = True, iter(tail.rows[4 * known :])
+        rows = zip(tail.documents[known:], numbers, numbers, numbers, numbers, strict=True)
+        for document, length, back, flags, head in rows:
+            seq = document.seq
             if seq in skip:
                 self.tail_rows.append(-1)
                 continue
-            row = self._row_of(seq)
+            row = self.places[seq // CHUNK] * CHUNK + seq % CHUNK
             if self.flags[row]:
                 self.replaced[row] = self._change(row, -1)
             self.length[row], self.back[row], self.flags[row], self.head[row] = length, back, flags, head
-            self._change(row, 1)
+            self.lengths.change(1, length, head, flags)
             self.tail_rows.append(row << ROW_SHIFT)
             self.marks |= flags
             # Of a row before others some may be waiting behind it.
@@ -184,6 +186,11 @@ class IndexLayout:
         if not is_linked:
             self._link()
         self._weigh()
+
+    def place_of(self, row: int) -> int:
+        """Returns the place of a message in the tail; -1 where it is not there."""
+        place = row << ROW_SHIFT
+        return self.tail_rows.index(place) if place in self.tail_rows else -1
 
     def occurrences(self, terms: Iterable[str]) -> list[list[int]]:
         """Returns the occurrences of each term in the tail."""

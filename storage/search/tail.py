@@ -5,58 +5,61 @@ Pure: values in, occurrences out. A tail grows at its end; one thread uses it at
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from functools import lru_cache
 from sys import getsizeof
 
-from storage.search.blob import NO_ROW, ROW_SHIFT, Counted, DocumentRow
+from storage.search.blob import NO_ROW, ROW_SHIFT, Counted, Indexable, count_terms, names_of
 
 # Measured: what a tail takes beside its table of terms, and what each message takes in it.
-_TAIL_BYTES, _MESSAGE_BYTES = 500, 150
+_TAIL_BYTES, _MESSAGE_BYTES = 500, 100
 
 
 class Tail:
-    """Messages that are not indexed yet. By place: `seqs`, their numbers, and `rows`, as a blob has them.
+    """Messages that are not indexed yet, in the order in which they came.
 
-    names: the terms of names in the head, by seq, where there are any. terms: by term its occurrences, in order, with
-    places in the tail for rows.
+    rows: four numbers for each, as a blob has them. terms: by term its occurrences, in order, with places in the tail
+    for rows.
     """
 
-    __slots__ = ("names", "rows", "seqs", "terms")
+    __slots__ = ("_names", "documents", "rows", "terms")
 
-    def __init__(self, counted: Iterable[Counted] = ()) -> None:
-        self.seqs: list[int] = []
-        self.rows: list[DocumentRow] = []
-        self.names: dict[int, tuple[str, ...]] = {}
+    def __init__(self, documents: Iterable[Indexable] = ()) -> None:
+        self.documents: list[Indexable] = []
+        self.rows = array("H")
         self.terms: dict[str, tuple[int, ...]] = {}
-        for each in counted:
+        self._names: dict[int, list[str]] = {}
+        for each in documents:
             self.add(each)
 
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
-        return _TAIL_BYTES + getsizeof(self.terms) + _MESSAGE_BYTES * len(self.seqs)
+        return _TAIL_BYTES + getsizeof(self.terms) + _MESSAGE_BYTES * len(self.documents)
 
-    def add(self, counted: Counted) -> None:
-        """Adds a message whose number is new."""
-        place, terms = len(self.seqs) << ROW_SHIFT, self.terms
-        self.seqs.append(counted.seq)
-        self.rows.append(counted.row)
-        if counted.names:
-            self.names[counted.seq] = counted.names
+    def add(self, document: Indexable) -> None:
+        """Adds a message whose number is new, and counts its terms."""
+        counted, place, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
+        self.documents.append(document)
+        self.rows.extend(counted.row)
         for term, times in counted.terms.items():
             terms[term] = _with(terms.get(term, ()), place | times)
 
+    def names(self, place: int) -> list[str]:
+        """Returns the terms of the names in the head of a message."""
+        found = self._names.get(place)
+        if found is None:
+            found = self._names[place] = names_of(self.documents[place])
+        return found
+
     def counted(self) -> list[Counted]:
-        """Returns its messages as they were counted, in order."""
-        of_place: list[dict[str, int]] = [{} for _ in self.seqs]
+        """Returns its messages as they were counted."""
+        found = [Counted(tuple(self.rows[at : at + 4]), {}) for at in range(0, len(self.rows), 4)]
         for term, hits in self.terms.items():
             for hit in hits:
-                of_place[hit >> ROW_SHIFT][term] = hit & NO_ROW
-        return [
-            Counted(seq, row, terms, self.names.get(seq, ()))
-            for seq, row, terms in zip(self.seqs, self.rows, of_place, strict=True)
-        ]
+                found[hit >> ROW_SHIFT].terms[term] = hit & NO_ROW
+        return found
 
 
 # Most terms are in one or two messages of a tail, so that tails share nearly all of these tuples, and their numbers.

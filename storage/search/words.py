@@ -103,7 +103,7 @@ def split_words(text: str) -> list[str]:
 
 def words_of(text: str) -> list[str]:
     """Returns the terms of a text in order. Numbers and identifiers are kept, function words are not."""
-    return terms_of(split_words(text))
+    return list(chain.from_iterable(map(terms_of_word, split_words(text))))
 
 
 def terms_of(words: list[str]) -> list[str]:
@@ -113,8 +113,8 @@ def terms_of(words: list[str]) -> list[str]:
 
 def names_in(text: str) -> list[str]:
     """Returns the terms of names, and of numbers of two digits and more, in order, but at a sentence's beginning."""
-    words = [word for word in _NAMED.findall(text) if not word[0].islower()]
-    return words_of(" ".join([word for word in words if word[0].isupper() or word[0].isdigit()]))
+    words = [word for word in _NAMED.findall(text) if word[0].isupper() or word[0].isdigit()]
+    return words_of(" ".join(words)) if words else []
 
 
 class _Terms(dict[str, tuple[str, ...]]):

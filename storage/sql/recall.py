@@ -16,7 +16,7 @@ from storage.errors import TooSlow
 from storage.listing import PassageFilter
 from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
-from storage.search.blob import Counted, count_terms
+from storage.search.blob import Counted, count_terms, with_names
 from storage.search.many import Near
 from storage.search.tail import Tail
 from storage.sql import exchanges, vectors
@@ -190,10 +190,8 @@ class Recall(Group):
             lambda connection: load_kept(connection, exchanges.SQL["kept_since"], values),
             deadline_ms=deadline_ms,
         )
-        known = {each.seq: each for each in memory.tail.counted()}
-        tail = Tail(known.get(m.seq) or count_terms(document_of(m)) for m in fresh)
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
-        hits = rank.rank(memory.index, query, agent.secret, tail=tail, limit=_PASSAGES, near=near)
+        hits = rank.rank(memory.index, query, agent.secret, tail=Tail(fresh), limit=_PASSAGES, near=near)
         found: list[Passage] = []
         for start in range(0, len(hits), rank.MOST_HITS):
             some = hits[start : start + rank.MOST_HITS]
@@ -224,9 +222,9 @@ class Recall(Group):
         after the other: within the transaction turns would wait for all of them.
         """
         memory = self._memories.get(agent)
-        counted = dict[blob.Document, Counted]()
+        known, counted = dict[blob.Document, Counted](), dict[blob.Document, Counted]()
         if memory is not None:
-            counted = {document_of(memory.told[each.seq]): each for each in memory.tail.counted()}
+            known = dict(zip(map(document_of, memory.tail.documents), memory.tail.counted(), strict=True))
         loop = asyncio.get_running_loop()
         is_busy = False
         found = await self._unindexed(agent)
@@ -234,9 +232,7 @@ class Recall(Group):
             return False
         of, documents = found
         for document in documents:
-            if document in counted:
-                continue
-            counted[document] = count_terms(document)
+            counted[document] = with_names(known.get(document) or count_terms(document), document)
             if not is_busy:
                 begun = loop.time()
                 await asyncio.sleep(0)

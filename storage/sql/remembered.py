@@ -23,7 +23,7 @@ from sys import getsizeof
 from storage.commands import Committed, Rules, TurnWrite
 from storage.database import Connection, Row
 from storage.records import Exchange, Message, Numbers, State
-from storage.search.blob import Document, count_terms
+from storage.search.blob import Document, Indexable
 from storage.search.index import Index
 from storage.search.tail import Tail
 from storage.search.words import forget_words
@@ -136,7 +136,7 @@ class Remembered:
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
             self.keep({seq: self._as_read(m) for seq, m in self.told.items() if seq in indexed})
             self.told = {seq: m for seq, m in self.told.items() if seq not in indexed}
-            self.tail = Tail(each for each in self.tail.counted() if each.seq in self.told)
+            self.tail = Tail()
         for m in news.told:
             self.told.setdefault(m.seq, m)
         self.numbers, self.position = now, news.position
@@ -168,11 +168,11 @@ class Remembered:
 
     def counted(self, skip: range) -> Tail:
         """Returns the tail, with all that is not left out."""
-        if len(self.tail.seqs) < len(self.told):
-            known = {*self.tail.seqs}
+        if len(self.tail.documents) < len(self.told):
+            known = {each.seq for each in self.tail.documents}
             for seq, m in self.told.items():
                 if seq not in skip and seq not in known:
-                    self.tail.add(count_terms(document_of(m)))
+                    self.tail.add(m)
         return self.tail
 
     def messages(self, seqs: Iterable[int]) -> tuple[dict[int, Message], list[int]]:
@@ -269,7 +269,7 @@ class MemoryCache:
             self._bytes -= self._sizes.pop(agent)
 
 
-def document_of(m: Message) -> Document:
+def document_of(m: Indexable) -> Document:
     """Returns a message as the index reads it."""
     return Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
 

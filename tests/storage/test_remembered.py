@@ -13,7 +13,7 @@ import pytest
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
 from storage.records import Message
-from storage.search.blob import Counted, Document, count_terms, encode, forget
+from storage.search.blob import Counted, Document, Indexable, count_terms, encode, forget
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
@@ -26,7 +26,7 @@ from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Speaker, ranked, rows, save_passage
 
 SECRET = b"s" * 32
-COUNTING = ("storage.search.blob", "storage.sql.recall", "storage.sql.remembered")
+COUNTING = ("storage.search.blob", "storage.search.tail", "storage.sql.recall")
 NOUNS = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 
 
@@ -36,11 +36,11 @@ async def alice(store: Store) -> Speaker:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Indexable]:
     """Every message whose words were counted."""
-    found: list[Document] = []
+    found: list[Indexable] = []
 
-    def count(document: Document) -> Counted:
+    def count(document: Indexable) -> Counted:
         found.append(document)
         return count_terms(document)
 
@@ -193,7 +193,7 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
 
 
 async def test_words_are_counted_before_the_transaction_that_indexes_them(
-    open_store: Any, counted: list[Document]
+    open_store: Any, counted: list[Indexable]
 ) -> None:
     """Else each turn that comes meanwhile would wait for all of them."""
     before: list[int] = []
@@ -214,7 +214,7 @@ async def test_words_are_counted_before_the_transaction_that_indexes_them(
 
 
 async def test_words_that_a_query_has_counted_are_indexed_as_they_are(
-    store: Store, alice: Speaker, counted: list[Document]
+    store: Store, alice: Speaker, counted: list[Indexable]
 ) -> None:
     for n in range(3):
         await alice.say([user(f"My dog number {n} is called Rex.")], assistant("Nice."), f"c{n}")
@@ -342,7 +342,7 @@ def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> N
         tail = [Document(dice.randrange(4000), "user", some_text(dice), 0.0)]
         query = " ".join(dice.sample(NOUNS, 2))
         options = {"limit": 20, "room": dice.choice((0, 500))}
-        found = rank(index, query, SECRET, tail=Tail(map(count_terms, tail)), **options)
+        found = rank(index, query, SECRET, tail=Tail(tail), **options)
         assert found
         assert found == ranked([data for data in blobs.values() if data], query, SECRET, tail=tail, **options)
 
@@ -361,13 +361,13 @@ def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
     for _ in range(60):
         seqs = dice.sample(range(30 if dice.random() < 0.8 else 1, 100), dice.randrange(4))
         for seq in seqs:
-            if seq not in tail.seqs:
+            if seq not in {each.seq for each in said}:
                 role, before = dice.choice(("user", "assistant")), dice.randrange(seq)
                 said.append(Document(seq, role, some_text(dice), 0.0, None, before))
-                tail.add(count_terms(said[-1]))
+                tail.add(said[-1])
         if dice.random() < 0.1:
             del said[dice.randrange(len(said) + 1) :]
-            tail = Tail(map(count_terms, said))
+            tail = Tail(said)
         query, start = " ".join(dice.sample(NOUNS, 2)), dice.randrange(100)
         skip = range(start, start + dice.choice((0, 0, 5, 40)))
         found = rank(index, query, SECRET, tail=tail, skip=skip, limit=20)
@@ -377,12 +377,12 @@ def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
 
 def test_a_tail_gives_back_what_was_counted() -> None:
     texts = ("My dog Rex ate. It barked at Anna Rex Rex.", "My dog.", "", "Hello Anna, this is Bert.")
-    counted = [count_terms(Document(n, "user", text, 0.0, "Ann", n - 1)) for n, text in enumerate(texts, 7)]
-    assert Tail(counted).counted() == counted
+    documents = [Document(n, "user", text, 0.0, "Ann", n - 1) for n, text in enumerate(texts, 7)]
+    assert Tail(documents).counted() == list(map(count_terms, documents))
 
 
 async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(
-    store: Store, alice: Speaker, counted: list[Document]
+    store: Store, alice: Speaker, counted: list[Indexable]
 ) -> None:
     for n in range(4):
         await alice.say([user(f"The ant number {n}.")], assistant("A small one."), f"c{n}")
