@@ -62,6 +62,9 @@ class Additions:
         return Additions(tuple(notes), (*self.rounds, e) if e.hidden or e.opaque else self.rounds)
 
 
+NO_ADDITIONS = Additions()
+
+
 @dataclass(slots=True)
 class Look:
     """The surroundings of a request, as one round trip reads them.
@@ -83,7 +86,7 @@ class Look:
     exchange: Exchange | None = None
     is_continued: bool = False
     has_rivals: bool = False
-    additions: Additions = field(default_factory=Additions)
+    additions: Additions = field(default_factory=lambda: NO_ADDITIONS)
     is_head: bool = False
     has_tombs: bool = False
     snapshot: Snapshot | None = None

@@ -14,7 +14,7 @@ from sys import getsizeof
 
 import orjson
 
-from storage.commands import Additions, Committed, Look, Opening, TurnWrite
+from storage.commands import NO_ADDITIONS, Additions, Committed, Look, Opening, TurnWrite
 from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
@@ -104,8 +104,16 @@ class KeptLooks:
             if place is None:
                 return None
         self._memories.move_to_end(agent)
-        found = Look(epoch, next_seq, indexed_seq, rev, stamp)
-        found.has_tombs, found.blocks, found.ops = memory.has_tombs, memory.blocks, memory.ops
+        found = Look(
+            epoch,
+            next_seq,
+            indexed_seq,
+            rev,
+            stamp,
+            has_tombs=memory.has_tombs,
+            blocks=memory.blocks,
+            ops=memory.ops,
+        )
         if place is not None:
             found.conversation, found.exchange = place.conversation, place.exchange
             found.has_rivals, found.additions = place.has_rivals, place.additions
@@ -205,7 +213,7 @@ class KeptLooks:
             said=None,
             full=None,
         )
-        additions = Additions() if before is None else before.additions
+        additions = NO_ADDITIONS if before is None else before.additions
         rounds = additions.rounds
         if write.carries and rounds and rounds[-1].id == e.parent and not e.tells:
             rounds = (*rounds[:-1], changed(rounds[-1], carried=True))
@@ -231,14 +239,13 @@ class KeptLooks:
         """Returns the place that a plain turn went on from. All of its conversation go, since that has moved."""
         assert write.plain is not None
         e = write.plain[0]
-        moved = [
-            (name, place)
-            for name, place in memory.places.items()
-            if place.exchange.conversation == e.conversation
-        ]
-        for name, _ in moved:
-            self._take(memory, name)
-        return next((place for _, place in moved if place.exchange.id == e.parent), None)
+        found = None
+        for name, place in list(memory.places.items()):
+            if place.exchange.conversation == e.conversation:
+                self._take(memory, name)
+                if place.exchange.id == e.parent:
+                    found = place
+        return found
 
     def _put_openings(self, memory: _Memory, openings: list[Opening]) -> None:
         before = sum(map(_opening_bytes, memory.openings or ()))
@@ -276,10 +283,12 @@ def _place(
     snapshot: Snapshot | None,
 ) -> _Place:
     """Returns the end of a path with the bytes that it takes."""
-    size = _PLACE_BYTES + sum(_NOTE_BYTES + getsizeof(note) for _, note in additions.notes)
-    for e in (end, *additions.rounds):
-        contents = sum(len(part) for part in (e.input, e.said, e.full) if part is not None)
-        size += _EXCHANGE_BYTES + contents + 45 * sum(map(len, e.inputs))
+    size = _PLACE_BYTES + 45 * sum(map(len, end.inputs)) + _NOTE_BYTES * len(additions.notes)
+    for _, note in additions.notes:
+        size += getsizeof(note)
+    for e in additions.rounds:
+        size += _EXCHANGE_BYTES + 45 * sum(map(len, e.inputs))
+        size += sum(len(part or b"") for part in (e.input, e.said, e.full))
     return _Place(conversation, end, has_rivals, additions, snapshot, size)
 
 

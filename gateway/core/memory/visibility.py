@@ -8,6 +8,7 @@ opened with the same head.
 from __future__ import annotations
 
 from collections.abc import Container
+from sys import intern
 
 import orjson
 
@@ -19,32 +20,24 @@ from gateway.core.prompt import note
 from storage.records import Exchange, Message
 
 
-def _shown_places(e: Exchange, head_is_shared: bool, takes_reply: bool) -> list[int]:
-    if is_tombstone(e) or e.input is None:
-        return []
-    # A head is known to be the user's own once they went on with it, and no other conversation began with the same.
-    head = 0 if e.carried and not head_is_shared else e.head
-    found = [
-        i
-        for i, atoms in enumerate(e.inputs)
-        if i >= head and i not in e.hush and not (atoms and atoms[0][:1] == b"t")
-    ]
-    if takes_reply and e.said is not None and -1 not in e.hush:
-        found.append(-1)
-    return found
-
-
 def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
     """Returns (index in the input, or -1 for the reply; message), in order.
 
     e: with its content. head_is_shared: another conversation opened with the same messages.
     """
-    places = _shown_places(e, head_is_shared, takes_reply)
-    if not places:
+    if is_tombstone(e) or e.input is None:
         return []
+    # A head is known to be the user's own once they went on with it, and no other conversation began with the same.
+    head = 0 if e.carried and not head_is_shared else e.head
     # The JSON is parsed once: an imported head may have thousands of messages.
-    inputs: list[WireMessage] = orjson.loads(e.input or b"[]")
-    return [(i, without_fillers(orjson.loads(e.said or b"{}")) if i < 0 else inputs[i]) for i in places]
+    inputs: list[WireMessage] = orjson.loads(e.input) if head < len(e.inputs) else []
+    found = []
+    for i, atoms in enumerate(e.inputs):
+        if i >= head and i not in e.hush and not (atoms and atoms[0][:1] == b"t"):
+            found.append((i, inputs[i]))
+    if takes_reply and e.said is not None and -1 not in e.hush:
+        found.append((-1, without_fillers(orjson.loads(e.said))))
+    return found
 
 
 def messages_of(
@@ -67,7 +60,7 @@ def messages_of(
             Message(
                 seq,
                 e.id,
-                "assistant" if is_reply else str(m.get("role")),
+                "assistant" if is_reply else intern(str(m.get("role"))),  # of each role there is one text
                 text,
                 (e.ended if is_reply else None) or e.begun,
                 e.conversation,

@@ -61,13 +61,11 @@ class Eviction:
         return changed(self, cuts=tuple(reversed(kept)))
 
 
-def evicted_before(plan: Plan, context_tokens: int | None) -> Evicted | None:
-    """Returns what of the path has left the window; None: nothing, or it left a smaller one than this request has."""
-    return evicted_at(plan.match.anchor, context_tokens)
-
-
 def evicted_at(anchor: Exchange | None, context_tokens: int | None) -> Evicted | None:
-    """Returns the same for a path that ends with this exchange."""
+    """Returns what has left the window of a path that ends with this exchange.
+
+    None: nothing, or it left a smaller one than this request has.
+    """
     found = None if anchor is None else anchor.evicted
     return found if found is not None and found.is_out_of(context_tokens) else None
 

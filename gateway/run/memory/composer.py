@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import is_nudge
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import find_beginning
@@ -20,7 +20,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import fit, is_crowded, may_exceed
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import NO_NOTE, EndpointForm, Prompt
+from gateway.run.memory.prompt import NO_NOTE, NO_RECALL, WHOLE, EndpointForm, Prompt
 from gateway.run.memory.recall import Recaller
 from storage.errors import StoreError
 from storage.sql.store import Store
@@ -56,9 +56,13 @@ class Composer:
         new = plan.messages
         last = len(new) - 1
         # Notes written once stay: a retry, or a question asked again, gets the same.
-        notes = _known_notes(known) if made_notes is None else dict(made_notes)
-        # What only quotes its conversation is a front end's request for a title or the like.
-        takes_note = bool(new) and _takes_note(new[-1]) and last not in notes and not plan.quotes
+        notes = dict(made_notes or ())
+        if made_notes is None and not known.is_plain:  # the new messages of a plain list have no notes yet
+            notes = _known_notes(known)
+        # Something may be recalled for what somebody says, a nudge of an agent's rules is not. What only quotes its
+        # conversation is a front end's request for a title or the like.
+        is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
+        takes_note = is_asked and last not in notes and not plan.quotes
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
         defined = asked.spec.defined
         terms = _NO_TERMS if defined is None else SummaryTerms.of(defined.compaction)
@@ -74,6 +78,8 @@ class Composer:
             section=section,
             notes={} if plan.off else notes,
             composition=composition,
+            window=WHOLE,
+            recall=NO_RECALL,
             beginning=find_beginning(
                 plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
             ),
@@ -84,9 +90,12 @@ class Composer:
             bounds=None if asked.spec.bounds is None else MessageBounds(*asked.spec.bounds),
             leads=bool(asked.spec.uid) or known.is_ours,
         )
-        if prompt.beginning.evicted is not None or _is_near(prompt):
-            prompt = await self._with_summaries(known, prompt)
-        prompt = await self._fitted(known, prompt, pin, takes_note=takes_note)
+        context = asked.target.context_window
+        may_be_full = prompt.beginning.evicted is not None or is_crowded(prompt)
+        if may_be_full or (context is not None and may_exceed(prompt, context * 3 // 4)):
+            prompt = await self._fitted(known, await self._with_summaries(known, prompt), pin, takes_note)
+        elif context is not None and section.changes:  # they may make a long note
+            prompt = await self._fitted(known, prompt, pin, takes_note)
         return await self._with_note(known, prompt) if takes_note else prompt
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
@@ -96,7 +105,8 @@ class Composer:
         """
         prompt = changed(prompt, target=target, form=form)
         if not known.is_off:
-            composition = changed(await self._compose(known, {}), notes=prompt.composition.notes)
+            made = await self._compose(known, prompt.notes)
+            composition = changed(made, notes=prompt.composition.notes)
             beginning = changed(prompt.beginning, composition=composition)
             prompt = changed(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(known, prompt)
@@ -116,7 +126,7 @@ class Composer:
             known.blocks,
             pinned=known.pinned,
             goes_on=anchor is not None,
-            offered=known.memory_tools,
+            offered=known.memory_tools if known.offered else {},
             system=spec.system,
             made=made_of(spec.system, known.offered) if spec.uid else "",
             epoch=known.look.epoch,
@@ -143,13 +153,10 @@ class Composer:
         return changed(prompt, beginning=prompt.beginning.with_summaries(found, known.path_ids))
 
     async def _fitted(
-        self, known: Known, prompt: Prompt, pin: Callable[..., Section], *, takes_note: bool
+        self, known: Known, prompt: Prompt, pin: Callable[..., Section], takes_note: bool
     ) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
         beginning = prompt.beginning
-        is_free = prompt.target.context_window is None
-        if is_free and beginning.evicted is None and not is_crowded(prompt):
-            return prompt
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None if newer is None else pin(summary=newer)
         note = self.recaller.room(known, prompt.section) if takes_note else NO_NOTE
@@ -182,21 +189,7 @@ class Composer:
         return changed(prompt, window=window, composition=composition, recall=recall, notes=notes)
 
 
-def _is_near(prompt: Prompt) -> bool:
-    """Returns whether the window may be nearly full."""
-    context = prompt.target.context_window
-    return is_crowded(prompt) or (context is not None and may_exceed(prompt, context * 3 // 4))
-
-
-def _takes_note(message: WireMessage) -> bool:
-    """Returns whether something may be recalled for a message: it is somebody's, not a nudge of an agent's rules."""
-    return message.get("role") == "user" and not is_nudge(message)
-
-
 def _known_notes(known: Known) -> dict[int, str]:
-    # A plain list goes on from its end, so its new messages have no notes yet.
-    if known.is_plain:
-        return {}
     users = [i for i, m in enumerate(known.plan.messages) if m.get("role") == "user"]
     found = {i: known_note(known.tree, known.plan, i) for i in users}
     return {i: note for i, note in found.items() if note is not None}

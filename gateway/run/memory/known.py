@@ -23,7 +23,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
 from gateway.core.memory import tools as memory_tools
-from gateway.core.prompt.eviction import evicted_before
+from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
@@ -114,7 +114,7 @@ class Known:
     @property
     def evicted(self) -> Evicted | None:
         """The part of the path that has left the window before."""
-        return evicted_before(self.plan, self.asked.target.context_window)
+        return evicted_at(self.plan.match.anchor, self.asked.target.context_window)
 
     def answered_by(self, target: Target) -> Known:
         """Returns the same for another target than the one that was expected."""
@@ -237,7 +237,7 @@ async def _plan(
         pool = await store.turns.pool(agent, probes)
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
-        evicted = evicted_before(plan, asked.target.context_window)
+        evicted = evicted_at(plan.match.anchor, asked.target.context_window)
         if not query.named and not query.listing.said:
             store.turns.keep_openings(agent, look, openings_of(tree))
         is_all = recent is None and low is None

@@ -50,7 +50,7 @@ def headed(request: ChatRequest) -> ChatRequest:
         splice.drop_message(index)
     head = request.messages[: spoken.start]
     return changed(
-        request, raw=splice.render(), json={**request.json, "messages": head}, messages=head, _layout=[]
+        request, raw=splice.render(), json={**request.json, "messages": head}, messages=head, _layout=None
     )
 
 

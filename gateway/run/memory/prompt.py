@@ -75,6 +75,9 @@ class FittedWindow:
     note_tokens: int | None = None
 
 
+WHOLE = FittedWindow()
+
+
 @frozen
 class RecallResult:
     """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
@@ -83,6 +86,9 @@ class RecallResult:
     tokens: int = 0
     ms: float = 0.0
     has_failed: bool = False
+
+
+NO_RECALL = RecallResult()
 
 
 @frozen
@@ -134,8 +140,11 @@ class Prompt:
     def injected_tokens(self) -> int:
         """How much of ours is text around the client's, by estimate. The note that was just made is counted already."""
         counted = self.recall.note if self.recall.tokens else None
-        texts = (self.system, self.window.summary, *self.composition.notes.values())
-        return sum(self.recall.tokens if text is counted else estimate_tokens(text) for text in texts if text)
+        found = 0
+        for text in (self.system, self.window.summary, *self.composition.notes.values()):
+            if text:
+                found += self.recall.tokens if text is counted else estimate_tokens(text)
+        return found
 
     def body(
         self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer | None = None

@@ -98,7 +98,16 @@ class Recaller:
                     found = [*await self._search(known, query, visible, budget, begun, is_cut=is_cut), *rest]
                 else:
                     shared = frozenset()
-                chosen = await self._choose(known, found, query, shared, visible, budget)
+                useful = await self._useful(known, found, visible)
+                chosen = note.choose(
+                    useful,
+                    query,
+                    exclude_atoms=visible.atoms(),
+                    noted=visible.notes(),
+                    shared=shared,
+                    budget_tokens=budget,
+                    cut_chars=min(note.CUT_CHARS, 2 * budget),
+                )
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
@@ -128,35 +137,19 @@ class Recaller:
             vector=vector,
         )
 
-    async def _choose(
-        self,
-        known: Known,
-        found: list[Message],
-        query: str,
-        shared: frozenset[str],
-        visible: VisibleContent,
-        budget: int,
-    ) -> list[note.Recalled]:
+    async def _useful(self, known: Known, found: list[Message], visible: VisibleContent) -> list[Message]:
+        """Returns what was found but what the request says otherwise, or what facts say that it shows the origin of."""
         left_out: set[int] = set()
         if not known.is_plain:  # a plain list says nothing otherwise
             replaced = partial(visible.replaced, self.settings.idle_s)
             left_out = await with_contents(self.store.turns, known.agent, known.tree, replaced)
         is_whole = known.asked.spec.history != "client"
-        useful = [
+        return [
             m
             for m in found
             if m.exchange not in left_out
             and not (is_whole and m.source == "fact" and visible.shows_origin(m))
         ]
-        return note.choose(
-            useful,
-            query,
-            exclude_atoms=visible.atoms(),
-            noted=visible.notes(),
-            shared=shared,
-            budget_tokens=budget,
-            cut_chars=min(note.CUT_CHARS, 2 * budget),
-        )
 
 
 def _change_tokens(known: Known, section: Section) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from gateway.core.conversation.tree import Tree
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
-from storage.records import Atom, Exchange, Message
+from storage.records import Exchange, Message
 from storage.value import frozen
 
 
@@ -18,19 +16,16 @@ class VisibleContent:
     known: Known
     prompt: Prompt
 
-    @property
-    def _is_cut(self) -> bool:
-        return self.prompt.window.evicted_tokens > 0
-
     def numbers(self) -> range:
         """Returns messages that need not even be looked at: the request has them word for word."""
         known, anchor = self.known, self.known.plan.match.anchor
         if anchor is None:
             return range(0)
-        behind = anchor.seq + len(anchor.inputs) + 1
-        first = anchor.run if known.is_plain and not self._is_cut else behind
+        behind = first = anchor.seq + len(anchor.inputs) + 1
         if known.is_ours:
             first = max(anchor.run, self._first_filled(behind))
+        elif known.is_plain and not self.prompt.window.evicted_tokens:
+            first = anchor.run
         return range(first, behind)
 
     def _first_filled(self, otherwise: int) -> int:
@@ -46,21 +41,26 @@ class VisibleContent:
     def atoms(self) -> set[bytes]:
         """Returns the hashes of all that is visible."""
         listing, dropped = self.known.plan.query.listing, self.prompt.window.dropped
-        shown: Iterable[Atom] = listing.flat(len(listing))
+        found = set() if dropped else set(listing.flat(len(listing)))
         if dropped:
-            places = zip(listing.atoms, listing.positions, strict=True)
-            shown = (a for atoms, place in places if place not in dropped for a in atoms)
-        return {*shown, *(a for each in self.prompt.fill for a in each.atoms)}
+            for atoms, place in zip(listing.atoms, listing.positions, strict=True):
+                if place not in dropped:
+                    found.update(atoms)
+        for each in self.prompt.fill:
+            found.update(each.atoms)
+        return found
 
     def notes(self) -> list[str]:
         """Returns earlier notes of ours, as far as they are still visible."""
         dropped = self.prompt.window.dropped
-        notes = [note for i, note in self.prompt.composition.notes.items() if i not in dropped]
-        return notes + [each.note for each in self.prompt.fill if each.note]
+        found = [note for i, note in self.prompt.composition.notes.items() if i not in dropped]
+        for each in self.prompt.fill:
+            found.append(each.note)
+        return found
 
     def shows_origin(self, m: Message) -> bool:
         """Returns whether a fact was learned from what is visible anyway."""
-        if self._is_cut:
+        if self.prompt.window.evicted_tokens:
             return False
         anchor = self.known.plan.match.anchor
         # On a plain path not every exchange is loaded.

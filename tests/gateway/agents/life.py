@@ -23,7 +23,7 @@ from gateway.run.agents.run import RunRequest, RunResult
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Presence
-from gateway.settings import ToolSettings, UpstreamSettings
+from gateway.settings import ModelSettings, ToolSettings, UpstreamSettings
 from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
 from storage.sql.agents import create_agent
@@ -198,9 +198,13 @@ def _scope() -> Scope:
 
 @contextmanager
 def agents(
-    upstream: StrictUpstream, folder: Path, settings: ToolSettings | None = None, **options: Any
+    upstream: StrictUpstream,
+    folder: Path,
+    settings: ToolSettings | None = None,
+    models: Sequence[ModelSettings] = (),
+    **options: Any,
 ) -> Iterator[Life]:
-    """settings: of tools. options: of the agent."""
+    """settings: of tools. models: aliases. options: of the agent."""
     spec = AgentSpec(
         **{
             "name": "helper",
@@ -213,7 +217,12 @@ def agents(
     )
     # One that is known to count a stream's tokens.
     kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
-    with remember(upstream, folder, upstreams=(kind,), tools=settings or ToolSettings()) as world:
+    parts: dict[str, Any] = {
+        "upstreams": (kind,),
+        "models": tuple(models),
+        "tools": settings or ToolSettings(),
+    }
+    with remember(upstream, folder, **parts) as world:
         life = Life(world, spec, _scope())
         if spec.uid:
             life.make()

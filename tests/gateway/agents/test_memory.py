@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.settings import ModelSettings
 from storage.database import Connection
 from storage.records import RunState, Scope
 from storage.sql.statements import make_statement
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.agents.test_runs import insert
 from tests.gateway.sdk import agent, remember
@@ -178,19 +179,38 @@ def test_a_reply_that_was_forgotten_meanwhile_is_not_kept(life: Life) -> None:
     assert [x.state.value for x in life.path()] == ["finished"] * 3
 
 
+def begin_anew(life: Life) -> None:
+    async def begin() -> None:
+        await life.world.store.database.write(lambda c: c.run("UPDATE conversations SET key = 'old'", ()))
+
+    life.world.settle()
+    life.world.gateway.call(begin())
+
+
 def test_what_was_said_elsewhere_is_recalled(life: Life) -> None:
     """A chat completion to the same memory has a conversation of its own; recall spans both."""
     life.send("My tortoise is called Sheldon.")
     life.send("Reset.")
-
-    async def begin_anew() -> None:
-        await life.world.store.database.write(lambda c: c.run("UPDATE conversations SET key = 'old'", ()))
-
-    life.world.settle()
-    life.world.gateway.call(begin_anew())
+    begin_anew(life)
     life.send("What is my tortoise called?")
     assert "Sheldon" in life.upstream.last.messages[-1]["content"]
     assert len(life.upstream.last.messages) == 2
+
+
+def test_a_fallback_model_gets_the_note_that_was_made_for_the_first(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    models = (ModelSettings("m", "big", "up", fallbacks=("other",)), ModelSettings("other", "small", "up"))
+    with agents(upstream, tmp_path, models=models) as life:
+        life.send("My tortoise is called Sheldon.")
+        life.send("Reset.")
+        begin_anew(life)
+        upstream.queue(fail(500), say("Sheldon."))
+        life.send("What is my tortoise called?")
+        big, small = upstream.chats[-2:]
+        assert (big.json["model"], small.json["model"]) == ("big", "small")
+        assert "Sheldon" in small.messages[-1]["content"]
+        assert small.messages == big.messages
 
 
 PLAIN = [

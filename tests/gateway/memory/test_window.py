@@ -93,12 +93,12 @@ def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My bicycle is a red Bianchi.")
     long_talk(chat, 30)
-    requests = len(world.upstream.seen)
-    assert len(fitted) == requests
+    before = len(fitted)
+    assert before <= len(world.upstream.seen), "a short list is not even fitted"
     chat.say("What colour is my bicycle, and who made it?")
     assert "Bianchi" in world.upstream.last.messages[-1]["content"], "there is a note"
     assert fitted[-1][1].evicted_tokens > 0
-    assert len(fitted) == requests + 1
+    assert len(fitted) == before + 1
     assert tokens(world.upstream.last) <= CONTEXT - RESERVE
 
 
@@ -109,13 +109,13 @@ def test_the_window_has_room_for_a_note_of_changes_alone(
     with remember(upstream, tmp_path, agent(), upstreams=(small,), memory={"recall_tokens": 0}) as world:
         chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
         chat.say("Hello!")
-        assert [note for note, _ in fitted] == [NO_NOTE]
+        assert fitted == []
         world.write_block("alice", "Her name is Alice.")
         chat.say("What is my name?")
         note, question, _ = upstream.last.messages[-1]["content"].partition("What is my name?")
         assert "Her name is Alice." in note
         assert question
-        assert fitted[1][0].least >= count(note)
+        assert fitted[0][0].least >= count(note)
 
 
 def test_a_note_takes_what_the_window_leaves_free(
@@ -130,7 +130,7 @@ def test_a_note_takes_what_the_window_leaves_free(
             world.chat(user="alice").say(words(f"Bicycle {n} is a Bianchi.", 26))
         chat = world.chat(user="alice", max_tokens=RESERVE)
         for _ in range(100):
-            if fitted[-1][1].note_tokens not in (None, most):
+            if fitted and fitted[-1][1].note_tokens not in (None, most):
                 break
             long_talk(chat, 1)
         before = prefix_bytes(upstream.last)
