@@ -149,7 +149,10 @@ class Chat:
             if agents is not None and self.registry is not None:
                 spec = await self.registry.in_conversation(project, identity.conversation, spec)
             request = with_fields(request, sampling_of(spec, has_tools=request.has_tools))
-        route = agent_route(self._settings, spec) if asks_agent(request.model) else self._route(request.model)
+        if identity.agent is not None and asks_agent(request.model):
+            route = agent_route(self._settings, spec)
+        else:
+            route = self._route(request.model)
         if agents is not None:
             if identity.mode in (Mode.ON, Mode.STRICT):
                 sent = await agents.append(
@@ -199,6 +202,23 @@ class Chat:
         sink: Sink,
         spec: AgentSpec,
     ) -> TurnRun:
+        request, tools = call.request, prompt.tools
+        terms = TurnSpec(
+            wants_usage=request.wants_usage,
+            usage_added=prompt.adds_usage,
+            ours=frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
+            max_rounds=self._limits.max_rounds,
+            budget_tokens=request.max_tokens,
+            hold_end=remembered is not None,
+            choices=request.n,
+            filler=spec.fixed_filler,
+        )
+        if spec.uid:
+            # An agent's own tools, which the client never sees: a name that nobody knows is no call for it.
+            ours = AllBut(request.tools) if tools else ()
+            terms = replace(terms, ours=ours, alone=alone_of(spec), asides=asides_of(spec, request.tools))
+        elif spec.filler == "model":
+            terms = replace(terms, asides=fillers_in(tools))
         return TurnRun(
             call,
             attempts,
@@ -210,27 +230,8 @@ class Chat:
             self._metrics,
             self._limits,
             guide=guide_of(spec, prompt) if spec.uid else None,
-            spec=self._terms(call.request, prompt, spec, is_remembered=remembered is not None),
+            spec=terms,
         )
-
-    def _terms(
-        self, request: ChatRequest, prompt: Prompt, spec: AgentSpec, *, is_remembered: bool
-    ) -> TurnSpec:
-        terms = TurnSpec(
-            wants_usage=request.wants_usage,
-            usage_added=prompt.adds_usage,
-            ours=frozenset(tool["function"]["name"] for tool in prompt.tools),
-            max_rounds=self._limits.max_rounds,
-            budget_tokens=request.max_tokens,
-            hold_end=is_remembered,
-            choices=request.n,
-            filler=spec.fixed_filler,
-        )
-        if spec.uid:
-            # An agent's own tools, which the client never sees: a name that nobody knows is no call for it.
-            ours = AllBut(request.tools) if prompt.tools else ()
-            return replace(terms, ours=ours, alone=alone_of(spec), asides=asides_of(spec, request.tools))
-        return replace(terms, asides=fillers_in(prompt.tools)) if spec.filler == "model" else terms
 
     async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.

@@ -134,7 +134,8 @@ class _HeldBytes(ByteQuota):
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._reader._give_back(self._taken)
+        if self._taken:
+            self._reader._give_back(self._taken)
 
 
 def _part(message: Message) -> bytes:

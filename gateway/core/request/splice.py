@@ -30,6 +30,7 @@ _Edit = tuple[int, int, bytes]  # replace body[start:end]
 
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
+_TAKES_TEXT = b'"[n'  # how a content begins that text can be added to: a string, a list or null
 
 # How far a pattern looks ahead; longer values are taken piece by piece. Chosen so that a try that fails (an image
 # in base64) costs about 10 us, while ordinary messages and tool declarations fit.
@@ -192,7 +193,8 @@ class Splice:
         a list, to mark it for the cache, and later as a string. Before parts of another kind it is a part of its own.
         Returns False, and does nothing, where the content is neither a string, a list, null nor missing.
         """
-        if not self._takes_text(self._content(index)):
+        content = self._content(index)
+        if content is not None and self._body[content[0]] not in _TAKES_TEXT:
             return False
         self._prefixes.setdefault(index, []).append(text)
         return True
@@ -339,14 +341,12 @@ class Splice:
             opened = self._opened[index] = members, _members(self._body, start + 1, members)
         return opened
 
-    def _takes_text(self, content: Span | None) -> bool:
-        return content is None or self._body[content[0]] in b'"[n'
-
     def _has_leading_system(self) -> bool:
         role = self._value(0, "role") if self._layout.places else None
         if role is None or orjson.loads(self._body[slice(*role)]) not in ("system", "developer"):
             return False
-        return self._takes_text(self._content(0))
+        content = self._content(0)
+        return content is None or self._body[content[0]] in _TAKES_TEXT
 
     # members
 

@@ -100,9 +100,9 @@ def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
 
 
 def _model(json: dict[str, Any]) -> str:
-    model = _required(json, "model")
+    model = json.get("model")
     if not isinstance(model, str):
-        raise _wrong_type("model", "a string", model)
+        raise _missing("model") if model is None else _wrong_type("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
     if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
@@ -111,8 +111,10 @@ def _model(json: dict[str, Any]) -> str:
 
 
 def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
-    messages = _required(json, "messages")
+    messages = json.get("messages")
     if not isinstance(messages, list):
+        if messages is None:
+            raise _missing("messages")
         raise _wrong_type("messages", "an array of objects", messages)
     if not messages:
         raise BadRequest(
@@ -183,13 +185,6 @@ def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
         if isinstance(name, str):
             names.append(name)
     return names
-
-
-def _required(json: dict[str, Any], key: str) -> Any:
-    value = json.get(key)
-    if value is None:
-        raise _missing(key)
-    return value
 
 
 def _missing(param: str) -> BadRequest:

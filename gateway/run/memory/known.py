@@ -105,7 +105,8 @@ class Known:
     @property
     def memory_tools(self) -> dict[str, str]:
         """Those of the offered tools that read or edit memory."""
-        return {name: tool for name, tool in self.offered.items() if tool in _MEMORY_TOOLS}
+        offered = self.offered
+        return {name: tool for name, tool in offered.items() if tool in _MEMORY_TOOLS} if offered else {}
 
     @property
     def path_ids(self) -> set[int]:

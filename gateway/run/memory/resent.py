@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
 
 from gateway.core.conversation.canonical import Canon, ListFront, Listing
 from gateway.core.request.chat import ChatRequest
@@ -20,7 +18,7 @@ from storage.value import frozen
 # Chosen: some nine thousand conversations of ten messages.
 KEPT_BYTES = 8 << 20
 _MOST_BYTES = 1 << 20  # of one list; a hash of it takes 0.2 ms
-_LIST_BYTES = 640  # measured: without messages
+_LIST_BYTES, _MESSAGE_BYTES = 640, 28  # measured; of a message with one atom
 
 # An agent's secret, and how many messages there are.
 _Name = tuple[bytes, int]
@@ -49,7 +47,11 @@ class ResentLists:
     def listing(self, canon: Canon, request: ChatRequest) -> Listing:
         """Returns a request's list with its atoms, and keeps it in place of the list that it goes on from."""
         messages, body = request.messages, memoryview(request.raw)
-        name = canon.secret, _end_before(messages)
+        # The list before ended with what the last reply answers.
+        end = len(messages) - 1
+        while end > 0 and messages[end]["role"] != "assistant":
+            end -= 1
+        name = canon.secret, end
         before = self._sent.get(name)
         if before is not None and hash(body[: before.places[-1]]) == before.hash:
             self._drop(name)
@@ -60,8 +62,13 @@ class ResentLists:
         end = layout.places[-1]
         # To read the first words again costs less than to keep them. Repeated keys are read each time.
         if listing.said and end <= _MOST_BYTES and not layout.duplicates:
-            sent = _Sent(hash(body[:end]), layout.places, listing.front())
-            self._keep((canon.secret, len(messages)), sent)
+            name = canon.secret, len(messages)
+            if name in self._sent:
+                self._drop(name)
+            self._sent[name] = _Sent(hash(body[:end]), layout.places, listing.front())
+            self.bytes += _LIST_BYTES + _MESSAGE_BYTES * name[1]
+            while self.bytes > self._limit:
+                self._drop(next(iter(self._sent)))
         return listing
 
     def clear(self) -> None:
@@ -69,26 +76,6 @@ class ResentLists:
         self._sent.clear()
         self.bytes = 0
 
-    def _keep(self, name: _Name, sent: _Sent) -> None:
-        self._drop(name)
-        self._sent[name] = sent
-        self.bytes += _bytes(sent)
-        while self.bytes > self._limit:
-            self._drop(next(iter(self._sent)))
-
     def _drop(self, name: _Name) -> None:
-        sent = self._sent.pop(name, None)
-        if sent is not None:
-            self.bytes -= _bytes(sent)
-
-
-def _end_before(messages: Sequence[dict[str, Any]]) -> int:
-    """Returns where the list before ended: with what the last reply answers."""
-    end = len(messages) - 1
-    while end > 0 and messages[end]["role"] != "assistant":
-        end -= 1
-    return end
-
-
-def _bytes(sent: _Sent) -> int:
-    return _LIST_BYTES + len(sent.listing.atoms) + 4 * (2 * len(sent.listing.before) + len(sent.places))
+        del self._sent[name]
+        self.bytes -= _LIST_BYTES + _MESSAGE_BYTES * name[1]
