@@ -27,15 +27,15 @@ class Few:
 
     def __init__(self, layout: IndexLayout) -> None:
         self._layout = layout
-        # Behind the rows is one for the neighbours that there are not.
-        self._score = [0.0] * (len(layout) + 1)
+        # Behind the rows is one for the neighbours that there are not, whose row is -1.
+        self._score = [0.0] * (layout.end + 1)
         self._share = self._score[:]
         self._hits: list[tuple[float, list[int]]] = []
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
         layout, score, share = self._layout, self._score, self._share
-        length, slope, in_head = layout.length, layout.slope, [0.0] * len(score)
+        length, slope, in_head = layout.length, layout.slope, dict[int, float]()
         weights, asked = weigh(found)
         self._asked += asked
         indexed, end = found.indexed.tolist(), 0
@@ -48,15 +48,11 @@ class Few:
                 score[row] += weight * times / (times + (length[row] * slope + LEAST_AGAINST))
                 share[row] += weight
                 if hit & HEAD:
-                    in_head[row] += weight
-        self._pass_on(in_head)
-
-    def _pass_on(self, in_head: list[float]) -> None:
-        """Counts words in the head of a message for both of its neighbours, as in a text of the head's length."""
-        layout, score, share = self._layout, self._score, self._share
+                    in_head[row] = in_head.get(row, 0.0) + weight
+        # Words in the head of a message count for both of its neighbours, as in a text of the head's length.
         slope, asks = layout.head_slope, layout.marks & ASKS
         # From the last row on: what the one behind it has comes to a row before what the one before it has.
-        for row in [row for row, weight in enumerate(in_head) if weight][::-1]:
+        for row in sorted(in_head, reverse=True):
             back = forth = in_head[row] * NEIGHBOUR
             if asks and layout.flags[row] & ASKS:
                 back, forth = 0.0, ANSWERING * forth
@@ -74,33 +70,33 @@ class Few:
         best = max(score.values(), default=0.0)
         if not best > 0 or (only_strong and self._is_weak(score)):
             return []
-        of_user = max([value for row, value in score.items() if flags[row] & USER], default=0.0)
-        own = layout.user_weight / (of_user or 1.0)
-        fused = {
-            row: value / best + value * own if flags[row] & USER else value / best
-            for row, value in score.items()
-        }
+        fused = {row: value / best for row, value in score.items()}
+        users = [row for row in score if flags[row] & USER] if layout.user_weight else []
+        if users:
+            own = layout.user_weight / (max([score[row] for row in users]) or 1.0)
+            for row in users:
+                fused[row] += score[row] * own
         least = least_share = 0.0
         if only_strong:
             if layout.marks & SLIGHT:
                 self._hold_back(fused)
             least, least_share = LEAST_RELATIVE * max(fused.values()), LEAST_SHARE * self._asked
-        found = [row for row, value in fused.items() if 0 < value >= least and share[row] >= least_share]
         # Of equals the newer one first.
-        found.sort(reverse=True)
+        found = [row for row in reversed(fused) if 0 < fused[row] >= least and share[row] >= least_share]
         found.sort(key=fused.__getitem__, reverse=True)
         return found[:limit]
 
     def _wanted(self, skip: range) -> dict[int, float]:
-        """Returns the scores of rows that may be shown. A turn that only asks counts by what else it says."""
+        """Returns the scores of rows that may be shown, in order. A turn that only asks counts by what else it says."""
         layout = self._layout
         first, end = layout.rows_of(skip) if skip else (0, 0)
         # Only now: the statistics of words are those of the whole memory.
         score = {row: value for row, value in enumerate(self._score[:-1]) if value and not first <= row < end}
         if layout.marks & ASKS:
-            known = Counter([hit >> ROW_SHIFT for _, hits in self._hits for hit in hits])
-            for row in [row for row in score if layout.flags[row] & ASKS]:
-                told = (layout.head[row] - known[row]) / TELLING_TERMS
+            asking = [row for row in score if layout.flags[row] & ASKS]
+            known = Counter([hit >> ROW_SHIFT for _, hits in self._hits for hit in hits]) if asking else {}
+            for row in asking:
+                told = (layout.head[row] - known.get(row, 0)) / TELLING_TERMS
                 score[row] *= min(max(told, LEAST_TELLING), 1.0)
         return score
 

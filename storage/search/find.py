@@ -63,16 +63,18 @@ def widen(
             for value in index.names_in(row):
                 named.setdefault(value, "")
         elif has_words:
-            named.update((h, term) for term, h in hash_terms(layout.tail.names(place), secret).items())
+            for term, value in hash_terms(layout.tail.names(place), secret).items():
+                named[value] = term
         else:
             # By themselves, where there are no hashes to compare them with.
-            named.update((term, term) for term in layout.tail.names(place))
-    known = found.hashes.values() if has_words else terms
-    more = [(value, term) for value, term in named.items() if value not in known][:_NAMES]
-    if not more:
+            named.update(zip(layout.tail.names(place), layout.tail.names(place), strict=True))
+    for known in found.hashes.values() if has_words else terms:
+        named.pop(known, None)
+    if not named:
         return None
-    hashes = {str(value): value for value, _ in more if isinstance(value, int)}
-    return _occurrences(index, layout, hashes, [term for _, term in more], [0.0] * len(more))
+    more = [*named][:_NAMES]
+    hashes = {str(value): value for value in more if isinstance(value, int)} if has_words else {}
+    return _occurrences(index, layout, hashes, [named[value] for value in more], [0.0] * len(more))
 
 
 def _occurrences(

@@ -30,8 +30,6 @@ _FULL_WEIGHT_LOG2 = 3
 
 # As a blob has them.
 _COLUMNS = ("length", "back", "flags", "head")
-# What a row takes in its columns, and the layout without any.
-_ROW_BYTES, _LAYOUT_BYTES = 14, 1_500
 
 
 @dataclass(slots=True)
@@ -86,15 +84,15 @@ class IndexLayout:
     as a blob has them, zeros where there is no document. earlier, later: the rows of a document's neighbours, -1 for
     none; of several behind it, the last one counts.
 
-    places: of each chunk. lengths: sums over all rows. marks: the flags that any row has. tail: messages that the index
-    does not know. tail_rows: of each of them its row << ROW_SHIFT, -1 for one that is left out. replaced: rows as the
-    index has them, of messages that are in the tail nevertheless. slope, head_slope: how much each term of a document,
-    or of its head, counts against a term in it, beside LEAST_AGAINST. user_weight: how much the ranking of the user's
-    turns counts.
+    places: of each chunk. end: the first row behind all that there are. lengths: sums over all rows. marks: the flags
+    that any row has. tail: messages that the index does not know. tail_rows: of each of them its row << ROW_SHIFT, -1
+    for one that is left out. replaced: rows as the index has them, of messages that are in the tail nevertheless.
+    slope, head_slope: how much each term of a document, or of its head, counts against a term in it, beside
+    LEAST_AGAINST. user_weight: how much the ranking of the user's turns counts.
     """
 
     __slots__ = (
-        "_end", "_out", "back", "chunks", "earlier", "flags", "head", "head_slope", "later", "length", "lengths",
+        "_out", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths",
         "marks", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
@@ -106,16 +104,11 @@ class IndexLayout:
         self.tail, self._out = Tail(), list[int]()
         self.tail_rows: list[int] = []
         self.replaced: dict[int, DocumentRow] = {}
-        self.lengths, self.marks, self._end = Lengths(), 0, 0
+        self.lengths, self.marks, self.end = Lengths(), 0, 0
         self._weigh()
 
     def __len__(self) -> int:
         return len(self.flags)
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it takes."""
-        return _LAYOUT_BYTES + _ROW_BYTES * len(self)
 
     def make_room(self, chunks: Iterable[int]) -> list[int]:
         """Gives rows to chunks that have none. Returns the places of those that were there, where any has moved."""
@@ -177,9 +170,9 @@ class IndexLayout:
             self.tail_rows.append(row << ROW_SHIFT)
             self.marks |= flags
             # Of a row before others some may be waiting behind it.
-            is_linked = is_linked and row >= self._end
+            is_linked = is_linked and row >= self.end
             if is_linked:
-                self._end = row + 1
+                self.end = row + 1
                 before = self._row_of(seq - back) if back else -1
                 if before >= 0 and self.flags[before]:
                     self.earlier[row], self.later[before] = before, row
@@ -259,8 +252,8 @@ class IndexLayout:
     def _link(self) -> None:
         """Finds the neighbours of all rows."""
         self.earlier, self.later = array("i", [-1]) * len(self), array("i", [-1]) * len(self)
-        self._end = len(self.flags.tobytes().rstrip(b"\0"))
-        if not self._end:
+        self.end = len(self.flags.tobytes().rstrip(b"\0"))
+        if not self.end:
             return
         import numpy as np
 

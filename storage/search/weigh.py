@@ -49,4 +49,4 @@ def weigh(found: Found) -> tuple[list[float], float]:
         for size, fresh, share in zip(found.sizes, found.fresh, found.in_general, strict=True)
     ]
     once = math.log(sample / 1.5)
-    return weights, max(sum([min(weight, once) for weight in weights]), _LEAST_ASKED)
+    return weights, max(sum([weight if weight < once else once for weight in weights]), _LEAST_ASKED)

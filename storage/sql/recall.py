@@ -77,7 +77,9 @@ class Recall(Group):
         if memory is None:
             return []
         assert memory.numbers is not None
-        near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        near = None
+        if vector is not None:
+            near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
         hits = rank.rank(
             memory.index,
             query,
@@ -185,7 +187,9 @@ class Recall(Group):
             return []
         assert memory.numbers is not None
         values = (agent.id, memory.numbers.indexed_seq + 1, _KEPT_BATCH)
-        near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        near = None
+        if vector is not None:
+            near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
         fresh = await self._database.long_read(
             lambda connection: load_kept(connection, exchanges.SQL["kept_since"], values),
             deadline_ms=deadline_ms,
