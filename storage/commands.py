@@ -38,15 +38,27 @@ class LookReader:
     is_busy: bool
 
 
+@dataclass(slots=True)
+class PlacedNote:
+    """A note on a path. at: how many atoms the path has in front of the note's message.
+
+    tokens: of the text, filled in by whoever estimates them first; 0 before.
+    """
+
+    at: int
+    text: str
+    tokens: int = field(default=0, compare=False)
+
+
 @frozen
 class Additions:
     """The texts and rounds of ours that stand on a path, oldest first.
 
-    notes: (how many atoms the path has in front of a message, the note before that message's text). rounds: the
-    exchanges whose reply is more than the client has of it, with their content.
+    notes: each stands before its message's text. rounds: the exchanges whose reply is more than the client has of it,
+    with their content.
     """
 
-    notes: tuple[tuple[int, str], ...] = ()
+    notes: tuple[PlacedNote, ...] = ()
     rounds: tuple[Exchange, ...] = ()
 
     def and_of(self, e: Exchange) -> Additions:
@@ -57,7 +69,7 @@ class Additions:
         for place, atoms in enumerate(e.inputs):
             note = e.notes.get(place)
             if note:
-                notes.append((at, note))
+                notes.append(PlacedNote(at, note))
             at += len(atoms)
         return Additions(tuple(notes), (*self.rounds, e) if e.hidden or e.opaque else self.rounds)
 

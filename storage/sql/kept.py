@@ -284,8 +284,8 @@ def _place(
 ) -> _Place:
     """Returns the end of a path with the bytes that it takes."""
     size = _PLACE_BYTES + 45 * sum(map(len, end.inputs)) + _NOTE_BYTES * len(additions.notes)
-    for _, note in additions.notes:
-        size += getsizeof(note)
+    for note in additions.notes:
+        size += getsizeof(note.text)
     for e in additions.rounds:
         size += _EXCHANGE_BYTES + 45 * sum(map(len, e.inputs))
         size += sum(len(part or b"") for part in (e.input, e.said, e.full))

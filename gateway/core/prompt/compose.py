@@ -26,6 +26,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
+from gateway.core.prompt.note import estimate_tokens
 from storage.commands import Additions
 from storage.records import Atom, Exchange
 from storage.value import frozen
@@ -61,15 +62,21 @@ class Composition:
 
     fill: goes before the first of the client's messages that is not a system message.
     list_at: where on the path the client's messages stand, by index; empty for a plain list, where places are counted.
-    notes: index -> text before that message's text. hidden: index -> the messages that take its place.
+    notes: index -> text before that message's text. note_tokens: of all these, by estimate.
+    hidden: index -> the messages that take its place.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
     fill: Sequence[FilledMessage] = ()
     list_at: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False)
     notes: dict[int, str] = field(default_factory=dict)
+    note_tokens: int = 0
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
+
+    def put_note(self, index: int, text: str, tokens: int) -> None:
+        self.notes[index] = text
+        self.note_tokens += tokens
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
@@ -118,14 +125,15 @@ def compose(
     found = Composition(_filled(tree, plan, offered, fresh) if plan.fill or held else ())
     for i, note in fresh.items():
         if i >= held and note:
-            found.notes[listing.positions[plan.new[i - held]]] = note
+            found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
     if place.anchor is None or plan.appending:
         return found
     replies: dict[int, Exchange] = {}
     if additions is not None:
         # List and path have the same atoms, so the number of those in front of a message says which one it is.
-        for at, note in additions.notes:
-            found.notes[listing.positions[listing.message_at(at)]] = note
+        for earlier in additions.notes:
+            earlier.tokens = earlier.tokens or estimate_tokens(earlier.text)
+            found.put_note(listing.positions[listing.message_at(earlier.at)], earlier.text, earlier.tokens)
         for x in additions.rounds:
             # Clients may keep a reply in several messages; it has a place of its own only if it is one.
             end = end_offset(x)
@@ -136,8 +144,8 @@ def compose(
             found.list_at.setdefault(listing.positions[i], element.at)
             if element.position == -1:
                 replies[i] = element.exchange
-            elif is_user(element.atoms) and (earlier := element.exchange.notes.get(element.position)):
-                found.notes[listing.positions[i]] = earlier
+            elif is_user(element.atoms) and (text := element.exchange.notes.get(element.position)):
+                found.put_note(listing.positions[i], text, estimate_tokens(text))
     if place.form:
         replies[place.last] = place.anchor
     if replies:

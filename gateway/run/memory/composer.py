@@ -105,8 +105,8 @@ class Composer:
         """
         prompt = changed(prompt, target=target, form=form)
         if not known.is_off:
-            made = await self._compose(known, prompt.notes)
-            composition = changed(made, notes=prompt.composition.notes)
+            made, before = await self._compose(known, prompt.notes), prompt.composition
+            composition = changed(made, notes=before.notes, note_tokens=before.note_tokens)
             beginning = changed(prompt.beginning, composition=composition)
             prompt = changed(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(known, prompt)
@@ -175,18 +175,18 @@ class Composer:
         if not recall.note:
             return changed(prompt, recall=recall, notes=notes)
         window, composition = prompt.window, prompt.composition
+        # The note alone is estimated: counting a new text takes as long as finding it.
+        tokens = recall.tokens or estimate_tokens(recall.note)
         if window.tokens:
-            # The note alone is estimated: counting a new text takes as long as finding it.
-            window = changed(window, tokens=window.tokens + estimate_tokens(recall.note))
+            window = changed(window, tokens=window.tokens + tokens)
         if plan.new:
-            place = plan.query.listing.positions[plan.new[-1]]
-            composition = changed(composition, notes={**composition.notes, place: recall.note})
+            composition.put_note(plan.query.listing.positions[plan.new[-1]], recall.note, tokens)
         else:
             # A conversation of ours: the new message is the last of those that are put in front.
             *before, last = composition.fill
             noted = changed(last, message=prefixed(last.message, recall.note), note=recall.note)
-            composition = changed(composition, fill=[*before, noted])
-        return changed(prompt, window=window, composition=composition, recall=recall, notes=notes)
+            composition.fill = [*before, noted]
+        return changed(prompt, window=window, recall=recall, notes=notes)
 
 
 def _known_notes(known: Known) -> dict[int, str]:

@@ -138,12 +138,11 @@ class Prompt:
 
     @property
     def injected_tokens(self) -> int:
-        """How much of ours is text around the client's, by estimate. The note that was just made is counted already."""
-        counted = self.recall.note if self.recall.tokens else None
-        found = 0
-        for text in (self.system, self.window.summary, *self.composition.notes.values()):
+        """How much of ours is text around the client's, by estimate."""
+        found = self.composition.note_tokens
+        for text in (self.system, self.window.summary):
             if text:
-                found += self.recall.tokens if text is counted else estimate_tokens(text)
+                found += estimate_tokens(text)
         return found
 
     def body(

@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.core.prompt.note import estimate_tokens
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
@@ -214,6 +215,23 @@ def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
         assert note.startswith("<memory>")
         assert most * 0.8 < count(note) <= most  # OpenAI's own tokens
         assert most * 0.8 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= most
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["kept", "read"])
+def test_a_reply_says_how_much_was_injected_for_all_notes_that_are_sent(
+    world: World, upstream: StrictUpstream, is_read: bool
+) -> None:
+    tortoises(world, "alice", 9)
+    messages: list[dict[str, Any]] = []
+    for question in (TORTOISES, "And tortoise number 3?", "And who is the 8th?", "Thanks."):
+        messages.append({"role": "user", "content": question})
+        if is_read:
+            world.store.turns._kept.clear()
+        reply = world.post(messages, user="alice")
+        notes = [m["content"].rpartition("</memory>\n\n")[:2] for m in upstream.last.messages]
+        expected = sum(estimate_tokens("".join(each)) for each in notes)
+        assert int(reply.headers["x-mnemogate-injected-tokens"]) == expected > 0
+        messages.append(reply.json["choices"][0]["message"])
 
 
 @pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
