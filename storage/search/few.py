@@ -63,48 +63,46 @@ class Few:
             score[behind] += forth / against
             share[behind] += forth
 
-    def best(self, skip: range, limit: int, *, only_strong: bool) -> list[int]:
-        """Returns the rows of the best messages."""
+    def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
+        """Returns the rows of the best messages. unwanted: rows that are not shown."""
         layout, share, flags = self._layout, self._share, self._layout.flags
-        score = self._wanted(skip)
-        best = max(score.values(), default=0.0)
-        if not best > 0 or (only_strong and self._is_weak(score)):
+        found, of_user, most = dict[int, float](), 0.0, 0.0
+        known = self._known() if layout.marks & ASKS else {}
+        # Only now: the statistics of words are those of the whole memory.
+        for row, value in enumerate(self._score[:-1]):
+            if not value or row in unwanted:
+                continue
+            if known and flags[row] & ASKS:
+                # A turn that only asks counts by what else it says.
+                told = (layout.head[row] - known.get(row, 0)) / TELLING_TERMS
+                value *= min(max(told, LEAST_TELLING), 1.0)
+            found[row] = value
+            if share[row] > most:
+                most = share[row]
+            if flags[row] & USER and value > of_user:
+                of_user = value
+        best = max(found.values(), default=0.0)
+        if not best > 0 or (only_strong and most < LEAST_BEST_SHARE * self._asked and self._is_weak(found)):
             return []
-        fused = {row: value / best for row, value in score.items()}
-        users = [row for row in score if flags[row] & USER] if layout.user_weight else []
-        if users:
-            own = layout.user_weight / (max([score[row] for row in users]) or 1.0)
-            for row in users:
-                fused[row] += score[row] * own
-        least = least_share = 0.0
+        own = layout.user_weight / (of_user or 1.0)
+        for row, value in found.items():
+            found[row] = value / best + value * own if flags[row] & USER else value / best
+        # Of equals the newer one first.
+        rows = list(reversed(found))
         if only_strong:
             if layout.marks & SLIGHT:
-                self._hold_back(fused)
-            least, least_share = LEAST_RELATIVE * max(fused.values()), LEAST_SHARE * self._asked
-        # Of equals the newer one first.
-        found = [row for row in reversed(fused) if 0 < fused[row] >= least and share[row] >= least_share]
-        found.sort(key=fused.__getitem__, reverse=True)
-        return found[:limit]
+                self._hold_back(found)
+            least, least_share = LEAST_RELATIVE * max(found.values()), LEAST_SHARE * self._asked
+            rows = [row for row in rows if 0 < found[row] >= least and share[row] >= least_share]
+        rows.sort(key=found.__getitem__, reverse=True)
+        return rows[:limit]
 
-    def _wanted(self, skip: range) -> dict[int, float]:
-        """Returns the scores of rows that may be shown, in order. A turn that only asks counts by what else it says."""
-        layout = self._layout
-        first, end = layout.rows_of(skip) if skip else (0, 0)
-        # Only now: the statistics of words are those of the whole memory.
-        score = {row: value for row, value in enumerate(self._score[:-1]) if value and not first <= row < end}
-        if layout.marks & ASKS:
-            asking = [row for row in score if layout.flags[row] & ASKS]
-            known = Counter([hit >> ROW_SHIFT for _, hits in self._hits for hit in hits]) if asking else {}
-            for row in asking:
-                told = (layout.head[row] - known.get(row, 0)) / TELLING_TERMS
-                score[row] *= min(max(told, LEAST_TELLING), 1.0)
-        return score
+    def _known(self) -> dict[int, int]:
+        """Returns how many of the query's words each row has."""
+        return Counter([hit >> ROW_SHIFT for _, hits in self._hits for hit in hits])
 
     def _is_weak(self, score: dict[int, float]) -> bool:
-        """Returns whether what was found holds too little of the query."""
-        share = self._share
-        if max([share[row] for row in score]) >= LEAST_BEST_SHARE * self._asked:
-            return False
+        """Returns whether even the best few together hold too little of the query."""
         few = {*sorted(sorted(score, reverse=True), key=score.__getitem__, reverse=True)[:FEW]}
         held = [weight for weight, hits in self._hits if any(hit >> ROW_SHIFT in few for hit in hits)]
         return sum(held) < LEAST_SHARE_OF_FEW * self._asked

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from storage.search.blob import hash_terms
+from storage.search.blob import NO_ROW, ROW_SHIFT, hash_terms
 from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
 from storage.value import frozen
@@ -45,7 +45,7 @@ def find(
     index: Index, layout: IndexLayout, terms: Sequence[str], in_general: Sequence[float], secret: bytes
 ) -> Found:
     """Returns where the terms are. layout: of the index and its tail."""
-    hashes = hash_terms(terms, secret) if index.has_words else {}
+    hashes = hash_terms(terms, secret) if index.blob_bytes else {}
     return _occurrences(index, layout, hashes, terms, in_general)
 
 
@@ -56,7 +56,7 @@ def widen(
 
     A name that comes from the index is not looked for in the tail, whose words would all have to be hashed for it.
     """
-    layout, has_words, named = found.layout, index.has_words, dict[int | str, str]()
+    layout, has_words, named = found.layout, index.blob_bytes > 0, dict[int | str, str]()
     for row in best:
         place = layout.place_of(row)
         if place < 0:
@@ -67,7 +67,8 @@ def widen(
                 named[value] = term
         else:
             # By themselves, where there are no hashes to compare them with.
-            named.update(zip(layout.tail.names(place), layout.tail.names(place), strict=True))
+            for term in layout.tail.names(place):
+                named[term] = term
     for known in found.hashes.values() if has_words else terms:
         named.pop(known, None)
     if not named:
@@ -87,14 +88,20 @@ def _occurrences(
     """Returns the occurrences of terms in the index and in the tail. hashes: of each, where the index has any."""
     parts = index.occurrences([*hashes.values()]) if hashes else []
     if layout.replaced:
-        parts = without(parts, layout.replaced, len(layout))
-    fresh = layout.occurrences(terms)
-    sizes = [len(part) for part in parts] or [0] * len(terms)
+        parts = without(parts, layout.replaced, len(layout.flags))
+    sizes = list(map(len, parts)) or [0] * len(terms)
+    fresh, known, rows = [], layout.tail.terms, layout.tail_rows
+    for term in terms:
+        hits = known.get(term, ())
+        # One that is left out has no row.
+        fresh.append(
+            [row | hit & NO_ROW for hit in hits if (row := rows[hit >> ROW_SHIFT]) >= 0] if hits else []
+        )
     if len(terms) > _QUERY_TERMS:
         # A pasted page is ranked by its rarest words that occur at all; the others would cost and decide nothing.
-        counts = [size + len(rows) for size, rows in zip(sizes, fresh, strict=True)]
-        found = sorted((count, number) for number, count in enumerate(counts) if count)
-        for _, number in found[_QUERY_TERMS:]:
+        counts = [size + len(hits) for size, hits in zip(sizes, fresh, strict=True)]
+        rarest = sorted((count, number) for number, count in enumerate(counts) if count)
+        for _, number in rarest[_QUERY_TERMS:]:
             sizes[number], fresh[number] = 0, []
             if parts:
                 parts[number] = parts[number][:0]

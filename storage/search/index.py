@@ -51,7 +51,7 @@ _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 14, 8, 2_300
 class Index:
     """The chunks of one agent. blob_bytes: how long they are as blobs; size: about how many bytes they take here."""
 
-    __slots__ = ("_apart", "_blob_bytes", "_columns", "_names", "layout")
+    __slots__ = ("_apart", "_columns", "_lengths", "_names", "blob_bytes", "layout")
 
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
@@ -59,21 +59,13 @@ class Index:
         self._columns, self._names = [_none(), _none()], _none()
         # Chunks whose occurrences lie in the second column; those in the first are old then.
         self._apart = set[int]()
-        self._blob_bytes = dict[int, int]()
+        self._lengths, self.blob_bytes = dict[int, int](), 0
         self.put(blobs)
-
-    @property
-    def blob_bytes(self) -> int:
-        return sum(self._blob_bytes.values())
 
     @property
     def size(self) -> int:
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
         return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + _ROW_BYTES * len(self.layout.flags)
-
-    @property
-    def has_words(self) -> bool:
-        return bool(self._blob_bytes)
 
     def put(self, blobs: Iterable[tuple[int, bytes]]) -> None:
         """Takes chunks as they are now; an empty one has no messages any more. Raises: CorruptIndex."""
@@ -86,8 +78,9 @@ class Index:
         if not changed:
             return
         for chunk in changed:
-            self._blob_bytes.pop(chunk, None)
-        self._blob_bytes.update((chunk, len(blob.data)) for chunk, blob in opened)
+            self._lengths.pop(chunk, None)
+        self._lengths.update((chunk, len(blob.data)) for chunk, blob in opened)
+        self.blob_bytes = sum(self._lengths.values())
         tables = {chunk: blob.table for chunk, blob in opened}
         joined = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in changed])
         places = [self.layout.places[chunk] for chunk in changed]
@@ -140,7 +133,7 @@ class Index:
         moved = self.layout.make_room(chunks)
         if len(self.layout.chunks) > _MOST_CHUNKS:
             raise OverflowError(f"no index has more than {_MOST_CHUNKS} chunks")
-        if moved and self._blob_bytes:
+        if moved and self.blob_bytes:
             import numpy as np
 
             by = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(6)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.search.blob import CHUNK, NO_ROW, PRESENT, ROW_SHIFT, USER, DocumentRow
+from storage.search.blob import CHUNK, PRESENT, ROW_SHIFT, USER, DocumentRow
 from storage.search.tail import Tail
 
 if TYPE_CHECKING:
@@ -107,9 +107,6 @@ class IndexLayout:
         self.lengths, self.marks, self.end = Lengths(), 0, 0
         self._weigh()
 
-    def __len__(self) -> int:
-        return len(self.flags)
-
     def make_room(self, chunks: Iterable[int]) -> list[int]:
         """Gives rows to chunks that have none. Returns the places of those that were there, where any has moved."""
         before, new = self.chunks, {*chunks}.difference(self.places)
@@ -185,17 +182,6 @@ class IndexLayout:
         place = row << ROW_SHIFT
         return self.tail_rows.index(place) if place in self.tail_rows else -1
 
-    def occurrences(self, terms: Iterable[str]) -> list[list[int]]:
-        """Returns the occurrences of each term in the tail."""
-        known, rows = self.tail.terms.get, self.tail_rows
-        # One that is left out has no row.
-        return [
-            [row | hit & NO_ROW for hit in hits if (row := rows[hit >> ROW_SHIFT]) >= 0]
-            if (hits := known(term))
-            else []
-            for term in terms
-        ]
-
     def _take_out(self) -> None:
         """Takes the tail out."""
         if not self.tail_rows:
@@ -220,9 +206,9 @@ class IndexLayout:
         """Returns the numbers of the messages in some rows."""
         return [self.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
 
-    def rows_of(self, seqs: range) -> tuple[int, int]:
-        """Returns the first row of some numbers, and the first one behind them."""
-        return self._first_row(seqs.start), self._first_row(seqs.stop)
+    def rows_of(self, seqs: range) -> range:
+        """Returns the rows of some numbers."""
+        return range(self._first_row(seqs.start), self._first_row(seqs.stop))
 
     def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of numbers; -1 where the chunk of one is not there."""
@@ -251,7 +237,7 @@ class IndexLayout:
 
     def _link(self) -> None:
         """Finds the neighbours of all rows."""
-        self.earlier, self.later = array("i", [-1]) * len(self), array("i", [-1]) * len(self)
+        self.earlier, self.later = array("i", [-1]) * len(self.flags), array("i", [-1]) * len(self.flags)
         self.end = len(self.flags.tobytes().rstrip(b"\0"))
         if not self.end:
             return

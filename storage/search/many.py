@@ -61,7 +61,7 @@ class Many:
 
         self._layout, self._near = layout, near
         # Behind the rows is one for the neighbours that there are not.
-        self._score, self._share = np.zeros(len(layout) + 1), np.zeros(len(layout) + 1)
+        self._score, self._share = np.zeros(len(layout.flags) + 1), np.zeros(len(layout.flags) + 1)
         self._hits: list[tuple[NDArray[np.int64], list[int], list[float]]] = []
         self._asked = 0.0
 
@@ -93,20 +93,20 @@ class Many:
         self._score += np.bincount(to, np.concatenate((own, back / against, forth / against)), total)
         self._share += np.bincount(to, np.concatenate((weight, back, forth)), total)
 
-    def best(self, skip: range, limit: int, *, only_strong: bool) -> list[int]:
-        """Returns the rows of the best messages by words and vectors together."""
+    def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
+        """Returns the rows of the best messages by words and vectors together. unwanted: rows that are not shown."""
 
         layout, near = self._layout, self._near
         outstanding = beyond = None
         if near is not None:
             outstanding, beyond = _by_row(layout, near)
         rows, score, share, flags = self._of_rows()
-        if skip:
+        if unwanted:
             # Only now: the statistics of words and vectors are those of the whole memory.
-            unwanted = slice(*rows.searchsorted(layout.rows_of(skip)).tolist())
-            score[unwanted] = share[unwanted] = 0.0
+            gone = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
+            score[gone] = share[gone] = 0.0
             if outstanding is not None and beyond is not None:
-                outstanding[unwanted] = beyond[unwanted] = 0.0
+                outstanding[gone] = beyond[gone] = 0.0
         best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
         far = None
         if only_strong and (not best > 0 or self._is_weak(rows, score, share)):
@@ -145,7 +145,7 @@ class Many:
         import numpy as np
 
         layout = self._layout
-        total, flags = len(layout), np.asarray(layout.flags)
+        total, flags = len(layout.flags), np.asarray(layout.flags)
         rows = np.arange(total) if self._near is not None else (self._share[:total] > 0).nonzero()[0]
         if 2 * len(rows) > total:
             rows = np.arange(total)
@@ -168,7 +168,7 @@ class Many:
             return False
         import numpy as np
 
-        is_few = np.zeros(len(self._layout), bool)
+        is_few = np.zeros(len(self._layout.flags), bool)
         is_few[rows[_best(score, FEW)]] = True
         held = 0.0
         for row, sizes, weights in self._hits:
@@ -187,7 +187,7 @@ def _hold_back(
     if not len(slight):
         return
     # Behind the rows is one for the neighbours that there are not.
-    worth, flags = np.zeros(len(layout) + 1), np.append(np.asarray(layout.flags), np.uint8(0))
+    worth, flags = np.zeros(len(layout.flags) + 1), np.append(np.asarray(layout.flags), np.uint8(0))
     worth[rows] = fused
     before = np.asarray(layout.earlier)[rows[slight]]
     is_answer = (flags[before] & ASKS) > 0
@@ -215,7 +215,11 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
     """
     import numpy as np
 
-    outstanding, beyond, flags = np.zeros(len(layout)), np.zeros(len(layout)), np.asarray(layout.flags)
+    outstanding, beyond, flags = (
+        np.zeros(len(layout.flags)),
+        np.zeros(len(layout.flags)),
+        np.asarray(layout.flags),
+    )
     row = layout.find_rows(near.seqs)
     known = (row >= 0) & ((flags[row] & PRESENT) > 0)
     row, likeness = row[known], near.likeness[known]

@@ -84,17 +84,18 @@ def rank(
         return []
     layout = index.lay(tail or Tail(), skip)
     found = find(index, layout, terms, in_general, secret)
-    if not len(layout) or (not found.count and near is None):
+    if not layout.end or (not found.count and near is None):
         return []
-    is_few = near is None and found.count <= _FEW_HITS and len(layout) <= _FEW_ROWS
+    is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS
     sums = Few(layout) if is_few else Many(layout, near)
     sums.add(found)
-    rows = sums.best(skip, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
+    unwanted = layout.rows_of(skip) if skip else range(0)
+    rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
     if room and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
         wider = widen(found, index, rows[:_SECOND_LOOK], terms, secret)
         if wider is not None:
             sums.add(wider)
-            rows = _mix(rows, sums.best(skip, MOST_HITS, only_strong=only_strong))
+            rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))
     return layout.numbers(_fill(rows, layout, limit, room))
 
 

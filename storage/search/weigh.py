@@ -44,9 +44,9 @@ def weigh(found: Found) -> tuple[list[float], float]:
     count = found.layout.lengths.count
     others = max(count, _LEAST_IN_GENERAL)
     sample = count + others + 1
-    weights = [
-        math.log(sample / (size + len(fresh) + others * share + 0.5))
-        for size, fresh, share in zip(found.sizes, found.fresh, found.in_general, strict=True)
-    ]
-    once = math.log(sample / 1.5)
-    return weights, max(sum([weight if weight < once else once for weight in weights]), _LEAST_ASKED)
+    once, weights, asked = math.log(sample / 1.5), [], 0.0
+    for size, fresh, share in zip(found.sizes, found.fresh, found.in_general, strict=True):
+        weight = math.log(sample / (size + len(fresh) + others * share + 0.5))
+        weights.append(weight)
+        asked += weight if weight < once else once
+    return weights, max(asked, _LEAST_ASKED)

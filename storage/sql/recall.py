@@ -101,7 +101,8 @@ class Recall(Group):
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
                 memory.keep({seq: read.get(seq) for seq in unread})
-        self._memories.weigh(memory)
+        if memory.has_grown:
+            self._memories.weigh(memory)
         return [found[seq] for seq in hits if seq in found]
 
     async def _remembered(

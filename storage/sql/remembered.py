@@ -63,7 +63,8 @@ class Remembered:
     """One memory. numbers: those that it is right for. position: from this number on nothing is known yet.
 
     told: messages, passages and facts that the index does not know, by seq. tail: those of them whose terms a query has
-    needed. shown: by seq, messages that were read because a query found them; None: nobody may see it.
+    needed; uncounted: the others. shown: by seq, messages that were read because a query found them; None: nobody may
+    see it. has_grown: since it was weighed.
     """
 
     agent: int
@@ -72,7 +73,9 @@ class Remembered:
     position: int = 0
     told: dict[int, Message] = field(default_factory=dict)
     tail: Tail = field(default_factory=Tail)
+    uncounted: list[Message] = field(default_factory=list)
     shown: dict[int, Message | None] = field(default_factory=dict)
+    has_grown: bool = True
     _exchanges: int = 0
     _terms_stamp: int = -1
     _told_bytes: int = 0
@@ -130,18 +133,19 @@ class Remembered:
         self._terms_stamp = max((stamp for _, stamp, _ in news.terms), default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.shown, self.told, self.tail, self._shown_bytes = {}, {}, Tail(), 0
+            self.shown, self.told, self.tail, self.uncounted, self._shown_bytes = {}, {}, Tail(), [], 0
         elif before.indexed_seq != now.indexed_seq:
             # What was below the index has changed since it was indexed, and the index still has it as it was.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
             self.keep({seq: self._as_read(m) for seq, m in self.told.items() if seq in indexed})
             self.told = {seq: m for seq, m in self.told.items() if seq not in indexed}
-            self.tail = Tail()
+            self.tail, self.uncounted = Tail(), list(self.told.values())
         for m in news.told:
-            self.told.setdefault(m.seq, m)
+            if self.told.setdefault(m.seq, m) is m:
+                self.uncounted.append(m)
         self.numbers, self.position = now, news.position
         self._exchanges = len({m.exchange for m in self.told.values()})
-        self._told_bytes = sum(map(_size, self.told.values()))
+        self._told_bytes, self.has_grown = sum(map(_size, self.told.values())), True
         return True
 
     def hand_on(self, e: Exchange, numbers: tuple[int, int, int], rules: Rules) -> None:
@@ -161,6 +165,7 @@ class Remembered:
             previous = None if e.parent is None else seq - 1
             for m in rules.messages_of(changed(e, id=id, seq=seq), False, previous, None):
                 self.told[m.seq] = m
+                self.uncounted.append(m)
                 self._told_bytes += _size(m)
         self.position = next_seq
         # What is being read meanwhile does not know of it.
@@ -168,11 +173,12 @@ class Remembered:
 
     def counted(self, skip: range) -> Tail:
         """Returns the tail, with all that is not left out."""
-        if len(self.tail.documents) < len(self.told):
-            known = {each.seq for each in self.tail.documents}
-            for seq, m in self.told.items():
-                if seq not in skip and seq not in known:
+        waiting = [m for m in self.uncounted if m.seq in skip] if skip else []
+        if len(waiting) < len(self.uncounted):
+            for m in self.uncounted:
+                if m.seq not in skip:
                     self.tail.add(m)
+            self.uncounted, self.has_grown = waiting, True
         return self.tail
 
     def messages(self, seqs: Iterable[int]) -> tuple[dict[int, Message], list[int]]:
@@ -188,6 +194,7 @@ class Remembered:
 
     def keep(self, read: Mapping[int, Message | None]) -> None:
         """Keeps messages that were read to be shown; None: nobody may see it."""
+        self.has_grown = True
         for seq, m in read.items():
             if seq in self.shown:
                 self._shown_bytes -= _size(self.shown.pop(seq))
@@ -234,7 +241,7 @@ class MemoryCache:
         """Counts a memory that may have grown as large as it is now, and makes room for it."""
         if self._kept.get(memory.agent) is not memory:
             return
-        size = memory.size
+        size, memory.has_grown = memory.size, False
         self._bytes += size - self._sizes[memory.agent]
         self._sizes[memory.agent] = size
         while self._bytes > self._limit and len(self._kept) > 1:
