@@ -224,23 +224,23 @@ class Turn:
     # A reply is complete
 
     def _round_over(self) -> list[Command]:
-        finish, ours, theirs = self._round.draft.finish_reason, self._round.ours, self._round.theirs
-        if finish in CUT:
-            return self._end(CUT[finish])
-        if ours or theirs:
-            name_calls(ours, theirs, _ids(self._messages), self._rounds, names_theirs=self.spec.keeps_steps)
-        if ours and self._offer.is_final:
-            # The model calls tools although it was told not to. The client must not wait for their results.
-            self._finish_instead = None if theirs else "stop"
-            return self._end(StopReason.REQUIRES_APPROVAL if theirs else StopReason.END_TURN)
-        if ours:
-            return self._begin_tools(ours)
-        if theirs:
-            return self._pause()
+        draft = self._round.draft
+        if draft.finish_reason in CUT:
+            return self._end(CUT[draft.finish_reason])
+        if draft.calls:
+            return self._called(self._round.ours, self._round.theirs)
         follows = self._guide.after()
         if isinstance(follows, Stop):
             return self._end(follows.reason)
         return [*self._hide(), *self._go_on(follows)]
+
+    def _called(self, ours: list[ToolCall], theirs: list[ToolCall]) -> list[Command]:
+        name_calls(ours, theirs, _ids(self._messages), self._rounds, names_theirs=self.spec.keeps_steps)
+        if ours and self._offer.is_final:
+            # The model calls tools although it was told not to. The client must not wait for their results.
+            self._finish_instead = None if theirs else "stop"
+            return self._end(StopReason.REQUIRES_APPROVAL if theirs else StopReason.END_TURN)
+        return self._begin_tools(ours) if ours else self._pause()
 
     def _begin_tools(self, ours: list[ToolCall]) -> list[Command]:
         """Has calls of ours run; those that cannot be run have their result at once."""
@@ -450,8 +450,8 @@ class Turn:
             self._view.fail(Conflict(events.LOST))
             return [*self._flush(), commands.Finish()]
         waiting = self._outcome.waiting
-        calls = self._round.draft.calls
-        self._view.stop(self._outcome.stop, waiting, [call for call in calls if call.id in waiting])
+        calls = [call for call in self._round.draft.calls if call.id in waiting] if waiting else ()
+        self._view.stop(self._outcome.stop, waiting, calls)
         if self._round.form is ReplyForm.BODY:
             is_unchanged = self._rounds == 1 and not self._round.ours
             data = self._view.whole(self._round.body, self._outcome, is_unchanged=is_unchanged)
@@ -517,7 +517,7 @@ class Turn:
             finish_reason=finish,
             usage=self._ledger.usage,
             rounds=self._rounds,
-            hidden=any(message["role"] == "tool" for message in full),
+            hidden=len(full) > 1 and any(message["role"] == "tool" for message in full),
             stop=reason,
             waiting=self._waiting,
             results=results,

@@ -144,6 +144,8 @@ class Draft:
             elif key != "tool_calls":
                 if value is None:
                     self._fields.setdefault(key, None)
+                elif type(value) is str:
+                    self._fields[key] = value
                 else:
                     _merge_field(self._fields, key, value)
 
@@ -228,7 +230,11 @@ class Draft:
         """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back."""
         built: Json = {"role": "assistant"}
         for key, value in self._fields.items():
-            built[key] = _continue(value, "".join(self._texts[key])) if key in self._texts else value
+            if key in self._texts:
+                text = "".join(self._texts[key])
+                built[key] = _continue(value, text) if value else text
+            else:
+                built[key] = value
         built["role"] = built["role"] or "assistant"
         made = [call.built() for call in calls]
         content = built.get("content")
