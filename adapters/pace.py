@@ -20,10 +20,10 @@ LONGEST_S: Final = 0.02
 class Pace:
     """Lets few streams go on in each pass of the running loop."""
 
-    __slots__ = ("_left", "_loop", "_waiting")
+    __slots__ = ("_left", "_waiting", "loop")
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._left = EACH_PASS
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
 
@@ -32,17 +32,17 @@ class Pace:
         if self._left and not self._waiting:
             self._left -= 1
             if not self._left:
-                self._loop.call_soon(self._begin_pass)
+                self.loop.call_soon(self._begin_pass)
             return None
-        turn = self._loop.create_future()
-        self._waiting.append((self._loop.time() + LONGEST_S, turn))
+        turn = self.loop.create_future()
+        self._waiting.append((self.loop.time() + LONGEST_S, turn))
         return turn
 
     def _begin_pass(self) -> None:
         """Lets the next ones go on. It comes with each pass until fewer wait than may go."""
         waiting, left = self._waiting, EACH_PASS
         if waiting:
-            now = self._loop.time()
+            now = self.loop.time()
             while waiting and (left > 0 or waiting[0][0] < now):
                 turn = waiting.popleft()[1]
                 if not turn.done():  # whoever waited may be cancelled
@@ -50,4 +50,4 @@ class Pace:
                     left -= 1
         self._left = max(0, left)
         if not self._left:
-            self._loop.call_soon(self._begin_pass)
+            self.loop.call_soon(self._begin_pass)

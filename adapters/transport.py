@@ -96,9 +96,8 @@ class HttpTransport:
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
-        self._session: aiohttp.ClientSession | None = None
+        self._opened: tuple[aiohttp.ClientSession, Pace] | None = None
         self._addresses: dict[URL, Address] = {}
-        self._pace: Pace | None = None
 
     async def send(
         self,
@@ -120,8 +119,11 @@ class HttpTransport:
         fresh: list[bool] = []
         _dialled.set(fresh)
         begun = time.monotonic()
+        if self._opened is None:
+            self._opened = self._open(), Pace()
+        session, pace = self._opened
         try:
-            send_once = self._sender(method, url, headers, body, times)
+            send_once = self._sender(session, pace.loop, method, url, headers, body, times)
             try:
                 response = await send_once()
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -134,15 +136,13 @@ class HttpTransport:
                 response = await send_once()
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, url.authority, times, upload) from error
-        if self._pace is None:
-            self._pace = Pace()
-        return HttpReply(response, times, max_event_bytes, begun, self._pace)
+        return HttpReply(response, times, max_event_bytes, begun, pace)
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens a new session."""
-        session, self._session, self._pace = self._session, None, None
-        if session is not None:
-            await session.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened[0].close()
 
     def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -159,6 +159,8 @@ class HttpTransport:
 
     def _sender(
         self,
+        session: aiohttp.ClientSession,
+        loop: asyncio.AbstractEventLoop,
         method: str,
         url: URL,
         headers: Mapping[str, str],
@@ -166,9 +168,6 @@ class HttpTransport:
         times: Timeouts,
     ) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
         """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
-        session = self._session
-        if session is None:
-            session = self._session = self._open()
         if body is not None and not isinstance(body, bytes):
             return partial(_send_in_pieces, session, method, url, headers, body, times)
         if body is not None and len(body) > _LARGE_BODY_BYTES:
@@ -186,7 +185,8 @@ class HttpTransport:
             address,
             address.head(method, headers, None if body is None else len(body)),
             body or b"",
-            ends_at=asyncio.get_running_loop().time() + times.headers_s,
+            loop=loop,
+            ends_at=loop.time() + times.headers_s,
             connect=times.connect,
         )
 
@@ -241,7 +241,7 @@ class HttpReply:
         self._times = times
         self._max_event_bytes = max_event_bytes
         self._ahead = b""  # bytes that `peek` has read
-        self._loop = asyncio.get_running_loop()
+        self._loop = pace.loop
         self._waits_since: float | None = None
         self._clock: asyncio.TimerHandle | None = None
 

@@ -100,12 +100,13 @@ async def send_whole(
     head: bytes,
     body: bytes,
     *,
+    loop: asyncio.AbstractEventLoop,
     ends_at: float,
     connect: aiohttp.ClientTimeout,
 ) -> RawReply:
     """Sends a request; returns when the head of its response is there.
 
-    ends_at: by the loop's clock, how long the head is waited for. connect: the bound of a new connection.
+    ends_at: by the clock of the loop, how long the head is waited for. connect: the bound of a new connection.
     Raises: what aiohttp's session raises; a TimeoutError of `connect` is a ConnectionTimeoutError.
     """
     try:
@@ -114,7 +115,7 @@ async def send_whole(
         raise aiohttp.ConnectionTimeoutError from error
     protocol = connection.protocol
     assert protocol is not None
-    timer = asyncio.get_running_loop().call_at(ends_at, _expire, protocol)
+    timer = loop.call_at(ends_at, _expire, protocol)
     try:
         protocol.set_response_params(
             skip_payload=head.startswith(b"HEAD "),

@@ -46,13 +46,12 @@ class ClientReply(Presence):
         self._send = send
         self._send_timeout_s = send_timeout_s
         self._head: dict[str, Any] | None = None
-        self._loop = asyncio.get_running_loop()
         self._watcher: asyncio.Task[None] | None = None
         self._connection = connection
 
     async def __aenter__(self) -> ClientReply:
         if self._connection is None:
-            self._watcher = self._loop.create_task(self._watch())
+            self._watcher = asyncio.create_task(self._watch())
         elif self._connection.is_lost:
             self.leave()
         else:
@@ -89,7 +88,7 @@ class ClientReply(Presence):
             raise ClientGone
         timer: asyncio.TimerHandle | None = None
         if self._connection is None or self._connection.is_full:
-            timer = self._loop.call_later(self._send_timeout_s, self.leave)
+            timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self.leave)
         try:
             if self._head is not None:
                 self.started = True
