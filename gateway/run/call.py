@@ -53,7 +53,7 @@ class ChatCall:
         self.describe(form)
         body = self.request.raw
         if form.consumed or form.as_system or target.model != self.request.model:
-            splice = Splice(self.request.layout, body)
+            splice = Splice(self.request.layout)
             for name in form.consumed:
                 splice.drop_member(name)
             for index in form.as_system:

@@ -25,7 +25,7 @@ class NamedRequest:
         """Returns the same bytes with another value for `model`; a body that names no model stays as it is."""
         if self.model is None or model == self.model:
             return self.raw
-        splice = Splice(scan(self.raw), self.raw)
+        splice = Splice(scan(self.raw))
         splice.set_member("model", orjson.dumps(model))
         return splice.render()
 

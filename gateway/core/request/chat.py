@@ -57,7 +57,7 @@ def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
     new = {key: value for key, value in fields.items() if key not in said}
     if not new:
         return request
-    splice = Splice(request.layout, request.raw)
+    splice = Splice(request.layout)
     for key, value in new.items():
         splice.set_member(key, orjson.dumps(value))
     named = next((key for key in LIMITS if key in new), None)

@@ -83,19 +83,35 @@ Member = tuple[str, int, int, int]
 
 
 @frozen
-class Layout:
-    """The offsets of the parts of a request body.
+class Outline:
+    """The offsets of the members of a body. start, end: its object, without white space around it.
 
-    members: those of the body, in their order, repeated keys included. index: key -> its last member.
-    places: start and end of each element of the last `messages`, if that is an array.
-    start, end: the body's object, without white space around it.
+    members: in their order, repeated keys included. index: key -> its last member.
     """
 
     start: int
     end: int
     members: Sequence[Member]
     index: Mapping[str, Member]
+
+
+@dataclass(slots=True)
+class Layout:
+    """The offsets of the parts of a request body.
+
+    places: start and end of each element of the last `messages`, if that is an array. outline: scanned when it is asked
+    for, since an edit within messages needs none.
+    """
+
+    body: bytes
     places: array[int]
+    _outline: Outline | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def outline(self) -> Outline:
+        if self._outline is None:
+            self._outline = _outline(self.body, self.places)
+        return self._outline
 
     @property
     def messages(self) -> list[Span]:
@@ -110,23 +126,36 @@ class Layout:
     @property
     def duplicates(self) -> tuple[str, ...]:
         """Returns the keys that occur more than once; parsers differ in which one they take."""
-        if len(self.members) == len(self.index):
+        members, index = self.outline.members, self.outline.index
+        if len(members) == len(index):
             return ()
-        times = Counter(key for key, *_ in self.members)
-        return tuple(key for key in self.index if times[key] > 1)
+        times = Counter(key for key, *_ in members)
+        return tuple(key for key in index if times[key] > 1)
 
     def span(self, key: str) -> Span | None:
         """Returns the span of a member's value, or None where there is no such member."""
-        member = self.index.get(key)
+        member = self.outline.index.get(key)
         return None if member is None else member[2:]
 
 
 def scan(body: bytes, known: Sequence[int] = ()) -> Layout:
-    """Returns the layout of a body that was parsed before. known: the places of the first messages.
+    """Returns the layout of a body that was parsed before.
 
+    known: the places of the first messages, in a body that has one `messages`. They are not scanned again.
     Raises: ValueError when the body is not a JSON object; most other defects are not noticed.
     """
     places = array("I", known)
+    if not known:
+        return Layout(body, places, _outline(body, places))
+    try:
+        _elements(body, places[-1], places)
+    except IndexError as error:
+        raise ValueError("the JSON ends too early") from error
+    return Layout(body, places)
+
+
+def _outline(body: bytes, places: array[int]) -> Outline:
+    """Returns the outline of a body. places: to be filled with those of the messages; known ones are passed over."""
     members: list[Member] = []
     try:
         start = _skip(_GAP, body, 0)
@@ -135,7 +164,7 @@ def scan(body: bytes, known: Sequence[int] = ()) -> Layout:
         end = _members(body, start + 1, members, places)
     except IndexError as error:
         raise ValueError("the JSON ends too early") from error
-    return Layout(start, end, members, {member[0]: member for member in members}, places)
+    return Outline(start, end, members, {member[0]: member for member in members})
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
@@ -143,7 +172,6 @@ def dump(message: Mapping[str, Any]) -> bytes:
     return orjson.dumps(message)
 
 
-@dataclass(slots=True)
 class Splice:
     """Edits of one body, rendered once. Indices are those of the client's messages, whatever was edited before.
 
@@ -151,20 +179,20 @@ class Splice:
     replaced or dropped cannot be edited inside (ValueError), nor a member that is set or dropped as a whole.
     """
 
-    _layout: Layout
-    _body: bytes
-    _members: dict[str, bytes | None] = field(default_factory=dict)
-    _before: dict[int, list[bytes]] = field(default_factory=dict)
-    _instead: dict[int, list[bytes]] = field(default_factory=dict)
-    _prefixes: dict[int, list[str]] = field(default_factory=dict)
-    _roles: dict[int, str] = field(default_factory=dict)
-    _appended: list[str] = field(default_factory=list)
-    _tools: list[bytes] = field(default_factory=list)
-    _are_in_front: bool = False
-    _contents: dict[int, Span] = field(default_factory=dict)  # those of the messages that were looked into
-    _opened: dict[int, tuple[list[Member], int]] = field(
-        default_factory=dict
-    )  # members of messages looked into
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._body = layout.body
+        self._members: dict[str, bytes | None] = {}
+        self._before: dict[int, list[bytes]] = {}
+        self._instead: dict[int, list[bytes]] = {}
+        self._prefixes: dict[int, list[str]] = {}
+        self._roles: dict[int, str] = {}
+        self._appended: list[str] = []
+        self._tools: list[bytes] = []
+        self._are_in_front = False
+        # Of messages that were looked into: their contents and members.
+        self._contents: dict[int, Span] = {}
+        self._opened: dict[int, tuple[list[Member], int]] = {}
 
     def set_member(self, key: str, value: bytes) -> None:
         """Replaces the value where it stands, or adds the member at the end. Of a repeated key one stays."""
@@ -244,8 +272,9 @@ class Splice:
 
     def _edit_messages(self, edits: list[_Edit]) -> None:
         layout = self._layout
-        list_at, _ = layout.span("messages") or _NOWHERE
-        if list_at < 0 or "messages" in self._members or self._body[list_at] != 0x5B:
+        # The list is looked for only if it is empty.
+        list_at, _ = _NOWHERE if layout.places else layout.span("messages") or (0, 0)
+        if "messages" in self._members or (list_at >= 0 and self._body[list_at] != 0x5B):
             raise ValueError("there is no `messages` to edit")
         before = self._before
         appended: dict[int, list[str]] = {}
@@ -367,25 +396,25 @@ class Splice:
         return self._members
 
     def _edit_members(self, edits: list[_Edit], wanted: Mapping[str, bytes | None]) -> None:
-        layout = self._layout
+        outline = self._layout.outline
         dropped: dict[int, list[bytes]] = {}
         added: list[bytes] = []
-        for place, member in enumerate(layout.members):
+        for place, member in enumerate(outline.members):
             key, _, start, end = member
             if key not in wanted:
                 continue
             value = wanted[key]
             # A repeated member that was not the last of its key goes, too, so that no parser takes its old value.
-            if value is None or member is not layout.index[key]:
+            if value is None or member is not outline.index[key]:
                 dropped[place] = []
             else:
                 edits.append((start, end, value))
         for key, value in wanted.items():
-            if value is not None and key not in layout.index:
+            if value is not None and key not in outline.index:
                 added.append(orjson.dumps(key) + b":" + value)
-        spans = [(start, end) for _, start, _, end in layout.members]
+        spans = [(start, end) for _, start, _, end in outline.members]
         if added or dropped:
-            _edit_items(edits, spans, layout.start + 1, {len(spans): added}, dropped)
+            _edit_items(edits, spans, outline.start + 1, {len(spans): added}, dropped)
 
 
 def _edit_items(

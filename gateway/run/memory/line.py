@@ -45,7 +45,7 @@ def headed(request: ChatRequest) -> ChatRequest:
     spoken = range(first_spoken(request.messages), len(request.messages))
     if not spoken:
         return request
-    splice = Splice(request.layout, request.raw)
+    splice = Splice(request.layout)
     for index in spoken:
         splice.drop_message(index)
     head = request.messages[: spoken.start]

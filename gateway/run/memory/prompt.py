@@ -154,7 +154,7 @@ class Prompt:
         call; None: what it likes.
         """
         request, dropped = self.request, self.window.dropped
-        splice = Splice(request.layout, request.raw)
+        splice = Splice(request.layout)
         if request.model != self.target.model:
             splice.set_member("model", orjson.dumps(self.target.model))
         for key in self.form.consumed:

@@ -60,8 +60,8 @@ class ResentLists:
         else:
             layout, listing = request.layout, Listing(canon, messages)
         end = layout.places[-1]
-        # To read the first words again costs less than to keep them. Repeated keys are read each time.
-        if listing.said and end <= _MOST_BYTES and not layout.duplicates:
+        # To read the first words again costs less than to keep them.
+        if listing.said and end <= _MOST_BYTES:
             name = canon.secret, len(messages)
             if name in self._sent:
                 self._drop(name)

@@ -34,7 +34,7 @@ def test_a_plain_request() -> None:
     assert (request.model, request.messages, request.n) == ("gpt", [USER], 1)
     assert not any((request.stream, request.wants_usage, request.has_tools))
     assert (request.tools, request.max_tokens, request.max_tokens_key) == ((), None, None)
-    assert Splice(request.layout, body).render() is body
+    assert Splice(request.layout).render() is body
 
 
 def test_what_we_act_on_is_read() -> None:

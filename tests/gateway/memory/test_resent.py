@@ -40,6 +40,7 @@ def agrees(found: Listing, request: ChatRequest) -> None:
     assert found.said == fresh.said
     assert found.path(len(found)) == fresh.path(len(fresh))
     assert request.layout == scan(request.raw)
+    assert request.layout.outline == scan(request.raw).outline
 
 
 @pytest.fixture
