@@ -189,7 +189,9 @@ def choose(
             keys = _keys(query) if keys is None else keys
             start, end = _best_part(line, keys, limit)
             text = line[start:end].strip()
-        if known and _is_in(text, known):
+        # Its beginning is found, or missed, in a fifth of the time.
+        at = known.find(text[:_LOOKED_CHARS]) if known else -1
+        if at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0):
             continue
         if end - start < len(line):
             text = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
@@ -234,12 +236,6 @@ def _in_turn(
             ordered.append(original)
         ordered.append(each)
     return ordered
-
-
-def _is_in(text: str, known: str) -> bool:
-    """Returns whether a text is in another one. Its beginning is found, or missed, in a fifth of the time."""
-    at = known.find(text[:_LOOKED_CHARS])
-    return at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0)
 
 
 def _is_told(line: str, told: dict[str, str]) -> bool:
@@ -353,7 +349,7 @@ def _quote(text: str) -> str:
 
 def _keys(query: str) -> list[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
-    words = dict.fromkeys(folded_words(query))
+    words = dict.fromkeys(_WORD.findall(query.casefold()))
     return [word[: max(4, len(word) - 2)] for word in words if len(word) > 3 or not word.isascii()][:_KEYS]
 
 

@@ -33,6 +33,9 @@ class Section:
         return self.snapshot.text if self.snapshot else ""
 
 
+NO_SECTION = Section(None)
+
+
 def digest(value: str) -> str:
     """Returns the hash by which a path remembers what it knows of a block."""
     return blake2b(value.encode(), digest_size=8).hexdigest()
@@ -69,7 +72,7 @@ def make_section(
     made: what an agent that may change is made of (`made_of`), "": one of the settings. With another one it does too.
     """
     if pinned is None and not (system or blocks or offered or summary or made):
-        return Section(None)
+        return NO_SECTION
     if made:
         system, place, behind = system.partition(CORE_MEMORY)
     else:
@@ -102,7 +105,7 @@ def make_section(
         if pinned is not None and pinned.text == text and pinned.known == known:
             return Section(pinned if pinned.id else None)
         if not text and not blocks and not summary:
-            return Section(None)
+            return NO_SECTION
         return Section(Snapshot(0, text, known))
     seen = pinned.known.get("blocks", {})
     if seen == now or not takes_note:

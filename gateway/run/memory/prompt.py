@@ -12,7 +12,7 @@ from gateway.core.conversation.canonical import WireMessage, is_system
 from gateway.core.prompt.compose import Composition, FilledMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.prompt.section import Section
+from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.summary import KEPT, Overfull
 from gateway.core.prompt.window import MessageBounds
 from gateway.core.request.chat import ChatRequest
@@ -110,7 +110,7 @@ class Prompt:
     composition: Composition = field(default_factory=Composition)
     beginning: Eviction = field(default_factory=Eviction)
     window: FittedWindow = field(default_factory=FittedWindow)
-    section: Section = field(default_factory=lambda: Section(None))
+    section: Section = field(default_factory=lambda: NO_SECTION)
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
     summarises: bool = False
