@@ -19,15 +19,15 @@ from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
 
-# Chosen: some seven thousand open conversations, or a hundred and fifty with twenty notes each.
+# Chosen: some seven thousand open conversations, or six hundred with twenty notes each.
 KEPT_BYTES = 16 << 20
 # Conversations of one memory; one that opens more forgets those it left first.
 _PLACES = 64
 # Openings of one memory that are compared with a new one, as many as `pool_found` reads.
 _OPENINGS = 64
-# Measured: a memory without blocks, a place without its exchange, that, a note without its text, an opening of one
-# message.
-_MEMORY_BYTES, _PLACE_BYTES, _EXCHANGE_BYTES, _NOTE_BYTES, _OPENING_BYTES = 600, 600, 1000, 100, 500
+# Measured: a memory without blocks, the end of a path, a note without its text, an exchange with rounds without its
+# contents, an opening of one message.
+_MEMORY_BYTES, _PLACE_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 750, 1450, 100, 1000, 500
 
 # A client's name of a conversation, and the hash of the path that it goes on from.
 _Name = tuple[str | None, bytes | None]
@@ -287,7 +287,7 @@ def _place(
     for note in additions.notes:
         size += getsizeof(note.text)
     for e in additions.rounds:
-        size += _EXCHANGE_BYTES + 45 * sum(map(len, e.inputs))
+        size += _ROUNDS_BYTES + 45 * sum(map(len, e.inputs))
         size += sum(len(part or b"") for part in (e.input, e.said, e.full))
     return _Place(conversation, end, has_rivals, additions, snapshot, size)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import random
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -231,3 +234,42 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
     for agent, _ in looks:
         kept.drop(agent)
     assert kept.bytes == 0
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("note", ["", "<memory>\n" + "A line of a note. " * 70])
+async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
+    open_store: OpenStore, note: str
+) -> None:
+    store = await open_store()
+    kept, tick = store.turns._kept, itertools.count(1000)
+
+    async def talk(subject: str) -> None:
+        speaker = Speaker(
+            store,
+            Scope("default", "default", subject),
+            lambda: next(tick) / 2,
+            lambda text: note and f"{note}{text}",
+        )
+        for key in ("a", "b"):
+            messages: list[WireMessage] = []
+            for n in range(3):
+                messages += [user(f"Question {n} of {subject}"), assistant(f"Answer {n} for {subject}")]
+                turn = await speaker.begin(messages[:-1], key)
+                await speaker.end(turn, messages[-1:])
+
+    await talk("first")
+    before = kept.bytes
+    tracemalloc.start()
+    try:
+        for n in range(40):
+            await talk(f"user:{n}")
+        store.turns._memories.clear()  # they share some of it
+        gc.collect()
+        counted, held = kept.bytes - before, tracemalloc.get_traced_memory()[0]
+        kept.clear()
+        gc.collect()
+        real = held - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert counted * 0.7 < real < counted * 1.1
