@@ -57,18 +57,17 @@ def widen(
     A name that comes from the index is not looked for in the tail, whose words would all have to be hashed for it.
     """
     layout, has_words, named = found.layout, index.blob_bytes > 0, dict[int | str, str]()
+    indexed = [row for row in best if row << ROW_SHIFT not in layout.tail_rows]
+    values = dict(zip(indexed, index.names_in(indexed), strict=True)) if indexed else {}
     for row in best:
-        place = layout.place_of(row)
-        if place < 0:
-            for value in index.names_in(row):
+        if row in values:
+            for value in values[row]:
                 named.setdefault(value, "")
-        elif has_words:
-            for term, value in hash_terms(layout.tail.names(place), secret).items():
-                named[value] = term
-        else:
-            # By themselves, where there are no hashes to compare them with.
-            for term in layout.tail.names(place):
-                named[term] = term
+            continue
+        names = layout.tail.names(layout.tail_rows.index(row << ROW_SHIFT))
+        # By themselves, where there are no hashes to compare them with.
+        for term, key in hash_terms(names, secret).items() if has_words else zip(names, names, strict=True):
+            named[key] = term
     for known in found.hashes.values() if has_words else terms:
         named.pop(known, None)
     if not named:

@@ -58,7 +58,7 @@ class Index:
         self.layout = IndexLayout()
         self._columns, self._names = [_none(), _none()], _none()
         # Chunks whose occurrences lie in the second column; those in the first are old then.
-        self._apart = set[int]()
+        self._apart = frozenset[int]()
         self._lengths, self.blob_bytes = dict[int, int](), 0
         self.put(blobs)
 
@@ -90,11 +90,11 @@ class Index:
         gone = self._mask(changed)
         whole, apart = self._columns
         parts = [_of_others(apart, gone), found]
-        self._apart.update(changed)
+        self._apart = self._apart.union(changed)
         if not len(whole) or len(self._apart) > min(_APART, len(self.layout.chunks) // 4):
             parts.append(_of_others(whole, self._mask(self._apart)))
             whole = _none()
-            self._apart.clear()
+            self._apart = frozenset()
             self._columns = [_sorted(parts), whole]
         else:
             self._columns = [whole, _sorted(parts)]
@@ -121,12 +121,12 @@ class Index:
             found = [np.concatenate((_of_others(part, old), more)) for part, more in parts]
         return found
 
-    def names_in(self, row: int) -> list[int]:
-        """Returns the hashes of the names in the head of a document."""
+    def names_in(self, rows: Sequence[int]) -> list[list[int]]:
+        """Returns the hashes of the names in the head of each document."""
         import numpy as np
 
-        bounds = np.array([row, row + 1], np.uint64) << np.uint64(HASH_SHIFT)
-        return [each & NO_HASH for each in _between(self._names, bounds)[0].tolist()]
+        bounds = np.array([*rows, *(row + 1 for row in rows)], np.uint64) << np.uint64(HASH_SHIFT)
+        return [[each & NO_HASH for each in part.tolist()] for part in _between(self._names, bounds)]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows behind them move."""

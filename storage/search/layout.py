@@ -102,7 +102,7 @@ class IndexLayout:
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
         self.earlier, self.later = array("i"), array("i")
         self.tail, self._out = Tail(), list[int]()
-        self.tail_rows: list[int] = []
+        self.tail_rows = array("q")
         self.replaced: dict[int, DocumentRow] = {}
         self.lengths, self.marks, self.end = Lengths(), 0, 0
         self._weigh()
@@ -177,11 +177,6 @@ class IndexLayout:
             self._link()
         self._weigh()
 
-    def place_of(self, row: int) -> int:
-        """Returns the place of a message in the tail; -1 where it is not there."""
-        place = row << ROW_SHIFT
-        return self.tail_rows.index(place) if place in self.tail_rows else -1
-
     def _take_out(self) -> None:
         """Takes the tail out."""
         if not self.tail_rows:
@@ -192,7 +187,7 @@ class IndexLayout:
             self.length[row], self.back[row], self.flags[row], self.head[row] = before
             if row in self.replaced:
                 self._change(row, 1)
-        self.tail, self._out, self.tail_rows, self.replaced = Tail(), [], [], {}
+        self.tail, self._out, self.tail_rows, self.replaced = Tail(), [], array("q"), {}
         self._link()
         self._weigh()
 

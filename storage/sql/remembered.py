@@ -34,12 +34,12 @@ from storage.sql.vectors import VectorCache
 from storage.value import changed
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
-# 14 kB, one of two 6 kB.
+# 13 kB, one of two 5 kB.
 CACHE_BYTES = 20 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
 # Measured: what a message takes beside its text, and one that is not there.
-_MESSAGE_BYTES, _NONE_BYTES = 400, 100
+_MESSAGE_BYTES, _NONE_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _TAIL = 64
 
