@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from gateway.core.request.splice import Splice, scan
+from gateway.core.request.scan import scan
+from gateway.core.request.splice import Splice
 from gateway.errors import BadRequest
 
 

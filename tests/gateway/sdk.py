@@ -17,7 +17,7 @@ from typing import Any
 
 import openai
 
-from gateway.core.request.splice import scan
+from gateway.core.request.scan import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.records import Block, Scope

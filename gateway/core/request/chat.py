@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from gateway.core.request.splice import Layout, Splice, scan
+from gateway.core.request.scan import Layout, scan
+from gateway.core.request.splice import Splice
 
 LIMITS = ("max_completion_tokens", "max_tokens")
 

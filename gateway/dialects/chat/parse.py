@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from gateway.core.request.chat import ChatRequest
-from gateway.core.request.splice import scan
+from gateway.core.request.scan import scan
 from gateway.errors import BadRequest
 
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message

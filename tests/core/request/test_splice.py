@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.request.splice import Splice, dump, scan
+from gateway.core.request.scan import scan
+from gateway.core.request.splice import Splice, dump
 
 NOTE = 'Remember: "Kuchen"\n\\ é 🎂'
 

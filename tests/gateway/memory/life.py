@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.request.splice import scan
+from gateway.core.request.scan import scan
 from gateway.settings import BlockSettings
 from tests.doubles.upstream import Call, Seen, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.request.chat import ChatRequest
-from gateway.core.request.splice import scan
+from gateway.core.request.scan import scan
 from gateway.dialects.chat.parse import parse
 from gateway.run.memory.resent import ResentLists
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.request.splice import scan
+from gateway.core.request.scan import scan
 from gateway.run import chat as chat_module
 from gateway.run import turn as turn_module
 from gateway.run.memory import composer
