@@ -57,7 +57,7 @@ def record_turn(
         return None
     ended = _ended(known, prompt, changes.ops, outcome, now)
     write = _write(known, prompt, changes, ended, settle.finish if has_finished else settle.cancel)
-    chars = sum(len(text_of(m)) for m in known.plan.messages) + len(outcome.text)
+    chars = sum([len(text_of(m)) for m in known.plan.messages]) + len(outcome.text)
     return TurnRecord(write, chars, prompt.window.overfull if has_finished else None)
 
 
@@ -118,7 +118,7 @@ def _write(
         decide=decide,
         change=None if known.is_plain else _foreseen(known, key, ended, how, decide),
         seen=(look.next_seq, look.rev),
-        carries=any(m.get("role") == "user" for m in plan.messages),
+        carries="user" in [m.get("role") for m in plan.messages],
         ops=changes.ops,
         snapshot=snapshot,
         defaults=() if known.agent.id else known.asked.spec.own_blocks,
