@@ -45,7 +45,7 @@ from gateway.run.directory import Directory, unknown
 from gateway.run.memory.fit import fit
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import MemoryRequest
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
@@ -165,13 +165,10 @@ class Chat:
         if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
         attempts = self.failover.attempts(route, partial(_conversation_key, request), sink, receipt)
-        form = form_for(request, attempts.endpoint)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
             passes = Passes(forwardable(headers), credential)
-            begun, status = await self._remember(
-                request, attempts.target, form, identity, spec, place, passes
-            )
+            begun, status = await self._remember(request, attempts, identity, spec, place, passes)
             call = ChatCall(request, *passes, route.upstream, status, receipt)
             is_bare = begun is None and not spec.system
             is_bare = is_bare and not _has_context_window(route, attempts.target)
@@ -181,10 +178,7 @@ class Chat:
                         reply = attempts.send(call.request_for)
                         served = await relay(reply, sink, receipt, self._limits.beat_s)
                     else:
-                        remembered, prompt = begun or (
-                            None,
-                            await _bare(request, attempts.target, form, spec),
-                        )
+                        remembered, prompt = begun or (None, await _bare(request, attempts, spec))
                         run = self._turn(call, attempts, prompt, remembered, view, sink, spec)
                         served = await run.run()
                 return Served(served, status)
@@ -257,8 +251,7 @@ class Chat:
     async def _remember(
         self,
         request: ChatRequest,
-        target: Target,
-        form: EndpointForm,
+        attempts: Attempts,
         identity: Identity,
         spec: AgentSpec,
         place: QueuePlace,
@@ -269,20 +262,21 @@ class Chat:
         A store that fails takes memory away, not the answer.
         """
         if identity.scope is None:
-            self._say_who_is_missing(identity)
+            if identity.mode is Mode.OFF:
+                return None, "off"
+            self._say_who_is_missing()
             if identity.mode is Mode.STRICT:
                 raise BadRequest(
                     "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
                     param="x-mnemogate-memory",
                 )
-            status = "off" if identity.mode is Mode.OFF else "none"
-            return None, status
+            return None, "none"
         strict = identity.mode is Mode.STRICT or identity.append
         why = self._why_not(strict)
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                begun = await self._begin(request, target, form, identity, spec, place, passes)
+                begun = await self._begin(request, attempts, identity, spec, place, passes)
                 return begun, "on" if identity.mode is Mode.STRICT else identity.mode.value
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
@@ -295,9 +289,9 @@ class Chat:
             raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
         return None, "unavailable"
 
-    def _say_who_is_missing(self, identity: Identity) -> None:
+    def _say_who_is_missing(self) -> None:
         """Logs once that a request named nobody, since memory is off then and nothing else shows it."""
-        if identity.mode is Mode.OFF or self._said_who_is_missing:
+        if self._said_who_is_missing:
             return
         self._said_who_is_missing = True
         _log.warning(
@@ -317,8 +311,7 @@ class Chat:
     async def _begin(
         self,
         request: ChatRequest,
-        target: Target,
-        form: EndpointForm,
+        attempts: Attempts,
         identity: Identity,
         spec: AgentSpec,
         place: QueuePlace,
@@ -327,11 +320,14 @@ class Chat:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper = self.keeper
         assert keeper is not None
-        known = await keeper.begin(MemoryRequest(request, identity, spec, keeper.now(), target, place))
+        known = await keeper.begin(
+            MemoryRequest(request, identity, spec, keeper.now(), attempts.target, place)
+        )
         assert self.agents is not None
         changes = BlockEdits(list(known.blocks))
         speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if spec.uid else None
         toolbox = self.agents.toolbox(known, changes, speaker=speaker)
+        form = form_for(request, attempts.endpoint)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:
             known = await keeper.open(known, prompt)
@@ -371,9 +367,9 @@ class Chat:
         return rules
 
 
-async def _bare(request: ChatRequest, target: Target, form: EndpointForm, spec: AgentSpec) -> Prompt:
+async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
     """Returns the prompt of a request without memory."""
-    prompt = Prompt(request, target, form, spec.system)
+    prompt = Prompt(request, attempts.target, form_for(request, attempts.endpoint), spec.system)
     return replace(prompt, window=await fit(prompt))
 
 
