@@ -114,6 +114,7 @@ class _HeldBytes(ByteQuota):
     async def __aenter__(self) -> bytes:
         reader, scope = self._reader, self._scope
         announced = content_length(scope) or 0
+        _refuse_encoded(scope)
         if announced > reader.limit_bytes:
             raise reader._too_large(f"{announced}")
         # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
@@ -145,21 +146,22 @@ def _part(message: Message) -> bytes:
     return part
 
 
-def content_length(scope: Scope) -> int | None:
-    """Returns the announced length of a body; None where none is announced.
+def _refuse_encoded(scope: Scope) -> None:
+    """Refuses a compressed body, which is not ours to read. Raises: UnsupportedEncoding."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding(
+                "The request body is compressed (content-encoding); send it as it is.",
+                param="content-encoding",
+            )
 
-    Raises: BadRequest; UnsupportedEncoding: it is compressed.
-    """
-    announced: int | None = None
+
+def content_length(scope: Scope) -> int | None:
+    """Returns the announced length of a body; None where none is announced. Raises: BadRequest."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             if not value.isdigit():
                 raise BadRequest("The content-length header is not a number.")
             # Twenty digits are more than any limit, and keep a number of many thousand digits from being worked out.
-            announced = int(value[:20])
-        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UnsupportedEncoding(
-                "The request body is compressed (content-encoding); send it as it is.",
-                param="content-encoding",
-            )
-    return announced
+            return int(value[:20])
+    return None

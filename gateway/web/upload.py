@@ -29,7 +29,7 @@ class UploadBody:
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
-        """Reads the announced length. Raises: BodyTooLarge, BadRequest, UnsupportedEncoding."""
+        """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
         self.error: Exception | None = None
         self.count = 0
         self.size = content_length(scope)

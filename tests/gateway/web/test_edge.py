@@ -125,11 +125,8 @@ def test_a_request_id_is_kept_or_made(gateway: Running, sent: str, kept: bool) -
 
 def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream)) as gateway:
-        packed = {"content-encoding": "gzip"}
-        form = {"content-type": "multipart/form-data; boundary=x", **packed}
-        uploaded = gateway.ask("POST", "/v1/audio/transcriptions", b"\x1f\x8b", form)
-        for reply in (gateway.post(HELLO, packed), uploaded):
-            assert (reply.status, reply.error["param"]) == (415, "content-encoding")
+        reply = gateway.post(HELLO, {"content-encoding": "gzip"})
+    assert (reply.status, reply.error["param"]) == (415, "content-encoding")
     assert not upstream.chats
 
 
