@@ -58,7 +58,7 @@ _NOTE = re.compile(
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
-_WORD = re.compile(r"\w+")
+_WORD, _LONG_WORD = re.compile(r"\w+"), re.compile(r"\w{4,}")
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
 
@@ -189,7 +189,7 @@ def choose(
             keys = _keys(query) if keys is None else keys
             start, end = _best_part(line, keys, limit)
             text = line[start:end].strip()
-        # Its beginning is found, or missed, in a fifth of the time.
+        # The beginning of a text is found, or missed, in a fifth of the time.
         at = known.find(text[:_LOOKED_CHARS]) if known else -1
         if at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0):
             continue
@@ -349,8 +349,12 @@ def _quote(text: str) -> str:
 
 def _keys(query: str) -> list[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
-    words = dict.fromkeys(_WORD.findall(query.casefold()))
-    return [word[: max(4, len(word) - 2)] for word in words if len(word) > 3 or not word.isascii()][:_KEYS]
+    low = query.casefold()
+    if low.isascii():
+        words = _LONG_WORD.findall(low)
+    else:
+        words = [word for word in _WORD.findall(low) if len(word) > 3 or not word.isascii()]
+    return [word[:-2] if len(word) > 6 else word[:4] for word in dict.fromkeys(words)][:_KEYS]
 
 
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:

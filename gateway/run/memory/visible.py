@@ -41,11 +41,11 @@ class VisibleContent:
     def atoms(self) -> set[bytes]:
         """Returns the hashes of all that is visible."""
         listing, dropped = self.known.plan.query.listing, self.prompt.window.dropped
-        found = set() if dropped else set(listing.flat(len(listing)))
         if dropped:
-            for atoms, place in zip(listing.atoms, listing.positions, strict=True):
-                if place not in dropped:
-                    found.update(atoms)
+            places = zip(listing.atoms, listing.positions, strict=True)
+            found = {a for atoms, place in places if place not in dropped for a in atoms}
+        else:
+            found = set(listing.flat(len(listing)))
         for each in self.prompt.fill:
             found.update(each.atoms)
         return found
