@@ -100,7 +100,7 @@ class IndexLayout:
         self.chunks: list[int] = []
         self.places: dict[int, int] = {}
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
-        self.earlier, self.later = array("i"), array("i")
+        self.earlier, self.later = array("h"), array("h")
         self.tail, self._out = Tail(), list[int]()
         self.tail_rows = array("q")
         self.replaced: dict[int, DocumentRow] = {}
@@ -232,7 +232,9 @@ class IndexLayout:
 
     def _link(self) -> None:
         """Finds the neighbours of all rows."""
-        self.earlier, self.later = array("i", [-1]) * len(self.flags), array("i", [-1]) * len(self.flags)
+        # Of most memories a row is a number of two bytes.
+        none = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
+        self.earlier, self.later = none * len(self.flags), none * len(self.flags)
         self.end = len(self.flags.tobytes().rstrip(b"\0"))
         if not self.end:
             return

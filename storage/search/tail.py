@@ -13,7 +13,7 @@ from sys import getsizeof
 from storage.search.blob import NO_ROW, ROW_SHIFT, Counted, Indexable, count_terms, names_of
 
 # Measured: what a tail takes beside its table of terms, and what each message takes in it.
-_TAIL_BYTES, _MESSAGE_BYTES = 500, 100
+_TAIL_BYTES, _MESSAGE_BYTES = 400, 80
 
 
 class Tail:
