@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp import payload
@@ -96,7 +96,7 @@ class HttpTransport:
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
-        self._opened: tuple[aiohttp.ClientSession, Pace] | None = None
+        self._pool: _Pool | None = None
         self._addresses: dict[URL, Address] = {}
 
     async def send(
@@ -119,11 +119,11 @@ class HttpTransport:
         fresh: list[bool] = []
         _dialled.set(fresh)
         begun = time.monotonic()
-        if self._opened is None:
-            self._opened = self._open(), Pace()
-        session, pace = self._opened
+        pool = self._pool
+        if pool is None:
+            pool = self._pool = _open()
         try:
-            send_once = self._sender(session, pace.loop, method, url, headers, body, times)
+            send_once = self._sender(pool, method, url, headers, body, times)
             try:
                 response = await send_once()
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -136,31 +136,17 @@ class HttpTransport:
                 response = await send_once()
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, url.authority, times, upload) from error
-        return HttpReply(response, times, max_event_bytes, begun, pace)
+        return HttpReply(response, times, max_event_bytes, begun, pool.pace)
 
     async def aclose(self) -> None:
-        """Closes every connection, busy ones too. A later `send` opens a new session."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            await opened[0].close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_AUTO_HEADERS,
-            auto_decompress=True,
-            trust_env=False,
-            max_line_size=HEADER_LIMIT_BYTES,
-            max_field_size=HEADER_LIMIT_BYTES,
-        )
+        """Closes every connection, busy ones too. A later `send` opens others."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.session.close()
 
     def _sender(
         self,
-        session: aiohttp.ClientSession,
-        loop: asyncio.AbstractEventLoop,
+        pool: _Pool,
         method: str,
         url: URL,
         headers: Mapping[str, str],
@@ -169,26 +155,49 @@ class HttpTransport:
     ) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
         """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
         if body is not None and not isinstance(body, bytes):
-            return partial(_send_in_pieces, session, method, url, headers, body, times)
+            return partial(_send_in_pieces, pool.session, method, url, headers, body, times)
         if body is not None and len(body) > _LARGE_BODY_BYTES:
-            return partial(_send_in_pieces, session, method, url, headers, _LargeBody(body), times)
+            return partial(_send_in_pieces, pool.session, method, url, headers, _LargeBody(body), times)
         address = self._addresses.get(url)
         if address is None:
             # Paths may carry ids, so what is kept is bounded.
             if len(self._addresses) >= _MOST_ADDRESSES:
                 self._addresses.clear()
             address = self._addresses[url] = Address(url)
-        assert session.connector is not None
         return partial(
             send_whole,
-            session.connector,
+            pool.connector,
             address,
             address.head(method, headers, None if body is None else len(body)),
             body or b"",
-            loop=loop,
-            ends_at=loop.time() + times.headers_s,
+            loop=pool.pace.loop,
+            ends_at=pool.pace.loop.time() + times.headers_s,
             connect=times.connect,
         )
+
+
+class _Pool(NamedTuple):
+    """The connections of a transport, as long as it is open."""
+
+    session: aiohttp.ClientSession
+    connector: aiohttp.TCPConnector
+    pace: Pace
+
+
+def _open() -> _Pool:
+    connector = aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=_AUTO_HEADERS,
+        auto_decompress=True,
+        trust_env=False,
+        max_line_size=HEADER_LIMIT_BYTES,
+        max_field_size=HEADER_LIMIT_BYTES,
+    )
+    return _Pool(session, connector, Pace())
 
 
 async def _send_in_pieces(
