@@ -272,7 +272,10 @@ class Chat:
                 )
             return None, "none"
         strict = identity.mode is Mode.STRICT or identity.append
-        why = self._why_not(strict)
+        why = "the database could not be opened" if self.keeper is None else None
+        # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
+        if strict and self.keeper is not None and not (health := self.keeper.store.health).ok:
+            why = health.error or f"the store is {health.status}"
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
@@ -298,15 +301,6 @@ class Chat:
             "memory is off for requests that name nobody: let the application send `user` or x-mnemogate-user, "
             "or set memory.default_user or memory.single_user (this is said once)"
         )
-
-    def _why_not(self, strict: bool) -> str | None:
-        """Returns why memory cannot be had; None if it can."""
-        if self.keeper is None:
-            return "the database could not be opened"
-        # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
-        if strict and not (health := self.keeper.store.health).ok:
-            return health.error or f"the store is {health.status}"
-        return None
 
     async def _begin(
         self,

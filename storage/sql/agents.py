@@ -94,11 +94,17 @@ class Agents:
         # Held by who begins an agent, or waits for that; it goes with the last of them.
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
 
-    async def find(self, scope: Scope) -> Agent | None:
-        """Returns the scope's agent, from a cache: next_seq and indexed_seq may be out of date, the rest is not."""
+    def at_hand(self, scope: Scope) -> Agent | None:
+        """Returns the scope's agent from the cache: next_seq and indexed_seq may be out of date, the rest is not."""
         agent = self._found.get(scope)
         if agent is not None:
             self._found.move_to_end(scope)
+        return agent
+
+    async def find(self, scope: Scope) -> Agent | None:
+        """Returns the scope's agent, from the cache if it is there (`at_hand`)."""
+        agent = self.at_hand(scope)
+        if agent is not None:
             return agent
         agent = await self._database.read(lambda connection: find_agent(connection, scope))
         if agent is not None:

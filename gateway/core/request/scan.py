@@ -113,6 +113,12 @@ class Layout:
             raise IndexError(f"no message {index} among {len(self.places) // 2}")
         return self.places[2 * index], self.places[2 * index + 1]
 
+    def plain_content(self, index: int) -> Span | None:
+        """Returns the span of a message's content, if it has a role and a short text alone. Raises: IndexError."""
+        start, end = self.message(index)
+        plain = _PLAIN.fullmatch(self.body, start, min(end, start + _LOOKAHEAD))
+        return None if plain is None else plain.span(1)
+
     @property
     def duplicates(self) -> tuple[str, ...]:
         """Returns the keys that occur more than once; parsers differ in which one they take."""
@@ -163,13 +169,6 @@ def members_at(body: bytes, start: int) -> tuple[list[Member], int]:
         raise ValueError(f"there is no object at byte {start}")
     members: list[Member] = []
     return members, _members(body, start + 1, members)
-
-
-def plain_content(body: bytes, span: Span) -> Span | None:
-    """Returns where the text of a message is that has a role and a text alone, if it is short; None: it is another."""
-    start, end = span
-    plain = _PLAIN.fullmatch(body, start, min(end, start + _LOOKAHEAD))
-    return None if plain is None else plain.span(1)
 
 
 def first_of(body: bytes, start: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.request.scan import QUOTE, Layout, Member, Span, first_of, members_at, plain_content
+from gateway.core.request.scan import QUOTE, Layout, Member, Span, first_of, members_at
 
 _NOWHERE: Span = (-1, -1)
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
@@ -199,8 +199,8 @@ class Splice:
     def _content(self, index: int) -> Span | None:
         found = self._contents.get(index)
         if found is None:
-            plain = plain_content(self._body, self._layout.message(index))
-            found = self._contents[index] = plain or self._value(index, "content") or _NOWHERE
+            found = self._layout.plain_content(index) or self._value(index, "content") or _NOWHERE
+            self._contents[index] = found
         return None if found is _NOWHERE else found
 
     def _value(self, index: int, key: str) -> Span | None:

@@ -166,9 +166,12 @@ async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
     """
     scope, spec = asked.identity.scope, asked.spec
     assert scope is not None
-    if store.database.is_shared and not spec.uid and asked.identity.mode in (Mode.ON, Mode.STRICT):
-        return await store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, asked.now)
-    return await store.agents.find_or_draft(scope, is_made=bool(spec.uid))
+    agents = store.agents
+    if not store.database.is_shared:
+        return agents.at_hand(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
+    if not spec.uid and asked.identity.mode in (Mode.ON, Mode.STRICT):
+        return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, asked.now)
+    return await agents.find_or_draft(scope, is_made=bool(spec.uid))
 
 
 def _put_in_front(known: Known) -> tuple[PathElement, ...]:
