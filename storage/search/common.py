@@ -84,7 +84,7 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
         chain.from_iterable([terms_of_word(word) or (word,) for word in words[:_TELLING_WORDS]])
     )
     # The degrees of all languages are added at once.
-    scores = sum([degrees(term, 0) for term in said], _ENGLISH_LEAD).to_bytes(2 * len(_LANGUAGES), "little")
+    scores = sum(filter(None, map(degrees, said)), _ENGLISH_LEAD).to_bytes(2 * len(_LANGUAGES), "little")
     by_language = memoryview(scores).cast("H").tolist()
     shift = _DEGREE_BITS * by_language.index(max(by_language))
     return [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]

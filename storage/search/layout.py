@@ -135,10 +135,8 @@ class IndexLayout:
         for name in _COLUMNS:
             np.asarray(getattr(self, name)).reshape(-1, CHUNK)[places] = documents[name]
         length, head, flags = np.asarray(self.length), np.asarray(self.head), np.asarray(self.flags)
-        self.lengths, self.marks = (
-            Lengths.of(length, head, flags),
-            int(np.bitwise_or.reduce(flags, initial=0)),
-        )
+        self.lengths = Lengths.of(length, head, flags)
+        self.marks = int(np.bitwise_or.reduce(flags, initial=0))
         self._link()
         self._weigh()
 

@@ -16,7 +16,7 @@ process has committed is not read: it is handed on. One thread, the event loop's
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
 
@@ -169,7 +169,8 @@ class Remembered:
                 self._told_bytes += _size(m)
         self.position = next_seq
         # What is being read meanwhile does not know of it.
-        self.numbers = self.numbers._replace(next_seq=next_seq)
+        epoch, _, indexed, stamp = self.numbers
+        self.numbers = Numbers(epoch, next_seq, indexed, stamp)
 
     def counted(self, skip: range) -> Tail:
         """Returns the tail, with all that is not left out."""
@@ -181,16 +182,13 @@ class Remembered:
             self.uncounted, self.has_grown = waiting, True
         return self.tail
 
-    def messages(self, seqs: Iterable[int]) -> tuple[dict[int, Message], list[int]]:
+    def messages(self, seqs: Sequence[int]) -> tuple[dict[int, Message], list[int]]:
         """Returns messages that were found, as far as somebody may see them, and those that have to be read before."""
-        found, unread = dict[int, Message](), list[int]()
-        for seq in seqs:
-            m = self.told.get(seq) or self.shown.get(seq)
-            if m is not None:
-                found[seq] = m
-            elif seq not in self.shown:
-                unread.append(seq)
-        return found, unread
+        told, shown = self.told, self.shown
+        found = {seq: m for seq in seqs if (m := told.get(seq) or shown.get(seq)) is not None}
+        return found, [] if len(found) == len(seqs) else [
+            seq for seq in seqs if seq not in found and seq not in shown
+        ]
 
     def keep(self, read: Mapping[int, Message | None]) -> None:
         """Keeps messages that were read to be shown; None: nobody may see it."""
