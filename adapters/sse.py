@@ -49,7 +49,9 @@ class EventDecoder:
         if self._buffer or self._has_cr:
             self._buffer += data
             raws = self._cut()
-        # The common case: nothing waits, so the bytes are split without a copy into the buffer.
+        # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event.
+        elif data.find(b"\n\n") == len(data) - 2 >= 0:
+            return [self._event(data)]
         elif data:
             parts = data.split(b"\n\n")
             rest = parts.pop()

@@ -100,8 +100,8 @@ class Embedded:
     tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+# A NamedTuple likewise: each piece of a stream makes one.
+class Event(NamedTuple):
     """A server-sent event.
 
     raw: its bytes as they came, line ends and the closing blank line included; joining all `raw` gives the stream.
