@@ -61,17 +61,18 @@ class Additions:
     notes: tuple[PlacedNote, ...] = ()
     rounds: tuple[Exchange, ...] = ()
 
-    def and_of(self, e: Exchange) -> Additions:
-        """Returns these and those of the next exchange of the path, which has its content if its reply is more."""
-        if not e.adds:
-            return self
-        notes, at = [*self.notes], e.offset
-        for place, atoms in enumerate(e.inputs):
-            note = e.notes.get(place)
-            if note:
-                notes.append(PlacedNote(at, note))
-            at += len(atoms)
-        return Additions(tuple(notes), (*self.rounds, e) if e.hidden or e.opaque else self.rounds)
+    def and_of(self, *exchanges: Exchange) -> Additions:
+        """Returns these and those of the next exchanges of the path, with the content of those with rounds."""
+        notes, rounds = [*self.notes], [*self.rounds]
+        for e in exchanges:
+            at = e.offset
+            for place, atoms in enumerate(e.inputs):
+                if text := e.notes.get(place):
+                    notes.append(PlacedNote(at, text))
+                at += len(atoms)
+            if e.hidden or e.opaque:
+                rounds.append(e)
+        return Additions(tuple(notes), tuple(rounds))
 
 
 NO_ADDITIONS = Additions()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from storage.commands import Look, Probes, StoredContent
+from storage.commands import NO_ADDITIONS, Look, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load, rows_of
@@ -193,8 +193,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 found.ops.append(made)
     # No database promises an order to the rows of a recursion.
-    for e in sorted(added, key=lambda e: e.depth):
-        found.additions = found.additions.and_of(e)
+    found.additions = NO_ADDITIONS.and_of(*sorted(added, key=lambda e: e.depth))
     found.blocks.sort(key=lambda block: block.id)
     found.blocks += [block for _, block in sorted(attached, key=lambda each: each[0])]
     return found

@@ -220,7 +220,8 @@ class KeptLooks:
             additions = changed(additions, rounds=rounds)
         has_more = e.hidden or e.opaque
         whole = changed(end, input=e.input, said=e.said, full=e.full) if has_more else end
-        additions = additions.and_of(whole)
+        if whole.adds:
+            additions = additions.and_of(whole)
         snapshot = _snapshot(None if before is None else before.snapshot, write, done)
         self._put(memory, (write.key, e.path), _place(conversation, end, False, additions, snapshot))
         self._shrink()

@@ -16,7 +16,7 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import compose
-from storage.commands import Look, Pool
+from storage.commands import Additions, Look, Pool
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import (
     IDLE_S,
@@ -42,8 +42,7 @@ def look_for(tree: Tree, listing: Listing) -> Look:
     if look.exchange is not None:
         look.is_continued = bool(tree.kids(look.exchange))
         look.has_rivals = look.exchange.parent is None and bool(tree.siblings(look.exchange))
-        for e in tree.chain(look.exchange):
-            look.additions = look.additions.and_of(e)
+        look.additions = Additions().and_of(*tree.chain(look.exchange))
     look.has_tombs = any(e.state is State.OFF for e in tree)
     return look
 
