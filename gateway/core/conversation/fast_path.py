@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
-from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree, end_offset
 from storage.commands import Look
@@ -56,6 +56,19 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     )
     found = Match(e, listing.said - 1, listing.said - 1)
     return Plan(query, found, new, e.conversation, exchange, listing.messages[listing.said :])
+
+
+def plan_opening(query: Query) -> Plan | None:
+    """Plans a list where nothing that is stored matters to it, as plan_turn does in an empty tree.
+
+    None: it has to be weighed.
+    """
+    listing = query.listing
+    if listing.said or query.append or query.mode is not Keeping.ON:
+        return None
+    new = tuple(range(len(listing)))
+    conversation = query.conversation if query.named else None
+    return Plan(query, Match(), new, conversation, new_exchange(query, None, (), new), listing.messages)
 
 
 def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Exchange:

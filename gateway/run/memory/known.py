@@ -15,7 +15,7 @@ from typing import Any
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation import plan as planning
 from gateway.core.conversation.canonical import Canon, Listing
-from gateway.core.conversation.fast_path import plan_plain
+from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.lookup import RECENT, full_probes
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.openings import begins_anew, openings_of
@@ -34,7 +34,7 @@ from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
 from storage.sql.store import Store
-from storage.value import changed, frozen
+from storage.value import frozen
 
 _MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 _KEEPING = {
@@ -143,19 +143,15 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     anchor = plan.match.anchor
     path = tuple(tree.chain(anchor))
     uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, listing, tree)
-    known = Known(asked, agent, look, plan, tree, path, False, uid)
-    if known.is_off:
-        return known
+    if asked.identity.mode is Mode.OFF:
+        return Known(asked, agent, look, plan, tree, path, False, uid)
     number = anchor.snapshot if anchor is not None else None
     pinned = await store.turns.snapshot(agent, number) if number is not None else None
     blocks = _seen_blocks(asked, look, path) if agent.id else await blocks_of_new(store, asked, agent)
-    return changed(
-        known,
-        plan=replace(plan, fill=_put_in_front(known)) if plan.fill else plan,
-        pinned=pinned,
-        blocks=blocks,
-        offered=offer_tools(asked, agent, pinned, asked.request.json),
-    )
+    offered = offer_tools(asked, agent, pinned, asked.request.json)
+    if plan.fill:
+        plan = replace(plan, fill=_put_in_front(asked, plan))
+    return Known(asked, agent, look, plan, tree, path, False, uid, pinned, blocks, offered)
 
 
 async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
@@ -174,11 +170,11 @@ async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
     return await agents.find_or_draft(scope, is_made=bool(spec.uid))
 
 
-def _put_in_front(known: Known) -> tuple[PathElement, ...]:
+def _put_in_front(asked: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
     """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
-    if known.asked.spec.history == "client":
+    if asked.spec.history == "client":
         return ()
-    fill, gone = known.plan.fill, known.evicted
+    fill, gone = plan.fill, evicted_at(plan.match.anchor, asked.target.context_window)
     return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
 
 
@@ -233,7 +229,7 @@ async def _plan(
     openings = None if look.has_tombs else store.turns.openings(agent, look)
     # Before its first number is taken a memory holds nothing, whether it is stored by then or not.
     if look.next_seq == 1 or (openings is not None and begins_anew(query, openings)):
-        return planning.plan_turn(tree, query), tree
+        return plan_opening(query) or planning.plan_turn(tree, query), tree
     recent: int | None = RECENT
     low: int | None = None
     while True:

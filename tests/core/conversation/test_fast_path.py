@@ -11,7 +11,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.change import plan_change
-from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_plain
+from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
@@ -219,6 +219,7 @@ def test_an_opening_is_written_as_the_rules_would(
     listing = Listing(Canon(SECRET), messages)
     query = Query(listing, named=named, mode=Keeping.ON, now=5.0, idle_s=IDLE_S, model="a/b")
     plan = plan_turn(Tree(), query)
+    assert plan_opening(query) == plan
     ended = settle.Ended(
         -1,
         HIDDEN,
@@ -246,7 +247,9 @@ def test_an_opening_is_written_as_the_rules_would(
 )
 def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": 5.0, "idle_s": IDLE_S}
-    plan = plan_turn(Tree(), Query(Listing(Canon(SECRET), messages), **{**usual, **how}))
+    query = Query(Listing(Canon(SECRET), messages), **{**usual, **how})
+    assert plan_opening(query) is None
+    plan = plan_turn(Tree(), query)
     ended = settle.Ended(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})
     assert finish_opening(Tree(), plan, ended) is None
     assert (
