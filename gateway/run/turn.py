@@ -48,6 +48,7 @@ from storage.errors import Stale, StoreError
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
+_SAVED = events.Saved()
 
 
 class TurnMemory(Protocol):
@@ -462,10 +463,10 @@ class TurnRun:
         """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
         memory, is_lost = self.memory, False
         if memory is None:
-            return events.Saved()
+            return _SAVED
         if outcome.state is not End.FINISHED and not self._turn.spec.keeps_steps:
             self.pending.add(self._write(memory, outcome), "a turn that failed")
-            return events.Saved()
+            return _SAVED
         begun = time.perf_counter()
         work = self._write(memory, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
@@ -474,7 +475,7 @@ class TurnRun:
                 await _ended(writing, self.limits.commit_wait_s)
             if writing.done():
                 writing.result()
-                return events.Saved()
+                return _SAVED
             self.pending.add(writing, "a turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:

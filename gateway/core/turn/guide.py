@@ -163,6 +163,10 @@ class Stop:
     reason: StopReason
 
 
+_ANYTHING: Final = Offer()
+_ANSWERED: Final = Stop(StopReason.END_TURN)
+
+
 class Guide(Protocol):
     """Decides for one turn. `RuleGuide` (gateway.core.turn.rules) follows the rules of an agent."""
 
@@ -194,7 +198,7 @@ class FreeGuide:
         self._has_calls = False
 
     def offer(self) -> Offer:
-        return Offer()
+        return _ANYTHING
 
     def judge(self, call: ProposedCall) -> Verdict:
         self._has_calls = True
@@ -210,7 +214,7 @@ class FreeGuide:
 
     def after(self) -> Offer | Stop:
         if not self._has_calls:
-            return Stop(StopReason.END_TURN)
+            return _ANSWERED
         self._has_calls = False
         self._rounds += 1
         return Offer(is_final=self._rounds > self._max_rounds)

@@ -52,6 +52,7 @@ from gateway.errors import Conflict, GatewayError
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
 _EVENTS = (("content-type", "text/event-stream; charset=utf-8"),)
 _DONE = b"data: [DONE]\n\n"
+_FINISH = commands.Finish()
 
 
 class _State(Enum):
@@ -189,7 +190,7 @@ class Turn:
     def _client_left(self) -> list[Command]:
         if self._state is _State.SAVING:  # its outcome is on its way already
             self._state = _State.DONE
-            return [commands.CloseUpstream(), commands.Finish()]
+            return [commands.CloseUpstream(), _FINISH]
         return [commands.CloseUpstream(), *self._break_off(End.CANCELLED, StopReason.CANCELLED)]
 
     def _stopped(self, reason: StopReason) -> list[Command]:
@@ -208,7 +209,7 @@ class Turn:
         """Ends the turn before its reply is complete, without waiting for the commit."""
         outcome = self._unfinished(end, reason)
         self._state = _State.DONE
-        return [commands.Save(outcome), commands.Finish()]
+        return [commands.Save(outcome), _FINISH]
 
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
         if self._state in (_State.READING, _State.TOOLS) or self._is_kept:
@@ -448,18 +449,18 @@ class Turn:
             # Its messages have ids here, which nothing stands behind.
             self._view.stop(StopReason.ERROR, {})
             self._view.fail(Conflict(events.LOST))
-            return [*self._flush(), commands.Finish()]
+            return [*self._flush(), _FINISH]
         waiting = self._outcome.waiting
         calls = [call for call in self._round.draft.calls if call.id in waiting] if waiting else ()
         self._view.stop(self._outcome.stop, waiting, calls)
         if self._round.form is ReplyForm.BODY:
             is_unchanged = self._rounds == 1 and not self._round.ours
             data = self._view.whole(self._round.body, self._outcome, is_unchanged=is_unchanged)
-            return [self._head(), commands.SendBody(data), commands.Finish()]
+            return [self._head(), commands.SendBody(data), _FINISH]
         if not durable:
             self._view.not_durable()
         self._view.end(self._tail(), self._finish_instead, self._round.done)
-        return [*self._flush(), commands.Finish()]
+        return [*self._flush(), _FINISH]
 
     def _tail(self) -> list[ReplyEvent]:
         """Returns the last events of the stream. Of a round that was hidden already only its usage is left to tell.

@@ -67,6 +67,7 @@ class BrokeOff:
     error: GatewayError
 
 
+_COMPLETE = Complete()
 RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
 
 
@@ -312,7 +313,7 @@ class Round:
             self._view.add_calls(calls)
         if self._listener is not None:
             self._speak(self._listener)
-        return Complete()
+        return _COMPLETE
 
     # What calls say to the user
 
