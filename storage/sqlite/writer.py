@@ -173,9 +173,9 @@ class Writer:
         """Waits until nothing is waiting; False when that took too long."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._is_busy:
-                    self._emptied.clear()
-                    await self._emptied.wait()
+                self._emptied.clear()
+                self._check_empty()
+                await self._emptied.wait()
         except TimeoutError:
             return False
         return True
@@ -357,12 +357,8 @@ class Writer:
             _settle(write, outcome)
         self._check_empty()
 
-    @property
-    def _is_busy(self) -> bool:
-        return bool(self._running or self._turns.writes or self._bulk.writes)
-
     def _check_empty(self) -> None:
-        if not self._is_busy:
+        if not (self._running or self._turns.writes or self._bulk.writes):
             self._emptied.set()
 
     # -- faults -------------------------------------------------------------------------------------------------------
