@@ -145,7 +145,9 @@ def compose(
             if element.position == -1:
                 replies[i] = element.exchange
             elif is_user(element.atoms) and (text := element.exchange.notes.get(element.position)):
-                found.put_note(listing.positions[i], text, estimate_tokens(text))
+                found.notes[listing.positions[i]] = text
+        # One message may be met for several atoms.
+        found.note_tokens = sum(map(estimate_tokens, found.notes.values()))
     if place.form:
         replies[place.last] = place.anchor
     if replies:

@@ -24,6 +24,7 @@ from tests.stored import indexed_seqs
 
 count = tokenizer_for("gpt-4o").count
 
+CLOSE = "</memory>\n\n"
 FACT = "My cat is called Miso and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
 PATIENT = """
@@ -217,20 +218,23 @@ def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
         assert most * 0.8 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= most
 
 
-@pytest.mark.parametrize("is_read", [False, True], ids=["kept", "read"])
+@pytest.mark.parametrize("how", ["kept", "read", "again"])
 def test_a_reply_says_how_much_was_injected_for_all_notes_that_are_sent(
-    world: World, upstream: StrictUpstream, is_read: bool
+    world: World, upstream: StrictUpstream, how: str
 ) -> None:
     tortoises(world, "alice", 9)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     messages: list[dict[str, Any]] = []
     for question in (TORTOISES, "And tortoise number 3?", "And who is the 8th?", "Thanks."):
-        messages.append({"role": "user", "content": question})
-        if is_read:
+        messages.append({"role": "user", "content": [{"type": "text", "text": question}, image]})
+        if how == "read":
             world.store.turns._kept.clear()
+        if how == "again":
+            world.post(messages, user="alice")
         reply = world.post(messages, user="alice")
-        notes = [m["content"].rpartition("</memory>\n\n")[:2] for m in upstream.last.messages]
-        expected = sum(estimate_tokens("".join(each)) for each in notes)
-        assert int(reply.headers["x-mnemogate-injected-tokens"]) == expected > 0
+        sent = [m["content"][0]["text"] for m in upstream.last.messages if m["role"] == "user"]
+        notes = [text[: text.find(CLOSE) + len(CLOSE)] for text in sent if CLOSE in text]
+        assert int(reply.headers["x-mnemogate-injected-tokens"]) == sum(map(estimate_tokens, notes)) > 0
         messages.append(reply.json["choices"][0]["message"])
 
 
