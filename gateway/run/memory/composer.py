@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,8 +66,7 @@ class Composer:
         in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
         defined = asked.spec.defined
         terms = _NO_TERMS if defined is None else SummaryTerms.of(defined.compaction)
-        pin = self._pin(known, takes_note=takes_note)
-        section = pin(summary=in_use)
+        section = self._section(known, in_use, takes_note=takes_note)
         composition = await self._compose(known, notes)
         prompt = Prompt(
             asked.request,
@@ -93,9 +92,10 @@ class Composer:
         context = asked.target.context_window
         may_be_full = prompt.beginning.evicted is not None or is_crowded(prompt)
         if may_be_full or (context is not None and may_exceed(prompt, context * 3 // 4)):
-            prompt = await self._fitted(known, await self._with_summaries(known, prompt), pin, takes_note)
+            prompt = await self._with_summaries(known, prompt)
+            prompt = await self._fitted(known, prompt, takes_note=takes_note)
         elif context is not None and section.changes:  # they may make a long note
-            prompt = await self._fitted(known, prompt, pin, takes_note)
+            prompt = await self._fitted(known, prompt, takes_note=takes_note)
         return await self._with_note(known, prompt) if takes_note else prompt
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
@@ -118,11 +118,10 @@ class Composer:
         composing = partial(compose, known.tree, known.plan, known.offered, notes)
         return await with_contents(self.store.turns, known.agent, known.tree, composing)
 
-    def _pin(self, known: Known, *, takes_note: bool) -> Callable[..., Section]:
-        """Returns what makes the memory section with a given summary behind it."""
+    def _section(self, known: Known, summary: int, *, takes_note: bool) -> Section:
+        """Returns the memory section with a summary behind it. summary: its id, or 0."""
         anchor, spec = known.plan.match.anchor, known.asked.spec
-        return partial(
-            make_section,
+        return make_section(
             known.blocks,
             pinned=known.pinned,
             goes_on=anchor is not None,
@@ -134,6 +133,7 @@ class Composer:
             cache_s=self.cache_s,
             always=spec.rebuilds,
             takes_note=takes_note,
+            summary=summary,
         )
 
     async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:
@@ -152,19 +152,17 @@ class Composer:
             return prompt
         return changed(prompt, beginning=prompt.beginning.with_summaries(found, known.path_ids))
 
-    async def _fitted(
-        self, known: Known, prompt: Prompt, pin: Callable[..., Section], takes_note: bool
-    ) -> Prompt:
+    async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
         beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
-        renewed = None if newer is None else pin(summary=newer)
+        renewed = None if newer is None else self._section(known, newer, takes_note=takes_note)
         note = self.recaller.room(known, prompt.section) if takes_note else NO_NOTE
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
         if window.summary_id in (0, beginning.in_use):
             return changed(prompt, window=window)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
-        section = pin(summary=window.summary_id)
+        section = self._section(known, window.summary_id, takes_note=takes_note)
         return changed(prompt, window=window, section=section, system=section.text)
 
     async def _with_note(self, known: Known, prompt: Prompt) -> Prompt:
