@@ -51,7 +51,7 @@ class ChatRoute:
             receipt = Receipt(trace.begun)
             caller = trace.caller
             connection = scope["state"].get("connection")
-            async with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+            with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
                 try:
                     served = await self.chat.answer(
                         request,

@@ -140,7 +140,7 @@ class _ForwardedPath:
         receipt.said["x-mnemogate-memory"] = "off"
         connection = scope["state"].get("connection")
         try:
-            async with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
+            with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
                 await self.forwarding.answer(route, outgoing, reply, receipt)
         finally:
             trace.added_ms = receipt.added_ms

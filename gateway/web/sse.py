@@ -31,7 +31,7 @@ class ClientConnection(Protocol):
 
 
 class ClientReply(Presence):
-    """The `Sink` of an ASGI request. Use it as `async with`, since its watcher lives inside the block.
+    """The `Sink` of an ASGI request. Use it in a `with` block, inside of which its watcher lives.
 
     The request's body must have been read before: the watcher takes all that `receive` still has to say.
     """
@@ -49,7 +49,7 @@ class ClientReply(Presence):
         self._watcher: asyncio.Task[None] | None = None
         self._connection = connection
 
-    async def __aenter__(self) -> ClientReply:
+    def __enter__(self) -> ClientReply:
         if self._connection is None:
             self._watcher = asyncio.create_task(self._watch())
         elif self._connection.is_lost:
@@ -58,7 +58,7 @@ class ClientReply(Presence):
             self._connection.on_lost = self._lost
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
         # The client may have sent its next request already, whose reply has taken this place over.

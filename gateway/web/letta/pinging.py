@@ -30,12 +30,12 @@ class PingingSink:
     def started(self) -> bool:
         return self.inner.started
 
-    async def __aenter__(self) -> PingingSink:
+    def __enter__(self) -> PingingSink:
         if self.every_s:
             self._task = asyncio.create_task(self._beat())
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:

@@ -270,7 +270,7 @@ class RunStream:
         trace.stream, trace.memory = True, "on"
         connection, ping = scope["state"].get("connection"), ping_event(self.run.uid, api.now())
         every_s = api.ping_s if self.include_pings else 0.0
-        async with (
+        with (
             ClientReply(receive, send, api.send_timeout_s, connection) as reply,
             PingingSink(reply, every_s, ping) as sink,
         ):

@@ -171,7 +171,7 @@ class Answered:
         receipt = Receipt(trace.begun)
         receipt.said |= self.asked.headers
         connection = scope["state"].get("connection")
-        async with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
+        with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
             try:
                 await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
             finally:
@@ -192,7 +192,7 @@ class Answered:
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
         send: Send = self.asked.body
-        async with PingingSink(reply, self.api.ping_s if send.include_pings else 0.0) as sink:
+        with PingingSink(reply, self.api.ping_s if send.include_pings else 0.0) as sink:
 
             def view(start: RunStart) -> MakesView:
                 sink.ping = ping_event(start.run, self.api.now())
