@@ -81,7 +81,7 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
     return changed(
         e,
         reply=reply,
-        path=listing.canon.path(reply, listing.path(len(listing))),
+        path=listing.canon.path(reply, listing.path(len(listing.messages))),
         reply_key=listing.canon.reply_key(reply),
         ended=ended.now,
         size=len(squash(text_of(ended.said))),

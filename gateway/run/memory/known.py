@@ -137,7 +137,7 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
         blocks = _seen_blocks(asked, look, path)
         offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
         return Known(
-            asked, agent, look, plan, Tree(path), path, True, found.uid, look.snapshot, blocks, offered
+            asked, agent, look, plan, Tree(rounds), path, True, found.uid, look.snapshot, blocks, offered
         )
     plan, tree = await _plan(store, asked, agent, look, query)
     anchor = plan.match.anchor

@@ -13,24 +13,18 @@ from collections import OrderedDict
 
 from gateway.core.conversation.canonical import Canon, ListFront, Listing
 from gateway.core.request.chat import ChatRequest
-from storage.value import frozen
 
 # Chosen: some nine thousand conversations of ten messages.
 KEPT_BYTES = 8 << 20
 _MOST_BYTES = 1 << 20  # of one list; a hash of it takes 0.2 ms
-_LIST_BYTES, _MESSAGE_BYTES = 640, 28  # measured; of a message with one atom
+_LIST_BYTES, _MESSAGE_BYTES = 700, 28  # measured; of a message with one atom
 
 # An agent's secret, and how many messages there are.
 _Name = tuple[bytes, int]
 
 
-@frozen
-class _Sent:
-    """A list that was sent. hash: of the request's bytes up to its end. places: of its messages."""
-
-    hash: int
-    places: array[int]
-    listing: ListFront
+# A list that was sent: the hash of the request's bytes up to its end, the places of its messages, and their hashes.
+_Sent = tuple[int, "array[int]", ListFront]
 
 
 class ResentLists:
@@ -51,22 +45,21 @@ class ResentLists:
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":
             end -= 1
-        name = canon.secret, end
-        before = self._sent.get(name)
-        if before is not None and hash(body[: before.places[-1]]) == before.hash:
-            self._drop(name)
-            layout = request.lay_out(before.places)
-            listing = Listing(canon, messages, before.listing)
+        found = self._sent.get((canon.secret, end))
+        if found is not None and hash(body[: found[1][-1]]) == found[0]:
+            self._drop((canon.secret, end))
+            _, places, front = found
+            layout, listing = request.lay_out(places), Listing(canon, messages, front)
         else:
             layout, listing = request.layout, Listing(canon, messages)
-        end = layout.places[-1]
+        size = layout.places[-1]
         # To read the first words again costs less than to keep them.
-        if listing.said and end <= _MOST_BYTES:
+        if listing.said and size <= _MOST_BYTES:
             name = canon.secret, len(messages)
             if name in self._sent:
                 self._drop(name)
-            self._sent[name] = _Sent(hash(body[:end]), layout.places, listing.front())
-            self.bytes += _LIST_BYTES + _MESSAGE_BYTES * name[1]
+            self._sent[name] = hash(body[:size]), layout.places, listing.front()
+            self.bytes += _LIST_BYTES + _MESSAGE_BYTES * len(messages)
             while self.bytes > self._limit:
                 self._drop(next(iter(self._sent)))
         return listing
