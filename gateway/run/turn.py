@@ -174,7 +174,8 @@ class TurnRun:
         finally:
             if known is not None:
                 self.pending.ended(known.agent.scope)
-            await self._close()
+            if self._reply is not None:
+                await self._close()
         if self._refusal is not None:
             raise self._refusal
         return self.status
