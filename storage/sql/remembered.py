@@ -246,11 +246,20 @@ class MemoryCache:
             self._drop(next(iter(self._kept)))
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
-        """Hands a turn that was committed on to its memory, so that no query has to read it."""
-        memory, e = self._kept.get(done.agent.id), done.added
+        """Hands a turn that was committed on to its memory, so that no query has to read it.
+
+        Of one in which nothing was said before it, all is known with it.
+        """
+        agent, e = done.agent, done.added
         if e is None and done.is_plain and write.plain is not None:
             e = write.plain[0]
-        if memory is None or memory.numbers is None or memory.numbers.epoch != done.agent.epoch or e is None:
+        if e is None:
+            return
+        memory = self._kept.get(agent.id)
+        if memory is None and done.seq == 1:
+            memory = Remembered(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
+            self.keep(memory)
+        if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
         memory.hand_on(e, (done.exchange, done.seq, done.next_seq), self._rules)
         self.weigh(memory)

@@ -192,6 +192,21 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert len(statements) == 1
 
 
+async def test_a_memory_that_this_process_has_begun_is_not_read(open_store: Any) -> None:
+    statements: list[str] = []
+    store = await open_store(note=statements.append)
+    alice, messages = Speaker(store, ALICE, Clock()), list[dict[str, Any]]()
+    for n in range(3):
+        messages.append(user(f"My dog number {n}."))
+        await alice.say(messages, assistant("Nice."), "c")
+        messages.append(assistant("Nice."))
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    statements.clear()
+    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [1, 3, 5]
+    assert statements == []
+
+
 async def test_words_are_counted_before_the_transaction_that_indexes_them(
     open_store: Any, counted: list[Indexable]
 ) -> None:
@@ -242,6 +257,7 @@ async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
 ) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
+    store.recall._memories.clear()
     monkeypatch.setattr("storage.sql.recall._LONG", 0)  # all memories are read in the thread
     read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
 
@@ -279,6 +295,7 @@ async def test_a_message_read_before_another_process_changed_it_is_not_kept(
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     while await store.recall.index(alice.agent.id):
         pass
+    store.recall._memories.clear()
     read, has_read, goes_on = store.database.read, asyncio.Event(), asyncio.Event()
 
     async def slow(*values: Any, **options: Any) -> Any:

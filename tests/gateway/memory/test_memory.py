@@ -102,6 +102,7 @@ def test_a_search_that_is_late_is_not_waited_for(
             await world.store.database.writer.submit(
                 lambda c: c.execute("UPDATE agents SET next_seq = 100000")
             )
+            world.store.recall._memories.clear()  # it is to be read
 
         def work(_: object) -> None:
             begun.open()

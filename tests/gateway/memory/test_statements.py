@@ -41,16 +41,14 @@ def begun(world: World, turns: int = 1, **options: Any) -> Chat:
 ADD, MARK_PARENT, MARK_CONVERSATION = "insert exchanges", "update exchanges", "update conversations"
 LOOK = ["read"]  # where the turn before was a moment ago, all is known
 POOL = ["read"]
-LOOKING = [
-    "read"
-]  # the turns of a memory that has no index yet; those that are committed from then on are known
 SEEN = ["read"]  # inside the transaction: nothing has changed since the look
 RESOLVE = ["read"] * 2  # something has
 PLAIN = [ADD]  # which marks its parent where that is a first one
-FIRST_TURN = [*LOOK, *POOL, *LOOKING, *SEEN, "insert conversations", ADD]
+# What was said in a memory is known since its first turn.
+FIRST_TURN = [*LOOK, *POOL, *SEEN, "insert conversations", ADD]
 ANOTHER_OPENING = [*SEEN, "insert conversations", ADD]
 FIRST_TURN_OF_A_USER = ["read", "insert agents", *POOL, "insert conversations", ADD]
-FORK = [*LOOK, *POOL, *LOOKING, *RESOLVE, "read", ADD, MARK_PARENT, MARK_CONVERSATION]
+FORK = [*LOOK, *POOL, *RESOLVE, "read", ADD, MARK_PARENT, MARK_CONVERSATION]
 REGENERATED = [*LOOK, *POOL, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
 HIDDEN_ROUND = ["insert snapshots", ADD, "insert block_ops"]
 CARRYING_EDITS = [
