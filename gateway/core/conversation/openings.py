@@ -57,19 +57,20 @@ def _opening(e: Exchange, last: WireMessage | None, at: float) -> Opening:
 
 def _may_extend(listing: Listing, old: Opening, spoken: dict[int, list[str]]) -> bool:
     """Returns whether a list may extend an opening, as `Tree.extends` has it. spoken: its words, by k."""
-    k = len(old.inputs)
-    if not k or len(listing) < k or tuple(listing.atoms[: k - 1]) != old.inputs[: k - 1]:
+    k, atoms = len(old.inputs), listing.atoms
+    if not 0 < k <= len(atoms):
         return False
-    if listing.atoms[k - 1] == old.inputs[k - 1]:
-        return True
-    if not (is_user(listing.atoms[k - 1]) and is_user(old.inputs[k - 1])):
-        return False
-    if old.words is None:
-        return True
-    if k not in spoken:
-        spoken[k] = words(listing.text(k - 1))
-    mine = spoken[k]
-    return 0 < old.words <= len(mine) and _stem(mine, old.words) == old.stem
+    last = atoms[k - 1]
+    if last != old.inputs[-1]:
+        if not (is_user(last) and is_user(old.inputs[-1])):
+            return False
+        if old.words is not None:
+            if k not in spoken:
+                spoken[k] = words(listing.text(k - 1))
+            mine = spoken[k]
+            if not 0 < old.words <= len(mine) or _stem(mine, old.words) != old.stem:
+                return False
+    return tuple(atoms[: k - 1]) == old.inputs[:-1]
 
 
 def _stem(spoken: Sequence[str], count: int) -> int:
