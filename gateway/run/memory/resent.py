@@ -21,8 +21,6 @@ _LIST_BYTES, _MESSAGE_BYTES = 700, 28  # measured; of a message with one atom
 
 # An agent's secret, and how many messages there are.
 _Name = tuple[bytes, int]
-
-
 # A list that was sent: the hash of the request's bytes up to its end, the places of its messages, and their hashes.
 _Sent = tuple[int, "array[int]", ListFront]
 
@@ -49,25 +47,29 @@ class ResentLists:
         if found is not None and hash(body[: found[1][-1]]) == found[0]:
             self._drop((canon.secret, end))
             _, places, front = found
-            layout, listing = request.lay_out(places), Listing(canon, messages, front)
+            request.lay_out(places)
+            listing = Listing(canon, messages, front)
         else:
-            layout, listing = request.layout, Listing(canon, messages)
-        size = layout.places[-1]
-        # To read the first words again costs less than to keep them.
-        if listing.said and size <= _MOST_BYTES:
-            name = canon.secret, len(messages)
-            if name in self._sent:
-                self._drop(name)
-            self._sent[name] = hash(body[:size]), layout.places, listing.front()
-            self.bytes += _LIST_BYTES + _MESSAGE_BYTES * len(messages)
-            while self.bytes > self._limit:
-                self._drop(next(iter(self._sent)))
+            listing = Listing(canon, messages)
+        if listing.said:  # to read the first words again costs less than to keep them
+            places = request.layout.places
+            if places[-1] <= _MOST_BYTES:
+                sent = hash(body[: places[-1]]), places, listing.front()
+                self._keep((canon.secret, len(messages)), sent)
         return listing
 
     def clear(self) -> None:
         """Drops all: something was forgotten, which clients may have said."""
         self._sent.clear()
         self.bytes = 0
+
+    def _keep(self, name: _Name, sent: _Sent) -> None:
+        if name in self._sent:
+            self._drop(name)
+        self._sent[name] = sent
+        self.bytes += _LIST_BYTES + _MESSAGE_BYTES * name[1]
+        while self.bytes > self._limit:
+            self._drop(next(iter(self._sent)))
 
     def _drop(self, name: _Name) -> None:
         del self._sent[name]
