@@ -21,7 +21,7 @@ from storage.records import (
     Snapshot,
     Summary,
 )
-from storage.value import frozen
+from storage.value import changed, frozen
 
 # -- what passes between a turn and the store
 
@@ -38,15 +38,20 @@ class LookReader:
     is_busy: bool
 
 
+# Nobody adds to it.
+NO_NOTES: dict[int, str] = {}
+
+
 @dataclass(slots=True)
 class PlacedNote:
     """A note on a path. at: how many atoms the path has in front of the note's message.
 
+    utf8: its text. As a text, one with an emoji takes four bytes a character, and its UTF-8 beside it once it was sent.
     tokens: of the text, filled in by whoever estimates them first; 0 before.
     """
 
     at: int
-    text: str
+    utf8: bytes
     tokens: int = field(default=0, compare=False)
 
 
@@ -55,24 +60,27 @@ class Additions:
     """The texts and rounds of ours that stand on a path, oldest first.
 
     notes: each stands before its message's text. rounds: the exchanges whose reply is more than the client has of it,
-    with their content.
+    with their content and without notes. last: the newest exchange that has either.
     """
 
     notes: tuple[PlacedNote, ...] = ()
     rounds: tuple[Exchange, ...] = ()
+    last: int | None = None
 
     def and_of(self, *exchanges: Exchange) -> Additions:
         """Returns these and those of the next exchanges of the path, with the content of those with rounds."""
-        notes, rounds = [*self.notes], [*self.rounds]
+        notes, rounds, last = [*self.notes], [*self.rounds], self.last
         for e in exchanges:
             at = e.offset
             for place, atoms in enumerate(e.inputs):
                 if text := e.notes.get(place):
-                    notes.append(PlacedNote(at, text))
+                    notes.append(PlacedNote(at, text.encode("utf-8", "surrogatepass")))
                 at += len(atoms)
             if e.hidden or e.opaque:
-                rounds.append(e)
-        return Additions(tuple(notes), tuple(rounds))
+                rounds.append(changed(e, notes=NO_NOTES))
+            if e.adds:
+                last = e.id
+        return Additions(tuple(notes), tuple(rounds), last)
 
 
 NO_ADDITIONS = Additions()
@@ -83,7 +91,7 @@ class Look:
     """The surroundings of a request, as one round trip reads them.
 
     epoch to stamp: the agent's numbers. exchange: the newest whose path is exactly the client's list up to its last
-    assistant message. additions: to its path.
+    assistant message, without its notes. additions: to its path.
     is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
     is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
     ops: pending memory edits of the agent, all paths. readers: who reads it after the fact, where that was asked for.

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from storage.commands import NO_ADDITIONS, Look, Probes, StoredContent
+from storage.commands import NO_ADDITIONS, NO_NOTES, Look, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.statements import load, rows_of
+from storage.value import changed
 
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
@@ -171,7 +172,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 texts = row[_TEXT], row[_TEXT + 1]
                 found.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
             case "exchange":
-                found.exchange = make_exchange(row[_SKELETON:])
+                found.exchange = changed(make_exchange(row[_SKELETON:]), notes=NO_NOTES)
                 found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
             case "addition":
                 added.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))

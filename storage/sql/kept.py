@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from sys import getsizeof
 
 import orjson
 
-from storage.commands import NO_ADDITIONS, Additions, Committed, Look, Opening, TurnWrite
+from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Look, Opening, TurnWrite
 from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
@@ -27,7 +26,7 @@ _PLACES = 64
 _OPENINGS = 64
 # Measured: a memory without blocks, the end of a path, a note without its text, an exchange with rounds without its
 # contents, an opening of one message.
-_MEMORY_BYTES, _PLACE_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 750, 1450, 100, 1000, 500
+_MEMORY_BYTES, _PLACE_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 800, 1300, 110, 1000, 500
 
 # A client's name of a conversation, and the hash of the path that it goes on from.
 _Name = tuple[str | None, bytes | None]
@@ -212,16 +211,17 @@ class KeptLooks:
             input=None,
             said=None,
             full=None,
+            notes=NO_NOTES,
         )
         additions = NO_ADDITIONS if before is None else before.additions
         rounds = additions.rounds
         if write.carries and rounds and rounds[-1].id == e.parent and not e.tells:
             rounds = (*rounds[:-1], changed(rounds[-1], carried=True))
             additions = changed(additions, rounds=rounds)
-        has_more = e.hidden or e.opaque
-        whole = changed(end, input=e.input, said=e.said, full=e.full) if has_more else end
-        if whole.adds:
-            additions = additions.and_of(whole)
+        if e.adds:
+            has_rounds = e.hidden or e.opaque
+            whole = changed(end, input=e.input, said=e.said, full=e.full, notes=e.notes) if has_rounds else e
+            additions = changed(additions.and_of(whole), last=end.id)
         snapshot = _snapshot(None if before is None else before.snapshot, write, done)
         self._put(memory, (write.key, e.path), _place(conversation, end, False, additions, snapshot))
         self._shrink()
@@ -286,7 +286,7 @@ def _place(
     """Returns the end of a path with the bytes that it takes."""
     size = _PLACE_BYTES + 45 * sum(map(len, end.inputs)) + _NOTE_BYTES * len(additions.notes)
     for note in additions.notes:
-        size += getsizeof(note.text)
+        size += len(note.utf8)
     for e in additions.rounds:
         size += _ROUNDS_BYTES + 45 * sum(map(len, e.inputs))
         size += sum(len(part or b"") for part in (e.input, e.said, e.full))

@@ -237,7 +237,7 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize("note", ["", "<memory>\n" + "A line of a note. " * 70])
+@pytest.mark.parametrize("note", ["", "A line of a note. " * 70, "A line of a note 🙂. " * 70])
 async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
     open_store: OpenStore, note: str
 ) -> None:
@@ -272,4 +272,4 @@ async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
         real = held - tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert counted * 0.7 < real < counted * 1.1
+    assert counted * 0.6 < real < counted * 1.1

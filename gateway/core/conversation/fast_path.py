@@ -52,7 +52,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         reply_key=None,
         begun=query.now,
         touched=query.now,
-        prior=e.id if e.adds else e.prior,
+        prior=look.additions.last,
     )
     found = Match(e, listing.said - 1, listing.said - 1)
     return Plan(query, found, new, e.conversation, exchange, listing.messages[listing.said :])

@@ -132,8 +132,9 @@ def compose(
     if additions is not None:
         # List and path have the same atoms, so the number of those in front of a message says which one it is.
         for earlier in additions.notes:
-            earlier.tokens = earlier.tokens or estimate_tokens(earlier.text)
-            found.put_note(listing.positions[listing.message_at(earlier.at)], earlier.text, earlier.tokens)
+            text = earlier.utf8.decode("utf-8", "surrogatepass")
+            earlier.tokens = earlier.tokens or estimate_tokens(text)
+            found.put_note(listing.positions[listing.message_at(earlier.at)], text, earlier.tokens)
         for x in additions.rounds:
             # Clients may keep a reply in several messages; it has a place of its own only if it is one.
             end = end_offset(x)
@@ -144,8 +145,8 @@ def compose(
             found.list_at.setdefault(listing.positions[i], element.at)
             if element.position == -1:
                 replies[i] = element.exchange
-            elif is_user(element.atoms) and (text := element.exchange.notes.get(element.position)):
-                found.notes[listing.positions[i]] = text
+            elif is_user(element.atoms) and (kept := element.exchange.notes.get(element.position)):
+                found.notes[listing.positions[i]] = kept
         # One message may be met for several atoms.
         found.note_tokens = sum(map(estimate_tokens, found.notes.values()))
     if place.form:
