@@ -142,8 +142,9 @@ class IndexLayout:
 
     def lay(self, tail: Tail, skip: range) -> None:
         """Puts the messages of a tail into their rows, which are there, but those that are left out."""
-        out = [place for place, each in enumerate(tail.documents) if each.seq in skip] if skip else []
-        known = len(self.tail_rows)
+        out, known = list[int](), len(self.tail_rows)
+        if skip and skip.start <= tail.last:  # a request mostly shows what was said last
+            out = [place for place, each in enumerate(tail.documents) if each.seq in skip]
         if tail is not self.tail or out[: bisect_left(out, known)] != self._out:
             self._take_out()
             known = 0

@@ -17,16 +17,17 @@ _TAIL_BYTES, _MESSAGE_BYTES = 400, 80
 
 
 class Tail:
-    """Messages that are not indexed yet, in the order in which they came.
+    """Messages that are not indexed yet, in the order in which they came. last: the greatest of their numbers.
 
     rows: four numbers for each, as a blob has them. terms: by term its occurrences, in order, with places in the tail
     for rows.
     """
 
-    __slots__ = ("_names", "documents", "rows", "terms")
+    __slots__ = ("_names", "documents", "last", "rows", "terms")
 
     def __init__(self, documents: Iterable[Indexable] = ()) -> None:
         self.documents: list[Indexable] = []
+        self.last = 0
         self.rows = array("H")
         self.terms: dict[str, tuple[int, ...]] = {}
         self._names: dict[int, list[str]] = {}
@@ -42,6 +43,7 @@ class Tail:
         """Adds a message whose number is new, and counts its terms."""
         counted, place, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
         self.documents.append(document)
+        self.last = max(self.last, document.seq)
         self.rows.extend(counted.row)
         for term, times in counted.terms.items():
             terms[term] = _with(terms.get(term, ()), place | times)
