@@ -218,7 +218,7 @@ async def test_two_that_meet_in_a_circle_are_both_written(open_store: OpenStore)
         return write
 
     await asyncio.gather(*(store.database.write(crossing(*each)) for each in ((1, 2), (2, 1))))  # type: ignore[arg-type]
-    assert 2 in rounds  # or both, where the second attempt of the one met the first of the other
+    assert max(rounds) > 1  # more often where an attempt of the one met the next of the other
 
 
 @pytest.mark.parametrize(
