@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from struct import Struct
 
 from storage.search.words import terms_of_word, words_of
 
@@ -72,6 +73,7 @@ _SAID_TO_ASSISTANTS = {
 # Of two with the same score the first counts. Each has 16 bits of a term's degrees.
 _LANGUAGES = (*_SAID_TO_ASSISTANTS, "ja", "zh", "cs", "el", "fi", "hu", "ro", "tr", "uk")
 _DEGREE_BITS, _DEGREE = 16, 0xFFFF
+_BY_LANGUAGE = Struct(f"<{len(_LANGUAGES)}H")
 
 
 def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]:
@@ -84,8 +86,8 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
         chain.from_iterable([terms_of_word(word) or (word,) for word in words[:_TELLING_WORDS]])
     )
     # The degrees of all languages are added at once.
-    scores = sum(filter(None, map(degrees, said)), _ENGLISH_LEAD).to_bytes(2 * len(_LANGUAGES), "little")
-    by_language = memoryview(scores).cast("H").tolist()
+    scores = sum(filter(None, map(degrees, said)), _ENGLISH_LEAD)
+    by_language = _BY_LANGUAGE.unpack(scores.to_bytes(_BY_LANGUAGE.size, "little"))
     shift = _DEGREE_BITS * by_language.index(max(by_language))
     return [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]
 
