@@ -10,7 +10,7 @@ another process has written meanwhile; what they say has changed is read again, 
     next_seq     what was said since, unless the query leaves it out anyway
 
 Numbers are read before what they stand for, so that this may be newer than they say, and never older. A turn that this
-process has committed is not read: it is handed on. One thread, the event loop's, uses it.
+process has committed is not read where it opens a conversation: it is handed on. One thread, the event loop's, uses it.
 """
 
 from __future__ import annotations
@@ -151,19 +151,18 @@ class Remembered:
     def hand_on(self, e: Exchange, numbers: tuple[int, int, int], rules: Rules) -> None:
         """Takes an exchange that was committed just now. numbers: its row, its own number, the next one.
 
-        Where it does not follow what is known here, or more has to be known of it, it will be read.
+        One that does not follow what is known here will be read, and so will one within a conversation: queries leave
+        it out until another conversation begins, and until then nothing of it is kept.
         """
         id, seq, next_seq = numbers
-        # Else nobody here knows the number of what was said before it.
-        goes_on = e.parent is None or (e.seq == seq and e.run < seq)
-        if self.numbers is None or seq != self.position or e.state is State.OPEN or e.head or not goes_on:
+        is_opening = e.parent is None and not e.head and e.state is not State.OPEN
+        if self.numbers is None or seq != self.position or not is_opening:
             return
         if _is_told(e):
             if self._is_full:
                 return
             self._exchanges += 1
-            previous = None if e.parent is None else seq - 1
-            for m in rules.messages_of(changed(e, id=id, seq=seq), False, previous, None):
+            for m in rules.messages_of(changed(e, id=id, seq=seq), False, None, None):
                 self.told[m.seq] = m
                 self.uncounted.append(m)
                 self._told_bytes += _size(m)

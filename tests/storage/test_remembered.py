@@ -192,19 +192,28 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert len(statements) == 1
 
 
-async def test_a_memory_that_this_process_has_begun_is_not_read(open_store: Any) -> None:
+async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later_once(open_store: Any) -> None:
     statements: list[str] = []
     store = await open_store(note=statements.append)
     alice, messages = Speaker(store, ALICE, Clock()), list[dict[str, Any]]()
+
+    async def reads() -> int:
+        """Returns with how many statements a question from elsewhere finds all that was said."""
+        look = await store.turns.look(alice.agent, None, None)
+        assert look is not None
+        statements.clear()
+        assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [*range(1, look.next_seq, 2)]
+        return len(statements)
+
     for n in range(3):
-        messages.append(user(f"My dog number {n}."))
-        await alice.say(messages, assistant("Nice."), "c")
-        messages.append(assistant("Nice."))
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
-    statements.clear()
-    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [1, 3, 5]
-    assert statements == []
+        messages = [user(f"My dog number {n}.")]
+        await alice.say(messages, assistant("Nice."), f"c{n}")
+    assert await reads() == 0
+    for n in range(3):
+        messages += [assistant("Nice."), user(f"Another dog, {n}.")]
+        await alice.say(messages, assistant("Nice."), "c2")
+    assert await reads() == 1
+    assert await reads() == 0
 
 
 async def test_words_are_counted_before_the_transaction_that_indexes_them(
