@@ -18,8 +18,8 @@ from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed
 
-# Chosen: some seven thousand open conversations, or six hundred with twenty notes each.
-KEPT_BYTES = 16 << 20
+# Chosen: some six thousand open conversations, or five hundred with twenty notes each.
+KEPT_BYTES = 14 << 20
 # Conversations of one memory; one that opens more forgets those it left first.
 _PLACES = 64
 # Openings of one memory that are compared with a new one, as many as `pool_found` reads.
