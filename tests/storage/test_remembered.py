@@ -192,7 +192,9 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert len(statements) == 1
 
 
-async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later_once(open_store: Any) -> None:
+async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later_once(
+    open_store: Any,
+) -> None:
     statements: list[str] = []
     store = await open_store(note=statements.append)
     alice, messages = Speaker(store, ALICE, Clock()), list[dict[str, Any]]()
