@@ -14,8 +14,8 @@ from collections import OrderedDict
 from gateway.core.conversation.canonical import Canon, ListFront, Listing
 from gateway.core.request.chat import ChatRequest
 
-# Chosen: some four thousand conversations of ten messages.
-KEPT_BYTES = 4 << 20
+# Chosen: some two and a half thousand conversations of ten messages.
+KEPT_BYTES = 5 << 19
 _MOST_BYTES = 1 << 20  # of one list; a hash of it takes 0.2 ms
 _LIST_BYTES, _MESSAGE_BYTES = 700, 28  # measured; of a message with one atom
 
