@@ -35,7 +35,7 @@ from storage.value import changed
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
 # 13 kB, one of two 5 kB. With what is kept of looks and lists and the process itself it stays at some 150 MB.
-CACHE_BYTES = 22 << 20
+CACHE_BYTES = 21 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
 # Measured: what a message takes beside its text, and one that is not there.
