@@ -215,11 +215,8 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
     """
     import numpy as np
 
-    outstanding, beyond, flags = (
-        np.zeros(len(layout.flags)),
-        np.zeros(len(layout.flags)),
-        np.asarray(layout.flags),
-    )
+    flags = np.asarray(layout.flags)
+    outstanding, beyond = np.zeros(len(flags)), np.zeros(len(flags))
     row = layout.find_rows(near.seqs)
     known = (row >= 0) & ((flags[row] & PRESENT) > 0)
     row, likeness = row[known], near.likeness[known]

@@ -151,12 +151,10 @@ class Remembered:
     def hand_on(self, e: Exchange, numbers: tuple[int, int, int], rules: Rules) -> None:
         """Takes an exchange that was committed just now. numbers: its row, its own number, the next one.
 
-        One that does not follow what is known here will be read, and so will one within a conversation: queries leave
-        it out until another conversation begins, and until then nothing of it is kept.
+        Where it does not follow what is known here, or more has to be known of it, it will be read.
         """
         id, seq, next_seq = numbers
-        is_opening = e.parent is None and not e.head and e.state is not State.OPEN
-        if self.numbers is None or seq != self.position or not is_opening:
+        if self.numbers is None or seq != self.position or e.state is State.OPEN or e.head:
             return
         if _is_told(e):
             if self._is_full:
@@ -245,14 +243,15 @@ class MemoryCache:
             self._drop(next(iter(self._kept)))
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
-        """Hands a turn that was committed on to its memory, so that no query has to read it.
+        """Hands a turn that opens a conversation on to its memory, so that no query has to read it.
 
-        Of one in which nothing was said before it, all is known with it.
+        One within a conversation is read: queries leave it out until another one begins, and until then nothing of it
+        is kept. Of a memory in which nothing was said before, all is known with its first turn.
         """
         agent, e = done.agent, done.added
         if e is None and done.is_plain and write.plain is not None:
             e = write.plain[0]
-        if e is None:
+        if e is None or e.parent is not None:
             return
         memory = self._kept.get(agent.id)
         if memory is None and done.seq == 1:
