@@ -83,7 +83,7 @@ class Sleeping:
         await self._store.sleepers.empty_ended(memory.id, _PAGE)
         # Up to here it was due, however little is left of that.
         upto, spans = orjson.loads(job.payload).get("upto", 0), []
-        for reader in await self._readers(memory):
+        for reader in await self._readers(memory, sleeptime, upto):
             found = await self._run(job, memory, sleeptime, reader, upto)
             if found is not None:
                 spans.append(await self._perform(job, memory, reader, *found))
@@ -101,13 +101,17 @@ class Sleeping:
         except NotFound:
             return None
 
-    async def _readers(self, memory: Agent) -> Sequence[ReaderEntry]:
+    async def _readers(self, memory: Agent, sleeptime: Sleeptime, upto: int) -> Sequence[ReaderEntry]:
         """Returns the agents that read a memory. A user's gets one with its first run, an imported one has it again."""
         readers = await self._store.readers.of([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given it further blocks.
             await self._store.sleepers.share_blocks(memory.id)
         if not readers[memory.id]:
+            # Nothing has counted its turns yet; each has taken two numbers at least.
+            is_due = 0 < sleeptime.every <= (memory.next_seq - 1) // 2
+            if not (is_due or upto or await self._rests(memory)):
+                return ()
             entry = await self._registry.find(memory.scope.project, memory.uid)
             await self._registry.sleepers.turn_on(entry)
             readers = await self._store.readers.of([memory.id])
