@@ -454,7 +454,6 @@ def agent_json(
     kept, sampling = definition.kept, definition.sampling
     group = group_json(made.uid, definition, readers)
     shown = [block_json(block, document) for block, document in blocks]
-    ended = last_run is not None and last_run.ended is not None and last_run.begun is not None
     return {
         "id": ids.named("agent", made.uid),
         "name": made.name,
@@ -499,7 +498,7 @@ def agent_json(
         "per_file_view_window_char_limit": kept.get("per_file_view_window_char_limit"),
         "pending_approval": pending,
         "last_run_completion": time_of(last_run.ended) if last_run is not None else None,
-        "last_run_duration_ms": _duration_ms(last_run) if ended else None,
+        "last_run_duration_ms": _duration_ms(last_run),
         "last_stop_reason": last_run.stop if last_run is not None else None,
         "created_at": time_of(made.created),
         "updated_at": time_of(made.updated),
@@ -519,10 +518,9 @@ def agent_json(
     }
 
 
-def _duration_ms(run: Run | None) -> int:
-    assert run is not None
-    assert run.ended is not None
-    assert run.begun is not None
+def _duration_ms(run: Run | None) -> int | None:
+    if run is None or run.begun is None or run.ended is None:
+        return None
     return max(0, int((run.ended - run.begun) * 1000))
 
 

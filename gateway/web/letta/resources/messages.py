@@ -238,16 +238,12 @@ class MessageRoutes:
 
     async def update(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
-        wanted, text, exchanges = (
-            self._wanted(agent, asked),
-            text_in(asked.body),
-            Exchanges(self._api.store, agent, Showing()),
-        )
+        wanted, text = self._wanted(agent, asked), text_in(asked.body)
+        exchanges = Exchanges(self._api.store, agent, Showing())
         kind = given(asked.body).get("message_type")
         if kind is not None:
-            kinds = [
-                each["message_type"] for each in exchanges.message(await self._messages.get(agent, wanted))
-            ]
+            shown = exchanges.message(await self._messages.get(agent, wanted))
+            kinds = [each["message_type"] for each in shown]
             if kind not in kinds:
                 raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
         return exchanges.message(await self._messages.rewrite(agent, wanted, text))[-1]
