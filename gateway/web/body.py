@@ -113,18 +113,18 @@ class _HeldBytes(ByteQuota):
 
     async def __aenter__(self) -> bytes:
         reader, scope = self._reader, self._scope
-        announced = content_length(scope) or 0
         _refuse_encoded(scope)
-        if announced > reader.limit_bytes:
-            raise reader._too_large(f"{announced}")
-        # Taken before anything is read, so that a body that finds no place is refused at once, and not in its middle.
-        if announced > LARGE_BYTES:
-            self.grow(announced)
         try:
             connection = scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:
-                whole = _part(await self._receive())  # nothing to wait for, so nothing to time
+                # There is nothing to wait for, so nothing to time. Our server holds no large body.
+                whole = _part(await self._receive())
             else:
+                announced = content_length(scope) or 0
+                if announced > reader.limit_bytes:
+                    raise reader._too_large(f"{announced}")
+                # Taken before anything is read: a body that finds no place is refused at once, not in its middle.
+                self.grow(announced)
                 whole = await reader._gather(self, self._receive)
             if len(whole) > reader.limit_bytes:
                 raise reader._too_large(str(len(whole)))

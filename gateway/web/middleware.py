@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,7 +105,7 @@ class Edge:
         scope.setdefault("state", {})["trace"] = trace
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
 
-        async def answer(message: Message) -> None:
+        def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers = [*message["headers"], ours]
@@ -122,7 +122,7 @@ class Edge:
             else:
                 trace.bytes_out += len(message.get("body", b""))
                 trace.is_complete = not message.get("more_body", False)
-            await send(message)
+            return send(message)
 
         self._active += 1
         if self._active == 1:

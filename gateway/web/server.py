@@ -13,14 +13,14 @@ from typing import Any
 
 import uvicorn
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.errors import SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
-from gateway.web.httptools_shim import HttpToolsShim
+from gateway.web.httptools_shim import without_upgrade
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S = 135
@@ -107,14 +107,18 @@ class _Cycle(RequestResponseCycle):
             self.on_response()
 
 
-class _ServerConnection(HttpToolsShim):
-    """uvicorn's protocol with the two bounds that it lacks: the time for a request's head, and its size."""
+class _ServerConnection(HttpToolsProtocol):
+    """uvicorn's protocol with the two bounds that it lacks: the time for a request's head, and its size.
+
+    The server speaks HTTP/1.1 and nothing else, and reads no trailers (gateway/web/httptools_shim.py).
+    """
 
     head_timeout_s = 20.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = True
+        self._in_body = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         # The reply under way (gateway.web.sse) puts itself here, to be told that its client has closed the connection.
@@ -149,7 +153,9 @@ class _ServerConnection(HttpToolsShim):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        super().data_received(data if self._in_body else without_upgrade(data))
+        if self._in_body:
+            self.headers.clear()  # else trailers without end would fill the memory
         if not self._in_head:
             if self._head_timer is not None:
                 self._stop_timer()
@@ -169,12 +175,16 @@ class _ServerConnection(HttpToolsShim):
         self.scope["state"]["connection"] = self
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         super().on_headers_complete()
+        # The scope keeps the list it was given. Trailers go to this one, which nobody reads: what a proxy in front
+        # lets through as a trailer may be somebody's name or key.
+        self.headers = []
         # uvicorn makes its cycles itself. This one has only been given to a task that has not begun.
         self.cycle.__class__ = _Cycle
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         super().on_message_complete()
         # uvicorn pauses reading at 64 KiB until somebody asks for more of the body. Nobody does so of a whole one, and
         # only by reading is it found that the client left. A request that has to wait for its turn stays paused.

@@ -10,7 +10,7 @@ A client that does not read would block `send` for ever; a timer ends that where
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from starlette.types import Receive, Send
@@ -72,18 +72,21 @@ class ClientReply(Presence):
             "headers": [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers],
         }
 
-    async def write(self, data: bytes) -> None:
-        if data:
-            await self._put({"type": "http.response.body", "body": data, "more_body": True})
+    def write(self, data: bytes) -> Coroutine[Any, Any, None]:
+        return self._put(data, more_body=True)
 
-    async def end(self) -> None:
-        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+    def end(self) -> Coroutine[Any, Any, None]:
+        return self._put(b"", more_body=False)
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    def whole(
+        self, status: int, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> Coroutine[Any, Any, None]:
         self.start(status, [*headers, ("content-length", str(len(body)))])
-        await self._put({"type": "http.response.body", "body": body, "more_body": False})
+        return self._put(body, more_body=False)
 
-    async def _put(self, message: dict[str, Any]) -> None:
+    async def _put(self, body: bytes, *, more_body: bool) -> None:
+        if more_body and not body:
+            return
         if self.is_gone:
             raise ClientGone
         timer: asyncio.TimerHandle | None = None
@@ -94,10 +97,10 @@ class ClientReply(Presence):
                 self.started = True
                 head, self._head = self._head, None
                 await self._send(head)
-            if not message["more_body"]:
+            if not more_body:
                 # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
                 self.ended = True
-            await self._send(message)
+            await self._send({"type": "http.response.body", "body": body, "more_body": more_body})
         finally:
             if timer is not None:
                 timer.cancel()
