@@ -3,7 +3,7 @@
 `scan` finds the elements of `messages`, and the members of the body when they are asked for. The body has been accepted
 by a JSON parser before, so the scanner trusts its form: any closing bracket closes. Bodies that break that trust raise
 ValueError; they never hang the scanner. Two rules keep its cost linear whatever is nested in what: a pattern looks at
-most `_LOOKAHEAD` bytes ahead, and nothing in it can match in two ways.
+most `LOOKAHEAD` bytes ahead, and nothing in it can match in two ways.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
 
 # How far a pattern looks ahead; longer values are taken piece by piece. Chosen so that a try that fails (an image
 # in base64) costs about 10 us, while ordinary messages and tool declarations fit.
-_LOOKAHEAD = 16_384
+LOOKAHEAD = 16_384
 _DEPTH = 8  # brackets within brackets that one pattern follows; a tool declaration has 6
 
 # The pattern of a JSON string jumps from quote to quote (2 GB/s) and looks back at the backslashes before each;
@@ -62,7 +62,7 @@ _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
 # Most messages of most clients: a role and a text, which is the group.
-_PLAIN = re.compile(
+PLAIN = re.compile(
     rb'\{\s*+"role"\s*+:\s*+"[a-z]++"\s*+,\s*+"content"\s*+:\s*+(' + _STRING + rb")\s*+\}", re.DOTALL
 )
 # A key without escapes and its value, which is empty here if it is no short one: a text, a number or the like.
@@ -112,12 +112,6 @@ class Layout:
         if not 0 <= 2 * index < len(self.places):
             raise IndexError(f"no message {index} among {len(self.places) // 2}")
         return self.places[2 * index], self.places[2 * index + 1]
-
-    def plain_content(self, index: int) -> Span | None:
-        """Returns the span of a message's content, if it has a role and a short text alone. Raises: IndexError."""
-        start, end = self.message(index)
-        plain = _PLAIN.fullmatch(self.body, start, min(end, start + _LOOKAHEAD))
-        return None if plain is None else plain.span(1)
 
     @property
     def duplicates(self) -> tuple[str, ...]:
@@ -216,7 +210,7 @@ def _elements(body: bytes, at: int, places: array[int]) -> int:
     """Adds the places of the elements of the array that is open at `at`; returns where it ends."""
     match_element = _ELEMENT.match
     while True:
-        match = match_element(body, at, at + _LOOKAHEAD)
+        match = match_element(body, at, at + LOOKAHEAD)
         if match is not None:
             places.extend(match.span(1))
             at = match.end()
@@ -234,7 +228,7 @@ def _value_end(body: bytes, start: int) -> int:
     if first == QUOTE:
         return _string_end(body, start)
     if first in _OPENING:
-        match = _NESTED.match(body, start, start + _LOOKAHEAD)
+        match = _NESTED.match(body, start, start + LOOKAHEAD)
         return _nested_end(body, start) if match is None else match.end()
     return _skip(_SCALAR, body, start)
 
@@ -245,7 +239,7 @@ def _nested_end(body: bytes, start: int) -> int:
     at = start + 1
     while True:
         # A piece ends outside strings, so its brackets can be counted once its strings are taken out.
-        end = _skip(_OUTSIDE, body, at, at + _LOOKAHEAD)
+        end = _skip(_OUTSIDE, body, at, at + LOOKAHEAD)
         piece = body[at:end]
         brackets = _STRINGS.sub(b"", piece).translate(None, _NO_BRACKETS)
         depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=depth))

@@ -12,12 +12,14 @@ from typing import Any
 
 import orjson
 
-from gateway.core.request.scan import QUOTE, Layout, Member, Span, first_of, members_at
+from gateway.core.request.scan import LOOKAHEAD, PLAIN, QUOTE, Layout, Member, Span, first_of, members_at
 
 _NOWHERE: Span = (-1, -1)
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
 
-_TAKES_TEXT = b'"[n'  # how a content begins that text can be added to: a string, a list or null
+_LIST, _NULL = b"[n"
+# How a content begins that text can be added to: a string, a list or null; None: there is none.
+_TAKES_TEXT = frozenset((QUOTE, _LIST, _NULL, None))
 
 
 def dump(message: Mapping[str, Any]) -> bytes:
@@ -38,14 +40,14 @@ class Splice:
         self._members: dict[str, bytes | None] = {}
         self._before: dict[int, list[bytes]] = {}
         self._instead: dict[int, list[bytes]] = {}
-        self._prefixes: dict[int, list[str]] = {}
+        self._texts: list[_Edit] = []  # within texts of the client's
+        self._parts: dict[int, list[str]] = {}  # before contents that do not begin with a text
+        self._prefixed: set[int] = set()
         self._roles: dict[int, str] = {}
         self._appended: list[str] = []
         self._tools: list[bytes] = []
         self._are_in_front = False
-        # Of messages that were looked into: their contents and members.
-        self._contents: dict[int, Span] = {}
-        self._opened: dict[int, tuple[list[Member], int]] = {}
+        self._opened: dict[int, tuple[list[Member], int]] = {}  # members of messages that were looked into
 
     def set_member(self, key: str, value: bytes) -> None:
         """Replaces the value where it stands, or adds the member at the end. Of a repeated key one stays."""
@@ -74,10 +76,20 @@ class Splice:
         a list, to mark it for the cache, and later as a string. Before parts of another kind it is a part of its own.
         Returns False, and does nothing, where the content is neither a string, a list, null nor missing.
         """
-        content = self._content(index)
-        if content is not None and self._body[content[0]] not in _TAKES_TEXT:
+        start, end = self._layout.message(index)
+        plain = PLAIN.fullmatch(self._body, start, min(end, start + LOOKAHEAD))
+        content = self._value(index, "content") if plain is None else plain.span(1)
+        kind = None if content is None else self._body[content[0]]
+        if kind not in _TAKES_TEXT:
             return False
-        self._prefixes.setdefault(index, []).append(text)
+        begin: int | None = None
+        if content is not None and kind != _NULL:
+            begin = content[0] + 1 if kind == QUOTE else self._first_text(content[0])
+        if begin is None:
+            self._parts.setdefault(index, []).append(text)
+        else:
+            self._texts.append((begin, begin, _escape(text)))
+        self._prefixed.add(index)
         return True
 
     def set_role(self, index: int, role: str) -> None:
@@ -103,7 +115,7 @@ class Splice:
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none."""
         edits: list[_Edit] = []
-        if self._before or self._instead or self._prefixes or self._appended or self._roles:
+        if self._before or self._instead or self._prefixed or self._appended or self._roles:
             self._edit_messages(edits)
         members = self._edit_tools(edits) if self._tools else self._members
         if members:
@@ -137,10 +149,12 @@ class Splice:
             else:
                 system = {"role": "system", "content": _clean("\n\n".join(self._appended))}
                 before = {**before, 0: [dump(system), *before.get(0, ())]}
-        for index in self._prefixes.keys() | appended.keys():
+        for index in self._prefixed | appended.keys():
             if index in self._instead:
                 raise ValueError(f"message {index} is replaced and edited at once")
-            self._edit_text(edits, index, self._prefixes.get(index, []), appended.get(index, []))
+        edits += self._texts
+        for index in self._parts.keys() | appended.keys():
+            self._edit_text(edits, index, self._parts.get(index, []), appended.get(index, []))
         for index, role in self._roles.items():
             if index in self._instead or (span := self._value(index, "role")) is None:
                 raise ValueError(f"message {index} has no role to set")
@@ -148,18 +162,15 @@ class Splice:
         if before or self._instead:
             _edit_items(edits, layout.messages, list_at + 1, before, self._instead)
 
-    def _edit_text(self, edits: list[_Edit], index: int, prefixes: list[str], appended: list[str]) -> None:
-        content = self._content(index)
+    def _edit_text(self, edits: list[_Edit], index: int, parts: list[str], appended: list[str]) -> None:
+        """Adds parts in front of a content and texts at its end."""
+        content = self._value(index, "content")
         kind = None if content is None else self._body[content[0]]
-        if content is not None and kind == 0x5B:
+        if content is not None and kind == _LIST:
             start, end = content
-            first = self._first_text(start) if prefixes else None
-            if first is not None:
-                edits.append((first, first, _escape("".join(prefixes))))
-                prefixes = []
             # A comma stands between a new part and the client's, and none where the client's list is empty.
             empty = not self._body[start + 1 : end - 1].strip()
-            front, back = (b",".join(map(_text_part, texts)) for texts in (prefixes, appended))
+            front, back = (b",".join(map(_text_part, texts)) for texts in (parts, appended))
             if empty:
                 edits.append((start + 1, start + 1, b",".join(filter(None, (front, back)))))
                 return
@@ -169,14 +180,12 @@ class Splice:
                 edits.append((end - 1, end - 1, b"," + back))
         elif content is not None and kind == QUOTE:
             start, end = content
-            if prefixes:
-                edits.append((start + 1, start + 1, _escape("".join(prefixes))))
             if text := "\n\n".join(appended):
-                between = "\n\n" if any(prefixes) or end - start > 2 else ""
-                edits.append((end - 1, end - 1, _escape(between + text)))
+                has_text = end - start > 2 or any(new for at, _, new in self._texts if at == start + 1)
+                edits.append((end - 1, end - 1, _escape("\n\n" + text if has_text else text)))
         else:
             # The content is null or missing: the text becomes the content.
-            text = "\n\n".join(filter(None, ("".join(prefixes), *appended)))
+            text = "\n\n".join(filter(None, ("".join(parts), *appended)))
             value = b'"' + _escape(text) + b'"'
             if content is not None:
                 edits.append((*content, value))
@@ -196,13 +205,6 @@ class Splice:
             return None
         return text.start + 1 if orjson.loads(self._body[kind]) == "text" else None
 
-    def _content(self, index: int) -> Span | None:
-        found = self._contents.get(index)
-        if found is None:
-            found = self._layout.plain_content(index) or self._value(index, "content") or _NOWHERE
-            self._contents[index] = found
-        return None if found is _NOWHERE else found
-
     def _value(self, index: int, key: str) -> Span | None:
         for name, _, value, end in reversed(self._open(index)[0]):
             if name == key:  # the last of a repeated key counts, as in the parser
@@ -219,7 +221,7 @@ class Splice:
         role = self._value(0, "role") if self._layout.places else None
         if role is None or orjson.loads(self._body[slice(*role)]) not in ("system", "developer"):
             return False
-        content = self._content(0)
+        content = self._value(0, "content")
         return content is None or self._body[content[0]] in _TAKES_TEXT
 
     # members
