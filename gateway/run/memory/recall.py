@@ -13,7 +13,7 @@ from gateway.core.prompt.section import Section
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import NoteRoom, Prompt, RecallResult
-from gateway.run.memory.visible import VisibleContent
+from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
 from storage.records import Message, Vector
@@ -87,7 +87,7 @@ class Recaller:
         has_failed, ms = False, 0.0
         if budget > 0 and (elsewhere > 0 or is_cut):
             query = note.make_query(text)
-            visible = VisibleContent(known, prompt)
+            visible = VisibleContent.of(known, prompt)
             try:
                 found = await self._search(known, query, visible, budget, begun, is_cut=is_cut)
                 shared = note.shared_lines(text, found)
@@ -98,12 +98,15 @@ class Recaller:
                     found = [*await self._search(known, query, visible, budget, begun, is_cut=is_cut), *rest]
                 else:
                     shared = frozenset()
-                useful = await self._useful(known, found, visible)
+                if not known.is_plain:  # a plain list says nothing otherwise
+                    rule = partial(replaced, known, self.settings.idle_s)
+                    gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
+                    found = [m for m in found if m.exchange not in gone]
                 chosen = note.choose(
-                    useful,
+                    [m for m in found if m.source != "fact" or not shows_origin(known, prompt.window, m)],
                     query,
-                    exclude_atoms=visible.atoms(),
-                    noted=visible.notes(),
+                    exclude_atoms=visible.atoms,
+                    noted=visible.notes,
                     shared=shared,
                     budget_tokens=budget,
                     cut_chars=min(note.CUT_CHARS, 2 * budget),
@@ -124,32 +127,17 @@ class Recaller:
         vector = None
         if self.embed_query is not None:
             vector = await self.embed_query(known.agent.id, query, _left(limit_ms, begun))
-        skip = visible.numbers()
         return await self.store.recall.search(
             known.agent,
             query,
             numbers=known.look.numbers,
-            skip=skip,
-            limit=MOST_HITS if is_cut and not skip else max(LEAST_HITS, budget // LINE_TOKENS),
+            skip=visible.numbers,
+            limit=MOST_HITS if is_cut and not visible.numbers else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,
             only_strong=True,
             deadline_ms=_left(limit_ms, begun),
             vector=vector,
         )
-
-    async def _useful(self, known: Known, found: list[Message], visible: VisibleContent) -> list[Message]:
-        """Returns what was found but what the request says otherwise, or what facts say that it shows the origin of."""
-        left_out: set[int] = set()
-        if not known.is_plain:  # a plain list says nothing otherwise
-            replaced = partial(visible.replaced, self.settings.idle_s)
-            left_out = await with_contents(self.store.turns, known.agent, known.tree, replaced)
-        is_whole = known.asked.spec.history != "client"
-        return [
-            m
-            for m in found
-            if m.exchange not in left_out
-            and not (is_whole and m.source == "fact" and visible.shows_origin(m))
-        ]
 
 
 def _change_tokens(known: Known, section: Section) -> int:
