@@ -20,7 +20,6 @@ from typing import Any
 import orjson
 
 from storage.records import Atom
-from storage.value import frozen
 
 WireMessage = dict[str, Any]
 
@@ -259,20 +258,10 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-@frozen
-class ListFront:
-    """The first messages of a client's list, as they were hashed with a request before.
-
-    positions, before: as a `Listing` has them. atoms: all of them, one behind the other. path: the hash of their path.
-    """
-
-    positions: array[int]
-    before: array[int]
-    atoms: bytes
-    path: bytes
-
-
-_NOTHING = ListFront(array("I"), array("I", [0]), b"", b"")
+# The first messages of a client's list, as they were hashed with a request before: `positions`, `before` and `said` of
+# their `Listing`, all atoms one behind the other, and the hash of the path up to `said`.
+ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
+_NOTHING: ListFront = (array("I"), array("I", [0]), 0, b"", b"")
 
 
 class Listing:
@@ -287,21 +276,22 @@ class Listing:
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront = _NOTHING) -> None:
         """Hashes a list. front: the beginning of the same list, under the same secret."""
+        places, counts, heard, atoms, path = front
         self.canon = canon
-        self.positions = positions = front.positions[:]
-        self.before = before = front.before[:]
-        self._flat = flat = [*chain.from_iterable(_ATOM.iter_unpack(front.atoms))]
+        self.positions = positions = places[:]
+        self.before = before = counts[:]
+        self._flat = flat = [*chain.from_iterable(_ATOM.iter_unpack(atoms))]
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             if messages[i].get("role") not in _SYSTEM:
                 flat += canon.atoms(messages[i])
                 positions.append(i)
                 before.append(len(flat))
-        self.messages = [messages[i] for i in positions]
+        self.messages = [*map(messages.__getitem__, positions)]
         said = len(positions)
         while said and self.messages[said - 1].get("role") != "assistant":
             said -= 1
         self.said = said
-        self._paths = {0: b"", len(front.positions): front.path}  # number of messages -> hash
+        self._paths = {0: b"", heard: path}  # number of messages -> hash
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
@@ -319,7 +309,7 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return ListFront(self.positions, self.before, b"".join(self._flat), self.path(len(self.messages)))
+        return self.positions, self.before, self.said, b"".join(self._flat), self.path(self.said)
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:

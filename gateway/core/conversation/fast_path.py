@@ -7,6 +7,8 @@ confirmed) is not plain. docs/conversations.md has the argument.
 
 from __future__ import annotations
 
+from itertools import chain
+
 from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
@@ -76,13 +78,13 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
 
     snapshot: the row of its path's memory section, where that is stored.
     """
-    e, listing = plan.exchange, plan.query.listing
-    reply = listing.canon.atoms(ended.said)
+    e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
+    reply = canon.atoms(ended.said)
     return changed(
         e,
         reply=reply,
-        path=listing.canon.path(reply, listing.path(len(listing.messages))),
-        reply_key=listing.canon.reply_key(reply),
+        path=canon.path(chain(*e.inputs, reply), b"" if anchor is None else anchor.path),
+        reply_key=canon.reply_key(reply),
         ended=ended.now,
         size=len(squash(text_of(ended.said))),
         standing=True,

@@ -47,15 +47,15 @@ class ResentLists:
         if found is not None and hash(body[: found[1][-1]]) == found[0]:
             self._drop((canon.secret, end))
             _, places, front = found
-            request.lay_out(places)
+            places = request.lay_out(places).places
             listing = Listing(canon, messages, front)
         else:
             listing = Listing(canon, messages)
-        if listing.said:  # to read the first words again costs less than to keep them
+            if not listing.said:
+                return listing  # to read the first words again costs less than to keep them
             places = request.layout.places
-            if places[-1] <= _MOST_BYTES:
-                sent = hash(body[: places[-1]]), places, listing.front()
-                self._keep((canon.secret, len(messages)), sent)
+        if places[-1] <= _MOST_BYTES:
+            self._keep((canon.secret, len(messages)), (hash(body[: places[-1]]), places, listing.front()))
         return listing
 
     def clear(self) -> None:
