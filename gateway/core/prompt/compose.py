@@ -74,10 +74,6 @@ class Composition:
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
     breaks: int = 0
 
-    def put_note(self, index: int, text: str, tokens: int) -> None:
-        self.notes[index] = text
-        self.note_tokens += tokens
-
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
     """Returns the message with a note before its text, as `Splice.prefix_text` writes it."""
@@ -125,7 +121,8 @@ def compose(
     found = Composition(_filled(tree, plan, offered, fresh) if plan.fill or held else ())
     for i, note in fresh.items():
         if i >= held and note:
-            found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
+            found.notes[listing.positions[plan.new[i - held]]] = note
+            found.note_tokens += estimate_tokens(note)
     if place.anchor is None or plan.appending:
         return found
     replies: dict[int, Exchange] = {}
@@ -134,7 +131,8 @@ def compose(
         for earlier in additions.notes:
             text = earlier.utf8.decode("utf-8", "surrogatepass")
             earlier.tokens = earlier.tokens or estimate_tokens(text)
-            found.put_note(listing.positions[listing.message_at(earlier.at)], text, earlier.tokens)
+            found.notes[listing.positions[listing.message_at(earlier.at)]] = text
+            found.note_tokens += earlier.tokens
         for x in additions.rounds:
             # Clients may keep a reply in several messages; it has a place of its own only if it is one.
             end = end_offset(x)

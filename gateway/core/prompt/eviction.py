@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable
-from dataclasses import field
 
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
-from gateway.core.prompt.summary import IN_USE, SummaryCut, cut_plain, cut_tree
+from gateway.core.prompt.summary import IN_USE, KEPT, SummaryCut, cut_plain, cut_tree
 from storage.records import Evicted, Exchange, Summary
 from storage.value import changed, frozen
 
@@ -22,18 +21,20 @@ class Eviction:
     list it is everything before message `start`. cuts: summaries that may stand for the beginning, the one that covers
     least first. in_use: the id of the summary that the last request used.
 
-    is_plain: the list is the path word for word.
+    is_plain: the list is the path word for word. summarises: a summary is made when the window fills up. kept: the
+    share of it that the summary leaves.
     """
 
     plan: Plan | None = None
-    composition: Composition = field(default_factory=Composition)
     is_plain: bool = False
     evicted: Evicted | None = None
     start: int = 0
     cuts: tuple[SummaryCut, ...] = ()
     in_use: int = 0
+    summarises: bool = False
+    kept: float = KEPT
 
-    def where(self, index: int) -> tuple[int, int] | None:
+    def where(self, index: int, composition: Composition) -> tuple[int, int] | None:
         """Returns where on the path a message of the client's stands (depth, atoms before it); None: unknown."""
         if self.plan is None or self.plan.match.anchor is None:
             return None
@@ -43,22 +44,27 @@ class Eviction:
             return anchor.depth + 1, end_offset(anchor)
         # A plain list is its path, so the place is a number of atoms; the depth is not known, and asked by nobody.
         if not self.is_plain:
-            return self.composition.list_at.get(index)
+            return composition.list_at.get(index)
         return 0, listing.before[i]
 
-    def with_summaries(self, summaries: Iterable[Summary], path: Container[int]) -> Eviction:
+    def with_summaries(
+        self, summaries: Iterable[Summary], path: Container[int], composition: Composition
+    ) -> Eviction:
         """Returns the same with the summaries of this path. summaries: newest first. path: ids of its exchanges."""
         assert self.plan is not None
         listing, is_begun = self.plan.query.listing, self.evicted is not None
         cuts = (
             cut_plain(listing, each)
             if self.is_plain
-            else cut_tree(listing, path, self.composition, each, is_begun=is_begun)
+            else cut_tree(listing, path, composition, each, is_begun=is_begun)
             for each in summaries
         )
         found = [cut for cut in cuts if cut is not None]
         kept = [cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use]
         return changed(self, cuts=tuple(reversed(kept)))
+
+
+NO_EVICTION = Eviction()
 
 
 def evicted_at(anchor: Exchange | None, context_tokens: int | None) -> Evicted | None:
@@ -71,21 +77,20 @@ def evicted_at(anchor: Exchange | None, context_tokens: int | None) -> Evicted |
 
 
 def find_beginning(
-    plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool, in_use: int
-) -> Eviction:
-    """Returns where the request's window begins, as yet without its cuts."""
-    found = Eviction(plan, composition, is_plain=is_plain, evicted=evicted, in_use=in_use)
+    plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
+) -> tuple[Evicted | None, int]:
+    """Returns what of the path a request leaves out, and the first message of the client's that comes after it."""
     if evicted is None or composition.fill:
         # All of the client's list comes after it.
-        return found
+        return evicted, 0
     listing = plan.query.listing
     if is_plain:
-        return changed(found, start=listing.positions[listing.message_at(evicted.offset)])
+        return evicted, listing.positions[listing.message_at(evicted.offset)]
     for i in listing.positions[: plan.match.last + 1]:
         at = composition.list_at.get(i)
         if at is None:
             # Something that is nowhere on the path: the list is weighed as a whole.
             break
         if at[1] >= evicted.offset:
-            return changed(found, start=i)
-    return changed(found, evicted=None)
+            return evicted, i
+    return None, 0

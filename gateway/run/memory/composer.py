@@ -11,7 +11,7 @@ from typing import Any
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import is_nudge
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
-from gateway.core.prompt.eviction import find_beginning
+from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import Section, made_of, make_section
 from gateway.core.prompt.summary import SummaryTerms
@@ -27,7 +27,6 @@ from storage.sql.store import Store
 from storage.value import changed
 
 _log = logging.getLogger("mnemogate")
-_NO_TERMS = SummaryTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +62,26 @@ class Composer:
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
         takes_note = is_asked and last not in notes and not plan.quotes
-        in_use = known.pinned.known.get("summary", 0) if known.pinned is not None else 0
-        defined = asked.spec.defined
-        terms = _NO_TERMS if defined is None else SummaryTerms.of(defined.compaction)
-        section = self._section(known, in_use, takes_note=takes_note)
+        section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
+        context, bounds = asked.target.context_window, asked.spec.bounds
+        is_limited = context is not None or bounds is not None or known.evicted is not None
+        beginning = self._beginning(known, composition) if is_limited else NO_EVICTION
         prompt = Prompt(
             asked.request,
             asked.target,
             form,
             section.text,
             tools,
-            section=section,
-            notes={} if plan.off else notes,
-            composition=composition,
-            window=WHOLE,
-            recall=NO_RECALL,
-            beginning=find_beginning(
-                plan, composition, known.evicted, is_plain=known.is_plain, in_use=in_use
-            ),
-            summarises=asked.spec.summarises
-            and not plan.off
-            and (self.summarises or terms.model is not None),
-            kept=terms.kept,
-            bounds=None if asked.spec.bounds is None else MessageBounds(*asked.spec.bounds),
+            composition,
+            beginning,
+            WHOLE,
+            section,
+            {} if plan.off else notes,
+            NO_RECALL,
+            bounds=None if bounds is None else MessageBounds(*bounds),
             leads=bool(asked.spec.uid) or known.is_ours,
         )
-        context = asked.target.context_window
         may_be_full = prompt.beginning.evicted is not None or is_crowded(prompt)
         if may_be_full or (context is not None and may_exceed(prompt, context * 3 // 4)):
             prompt = await self._with_summaries(known, prompt)
@@ -107,7 +99,7 @@ class Composer:
         if not known.is_off:
             made, before = await self._compose(known, prompt.notes), prompt.composition
             composition = changed(made, notes=before.notes, note_tokens=before.note_tokens)
-            beginning = changed(prompt.beginning, composition=composition)
+            beginning = self._beginning(known, composition)
             prompt = changed(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(known, prompt)
         return changed(prompt, window=await fit(prompt))
@@ -136,6 +128,21 @@ class Composer:
             summary=summary,
         )
 
+    def _beginning(self, known: Known, composition: Composition) -> Eviction:
+        """Returns where the request's window begins, as yet without its cuts."""
+        plan, spec = known.plan, known.asked.spec
+        evicted, start = find_beginning(plan, composition, known.evicted, is_plain=known.is_plain)
+        terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
+        return Eviction(
+            plan,
+            known.is_plain,
+            evicted,
+            start,
+            in_use=_in_use(known),
+            summarises=spec.summarises and not plan.off and (self.summarises or terms.model is not None),
+            kept=terms.kept,
+        )
+
     async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:
         """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
         anchor = known.plan.match.anchor
@@ -143,14 +150,16 @@ class Composer:
             return prompt
         if known.summaries is not None:
             # All of a line is on its path, though not all of it was loaded.
-            covered = {each.exchange.id for each in known.summaries}
-            return changed(prompt, beginning=prompt.beginning.with_summaries(known.summaries, covered))
-        try:
-            found = await self.store.summaries.of(known.agent.id, anchor.conversation)
-        except StoreError as error:
-            _log.warning("summaries could not be read: %s", error.message)
-            return prompt
-        return changed(prompt, beginning=prompt.beginning.with_summaries(found, known.path_ids))
+            found, covered = known.summaries, {each.exchange.id for each in known.summaries}
+        else:
+            try:
+                found = await self.store.summaries.of(known.agent.id, anchor.conversation)
+            except StoreError as error:
+                _log.warning("summaries could not be read: %s", error.message)
+                return prompt
+            covered = known.path_ids
+        beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)
+        return changed(prompt, beginning=beginning)
 
     async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
@@ -178,13 +187,19 @@ class Composer:
         if window.tokens:
             window = changed(window, tokens=window.tokens + tokens)
         if plan.new:
-            composition.put_note(plan.query.listing.positions[plan.new[-1]], recall.note, tokens)
+            composition.notes[plan.query.listing.positions[plan.new[-1]]] = recall.note
+            composition.note_tokens += tokens
         else:
             # A conversation of ours: the new message is the last of those that are put in front.
             *before, last = composition.fill
             noted = changed(last, message=prefixed(last.message, recall.note), note=recall.note)
             composition.fill = [*before, noted]
         return changed(prompt, window=window, recall=recall, notes=notes)
+
+
+def _in_use(known: Known) -> int:
+    """Returns the id of the summary that the last request used; 0: none."""
+    return 0 if known.pinned is None else known.pinned.known.get("summary", 0)
 
 
 def _known_notes(known: Known) -> dict[int, str]:

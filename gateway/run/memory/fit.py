@@ -53,7 +53,9 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
     begin, chosen = 0, None
     if gone is not None or room.is_over():
         begin, chosen = _choose(room, cuts, gone, prompt.beginning.in_use)
-    overfull = room.overfull(cuts, is_due=gone is not None and not cuts) if prompt.summarises else None
+    overfull = (
+        room.overfull(cuts, is_due=gone is not None and not cuts) if prompt.beginning.summarises else None
+    )
     # The messages after the summary may still be too many; then the oldest of them leave too.
     begin += room.surplus(begin)
     window = fit_window(room.elements[begin:], room.budget(chosen), lambda i: room.count(begin + i))
@@ -160,7 +162,11 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
     at: tuple[int, int] | None = None
     if first < len(room.entries):
         index = room.entries[first][0]
-        at = prompt.composition.fill[first].at if index is None else prompt.beginning.where(index)
+        at = (
+            prompt.composition.fill[first].at
+            if index is None
+            else prompt.beginning.where(index, prompt.composition)
+        )
     if at is None or not tokens:
         return gone
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
@@ -213,7 +219,7 @@ class _WindowRoom:
         self._note = note
         self._in_use = prompt.beginning.in_use
         self._bounds = prompt.bounds
-        self._kept = prompt.kept
+        self._kept = prompt.beginning.kept
         self._newest = max((cut.id for cut in prompt.beginning.cuts), default=0)
         system = prompt.system
         self._system = count(system) if system else 0

@@ -69,8 +69,10 @@ class MemoryTools:
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        asides = {FILLER} if self.known.asked.spec.filler == "model" else ()
-        return [with_asides(each, asides) for each in tools.definitions(self.known.offered)]
+        found = tools.definitions(self.known.offered)
+        if self.known.asked.spec.filler != "model":
+            return found
+        return [with_asides(each, {FILLER}) for each in found]
 
     def owns(self, name: str) -> bool:
         return name in self.known.offered
