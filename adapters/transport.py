@@ -18,10 +18,10 @@ sent once more if nothing of a response came back and the loss showed within `_I
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -118,10 +118,10 @@ class HttpTransport:
         upload = None if body is None or isinstance(body, bytes) else body
         fresh: list[bool] = []
         _dialled.set(fresh)
-        begun = time.monotonic()
         pool = self._pool
         if pool is None:
             pool = self._pool = _open()
+        begun = pool.pace.loop.time()
         try:
             send_once = self._sender(pool, method, url, headers, body, times)
             try:
@@ -129,7 +129,7 @@ class HttpTransport:
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # The other side had most likely closed a kept connection before it saw the request, which may then be
                 # sent once more. An upload that was begun cannot.
-                lost_idle = not fresh and time.monotonic() - begun < _IDLE_CLOSE_S
+                lost_idle = not fresh and pool.pace.loop.time() - begun < _IDLE_CLOSE_S
                 is_begun = upload is not None and upload.consumed
                 if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
                     raise
@@ -241,9 +241,9 @@ class HttpReply:
         begun: float,
         pace: Pace,
     ) -> None:
-        """Wraps a response. begun: when the request was sent, by time.monotonic()."""
+        """Wraps a response. begun: when the request was sent, by the loop's clock."""
         self._pace = pace
-        self._ends_at = None if times.total_s is None else begun + times.total_s
+        self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
         self._response = response
@@ -315,18 +315,27 @@ class HttpReply:
             data, self._ahead = self._ahead, b""
             return data
         content = self._response.content
-        self._waits_since = self._loop.time()
-        if self._clock is None and not content.is_eof():
-            self._clock = self._loop.call_later(self._times.between_chunks_s, self._look)
         try:
-            if self._ends_at is not None:
-                return await self._next_in_time(self._ends_at)
-            return await self._read()
+            data = content.read_nowait()
+            if data or content.is_eof():
+                return data
+            self._waits_since = self._loop.time()
+            if self._clock is None:
+                self._clock = self._loop.call_at(self._late_at(self._waits_since), self._look)
+            data = await content.readany()
+            turn = self._pace.turn()
+            if turn is not None:
+                await turn
+                if content.exception() is None:  # an error belongs behind what came before it
+                    data += content.read_nowait()
+            return data
         except TimeoutError as error:
-            raise ProviderTimeout(
-                f"the upstream was silent for {self._times.between_chunks_s} s within its reply",
-                phase="between chunks",
-            ) from error
+            times = self._times
+            if self._loop.time() >= self._ends_at:
+                why = f"the upstream's reply took longer than {times.total_s} s"
+                raise ProviderTimeout(why, phase="total") from error
+            why = f"the upstream was silent for {times.between_chunks_s} s within its reply"
+            raise ProviderTimeout(why, phase="between chunks") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise ProviderBroke(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
@@ -334,41 +343,20 @@ class HttpReply:
         finally:
             self._waits_since = None
 
-    async def _read(self) -> bytes:
-        content = self._response.content
-        data: bytes = content.read_nowait()
-        if data or content.is_eof():
-            return data
-        data = await content.readany()
-        turn = self._pace.turn()
-        if turn is not None:
-            await turn
-            if content.exception() is None:  # an error belongs behind what came before it
-                data += content.read_nowait()
-        return data
+    def _late_at(self, since: float) -> float:
+        """Returns when a wait that began at `since` has taken too long."""
+        return min(since + self._times.between_chunks_s, self._ends_at)
 
     def _look(self) -> None:
         """Ends a wait that took too long. One timer looks now and then; one for each wait would cost each event."""
         self._clock = None
         if self._waits_since is None:
             return
-        left_s = self._waits_since + self._times.between_chunks_s - self._loop.time()
-        if left_s > 0:
-            self._clock = self._loop.call_later(left_s, self._look)
+        late_at = self._late_at(self._waits_since)
+        if self._loop.time() < late_at:
+            self._clock = self._loop.call_at(late_at, self._look)
         else:
             self._response.content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
-
-    async def _next_in_time(self, ends_at: float) -> bytes:
-        left = asyncio.timeout(ends_at - time.monotonic())
-        try:
-            async with left:
-                return await self._read()
-        except TimeoutError as error:
-            if not left.expired():
-                raise
-            raise ProviderTimeout(
-                f"the upstream's reply took longer than {self._times.total_s} s", phase="total"
-            ) from error
 
 
 class _LargeBody(payload.Payload):
