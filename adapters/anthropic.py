@@ -26,7 +26,7 @@ from adapters.claude.request import SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
-from adapters.types import Event, Header, Json, ModelRequest, announces_events
+from adapters.types import Event, Header, Json, ModelRequest
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
@@ -87,7 +87,7 @@ class Anthropic(OpenAICompatible):
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(request, "/messages", orjson.dumps(wire), version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
-        if reply.status == 200 and announces_events(reply.headers):
+        if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             return _StreamedReply(
@@ -150,6 +150,8 @@ class _TranslatedReply(WholeReply):
 
 class _StreamedReply:
     """A stream whose events are translated as they come."""
+
+    is_stream = True
 
     def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
         self.status = reply.status

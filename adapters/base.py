@@ -21,10 +21,14 @@ class ModelReply(Protocol):
     """A response whose headers have arrived.
 
     headers: lower-case names, end-to-end headers only (hop-by-hop ones, content-length and content-encoding are gone).
+    is_stream: it is a success in server-sent events; any other reply is read as one body.
     """
 
     status: int
     headers: tuple[Header, ...]
+
+    @property
+    def is_stream(self) -> bool: ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
@@ -66,6 +70,8 @@ async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
 
 class WholeReply(ABC):
     """A reply whose body is one piece; a subclass says where it is read from."""
+
+    is_stream = False
 
     def __init__(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status = status

@@ -69,6 +69,8 @@ class CallIndexer:
 class IndexedReply:
     """A ModelReply that is an event stream, with the indices added."""
 
+    is_stream = True
+
     def __init__(self, reply: ModelReply) -> None:
         self.status = reply.status
         self.headers = reply.headers

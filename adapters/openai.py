@@ -6,7 +6,8 @@ this module chooses which headers go on; those that belong to one connection are
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Final
 
 from multidict import CIMultiDict
 from yarl import URL
@@ -14,7 +15,7 @@ from yarl import URL
 from adapters.base import ModelReply
 from adapters.call_index import IndexedReply
 from adapters.transport import HttpTransport, Timeouts, Upload, as_sent, end_to_end
-from adapters.types import Capabilities, Header, ModelRequest, announces_events
+from adapters.types import Capabilities, Header, ModelRequest
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _MAX_URLS: Final = 256
@@ -70,7 +71,7 @@ class OpenAICompatible:
     def _key_header(self, key: str) -> Header:
         return "Authorization", f"Bearer {key}"
 
-    async def send(self, request: ModelRequest) -> ModelReply:
+    def send(self, request: ModelRequest) -> Coroutine[Any, Any, ModelReply]:
         """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""
         headers = self._fixed.copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
@@ -86,12 +87,10 @@ class OpenAICompatible:
         body: bytes | Upload | None = request.body if request.body or request.method != "GET" else None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
-        reply = await self._transport.send(
+        sending = self._transport.send(
             request.method, self._url(request.path), headers, body, timeouts=self._timeouts
         )
-        if self.capabilities.omits_call_index and announces_events(reply.headers):
-            return IndexedReply(reply)
-        return reply
+        return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:
         return True  # the upstream knows which paths it serves
@@ -108,3 +107,8 @@ class OpenAICompatible:
                 self._urls.clear()
             url = self._urls[path] = URL(self.base_url + path, encoded=True)
         return url
+
+
+async def _with_index(sending: Awaitable[ModelReply]) -> ModelReply:
+    reply = await sending
+    return IndexedReply(reply) if reply.is_stream else reply

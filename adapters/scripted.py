@@ -20,7 +20,7 @@ import orjson
 from adapters.base import ModelReply, read_whole
 from adapters.errors import ProviderError
 from adapters.sse import EventDecoder
-from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest
+from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest, is_event_stream
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
@@ -159,6 +159,10 @@ class ScriptedReply:
     pieces: deque[bytes | ProviderError]
     pause_s: float = 0.0
     is_closed: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        return is_event_stream(self.status, self.headers)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         first = True

@@ -43,7 +43,7 @@ from adapters.errors import (
 )
 from adapters.pace import Pace
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder
-from adapters.types import Event, Header
+from adapters.types import Event, Header, is_event_stream
 from adapters.wire import HEADER_LIMIT_BYTES, Address, RawReply, send_whole
 
 
@@ -230,6 +230,7 @@ class HttpReply:
         "_times",
         "_waits_since",
         "headers",
+        "is_stream",
         "status",
     )
 
@@ -246,6 +247,7 @@ class HttpReply:
         self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
+        self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times
         self._max_event_bytes = max_event_bytes

@@ -17,11 +17,12 @@ Json = dict[str, Any]  # an object as orjson returns it
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
 
 
-def announces_events(headers: Iterable[Header]) -> bool:
-    """Returns whether a reply with these headers is server-sent events."""
-    for name, value in headers:
-        if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
-            return True
+def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
+    """Says whether a reply is to be read as server-sent events (else as one body)."""
+    if 200 <= status < 300:
+        for name, value in headers:
+            if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
+                return True
     return False
 
 

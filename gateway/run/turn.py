@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
-from adapters.types import Header, ModelRequest
+from adapters.types import Header, ModelRequest, is_event_stream
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
@@ -26,7 +26,6 @@ from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import is_event_stream
 from gateway.core.upstream.policy import Target
 from gateway.errors import Conflict, GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
@@ -253,7 +252,7 @@ class TurnRun:
                 reply = await self._send()
             headers = tuple(handed_on(reply.headers))
             self._turn.feed(events.ReplyStarted(reply.status, headers))
-            if is_event_stream(reply.status, headers):
+            if reply.is_stream:
                 async with beating(reply.events(), beat_s) as batches:
                     async for batch in batches:
                         if batch is BEAT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.types import read_retry_after
+from adapters.types import is_event_stream, read_retry_after
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,17 @@ from adapters.types import read_retry_after
 )
 def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
     assert read_retry_after(headers.items(), 60.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, (("content-type", "text/event-stream; charset=utf-8"),), True),
+        (200, (("content-type", "Text/Event-Stream"),), True),
+        (200, (("content-type", "application/json"),), False),
+        (200, (), False),
+        (429, (("content-type", "text/event-stream"),), False),
+    ],
+)
+def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
+    assert is_event_stream(status, headers) is expected

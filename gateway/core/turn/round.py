@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from adapters.types import Event, Header, Json
+from adapters.types import Event, Header, Json, is_event_stream
 from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import as_filler
 from gateway.core.conversation.private import with_private
@@ -25,7 +25,6 @@ from gateway.core.turn.stream import (
     ToolCall,
     chunk_of,
     delta_of,
-    is_event_stream,
     join_messages,
 )
 from gateway.core.turn.upstream_error import error_in

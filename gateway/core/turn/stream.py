@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from adapters.types import Json, announces_events
+from adapters.types import Json
 from gateway.core.conversation.canonical import gap, text_of
 from gateway.core.conversation.fillers import Spans, fillers_of, noted
 from gateway.core.conversation.private import PRIVATE
@@ -365,11 +365,6 @@ def delta_of(choice: Json) -> Json:
         return message
     indexed = [{**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)]
     return {**message, "tool_calls": indexed}
-
-
-def is_event_stream(status: int, headers: Iterable[tuple[str, str]]) -> bool:
-    """Says whether a reply is to be read as server-sent events (else as one body)."""
-    return 200 <= status < 300 and announces_events(headers)
 
 
 def says_nothing(delta: Mapping[str, Any]) -> bool:

@@ -21,7 +21,6 @@ from typing import Final
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
-from gateway.core.turn.stream import is_event_stream
 from gateway.core.turn.upstream_error import refusal_in
 from gateway.core.upstream.context_window import GUESS, ContextWindows, context_from_error
 from gateway.core.upstream.policy import (
@@ -246,7 +245,7 @@ class Attempts:
         is_probe = health.begin(self.endpoint.policy)
         try:
             reply = await self.endpoint.provider.send(request)
-            if failover.may_peek and not self._sink.started and is_event_stream(reply.status, reply.headers):
+            if failover.may_peek and not self._sink.started and reply.is_stream:
                 reply = await _unmask(reply)
             if is_failure(reply.status):
                 retry_after_s = read_retry_after(reply.headers, failover.wall())

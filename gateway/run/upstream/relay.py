@@ -8,7 +8,6 @@ from typing import Final
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Header
-from gateway.core.turn.stream import is_event_stream
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.errors import translate
@@ -61,7 +60,6 @@ async def _hand_on(
     that breaks in its middle is still a status. A larger one goes on from there as it comes. None: every body is held.
     """
     headers = handed_on(reply.headers)
-    is_stream = is_event_stream(reply.status, headers)
 
     def start() -> None:
         if not sink.started:
@@ -72,11 +70,11 @@ async def _hand_on(
         receipt.upstream_answered()
         await sink.whole(reply.status, [*headers, *receipt.close()], body)
 
-    if not is_stream and held_bytes is None:
+    if not reply.is_stream and held_bytes is None:
         await whole(await reply.read(MAX_REPLY_BYTES))
         return
     chunks = reply.chunks()
-    if not is_stream and held_bytes:
+    if not reply.is_stream and held_bytes:
         held: list[bytes] = []
         size = 0
         async for chunk in chunks:
@@ -92,11 +90,11 @@ async def _hand_on(
         await sink.write(b"".join(held))
     # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
     rest = b""
-    async with beating(chunks, beat_s if is_stream else 0.0) as beats:
+    async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
             start()
             # The common chunk ends with its event, and is passed on without a search.
-            if is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
+            if reply.is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
                 chunk, rest = _split_events(rest + chunk)
             await sink.write(chunk)
     start()

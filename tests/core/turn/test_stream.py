@@ -13,7 +13,6 @@ from gateway.core.turn.stream import (
     ToolCall,
     chunk_of,
     decide_owner,
-    is_event_stream,
     join_messages,
     says_nothing,
 )
@@ -188,17 +187,3 @@ def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
         ],
     }
     assert orjson.dumps(body) == before
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "expected"),
-    [
-        (200, (("content-type", "text/event-stream; charset=utf-8"),), True),
-        (200, (("content-type", "Text/Event-Stream"),), True),
-        (200, (("content-type", "application/json"),), False),
-        (200, (), False),
-        (429, (("content-type", "text/event-stream"),), False),
-    ],
-)
-def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
-    assert is_event_stream(status, headers) is expected
