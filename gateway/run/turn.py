@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
-from adapters.types import Header, ModelRequest, is_event_stream
+from adapters.types import Header, ModelRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
@@ -143,8 +143,7 @@ class TurnRun:
     _task: asyncio.Task[Any] | None = None
     _keeping: asyncio.Future[tuple[events.Kept, Prompt]] | None = None
     _stop: StopReason | None = None
-    _whole: list[bytes] | None = None
-    _head: tuple[int, list[Header]] = (200, [])
+    _whole: commands.SendWhole | None = None
     _refusal: GatewayError | None = None
     _finished: bool = False
     _is_written: bool = False
@@ -297,12 +296,12 @@ class TurnRun:
                 try:
                     match command:
                         case commands.SendBody(data):
-                            if self._whole is not None:
-                                self._whole.append(data)
-                            else:
-                                await self.sink.write(data)
+                            await self.sink.write(data)
                         case commands.SendHead(status, headers):
                             self._start(status, headers)
+                        case commands.SendWhole():
+                            self.call.receipt.upstream_answered()
+                            self._whole = command
                         case commands.Save(outcome):
                             self._task = None  # it is too late to be stopped
                             self._compare(outcome)
@@ -373,19 +372,16 @@ class TurnRun:
             return
         self.status = status
         self.call.receipt.upstream_answered()
-        self._head = (status, [*headers])
-        if is_event_stream(status, headers):
-            self.sink.start(status, [*headers, *self.call.receipt.close()])
-        else:
-            self._whole = []
+        self.sink.start(status, [*headers, *self.call.receipt.close()])
 
     async def _finish(self) -> None:
         self._finished = True
         if self._refusal is not None:
             return
-        if self._whole is not None:
-            status, headers = self._head
-            await self.sink.whole(status, [*headers, *self.call.receipt.close()], b"".join(self._whole))
+        whole = self._whole
+        if whole is not None:
+            self.status = whole.status
+            await self.sink.whole(whole.status, [*whole.headers, *self.call.receipt.close()], whole.body)
             return  # the reply was read to its end
         await self.sink.end()
         if self._reply is not None:

@@ -14,7 +14,7 @@ from storage.value import frozen
 
 @frozen
 class SendHead:
-    """Send status and headers; they leave with the first bytes of the body."""
+    """Send status and headers of a stream; they leave with the first bytes of the body."""
 
     status: int
     headers: tuple[Header, ...]
@@ -22,9 +22,18 @@ class SendHead:
 
 @frozen
 class SendBody:
-    """Send bytes of the body."""
+    """Send bytes of the stream."""
 
     data: bytes
+
+
+@frozen
+class SendWhole:
+    """Answer with one body, which leaves at `Finish`."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
 
 
 @frozen
@@ -102,7 +111,9 @@ class Finish:
     """End the reply to the client; nothing follows."""
 
 
-Command = SendHead | SendBody | Refuse | CallModel | RunTool | Keep | CloseUpstream | Save | Finish
+Command = (
+    SendHead | SendBody | SendWhole | Refuse | CallModel | RunTool | Keep | CloseUpstream | Save | Finish
+)
 
 
 class End(StrEnum):

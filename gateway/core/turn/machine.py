@@ -166,12 +166,8 @@ class Turn:
             self._view.stop(reason, {})
             self._view.upstream_error(error_of(reply.status, body), None)
             return [*self._flush(), *self._break_off(End.FAILED, reason)]
-        data = self._view.refused(reply.status, body)
-        return [
-            commands.SendHead(reply.status, reply.headers),
-            commands.SendBody(data),
-            *self._break_off(End.FAILED, reason),
-        ]
+        whole = commands.SendWhole(reply.status, reply.headers, self._view.refused(reply.status, body))
+        return [whole, *self._break_off(End.FAILED, reason)]
 
     def _broken(self, error: GatewayError) -> list[Command]:
         reason = StopReason.UPSTREAM_ERROR
@@ -454,9 +450,10 @@ class Turn:
         calls = [call for call in self._round.draft.calls if call.id in waiting] if waiting else ()
         self._view.stop(self._outcome.stop, waiting, calls)
         if self._round.form is ReplyForm.BODY:
-            is_unchanged = self._rounds == 1 and not self._round.ours
-            data = self._view.whole(self._round.body, self._outcome, is_unchanged=is_unchanged)
-            return [self._head(), commands.SendBody(data), _FINISH]
+            reply = self._round
+            is_unchanged = self._rounds == 1 and not reply.ours
+            data = self._view.whole(reply.body, self._outcome, is_unchanged=is_unchanged)
+            return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
         if not durable:
             self._view.not_durable()
         self._view.end(self._tail(), self._finish_instead, self._round.done)

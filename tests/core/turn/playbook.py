@@ -8,14 +8,23 @@ if a command is left that nobody named. In place of a command a type or a predic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from adapters.types import Event
-from gateway.core.turn.commands import CallModel, Command, RunTool, Save, SendBody, SendHead, TurnOutcome
+from gateway.core.turn.commands import (
+    CallModel,
+    Command,
+    RunTool,
+    Save,
+    SendBody,
+    SendHead,
+    SendWhole,
+    TurnOutcome,
+)
 from gateway.core.turn.events import (
     Received,
     ReceivedWhole,
@@ -76,7 +85,7 @@ class Playbook:
 
     @property
     def sent(self) -> bytes:
-        return b"".join(command.data for command in self.seen if isinstance(command, SendBody))
+        return sent_by(self.seen)
 
     def _nothing_left(self, expected: str) -> None:
         if self._due:
@@ -84,6 +93,16 @@ class Playbook:
 
     def _mismatch(self, expected: str, seen: str) -> str:
         return "\n".join(["the transcript so far:", *self._log, f"expected: {expected}", f"came:     {seen}"])
+
+
+def sent_by(commands: Iterable[Command]) -> bytes:
+    """Returns the body that the client gets: pieces of a stream, or one."""
+    bodies = (
+        command.data if isinstance(command, SendBody) else command.body
+        for command in commands
+        if isinstance(command, SendBody | SendWhole)
+    )
+    return b"".join(bodies)
 
 
 def chat_turn(spec: TurnSpec) -> Turn:
@@ -250,7 +269,7 @@ def streamed(body: Json, cut: Callable[[str], list[str]] = lambda text: [text]) 
 class Played:
     outcome: TurnOutcome
     sent: bytes
-    heads: list[SendHead]
+    heads: list[SendHead | SendWhole]
     ran: list[RunTool]
     called: list[CallModel]
 
@@ -298,8 +317,8 @@ def play(
     assert next(script, None) is None, "the script has rounds that were never asked for"
     return Played(
         outcome=next(command.outcome for command in seen if isinstance(command, Save)),
-        sent=b"".join(command.data for command in seen if isinstance(command, SendBody)),
-        heads=[command for command in seen if isinstance(command, SendHead)],
+        sent=sent_by(seen),
+        heads=[command for command in seen if isinstance(command, SendHead | SendWhole)],
         ran=[command for command in seen if isinstance(command, RunTool)],
         called=[command for command in seen if isinstance(command, CallModel)],
     )

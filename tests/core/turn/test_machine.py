@@ -16,6 +16,7 @@ from gateway.core.turn.commands import (
     Save,
     SendBody,
     SendHead,
+    SendWhole,
 )
 from gateway.core.turn.events import (
     Received,
@@ -176,8 +177,7 @@ class TestPlain:
             >> ReceivedWhole(raw)
             << Save
             >> Saved()
-            << SendHead(200, JSON)
-            << SendBody(raw)
+            << SendWhole(200, JSON, raw)
             << Finish()
         )
         assert playbook

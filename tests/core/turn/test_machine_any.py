@@ -18,6 +18,7 @@ from gateway.core.turn.commands import (
     Save,
     SendBody,
     SendHead,
+    SendWhole,
     TurnOutcome,
 )
 from gateway.core.turn.events import (
@@ -144,7 +145,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
     kinds = [type(command) for command in seen]
     assert kinds.count(Save) <= 1
     assert kinds.count(Finish) <= 1
-    assert kinds.count(SendHead) + kinds.count(Refuse) <= 1
+    assert kinds.count(SendHead) + kinds.count(SendWhole) + kinds.count(Refuse) <= 1
     if Finish in kinds:
         assert kinds[-1] is Finish
         assert Save in kinds

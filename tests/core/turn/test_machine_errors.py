@@ -17,6 +17,7 @@ from gateway.core.turn.commands import (
     Save,
     SendBody,
     SendHead,
+    SendWhole,
 )
 from gateway.core.turn.events import (
     ClientLeft,
@@ -72,8 +73,7 @@ class TestErrors:
             Playbook(chat_turn(with_tools()))
             >> ReplyStarted(status, LIMITED)
             >> ReceivedWhole(TOO_MANY)
-            << SendHead(status, LIMITED)
-            << SendBody(TOO_MANY)
+            << SendWhole(status, LIMITED, TOO_MANY)
             << Save
             << Finish()
         )
@@ -83,7 +83,7 @@ class TestErrors:
 
     def test_an_error_after_a_hidden_round_is_still_a_status(self) -> None:
         playbook = after_hidden_round(ROLE) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
-        assert playbook << SendHead(429, LIMITED) << SendBody(TOO_MANY) << Save << Finish()
+        assert playbook << SendWhole(429, LIMITED, TOO_MANY) << Save << Finish()
         assert playbook.outcome.state is End.FAILED
 
     def test_an_error_after_text_is_a_last_event(self) -> None:
@@ -100,7 +100,7 @@ class TestErrors:
         turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
         turn.feed(ToolFinished("call_a", "ok"))
         playbook = Playbook(turn) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
-        assert playbook << SendHead(429, LIMITED) << SendBody(TOO_MANY) << Save << Finish()
+        assert playbook << SendWhole(429, LIMITED, TOO_MANY) << Save << Finish()
 
     def test_an_upstream_that_cannot_be_reached_is_refused(self) -> None:
         error = UpstreamUnreachable("no route")
@@ -166,7 +166,7 @@ class TestErrors:
     )
     def test_a_body_that_is_no_completion_goes_through(self, raw: bytes) -> None:
         playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, JSON) >> ReceivedWhole(raw)
-        assert playbook << SendHead(200, JSON) << SendBody(raw) << Save << Finish()
+        assert playbook << SendWhole(200, JSON, raw) << Save << Finish()
         assert playbook.outcome.state is End.FAILED
 
     def test_chunks_of_any_shape_pass_without_harm(self) -> None:
@@ -196,7 +196,7 @@ class TestForms:
         rounds = [completion("Hm. ", (ours_call(),)), completion("ok")]
         played = play(chat_turn(with_tools()), rounds, stream=False)
         assert played.body["choices"][0]["message"]["content"] == "Hm. ok"
-        assert played.heads == [SendHead(200, JSON)]
+        assert played.heads == [SendWhole(200, JSON, played.sent)]
 
     def test_a_stream_in_answer_to_a_whole_request(self) -> None:
         spec = TurnSpec(ours=OURS, wants_usage=True)

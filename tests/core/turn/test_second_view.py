@@ -18,6 +18,7 @@ from gateway.core.turn.commands import (
     Save,
     SendBody,
     SendHead,
+    SendWhole,
 )
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyFailed, ReplyStarted, Saved
 from gateway.core.turn.machine import Turn
@@ -93,7 +94,7 @@ def test_a_whole_reply_is_one_body() -> None:
 def test_an_upstream_that_refuses_is_told_in_the_views_form() -> None:
     playbook = Playbook(lines_turn()) >> ReplyStarted(429, JSON)
     playbook >> ReceivedWhole(b'{"error":{"message":"Too fast."}}')
-    assert playbook << SendHead(429, JSON) << SendBody(b"refused 429 Too fast.") << Save << Finish
+    assert playbook << SendWhole(429, JSON, b"refused 429 Too fast.") << Save << Finish
     assert playbook.outcome.state is End.FAILED
 
 

@@ -21,6 +21,7 @@ from gateway.core.turn.commands import (
     Save,
     SendBody,
     SendHead,
+    SendWhole,
 )
 from gateway.core.turn.events import (
     ClientLeft,
@@ -94,7 +95,7 @@ def reply(playbook: Playbook, *args: Any, **fields: Any) -> Playbook:
 
 def skip(playbook: Playbook) -> Playbook:
     """Passes over what is sent."""
-    while playbook._due and isinstance(playbook._due[0], SendHead | SendBody):
+    while playbook._due and isinstance(playbook._due[0], SendHead | SendBody | SendWhole):
         playbook << type(playbook._due[0])
     return playbook
 
