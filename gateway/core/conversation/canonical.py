@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, pairwise
 from struct import Struct
 from typing import Any
 
@@ -258,7 +258,7 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-# The first messages of a client's list, as they were hashed with a request before: `positions`, `before` and `said` of
+# The beginning of a client's list, as it was hashed with a request before: `positions`, `before` and `said` of
 # their `Listing`, all atoms one behind the other, and the hash of the path up to `said`.
 ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
 _NOTHING: ListFront = (array("I"), array("I", [0]), 0, b"", b"")
@@ -269,29 +269,47 @@ class Listing:
 
     messages: the client's, in order. positions: their indices in the request's own list. before: how many atoms there
     are in front of each of them, and at last in all. said: how many messages there are up to the last assistant
-    message; what follows is new.
+    message; what follows is new. new: the atoms of each message that is.
     """
 
-    __slots__ = ("_atoms", "_flat", "_media", "_paths", "before", "canon", "messages", "positions", "said")
+    __slots__ = (
+        "_atoms",
+        "_flat",
+        "_media",
+        "_paths",
+        "before",
+        "canon",
+        "messages",
+        "new",
+        "positions",
+        "said",
+    )
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront = _NOTHING) -> None:
-        """Hashes a list. front: the beginning of the same list, under the same secret."""
-        places, counts, heard, atoms, path = front
+        """Hashes a list. front: of the same list, all that is in front of one of its replies, under the same secret."""
+        places, counts, said, atoms, path = front
         self.canon = canon
         self.positions = positions = places[:]
         self.before = before = counts[:]
         self._flat = flat = [*chain.from_iterable(_ATOM.iter_unpack(atoms))]
+        self._paths = {0: b"", said: path}  # number of messages -> hash
+        new: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
-            if messages[i].get("role") not in _SYSTEM:
-                flat += canon.atoms(messages[i])
-                positions.append(i)
-                before.append(len(flat))
+            role = messages[i].get("role")
+            if role in _SYSTEM:
+                continue
+            found = canon.atoms(messages[i])
+            flat += found
+            positions.append(i)
+            before.append(len(flat))
+            if role == "assistant":
+                said = len(positions)
+                new.clear()
+            else:
+                new.append(found)
         self.messages = [*map(messages.__getitem__, positions)]
-        said = len(positions)
-        while said and self.messages[said - 1].get("role") != "assistant":
-            said -= 1
         self.said = said
-        self._paths = {0: b"", heard: path}  # number of messages -> hash
+        self.new = tuple(new)
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
@@ -315,13 +333,8 @@ class Listing:
     def atoms(self) -> list[tuple[Atom, ...]]:
         """The atoms of each message."""
         if self._atoms is None:
-            self._atoms = self.since(0)
+            self._atoms = [tuple(self._flat[start:end]) for start, end in pairwise(self.before)]
         return self._atoms
-
-    def since(self, start: int) -> list[tuple[Atom, ...]]:
-        """Returns the atoms of each message from `start` on."""
-        flat, before = self._flat, self.before
-        return [tuple(flat[before[n] : before[n + 1]]) for n in range(start, len(self.messages))]
 
     def flat(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""

@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import is_user, squash, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import Ended, contents
-from gateway.core.conversation.tree import Tree, end_offset
+from gateway.core.conversation.tree import Tree
 from storage.commands import Look
 from storage.records import Exchange, State
 from storage.value import changed
@@ -25,7 +25,8 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     # The path has one end, which nothing follows and nothing stands beside.
     if e is None or look.is_continued or look.has_rivals or look.is_head:
         return None
-    new = tuple(range(listing.said, len(listing)))
+    said, messages = listing.said, listing.messages
+    new = tuple(range(said, len(messages)))
     if query.append or query.mode is not Keeping.ON or not new or (look.has_tombs and len(new) > 1):
         return None
     # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
@@ -34,7 +35,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
     if e.parent is not None and not any(map(is_user, e.inputs)):
         return None
-    inputs = tuple(listing.since(listing.said))
+    inputs = listing.new
     # Results of tools that answer something off the record are off the record as well.
     if e.hush and not any(map(is_user, inputs)):
         return None
@@ -43,7 +44,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         conversation=e.conversation,
         parent=e.id,
         depth=e.depth + 1,
-        offset=end_offset(e),
+        offset=listing.before[said],
         length=e.length + len(new) + 1,
         seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
         run=e.run,
@@ -56,8 +57,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         touched=query.now,
         prior=look.additions.last,
     )
-    found = Match(e, listing.said - 1, listing.said - 1)
-    return Plan(query, found, new, e.conversation, exchange, listing.messages[listing.said :])
+    return Plan(query, Match(e, said - 1, said - 1), new, e.conversation, exchange, messages[said:])
 
 
 def plan_opening(query: Query) -> Plan | None:

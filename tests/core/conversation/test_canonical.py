@@ -180,6 +180,7 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
     assert [*listing.positions] == [1, 3, 4]
     assert listing.said == 2
     assert len(listing) == 3
+    assert listing.new == (CANON.atoms(user("c")),)
     assert listing.flat(2) == flat([user("a"), assistant("b")])
 
 
@@ -188,10 +189,19 @@ def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) ->
     assert Listing(CANON, messages).said == 0
 
 
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("at", [0, 2, 4, 6])
 def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     calls = assistant("b", call("1"), call("2"))
-    messages = [system("s"), user("a"), calls, system("t"), assistant(None), user("c"), assistant("d")]
+    messages = [
+        system("s"),
+        user("a"),
+        calls,
+        system("t"),
+        assistant(None),
+        user("c"),
+        assistant("d"),
+        user("e"),
+    ]
     whole = Listing(CANON, messages)
     hashed: list[WireMessage] = []
 
@@ -204,7 +214,7 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     found = Listing(Counting(CANON.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.said, found.before) == (whole.said, whole.before)
+    assert (found.said, found.before, found.new) == (whole.said, whole.before, whole.new)
     assert [found.path(n) for n in (5, 2, 3)] == [whole.path(n) for n in (5, 2, 3)]
 
 
