@@ -249,10 +249,9 @@ class TurnWrite:
     and returns what changes; `probes` say which exchanges. Both run in the writer's thread, have no side effects, and
     `decide` may raise `Missing`.
     change: what it returns if the memory is as it was seen; None: that is not known. seen: its next number and `rev`.
-    carries: the plain exchange brings a new user message, so its parent's turn is carried.
     uid: the public name of a new conversation. snapshot: the memory section that the path has now; id 0: to be stored.
     defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
-    opening: of a list without an id that goes on from nothing.
+    opening: of a list without an id that goes on from nothing. chars: how much was said in it.
     """
 
     agent: Agent
@@ -264,12 +263,12 @@ class TurnWrite:
     decide: Callable[[Pool], Change]
     change: Change | None = None
     seen: tuple[int, int] = (1, 0)
-    carries: bool = False
     ops: Sequence[BlockOp] = ()
     snapshot: Snapshot | None = None
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
     opening: Opening | None = None
+    chars: int = 0
 
 
 @frozen

@@ -202,6 +202,13 @@ class Exchange:
         last = self.inputs[-1] if self.inputs else ()
         return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM
 
+    @property
+    def carries(self) -> bool:
+        """True for one that brings a new user message and does not tell: its parent's row says that it was carried."""
+        if self.parent is None or self.tells:
+            return False
+        return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
+
 
 @frozen
 class Block:

@@ -30,6 +30,13 @@ def changed(value: T, **values: object) -> T:
     return kind(*found)
 
 
+def filled(value: T, **values: object) -> T:
+    """Returns the same frozen value with other values of some fields, for the only one who still has it."""
+    for name, other in values.items():
+        setattr(value, name, other)
+    return value
+
+
 @cache
 def _layout(kind: Callable[..., object]) -> tuple[Callable[[Any], tuple[Any, ...]], Mapping[str, int]]:
     """Returns what reads all fields of a value at once, and the places of the fields."""

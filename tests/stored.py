@@ -226,7 +226,6 @@ class Speaker:
             change=decide(Pool((), None)) if turn.begins_anew else None,
             seen=(turn.look.next_seq, turn.look.rev),
             opening=opening_of(plan, now),
-            carries=any(m["role"] == "user" for m in plan.messages),
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             snapshot=snapshot,
             defaults=[HUMAN],

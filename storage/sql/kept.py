@@ -16,7 +16,7 @@ import orjson
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Look, Opening, TurnWrite
 from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
-from storage.value import changed
+from storage.value import changed, filled
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
 KEPT_BYTES = 14 << 20
@@ -135,13 +135,12 @@ class KeptLooks:
             size += sum(400 + len(op.arguments) for op in look.ops)
             memory = _Memory(numbers, state, look.has_tombs, look.blocks, look.ops, size)
             self._memories[agent] = memory
-            self.bytes += size
+            self._grow(size)
         if look.exchange is not None and look.conversation is not None and path is not None:
             if look.is_continued or look.is_head:  # no turn is planned on such a place from its look alone
                 return
             place = _place(look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot)
             self._put(memory, (key, path), place)
-        self._shrink()
 
     def openings(self, agent: int, look: Look) -> list[Opening] | None:
         """Returns the openings of a memory that is as it was looked at; None: they are not known."""
@@ -154,10 +153,12 @@ class KeptLooks:
         memory = self._memories.get(agent)
         if memory is not None and memory.state == (look.epoch, look.rev, look.next_seq):
             self._put_openings(memory, openings)
-            self._shrink()
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
-        """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped."""
+        """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped.
+
+        The exchange of the write, or of what is done, becomes the end that is kept: nobody else needs it any more.
+        """
         agent = done.agent.id
         memory = self._memories.get(agent)
         if memory is None:
@@ -170,61 +171,31 @@ class KeptLooks:
         memory.state = epoch, rev, done.next_seq
         if write.opening is not None and memory.openings is not None:
             self._put_openings(memory, [*memory.openings, write.opening])
-        before = None
         if done.begun is not None and done.added is not None:
-            # Its exchange has moved it once.
-            e, conversation = done.added, changed(done.begun, rev=1)
+            e, additions, before = done.added, NO_ADDITIONS, None
+            conversation = done.begun
         else:
-            before = self._planned_on(memory, write) if done.is_plain else None
-            if before is None or write.plain is None or done.is_head:
+            place = self._planned_on(memory, write) if done.is_plain else None
+            if place is None or write.plain is None or done.is_head:
                 # Whatever it changed of the tree, these may be ends of paths no more.
                 self._clear(memory)
                 return
-            e = write.plain[0]
-            conversation = changed(before.conversation, rev=before.conversation.rev + 1)
-        if (write.key, e.path) in memory.places:
+            e, additions, before = write.plain[0], place.additions, place.snapshot
+            conversation = place.conversation
+        name = write.key, e.path
+        if name in memory.places:
             # Two conversations without an id say the same; the one that began last is read.
-            self._take(memory, (write.key, e.path))
-        else:
-            self._put_end(memory, write, done, conversation, e, before)
-
-    def _put_end(
-        self,
-        memory: _Memory,
-        write: TurnWrite,
-        done: Committed,
-        conversation: Conversation,
-        e: Exchange,
-        before: _Place | None,
-    ) -> None:
-        """Keeps the end of a path as it is since a turn was committed.
-
-        e: its exchange as it was handed in. before: where the end was; None: the path began.
-        """
-        run = e.run if done.seq == e.seq else done.seq
-        end = changed(
-            e,
-            id=done.exchange,
-            seq=done.seq,
-            run=run,
-            snapshot=done.snapshot,
-            input=None,
-            said=None,
-            full=None,
-            notes=NO_NOTES,
+            self._take(memory, name)
+            return
+        # Its exchange has moved it once.
+        conversation = Conversation(
+            conversation.id, conversation.uid, conversation.key, conversation.rev + 1, conversation.tip
         )
-        additions = NO_ADDITIONS if before is None else before.additions
-        rounds = additions.rounds
-        if write.carries and rounds and rounds[-1].id == e.parent and not e.tells:
-            rounds = (*rounds[:-1], changed(rounds[-1], carried=True))
-            additions = changed(additions, rounds=rounds)
-        if e.adds:
-            has_rounds = e.hidden or e.opaque
-            whole = changed(end, input=e.input, said=e.said, full=e.full, notes=e.notes) if has_rounds else e
-            additions = changed(additions.and_of(whole), last=end.id)
-        snapshot = _snapshot(None if before is None else before.snapshot, write, done)
-        self._put(memory, (write.key, e.path), _place(conversation, end, False, additions, snapshot))
-        self._shrink()
+        run = e.run if done.seq == e.seq else done.seq
+        end = filled(e, id=done.exchange, seq=done.seq, run=run, snapshot=done.snapshot)
+        additions = _with(additions, end)
+        end = filled(end, input=None, said=None, full=None, notes=NO_NOTES)
+        self._put(memory, name, _place(conversation, end, False, additions, _snapshot(before, write, done)))
 
     def drop(self, agent: int) -> None:
         memory = self._memories.pop(agent, None)
@@ -253,27 +224,34 @@ class KeptLooks:
         memory.openings = openings[-_OPENINGS:]
         added = sum(map(_opening_bytes, memory.openings)) - before
         memory.bytes += added
-        self.bytes += added
+        self._grow(added)
 
     def _put(self, memory: _Memory, name: _Name, place: _Place) -> None:
-        self._take(memory, name)
-        memory.places[name] = place
-        self.bytes += place.bytes
-        if len(memory.places) > _PLACES:
-            self._take(memory, next(iter(memory.places)))
+        places = memory.places
+        if name in places or len(places) == _PLACES:
+            self._take(memory, name if name in places else next(iter(places)))
+        places[name] = place
+        self._grow(place.bytes)
 
     def _take(self, memory: _Memory, name: _Name) -> None:
-        place = memory.places.pop(name, None)
-        if place is not None:
-            self.bytes -= place.bytes
+        self.bytes -= memory.places.pop(name).bytes
 
     def _clear(self, memory: _Memory) -> None:
         self.bytes -= sum(place.bytes for place in memory.places.values())
         memory.places.clear()
 
-    def _shrink(self) -> None:
+    def _grow(self, added: int) -> None:
+        self.bytes += added
         while self.bytes > self._limit and self._memories:
             self.drop(next(iter(self._memories)))
+
+
+def _with(additions: Additions, e: Exchange) -> Additions:
+    """Returns the additions to a path that an exchange goes on with. e: with its content."""
+    rounds = additions.rounds
+    if rounds and rounds[-1].id == e.parent and e.carries:
+        additions = changed(additions, rounds=(*rounds[:-1], changed(rounds[-1], carried=True)))
+    return additions.and_of(e) if e.adds else additions
 
 
 def _place(

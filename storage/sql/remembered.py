@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
 
-from storage.commands import Committed, Rules, TurnWrite
+from storage.commands import Rules
 from storage.database import Connection, Row
-from storage.records import Exchange, Message, Numbers, State
+from storage.records import Agent, Exchange, Message, Numbers, State
 from storage.search.blob import Document, Indexable
 from storage.search.index import Index
 from storage.search.tail import Tail
@@ -148,26 +148,25 @@ class Remembered:
         self._told_bytes, self.has_grown = sum(map(_size, self.told.values())), True
         return True
 
-    def hand_on(self, e: Exchange, numbers: tuple[int, int, int], rules: Rules) -> None:
-        """Takes an exchange that was committed just now. numbers: its row, its own number, the next one.
+    def hand_on(self, e: Exchange, rules: Rules) -> None:
+        """Takes an exchange that was committed just now.
 
         Where it does not follow what is known here, or more has to be known of it, it will be read.
         """
-        id, seq, next_seq = numbers
-        if self.numbers is None or seq != self.position or e.state is State.OPEN or e.head:
+        if self.numbers is None or e.seq != self.position or e.state is State.OPEN or e.head:
             return
         if _is_told(e):
             if self._is_full:
                 return
             self._exchanges += 1
-            for m in rules.messages_of(changed(e, id=id, seq=seq), False, None, None):
+            for m in rules.messages_of(e, False, None, None):
                 self.told[m.seq] = m
                 self.uncounted.append(m)
                 self._told_bytes += _size(m)
-        self.position = next_seq
+        self.position = _behind(e)
         # What is being read meanwhile does not know of it.
         epoch, _, indexed, stamp = self.numbers
-        self.numbers = Numbers(epoch, next_seq, indexed, stamp)
+        self.numbers = Numbers(epoch, self.position, indexed, stamp)
 
     def counted(self, skip: range) -> Tail:
         """Returns the tail, with all that is not left out."""
@@ -242,24 +241,21 @@ class MemoryCache:
         while self._bytes > self._limit and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
-    def committed(self, write: TurnWrite, done: Committed) -> None:
-        """Hands a turn that opens a conversation on to its memory, so that no query has to read it.
+    def committed(self, agent: Agent, e: Exchange) -> None:
+        """Hands an exchange that opens a conversation on to its memory, so that no query has to read it.
 
         One within a conversation is read: queries leave it out until another one begins, and until then nothing of it
         is kept. Of a memory in which nothing was said before, all is known with its first turn.
         """
-        agent, e = done.agent, done.added
-        if e is None and done.is_plain and write.plain is not None:
-            e = write.plain[0]
-        if e is None or e.parent is not None:
+        if e.parent is not None:
             return
         memory = self._kept.get(agent.id)
-        if memory is None and done.seq == 1:
+        if memory is None and e.seq == 1:
             memory = Remembered(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
             self.keep(memory)
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
-        memory.hand_on(e, (done.exchange, done.seq, done.next_seq), self._rules)
+        memory.hand_on(e, self._rules)
         self.weigh(memory)
 
     def drop(self, agent: int) -> None:

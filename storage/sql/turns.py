@@ -42,6 +42,9 @@ from storage.sql.passages import keep_edit
 from storage.sql.remembered import MemoryCache
 from storage.value import changed
 
+# A turn that waits to be written holds this much beside what was said; estimated.
+_WRITE_BYTES = 4096
+
 
 class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
@@ -121,8 +124,8 @@ class Turns(Group):
         Raises: Stale when something was forgotten meanwhile, Unavailable.
         """
         future = self._database.write(
-            lambda connection: _commit(connection, write, self._rules),
-            bytes=_size(write),
+            partial(_commit, write=write, rules=self._rules),
+            bytes=_WRITE_BYTES + 2 * write.chars,
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
         )
@@ -132,8 +135,10 @@ class Turns(Group):
 
     def _take_in(self, write: TurnWrite, future: Future[Committed]) -> None:
         if not future.cancelled() and future.exception() is None:
-            self._kept.committed(write, future.result())
-            self._memories.committed(write, future.result())
+            done = future.result()
+            if done.added is not None:
+                self._memories.committed(done.agent, done.added)
+            self._kept.committed(write, done)
 
     @reads
     async def due(
@@ -174,12 +179,6 @@ class Turns(Group):
                 await history.update_exchange(connection, agent, other)
             await merge_edits(connection, agent, change.merge, self._rules, at)
         await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))
-
-
-def _size(write: TurnWrite) -> int:
-    """Returns the bytes that a waiting write holds, estimated."""
-    e = write.plain[0] if write.plain else None
-    return 4096 if e is None else 2 * (len(e.input or b"") + len(e.said or b"") + len(e.full or b""))
 
 
 async def _pool(
@@ -229,9 +228,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         if snapshot != e.snapshot:
             e = changed(e, snapshot=snapshot)
         is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
-        added = await history.add_exchange(
-            connection, agent.id, agent.epoch, rev, e, carries=write.carries, is_all=is_all
-        )
+        added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e, is_all=is_all)
         if added is not None:
             await _store_ops(connection, agent.id, added.id, write.ops)
             seq, is_head = added.seq, bool(added.is_head)

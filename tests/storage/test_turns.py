@@ -419,7 +419,6 @@ def _write(speaker: Speaker, turn: StoredTurn, plain: tuple[Exchange, int] | Non
         plain=plain,
         probes=lambda: Probes(turn.key),
         decide=lambda pool: plan_change(pool, turn.plan, ended, settle.finish),
-        carries=True,
     )
 
 

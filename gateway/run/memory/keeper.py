@@ -1,6 +1,6 @@
 """The keeper of memory, one for the process: it reads what a turn needs, and writes the turn when it has ended.
 
-It makes three values for a turn: `Known` (what was read), `Prompt` (what goes upstream) and `TurnRecord` (what is
+It makes three values for a turn: `Known` (what was read), `Prompt` (what goes upstream) and `TurnWrite` (what is
 written). Whoever runs the turn owns them. The keeper itself holds only the queues of append mode.
 """
 
@@ -14,17 +14,17 @@ from typing import Protocol
 
 from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
-from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.known import Known, MemoryRequest, agent_of, read
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
-from gateway.run.memory.record import BlockEdits, TurnRecord, open_turn, record_turn
+from gateway.run.memory.record import BlockEdits, open_turn, record_turn
 from gateway.run.memory.resent import ResentLists
 from gateway.settings import MemorySettings
-from storage.commands import Committed
+from storage.commands import Committed, TurnWrite
 from storage.errors import TooSlow
 from storage.sql.store import Store
 
@@ -135,10 +135,11 @@ class MemoryKeeper:
         """
         known.asked.place.hand_on()
         try:
-            record = record_turn(known, prompt, changes, outcome, self.now())
-            if record is not None:
-                writing = self.store.turns.commit(record.write)
-                writing.add_done_callback(partial(self._written, known, record))
+            write = record_turn(known, prompt, changes, outcome, self.now())
+            if write is not None:
+                writing = self.store.turns.commit(write)
+                overfull = prompt.window.overfull if outcome.state is End.FINISHED else None
+                writing.add_done_callback(partial(self._written, known, write, overfull))
                 return writing
         except Exception as error:
             return self._over(known, error)
@@ -151,23 +152,26 @@ class MemoryKeeper:
         over.set_result(None) if error is None else over.set_exception(error)
         return over
 
-    def _written(self, known: Known, record: TurnRecord, writing: asyncio.Future[Committed]) -> None:
+    def _written(
+        self, known: Known, write: TurnWrite, overfull: Overfull | None, writing: asyncio.Future[Committed]
+    ) -> None:
+        """Leaves the queue, and reports what was written. overfull: as it was sent, its window was filling up."""
         known.asked.place.leave()
-        if not writing.cancelled() and writing.exception() is None:
-            committed = writing.result()
-            self.store.agents.remember(committed.agent)
-            self._report(known, record, committed)
-
-    def _report(self, known: Known, record: TurnRecord, committed: Committed) -> None:
-        events, agent = self.events, committed.agent
+        if writing.cancelled() or writing.exception() is not None:
+            return
+        committed, look, events = writing.result(), known.look, self.events
+        agent = committed.agent
+        if agent is not known.agent:
+            self.store.agents.remember(agent)
         # The counts were read when the turn began. That is near enough for work that is done later anyway.
-        waiting = known.look.next_seq - known.look.indexed_seq
-        if waiting >= INDEX_EVERY or record.chars > INDEX_CHARS:
+        waiting = look.next_seq - look.indexed_seq
+        if waiting >= INDEX_EVERY or write.chars > INDEX_CHARS:
             events.index_lags(agent.id, waiting)
-        if record.write.ops:
+        if write.ops:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
-            sleeptime = known.asked.spec.sleeptime
-            events.turn_kept(agent.id, len(known.plan.messages) + 1, sleeptime, known.look.next_seq)
-        if record.overfull is not None:
-            events.window_fills(committed, record.overfull)
+            events.turn_kept(
+                agent.id, len(known.plan.messages) + 1, known.asked.spec.sleeptime, look.next_seq
+            )
+        if overfull is not None:
+            events.window_fills(committed, overfull)

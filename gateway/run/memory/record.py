@@ -15,13 +15,11 @@ from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.section import learned
-from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from storage.commands import Change, Missing, Pool, Probes, TurnWrite
 from storage.records import Block, BlockOp, Exchange, Snapshot
-from storage.value import frozen
 
 # The outcome that is written with a user's message before the model is asked.
 _OPEN = TurnOutcome(End.CANCELLED)
@@ -39,26 +37,16 @@ class BlockEdits:
     told: dict[str, str] | None = None
 
 
-@frozen
-class TurnRecord:
-    """One turn to be written. overfull: as it was sent, its window was filling up. chars: how much was said in it."""
-
-    write: TurnWrite
-    chars: int
-    overfull: Overfull | None
-
-
 def record_turn(
     known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome, now: float
-) -> TurnRecord | None:
-    """Returns what became of a turn; None: nothing of it is worth writing. now: when it ended."""
-    has_finished = outcome.state is End.FINISHED
+) -> TurnWrite | None:
+    """Returns the write of a turn; None: nothing of it is worth writing. now: when it ended."""
     if outcome.state is End.FAILED and not outcome.text and known.row < 0:
         return None
     ended = _ended(known, prompt, changes.ops, outcome, now)
-    write = _write(known, prompt, changes, ended, settle.finish if has_finished else settle.cancel)
-    chars = sum([len(text_of(m)) for m in known.plan.messages]) + len(outcome.text)
-    return TurnRecord(write, chars, prompt.window.overfull if has_finished else None)
+    return _write(
+        known, prompt, changes, ended, settle.finish if outcome.state is End.FINISHED else settle.cancel
+    )
 
 
 def open_turn(known: Known, prompt: Prompt, now: float) -> TurnWrite:
@@ -71,19 +59,18 @@ def _ended(
     known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
 ) -> settle.Ended:
     said = outcome.said or {"role": "assistant", "content": ""}
-    full = list(outcome.full)
     has_words = outcome.state is End.FINISHED or bool(outcome.text)
-    if not has_words:
-        full = [m for m in full if outcome.hidden]
+    full = outcome.full if has_words or outcome.hidden else ()
+    if has_words and not full:
+        full = (said,)
     # The client's own calls are in `said`; what else was called, the gateway ran.
-    others = [m for m in full if m is not said]
     return settle.Ended(
         id=known.row,
-        full=full or ([said] if has_words else []),
+        full=full,
         said=said,
         now=now,
         notes=prompt.notes,
-        ours=frozenset(_call_ids(others) - _call_ids([said])) if others else frozenset(),
+        ours=frozenset(_call_ids(full) - _call_ids([said])) if full != (said,) else frozenset(),
         edits=bool(ops),
         evicted=prompt.window.evicted,
     )
@@ -118,12 +105,12 @@ def _write(
         decide=decide,
         change=None if known.is_plain else _foreseen(known, key, ended, how, decide),
         seen=(look.next_seq, look.rev),
-        carries="user" in [m.get("role") for m in plan.messages],
         ops=changes.ops,
         snapshot=snapshot,
         defaults=() if known.agent.id else known.asked.spec.own_blocks,
         shared=() if known.agent.id else known.asked.spec.shared_blocks,
-        opening=opening_of(plan, ended.now),
+        opening=None if known.is_plain else opening_of(plan, ended.now),
+        chars=sum([len(text_of(m)) for m in (*plan.messages, *ended.full)]),
     )
 
 
