@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from struct import Struct
 
@@ -82,9 +81,10 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
     words: all of the text's.
     """
     degrees = load_tables().get
-    said = dict.fromkeys(
-        chain.from_iterable([terms_of_word(word) or (word,) for word in words[:_TELLING_WORDS]])
-    )
+    said: dict[str, None] = {}
+    for word in words[:_TELLING_WORDS]:
+        for term in terms_of_word(word) or (word,):
+            said[term] = None
     # The degrees of all languages are added at once.
     scores = sum(filter(None, map(degrees, said)), _ENGLISH_LEAD)
     by_language = _BY_LANGUAGE.unpack(scores.to_bytes(_BY_LANGUAGE.size, "little"))
@@ -106,7 +106,7 @@ def all_common(shares: Sequence[float]) -> bool:
 def load_tables() -> dict[str, int]:
     """Returns for each common term to which degree it is common in each language, one beside the other.
 
-    That are 9,000 terms, in 6 ms and 1 MB.
+    That are 9,000 terms, in 6 ms and 0.7 MB.
     """
     tables: dict[str, int] = {}
     for line in _TABLE.read_text("utf-8").splitlines():
@@ -118,4 +118,6 @@ def load_tables() -> dict[str, int]:
         shift = _DEGREE_BITS * place
         for term in words_of(text):
             tables[term] = tables.get(term, 0) & ~(_DEGREE << shift) | _MOST << shift
-    return tables
+    # Few of them differ, which then lie near to each other.
+    values = {value: value for value in tables.values()}
+    return {term: values[value] for term, value in tables.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate, chain
 
 from storage.search.blob import ASKS, FREQUENCY, HEAD, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
@@ -18,8 +19,10 @@ from storage.search.weigh import (
     LEAST_TELLING,
     NEIGHBOUR,
     TELLING_TERMS,
-    weigh,
 )
+
+# Rows, and by term occurrences that have places among these.
+_Hits = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 
 class Few:
@@ -30,25 +33,28 @@ class Few:
         # Behind the rows is one for the neighbours that there are not, whose row is -1.
         self._score = [0.0] * (layout.end + 1)
         self._share = self._score[:]
-        self._hits: list[tuple[float, list[int]]] = []
+        self._looks: list[tuple[Sequence[float], list[_Hits]]] = []
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
         layout, score, share = self._layout, self._score, self._share
-        length, slope, in_head = layout.length, layout.slope, dict[int, float]()
-        weights, asked = weigh(found)
-        self._asked += asked
-        indexed, end = found.indexed.tolist(), 0
-        for weight, size, fresh in zip(weights, found.sizes, found.fresh, strict=True):
-            start, end = end, end + size
-            hits = indexed[start:end] + fresh if size else fresh
-            self._hits.append((weight, hits))
-            for hit in hits:
-                row, times = hit >> ROW_SHIFT, hit & FREQUENCY
-                score[row] += weight * times / (times + (length[row] * slope + LEAST_AGAINST))
-                share[row] += weight
-                if hit & HEAD:
-                    in_head[row] = in_head.get(row, 0.0) + weight
+        length, slope = layout.length, layout.slope
+        in_head: dict[int, float] = {}
+        self._asked += found.asked
+        hits_of: list[_Hits] = [(layout.tail_rows, found.fresh)]
+        if len(found.indexed):
+            ends, hits = accumulate(found.sizes), found.indexed.tolist()
+            parts = [hits[end - size : end] for size, end in zip(found.sizes, ends, strict=True)]
+            hits_of.append((range(layout.end), parts))
+        self._looks.append((found.weights, hits_of))
+        for rows, by_term in hits_of:
+            for weight, hits in zip(found.weights, by_term, strict=True):
+                for hit in hits:
+                    row, times = rows[hit >> ROW_SHIFT], hit & FREQUENCY
+                    score[row] += weight * times / (times + (length[row] * slope + LEAST_AGAINST))
+                    share[row] += weight
+                    if hit & HEAD:
+                        in_head[row] = in_head.get(row, 0.0) + weight
         # Words in the head of a message count for both of its neighbours, as in a text of the head's length.
         slope, asks = layout.head_slope, layout.marks & ASKS
         # From the last row on: what the one behind it has comes to a row before what the one before it has.
@@ -66,7 +72,8 @@ class Few:
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages. unwanted: rows that are not shown."""
         layout, share, flags = self._layout, self._share, self._layout.flags
-        found, of_user, most = dict[int, float](), 0.0, 0.0
+        found: dict[int, float] = {}
+        of_user = most = 0.0
         known = self._known() if layout.marks & ASKS else {}
         # Only now: the statistics of words are those of the whole memory.
         for row, value in enumerate(self._score[:-1]):
@@ -99,13 +106,24 @@ class Few:
 
     def _known(self) -> dict[int, int]:
         """Returns how many of the query's words each row has."""
-        return Counter([hit >> ROW_SHIFT for _, hits in self._hits for hit in hits])
+        known: dict[int, int] = {}
+        for _, hits_of in self._looks:
+            for rows, by_term in hits_of:
+                for hit in chain.from_iterable(by_term):
+                    row = rows[hit >> ROW_SHIFT]
+                    known[row] = known.get(row, 0) + 1
+        return known
 
     def _is_weak(self, score: dict[int, float]) -> bool:
         """Returns whether even the best few together hold too little of the query."""
         few = {*sorted(sorted(score, reverse=True), key=score.__getitem__, reverse=True)[:FEW]}
-        held = [weight for weight, hits in self._hits if any(hit >> ROW_SHIFT in few for hit in hits)]
-        return sum(held) < LEAST_SHARE_OF_FEW * self._asked
+        held = 0.0
+        for weights, hits_of in self._looks:
+            for number, weight in enumerate(weights):
+                hits = ((rows, by_term[number]) for rows, by_term in hits_of)
+                if any(rows[hit >> ROW_SHIFT] in few for rows, of_term in hits for hit in of_term):
+                    held += weight
+        return held < LEAST_SHARE_OF_FEW * self._asked
 
     def _hold_back(self, fused: dict[int, float]) -> None:
         """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""

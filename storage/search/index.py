@@ -11,7 +11,7 @@ Every document is a row, 64 rows to a chunk, in the order of the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -109,7 +109,7 @@ class Index:
         self.layout.lay(tail, skip)
         return self.layout
 
-    def occurrences(self, hashes: Sequence[int]) -> list[NDArray[np.uint64]]:
+    def occurrences(self, hashes: Collection[int]) -> list[NDArray[np.uint64]]:
         """Returns the occurrences of each term."""
         import numpy as np
 

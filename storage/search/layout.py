@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.search.blob import CHUNK, PRESENT, ROW_SHIFT, USER, DocumentRow
+from storage.search.blob import CHUNK, PRESENT, USER, DocumentRow
 from storage.search.tail import Tail
 
 if TYPE_CHECKING:
@@ -85,15 +85,15 @@ class IndexLayout:
     none; of several behind it, the last one counts.
 
     places: of each chunk. end: the first row behind all that there are. lengths: sums over all rows. marks: the flags
-    that any row has. tail: messages that the index does not know. tail_rows: of each of them its row << ROW_SHIFT, -1
-    for one that is left out. replaced: rows as the index has them, of messages that are in the tail nevertheless.
+    that any row has. tail: messages that the index does not know. tail_rows: of each of them its row, -1 for one that
+    is left out; out: their places. replaced: rows as the index has them, of messages that are in the tail nevertheless.
     slope, head_slope: how much each term of a document, or of its head, counts against a term in it, beside
     LEAST_AGAINST. user_weight: how much the ranking of the user's turns counts.
     """
 
     __slots__ = (
-        "_out", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths",
-        "marks", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
+        "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths", "marks",
+        "out", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class IndexLayout:
         self.places: dict[int, int] = {}
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
         self.earlier, self.later = array("h"), array("h")
-        self.tail, self._out = Tail(), list[int]()
+        self.tail, self.out = Tail(), list[int]()
         self.tail_rows = array("q")
         self.replaced: dict[int, DocumentRow] = {}
         self.lengths, self.marks, self.end = Lengths(), 0, 0
@@ -142,15 +142,16 @@ class IndexLayout:
 
     def lay(self, tail: Tail, skip: range) -> None:
         """Puts the messages of a tail into their rows, which are there, but those that are left out."""
-        out, known = list[int](), len(self.tail_rows)
+        out: list[int] = []
+        known = len(self.tail_rows)
         if skip and skip.start <= tail.last:  # a request mostly shows what was said last
             out = [place for place, each in enumerate(tail.documents) if each.seq in skip]
-        if tail is not self.tail or out[: bisect_left(out, known)] != self._out:
+        if tail is not self.tail or out[: bisect_left(out, known)] != self.out:
             self._take_out()
             known = 0
         if known == len(tail.documents):
             return
-        self.tail, self._out = tail, out
+        self.tail, self.out = tail, out
         is_linked, numbers = True, iter(tail.rows[4 * known :])
         rows = zip(tail.documents[known:], numbers, numbers, numbers, numbers, strict=True)
         for document, length, back, flags, head in rows:
@@ -163,7 +164,7 @@ class IndexLayout:
                 self.replaced[row] = self._change(row, -1)
             self.length[row], self.back[row], self.flags[row], self.head[row] = length, back, flags, head
             self.lengths.change(1, length, head, flags)
-            self.tail_rows.append(row << ROW_SHIFT)
+            self.tail_rows.append(row)
             self.marks |= flags
             # Of a row before others some may be waiting behind it.
             is_linked = is_linked and row >= self.end
@@ -180,13 +181,13 @@ class IndexLayout:
         """Takes the tail out."""
         if not self.tail_rows:
             return
-        for row in [each >> ROW_SHIFT for each in self.tail_rows if each >= 0]:
+        for row in [each for each in self.tail_rows if each >= 0]:
             self._change(row, -1)
             before = self.replaced.get(row, (0, 0, 0, 0))
             self.length[row], self.back[row], self.flags[row], self.head[row] = before
             if row in self.replaced:
                 self._change(row, 1)
-        self.tail, self._out, self.tail_rows, self.replaced = Tail(), [], array("q"), {}
+        self.tail, self.out, self.tail_rows, self.replaced = Tail(), [], array("q"), {}
         self._link()
         self._weigh()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from storage.search.blob import ASKS, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
+from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
 from storage.search.weigh import (
@@ -19,7 +21,6 @@ from storage.search.weigh import (
     LEAST_TELLING,
     NEIGHBOUR,
     TELLING_TERMS,
-    weigh,
 )
 from storage.value import frozen
 
@@ -62,19 +63,20 @@ class Many:
         self._layout, self._near = layout, near
         # Behind the rows is one for the neighbours that there are not.
         self._score, self._share = np.zeros(len(layout.flags) + 1), np.zeros(len(layout.flags) + 1)
-        self._hits: list[tuple[NDArray[np.int64], list[int], list[float]]] = []
+        self._hits: list[tuple[NDArray[np.int64], Sequence[int], Sequence[float]]] = []
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
         import numpy as np
 
         layout, total = self._layout, len(self._score)
-        weights, asked = weigh(found)
-        self._asked += asked
-        fresh = np.array([hit for hits in found.fresh for hit in hits], np.int64)
+        weights = found.weights
+        self._asked += found.asked
+        fresh = np.array([*chain.from_iterable(found.fresh)], np.int64)
+        fresh = np.array(layout.tail_rows)[fresh >> ROW_SHIFT] << ROW_SHIFT | fresh & NO_ROW
         packed = np.concatenate((found.indexed, fresh), dtype=np.int64)
         sizes = [*found.sizes, *map(len, found.fresh)]
-        weight = np.array(weights * 2).repeat(sizes)
+        weight = np.array([*weights, *weights]).repeat(sizes)
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
         self._hits.append((row, sizes, weights))
         own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + LEAST_AGAINST))

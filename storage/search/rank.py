@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+from storage.search.blob import hash_terms
 from storage.search.common import all_common, load_tables, shares_in_general
 from storage.search.few import Few
 from storage.search.find import find, widen
@@ -83,7 +84,8 @@ def rank(
     if only_strong and all_common(in_general):
         return []
     layout = index.lay(tail or Tail(), skip)
-    found = find(index, layout, terms, in_general, secret)
+    hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
+    found = find(index, layout, terms, hashes, in_general)
     if not layout.end or (not found.count and near is None):
         return []
     is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS
@@ -92,7 +94,7 @@ def rank(
     unwanted = layout.rows_of(skip) if skip else range(0)
     rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
     if room and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
-        wider = widen(found, index, rows[:_SECOND_LOOK], terms, secret)
+        wider = widen(index, layout, rows[:_SECOND_LOOK], terms, hashes, secret)
         if wider is not None:
             sums.add(wider)
             rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))

@@ -16,21 +16,34 @@ from storage.search.blob import NO_ROW, ROW_SHIFT, Counted, Indexable, count_ter
 _TAIL_BYTES, _MESSAGE_BYTES = 400, 80
 
 
+class _Names(dict[int, list[str]]):
+    """The terms of names by a message's place, found when they are asked for first."""
+
+    __slots__ = ("_documents",)
+
+    def __init__(self, documents: list[Indexable]) -> None:
+        self._documents = documents
+
+    def __missing__(self, place: int) -> list[str]:
+        names = self[place] = names_of(self._documents[place])
+        return names
+
+
 class Tail:
     """Messages that are not indexed yet, in the order in which they came. last: the greatest of their numbers.
 
     rows: four numbers for each, as a blob has them. terms: by term its occurrences, in order, with places in the tail
-    for rows.
+    for rows. names: by place the terms of the names in the head of a message.
     """
 
-    __slots__ = ("_names", "documents", "last", "rows", "terms")
+    __slots__ = ("documents", "last", "names", "rows", "terms")
 
     def __init__(self, documents: Iterable[Indexable] = ()) -> None:
         self.documents: list[Indexable] = []
         self.last = 0
         self.rows = array("H")
         self.terms: dict[str, tuple[int, ...]] = {}
-        self._names: dict[int, list[str]] = {}
+        self.names = _Names(self.documents)
         for each in documents:
             self.add(each)
 
@@ -47,13 +60,6 @@ class Tail:
         self.rows.extend(counted.row)
         for term, times in counted.terms.items():
             terms[term] = _with(terms.get(term, ()), place | times)
-
-    def names(self, place: int) -> list[str]:
-        """Returns the terms of the names in the head of a message."""
-        found = self._names.get(place)
-        if found is None:
-            found = self._names[place] = names_of(self.documents[place])
-        return found
 
     def counted(self) -> list[Counted]:
         """Returns its messages as they were counted."""
