@@ -18,7 +18,6 @@ from adapters.transport import HttpTransport, Timeouts, Upload, as_sent, end_to_
 from adapters.types import Capabilities, Header, ModelRequest
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
-_MAX_URLS: Final = 256
 
 
 class OpenAICompatible:
@@ -57,7 +56,6 @@ class OpenAICompatible:
         self._timeouts = timeouts
         self._owns_transport = transport is None
         self._transport = transport or HttpTransport()
-        self._urls: dict[str, URL] = {}
         if key is not None:
             headers = (self._key_header(key), *headers)
         self._fixed = CIMultiDict([("Content-Type", "application/json"), ("Accept-Encoding", "identity")])
@@ -88,7 +86,7 @@ class OpenAICompatible:
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
         sending = self._transport.send(
-            request.method, self._url(request.path), headers, body, timeouts=self._timeouts
+            request.method, self.base_url + request.path, headers, body, timeouts=self._timeouts
         )
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
@@ -98,15 +96,6 @@ class OpenAICompatible:
     async def aclose(self) -> None:
         if self._owns_transport:
             await self._transport.aclose()
-
-    def _url(self, path: str) -> URL:
-        url = self._urls.get(path)
-        if url is None:
-            # Paths may carry ids, so the cache is bounded.
-            if len(self._urls) >= _MAX_URLS:
-                self._urls.clear()
-            url = self._urls[path] = URL(self.base_url + path, encoded=True)
-        return url
 
 
 async def _with_index(sending: Awaitable[ModelReply]) -> ModelReply:

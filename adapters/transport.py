@@ -97,12 +97,12 @@ class HttpTransport:
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self.timeouts = timeouts or Timeouts()
         self._pool: _Pool | None = None
-        self._addresses: dict[URL, Address] = {}
+        self._addresses: dict[str, Address] = {}
 
     async def send(
         self,
         method: str,
-        url: URL,
+        url: str,
         headers: Mapping[str, str],
         body: bytes | Upload | None = None,
         *,
@@ -111,7 +111,7 @@ class HttpTransport:
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
-        headers: all headers to send, except `Host` and `Content-Length`.
+        url: as it is written to an upstream. headers: all headers to send, except `Host` and `Content-Length`.
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         times = timeouts or self.timeouts
@@ -122,8 +122,9 @@ class HttpTransport:
         if pool is None:
             pool = self._pool = _open()
         begun = pool.pace.loop.time()
+        address = self._addresses.get(url) or self._address(url)
         try:
-            send_once = self._sender(pool, method, url, headers, body, times)
+            send_once = _sender(pool, method, address, headers, body, times)
             try:
                 response = await send_once()
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -135,7 +136,7 @@ class HttpTransport:
                     raise
                 response = await send_once()
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise _translate(error, url.authority, times, upload) from error
+            raise _translate(error, address.url.authority, times, upload) from error
         return HttpReply(response, times, max_event_bytes, begun, pool.pace)
 
     async def aclose(self) -> None:
@@ -144,36 +145,12 @@ class HttpTransport:
         if pool is not None:
             await pool.session.close()
 
-    def _sender(
-        self,
-        pool: _Pool,
-        method: str,
-        url: URL,
-        headers: Mapping[str, str],
-        body: bytes | Upload | None,
-        times: Timeouts,
-    ) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
-        """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
-        if body is not None and not isinstance(body, bytes):
-            return partial(_send_in_pieces, pool.session, method, url, headers, body, times)
-        if body is not None and len(body) > _LARGE_BODY_BYTES:
-            return partial(_send_in_pieces, pool.session, method, url, headers, _LargeBody(body), times)
-        address = self._addresses.get(url)
-        if address is None:
-            # Paths may carry ids, so what is kept is bounded.
-            if len(self._addresses) >= _MOST_ADDRESSES:
-                self._addresses.clear()
-            address = self._addresses[url] = Address(url)
-        return partial(
-            send_whole,
-            pool.connector,
-            address,
-            address.head(method, headers, None if body is None else len(body)),
-            body or b"",
-            loop=pool.pace.loop,
-            ends_at=pool.pace.loop.time() + times.headers_s,
-            connect=times.connect,
-        )
+    def _address(self, url: str) -> Address:
+        # Paths may carry ids, so what is kept is bounded.
+        if len(self._addresses) >= _MOST_ADDRESSES:
+            self._addresses.clear()
+        address = self._addresses[url] = Address(URL(url, encoded=True))
+        return address
 
 
 class _Pool(NamedTuple):
@@ -198,6 +175,31 @@ def _open() -> _Pool:
         max_field_size=HEADER_LIMIT_BYTES,
     )
     return _Pool(session, connector, Pace())
+
+
+def _sender(
+    pool: _Pool,
+    method: str,
+    address: Address,
+    headers: Mapping[str, str],
+    body: bytes | Upload | None,
+    times: Timeouts,
+) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
+    """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
+    if body is not None and not isinstance(body, bytes):
+        return partial(_send_in_pieces, pool.session, method, address.url, headers, body, times)
+    if body is not None and len(body) > _LARGE_BODY_BYTES:
+        return partial(_send_in_pieces, pool.session, method, address.url, headers, _LargeBody(body), times)
+    return partial(
+        send_whole,
+        pool.connector,
+        address,
+        address.head(method, headers, None if body is None else len(body)),
+        body or b"",
+        loop=pool.pace.loop,
+        ends_at=pool.pace.loop.time() + times.headers_s,
+        connect=times.connect,
+    )
 
 
 async def _send_in_pieces(

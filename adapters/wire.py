@@ -34,9 +34,10 @@ class _Pooled(aiohttp.ClientRequest):
 class Address:
     """Where requests of one URL go: what the pool asks for, and how a head begins."""
 
-    __slots__ = ("host", "pooled", "target")
+    __slots__ = ("host", "pooled", "target", "url")
 
     def __init__(self, url: URL) -> None:
+        self.url = url
         self.pooled = _Pooled("GET", url, loop=asyncio.get_running_loop(), ssl=True)
         self.target = f"{url.raw_path_qs} HTTP/1.1\r\n"
         self.host = f"Host: {url.host_port_subcomponent}\r\n"

@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-from yarl import URL
 
 from adapters.errors import (
     ProviderBroke,
@@ -32,9 +31,7 @@ def chat(**more: Any) -> bytes:
 
 
 async def post(transport: HttpTransport, upstream: StrictUpstream, body: bytes, **options: Any) -> HttpReply:
-    return await transport.send(
-        "POST", URL(f"{upstream.base_url}/chat/completions"), HEADERS, body, **options
-    )
+    return await transport.send("POST", f"{upstream.base_url}/chat/completions", HEADERS, body, **options)
 
 
 async def test_a_stream_arrives_event_by_event_while_it_is_made(
@@ -71,7 +68,7 @@ async def test_only_our_own_headers_are_sent(transport: HttpTransport, upstream:
 async def test_a_host_that_is_named_stands_in_place_of_the_addresss_own(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
-    url = URL(f"{upstream.base_url}/chat/completions")
+    url = f"{upstream.base_url}/chat/completions"
     reply = await transport.send("POST", url, {**HEADERS, "Host": "models.example"}, chat())
     assert upstream.last.headers["host"] == "models.example"
     await reply.aclose()
@@ -83,7 +80,7 @@ async def test_a_header_that_would_be_two_is_not_sent(
 ) -> None:
     with pytest.raises(ProviderUnreachable):
         await transport.send(
-            "POST", URL(f"{upstream.base_url}/chat/completions"), {**HEADERS, "x-a": value}, chat()
+            "POST", f"{upstream.base_url}/chat/completions", {**HEADERS, "x-a": value}, chat()
         )
     assert not upstream.seen
 
@@ -314,7 +311,7 @@ async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunk
 async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: HttpTransport) -> None:
     with full_backlog() as port, pytest.raises(ProviderTimeout) as caught:
         await transport.send(
-            "POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}", timeouts=Timeouts(connect_s=0.05)
+            "POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}", timeouts=Timeouts(connect_s=0.05)
         )
     assert caught.value.phase == "connect"
 
@@ -327,7 +324,7 @@ async def test_nobody_there_is_unreachable(transport: HttpTransport) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ProviderUnreachable):
-        await transport.send("POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}")
+        await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
 
 
 async def test_a_new_connection_lost_before_the_answer_is_unreachable_and_not_tried_again(
@@ -400,7 +397,7 @@ async def test_what_is_not_http_is_unreachable(transport: HttpTransport) -> None
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ProviderUnreachable) as raised:
-            await transport.send("POST", URL(f"http://127.0.0.1:{port}/"), HEADERS, b"{}")
+            await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
     assert "said" not in str(raised.value)
 
 
@@ -451,7 +448,7 @@ async def upload(
     **options: Any,
 ) -> HttpReply:
     return await transport.send(
-        "POST", URL(f"{upstream.base_url}/chat/completions"), HEADERS, Upload(pieces, size), **options
+        "POST", f"{upstream.base_url}/chat/completions", HEADERS, Upload(pieces, size), **options
     )
 
 
