@@ -173,6 +173,8 @@ class _Failed:
 class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over.
 
+    The request counts as in flight at the endpoint of its next attempt, or at the one that answered.
+
     endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
     is_answered: the last attempt had a reply, whatever its status. is_once: a request that may have had an effect is
     not sent again. rest: the
@@ -190,11 +192,11 @@ class Attempts:
     is_once: bool = False
     fault: Callable[[], Exception | None] = no_fault
     _log: list[str] = field(default_factory=list)
-    _busy: Endpoint | None = None  # the one whose requests in flight include this one
     _is_settled: bool = False
     _is_guess: bool = False  # this request was cut to a guessed context window
 
     def __enter__(self) -> Attempts:
+        self.endpoint.health.in_flight += 1
         return self
 
     def __exit__(
@@ -206,7 +208,7 @@ class Attempts:
             if self.is_answered:
                 self.broke(error)
             error.headers = tuple(self._receipt.close())
-        self._occupy(None)
+        self.endpoint.health.in_flight -= 1
 
     async def send(self, make: RequestMaker) -> ModelReply:
         """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error."""
@@ -231,7 +233,9 @@ class Attempts:
             if wait_s:
                 await self._failover.sleep(wait_s)
             if step is NextAttempt.FAIL_OVER:
+                self.endpoint.health.in_flight -= 1
                 self.endpoint, self.target = self._rest.pop(0)
+                self.endpoint.health.in_flight += 1
                 attempts = 0
                 request = await make(self.target, self.endpoint)
 
@@ -240,7 +244,6 @@ class Attempts:
     ) -> ModelReply | ModelRequest | _Failed:
         """Sends a request once. Returns the reply, its failure, or a shorter request to send in its place."""
         failover, health = self._failover, self.endpoint.health
-        self._occupy(self.endpoint)
         self.is_answered = False
         is_probe = health.begin(self.endpoint.policy)
         try:
@@ -324,16 +327,6 @@ class Attempts:
         elif not is_limit or endpoint.has_key:
             endpoint.health.failed(endpoint.policy, now, model, failure.retry_after_s)
         return failed
-
-    def _occupy(self, endpoint: Endpoint | None) -> None:
-        """Moves this request to an endpoint's requests in flight."""
-        if self._busy is endpoint:
-            return
-        if self._busy is not None:
-            self._busy.health.in_flight -= 1
-        if endpoint is not None:
-            endpoint.health.in_flight += 1
-        self._busy = endpoint
 
     def _choose_next(
         self, failure: Failure, attempts: int, request: ModelRequest
