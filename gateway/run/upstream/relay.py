@@ -39,10 +39,10 @@ async def relay(
         with sink.while_here():
             receipt.upstream_called()
             reply = await sending
-            held_bytes = json_bytes
-            if json_bytes and not dict(reply.headers).get("content-type", "").startswith("application/json"):
-                held_bytes = 0
-            await _hand_on(reply, sink, receipt, beat_s, held_bytes)
+            if reply.is_stream or json_bytes is not None:
+                await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0)
+            else:
+                await _whole(reply, await reply.read(MAX_REPLY_BYTES), sink, receipt)
             return reply.status
     except ProviderError as error:
         raise translate(error) from error
@@ -51,55 +51,51 @@ async def relay(
             await reply.aclose()
 
 
-async def _hand_on(
-    reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, held_bytes: int | None
-) -> None:
+async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, json_bytes: int) -> None:
     """Writes a reply to `sink` as it arrives.
 
-    held_bytes: a body that is no event stream and no larger than this is sent only when it is whole, so that one
-    that breaks in its middle is still a status. A larger one goes on from there as it comes. None: every body is held.
+    json_bytes: JSON that is no larger than this is sent only when it is whole, so that one that breaks in its middle is
+    still a status. A larger one goes on from there as it comes.
     """
-    headers = handed_on(reply.headers)
-
-    def start() -> None:
-        if not sink.started:
-            receipt.upstream_answered()
-            sink.start(reply.status, [*headers, *receipt.close()])
-
-    async def whole(body: bytes) -> None:
-        receipt.upstream_answered()
-        await sink.whole(reply.status, [*headers, *receipt.close()], body)
-
-    if not reply.is_stream and held_bytes is None:
-        await whole(await reply.read(MAX_REPLY_BYTES))
-        return
     chunks = reply.chunks()
-    if not reply.is_stream and held_bytes:
+    if not reply.is_stream and dict(reply.headers).get("content-type", "").startswith("application/json"):
         held: list[bytes] = []
         size = 0
         async for chunk in chunks:
             held.append(chunk)
             size += len(chunk)
-            if size > held_bytes:
+            if size > json_bytes:
                 break
-        if size <= held_bytes:
-            await whole(b"".join(held))
+        if size <= json_bytes:
+            await _whole(reply, b"".join(held), sink, receipt)
             return
         # Too large to hold: from here on it goes as it comes.
-        start()
+        _start(reply, sink, receipt)
         await sink.write(b"".join(held))
     # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
     rest = b""
     async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
-            start()
+            if not sink.started:
+                _start(reply, sink, receipt)
             # The common chunk ends with its event, and is passed on without a search.
             if reply.is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
                 chunk, rest = _split_events(rest + chunk)
             await sink.write(chunk)
-    start()
+    if not sink.started:
+        _start(reply, sink, receipt)
     await sink.write(rest)
     await sink.end()
+
+
+def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
+    receipt.upstream_answered()
+    sink.start(reply.status, [*handed_on(reply.headers), *receipt.close()])
+
+
+def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
+    receipt.upstream_answered()
+    return sink.whole(reply.status, [*handed_on(reply.headers), *receipt.close()], body)
 
 
 def handed_on(headers: Sequence[Header]) -> list[Header]:
