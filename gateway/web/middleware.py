@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,13 +37,13 @@ _log = logging.getLogger("mnemogate")
 class Trace:
     """The facts of one request, for its log line and for the layers inside.
 
-    begun: time.perf_counter() at its arrival. errors: the form of its errors. A route that learns the dialect only from
-    the request may put another form here.
+    begun: time.perf_counter() at its arrival. errors: the form of its errors, from a route that learns the dialect only
+    from the request; None: that of its path.
     """
 
     request_id: str
     begun: float
-    errors: ErrorForm
+    errors: ErrorForm | None = None
     caller: Caller = NOBODY
     route: str = "other"
     model: str | None = None
@@ -85,7 +85,6 @@ class Edge:
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
-        self._prefixes = tuple(prefix for prefix, _ in self._error_forms)
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -100,7 +99,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = Trace("", time.perf_counter(), self._error_form(scope["path"]))
+        trace = Trace("", time.perf_counter())
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
         ours = (b"x-mnemogate-request-id", trace.request_id.encode())
@@ -141,10 +140,10 @@ class Edge:
             if (connection := scope["state"].get("connection")) is not None:
                 connection.abort()
         except asyncio.CancelledError:
-            await self._last_words(Overloaded("The gateway is shutting down."), trace, answer)
+            await self._last_words(Overloaded("The gateway is shutting down."), scope, trace, answer)
             raise
         except Exception as error:
-            await self._last_words(_as_gateway_error(error, scope, trace), trace, answer)
+            await self._last_words(_as_gateway_error(error, scope, trace), scope, trace, answer)
         finally:
             self._active -= 1
             if not self._active:
@@ -152,7 +151,8 @@ class Edge:
             self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
 
-    async def _last_words(self, error: GatewayError, trace: Trace, answer: Callable[[Message], Any]) -> None:
+    async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
+        form = trace.errors or self._error_form(scope["path"])
         if not trace.status:
             headers = [(b"content-type", b"application/json")]
             if error.retry_after_s is not None:
@@ -165,21 +165,16 @@ class Edge:
             headers += [
                 (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in error.headers
             ]
-            body = trace.errors.body(error)
+            body = form.body(error)
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})
             await answer({"type": "http.response.body", "body": body, "more_body": False})
         elif trace.is_event_stream and not trace.is_complete:
-            await answer(
-                {"type": "http.response.body", "body": trace.errors.event(error), "more_body": False}
-            )
+            await answer({"type": "http.response.body", "body": form.event(error), "more_body": False})
         # Any other response that was begun stays incomplete. uvicorn then closes the connection, which tells the client
         # that the body was cut.
 
     def _error_form(self, path: str) -> ErrorForm:
-        # One look for most requests: chat's path has none of them.
-        if not path.startswith(self._prefixes):
-            return OPENAI_ERRORS
         for prefix, form in self._error_forms:
             if path.startswith(prefix):
                 return form
@@ -211,13 +206,10 @@ def _read_headers(scope: Scope, trace: Trace) -> None:
             trace.request_id = value.decode()
         elif name == b"expect":
             trace.expects_continue = True
-    trace.request_id = trace.request_id or _new_id()
-
-
-def _new_id() -> str:
-    # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
-    # thread could take it.
-    return f"req_{_ids.getrandbits(96):024x}"
+    if not trace.request_id:
+        # The id is no secret, so `random` will do. os.urandom would release the interpreter's lock, and a busy writer
+        # thread could take it.
+        trace.request_id = f"req_{_ids.getrandbits(96):024x}"
 
 
 def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayError:
