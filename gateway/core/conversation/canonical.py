@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain, pairwise
 from struct import Struct
@@ -263,8 +263,8 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-# The beginning of a client's list, as it was hashed with a request before: `positions`, `before` and `said` of
-# their `Listing`, all atoms one behind the other, and the hash of the path up to `said`.
+# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `said`, `path_said` and
+# the atoms of its `Listing`.
 ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
 _NOTHING: ListFront = (array("I"), array("I", [0]), 0, b"", b"")
 
@@ -274,39 +274,40 @@ class Listing:
 
     messages: the client's, in order. positions: their indices in the request's own list. before: how many atoms there
     are in front of each of them, and at last in all. said: how many messages there are up to the last assistant
-    message; what follows is new. new: the atoms of each message that is.
+    message; what follows is new. path_said: the hash of the path that they are. new: the atoms of each message that is.
     """
 
     __slots__ = (
         "_atoms",
-        "_flat",
+        "_joined",
         "_media",
         "_paths",
         "before",
         "canon",
         "messages",
         "new",
+        "path_said",
         "positions",
         "said",
     )
 
     def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront = _NOTHING) -> None:
         """Hashes a list. front: of the same list, all that is in front of one of its replies, under the same secret."""
-        places, counts, said, atoms, path = front
+        places, counts, said, path, atoms = front
         self.canon = canon
         self.positions = positions = places[:]
         self.before = before = counts[:]
-        self._flat = flat = [*chain.from_iterable(_ATOM.iter_unpack(atoms))]
-        self._paths = {0: b"", said: path}  # number of messages -> hash
+        known, count, joined = before[said], before[-1], [atoms]
         new: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             role = messages[i].get("role")
             if role in _SYSTEM:
                 continue
             found = canon.atoms(messages[i])
-            flat += found
+            joined += found
+            count += len(found)
             positions.append(i)
-            before.append(len(flat))
+            before.append(count)
             if role == "assistant":
                 said = len(positions)
                 new.clear()
@@ -315,6 +316,9 @@ class Listing:
         self.messages = [*map(messages.__getitem__, positions)]
         self.said = said
         self.new = tuple(new)
+        self._joined = b"".join(joined)  # all atoms, one behind the other
+        self.path_said = canon.path(self._between(known, before[said]), path)
+        self._paths = {0: b"", said: self.path_said}  # number of messages -> hash
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
@@ -332,18 +336,23 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return self.positions, self.before, self.said, b"".join(self._flat), self.path(self.said)
+        return self.positions, self.before, self.said, self.path_said, self._joined
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:
         """The atoms of each message."""
         if self._atoms is None:
-            self._atoms = [tuple(self._flat[start:end]) for start, end in pairwise(self.before)]
+            self._atoms = [tuple(self._between(start, end)) for start, end in pairwise(self.before)]
         return self._atoms
 
     def flat(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""
-        return self._flat[: self.before[end]]
+        return [*self._between(0, self.before[end])]
+
+    def _between(self, start: int, end: int) -> Iterator[Atom]:
+        """Returns atoms by how many there are in front of them."""
+        size = _ATOM.size
+        return chain.from_iterable(_ATOM.iter_unpack(self._joined[size * start : size * end]))
 
     def message_at(self, offset: int) -> int:
         """Returns the index of the message that has an atom. offset: how many atoms are in front of it."""
@@ -355,7 +364,7 @@ class Listing:
         while known not in self._paths:
             known -= 1
         if known < end:
-            atoms = self._flat[self.before[known] : self.before[end]]
+            atoms = self._between(self.before[known], self.before[end])
             self._paths[end] = self.canon.path(atoms, self._paths[known])
         return self._paths[end]
 

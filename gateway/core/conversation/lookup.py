@@ -31,7 +31,7 @@ def full_probes(
     asked: dict[bytes, None] = {}
     for i in _questions(listing)[::-1]:
         asked[b"".join(listing.atoms[i])] = None
-    marks = [listing.path(listing.said)] if listing.said else []
+    marks = [listing.path_said] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = match.spans_of(listing, PROBED_TURNS) if listing.said else []
     return Probes(None, replies, list(asked), marks, since, maybe_tombs, recent, low)

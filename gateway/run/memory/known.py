@@ -187,7 +187,7 @@ async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tupl
     for _ in range(2):
         agent = await agent_of(store, asked)
         listing = resent.listing(Canon(agent.secret), asked.request)
-        path = listing.path(listing.said) if listing.said else None
+        path = listing.path_said if listing.said else None
         look = await store.turns.look(agent, key, path) if agent.id else Look()
         if look is not None:
             break
