@@ -263,8 +263,8 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `said`, `path_said` and
-# the atoms of its `Listing`.
+# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `said`, `path_said`
+# and the atoms of its `Listing`.
 ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
 _NOTHING: ListFront = (array("I"), array("I", [0]), 0, b"", b"")
 

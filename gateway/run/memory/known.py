@@ -128,8 +128,20 @@ class Known:
 async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
     """Returns what there is to know. Raises: StoreError when memory cannot be had."""
     agent, listing, look = await _look(store, resent, asked)
-    query = _query(asked, listing, look, idle_s)
-    plan, found = plan_plain(look, query), look.conversation
+    found, identity = look.conversation, asked.identity
+    is_named = identity.conversation is not None
+    query = Query(
+        listing,
+        named=is_named,
+        mode=_KEEPING[identity.mode],
+        now=asked.now,
+        idle_s=idle_s,
+        append=identity.append,
+        retry=identity.retry,
+        model=f"{asked.target.upstream}/{asked.target.model}",
+        conversation=found.id if is_named and found is not None else None,
+    )
+    plan = plan_plain(look, query)
     if plan is not None and found is not None and look.exchange is not None:
         # The look-up has brought all of a plain turn.
         rounds = look.additions.rounds
@@ -200,21 +212,6 @@ async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tupl
         agent = replace(agent, epoch=look.epoch)
         agents.remember(agent)
     return agent, listing, look
-
-
-def _query(asked: MemoryRequest, listing: Listing, look: Look, idle_s: float) -> Query:
-    identity, is_named = asked.identity, asked.identity.conversation is not None
-    return Query(
-        listing,
-        named=is_named,
-        mode=_KEEPING[identity.mode],
-        now=asked.now,
-        idle_s=idle_s,
-        append=identity.append,
-        retry=identity.retry,
-        model=f"{asked.target.upstream}/{asked.target.model}",
-        conversation=look.conversation.id if is_named and look.conversation else None,
-    )
 
 
 async def _plan(
