@@ -9,6 +9,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, KEPT, SummaryCut, cut_plain, cut_tree
+from gateway.core.prompt.window import MessageBounds
 from storage.records import Evicted, Exchange, Summary
 from storage.value import changed, frozen
 
@@ -22,7 +23,7 @@ class Eviction:
     least first. in_use: the id of the summary that the last request used.
 
     is_plain: the list is the path word for word. summarises: a summary is made when the window fills up. kept: the
-    share of it that the summary leaves.
+    share of it that the summary leaves. bounds: of the window's messages; None: its tokens count alone.
     """
 
     plan: Plan | None = None
@@ -33,6 +34,7 @@ class Eviction:
     in_use: int = 0
     summarises: bool = False
     kept: float = KEPT
+    bounds: MessageBounds | None = None
 
     def where(self, index: int, composition: Composition) -> tuple[int, int] | None:
         """Returns where on the path a message of the client's stands (depth, atoms before it); None: unknown."""

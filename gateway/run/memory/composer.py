@@ -64,8 +64,8 @@ class Composer:
         takes_note = is_asked and last not in notes and not plan.quotes
         section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
-        context, bounds = asked.target.context_window, asked.spec.bounds
-        is_limited = context is not None or bounds is not None or known.evicted is not None
+        context = asked.target.context_window
+        is_limited = context is not None or asked.spec.defined is not None or known.evicted is not None
         beginning = self._beginning(known, composition) if is_limited else NO_EVICTION
         prompt = Prompt(
             asked.request,
@@ -79,7 +79,6 @@ class Composer:
             section,
             {} if plan.off else notes,
             NO_RECALL,
-            bounds=None if bounds is None else MessageBounds(*bounds),
             leads=bool(asked.spec.uid) or known.is_ours,
         )
         may_be_full = prompt.beginning.evicted is not None or is_crowded(prompt)
@@ -141,6 +140,7 @@ class Composer:
             in_use=_in_use(known),
             summarises=spec.summarises and not plan.off and (self.summarises or terms.model is not None),
             kept=terms.kept,
+            bounds=None if spec.bounds is None else MessageBounds(*spec.bounds),
         )
 
     async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:

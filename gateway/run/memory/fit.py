@@ -96,11 +96,12 @@ def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> boo
 
 def is_crowded(prompt: Prompt) -> bool:
     """Returns whether the window has about as many messages as its agent allows, or more."""
-    if prompt.bounds is None:
+    bounds = prompt.beginning.bounds
+    if bounds is None:
         return False
     behind = len(prompt.request.messages) - max(prompt.beginning.start, first_spoken(prompt.request.messages))
     more = sum(len(rounds) - 1 for rounds in prompt.composition.hidden.values())
-    return len(prompt.composition.fill) + behind + more > prompt.bounds.early
+    return len(prompt.composition.fill) + behind + more > bounds.early
 
 
 async def count_tokens(model: str, text: str) -> int:
@@ -218,7 +219,7 @@ class _WindowRoom:
         self._count = count
         self._note = note
         self._in_use = prompt.beginning.in_use
-        self._bounds = prompt.bounds
+        self._bounds = prompt.beginning.bounds
         self._kept = prompt.beginning.kept
         self._newest = max((cut.id for cut in prompt.beginning.cuts), default=0)
         system = prompt.system

@@ -14,7 +14,6 @@ from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.summary import Overfull
-from gateway.core.prompt.window import MessageBounds
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Splice, dump
 from gateway.core.turn.guide import Offer
@@ -97,9 +96,8 @@ class Prompt:
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
     ends with. notes: by index among the new messages; they are written with the turn. beginning: the part that is left
-    out, where something may have to be. bounds: of the window's messages; None: its tokens count alone. counts: the
-    tokens of every call are to be known. leads: our tools stand before the client's, because they change less: the
-    tools are at the front of the provider's cache.
+    out, where something may have to be. counts: the tokens of every call are to be known. leads: our tools stand before
+    the client's, because they change less: the tools are at the front of the provider's cache.
     """
 
     request: ChatRequest
@@ -113,7 +111,6 @@ class Prompt:
     section: Section = field(default_factory=lambda: NO_SECTION)
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
-    bounds: MessageBounds | None = None
     counts: bool = False
     leads: bool = False
 

@@ -44,10 +44,10 @@ def _numbers(known: Known, prompt: Prompt) -> range:
     if anchor is None:
         return range(0)
     behind = first = anchor.seq + len(anchor.inputs) + 1
-    if known.is_ours:
+    if known.is_plain:
+        first = behind if prompt.window.evicted_tokens else anchor.run
+    elif known.is_ours:
         first = max(anchor.run, _first_filled(known, prompt, behind))
-    elif known.is_plain and not prompt.window.evicted_tokens:
-        first = anchor.run
     return range(first, behind)
 
 
