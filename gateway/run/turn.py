@@ -248,7 +248,7 @@ class TurnRun:
             if beat_s and self.sink.started:
                 reply = await await_with_beats(self._send(), beat_s, self._beat)
             else:
-                reply = await self._send()
+                reply = self._reply = await self.attempts.send(self._request_for)
             headers = tuple(handed_on(reply.headers))
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             if reply.is_stream:
@@ -273,7 +273,7 @@ class TurnRun:
         await self._close()
 
     async def _send(self) -> ModelReply:
-        # It is ours to close from here on: whoever waits for it may be cancelled in the same moment.
+        # The reply is ours to close from here on: whoever waits for this may be cancelled in the same moment.
         self._reply = await self.attempts.send(self._request_for)
         return self._reply
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from adapters.types import Json
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import (
     Forbidden,
+    FreeGuide,
     Guide,
     NeedsApproval,
     ProposedCall,
@@ -155,6 +157,10 @@ class OwnCalls:
         if not isinstance(arguments.get(key), str):
             return ToolResult(call.id, NO_WORDS.format(name=call.name, key=key), "error")
         return ToolResult(call.id, SPOKEN)
+
+
+# Of a reply that calls none: nothing is ever noted here.
+NO_CALLS: Final = OwnCalls(TurnSpec(), FreeGuide(0))
 
 
 def name_calls(

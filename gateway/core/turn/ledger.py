@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from adapters.types import Json
 from gateway.core.turn.stream import Draft
@@ -22,18 +22,16 @@ class Ledger:
     the completion estimated where a round reported none.
     """
 
-    count: Callable[[str], int]
     usage: Json | None = None
     prompt: int = 0
     completion: int = 0
     rounds: int = 0
 
-    def plus(self, draft: Draft) -> Ledger:
-        """Returns the ledger with one more round."""
+    def plus(self, draft: Draft, count: Callable[[str], int]) -> Ledger:
+        """Returns the ledger with one more round. count: estimates the tokens of a text."""
         usage = draft.usage
-        completion = self.count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
+        completion = count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
         return Ledger(
-            self.count,
             self.usage if usage is None else self.merged(usage),
             self.prompt + _int(usage, "prompt_tokens"),
             self.completion + completion,
@@ -62,6 +60,9 @@ class Ledger:
                 "rounds": self.rounds + 1,
             },
         }
+
+
+NOTHING: Final = Ledger()
 
 
 def _added_details(earlier: Any, last: Any) -> Json:

@@ -29,7 +29,7 @@ from enum import Enum
 from adapters.types import Json
 from gateway.core.conversation.private import as_system, without_private
 from gateway.core.turn import commands, events
-from gateway.core.turn.calls import OwnCalls, ResumedCalls, name_calls
+from gateway.core.turn.calls import NO_CALLS, OwnCalls, ResumedCalls, name_calls
 from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
@@ -41,7 +41,7 @@ from gateway.core.turn.guide import (
     StopReason,
     ToolResult,
 )
-from gateway.core.turn.ledger import Ledger
+from gateway.core.turn.ledger import NOTHING, Ledger
 from gateway.core.turn.round import BrokeOff, Complete, ErrorEvent, Refused, ReplyForm, Round, RoundEnd
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut, ToolCall, join_messages
@@ -76,13 +76,13 @@ class Turn:
         self._offer = self._guide.offer()
         self._round = Round(spec, view, ReplyForm.EVENTS if spec.shows_steps else None)
         # The rounds before it
-        self._ledger = Ledger(spec.count)
+        self._ledger = NOTHING
         self._rounds = 0
         self._messages: list[Json] = []
         self._said: list[Json] = []
         self._steps = 0  # that are kept
         # The calls of ours in it
-        self._calls = OwnCalls(spec, self._guide)
+        self._calls = NO_CALLS
         self._waiting: dict[str, str] = {}
         self._is_last_round = True
         self._is_hidden = False  # the view knows that the round's end is not the reply's
@@ -357,7 +357,7 @@ class Turn:
             spec = replace(spec, asides=None)
         # At once, since the next round may fail before it has begun.
         self._round = Round(spec, self._view, self._round.form, merged, said, late)
-        self._calls = OwnCalls(spec, self._guide)
+        self._calls = NO_CALLS
         self._is_hidden = self._is_kept = self._is_resumed = False
         self._offer = offer
         left = self._budget_left(self._ledger)
@@ -390,7 +390,7 @@ class Turn:
         return commands.Keep(self._round.made(), said, draft.usage, waits or {})
 
     def _counted(self) -> Ledger:
-        return self._ledger if self._is_resumed else self._ledger.plus(self._round.draft)
+        return self._ledger if self._is_resumed else self._ledger.plus(self._round.draft, self.spec.count)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
         return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion

@@ -89,6 +89,7 @@ class Round:
     ) -> None:
         self.form = form
         self.status = 200
+        self.is_success = True
         self.headers: tuple[Header, ...] = ()
         self.draft = Draft()
         self.tail: list[ReplyEvent] = []
@@ -109,10 +110,6 @@ class Round:
         self._listener = None if spec.asides is None else Listener(spec.asides)
         self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and how
         self._refusal: list[bytes] = []  # an error reply that comes as events
-
-    @property
-    def is_success(self) -> bool:
-        return 200 <= self.status < 300
 
     @property
     def ours(self) -> list[ToolCall]:
@@ -152,6 +149,7 @@ class Round:
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status, self.headers = status, headers
+        self.is_success = 200 <= status < 300
 
     # What comes in. Each returns how the reply ended, None while it goes on.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.turn.ledger import Ledger
+from gateway.core.turn.ledger import NOTHING, Ledger
 from gateway.core.turn.stream import Draft
 
 
@@ -13,7 +13,7 @@ def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:
     draft = Draft()
     draft.add({"content": text})
     draft.usage = usage
-    return Ledger(len).plus(draft)
+    return NOTHING.plus(draft, len)
 
 
 def test_the_last_prompt_and_all_completions() -> None:
@@ -53,7 +53,7 @@ def test_details_of_one_round_alone_stay() -> None:
 
 def test_the_only_round_is_told_as_the_upstream_told_it() -> None:
     usage = {"prompt_tokens": 3, "total_tokens": "odd"}
-    assert Ledger(len).merged(usage) is usage
+    assert NOTHING.merged(usage) is usage
 
 
 def test_a_round_without_usage_is_estimated() -> None:
