@@ -3,8 +3,8 @@
 SQLite before 3.51.3 can corrupt a database whose log is written back by one connection while another one starts it
 anew (the WAL-reset bug, sqlite.org/wal.html). A log is started anew only by a write that finds all of it copied. So
 whoever calls `copy` sees to it that there is something to copy, and that nobody else writes the log back meanwhile;
-then the copy itself is the first that can make the log complete, and what it publishes last is true. The log is
-emptied by the writer alone, in its own thread, between two writes.
+then the copy itself is the first that can make the log complete, and what it publishes last is true. What is left of
+the log the writer alone writes back, in its own thread, between two writes.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class WriteBack:
 
 def _copy(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def begin_anew(connection: sqlite3.Connection) -> bool:
+    """Writes the log back as far as readers allow. True when that is all, so that the next write begins it anew."""
+    _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return bool(pages == copied)
 
 
 def empty(connection: sqlite3.Connection, wait_ms: int) -> bool:

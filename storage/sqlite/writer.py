@@ -16,8 +16,9 @@ trial write is made. Waiting writes wait for this first attempt. If it fails, th
 `submit` refuses at once, and further attempts follow with growing pauses until writing works again.
 
 The log is written back when the writer is idle or the log has grown, one write-back at a time. Of a grown log most is
-copied beside the writer (storage.sqlite.writeback says why that is safe); the rest, and the emptying, come between two
-writes in the writer's thread. Writing back within a commit would make the slowest commits slower.
+copied beside the writer (storage.sqlite.writeback says why that is safe); the rest comes between two writes in the
+writer's thread, and then the log begins anew in the same file, since writing over it takes half of what growing takes.
+An idle writer empties it. Writing back within a commit would make the slowest commits slower.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailabl
 from storage.sqlite.batch import BatchReport, WriteResult, run_batch
 from storage.sqlite.connection import Driver, translate, try_writing
 from storage.sqlite.watch import Watch
-from storage.sqlite.writeback import WriteBack, empty
+from storage.sqlite.writeback import WriteBack, begin_anew, empty
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class WriterLimits:
     status `slow`. fair_batches: after so many batches of turns in a row one bulk write goes first, because the search
     index must not fall behind for ever. checkpoint_bytes, pause_bytes: size of the log at which it is written back
     without waiting for readers, and at which writes wait for readers and for all of it (inline write-backs of 4 MB gave
-    commits of 3-7 ms at p99).
+    commits of 3-7 ms at p99). A file of twice the former is emptied.
     """
 
     queue_bytes: int = 64 << 20
@@ -143,7 +144,7 @@ class Writer:
         self._failures = 0
         self._inode: int | None = None  # of the file that is written, once it was looked at
         self._wal_bytes = 0
-        self._wal_checked = 0  # size of the log when the last checkpoint could not empty it
+        self._wal_full = self._limits.checkpoint_bytes  # a log whose file is larger has to be written back
         self._log_free = asyncio.Event()  # nobody writes the log back, nor is about to
         self._log_free.set()
         self._copying: asyncio.Task[None] | None = None
@@ -278,7 +279,7 @@ class Writer:
             raise translate(error, self._path) from error
         finally:
             self._log_free.set()
-        self._wal_bytes = self._wal_size()
+        self._note_log(self._wal_size(), done)
         return done
 
     def _enqueue(
@@ -395,7 +396,7 @@ class Writer:
                 self._fail_waiting(answer)
                 return False
             self._driver, self._fault, self._tried = driver, None, False
-            self._wal_checked = 0
+            self._wal_full = self._limits.checkpoint_bytes
         if self._recovered is not None:
             self._recovered()
         self._pump()
@@ -463,14 +464,13 @@ class Writer:
         elif self._was_moved():
             self.report(self._moved())
         else:
-            self._post_write_back()
+            self._post_write_back(at_rest=True)
 
     def _relieve(self) -> None:
         """Has a grown log written back. What was written last is in it, so that there is something to copy."""
-        size = self._wal_bytes
-        if size - self._wal_checked < self._limits.checkpoint_bytes or not self._log_free.is_set():
+        if self._wal_bytes <= self._wal_full or not self._log_free.is_set():
             return
-        if self._beside is None or size >= self._limits.pause_bytes:
+        if self._beside is None or self._wal_bytes >= self._limits.pause_bytes:
             self._post_write_back()
         else:
             self._log_free.clear()
@@ -490,29 +490,29 @@ class Writer:
             await asyncio.wait([self._copying])
         await beside.close()
 
-    def _post_write_back(self) -> None:
+    def _post_write_back(self, *, at_rest: bool = False) -> None:
         """Has the writer's thread write back what is left in the log, behind the writes that it was given."""
-        driver = self._driver
+        driver, limits, size = self._driver, self._limits, self._wal_bytes
         if driver is None or self._fault is not None:
             self._log_free.set()
             return
         self._log_free.clear()
-        is_large = self._wal_bytes >= self._limits.pause_bytes
-        driver.post(partial(self._write_back, wait_ms=self._limits.pause_ms if is_large else 0))
+        work = begin_anew
+        if at_rest or size >= 2 * limits.checkpoint_bytes:
+            work = partial(empty, wait_ms=limits.pause_ms if size >= limits.pause_bytes else 0)
+        driver.post(partial(self._write_back, work))
 
-    def _write_back(self, connection: sqlite3.Connection, wait_ms: int) -> None:
+    def _write_back(self, work: Callable[[sqlite3.Connection], bool], connection: sqlite3.Connection) -> None:
         """Writes the log back, in the writer's thread. Never raises."""
         try:
-            done = empty(connection, wait_ms)
+            done = work(connection)
         except sqlite3.Error as error:
             answer = translate(error, self._path)
             if isinstance(answer, Unavailable):
                 self._call_loop(self._fail, answer)
             self._call_loop(self._log_free.set)
             return
-        size = self._wal_size()
-        self._wal_checked = 0 if done else size
-        self._call_loop(self._written_back, size)
+        self._call_loop(self._written_back, self._wal_size(), done)
 
     def _moved(self) -> Broken:
         return Broken(f"{self._path} was removed or replaced under the process that has it open")
@@ -529,9 +529,14 @@ class Writer:
             self._inode = inode
         return inode != self._inode
 
-    def _written_back(self, wal_bytes: int) -> None:
-        self._wal_bytes = wal_bytes
+    def _written_back(self, size: int, done: bool) -> None:
+        self._note_log(size, done)
         self._log_free.set()
+
+    def _note_log(self, size: int, done: bool) -> None:
+        """Notes the size of the log's file. done: all was written back; then it grows only once it is full again."""
+        self._wal_bytes, least = size, self._limits.checkpoint_bytes
+        self._wal_full = max(size, least) if done else size + least
 
     def _wal_size(self) -> int:
         try:

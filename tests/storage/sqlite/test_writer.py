@@ -316,11 +316,19 @@ async def test_closing_does_not_wait_for_ever(make: Any) -> None:
 
 async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
     bench = await make(checkpoint_bytes=200_000)
-    for i in range(4):
-        await bench.writer.submit(add(f"{i}" * 100_000))
+    for i in range(24):
+        await bench.writer.submit(add(f"{i:02}" * 20_000))
+    # It began anew in its file, which is no smaller for that.
+    assert 200_000 < bench.log_size() < 400_000
+    assert len(bench.rows()) == 24
+
+
+async def test_the_file_of_a_log_is_emptied_once_it_is_twice_as_large(make: Any) -> None:
+    bench = await make(checkpoint_bytes=200_000)
+    await bench.writer.submit(add("0" * 500_000))
     await bench.writer.submit(add("last"))  # behind the checkpoint in the thread
     assert 0 < bench.log_size() < 200_000
-    assert len(bench.rows()) == 5
+    assert len(bench.rows()) == 2
 
 
 class HeldUp(WriteBack):
@@ -382,9 +390,12 @@ async def test_a_log_that_cannot_be_written_back_beside_is_by_the_writer(make: A
         raise sqlite3.OperationalError("no more files")
 
     bench = await make(beside=WriteBack(refuse), checkpoint_bytes=100_000)
-    await bench.writer.submit(add("0" * 150_000))
+    await bench.writer.submit(add("0" * 40_000))
     await bench.writer._log_free.wait()
-    assert bench.log_size() == 0
+    size = bench.log_size()
+    assert size > 100_000
+    await bench.writer.submit(add("1" * 10_000))
+    assert bench.log_size() == size
 
 
 async def test_a_reader_that_stays_does_not_stop_the_writer(make: Any) -> None:
@@ -407,8 +418,8 @@ async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     written_back = asyncio.Event()
     original = bench.writer._written_back
 
-    def note(size: int) -> None:
-        original(size)
+    def note(size: int, done: bool) -> None:
+        original(size, done)
         written_back.set()
 
     bench.writer._written_back = note
