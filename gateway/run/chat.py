@@ -58,18 +58,9 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.errors import StoreError
-from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
-
-
-@frozen
-class Served:
-    """How a request was answered, for its log line. memory: on, read, off, none or unavailable."""
-
-    status: int
-    memory: str
 
 
 class Chat:
@@ -128,8 +119,8 @@ class Chat:
         receipt: Receipt,
         view: MakesView,
         memory: str | None = None,
-    ) -> Served:
-        """Answers a request.
+    ) -> str:
+        """Answers a request, and returns how memory stood for it: on, read, off, none or unavailable.
 
         view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
         Raises: GatewayError while nothing was sent; ClientGone.
@@ -155,10 +146,10 @@ class Chat:
             route = self._route(request.model)
         if agents is not None:
             if identity.mode in (Mode.ON, Mode.STRICT):
-                sent = await agents.append(
+                await agents.append(
                     request, forwardable(headers), credential, identity, spec, route, view, sink, receipt
                 )
-                return Served(sent, "on")
+                return "on"
             # What an application asks for itself, or wants off the record, is no part of it.
             identity = replace(identity, scope=None, conversation=None)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
@@ -176,12 +167,12 @@ class Chat:
                 with attempts:
                     if is_bare and view.speaks_chat:
                         reply = attempts.send(call.request_for)
-                        served = await relay(reply, sink, receipt, self._limits.beat_s)
+                        await relay(reply, sink, receipt, self._limits.beat_s)
                     else:
                         remembered, prompt = begun or (None, await _bare(request, attempts, spec))
                         run = self._turn(call, attempts, prompt, remembered, view, sink, spec)
-                        served = await run.run()
-                return Served(served, status)
+                        await run.run()
+                return status
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc(status)

@@ -53,7 +53,7 @@ class ChatRoute:
             connection = scope["state"].get("connection")
             with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
                 try:
-                    served = await self.chat.answer(
+                    trace.memory = await self.chat.answer(
                         request,
                         scope["headers"],
                         caller.project,
@@ -63,6 +63,5 @@ class ChatRoute:
                         ChatView,
                         caller.memory,
                     )
-                    trace.memory = served.memory
                 finally:
                     trace.added_ms = receipt.added_ms
