@@ -26,7 +26,7 @@ _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
 ]  # fmt: skip
 # A word that is in a larger share of people's messages tells nothing.
-_SAYS_NOTHING = 0.5
+SAYS_NOTHING = 0.5
 # Words of a text that tell its language.
 _TELLING_WORDS = 64
 # One of a language's most common words does not show it, since short words are words of several ("van"); one that is
@@ -94,12 +94,7 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
 
 def says_nothing(words: Sequence[str], terms: Sequence[str]) -> bool:
     """Returns whether each term of a text is in most of people's messages: "And now?" words: all of the text's."""
-    return all_common(shares_in_general(words, terms))
-
-
-def all_common(shares: Sequence[float]) -> bool:
-    """Returns whether all of these shares of people's messages are large, so that their terms tell nothing."""
-    return min(shares, default=1.0) > _SAYS_NOTHING
+    return min(shares_in_general(words, terms), default=1.0) > SAYS_NOTHING
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 
 from storage.search.blob import ASKS, FREQUENCY, HEAD, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
@@ -33,12 +33,14 @@ class Few:
         # Behind the rows is one for the neighbours that there are not, whose row is -1.
         self._score = [0.0] * (layout.end + 1)
         self._share = self._score[:]
+        # How many of the query's words each row has, which matters for those that only ask.
+        self._known: dict[int, int] = {}
         self._looks: list[tuple[Sequence[float], list[_Hits]]] = []
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
-        layout, score, share = self._layout, self._score, self._share
-        length, slope = layout.length, layout.slope
+        layout, score, share, known = self._layout, self._score, self._share, self._known
+        length, slope, asks = layout.length, layout.slope, layout.marks & ASKS
         in_head: dict[int, float] = {}
         self._asked += found.asked
         hits_of: list[_Hits] = [(layout.tail_rows, found.fresh)]
@@ -55,8 +57,10 @@ class Few:
                     share[row] += weight
                     if hit & HEAD:
                         in_head[row] = in_head.get(row, 0.0) + weight
+                    if asks:
+                        known[row] = known.get(row, 0) + 1
         # Words in the head of a message count for both of its neighbours, as in a text of the head's length.
-        slope, asks = layout.head_slope, layout.marks & ASKS
+        slope = layout.head_slope
         # From the last row on: what the one behind it has comes to a row before what the one before it has.
         for row in sorted(in_head, reverse=True):
             back = forth = in_head[row] * NEIGHBOUR
@@ -74,19 +78,19 @@ class Few:
         layout, share, flags = self._layout, self._share, self._layout.flags
         found: dict[int, float] = {}
         of_user = most = 0.0
-        known = self._known() if layout.marks & ASKS else {}
         # Only now: the statistics of words are those of the whole memory.
         for row, value in enumerate(self._score[:-1]):
             if not value or row in unwanted:
                 continue
-            if known and flags[row] & ASKS:
+            flag = flags[row]
+            if flag & ASKS:
                 # A turn that only asks counts by what else it says.
-                told = (layout.head[row] - known.get(row, 0)) / TELLING_TERMS
+                told = (layout.head[row] - self._known.get(row, 0)) / TELLING_TERMS
                 value *= min(max(told, LEAST_TELLING), 1.0)
             found[row] = value
             if share[row] > most:
                 most = share[row]
-            if flags[row] & USER and value > of_user:
+            if flag & USER and value > of_user:
                 of_user = value
         best = max(found.values(), default=0.0)
         if not best > 0 or (only_strong and most < LEAST_BEST_SHARE * self._asked and self._is_weak(found)):
@@ -103,16 +107,6 @@ class Few:
             rows = [row for row in rows if 0 < found[row] >= least and share[row] >= least_share]
         rows.sort(key=found.__getitem__, reverse=True)
         return rows[:limit]
-
-    def _known(self) -> dict[int, int]:
-        """Returns how many of the query's words each row has."""
-        known: dict[int, int] = {}
-        for _, hits_of in self._looks:
-            for rows, by_term in hits_of:
-                for hit in chain.from_iterable(by_term):
-                    row = rows[hit >> ROW_SHIFT]
-                    known[row] = known.get(row, 0) + 1
-        return known
 
     def _is_weak(self, score: dict[int, float]) -> bool:
         """Returns whether even the best few together hold too little of the query."""

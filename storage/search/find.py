@@ -66,7 +66,7 @@ def find(
         parts = without(parts, layout.replaced, len(layout.flags))
     sizes = list(map(len, parts)) or [0] * len(terms)
     known, rows = layout.tail.terms, layout.tail_rows
-    fresh: list[Sequence[int]] = [known.get(term, ()) for term in terms]
+    fresh: list[Sequence[int]] = [*map(known.get, terms, repeat(()))]
     if layout.out:
         fresh = [[hit for hit in hits if rows[hit >> ROW_SHIFT] >= 0] for hits in fresh]
     if len(fresh) > _QUERY_TERMS:
@@ -110,13 +110,15 @@ def widen(
     has_words, rows, tail = index.blob_bytes > 0, layout.tail_rows, layout.tail
     # By hash, where the index has any to compare them with; else by themselves.
     named: dict[int | str, str] = {}
-    for row, in_index in zip(best, index.names_in(best) if has_words else repeat(()), strict=False):
-        if row not in rows:
-            for key in in_index:
+    indexed = [row for row in best if row not in rows] if has_words else []
+    in_index = iter(index.names_in(indexed) if indexed else ())
+    for row in best:
+        if row in rows:
+            names = tail.names[rows.index(row)]
+            named.update(zip(hash_terms(names, secret).values() if has_words else names, names, strict=True))
+        else:
+            for key in next(in_index):
                 named.setdefault(key, "")
-            continue
-        names = tail.names[rows.index(row)]
-        named.update(zip(hash_terms(names, secret).values() if has_words else names, names, strict=True))
     for known in hashes if has_words else terms:
         named.pop(known, None)
     if not named:

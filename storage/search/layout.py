@@ -102,7 +102,7 @@ class IndexLayout:
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
         self.earlier, self.later = array("h"), array("h")
         self.tail, self.out = Tail(), list[int]()
-        self.tail_rows = array("q")
+        self.tail_rows: list[int] = []
         self.replaced: dict[int, DocumentRow] = {}
         self.lengths, self.marks, self.end = Lengths(), 0, 0
         self._weigh()
@@ -187,7 +187,7 @@ class IndexLayout:
             self.length[row], self.back[row], self.flags[row], self.head[row] = before
             if row in self.replaced:
                 self._change(row, 1)
-        self.tail, self.out, self.tail_rows, self.replaced = Tail(), [], array("q"), {}
+        self.tail, self.out, self.tail_rows, self.replaced = Tail(), [], [], {}
         self._link()
         self._weigh()
 
@@ -197,13 +197,10 @@ class IndexLayout:
         self.lengths.change(by, found[0], found[3], found[2])
         return found
 
-    def numbers(self, rows: Iterable[int]) -> list[int]:
-        """Returns the numbers of the messages in some rows."""
-        return [self.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
-
-    def rows_of(self, seqs: range) -> range:
-        """Returns the rows of some numbers."""
-        return range(self._first_row(seqs.start), self._first_row(seqs.stop))
+    def first_row(self, seq: int) -> int:
+        """Returns the first row of a number or of greater ones."""
+        place = bisect_left(self.chunks, seq // CHUNK)
+        return place * CHUNK + (seq % CHUNK if seq // CHUNK in self.places else 0)
 
     def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of numbers; -1 where the chunk of one is not there."""
@@ -212,11 +209,6 @@ class IndexLayout:
         chunks, wanted = np.array(self.chunks, np.int64), seqs // CHUNK
         place = np.minimum(chunks.searchsorted(wanted), len(chunks) - 1)
         return np.where(chunks[place] == wanted, place * CHUNK + seqs % CHUNK, -1)
-
-    def _first_row(self, seq: int) -> int:
-        """Returns the first row of a number or of greater ones."""
-        place = bisect_left(self.chunks, seq // CHUNK)
-        return place * CHUNK + (seq % CHUNK if seq // CHUNK in self.places else 0)
 
     def _row_of(self, seq: int) -> int:
         """Returns the row of a number; -1 where its chunk is not there."""

@@ -73,7 +73,7 @@ class Many:
         weights = found.weights
         self._asked += found.asked
         fresh = np.array([*chain.from_iterable(found.fresh)], np.int64)
-        fresh = np.array(layout.tail_rows)[fresh >> ROW_SHIFT] << ROW_SHIFT | fresh & NO_ROW
+        fresh = np.array(layout.tail_rows, np.int64)[fresh >> ROW_SHIFT] << ROW_SHIFT | fresh & NO_ROW
         packed = np.concatenate((found.indexed, fresh), dtype=np.int64)
         sizes = [*found.sizes, *map(len, found.fresh)]
         weight = np.array([*weights, *weights]).repeat(sizes)

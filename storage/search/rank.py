@@ -5,20 +5,20 @@ Pure: bytes and values in, numbers out.
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
-from storage.search.blob import hash_terms
-from storage.search.common import all_common, load_tables, shares_in_general
+from storage.search.blob import CHUNK, hash_terms
+from storage.search.common import SAYS_NOTHING, load_tables, shares_in_general
 from storage.search.few import Few
 from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.many import Many, Near
 from storage.search.tail import Tail
-from storage.search.words import split_words, terms_of
+from storage.search.words import split_words, terms_of_word
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
-_FEW_HITS, _FEW_ROWS = 250, 512
+_FEW_HITS, _FEW_ROWS = 250, 256
 # Distinct words of a query that are looked up.
 _QUERY_WORDS = 256
 
@@ -77,11 +77,11 @@ def rank(
     the query nothing is returned. A search tool leaves it off.
     """
     words = split_words(query)
-    terms = list(dict.fromkeys(terms_of(words)))[:_QUERY_WORDS]
+    terms = [*dict.fromkeys(chain.from_iterable(map(terms_of_word, words)))][:_QUERY_WORDS]
     if not terms:
         return []
     in_general = shares_in_general(words, terms)
-    if only_strong and all_common(in_general):
+    if only_strong and min(in_general) > SAYS_NOTHING:
         return []
     layout = index.lay(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
@@ -91,26 +91,29 @@ def rank(
     is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS
     sums = Few(layout) if is_few else Many(layout, near)
     sums.add(found)
-    unwanted = layout.rows_of(skip) if skip else range(0)
+    unwanted = range(layout.first_row(skip.start), layout.first_row(skip.stop)) if skip else skip
     rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
     if room and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
         wider = widen(index, layout, rows[:_SECOND_LOOK], terms, hashes, secret)
         if wider is not None:
             sums.add(wider)
             rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))
-    return layout.numbers(_fill(rows, layout, limit, room))
+    if len(rows) > limit:
+        rows = _fill(rows, layout, limit, room)
+    chunks = layout.chunks
+    return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
 
 
 def _mix(first: list[int], second: list[int]) -> list[int]:
-    """Returns the rows of both looks: the best of the first, then one of each in turn."""
-    rest = [row for pair in zip_longest(first[_SURE:], second) for row in pair if row is not None]
-    return list(dict.fromkeys(first[:_SURE] + rest))[:MOST_HITS]
+    """Returns the rows of both looks, of which the first found something: its best, then one of each in turn."""
+    in_turn = zip_longest(first[_SURE:], second, fillvalue=first[0])  # which stands in front anyway
+    return list(dict.fromkeys(chain(first[:_SURE], *in_turn)))[:MOST_HITS]
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
     """Returns the first `limit` rows, and of those behind them as many as the room has place for."""
     filled, lengths = 0.0, layout.length
-    for place, row in enumerate(ranked if len(ranked) > limit else ()):
+    for place, row in enumerate(ranked):
         if place >= limit and filled >= room:
             return ranked[:place]
         filled += min(lengths[row], _TOLD_TERMS) * _TOKENS_OF_TERM

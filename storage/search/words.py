@@ -106,11 +106,6 @@ def words_of(text: str) -> list[str]:
     return list(chain.from_iterable(map(terms_of_word, split_words(text))))
 
 
-def terms_of(words: list[str]) -> list[str]:
-    """Returns the terms of the words of a text, in order."""
-    return list(chain.from_iterable(map(terms_of_word, words)))
-
-
 def names_in(text: str) -> list[str]:
     """Returns the terms of names, and of numbers of two digits and more, in order, but at a sentence's beginning."""
     words = [word for word in _NAMED.findall(text) if word[0].isupper() or word[0].isdigit()]

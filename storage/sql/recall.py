@@ -97,13 +97,14 @@ class Recall(Group):
             read = await self._database.read(
                 lambda connection: _fetch(connection, agent.id, unread, self._rules), deadline_ms=deadline_ms
             )
-            found.update(read)
+            known = {m.seq: m for m in found} | read
+            found = [known[seq] for seq in hits if seq in known]
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
                 memory.keep({seq: read.get(seq) for seq in unread})
         if memory.has_grown:
             self._memories.weigh(memory)
-        return [found[seq] for seq in hits if seq in found]
+        return found
 
     async def _remembered(
         self, agent: Agent, numbers: Numbers | None, skip: range, deadline_ms: float

@@ -170,21 +170,28 @@ class Remembered:
 
     def counted(self, skip: range) -> Tail:
         """Returns the tail, with all that is not left out."""
-        waiting = [m for m in self.uncounted if m.seq in skip] if skip else []
-        if len(waiting) < len(self.uncounted):
-            for m in self.uncounted:
-                if m.seq not in skip:
-                    self.tail.add(m)
-            self.uncounted, self.has_grown = waiting, True
+        waiting: list[Message] = []
+        for m in self.uncounted:
+            if m.seq in skip:
+                waiting.append(m)
+            else:
+                self.tail.add(m)
+                self.has_grown = True
+        self.uncounted = waiting
         return self.tail
 
-    def messages(self, seqs: Sequence[int]) -> tuple[dict[int, Message], list[int]]:
+    def messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
         """Returns messages that were found, as far as somebody may see them, and those that have to be read before."""
         told, shown = self.told, self.shown
-        found = {seq: m for seq in seqs if (m := told.get(seq) or shown.get(seq)) is not None}
-        return found, [] if len(found) == len(seqs) else [
-            seq for seq in seqs if seq not in found and seq not in shown
-        ]
+        found: list[Message] = []
+        unread: list[int] = []
+        for seq in seqs:
+            m = told.get(seq) or shown.get(seq)
+            if m is not None:
+                found.append(m)
+            elif seq not in shown:
+                unread.append(seq)
+        return found, unread
 
     def keep(self, read: Mapping[int, Message | None]) -> None:
         """Keeps messages that were read to be shown; None: nobody may see it."""
