@@ -93,7 +93,9 @@ def rank(
     sums.add(found)
     unwanted = range(layout.first_row(skip.start), layout.first_row(skip.stop)) if skip else skip
     rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
-    if room and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
+    # Where the first look has found all there is, a second one has nothing to add.
+    is_all = len(rows) == layout.lengths.count <= _SURE
+    if room and not is_all and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
         wider = widen(index, layout, rows[:_SECOND_LOOK], terms, hashes, secret)
         if wider is not None:
             sums.add(wider)

@@ -222,6 +222,16 @@ def test_a_large_index_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 100 not in found("What did my sister win?", *documents, only_strong=True, room=1000)
 
 
+def test_a_memory_that_is_found_whole_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[object]()
+    monkeypatch.setattr("storage.search.rank.widen", lambda *given: looks.append(given))
+    documents = said(1, "My sister Kofi has a dog."), said(2, "The dog barks at Kofi.")
+    assert set(found("Whose dog is that?", *documents, room=1000)) == {1, 2}
+    assert not looks
+    assert set(found("Whose dog is that?", *documents, said(3, "Figs grow here."), room=1000)) == {1, 2}
+    assert len(looks) == 1
+
+
 def test_a_second_look_asks_for_no_common_words() -> None:
     documents = chain_of_two(second="Guess where the kids moved it.")
     assert found("What did my sister win?", *documents, only_strong=True, room=1000) == [1]
