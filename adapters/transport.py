@@ -308,10 +308,11 @@ class HttpReply:
         if self._clock is not None:
             self._clock.cancel()
         connection = self._response.connection
-        if connection is not None and (transport := connection.transport) is not None:
-            # close() would wait until an upstream that does not read has taken our body.
-            transport.abort()
-        self._response.close()
+        if connection is not None:
+            if connection.transport is not None:
+                # close() would wait until an upstream that does not read has taken our body.
+                connection.transport.abort()
+            self._response.close()
 
     async def _next(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first; empty at the end."""

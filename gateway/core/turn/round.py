@@ -304,10 +304,11 @@ class Round:
         return calls
 
     def _complete(self) -> Complete:
-        calls = self.draft.take_calls([], self._spec.ours, is_over=True)
-        if calls and self.form is ReplyForm.EVENTS:
-            # Nothing but the end said whose they are, and no finish_reason came to announce it.
-            self._view.add_calls(calls)
+        if self.draft.calls:
+            calls = self.draft.take_calls([], self._spec.ours, is_over=True)
+            if calls and self.form is ReplyForm.EVENTS:
+                # Nothing but the end said whose they are, and no finish_reason came to announce it.
+                self._view.add_calls(calls)
         if self._listener is not None:
             self._speak(self._listener)
         return _COMPLETE

@@ -20,8 +20,8 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-# Statuses that another attempt may mend; 529 is Anthropic's "overloaded". Other statuses are about the request.
-_TRANSIENT: Final = frozenset((429, 500, 502, 503, 504, 529))
+# Statuses that another endpoint or moment may mend; 529 is Anthropic's "overloaded". Others are about the request.
+TRANSIENT: Final = frozenset((429, 500, 502, 503, 504, 529))
 # Chosen: a voice caller does not notice it, and a restarting upstream often needs no more.
 _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_COOLDOWN_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's
@@ -172,11 +172,6 @@ class NextAttempt(Enum):
     RETRY = "retry"  # the same endpoint
     FAIL_OVER = "fail over"  # the next one
     STOP = "stop"  # the client gets what came
-
-
-def is_failure(status: int) -> bool:
-    """Returns whether another endpoint or another moment may answer better."""
-    return status in _TRANSIENT
 
 
 def choose_next(

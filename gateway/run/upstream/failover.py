@@ -24,6 +24,7 @@ from adapters.types import ModelRequest, read_retry_after
 from gateway.core.turn.upstream_error import refusal_in
 from gateway.core.upstream.context_window import GUESS, ContextWindows, context_from_error
 from gateway.core.upstream.policy import (
+    TRANSIENT,
     EndpointHealth,
     Failure,
     NextAttempt,
@@ -31,7 +32,6 @@ from gateway.core.upstream.policy import (
     RouteMember,
     Target,
     choose_next,
-    is_failure,
     order,
 )
 from gateway.errors import GatewayError, UpstreamError
@@ -250,7 +250,7 @@ class Attempts:
             reply = await self.endpoint.provider.send(request)
             if failover.may_peek and not self._sink.started and reply.is_stream:
                 reply = await _unmask(reply)
-            if is_failure(reply.status):
+            if reply.status in TRANSIENT:
                 retry_after_s = read_retry_after(reply.headers, failover.wall())
                 return self._blame(_Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply))
             # Any other status is an answer, so the endpoint works, even if it refuses the request.
