@@ -249,7 +249,7 @@ class TurnRun:
                 reply = await await_with_beats(self._send(), beat_s, self._beat)
             else:
                 reply = self._reply = await self.attempts.send(self._request_for)
-            headers = tuple(handed_on(reply.headers))
+            headers = handed_on(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             if reply.is_stream:
                 async with beating(reply.events(), beat_s) as batches:

@@ -98,9 +98,11 @@ def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awai
     return sink.whole(reply.status, [*handed_on(reply.headers), *receipt.close()], body)
 
 
-def handed_on(headers: Sequence[Header]) -> list[Header]:
+def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:
     """Returns the upstream's headers that the client gets."""
-    return [each for each in headers if each[0] not in _NOT_HANDED_ON and not each[0].startswith(_OURS)]
+    return tuple(
+        [each for each in headers if each[0] not in _NOT_HANDED_ON and not each[0].startswith(_OURS)]
+    )
 
 
 def _split_events(data: bytes) -> tuple[bytes, bytes]:
