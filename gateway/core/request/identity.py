@@ -152,8 +152,7 @@ def identify(
     found = dict(headers)
     if len(found) != len(headers):
         _refuse_repeated(headers, rules._single)
-    says_more = not rules._single.isdisjoint(found)  # most requests have none of these headers
-    signed = _signed(found, rules, now) if says_more else None
+    signed = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
     user = signed or _first(rules._user, found, body) or rules.default_user
     conversation = _first(rules._conversation, found, body)
     if user is not None:
@@ -162,13 +161,13 @@ def identify(
         subject = None if conversation is None else f"conversation:{conversation}"
     agent = _agent(found, body)
     profile = agent or rules.default_profile
-    append = says_more and _append(found)
+    append = _HISTORY in found and _word(found, _HISTORY, ("", "append"), "append") == "append"
     if append and conversation is None:
         raise BadRequest(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
             param="x-mnemogate-history",
         )
-    asked = _asked_mode(found) if says_more else None
+    asked = _MODES[_word(found, _MEMORY, _MODES, "on, read, off or strict")] if _MEMORY in found else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     side: SideRule | None = None
     if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
@@ -210,10 +209,9 @@ def _sources(order: Iterable[str]) -> _Sources:
     return _Sources(sources, in_body, headers, frozenset(keys[0] for _, _, keys in in_body))
 
 
-def _signed(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) -> str | None:
+def _signed(token: bytes, rules: IdentityRules, now: float) -> str | None:
     """Returns the user that a signature vouches for, whatever else the request names."""
-    token = headers.get(_SIGNED_USER)
-    if rules.jwt_secret is None or token is None:
+    if rules.jwt_secret is None:
         return None
     return _checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
 
@@ -321,20 +319,10 @@ def _refuse_repeated(headers: RawHeaders, single: frozenset[bytes]) -> None:
 # wishes
 
 
-def _asked_mode(headers: Mapping[bytes, bytes]) -> Mode | None:
-    return _MODES[_word(headers, _MEMORY, _MODES, "on, read, off or strict")]
-
-
-def _append(headers: Mapping[bytes, bytes]) -> bool:
-    return _word(headers, _HISTORY, ("", "append"), "append") == "append"
-
-
 def _word(headers: Mapping[bytes, bytes], header: bytes, known: Collection[str], expected: str) -> str:
     """Returns a header that says one word. Raises: BadRequest: it is not one that is known."""
-    if (raw := headers.get(header)) is None:
-        return ""
     name = header.decode()
-    text = _header_text(raw, name).strip().lower()
+    text = _header_text(headers[header], name).strip().lower()
     if text not in known:
         raise BadRequest(
             f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
