@@ -271,7 +271,7 @@ class Chat:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
                 begun = await self._begin(request, attempts, identity, spec, place, passes)
-                return begun, "on" if identity.mode is Mode.STRICT else identity.mode.value
+                return begun, "on" if identity.mode is Mode.STRICT else str(identity.mode)
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
                 why = error.message

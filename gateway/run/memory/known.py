@@ -127,34 +127,56 @@ class Known:
 
 async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
     """Returns what there is to know. Raises: StoreError when memory cannot be had."""
-    agent, listing, look = await _look(store, resent, asked)
-    found, identity = look.conversation, asked.identity
-    is_named = identity.conversation is not None
+    identity, agents = asked.identity, store.agents
+    scope, key = identity.scope, identity.conversation
+    assert scope is not None
+    # A remembered agent may have been forgotten by another process: then it is looked for once more.
+    for _ in range(2):
+        agent = await agent_of(store, asked)
+        listing = resent.listing(Canon(agent.secret), asked.request)
+        path = listing.path_said if listing.said else None
+        look = await store.turns.look(agent, key, path) if agent.id else Look()
+        if look is not None:
+            break
+        # The agent was forgotten; the next request of its user makes a new one.
+        agents.forget(scope)
+    else:
+        raise StoreError("the memory of this user is being removed")
+    # Something of this memory was forgotten since the agent was cached.
+    if agent.epoch != look.epoch:
+        agent = replace(agent, epoch=look.epoch)
+        agents.remember(agent)
+    found = look.conversation
     query = Query(
         listing,
-        named=is_named,
+        named=key is not None,
         mode=_KEEPING[identity.mode],
         now=asked.now,
         idle_s=idle_s,
         append=identity.append,
         retry=identity.retry,
         model=f"{asked.target.upstream}/{asked.target.model}",
-        conversation=found.id if is_named and found is not None else None,
+        conversation=found.id if key is not None and found is not None else None,
     )
     plan = plan_plain(look, query)
-    if plan is not None and found is not None and look.exchange is not None:
-        # The look-up has brought all of a plain turn.
-        rounds = look.additions.rounds
-        path = rounds if rounds and rounds[-1].id == look.exchange.id else (*rounds, look.exchange)
-        blocks = _seen_blocks(asked, look, path)
-        offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
-        return Known(
-            asked, agent, look, plan, Tree(rounds), path, True, found.uid, look.snapshot, blocks, offered
-        )
+    if plan is None or found is None or look.exchange is None:
+        return await _weigh(store, asked, agent, look, query)
+    # The look-up has brought all of a plain turn.
+    rounds = look.additions.rounds
+    chain = rounds if rounds and rounds[-1].id == look.exchange.id else (*rounds, look.exchange)
+    blocks = _seen_blocks(asked, look, chain)
+    offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
+    return Known(
+        asked, agent, look, plan, Tree(rounds), chain, True, found.uid, look.snapshot, blocks, offered
+    )
+
+
+async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, query: Query) -> Known:
+    """Returns what there is to know of a turn that is not plain."""
     plan, tree = await _plan(store, asked, agent, look, query)
     anchor = plan.match.anchor
     path = tuple(tree.chain(anchor))
-    uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, listing, tree)
+    uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, query.listing, tree)
     if asked.identity.mode is Mode.OFF:
         return Known(asked, agent, look, plan, tree, path, False, uid)
     number = anchor.snapshot if anchor is not None else None
@@ -188,30 +210,6 @@ def _put_in_front(asked: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
         return ()
     fill, gone = plan.fill, evicted_at(plan.match.anchor, asked.target.context_window)
     return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
-
-
-async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tuple[Agent, Listing, Look]:
-    """Returns the agent, the request's messages by its secret, and what is stored where they end."""
-    scope, key = asked.identity.scope, asked.identity.conversation
-    assert scope is not None
-    agents = store.agents
-    # A remembered agent may have been forgotten by another process: then it is looked for once more.
-    for _ in range(2):
-        agent = await agent_of(store, asked)
-        listing = resent.listing(Canon(agent.secret), asked.request)
-        path = listing.path_said if listing.said else None
-        look = await store.turns.look(agent, key, path) if agent.id else Look()
-        if look is not None:
-            break
-        # The agent was forgotten; the next request of its user makes a new one.
-        agents.forget(scope)
-    else:
-        raise StoreError("the memory of this user is being removed")
-    # Something of this memory was forgotten since the agent was cached.
-    if agent.epoch != look.epoch:
-        agent = replace(agent, epoch=look.epoch)
-        agents.remember(agent)
-    return agent, listing, look
 
 
 async def _plan(
