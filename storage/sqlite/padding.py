@@ -34,10 +34,11 @@ def size_of(values: Iterable[object]) -> int:
     size = 0
     # Counted in place, since each turn has three dozen values.
     for value in values:
-        if value is None:
+        if not value or value is True:  # all of it is in its type code, or it is empty
             size += 1
         elif isinstance(value, int):
-            size += 1 if value in (0, 1) else 1 + _width(value)
+            bits = (~value if value < 0 else value).bit_length() + 1
+            size += 1 if value == 1 else 1 + _WIDTHS[(bits + 7) // 8]
         elif isinstance(value, float):  # a whole number is stored as one
             whole = value.is_integer() and abs(value) < 1 << 47
             size += size_of((int(value),)) if whole else 9
@@ -45,11 +46,6 @@ def size_of(values: Iterable[object]) -> int:
             n = len(value.encode()) if isinstance(value, str) else len(value)  # type: ignore[arg-type]
             size += n + (1 if n < 58 else 2 if n < 8186 else 3 if n < 1048570 else 4)
     return size
-
-
-def _width(value: int) -> int:
-    bits = (~value if value < 0 else value).bit_length() + 1
-    return _WIDTHS[(bits + 7) // 8]
 
 
 def room_for(size: int) -> int:
