@@ -268,15 +268,23 @@ class Added(NamedTuple):
 
 
 async def add_exchange(
-    connection: Connection, agent: int, epoch: int, rev: int, e: Exchange, *, is_all: bool = False
+    connection: Connection,
+    agent: int,
+    epoch: int,
+    rev: int,
+    e: Exchange,
+    *,
+    carries: bool = False,
+    is_all: bool = False,
 ) -> Added | None:
     """Adds a turn as it was planned.
 
-    None: the conversation moved, or something was forgotten, since it was planned. is_all: nothing else is written
-    with it.
+    None: the conversation moved, or something was forgotten, since it was planned. carries: it carries its parent.
+    is_all: nothing else is written with it.
     """
-    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, e.carries)
-    row = await (connection.single if is_all else connection.row)(SQL["exchange_add"], values)
+    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
+    statement = SQL["exchange_add_carrying" if carries else "exchange_add"]
+    row = await (connection.single if is_all else connection.row)(statement, values)
     return None if row is None else Added(*row)
 
 

@@ -150,29 +150,51 @@ SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGI
 -- What is told of an exchange that was added; last, whether a list that was made elsewhere began with its path.
 id, seq, CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
 
+-- piece: planned
+-- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its rev.
+a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
+
 -- name: exchange_add (sqlite)
--- Adds a turn that was planned on a conversation. Its parent is marked as carried where ?42 says so: its row is met.
--- No row: the conversation has moved since.
-INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
-SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
-FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
-    SELECT NULL AS id UNION ALL
-    SELECT id FROM exchanges WHERE ?42 <> 0 AND id = ?2 AND agent = ?38 AND carried = 0) x
-WHERE a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
-ON CONFLICT (id) DO UPDATE SET carried = 1
+-- Adds a turn that was planned on a conversation. No row: the conversation has moved since.
+INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
+SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
+FROM agents a JOIN conversations c ON c.agent = a.id
+WHERE {planned}
 RETURNING {added}
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
 -- Who waited for the lock sees the row as it is by then.
-WITH a AS (SELECT id FROM agents WHERE id = ?38 AND epoch = ?39 FOR NO KEY UPDATE),
+WITH {taken}
+{add_taken}
+
+-- name: exchange_add_carrying (sqlite)
+-- The same of a turn by which its parent is carried: that one's row is met.
+INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
+FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
+    SELECT NULL AS id UNION ALL
+    SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND carried = 0) x
+WHERE {planned}
+ON CONFLICT (id) DO UPDATE SET carried = 1
+RETURNING {added}
+
+-- name: exchange_add_carrying (postgres)
+WITH {taken},
+k AS (UPDATE exchanges SET carried = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id)
+{add_taken}
+
+-- piece: taken
+-- In PostgreSQL: the numbers `n` of a turn that was planned.
+a AS (SELECT id FROM agents WHERE id = ?38 AND epoch = ?39 FOR NO KEY UPDATE),
 c AS (
     UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)),
         tip = CASE WHEN tip = 0 THEN 0 ELSE nextval('exchanges_id_seq') END
     FROM a WHERE conversations.id = ?40 AND conversations.agent = a.id AND rev = ?41 RETURNING tip
 ),
-n AS (UPDATE agents SET next_seq = next_seq + ?4 FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip),
-k AS (UPDATE exchanges SET carried = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id AND CAST(?42 AS BIGINT) <> 0)
+n AS (UPDATE agents SET next_seq = next_seq + ?4 FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip)
+
+-- piece: add_taken
 INSERT INTO exchanges (id, {columns}, run, agent, seq)
 SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
        CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n

@@ -228,7 +228,9 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
         if snapshot != e.snapshot:
             e = changed(e, snapshot=snapshot)
         is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
-        added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e, is_all=is_all)
+        added = await history.add_exchange(
+            connection, agent.id, agent.epoch, rev, e, carries=e.carries, is_all=is_all
+        )
         if added is not None:
             await _store_ops(connection, agent.id, added.id, write.ops)
             seq, is_head = added.seq, bool(added.is_head)
