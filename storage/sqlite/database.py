@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -91,8 +92,8 @@ class SqliteConnection:
         pass
 
 
-def _driven(operation: Operation[T]) -> Callable[[sqlite3.Connection], T]:
-    return lambda raw: drive(operation(SqliteConnection(raw)))
+def _driven(operation: Operation[T], raw: sqlite3.Connection) -> T:
+    return drive(operation(SqliteConnection(raw)))
 
 
 class SqliteDatabase:
@@ -159,15 +160,15 @@ class SqliteDatabase:
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return self.reader.run(_driven(operation), deadline_ms=deadline_ms)
+        return self.reader.run(partial(_driven, operation), deadline_ms=deadline_ms)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return await self.long_reader.run(_driven(operation), deadline_ms=deadline_ms)
+        return await self.long_reader.run(partial(_driven, operation), deadline_ms=deadline_ms)
 
     def write(
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
-        return self.writer.submit(_driven(operation), bytes=bytes)
+        return self.writer.submit(partial(_driven, operation), bytes=bytes)
 
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
@@ -175,7 +176,7 @@ class SqliteDatabase:
         return self.write(lambda connection: connection.rows(statement, values), bytes=bytes)
 
     def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit_bulk(_driven(operation), bytes=bytes)
+        return self.writer.submit(partial(_driven, operation), bytes=bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
         """Empties the write-ahead log; False while somebody still reads from it."""

@@ -86,10 +86,6 @@ class _Queue:
     writes: deque[_Write[Any]] = field(default_factory=deque)
     bytes: int = 0
 
-    def put(self, write: _Write[Any]) -> None:
-        self.writes.append(write)
-        self.bytes += write.size
-
     def take(self, most: int) -> list[_Write[Any]]:
         if len(self.writes) <= most:
             taken, self.bytes = [*self.writes], 0
@@ -119,7 +115,7 @@ class Writer:
         recovered: Callable[[], None] | None = None,
         beside: WriteBack | None = None,
     ) -> None:
-        self._path = path
+        self._path, self._log_path = path, f"{path}-wal"
         self._beside = beside
         self._connect = connect
         self._watch = watch or Watch()
@@ -245,26 +241,34 @@ class Writer:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def submit(self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0) -> asyncio.Future[T]:
-        """Queues a turn's write. The future has the function's result once it is committed.
+    def submit(
+        self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0, is_bulk: bool = False
+    ) -> asyncio.Future[T]:
+        """Queues a write. The future has the function's result once it is committed.
 
         The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
         the task that awaits it, abandons the result and never the write. bytes: about what the function holds.
+        is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no turn
+        waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms.
 
         Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
         future also what the function raises, SQLite's errors translated.
         """
-        return self._enqueue(self._turns, function, bytes)
-
-    def submit_bulk(
-        self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0
-    ) -> asyncio.Future[T]:
-        """Queues work that can wait: index, import, forget. Otherwise as `submit`.
-
-        The write is a transaction of its own, performed when no turn waits. Turns that come meanwhile wait for it, so
-        that it should stay below 5 ms.
-        """
-        return self._enqueue(self._bulk, function, bytes)
+        if self._closing:
+            raise Closed(f"{self._path} is closed")
+        if self._fault is not None and self._tried:
+            raise self._fault.again()
+        queue = self._bulk if is_bulk else self._turns
+        size = bytes + _OVERHEAD_BYTES
+        if queue.bytes + size > self._limits.queue_bytes:
+            raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
+        future: asyncio.Future[T] = self._loop.create_future()
+        queue.writes.append(_Write(function, future, size))
+        queue.bytes += size
+        if not self._running and not self._is_gathering:
+            self._is_gathering = True
+            self._loop.call_soon(self._gather, 1, self._loop.time() + self._limits.gather_s)
+        return future
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
         """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
@@ -281,23 +285,6 @@ class Writer:
             self._log_free.set()
         self._note_log(self._wal_size(), done)
         return done
-
-    def _enqueue(
-        self, queue: _Queue, function: Callable[[sqlite3.Connection], T], size: int
-    ) -> asyncio.Future[T]:
-        if self._closing:
-            raise Closed(f"{self._path} is closed")
-        if self._fault is not None and self._tried:
-            raise self._fault.again()
-        size += _OVERHEAD_BYTES
-        if queue.bytes + size > self._limits.queue_bytes:
-            raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
-        future: asyncio.Future[T] = self._loop.create_future()
-        queue.put(_Write(function, future, size))
-        if not self._running and not self._is_gathering:
-            self._is_gathering = True
-            self._loop.call_soon(self._gather, 1, self._loop.time() + self._limits.gather_s)
-        return future
 
     def _gather(self, before: int, end: float) -> None:
         """Waits for another pass of the loop, if the one before has brought turns. before: how many waited then.
@@ -540,7 +527,7 @@ class Writer:
 
     def _wal_size(self) -> int:
         try:
-            return os.stat(f"{self._path}-wal").st_size
+            return os.stat(self._log_path).st_size
         except OSError:
             return 0
 

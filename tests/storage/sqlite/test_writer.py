@@ -211,7 +211,7 @@ async def test_a_failed_commit_fails_all_of_its_batch_and_opens_anew(make: Any) 
 
     lost = [bench.writer.submit(write) for write in (add("lost 0"), break_commit, add("lost 1"))]
     kept = [bench.writer.submit(add(f"kept {i}")) for i in range(3)]
-    bench.writer.submit_bulk(add("bulk"))
+    bench.writer.submit(add("bulk"), is_bulk=True)
     gate.set()
     for future in lost:
         with pytest.raises(Broken, match="disk I/O error"):
@@ -250,7 +250,7 @@ async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
     first = bench.writer.submit(add(1), bytes=6_000)
     with pytest.raises(Busy):
         bench.writer.submit(add(2), bytes=6_000)
-    bulk = bench.writer.submit_bulk(add(3), bytes=6_000)
+    bulk = bench.writer.submit(add(3), bytes=6_000, is_bulk=True)
     assert bench.writer.health.waiting == 3
     gate.set()
     await first
@@ -263,7 +263,7 @@ async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
 async def test_turns_go_before_bulk_work(make: Any) -> None:
     bench = await make()
     gate = await bench.stall()
-    bulk = [bench.writer.submit_bulk(add(f"bulk {i}")) for i in range(2)]
+    bulk = [bench.writer.submit(add(f"bulk {i}"), is_bulk=True) for i in range(2)]
     turns = [bench.writer.submit(add(f"turn {i}")) for i in range(2)]
     gate.set()
     await asyncio.gather(*bulk, *turns)
@@ -275,7 +275,7 @@ async def test_bulk_work_is_not_starved(make: Any) -> None:
     bench = await make(batch_items=1, fair_batches=3)
     gate = await bench.stall()
     futures = [bench.writer.submit(add(f"turn {i}")) for i in range(6)]
-    futures.append(bench.writer.submit_bulk(add("bulk")))
+    futures.append(bench.writer.submit(add("bulk"), is_bulk=True))
     gate.set()
     await asyncio.gather(*futures)
     assert bench.rows().index("bulk") == 2  # the stalled write was the first of three
@@ -476,7 +476,7 @@ async def test_statements_are_counted_with_what_begins_and_ends_transactions(ope
         connection.execute("UPDATE terms SET chunk = 2")
 
     await asyncio.gather(
-        store.database.writer.submit(write), store.database.writer.submit_bulk(lambda _: None)
+        store.database.writer.submit(write), store.database.writer.submit(lambda _: None, is_bulk=True)
     )
     store.database.reader.run(lambda c: c.execute("SELECT 2").fetchone())
     found = [sql.split()[0] for sql in statements]
