@@ -125,7 +125,8 @@ class Chat:
         view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        identity = identify(headers, request.json, self._rules_of(project, memory), project, time.time())
+        rules = self._rules.get((project, memory)) or self._make_rules(project, memory)
+        identity = identify(headers, request.json, rules, project, time.time())
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
@@ -143,7 +144,7 @@ class Chat:
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
-            route = self._route(request.model)
+            route = self._routes.get(request.model) or self._find_route(request.model)
         if agents is not None:
             if identity.mode in (Mode.ON, Mode.STRICT):
                 await agents.append(
@@ -322,33 +323,30 @@ class Chat:
             self._metrics.recall_ms.observe(prompt.recall.ms)
         return TreeMemory(keeper, known, changes, toolbox), prompt
 
-    def _route(self, model: str) -> Route:
-        """Returns the route of a model's name. Raises: UnknownModel."""
-        route = self._routes.get(model)
-        if route is None:
-            route = resolve_route(self._settings, model)
-            if len(self._routes) < _MOST_ROUTES:  # callers choose the names
-                self._routes[model] = route
+    def _find_route(self, model: str) -> Route:
+        """Returns the route of a model's name, and keeps it. Raises: UnknownModel."""
+        route = resolve_route(self._settings, model)
+        if len(self._routes) < _MOST_ROUTES:  # callers choose the names
+            self._routes[model] = route
         return route
 
-    def _rules_of(self, project: str, key_mode: str | None = None) -> IdentityRules:
-        rules = self._rules.get((project, key_mode))
-        if rules is None:
-            memory = self._settings.memory
-            own = self._settings.projects.get(project)
-            rules = self._rules[project, key_mode] = IdentityRules(
-                # One person, whoever a request names.
-                user_order=() if memory.single_user else memory.user_order or USER_ORDER,
-                default_user=self._settings.default_user,
-                default_profile=self._settings.default_profile(project),
-                default_mode=Mode(key_mode or (own and own.memory) or memory.default),
-                profile_modes={
-                    p.name: Mode(p.memory) for p in self._settings.profiles if p.memory and key_mode is None
-                },
-                conversation_order=memory.conversation_order or CONVERSATION_ORDER,
-                jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
-                side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
-            )
+    def _make_rules(self, project: str, key_mode: str | None) -> IdentityRules:
+        """Returns the rules by which a project's requests are read, and keeps them. key_mode: that of their key."""
+        memory = self._settings.memory
+        own = self._settings.projects.get(project)
+        rules = self._rules[project, key_mode] = IdentityRules(
+            # One person, whoever a request names.
+            user_order=() if memory.single_user else memory.user_order or USER_ORDER,
+            default_user=self._settings.default_user,
+            default_profile=self._settings.default_profile(project),
+            default_mode=Mode(key_mode or (own and own.memory) or memory.default),
+            profile_modes={
+                p.name: Mode(p.memory) for p in self._settings.profiles if p.memory and key_mode is None
+            },
+            conversation_order=memory.conversation_order or CONVERSATION_ORDER,
+            jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
+            side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
+        )
         return rules
 
 

@@ -145,9 +145,11 @@ class SideRequests:
         """Returns the rule that recognises a request by its messages, or None."""
         found: re.Match[str] | None = None
         if messages and messages[-1].get("role") == "user":
-            found = self._of_user.match(_first_text(messages[-1]))
+            content = messages[-1].get("content")
+            found = self._of_user.match(content if isinstance(content, str) else _first_text(content))
         if found is None and messages and messages[0].get("role") in ("system", "developer"):
-            found = self._of_system.match(_first_text(messages[0]))
+            content = messages[0].get("content")
+            found = self._of_system.match(content if isinstance(content, str) else _first_text(content))
         return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
 
     def _pattern(self, where: str) -> re.Pattern[str]:
@@ -171,9 +173,8 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     return roles.count("user") == 1 and roles[-1] == "user" and "assistant" not in roles
 
 
-def _first_text(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        part = content[0] if content else None
-        content = part.get("text") if isinstance(part, dict) else None
-    return content if isinstance(content, str) else ""
+def _first_text(content: object) -> str:
+    """Returns the text of a content's first part."""
+    part = content[0] if isinstance(content, list) and content else None
+    text = part.get("text") if isinstance(part, dict) else None
+    return text if isinstance(text, str) else ""

@@ -164,7 +164,7 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     # The look-up has brought all of a plain turn.
     rounds = look.additions.rounds
     chain = rounds if rounds and rounds[-1].id == look.exchange.id else (*rounds, look.exchange)
-    blocks = _seen_blocks(asked, look, chain)
+    blocks = _seen_blocks(asked, look, chain) if look.blocks or look.ops else ()
     offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
     return Known(
         asked, agent, look, plan, Tree(rounds), chain, True, found.uid, look.snapshot, blocks, offered
@@ -280,8 +280,6 @@ def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
 
 def _seen_blocks(asked: MemoryRequest, look: Look, path: Sequence[Exchange]) -> tuple[Block, ...]:
     """Returns the blocks of a look as a path sees them, its own pending edits included."""
-    if not look.blocks and not look.ops:
-        return ()
     blocks = in_order(asked.spec, look.blocks)
     return tuple(edits.view(blocks, look.ops, {x.id for x in path}) if look.ops else blocks)
 

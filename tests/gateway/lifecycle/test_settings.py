@@ -462,7 +462,7 @@ def test_the_profile_decides_before_the_project(
     text = "[projects.blue]\nmemory = 'read'\n[[profiles]]\nname = 'bob'\nmemory = 'off'"
     chat = Chat(load(tmp_path, text), None, {}, Metrics(), Pending())
     headers = [(b"x-mnemogate-agent", profile.encode())] if profile != "default" else []
-    assert identify(headers, {}, chat._rules_of(project), project).mode == expected
+    assert identify(headers, {}, chat._make_rules(project, None), project).mode == expected
 
 
 def test_single_user(tmp_path: Path) -> None:
