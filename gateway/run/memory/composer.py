@@ -64,9 +64,6 @@ class Composer:
         takes_note = is_asked and last not in notes and not plan.quotes
         section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
-        context = asked.target.context_window
-        is_limited = context is not None or asked.spec.defined is not None or known.evicted is not None
-        beginning = self._beginning(known, composition) if is_limited else NO_EVICTION
         prompt = Prompt(
             asked.request,
             asked.target,
@@ -74,19 +71,23 @@ class Composer:
             section.text,
             tools,
             composition,
-            beginning,
+            NO_EVICTION,
             WHOLE,
             section,
             {} if plan.off else notes,
             NO_RECALL,
             leads=bool(asked.spec.uid) or known.is_ours,
         )
-        may_be_full = prompt.beginning.evicted is not None or is_crowded(prompt)
-        if may_be_full or (context is not None and may_exceed(prompt, context * 3 // 4)):
-            prompt = await self._with_summaries(known, prompt)
-            prompt = await self._fitted(known, prompt, takes_note=takes_note)
-        elif context is not None and section.changes:  # they may make a long note
-            prompt = await self._fitted(known, prompt, takes_note=takes_note)
+        context = asked.target.context_window
+        is_long = context is not None and may_exceed(prompt, context * 3 // 4)
+        has_changes = context is not None and bool(section.changes)  # they may make a long note
+        if is_long or has_changes or known.evicted is not None or asked.spec.bounds is not None:
+            prompt = changed(prompt, beginning=self._beginning(known, composition))
+            may_be_full = is_long or prompt.beginning.evicted is not None or is_crowded(prompt)
+            if may_be_full:
+                prompt = await self._with_summaries(known, prompt)
+            if may_be_full or has_changes:
+                prompt = await self._fitted(known, prompt, takes_note=takes_note)
         return await self._with_note(known, prompt) if takes_note else prompt
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:

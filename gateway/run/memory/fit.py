@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import orjson
 
@@ -87,9 +87,9 @@ def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> boo
     """Returns whether a request may be too long, so that its tokens have to be counted."""
     request, composition = prompt.request, prompt.composition
     ours = [each.message for each in composition.fill]
-    ours += (m for back in composition.hidden.values() for m in back)
-    texts = [prompt.system, *composition.notes.values()]
-    extra = sum(upper_bound(dump(m)) for m in ours) + sum(len(text.encode()) for text in texts)
+    ours += chain.from_iterable(composition.hidden.values())
+    texts = (prompt.system, *composition.notes.values())
+    extra = sum(map(len, map(dump, ours))) + sum(map(len, map(str.encode, texts)))
     reserve = min(request.max_tokens or 4096, context_tokens // 4)
     return len(request.raw) + extra + note_tokens + reserve > context_tokens
 
