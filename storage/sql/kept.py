@@ -41,7 +41,7 @@ class _Place:
     has_rivals: bool
     additions: Additions
     snapshot: Snapshot | None
-    bytes: int
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -93,31 +93,28 @@ class KeptLooks:
         memory = self._memories.get(agent)
         if memory is None:
             return None
-        epoch, next_seq, indexed_seq, rev, stamp = memory.numbers
-        if memory.state != (epoch, rev, next_seq):
+        numbers = memory.numbers
+        if memory.state != (numbers.epoch, numbers.rev, numbers.next_seq):
             self.drop(agent)
             return None
-        place = None
-        if key is not None or path is not None:
-            place = memory.places.get((key, path))
-            if place is None:
-                return None
+        if key is None and path is None:
+            self._memories.move_to_end(agent)
+            return Look(*numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops)
+        place = memory.places.get((key, path))
+        if place is None:
+            return None
         self._memories.move_to_end(agent)
-        found = Look(
-            epoch,
-            next_seq,
-            indexed_seq,
-            rev,
-            stamp,
+        return Look(
+            *numbers,
+            conversation=place.conversation,
+            exchange=place.exchange,
+            has_rivals=place.has_rivals,
+            additions=place.additions,
             has_tombs=memory.has_tombs,
+            snapshot=place.snapshot,
             blocks=memory.blocks,
             ops=memory.ops,
         )
-        if place is not None:
-            found.conversation, found.exchange = place.conversation, place.exchange
-            found.has_rivals, found.additions = place.has_rivals, place.additions
-            found.snapshot = place.snapshot
-        return found
 
     def keep(self, agent: int, key: str | None, path: bytes | None, look: Look) -> None:
         """Keeps a look that was read."""
@@ -139,7 +136,7 @@ class KeptLooks:
         if look.exchange is not None and look.conversation is not None and path is not None:
             if look.is_continued or look.is_head:  # no turn is planned on such a place from its look alone
                 return
-            place = _place(look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot)
+            place = _Place(look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot)
             self._put(memory, (key, path), place)
 
     def openings(self, agent: int, look: Look) -> list[Opening] | None:
@@ -171,31 +168,23 @@ class KeptLooks:
         memory.state = epoch, rev, done.next_seq
         if write.opening is not None and memory.openings is not None:
             self._put_openings(memory, [*memory.openings, write.opening])
+        place: _Place | None
         if done.begun is not None and done.added is not None:
-            e, additions, before = done.added, NO_ADDITIONS, None
-            conversation = done.begun
+            e, place = done.added, _Place(done.begun, done.added, False, NO_ADDITIONS, None)
         else:
             place = self._planned_on(memory, write) if done.is_plain else None
             if place is None or write.plain is None or done.is_head:
                 # Whatever it changed of the tree, these may be ends of paths no more.
                 self._clear(memory)
                 return
-            e, additions, before = write.plain[0], place.additions, place.snapshot
-            conversation = place.conversation
+            e = write.plain[0]
         name = write.key, e.path
         if name in memory.places:
             # Two conversations without an id say the same; the one that began last is read.
             self._take(memory, name)
             return
-        # Its exchange has moved it once.
-        conversation = Conversation(
-            conversation.id, conversation.uid, conversation.key, conversation.rev + 1, conversation.tip
-        )
-        run = e.run if done.seq == e.seq else done.seq
-        end = filled(e, id=done.exchange, seq=done.seq, run=run, snapshot=done.snapshot)
-        additions = _with(additions, end)
-        end = filled(end, input=None, said=None, full=None, notes=NO_NOTES)
-        self._put(memory, name, _place(conversation, end, False, additions, _snapshot(before, write, done)))
+        _go_on(place, e, write, done)
+        self._put(memory, name, place)
 
     def drop(self, agent: int) -> None:
         memory = self._memories.pop(agent, None)
@@ -214,7 +203,7 @@ class KeptLooks:
         found = None
         for name, place in list(memory.places.items()):
             if place.exchange.conversation == e.conversation:
-                self._take(memory, name)
+                self.bytes -= memory.places.pop(name).bytes
                 if place.exchange.id == e.parent:
                     found = place
         return found
@@ -231,6 +220,7 @@ class KeptLooks:
         if name in places or len(places) == _PLACES:
             self._take(memory, name if name in places else next(iter(places)))
         places[name] = place
+        place.bytes = _bytes_of(place)
         self._grow(place.bytes)
 
     def _take(self, memory: _Memory, name: _Name) -> None:
@@ -246,39 +236,43 @@ class KeptLooks:
             self.drop(next(iter(self._memories)))
 
 
-def _with(additions: Additions, e: Exchange) -> Additions:
-    """Returns the additions to a path that an exchange goes on with. e: with its content."""
-    rounds = additions.rounds
+def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> None:
+    """Moves the end of a path to the exchange that was committed behind it, or with which it begins."""
+    # The exchange has moved its conversation once.
+    old = place.conversation
+    place.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)
+    run = e.run if done.seq == e.seq else done.seq
+    filled(e, id=done.exchange, seq=done.seq, run=run, snapshot=done.snapshot)
+    rounds = place.additions.rounds
     if rounds and rounds[-1].id == e.parent and e.carries:
-        additions = changed(additions, rounds=(*rounds[:-1], changed(rounds[-1], carried=True)))
-    return additions.and_of(e) if e.adds else additions
+        rounds = (*rounds[:-1], changed(rounds[-1], carried=True))
+        place.additions = changed(place.additions, rounds=rounds)
+    if e.adds:
+        place.additions = place.additions.and_of(e)
+    place.exchange = filled(e, input=None, said=None, full=None, notes=NO_NOTES)
+    place.has_rivals = False
+    if done.snapshot != (place.snapshot.id if place.snapshot is not None else None):
+        place.snapshot = _snapshot(write, done)
 
 
-def _place(
-    conversation: Conversation,
-    end: Exchange,
-    has_rivals: bool,
-    additions: Additions,
-    snapshot: Snapshot | None,
-) -> _Place:
-    """Returns the end of a path with the bytes that it takes."""
-    size = _PLACE_BYTES + 45 * sum(map(len, end.inputs)) + _NOTE_BYTES * len(additions.notes)
+def _bytes_of(place: _Place) -> int:
+    """Returns the bytes that the end of a path takes."""
+    additions = place.additions
+    size = _PLACE_BYTES + 45 * sum(map(len, place.exchange.inputs)) + _NOTE_BYTES * len(additions.notes)
     for note in additions.notes:
         size += len(note.utf8)
     for e in additions.rounds:
         size += _ROUNDS_BYTES + 45 * sum(map(len, e.inputs))
         size += sum(len(part or b"") for part in (e.input, e.said, e.full))
-    return _Place(conversation, end, has_rivals, additions, snapshot, size)
+    return size
 
 
 def _opening_bytes(opening: Opening) -> int:
     return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
-def _snapshot(before: Snapshot | None, write: TurnWrite, done: Committed) -> Snapshot | None:
+def _snapshot(write: TurnWrite, done: Committed) -> Snapshot | None:
     if done.snapshot is None or write.snapshot is None:
         return None
-    if before is not None and before.id == done.snapshot:
-        return before
     # As it is read: its keys are strings.
     return Snapshot(done.snapshot, write.snapshot.text, orjson.loads(orjson.dumps(write.snapshot.known)))
