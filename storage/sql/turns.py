@@ -24,7 +24,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, BlockOp, Conversation, Exchange, Snapshot
+from storage.records import Agent, Block, Conversation, Exchange, Snapshot
 from storage.sql import exchanges as history
 from storage.sql.agents import begin_agent
 from storage.sql.blocks import (
@@ -221,7 +221,9 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
             raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
     elif write.change is not None and write.change.merge:
         await connection.lock_sharers(agent.id)
-    snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
+    snapshot = None if write.snapshot is None else write.snapshot.id
+    if write.snapshot is not None and not snapshot:
+        snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
@@ -232,7 +234,8 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
             connection, agent.id, agent.epoch, rev, e, carries=e.carries, is_all=is_all
         )
         if added is not None:
-            await _store_ops(connection, agent.id, added.id, write.ops)
+            for op in write.ops:
+                await add_op(connection, agent.id, replace(op, exchange=added.id))
             seq, is_head = added.seq, bool(added.is_head)
             numbers = (seq, seq + len(e.inputs) + 1)
             return Committed(agent, added.id, e.conversation, True, snapshot, *numbers, is_head=is_head)
@@ -256,9 +259,7 @@ async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Com
     return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None, begun)
 
 
-async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot | None) -> int | None:
-    if snapshot is None or snapshot.id:
-        return None if snapshot is None else snapshot.id
+async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -> int:
     values = (agent, snapshot.text, orjson.dumps(snapshot.known))
     return int(await connection.value(history.SQL["snapshot_insert"], values))
 
@@ -298,7 +299,8 @@ async def _apply(
         await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
     # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
     if e.edits and (not e.merged or e.id in change.merge):
-        await _store_ops(connection, agent, e.id, write.ops)
+        for op in write.ops:
+            await add_op(connection, agent, replace(op, exchange=e.id))
     await history.mark(connection, agent, "head", change.heads, e.id)
     await history.mark(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
@@ -306,11 +308,6 @@ async def _apply(
         if x.id in change.stale and x.seq <= indexed:
             await history.mark(connection, agent, "stale", (b"",), x.id)
     return e, is_added, begun
-
-
-async def _store_ops(connection: Connection, agent: int, exchange: int, ops: Sequence[BlockOp]) -> None:
-    for op in ops:
-        await add_op(connection, agent, replace(op, exchange=exchange))
 
 
 async def merge_edits(
