@@ -20,7 +20,15 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import fit, is_crowded, may_exceed
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import NO_NOTE, NO_RECALL, WHOLE, EndpointForm, Prompt
+from gateway.run.memory.prompt import (
+    NO_NOTE,
+    NO_RECALL,
+    WHOLE,
+    EndpointForm,
+    FittedWindow,
+    Prompt,
+    RecallResult,
+)
 from gateway.run.memory.recall import Recaller
 from storage.errors import StoreError
 from storage.sql.store import Store
@@ -64,31 +72,31 @@ class Composer:
         takes_note = is_asked and last not in notes and not plan.quotes
         section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
-        prompt = Prompt(
+        beginning, window, recall = NO_EVICTION, WHOLE, NO_RECALL
+        if asked.target.context_window is not None or asked.spec.bounds or known.evicted:
+            section, beginning, window = await self._fitted(
+                known, tools, section, composition, takes_note=takes_note
+            )
+        if takes_note:
+            recall = await self.recaller.recall(known, section, composition, window, text_of(new[-1]))
+            # An empty note is kept as well, so that nothing is searched twice.
+            notes[last] = recall.note
+            if recall.note:
+                window = _put_note(known, composition, window, recall)
+        return Prompt(
             asked.request,
             asked.target,
             form,
             section.text,
             tools,
             composition,
-            NO_EVICTION,
-            WHOLE,
+            beginning,
+            window,
             section,
             {} if plan.off else notes,
-            NO_RECALL,
+            recall,
             leads=bool(asked.spec.uid) or known.is_ours,
         )
-        context = asked.target.context_window
-        is_long = context is not None and may_exceed(prompt, context * 3 // 4)
-        has_changes = context is not None and bool(section.changes)  # they may make a long note
-        if is_long or has_changes or known.evicted is not None or asked.spec.bounds is not None:
-            prompt = changed(prompt, beginning=self._beginning(known, composition))
-            may_be_full = is_long or prompt.beginning.evicted is not None or is_crowded(prompt)
-            if may_be_full:
-                prompt = await self._with_summaries(known, prompt)
-            if may_be_full or has_changes:
-                prompt = await self._fitted(known, prompt, takes_note=takes_note)
-        return await self._with_note(known, prompt) if takes_note else prompt
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, whose window may be another one too.
@@ -162,40 +170,62 @@ class Composer:
         beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)
         return changed(prompt, beginning=beginning)
 
-    async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
+    async def _fitted(
+        self,
+        known: Known,
+        tools: Sequence[dict[str, Any]],
+        section: Section,
+        composition: Composition,
+        *,
+        takes_note: bool,
+    ) -> tuple[Section, Eviction, FittedWindow]:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
-        beginning = prompt.beginning
+        asked, context = known.asked, known.asked.target.context_window
+        is_long = context is not None and may_exceed(
+            asked.request, section.text, composition, context * 3 // 4
+        )
+        has_changes = context is not None and bool(section.changes)  # they may make a long note
+        if not (is_long or has_changes or asked.spec.bounds or known.evicted):
+            return section, NO_EVICTION, WHOLE
+        draft = Prompt(
+            asked.request,
+            asked.target,
+            system=section.text,
+            tools=tools,
+            composition=composition,
+            beginning=self._beginning(known, composition),
+        )
+        if is_long or draft.beginning.evicted is not None or is_crowded(draft):
+            draft = await self._with_summaries(known, draft)
+        elif not has_changes:
+            return section, draft.beginning, WHOLE
+        beginning = draft.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None if newer is None else self._section(known, newer, takes_note=takes_note)
-        note = self.recaller.room(known, prompt.section) if takes_note else NO_NOTE
-        window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
-        if window.summary_id in (0, beginning.in_use):
-            return changed(prompt, window=window)
-        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
-        section = self._section(known, window.summary_id, takes_note=takes_note)
-        return changed(prompt, window=window, section=section, system=section.text)
+        note = self.recaller.room(known, section) if takes_note else NO_NOTE
+        window = await fit(draft, renewed=None if renewed is None else renewed.text, note=note)
+        if window.summary_id not in (0, beginning.in_use):
+            # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
+            section = self._section(known, window.summary_id, takes_note=takes_note)
+        return section, beginning, window
 
-    async def _with_note(self, known: Known, prompt: Prompt) -> Prompt:
-        """Adds the note for the last new message. An empty note is kept as well, so that nothing is searched twice."""
-        plan, messages = known.plan, known.plan.messages
-        recall = await self.recaller.recall(known, prompt, text_of(messages[-1]))
-        notes = prompt.notes if plan.off else {**prompt.notes, len(messages) - 1: recall.note}
-        if not recall.note:
-            return changed(prompt, recall=recall, notes=notes)
-        window, composition = prompt.window, prompt.composition
-        # The note alone is estimated: counting a new text takes as long as finding it.
-        tokens = recall.tokens or estimate_tokens(recall.note)
-        if window.tokens:
-            window = changed(window, tokens=window.tokens + tokens)
-        if plan.new:
-            composition.notes[plan.query.listing.positions[plan.new[-1]]] = recall.note
-            composition.note_tokens += tokens
-        else:
-            # A conversation of ours: the new message is the last of those that are put in front.
-            *before, last = composition.fill
-            noted = changed(last, message=prefixed(last.message, recall.note), note=recall.note)
-            composition.fill = [*before, noted]
-        return changed(prompt, window=window, recall=recall, notes=notes)
+
+def _put_note(
+    known: Known, composition: Composition, window: FittedWindow, recall: RecallResult
+) -> FittedWindow:
+    """Puts a note before the last new message. Returns the window with it."""
+    plan = known.plan
+    # The note alone is estimated: counting a new text takes as long as finding it.
+    tokens = recall.tokens or estimate_tokens(recall.note)
+    if plan.new:
+        composition.notes[plan.query.listing.positions[plan.new[-1]]] = recall.note
+        composition.note_tokens += tokens
+    else:
+        # A conversation of ours: the new message is the last of those that are put in front.
+        *before, last = composition.fill
+        noted = changed(last, message=prefixed(last.message, recall.note), note=recall.note)
+        composition.fill = [*before, noted]
+    return changed(window, tokens=window.tokens + tokens) if window.tokens else window
 
 
 def _in_use(known: Known) -> int:

@@ -73,6 +73,10 @@ class FittedWindow:
     overfull: Overfull | None = None
     note_tokens: int | None = None
 
+    def fill(self, composition: Composition) -> Sequence[FilledMessage]:
+        """Returns the messages that go before the client's own, as far as they fit."""
+        return composition.fill if self.filled is None else [composition.fill[n] for n in self.filled]
+
 
 WHOLE = FittedWindow()
 
@@ -113,12 +117,6 @@ class Prompt:
     recall: RecallResult = field(default_factory=RecallResult)
     counts: bool = False
     leads: bool = False
-
-    @property
-    def fill(self) -> Sequence[FilledMessage]:
-        """The messages that go before the client's own, as far as they fit."""
-        fill, filled = self.composition.fill, self.window.filled
-        return fill if filled is None else [fill[n] for n in filled]
 
     @property
     def hidden(self) -> Mapping[int, list[WireMessage]]:
@@ -167,7 +165,7 @@ class Prompt:
         for index, note in self.composition.notes.items():
             if index not in dropped:
                 splice.prefix_text(index, note)
-        if fill := self.fill:
+        if fill := self.window.fill(self.composition):
             splice.insert_messages(first_spoken(request.messages), [dump(each.message) for each in fill])
         if self.tools:
             splice.add_tools(map(dump, self.tools), in_front=self.leads)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.core.prompt import note
+from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.section import Section
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import NoteRoom, Prompt, RecallResult
+from gateway.run.memory.prompt import FittedWindow, NoteRoom, RecallResult
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -70,24 +71,26 @@ class Recaller:
         budget, changes = self.budget(known), _change_tokens(known, section)
         return NoteRoom(changes + min(budget, LEAST_TOKENS), changes + budget)
 
-    async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
+    async def recall(
+        self, known: Known, section: Section, composition: Composition, window: FittedWindow, text: str
+    ) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
-        text: that message. prompt: as far as it is made, which says what is visible already.
+        text: that message. composition, window: what is visible already.
         """
-        is_cut = prompt.window.evicted_tokens > 0
+        is_cut = window.evicted_tokens > 0
         anchor = known.plan.match.anchor
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
         budget, begun = self.budget(known), time.perf_counter()
-        if prompt.window.note_tokens is not None:
-            left = prompt.window.note_tokens - _change_tokens(known, prompt.section)
+        if window.note_tokens is not None:
+            left = window.note_tokens - _change_tokens(known, section)
             # The size of a note is estimated, and may be up to 3% more.
             budget = min(budget, left * 31 // 32)
         chosen: list[note.Recalled] = []
         has_failed, ms = False, 0.0
         if budget > 0 and (elsewhere > 0 or is_cut):
             query = note.make_query(text)
-            visible = VisibleContent.of(known, prompt)
+            visible = VisibleContent.of(known, composition, window)
             try:
                 found = await self._search(known, query, visible, budget, begun, is_cut=is_cut)
                 shared = note.shared_lines(text, found)
@@ -103,7 +106,7 @@ class Recaller:
                     gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
                     found = [m for m in found if m.exchange not in gone]
                 chosen = note.choose(
-                    [m for m in found if m.source != "fact" or not shows_origin(known, prompt.window, m)],
+                    [m for m in found if m.source != "fact" or not shows_origin(known, window, m)],
                     query,
                     exclude_atoms=visible.atoms,
                     noted=visible.notes,
@@ -116,7 +119,7 @@ class Recaller:
                 has_failed = True
                 _log.warning("recall failed: %s", error.message)
             ms = (time.perf_counter() - begun) * 1000
-        rendered = note.render_note(chosen, prompt.section.changes, known.plan.query.now)
+        rendered = note.render_note(chosen, section.changes, known.plan.query.now)
         return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
 
     async def _search(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 
 from gateway.core.conversation.tree import Tree
+from gateway.core.prompt.compose import Composition
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import FittedWindow, Prompt
+from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Exchange, Message
 from storage.value import frozen
 
@@ -24,41 +25,40 @@ class VisibleContent:
     notes: Sequence[str]
 
     @classmethod
-    def of(cls, known: Known, prompt: Prompt) -> VisibleContent:
-        """Returns the content that a prompt shows. prompt: without this request's note."""
-        listing, dropped = known.plan.query.listing, prompt.window.dropped
+    def of(cls, known: Known, composition: Composition, window: FittedWindow) -> VisibleContent:
+        """Returns the content that a prompt of these shows. composition: without this request's note."""
+        listing, dropped = known.plan.query.listing, window.dropped
         if dropped:
             places = zip(listing.atoms, listing.positions, strict=True)
             shown = {a for atoms, place in places if place not in dropped for a in atoms}
         else:
             shown = set(listing.flat(len(listing.messages)))
-        notes = [note for i, note in prompt.composition.notes.items() if i not in dropped]
-        for each in prompt.fill:
+        notes = [note for i, note in composition.notes.items() if i not in dropped]
+        for each in window.fill(composition):
             shown.update(each.atoms)
             notes.append(each.note)
-        return cls(_numbers(known, prompt), shown, notes)
+        return cls(_numbers(known, composition, window), shown, notes)
 
 
-def _numbers(known: Known, prompt: Prompt) -> range:
+def _numbers(known: Known, composition: Composition, window: FittedWindow) -> range:
     anchor = known.plan.match.anchor
     if anchor is None:
         return range(0)
     behind = first = anchor.seq + len(anchor.inputs) + 1
     if known.is_plain:
-        first = behind if prompt.window.evicted_tokens else anchor.run
+        first = behind if window.evicted_tokens else anchor.run
     elif known.is_ours:
-        first = max(anchor.run, _first_filled(known, prompt, behind))
+        first = max(anchor.run, _first_filled(known, composition, window, behind))
     return range(first, behind)
 
 
-def _first_filled(known: Known, prompt: Prompt, otherwise: int) -> int:
+def _first_filled(known: Known, composition: Composition, window: FittedWindow, otherwise: int) -> int:
     """Returns the number from which on a line of ours is filled in, without a gap and in whole exchanges."""
-    window = prompt.window
-    filled = range(len(prompt.composition.fill)) if window.filled is None else window.filled
+    filled = range(len(composition.fill)) if window.filled is None else window.filled
     if not filled:
         return otherwise
     gap = next((n for n in range(len(filled) - 1, 0, -1) if filled[n - 1] != filled[n] - 1), 0)
-    begins = prompt.composition.fill[filled[gap]].at or (0, 0)
+    begins = composition.fill[filled[gap]].at or (0, 0)
     return next((x.seq for x in known.path if (x.depth, x.offset) >= begins), otherwise)
 
 
