@@ -104,10 +104,12 @@ class Index:
 
     def lay(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows, but those that are left out."""
-        if tail is not self.layout.tail or len(tail.documents) > len(self.layout.tail_rows):
-            self._make_room(chunk_of(each.seq) for each in tail.documents)
-        self.layout.lay(tail, skip)
-        return self.layout
+        layout = self.layout
+        new = tail.documents[len(layout.tail_rows) if tail is layout.tail else 0 :]
+        if new:
+            self._make_room({chunk_of(each.seq) for each in new})
+        layout.lay(tail, skip)
+        return layout
 
     def occurrences(self, hashes: Collection[int]) -> list[NDArray[np.uint64]]:
         """Returns the occurrences of each term."""

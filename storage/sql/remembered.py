@@ -259,7 +259,7 @@ class MemoryCache:
         memory = self._kept.get(agent.id)
         if memory is None and e.seq == 1:
             memory = Remembered(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
-            self.keep(memory)
+            self._kept[agent.id], self._sizes[agent.id] = memory, 0
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
         memory.hand_on(e, self._rules)
