@@ -31,7 +31,7 @@ SQL = load("exchanges.sql")
 
 def pack_inputs(inputs: Sequence[Sequence[Atom]]) -> bytes:
     """Packs atoms message by message: how many, in two bytes, then these."""
-    return b"".join(len(atoms).to_bytes(2, "big") + b"".join(atoms) for atoms in inputs)
+    return b"".join([len(atoms).to_bytes(2, "big") + b"".join(atoms) for atoms in inputs])
 
 
 def unpack_inputs(data: bytes) -> tuple[tuple[Atom, ...], ...]:
@@ -48,7 +48,7 @@ def unpack_atoms(data: bytes) -> tuple[Atom, ...]:
 
 
 def _pack_media(media: Sequence[bytes]) -> bytes:
-    return b"".join(b"\x01" + m if m else b"\x00" for m in media)
+    return b"".join([b"\x01" + m if m else b"\x00" for m in media])
 
 
 def _unpack_media(data: bytes) -> tuple[bytes, ...]:
@@ -117,7 +117,7 @@ def _values(e: Exchange) -> list[Any]:
         e.touched,
         e.ended,
         e.stopped,
-        e.state.value,
+        str(e.state),
         e.superseded,
         e.carried,
         e.standing,
@@ -138,7 +138,7 @@ def _values(e: Exchange) -> list[Any]:
         pack_inputs(e.inputs),
         _pack_media(e.media),
         None if e.reply is None else b"".join(e.reply),
-        orjson.dumps({str(k): v for k, v in e.notes.items()}) if e.notes else None,
+        orjson.dumps(e.notes, option=orjson.OPT_NON_STR_KEYS) if e.notes else None,
         e.input,
         e.said,
         e.full,
