@@ -78,11 +78,8 @@ class HeldSink:
 class Presence:
     """A reader's being there, until it leaves."""
 
-    __slots__ = ("_inside", "is_gone")
-
-    def __init__(self) -> None:
-        self.is_gone = False
-        self._inside: _WhileHere | None = None
+    is_gone = False
+    _inside: _WhileHere | None = None
 
     def leave(self) -> None:
         self.is_gone = True

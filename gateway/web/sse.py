@@ -39,7 +39,6 @@ class ClientReply(Presence):
     def __init__(
         self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
     ) -> None:
-        super().__init__()
         self.started = False
         self.ended = False
         self._receive = receive
