@@ -65,7 +65,7 @@ from gateway.run.tools.agent import AgentTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.recent import RecentCalls
-from gateway.run.tools.toolbox import KeepsCalls, Toolbox
+from gateway.run.tools.toolbox import NO_TOOLS, KeepsCalls, Toolbox
 from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
@@ -488,11 +488,13 @@ class AgentRuns:
         maker: the row of the run that made the calls, 0 where they are not kept. speaker: the turn, as it speaks to
         other agents; None: it makes no calls.
         """
+        if not known.offered:
+            return NO_TOOLS
         keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
         memory = MemoryTools(
             keeper.store, known, changes, tokens, keeper.now, keeper.embed_query, self._archives
         )
-        if not asked.spec.uid or not known.offered:
+        if not asked.spec.uid:
             return memory
         window = asked.target.context_window
         others = None if speaker is None else self.peers.of(speaker, None if run is None else run.id or None)

@@ -75,6 +75,25 @@ class Toolbox(Protocol):
         """Returns the result. An exception becomes an error without details."""
 
 
+class NoTools:
+    """The toolbox of a turn to which no tools are offered."""
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return []
+
+    def owns(self, name: str) -> bool:
+        return False
+
+    def lane(self, call: RunTool) -> str | None:
+        return None
+
+    async def run(self, call: RunTool) -> ToolAnswer:
+        return failed(FAILED.format(name=call.name))
+
+
+NO_TOOLS = NoTools()
+
+
 async def run_tools(
     toolbox: Toolbox, calls: Sequence[RunTool], made: dict[int, ToolAnswer] | None = None
 ) -> list[ToolAnswer]:

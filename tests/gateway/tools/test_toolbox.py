@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer, Toolbox, run_tools
+from gateway.run.tools.toolbox import AT_ONCE, NO_TOOLS, ToolAnswer, Toolbox, run_tools
 
 
 class Doors:
@@ -141,3 +141,11 @@ async def test_only_so_many_calls_run_side_by_side() -> None:
     for id in ids:
         box.door(id).set()
     assert await contents(running) == [f"done {id}" for id in ids]
+
+
+async def test_where_no_tools_are_offered_a_call_is_an_error() -> None:
+    assert NO_TOOLS.definitions() == []
+    for answers in (await run_tools(NO_TOOLS, calls("a", "b")), [await NO_TOOLS.run(*calls("a"))]):
+        assert {(each.status, each.content) for each in answers} == {
+            ("error", "Error: wait is not available at the moment.")
+        }
