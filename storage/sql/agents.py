@@ -10,7 +10,6 @@ import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from storage.database import Connection, Database
@@ -18,6 +17,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, Numbers, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
+from storage.value import changed
 
 SQL = load("statements.sql")
 
@@ -50,7 +50,7 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
         (draft.uid, scope.project, scope.profile, scope.subject, draft.secret, draft.epoch, draft.created),
     )
     if row is not None:
-        return replace(draft, id=row[0])
+        return changed(draft, id=row[0])
     found = await find_agent(connection, scope)
     if found is None:
         # Only a uid can have collided, and those are random.

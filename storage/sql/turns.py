@@ -40,7 +40,7 @@ from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.kept import KeptLooks
 from storage.sql.passages import keep_edit
 from storage.sql.remembered import MemoryCache
-from storage.value import changed
+from storage.value import changed, filled
 
 # A turn that waits to be written holds this much beside what was said; estimated.
 _WRITE_BYTES = 4096
@@ -278,19 +278,18 @@ async def _apply(
     """
     e = change.exchange
     assert e is not None  # a turn always has one; what idle time confirms has not
-    e = replace(e, snapshot=snapshot)
     is_added = e.id <= 0
     begun: Conversation | None = None
+    if is_added and e.conversation <= 0:
+        begun = await history.add_conversation(connection, agent, write.uid, write.key, write.now)
+    # The change stays as it is: it may be written twice.
+    e = changed(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
     if not is_added:
         await history.update_exchange(connection, agent, e)
         await connection.run(history.SQL["ops_drop"], (agent, e.id))
     else:
-        if e.conversation <= 0:
-            values = (agent, write.uid, write.key, write.now)
-            begun = await history.add_conversation(connection, *values)
-            e = replace(e, conversation=begun.id)
         id, seq, is_head = await history.insert_exchange(connection, agent, e)
-        e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+        filled(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if is_head or change.others or change.heads or change.tombs or change.stale or change.merge:
             begun = None
     for other in change.others:

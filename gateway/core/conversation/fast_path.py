@@ -16,7 +16,7 @@ from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree
 from storage.commands import Look
 from storage.records import Exchange, State
-from storage.value import changed
+from storage.value import changed, filled
 
 
 def plan_plain(look: Look, query: Query) -> Plan | None:
@@ -108,4 +108,4 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
     if matters or query.listing.said:
         return None
     e = finish_plain(plan, ended)
-    return changed(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)
+    return filled(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)
