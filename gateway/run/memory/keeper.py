@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
+from gateway.core.conversation import settle
 from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import End, TurnOutcome
@@ -21,7 +22,7 @@ from gateway.run.memory.leases import Leases
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
-from gateway.run.memory.record import BlockEdits, open_turn, record_turn
+from gateway.run.memory.record import OPENED, BlockEdits, record_turn
 from gateway.run.memory.resent import ResentLists
 from gateway.settings import MemorySettings
 from storage.commands import Committed, TurnWrite
@@ -113,7 +114,7 @@ class MemoryKeeper:
 
     async def open(self, known: Known, prompt: Prompt) -> Known:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        write = open_turn(known, prompt, self.now())
+        write = record_turn(known, prompt, BlockEdits(), OPENED, self.now(), settle.open_)
         try:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))
@@ -134,16 +135,16 @@ class MemoryKeeper:
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
         known.asked.place.hand_on()
+        if outcome.state is End.FAILED and not outcome.text and known.row < 0:
+            return self._over(known)
         try:
             write = record_turn(known, prompt, changes, outcome, self.now())
-            if write is not None:
-                writing = self.store.turns.commit(write)
-                overfull = prompt.window.overfull if outcome.state is End.FINISHED else None
-                writing.add_done_callback(partial(self._written, known, write, overfull))
-                return writing
+            writing = self.store.turns.commit(write)
         except Exception as error:
             return self._over(known, error)
-        return self._over(known)
+        overfull = prompt.window.overfull if outcome.state is End.FINISHED else None
+        writing.add_done_callback(partial(self._written, known, write, overfull))
+        return writing
 
     def _over(self, known: Known, error: Exception | None = None) -> asyncio.Future[None]:
         """Returns the end of a write that did not even begin."""

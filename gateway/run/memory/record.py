@@ -21,8 +21,10 @@ from gateway.run.memory.prompt import Prompt
 from storage.commands import Change, Missing, Pool, Probes, TurnWrite
 from storage.records import Block, BlockOp, Exchange, Snapshot
 
-# The outcome that is written with a user's message before the model is asked.
-_OPEN = TurnOutcome(End.CANCELLED)
+# The outcome that is written with a user's message before the model is asked, so that it survives the process.
+OPENED = TurnOutcome(End.CANCELLED)
+# A rule that settles a turn.
+How = Callable[[Tree, Plan, settle.Ended], Exchange]
 
 
 @dataclass(slots=True)
@@ -38,55 +40,16 @@ class BlockEdits:
 
 
 def record_turn(
-    known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome, now: float
-) -> TurnWrite | None:
-    """Returns the write of a turn; None: nothing of it is worth writing. now: when it ended."""
-    if outcome.state is End.FAILED and not outcome.text and known.row < 0:
-        return None
-    ended = _ended(known, prompt, changes.ops, outcome, now)
-    return _write(
-        known, prompt, changes, ended, settle.finish if outcome.state is End.FINISHED else settle.cancel
-    )
-
-
-def open_turn(known: Known, prompt: Prompt, now: float) -> TurnWrite:
-    """Returns what is written before a turn is answered, so that the user's message survives the process."""
-    ended = _ended(known, prompt, (), _OPEN, now)
-    return _write(known, prompt, BlockEdits(), ended, settle.open_)
-
-
-def _ended(
-    known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
-) -> settle.Ended:
-    said = outcome.said or {"role": "assistant", "content": ""}
-    has_words = outcome.state is End.FINISHED or bool(outcome.text)
-    full = outcome.full if has_words or outcome.hidden else ()
-    if has_words and not full:
-        full = (said,)
-    # The client's own calls are in `said`; what else was called, the gateway ran.
-    return settle.Ended(
-        id=known.row,
-        full=full,
-        said=said,
-        now=now,
-        notes=prompt.notes,
-        ours=frozenset(_call_ids(full) - _call_ids([said])) if full != (said,) else frozenset(),
-        edits=bool(ops),
-        evicted=prompt.window.evicted,
-    )
-
-
-def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
-    return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}
-
-
-def _write(
     known: Known,
     prompt: Prompt,
     changes: BlockEdits,
-    ended: settle.Ended,
-    how: Callable[[Tree, Plan, settle.Ended], Exchange],
+    outcome: TurnOutcome,
+    now: float,
+    how: How | None = None,
 ) -> TurnWrite:
+    """Returns the write of a turn. now: when it ended. how: settles it, if not its end says how."""
+    how = how or (settle.finish if outcome.state is End.FINISHED else settle.cancel)
+    ended = _ended(known, prompt, changes.ops, outcome, now)
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
     snapshot = _snapshot(known, prompt, changes)
     plain: tuple[Exchange, int] | None = None
@@ -114,11 +77,36 @@ def _write(
     )
 
 
+def _ended(
+    known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
+) -> settle.Ended:
+    said = outcome.said or {"role": "assistant", "content": ""}
+    has_words = outcome.state is End.FINISHED or bool(outcome.text)
+    full = outcome.full if has_words or outcome.hidden else ()
+    if has_words and not full:
+        full = (said,)
+    # The client's own calls are in `said`; what else was called, the gateway ran.
+    return settle.Ended(
+        id=known.row,
+        full=full,
+        said=said,
+        now=now,
+        notes=prompt.notes,
+        ours=frozenset(_call_ids(full) - _call_ids([said])) if full != (said,) else frozenset(),
+        edits=bool(ops),
+        evicted=prompt.window.evicted,
+    )
+
+
+def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
+    return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}
+
+
 def _foreseen(
     known: Known,
     key: str | None,
     ended: settle.Ended,
-    how: Callable[[Tree, Plan, settle.Ended], Exchange],
+    how: How,
     decide: Callable[[Pool], Change],
 ) -> Change | None:
     """Returns what a turn changes if nothing has changed since it was looked at.
