@@ -233,7 +233,7 @@ def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str,
             inner: Any = body
             for key in keys:
                 inner = inner.get(key) if isinstance(inner, dict) else None
-            value = None if inner is None else _body_id(inner, name)
+            value = _checked_id(inner, name) if isinstance(inner, str) else _number_id(inner, name)
         if value is not None:
             return value
     return None
@@ -250,10 +250,12 @@ def _header_text(raw: bytes, name: str) -> str:
         raise BadRequest(f"The header `{name}` is not valid UTF-8.", param=name) from error
 
 
-def _body_id(value: Any, name: str) -> str | None:
+def _number_id(value: Any, name: str) -> str | None:
+    """Returns an id that is a whole number, where its vendor sends one; None for null."""
+    if value is None:
+        return None
     # A float is refused, not printed: two long whole numbers may become the same float, and two people one.
-    kinds = str if name in _STRINGS else str | int
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    if name in _STRINGS or isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(
             f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
         )
