@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from urllib.parse import quote
 from zlib import crc32
 
@@ -31,7 +32,6 @@ from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.core.turn.waits import Waiter
-from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
@@ -61,6 +61,7 @@ from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
+_context_window = attrgetter("context_window")
 
 
 class Chat:
@@ -162,8 +163,8 @@ class Chat:
             passes = Passes(forwardable(headers), credential)
             begun, status = await self._remember(request, attempts, identity, spec, place, passes)
             call = ChatCall(request, *passes, route.upstream, status, receipt)
-            is_bare = begun is None and not spec.system
-            is_bare = is_bare and not _has_context_window(route, attempts.target)
+            is_bare = begun is None and not spec.system and attempts.target.context_window is None
+            is_bare = is_bare and not any(map(_context_window, route.others))
             try:
                 with attempts:
                     if is_bare and view.speaks_chat:
@@ -364,7 +365,3 @@ def _conversation_key(request: ChatRequest) -> int:
         if message["role"] == "user":
             break
     return crc32(orjson.dumps(head))
-
-
-def _has_context_window(route: Route, target: Target) -> bool:
-    return target.context_window is not None or any(each.context_window is not None for each in route.others)
