@@ -75,12 +75,14 @@ class Few:
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages. unwanted: rows that are not shown."""
-        layout, share, flags = self._layout, self._share, self._layout.flags
+        layout, score, share, flags = self._layout, self._score, self._share, self._layout.flags
         found: dict[int, float] = {}
         of_user = most = 0.0
         # Only now: the statistics of words are those of the whole memory.
-        for row, value in enumerate(self._score[:-1]):
-            if not value or row in unwanted:
+        for row in range(unwanted.start, min(unwanted.stop, layout.end)):
+            score[row] = 0.0
+        for row, value in enumerate(score[:-1]):
+            if not value:
                 continue
             flag = flags[row]
             if flag & ASKS:
