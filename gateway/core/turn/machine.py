@@ -42,7 +42,16 @@ from gateway.core.turn.guide import (
     ToolResult,
 )
 from gateway.core.turn.ledger import NOTHING, Ledger
-from gateway.core.turn.round import BrokeOff, Complete, ErrorEvent, Refused, ReplyForm, Round, RoundEnd
+from gateway.core.turn.round import (
+    EVENTS,
+    BrokeOff,
+    Complete,
+    ErrorEvent,
+    Refused,
+    ReplyForm,
+    Round,
+    RoundEnd,
+)
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut, ToolCall, join_messages
 from gateway.core.turn.upstream_error import error_of
@@ -50,7 +59,6 @@ from gateway.errors import Conflict, GatewayError
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
-_EVENTS = (("content-type", "text/event-stream; charset=utf-8"),)
 _DONE = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
 
@@ -491,7 +499,7 @@ class Turn:
 
     def _head(self) -> commands.SendHead:
         if self.spec.shows_steps:
-            return commands.SendHead(200, _EVENTS)
+            return commands.SendHead(200, (EVENTS,))
         return commands.SendHead(self._round.status, self._round.headers)
 
     def _make_outcome(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -30,6 +30,8 @@ from gateway.core.turn.stream import (
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 from storage.value import frozen
+
+EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
 
 class ReplyForm(Enum):
@@ -179,6 +181,7 @@ class Round:
         usage = parsed.get("usage")
         if self.form is ReplyForm.EVENTS:
             # The client reads events by now, so this one has to become events, its usage as a chunk of its own.
+            self.headers = (*(each for each in self.headers if each[0] != EVENTS[0]), EVENTS)
             chunk = chunk_of(parsed)
             chunk.pop("usage", None)
             self._take_chunk(chunk, None)

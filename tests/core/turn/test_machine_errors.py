@@ -214,6 +214,13 @@ class TestForms:
         assert (client.text, client.ids, client.finish) == ("Hm. Done.", {"chatcmpl-1"}, ["stop"])
         assert (client.roles, client.done, len(client.usages)) == (["assistant"], 1, int(wants_usage))
 
+    def test_a_body_that_becomes_chunks_is_announced_as_events(self) -> None:
+        whole = orjson.dumps(completion("Done.", id="other"))
+        playbook = after_hidden_round(ROLE) >> ReplyStarted(200, LIMITED) >> ReceivedWhole(whole) << Save
+        events = (LIMITED[1], ("content-type", "text/event-stream; charset=utf-8"))
+        assert playbook >> Saved() << SendHead(200, events) << SendBody << Finish()
+        assert read_stream(playbook.sent).text == "Done."
+
     def test_a_stream_after_a_hidden_round_in_one_body_says_what_that_had_said(self) -> None:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
