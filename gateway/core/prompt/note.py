@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence, Set
-from dataclasses import dataclass
+from operator import attrgetter
 from string import digits, punctuation
 
 from gateway.core.dates import day_of
 from storage.records import Atom, Message
+from storage.value import frozen
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
 QUERY_CHARS = 4_000
@@ -58,7 +59,9 @@ _NOTE = re.compile(
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
-_WORD, _LONG_WORD = re.compile(r"\w+"), re.compile(r"\w{4,}")
+_WORD = re.compile(r"\w+")
+# A character of ASCII -> itself where it is of a word, and else a space.
+_APART = {code: chr(code) if _WORD.match(chr(code)) else " " for code in range(128)}
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
 
@@ -66,9 +69,10 @@ _POINTS = " .…!?¿¡。！？"
 # The day and the conversation of a line.
 _Group = tuple[str, int]
 _YEAR = 4
+_WHEN = attrgetter("message.at", "message.seq")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Recalled:
     """A message chosen for a note. text: as it is shown, on one line, cut and without tags of ours."""
 
@@ -207,7 +211,7 @@ def choose(
         years.add(group[0][:_YEAR])
     # By day, then by conversation, each as it went.
     for hits in groups.values():
-        hits.sort(key=lambda hit: (hit.message.at, hit.message.seq))
+        hits.sort(key=_WHEN)
     ordered = sorted(groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1]))
     return [hit for _, hits in ordered for hit in hits]
 
@@ -244,7 +248,7 @@ def _is_told(line: str, told: dict[str, str]) -> bool:
     told: line -> its words, "" until they are needed.
     """
     # Most lines lack a long word with which it begins: not all of their words have to be found then.
-    begun, words = max(_WORD.findall(line, 0, _BEGUN_CHARS)[:-1], key=len, default=""), ""
+    begun, words = max(_split(line[:_BEGUN_CHARS])[:-1], key=len, default=""), ""
     for other, known in told.items():
         if begun in other:
             words = words or _spaced(line)
@@ -255,7 +259,12 @@ def _is_told(line: str, told: dict[str, str]) -> bool:
 
 
 def _spaced(line: str) -> str:
-    return f" {' '.join(_WORD.findall(line))} "
+    return f" {' '.join(_split(line))} "
+
+
+def _split(line: str) -> list[str]:
+    """Returns the words of a line: in ASCII in a third of the time that finding them takes."""
+    return line.translate(_APART).split() if line.isascii() else _WORD.findall(line)
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
@@ -280,7 +289,7 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
 
 def folded_words(text: str) -> list[str]:
     """Returns the words of a text, in lower case."""
-    return _WORD.findall(text.casefold())
+    return _split(text.casefold())
 
 
 def stem(word: str) -> str:
@@ -349,12 +358,9 @@ def _quote(text: str) -> str:
 
 def _keys(query: str) -> list[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
-    low = query.casefold()
-    if low.isascii():
-        words = _LONG_WORD.findall(low)
-    else:
-        words = [word for word in _WORD.findall(low) if len(word) > 3 or not word.isascii()]
-    return [word[:-2] if len(word) > 6 else word[:4] for word in dict.fromkeys(words)][:_KEYS]
+    words = dict.fromkeys(folded_words(query))
+    long = [word for word in words if len(word) > 3 or not word.isascii()]
+    return [word[:-2] if len(word) > 6 else word[:4] for word in long][:_KEYS]
 
 
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:

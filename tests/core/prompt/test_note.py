@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from gateway.core.prompt.note import (
     Recalled,
     choose,
     estimate_tokens,
+    folded_words,
     make_query,
     render_note,
     shared_lines,
@@ -353,3 +355,8 @@ def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
     shared = shared_lines(f"4\n{RULES}", said)
     assert told_apart([*said[:2], other], shared) == [*said[:2], other]
     assert told_apart([*said, other], shared) == [other]
+
+
+@given(st.text() | st.text(st.characters(max_codepoint=127)))
+def test_words_are_runs_of_letters_digits_and_underscores(text: str) -> None:
+    assert folded_words(text) == re.findall(r"\w+", text.casefold())
