@@ -74,10 +74,19 @@ _WHEN = attrgetter("message.at", "message.seq")
 
 @frozen
 class Recalled:
-    """A message chosen for a note. text: as it is shown, on one line, cut and without tags of ours."""
+    """A message chosen for a note.
+
+    text: as it is shown, on one line, cut and without tags of ours. line: with its speaker's name. day: of the message.
+    """
 
     message: Message
     text: str
+    line: str
+    day: str
+
+    @classmethod
+    def of(cls, message: Message, text: str) -> Recalled:
+        return cls(message, text, _line(message, text), day_of(message.at))
 
 
 def estimate_tokens(text: str) -> int:
@@ -200,15 +209,16 @@ def choose(
         if end - start < len(line):
             text = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
             whole = text.casefold()
-        group = day_of(message.at), message.conversation
-        heading = "" if group in groups else _heading(group[0], years)
-        cost = estimate_tokens(f"{heading}{_line(message, text)}\n")
+        hit = Recalled.of(message, text)
+        group = hit.day, message.conversation
+        heading = "" if group in groups else _heading(hit.day, years)
+        cost = estimate_tokens(f"{heading}{hit.line}\n")
         if cost > room or _is_told(whole, told):
             continue
         room -= cost
         told[whole] = ""
-        groups.setdefault(group, []).append(Recalled(message, text))
-        years.add(group[0][:_YEAR])
+        groups.setdefault(group, []).append(hit)
+        years.add(hit.day[:_YEAR])
     # By day, then by conversation, each as it went.
     for hits in groups.values():
         hits.sort(key=_WHEN)
@@ -312,12 +322,11 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
         return ""
     lines, last = [_frame(now)], ("", 0)
     for hit in hits:
-        message = hit.message
-        group = day_of(message.at), message.conversation
+        group = hit.day, hit.message.conversation
         if group != last:
-            lines.append(_heading(group[0], (last[0][:_YEAR],)).rstrip())
+            lines.append(_heading(hit.day, (last[0][:_YEAR],)).rstrip())
             last = group
-        lines.append(_line(message, hit.text))
+        lines.append(hit.line)
     if changes:
         lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))

@@ -43,10 +43,10 @@ def message(
 
 def test_a_note_as_it_is_sent() -> None:
     hits = [
-        Recalled(message(0, ""), "My dog is called Rex."),
-        Recalled(message(1, "", "assistant"), "A fine name."),
-        Recalled(message(2, "", speaker="Ingrid"), "I am here too."),
-        Recalled(message(3, "", source="passage"), "Prefers tea."),
+        Recalled.of(message(0, ""), "My dog is called Rex."),
+        Recalled.of(message(1, "", "assistant"), "A fine name."),
+        Recalled.of(message(2, "", speaker="Ingrid"), "I am here too."),
+        Recalled.of(message(3, "", source="passage"), "Prefers tea."),
     ]
     assert render_note(hits, ["human: + lives in Oslo"], MARCH + 9 * DAY) == (
         "<memory>\n"
@@ -277,7 +277,7 @@ def test_a_quoted_note_is_taken_out_again(text: str, expected: str) -> None:
     assert strip_notes(text) == expected
 
 
-NOTE = render_note([Recalled(message(1, ""), 'My dog is "Rex".')], [], MARCH)
+NOTE = render_note([Recalled.of(message(1, ""), 'My dog is "Rex".')], [], MARCH)
 OLD = f"<memory>\n{FRAME} Written x.\n[2026-03-02 Mon, user] t\n</memory>\n\n"
 
 
