@@ -9,6 +9,7 @@ they are as they were. The process that owns its file need not even ask: it is t
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import orjson
@@ -149,7 +150,8 @@ class KeptLooks:
         """Keeps all openings of a memory, which were read after the look."""
         memory = self._memories.get(agent)
         if memory is not None and memory.state == (look.epoch, look.rev, look.next_seq):
-            self._put_openings(memory, openings)
+            newest = openings[-_OPENINGS:]
+            self._put_openings(memory, newest, newest, memory.openings or ())
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
         """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped.
@@ -167,7 +169,8 @@ class KeptLooks:
             return
         memory.state = epoch, rev, done.next_seq
         if write.opening is not None and memory.openings is not None:
-            self._put_openings(memory, [*memory.openings, write.opening])
+            openings = [*memory.openings, write.opening]
+            self._put_openings(memory, openings[-_OPENINGS:], (write.opening,), openings[:-_OPENINGS])
         place: _Place | None
         if done.begun is not None and done.added is not None:
             e, place = done.added, _Place(done.begun, done.added, False, NO_ADDITIONS, None)
@@ -208,10 +211,12 @@ class KeptLooks:
                     found = place
         return found
 
-    def _put_openings(self, memory: _Memory, openings: list[Opening]) -> None:
-        before = sum(map(_opening_bytes, memory.openings or ()))
-        memory.openings = openings[-_OPENINGS:]
-        added = sum(map(_opening_bytes, memory.openings)) - before
+    def _put_openings(
+        self, memory: _Memory, openings: list[Opening], come: Iterable[Opening], gone: Iterable[Opening]
+    ) -> None:
+        """Keeps the openings of a memory. come, gone: those that it did not have before, and has no more."""
+        memory.openings = openings
+        added = sum(map(_opening_bytes, come)) - sum(map(_opening_bytes, gone))
         memory.bytes += added
         self._grow(added)
 

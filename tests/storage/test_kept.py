@@ -17,7 +17,7 @@ from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.listed import CannotRewrite, rewritten
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.tree import Tree
-from storage.commands import Change, ForgetTarget, Pool
+from storage.commands import Change, ForgetTarget, Look, Pool
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Block, Scope, Snapshot
 from storage.sql import exchanges
@@ -234,6 +234,28 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
     for agent, _ in looks:
         kept.drop(agent)
     assert kept.bytes == 0
+
+
+async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenStore) -> None:
+    store = await open_store()
+    kept, speaker = store.turns._kept, Speaker(store, ALICE)
+
+    async def look() -> Look:
+        found = await store.turns.look(speaker.agent, None, None)
+        assert found is not None
+        return found
+
+    await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
+    kept.keep_openings(speaker.agent.id, await look(), [])
+    before = kept._memories[speaker.agent.id].bytes
+    for n in range(70):
+        await speaker.say([user(f"Topic {n}")], assistant("Yes."))
+    now = await look()
+    openings = kept.openings(speaker.agent.id, now)
+    assert openings is not None
+    assert len(openings) == 64
+    kept.keep_openings(speaker.agent.id, now, [])
+    assert kept._memories[speaker.agent.id].bytes == before
 
 
 @pytest.mark.sqlite
