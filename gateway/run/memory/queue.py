@@ -23,10 +23,10 @@ class QueuePlace:
     over, the next request has to wait for that, and the write leaves.
     """
 
-    def __init__(self) -> None:
-        self._let_go: Callable[[], None] | None = None
-        self._is_handed_on = False
-        self.is_shared = False  # the other processes see it
+    # Nearly all places stay as they are made.
+    _let_go: Callable[[], None] | None = None
+    _is_handed_on = False
+    is_shared = False  # the other processes see it
 
     def __enter__(self) -> QueuePlace:
         return self
