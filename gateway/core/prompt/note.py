@@ -179,8 +179,9 @@ def choose(
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - _EMPTY_TOKENS
-    # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
-    generous = room // 2
+    if room < _LEAST_TOKENS:
+        return []
+    limit, generous = cut_chars, room // 2
     known = "\n".join(noted)
     seen = {_quote(query).casefold().strip(_POINTS)}
     keys: list[str] | None = None
@@ -188,17 +189,14 @@ def choose(
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
     for message, line, whole in _in_turn(candidates, exclude_atoms, shared):
-        if room < _LEAST_TOKENS:
-            break
         if not whole or whole in seen:
             continue
         seen.add(whole)
-        limit = cut_chars if room > generous else cut_chars // 2
         # Most candidates find no room any more: their best part is not looked for.
         if min(len(line), limit - _EDGES) > _MOST_CHARS * room:
             continue
-        text, start, end = line, 0, len(line)
-        if end > limit:
+        text, is_cut = line, len(line) > limit
+        if is_cut:
             keys = _keys(query) if keys is None else keys
             start, end = _best_part(line, keys, limit)
             text = line[start:end].strip()
@@ -206,7 +204,7 @@ def choose(
         at = known.find(text[:_LOOKED_CHARS]) if known else -1
         if at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0):
             continue
-        if end - start < len(line):
+        if is_cut:
             text = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
             whole = text.casefold()
         hit = Recalled.of(message, text)
@@ -219,6 +217,11 @@ def choose(
         told[whole] = ""
         groups.setdefault(group, []).append(hit)
         years.add(hit.day[:_YEAR])
+        if room < _LEAST_TOKENS:
+            break
+        # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
+        if room <= generous:
+            limit = cut_chars // 2
     # By day, then by conversation, each as it went.
     for hits in groups.values():
         hits.sort(key=_WHEN)
@@ -368,8 +371,8 @@ def _quote(text: str) -> str:
 def _keys(query: str) -> list[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
-    long = [word for word in words if len(word) > 3 or not word.isascii()]
-    return [word[:-2] if len(word) > 6 else word[:4] for word in long][:_KEYS]
+    keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]
+    return keys[:_KEYS]
 
 
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:
