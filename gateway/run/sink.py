@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class ClientGone(Exception):
@@ -76,53 +76,36 @@ class HeldSink:
 
 
 class Presence:
-    """A reader's being there, until it leaves."""
+    """A reader's being there, until it leaves. As a block, made like asyncio.Timeout, it is what `while_here` says."""
 
     is_gone = False
-    _inside: _WhileHere | None = None
+    _task: asyncio.Task[Any] | None = None  # the one inside
+    _cancelling = 0
+    _is_cancelled = False
 
     def leave(self) -> None:
         self.is_gone = True
-        if self._inside is not None:
-            self._inside.cancel()
-
-    def while_here(self) -> AbstractContextManager[None]:
-        return _WhileHere(self)
-
-
-class _WhileHere:
-    """The cancel scope of `while_here`, made like asyncio.Timeout: the reader's leaving cancels the task inside."""
-
-    __slots__ = ("_cancelled", "_cancelling", "_outer", "_presence", "_task")
-
-    def __init__(self, presence: Presence) -> None:
-        self._presence = presence
-        self._cancelled = False
+        if self._task is not None and not self._is_cancelled:
+            self._is_cancelled = True
+            self._task.cancel()
 
     def __enter__(self) -> None:
-        if self._presence.is_gone:
+        if self.is_gone:
             raise ClientGone
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._outer = self._presence._inside
-        self._presence._inside = self
-
-    def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._task.cancel()
+        assert self._task is None, "one block at a time"
+        self._task, self._cancelling = task, task.cancelling()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._presence._inside = self._outer
-        if not self._cancelled:
+        task, self._task = self._task, None
+        if task is None or not self._is_cancelled:
             return
         # If more cancellations are left than there were at the start, somebody else (the shutdown) asked as well, and
         # its CancelledError has to go on. An error of the block's own goes on, too.
-        if self._task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
+        if task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
             raise ClientGone from error
 
 
@@ -152,4 +135,4 @@ class UnseenSink:
         pass
 
     def while_here(self) -> AbstractContextManager[None]:
-        return self.presence.while_here()
+        return self.presence

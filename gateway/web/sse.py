@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from starlette.types import Receive, Send
@@ -30,7 +31,7 @@ class ClientConnection(Protocol):
     def is_full(self) -> bool: ...
 
 
-class ClientReply(Presence):
+class ClientReply:
     """The `Sink` of an ASGI request. Use it in a `with` block, inside of which its watcher lives.
 
     The request's body must have been read before: the watcher takes all that `receive` still has to say.
@@ -39,6 +40,7 @@ class ClientReply(Presence):
     def __init__(
         self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
     ) -> None:
+        self._presence = Presence()
         self.started = False
         self.ended = False
         self._receive = receive
@@ -52,7 +54,7 @@ class ClientReply(Presence):
         if self._connection is None:
             self._watcher = asyncio.create_task(self._watch())
         elif self._connection.is_lost:
-            self.leave()
+            self._presence.leave()
         else:
             self._connection.on_lost = self._lost
         return self
@@ -63,6 +65,9 @@ class ClientReply(Presence):
         # The client may have sent its next request already, whose reply has taken this place over.
         if self._connection is not None and self._connection.on_lost == self._lost:
             self._connection.on_lost = None
+
+    def while_here(self) -> AbstractContextManager[None]:
+        return self._presence
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         self._head = {
@@ -86,11 +91,11 @@ class ClientReply(Presence):
     async def _put(self, body: bytes, *, more_body: bool) -> None:
         if more_body and not body:
             return
-        if self.is_gone:
+        if self._presence.is_gone:
             raise ClientGone
         timer: asyncio.TimerHandle | None = None
         if self._connection is None or self._connection.is_full:
-            timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self.leave)
+            timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self._presence.leave)
         try:
             if self._head is not None:
                 self.started = True
@@ -111,4 +116,4 @@ class ClientReply(Presence):
 
     def _lost(self) -> None:
         if not self.ended:
-            self.leave()
+            self._presence.leave()

@@ -67,7 +67,7 @@ class ListeningSink:
         await self.write(body)
 
     def while_here(self) -> AbstractContextManager[None]:
-        return self.presence.while_here()
+        return self.presence
 
     def leave(self) -> None:
         self.presence.leave()

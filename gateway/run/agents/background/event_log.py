@@ -210,7 +210,7 @@ class EventLog:
         self.add(body)
 
     def while_here(self) -> AbstractContextManager[None]:
-        return self._presence.while_here()
+        return self._presence
 
 
 async def stored(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
