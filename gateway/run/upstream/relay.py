@@ -27,8 +27,8 @@ async def relay(
     receipt: Receipt,
     beat_s: float = 0.0,
     json_bytes: int | None = None,
-) -> int:
-    """Answers `sink` with the upstream's reply; returns its status.
+) -> None:
+    """Answers `sink` with the upstream's reply.
 
     beat_s: a comment goes into an event stream after so much silence; 0: never. json_bytes: of the bodies that are no
     event stream only JSON is held until it is whole, and no more than this of it; None: every body is held.
@@ -43,7 +43,6 @@ async def relay(
                 await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0)
             else:
                 await _whole(reply, await reply.read(MAX_REPLY_BYTES), sink, receipt)
-            return reply.status
     except ProviderError as error:
         raise translate(error) from error
     finally:
