@@ -231,6 +231,7 @@ class Speaker:
             defaults=[HUMAN],
         )
         committed = await self.store.turns.commit(write)
+        self.store.turns.keep(write, committed)
         self.store.agents.remember(committed.agent)
         self._agent = committed.agent
         return committed

@@ -123,22 +123,21 @@ class Turns(Group):
 
         Raises: Stale when something was forgotten meanwhile, Unavailable.
         """
-        future = self._database.write(
+        return self._database.write(
             partial(_commit, write=write, rules=self._rules),
             bytes=_WRITE_BYTES + 2 * write.chars,
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
         )
-        # First, so that whoever waits for the commit finds it in what is kept.
-        future.add_done_callback(partial(self._take_in, write))
-        return future
 
-    def _take_in(self, write: TurnWrite, future: Future[Committed]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            done = future.result()
-            if done.added is not None:
-                self._memories.committed(done.agent, done.added)
-            self._kept.committed(write, done)
+    def keep(self, write: TurnWrite, done: Committed) -> None:
+        """Takes a turn that was committed into what is kept, so that the next look and query need not read it.
+
+        The exchange in it is changed, and nobody else's any more.
+        """
+        if done.added is not None:
+            self._memories.committed(done.agent, done.added)
+        self._kept.committed(write, done)
 
     @reads
     async def due(

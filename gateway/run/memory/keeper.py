@@ -120,6 +120,7 @@ class MemoryKeeper:
                 committed = await asyncio.shield(self.store.turns.commit(write))
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
+        self.store.turns.keep(write, committed)
         self.store.agents.remember(committed.agent)
         plan = replace(known.plan, conversation=committed.conversation)
         return replace(known, row=committed.exchange, agent=committed.agent, plan=plan)
@@ -156,11 +157,12 @@ class MemoryKeeper:
     def _written(
         self, known: Known, write: TurnWrite, overfull: Overfull | None, writing: asyncio.Future[Committed]
     ) -> None:
-        """Leaves the queue, and reports what was written. overfull: as it was sent, its window was filling up."""
+        """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
         known.asked.place.leave()
         if writing.cancelled() or writing.exception() is not None:
             return
         committed, look, events = writing.result(), known.look, self.events
+        self.store.turns.keep(write, committed)
         agent = committed.agent
         if agent is not known.agent:
             self.store.agents.remember(agent)
