@@ -3,7 +3,7 @@
 `scan` finds the elements of `messages`, and the members of the body when they are asked for. The body has been accepted
 by a JSON parser before, so the scanner trusts its form: any closing bracket closes. Bodies that break that trust raise
 ValueError; they never hang the scanner. Two rules keep its cost linear whatever is nested in what: a pattern looks at
-most `LOOKAHEAD` bytes ahead, and nothing in it can match in two ways.
+most `_LOOKAHEAD` bytes ahead, and nothing in it can match in two ways.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OPENING, _CLOSING = frozenset(b"[{"), frozenset(b"]}")
 
 # How far a pattern looks ahead; longer values are taken piece by piece. Chosen so that a try that fails (an image
 # in base64) costs about 10 us, while ordinary messages and tool declarations fit.
-LOOKAHEAD = 16_384
+_LOOKAHEAD = 16_384
 _DEPTH = 8  # brackets within brackets that one pattern follows; a tool declaration has 6
 
 # The pattern of a JSON string jumps from quote to quote (2 GB/s) and looks back at the backslashes before each;
@@ -51,7 +51,9 @@ def _nested(depth: int) -> bytes:
 
 
 _NESTED = re.compile(_nested(_DEPTH), re.DOTALL)
-_ELEMENT = re.compile(rb"[\s,]*+(" + _nested(_DEPTH) + rb")", re.DOTALL)
+# Most messages of most clients: a role and a text.
+_PLAIN = rb'\{\s*+"role"\s*+:\s*+"[a-z]++"\s*+,\s*+"content"\s*+:\s*+(?P<text>' + _STRING + rb")\s*+\}"
+_ELEMENT = re.compile(rb"[\s,]*+(" + _PLAIN + rb"|" + _nested(_DEPTH) + rb")", re.DOTALL)
 _STRINGS = re.compile(_STRING, re.DOTALL)
 # Whole strings and everything between them, to cut a long value at a place that is in no string.
 _OUTSIDE = re.compile(rb'[^"]*+(?:' + _STRING + rb'[^"]*+)*', re.DOTALL)
@@ -61,10 +63,6 @@ _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 # Both go on for at most 4,096 repeats, because a repeat costs memory until the match ends.
 _ESCAPED_QUOTES = re.compile(rb'(?:[^"]*+"(?<=[^\\]\\")){0,4096}', re.DOTALL)
 _ESCAPES = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+){0,4096}', re.DOTALL)
-# Most messages of most clients: a role and a text, which is the group.
-PLAIN = re.compile(
-    rb'\{\s*+"role"\s*+:\s*+"[a-z]++"\s*+,\s*+"content"\s*+:\s*+(' + _STRING + rb")\s*+\}", re.DOTALL
-)
 # A key without escapes and its value, which is empty here if it is no short one: a text, a number or the like.
 _MEMBER = re.compile(rb'[\s,]*+"([^"\\]*+)"\s*+:\s*+((?:"[^"\\]{0,99}+"|[^"\[\]{},\s]++)?+)')
 _GAP = re.compile(rb"[\s,]*+")
@@ -89,8 +87,9 @@ class Outline:
 class Layout:
     """The offsets of the parts of a request body.
 
-    places: start and end of each element of the last `messages`, if that is an array. outline: scanned when it is asked
-    for, since an edit within messages needs none.
+    places: three of each element of the last `messages`, if that is an array: where it begins, where its text does, and
+    where it ends; the second is 0 unless it is a role and a short text alone. outline: scanned when it is asked for,
+    since an edit within messages needs none.
     """
 
     body: bytes
@@ -105,13 +104,19 @@ class Layout:
 
     @property
     def messages(self) -> list[Span]:
-        return [*zip(self.places[::2], self.places[1::2], strict=True)]
+        return [*zip(self.places[::3], self.places[2::3], strict=True)]
 
     def message(self, index: int) -> Span:
         """Returns the span of one of the messages. Raises: IndexError."""
-        if not 0 <= 2 * index < len(self.places):
-            raise IndexError(f"no message {index} among {len(self.places) // 2}")
-        return self.places[2 * index], self.places[2 * index + 1]
+        start, _, end = self.place(index)
+        return start, end
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Returns the three places of one of the messages. Raises: IndexError."""
+        at, places = 3 * index, self.places
+        if not 0 <= at < len(places):
+            raise IndexError(f"no message {index} among {len(places) // 3}")
+        return places[at], places[at + 1], places[at + 2]
 
     @property
     def duplicates(self) -> tuple[str, ...]:
@@ -210,16 +215,17 @@ def _elements(body: bytes, at: int, places: array[int]) -> int:
     """Adds the places of the elements of the array that is open at `at`; returns where it ends."""
     match_element = _ELEMENT.match
     while True:
-        match = match_element(body, at, at + LOOKAHEAD)
+        match = match_element(body, at, at + _LOOKAHEAD)
         if match is not None:
-            places.extend(match.span(1))
-            at = match.end()
+            start, end = match.span(1)
+            places.extend((start, match.start("text") + 1, end))
+            at = end
             continue
         at = _skip(_GAP, body, at)
         if body[at] in _CLOSING:
             return at + 1
         end = _nested_end(body, at) if body[at] in _OPENING else _value_end(body, at)
-        places.extend((at, end))
+        places.extend((at, 0, end))
         at = end
 
 
@@ -228,7 +234,7 @@ def _value_end(body: bytes, start: int) -> int:
     if first == QUOTE:
         return _string_end(body, start)
     if first in _OPENING:
-        match = _NESTED.match(body, start, start + LOOKAHEAD)
+        match = _NESTED.match(body, start, start + _LOOKAHEAD)
         return _nested_end(body, start) if match is None else match.end()
     return _skip(_SCALAR, body, start)
 
@@ -239,7 +245,7 @@ def _nested_end(body: bytes, start: int) -> int:
     at = start + 1
     while True:
         # A piece ends outside strings, so its brackets can be counted once its strings are taken out.
-        end = _skip(_OUTSIDE, body, at, at + LOOKAHEAD)
+        end = _skip(_OUTSIDE, body, at, at + _LOOKAHEAD)
         piece = body[at:end]
         brackets = _STRINGS.sub(b"", piece).translate(None, _NO_BRACKETS)
         depths = list(accumulate(map(_STEPS.__getitem__, brackets), initial=depth))

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.request.scan import LOOKAHEAD, PLAIN, QUOTE, Layout, Member, Span, first_of, members_at
+from gateway.core.request.scan import QUOTE, Layout, Member, Span, first_of, members_at
 
 _NOWHERE: Span = (-1, -1)
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
@@ -58,8 +58,8 @@ class Splice:
 
     def insert_messages(self, index: int, messages: Iterable[bytes]) -> None:
         """Inserts before the message `index`; the number of messages as index means the end."""
-        if not 0 <= 2 * index <= len(self._layout.places):
-            raise IndexError(f"no place {index} among {len(self._layout.places) // 2} messages")
+        if not 0 <= 3 * index <= len(self._layout.places):
+            raise IndexError(f"no place {index} among {len(self._layout.places) // 3} messages")
         self._before.setdefault(index, []).extend(messages)
 
     def replace_message(self, index: int, messages: Iterable[bytes]) -> None:
@@ -76,19 +76,18 @@ class Splice:
         a list, to mark it for the cache, and later as a string. Before parts of another kind it is a part of its own.
         Returns False, and does nothing, where the content is neither a string, a list, null nor missing.
         """
-        start, end = self._layout.message(index)
-        plain = PLAIN.fullmatch(self._body, start, min(end, start + LOOKAHEAD))
-        content = self._value(index, "content") if plain is None else plain.span(1)
-        kind = None if content is None else self._body[content[0]]
-        if kind not in _TAKES_TEXT:
-            return False
-        begin: int | None = None
-        if content is not None and kind != _NULL:
-            begin = content[0] + 1 if kind == QUOTE else self._first_text(content[0])
-        if begin is None:
-            self._parts.setdefault(index, []).append(text)
-        else:
+        _, begin, _ = self._layout.place(index)
+        if not begin:
+            content = self._value(index, "content")
+            kind = None if content is None else self._body[content[0]]
+            if kind not in _TAKES_TEXT:
+                return False
+            if content is not None and kind != _NULL:
+                begin = content[0] + 1 if kind == QUOTE else self._first_text(content[0])
+        if begin:
             self._texts.append((begin, begin, _escape(text)))
+        else:
+            self._parts.setdefault(index, []).append(text)
         self._prefixed.add(index)
         return True
 
@@ -194,16 +193,16 @@ class Splice:
             at = members[-1][3] if members else end - 1
             edits.append((at, at, (b',"content":' if members else b'"content":') + value))
 
-    def _first_text(self, start: int) -> int | None:
-        """Returns the offset of the text in the first part of the list at `start`; None where that part is no text."""
+    def _first_text(self, start: int) -> int:
+        """Returns the offset of the text in the first part of the list at `start`; 0 where that part is no text."""
         at = first_of(self._body, start)
         if self._body[at] != 0x7B:
-            return None
+            return 0
         values = {key: slice(value, end) for key, _, value, end in members_at(self._body, at)[0]}
         kind, text = values.get("type"), values.get("text")
         if kind is None or text is None or self._body[text.start] != QUOTE:
-            return None
-        return text.start + 1 if orjson.loads(self._body[kind]) == "text" else None
+            return 0
+        return text.start + 1 if orjson.loads(self._body[kind]) == "text" else 0
 
     def _value(self, index: int, key: str) -> Span | None:
         for name, _, value, end in reversed(self._open(index)[0]):

@@ -17,7 +17,7 @@ from gateway.core.request.chat import ChatRequest
 # Chosen: some two and a half thousand conversations of ten messages.
 KEPT_BYTES = 5 << 19
 _MOST_BYTES = 1 << 20  # of one list; a hash of it takes 0.2 ms
-_LIST_BYTES, _MESSAGE_BYTES = 700, 28  # measured; of a message with one atom
+_LIST_BYTES, _MESSAGE_BYTES = 700, 32  # measured; of a message with one atom
 
 # An agent's secret, and how many messages there are.
 _Name = tuple[bytes, int]

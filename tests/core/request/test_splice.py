@@ -91,9 +91,16 @@ def test_a_body_that_begins_like_another_is_scanned_from_there_on(body: bytes, m
     known = scan(body).places
     end = known[-1] if known else len(body)
     longer = body[:end] + more * bool(known) + body[end:]
-    for count in (len(known), len(known) // 4 * 2):
+    for count in (len(known), len(known) // 6 * 3):
         found, fresh = scan(longer, known[:count]), scan(longer)
         assert (found, found.outline) == (fresh, fresh.outline)
+
+
+def test_the_text_of_a_plain_message_is_found_with_it() -> None:
+    body = b'{"messages":[ {"role":"user", "content":"a\\"b"},{"role":"user","content":"c","name":"n"},"d",{"a":1}]}'
+    layout = scan(body)
+    assert [layout.place(n)[1] for n in range(4)] == [body.index(b"a\\"), 0, 0, 0]
+    assert [layout.message(n) for n in range(4)] == layout.messages
 
 
 def test_known_messages_are_not_scanned() -> None:
