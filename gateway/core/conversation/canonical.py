@@ -317,7 +317,7 @@ class Listing:
         self.said = said
         self.new = tuple(new)
         self._joined = b"".join(joined)  # all atoms, one behind the other
-        self.path_said = canon.path(self._between(known, before[said]), path)
+        self.path_said = canon.path(self.between(known, before[said]), path)
         self._paths = {0: b"", said: self.path_said}  # number of messages -> hash
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
@@ -342,14 +342,15 @@ class Listing:
     def atoms(self) -> list[tuple[Atom, ...]]:
         """The atoms of each message."""
         if self._atoms is None:
-            self._atoms = [tuple(self._between(start, end)) for start, end in pairwise(self.before)]
+            flat = self.flat(len(self.messages))
+            self._atoms = [tuple(flat[start:end]) for start, end in pairwise(self.before)]
         return self._atoms
 
     def flat(self, end: int) -> list[Atom]:
         """Returns the atoms of the first `end` messages."""
-        return [*self._between(0, self.before[end])]
+        return [*self.between(0, self.before[end])]
 
-    def _between(self, start: int, end: int) -> Iterator[Atom]:
+    def between(self, start: int, end: int) -> Iterator[Atom]:
         """Returns atoms by how many there are in front of them."""
         size = _ATOM.size
         return chain.from_iterable(_ATOM.iter_unpack(self._joined[size * start : size * end]))
@@ -364,7 +365,7 @@ class Listing:
         while known not in self._paths:
             known -= 1
         if known < end:
-            atoms = self._between(self.before[known], self.before[end])
+            atoms = self.between(self.before[known], self.before[end])
             self._paths[end] = self.canon.path(atoms, self._paths[known])
         return self._paths[end]
 

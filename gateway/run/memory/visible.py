@@ -32,7 +32,7 @@ class VisibleContent:
             places = zip(listing.atoms, listing.positions, strict=True)
             shown = {a for atoms, place in places if place not in dropped for a in atoms}
         else:
-            shown = set(listing.flat(len(listing.messages)))
+            shown = set(listing.between(0, listing.before[-1]))
         notes = [note for i, note in composition.notes.items() if i not in dropped]
         for each in window.fill(composition):
             shown.update(each.atoms)
