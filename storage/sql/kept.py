@@ -133,12 +133,13 @@ class KeptLooks:
             size += sum(400 + len(op.arguments) for op in look.ops)
             memory = _Memory(numbers, state, look.has_tombs, look.blocks, look.ops, size)
             self._memories[agent] = memory
-            self._grow(size)
-        if look.exchange is not None and look.conversation is not None and path is not None:
-            if look.is_continued or look.is_head:  # no turn is planned on such a place from its look alone
-                return
+            self.bytes += size
+        # No turn is planned on the end of a path from its look alone where that goes on, or was made elsewhere.
+        is_end = path is not None and not (look.is_continued or look.is_head)
+        if look.exchange is not None and look.conversation is not None and is_end:
             place = _Place(look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot)
             self._put(memory, (key, path), place)
+        self._shrink()
 
     def openings(self, agent: int, look: Look) -> list[Opening] | None:
         """Returns the openings of a memory that is as it was looked at; None: they are not known."""
@@ -152,6 +153,7 @@ class KeptLooks:
         if memory is not None and memory.state == (look.epoch, look.rev, look.next_seq):
             newest = openings[-_OPENINGS:]
             self._put_openings(memory, newest, newest, memory.openings or ())
+            self._shrink()
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
         """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped.
@@ -188,6 +190,7 @@ class KeptLooks:
             return
         _go_on(place, e, write, done)
         self._put(memory, name, place)
+        self._shrink()
 
     def drop(self, agent: int) -> None:
         memory = self._memories.pop(agent, None)
@@ -218,7 +221,7 @@ class KeptLooks:
         memory.openings = openings
         added = sum(map(_opening_bytes, come)) - sum(map(_opening_bytes, gone))
         memory.bytes += added
-        self._grow(added)
+        self.bytes += added
 
     def _put(self, memory: _Memory, name: _Name, place: _Place) -> None:
         places = memory.places
@@ -226,7 +229,7 @@ class KeptLooks:
             self._take(memory, name if name in places else next(iter(places)))
         places[name] = place
         place.bytes = _bytes_of(place)
-        self._grow(place.bytes)
+        self.bytes += place.bytes
 
     def _take(self, memory: _Memory, name: _Name) -> None:
         self.bytes -= memory.places.pop(name).bytes
@@ -235,8 +238,8 @@ class KeptLooks:
         self.bytes -= sum(place.bytes for place in memory.places.values())
         memory.places.clear()
 
-    def _grow(self, added: int) -> None:
-        self.bytes += added
+    def _shrink(self) -> None:
+        """Drops the memories asked longest ago. Last of all: one that was dropped takes in nothing more."""
         while self.bytes > self._limit and self._memories:
             self.drop(next(iter(self._memories)))
 

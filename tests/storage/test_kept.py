@@ -258,6 +258,21 @@ async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenSto
     assert kept._memories[speaker.agent.id].bytes == before
 
 
+async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: OpenStore) -> None:
+    store = await open_store()
+    speaker = Speaker(store, ALICE)
+    await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
+    agent = speaker.agent.id
+    look = await store.turns.look(speaker.agent, None, None)
+    assert look is not None
+    kept = store.turns._kept
+    kept.keep_openings(agent, look, [])
+    kept._limit = kept.bytes  # nothing more has a place
+    await speaker.say([user("Another topic")], assistant("Yes."))
+    assert not kept.has(agent, None, None)
+    assert kept.bytes == 0
+
+
 @pytest.mark.sqlite
 @pytest.mark.parametrize("note", ["", "A line of a note. " * 70, "A line of a note 🙂. " * 70])
 async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
