@@ -125,7 +125,7 @@ class Turns(Group):
         """
         return self._database.write(
             partial(_commit, write=write, rules=self._rules),
-            bytes=_WRITE_BYTES + 2 * write.chars,
+            bytes=_size(write),
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
         )
@@ -178,6 +178,14 @@ class Turns(Group):
                 await history.update_exchange(connection, agent, other)
             await merge_edits(connection, agent, change.merge, self._rules, at)
         await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))
+
+
+def _size(write: TurnWrite) -> int:
+    """Returns the bytes that a waiting write holds, estimated: images count where the exchange is made."""
+    e = write.plain[0] if write.plain else write.change.exchange if write.change else None
+    if e is None:
+        return _WRITE_BYTES + 2 * write.chars
+    return _WRITE_BYTES + 2 * (len(e.input or b"") + len(e.said or b"") + len(e.full or b""))
 
 
 async def _pool(

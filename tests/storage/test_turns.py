@@ -578,3 +578,22 @@ async def test_a_conversation_whose_public_name_is_taken_gets_another(store: Sto
     found = await rows(store, "SELECT agent, uid FROM conversations ORDER BY id")
     assert len({agent for agent, _ in found}) == 2
     assert found[0][1] == "the same" != found[1][1]
+
+
+async def test_a_turn_that_waits_counts_with_its_images(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store()
+    speaker, write = Speaker(store, ALICE), store.database.write
+    sizes: list[int] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        sizes.append(options["bytes"])
+        return write(*args, **options)
+
+    monkeypatch.setattr(store.database, "write", noted)
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 50_000}"}}
+    shown = {"role": "user", "content": [{"type": "text", "text": "Who is this?"}, image]}
+    await speaker.say([shown], assistant("A dog."))
+    await speaker.say([shown, assistant("A dog."), shown], assistant("Another dog."))
+    assert sizes[-1] > 50_000
