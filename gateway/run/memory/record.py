@@ -73,7 +73,7 @@ def record_turn(
         defaults=() if known.agent.id else known.asked.spec.own_blocks,
         shared=() if known.agent.id else known.asked.spec.shared_blocks,
         opening=None if known.is_plain else opening_of(plan, ended.now),
-        chars=sum([len(text_of(m)) for m in (*plan.messages, *ended.full)]),
+        chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
     )
 
 
