@@ -3,7 +3,8 @@
 `Upgrade`: Java's client offers HTTP/2 with every first request. A server may ignore that (RFC 9110 7.8), but httptools
 takes all that follows such a head for the other protocol's, and the request's body is lost (MagicStack/httptools#124,
 Kludex/uvicorn#2722, both open). Trailers: httptools reports them as headers, and uvicorn adds them to those of the
-request that is being answered, although they are none (RFC 9110 6.5.1). Goes away when both are mended there.
+request that is being answered, although they are none (RFC 9110 6.5.1); gateway/web/server.py gives them a list that
+nobody reads. Goes away when both are mended there.
 """
 
 from __future__ import annotations
