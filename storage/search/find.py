@@ -111,14 +111,14 @@ def widen(
     # By hash, where the index has any to compare them with; else by themselves.
     named: dict[int | str, str] = {}
     indexed = [row for row in best if row not in rows] if has_words else []
-    in_index = iter(index.names_in(indexed) if indexed else ())
+    in_index = dict(zip(indexed, index.names_in(indexed), strict=True)) if indexed else {}
     for row in best:
-        if row in rows:
+        if row in in_index:
+            for key in in_index[row]:
+                named.setdefault(key, "")
+        else:
             names = tail.names[rows.index(row)]
             named.update(zip(hash_terms(names, secret).values() if has_words else names, names, strict=True))
-        else:
-            for key in next(in_index):
-                named.setdefault(key, "")
     for known in hashes if has_words else terms:
         named.pop(known, None)
     if not named:

@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain, pairwise
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -263,10 +263,20 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `said`, `path_said`
-# and the atoms of its `Listing`.
-ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
-_NOTHING: ListFront = (array("I"), array("I", [0]), 0, b"", b"")
+class ListFront(NamedTuple):
+    """The beginning of a client's list, as it was hashed with a request before. Its fields are those of a `Listing`.
+
+    joined: all atoms, one behind the other.
+    """
+
+    positions: array[int]
+    before: array[int]
+    said: int
+    path_said: bytes
+    joined: bytes
+
+
+_NOTHING = ListFront(array("I"), array("I", [0]), 0, b"", b"")
 
 
 class Listing:
@@ -336,7 +346,7 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return self.positions, self.before, self.said, self.path_said, self._joined
+        return ListFront(self.positions, self.before, self.said, self.path_said, self._joined)
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:
