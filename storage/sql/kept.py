@@ -20,7 +20,7 @@ from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 from storage.value import changed, filled
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
-KEPT_BYTES = 14 << 20
+KEPT_BYTES = 27 << 19
 # Conversations of one memory; one that opens more forgets those it left first.
 _PLACES = 64
 # Openings of one memory that are compared with a new one, as many as `pool_found` reads.
