@@ -287,7 +287,8 @@ class Gateway:
         """Stops requests, background work, store and upstreams, in this order: each needs those after it."""
         self.readiness.draining = True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.idle.wait(), LAST_REQUESTS_S)
+            async with asyncio.timeout(LAST_REQUESTS_S):
+                await self.idle.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -34,7 +34,8 @@ async def _hears(raw: RawConnection, ear: PostgresPlace) -> bool:
         heard, channel = asyncio.Event(), f"mnemogate_{secrets.token_hex(6)}"
         await other.add_listener(channel, lambda *_: heard.set())
         await raw.fetch("SELECT pg_notify($1, '')", channel, timeout=_ANSWER_S)
-        await asyncio.wait_for(heard.wait(), _ANSWER_S)
+        async with asyncio.timeout(_ANSWER_S):
+            await heard.wait()
     except TimeoutError:
         return False
     finally:

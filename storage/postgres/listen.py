@@ -99,7 +99,8 @@ class NotificationListener:
                 await self._probe(raw)
                 self._is_deaf = False
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(lost.wait(), DEAF_S)
+                    async with asyncio.timeout(DEAF_S):
+                        await lost.wait()
         finally:
             raw.terminate()
         self._doubt()
@@ -111,7 +112,9 @@ class NotificationListener:
         ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)
         self._timed(asked, at, time.time())
         try:
-            await asyncio.wait_for(self._hears_itself.wait(), _ANSWER_S)
+            # Python 3.11's `wait_for` may lose a cancellation that comes as the wait is over: `close` would not end.
+            async with asyncio.timeout(_ANSWER_S):
+                await self._hears_itself.wait()
         except TimeoutError:
             raise Broken("no notification arrives; behind a pooler set database.listen_url") from None
 
