@@ -27,12 +27,7 @@ _WORD = re.compile(r"\w+")
 _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
 _OPENING, _CLOSING = "[(*<", "])*>"
-# White space as `str.split` knows it. What is beyond ASCII has several bytes, which `bytes.translate` cannot remove.
-_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
-_WIDE_SPACES = tuple(
-    c.encode() for c in "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000"
-)  # fmt: skip
+_ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 _SYSTEM = frozenset({"system", "developer"})
 _RESULT = frozenset({"tool", "function"})
 _ATOM = Struct("12s")
@@ -79,17 +74,15 @@ def call_id(call: object) -> str:
 
 
 def squash(text: str) -> str:
-    """Removes white space, as `"".join(text.split())` does, in a fifth of its time: all that is resent is squashed."""
-    return _squashed(text).decode("utf-8", "surrogatepass")
+    """Returns a text without white space."""
+    return squash_utf8(text).decode("utf-8", "surrogatepass")
 
 
-def _squashed(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogatepass").translate(None, _SPACE)
-    if not text.isascii():
-        for space in _WIDE_SPACES:
-            if space in data:
-                data = data.replace(space, b"")
-    return data
+def squash_utf8(text: str) -> bytes:
+    """Returns a text without white space, as UTF-8. All that is resent is squashed."""
+    if text.isascii():  # in a fifth of the time
+        return text.encode().translate(None, _ASCII_SPACE)
+    return "".join(text.split()).encode("utf-8", "surrogatepass")
 
 
 def rest_after(text: str, said: str) -> str | None:
@@ -199,12 +192,14 @@ class Canon:
     def text_atom(self, name: object, squashed: str) -> Atom:
         return self._atom(b"a", _encoded(name), _encoded(squashed))
 
-    def atoms(self, message: Mapping[str, Any]) -> tuple[Atom, ...]:
+    def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
+        """Returns the atoms of a message. text: its text squashed, where that is known."""
         role = message.get("role")
         if role in _SYSTEM:
             return ()
         content = message.get("content")
-        text = _squashed(content if isinstance(content, str) else text_of(message))
+        if text is None:
+            text = squash_utf8(content if isinstance(content, str) else text_of(message))
         name = _encoded(message["name"]) if "name" in message else b""
         if role == "assistant":
             found = [self._atom(b"a", name, text)] if text else []

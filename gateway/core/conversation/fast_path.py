@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from gateway.core.conversation.canonical import is_user, squash, text_of
+from gateway.core.conversation.canonical import is_user, squash_utf8, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import Ended, contents
@@ -79,14 +79,15 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
     snapshot: the row of its path's memory section, where that is stored.
     """
     e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
-    reply = canon.atoms(ended.said)
+    text = squash_utf8(text_of(ended.said))
+    reply = canon.atoms(ended.said, text)
     return changed(
         e,
         reply=reply,
         path=canon.path(chain(*e.inputs, reply), b"" if anchor is None else anchor.path),
         reply_key=canon.reply_key(reply),
         ended=ended.now,
-        size=len(squash(text_of(ended.said))),
+        size=len(text.decode("utf-8", "surrogatepass")),
         standing=True,
         notes=dict(ended.notes),
         edits=ended.edits,
