@@ -113,9 +113,11 @@ class Splice:
 
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none."""
-        edits: list[_Edit] = []
-        if self._before or self._instead or self._prefixed or self._appended or self._roles:
+        edits = [*self._texts]
+        if self._before or self._instead or self._parts or self._appended or self._roles:
             self._edit_messages(edits)
+        if edits and "messages" in self._members:
+            raise ValueError("`messages` is set or dropped and edited at once")
         members = self._edit_tools(edits) if self._tools else self._members
         if members:
             self._edit_members(edits, members)
@@ -138,7 +140,7 @@ class Splice:
         layout = self._layout
         # The list is looked for only if it is empty.
         list_at, _ = _NOWHERE if layout.places else layout.span("messages") or (0, 0)
-        if "messages" in self._members or (list_at >= 0 and self._body[list_at] != 0x5B):
+        if list_at >= 0 and self._body[list_at] != 0x5B:
             raise ValueError("there is no `messages` to edit")
         before = self._before
         appended: dict[int, list[str]] = {}
@@ -151,7 +153,6 @@ class Splice:
         for index in self._prefixed | appended.keys():
             if index in self._instead:
                 raise ValueError(f"message {index} is replaced and edited at once")
-        edits += self._texts
         for index in self._parts.keys() | appended.keys():
             self._edit_text(edits, index, self._parts.get(index, []), appended.get(index, []))
         for index, role in self._roles.items():
