@@ -163,7 +163,7 @@ class Stop:
     reason: StopReason
 
 
-_ANYTHING: Final = Offer()
+ANYTHING: Final = Offer()
 _ANSWERED: Final = Stop(StopReason.END_TURN)
 
 
@@ -198,7 +198,7 @@ class FreeGuide:
         self._has_calls = False
 
     def offer(self) -> Offer:
-        return _ANYTHING
+        return ANYTHING
 
     def judge(self, call: ProposedCall) -> Verdict:
         self._has_calls = True

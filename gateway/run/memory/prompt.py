@@ -16,7 +16,7 @@ from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import Splice, dump
-from gateway.core.turn.guide import Offer
+from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
 from storage.value import frozen
@@ -139,12 +139,12 @@ class Prompt:
         return found
 
     def body(
-        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer | None = None
+        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer = ANYTHING
     ) -> bytes:
         """Returns the request's JSON.
 
         more: hidden rounds of this turn. budget_tokens: what is left of the client's limit. offer: what the model may
-        call; None: what it likes.
+        call.
         """
         request, dropped = self.request, self.window.dropped
         splice = Splice(request.layout)
@@ -176,7 +176,7 @@ class Prompt:
             splice.insert_messages(len(request.messages), map(dump, more))
             if budget_tokens is not None and request.max_tokens_key is not None:
                 splice.set_member(request.max_tokens_key, orjson.dumps(budget_tokens))
-        if offer is not None:
+        if offer is not ANYTHING:
             for key, value in offer.fields(can_force=self.form.can_force).items():
                 splice.set_member(key, orjson.dumps(value))
         return splice.render()
