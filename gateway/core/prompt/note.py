@@ -60,8 +60,8 @@ _NOTE = re.compile(
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
 _WORD = re.compile(r"\w+")
-# A character of ASCII -> itself where it is of a word, and else a space.
-_APART = {code: chr(code) if _WORD.match(chr(code)) else " " for code in range(128)}
+# Of ASCII: each character of a word is itself, and each other one a space.
+_APART = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
 
@@ -183,21 +183,21 @@ def choose(
         return []
     limit, generous = cut_chars, room // 2
     known = "\n".join(noted)
-    seen = {_quote(query).casefold().strip(_POINTS)}
-    keys: list[str] | None = None
+    seen = {"", _quote(query).casefold().strip(_POINTS)}
+    keys: list[str] = []
     told: dict[str, str] = {}
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
     for message, line, whole in _in_turn(candidates, exclude_atoms, shared):
-        if not whole or whole in seen:
+        if whole in seen:
             continue
         seen.add(whole)
         # Most candidates find no room any more: their best part is not looked for.
-        if min(len(line), limit - _EDGES) > _MOST_CHARS * room:
+        if len(line) > _MOST_CHARS * room and limit - _EDGES > _MOST_CHARS * room:
             continue
         text, is_cut = line, len(line) > limit
         if is_cut:
-            keys = _keys(query) if keys is None else keys
+            keys = keys or _keys(query)
             start, end = _best_part(line, keys, limit)
             text = line[start:end].strip()
         # The beginning of a text is found, or missed, in a fifth of the time.
@@ -247,7 +247,9 @@ def _in_turn(
             line = _TAG.sub("‹", line) if "<" in line else line
             found[m.seq] = m, line, line.casefold().strip(_POINTS)
     ordered = []
-    for each in found.values():
+    for each in list(found.values()):
+        # What has its place already need not be looked for in a reply.
+        del found[each[0].seq]
         original = found.get(each[0].previous or 0)
         if original is not None and original[2] in each[2]:
             ordered.append(original)
@@ -277,7 +279,7 @@ def _spaced(line: str) -> str:
 
 def _split(line: str) -> list[str]:
     """Returns the words of a line: in ASCII in a third of the time that finding them takes."""
-    return line.translate(_APART).split() if line.isascii() else _WORD.findall(line)
+    return line.encode().translate(_APART).decode().split() if line.isascii() else _WORD.findall(line)
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
@@ -390,10 +392,10 @@ def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:
         space = text.find(" ", start, start + 30)
         start = space + 1 if space >= 0 else start
     end = start + limit
-    if end < len(text):
-        space = text.rfind(" ", end - 30, end)
-        end = space if space > start else end
-    return start, min(end, len(text))
+    if end >= len(text):
+        return start, len(text)
+    space = text.rfind(" ", end - 30, end)
+    return start, space if space > start else end
 
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:
