@@ -84,7 +84,7 @@ _HOP_BY_HOP: Final = frozenset(
     )
 )
 # Encodings that aiohttp undoes by itself.
-_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
+_DECODED: Final = frozenset((b"br", b"deflate", b"gzip", b"identity", b"zstd"))
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 # Filled by `_dial` when this request opens a connection of its own; empty, it went out on a kept one.
@@ -293,15 +293,15 @@ class HttpReply:
         content = self._response.content
         parts: list[bytes] = []
         size = 0
-        while size <= limit_bytes and (data := await self._next()):
+        while data := await self._next():
             size += len(data)
+            if size > limit_bytes:
+                await self.aclose()
+                raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
             parts.append(data)
             if content.at_eof():
                 break
-        if size > limit_bytes:
-            await self.aclose()
-            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     async def aclose(self) -> None:
         """Releases the response; one that is not finished loses its connection at once. Idempotent."""
@@ -506,14 +506,31 @@ def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     kept: list[Header] = []
     named: frozenset[str] = frozenset()
     for raw_name, raw_value in raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        if name == "connection":
-            named |= _tokens(value)
-        elif name in _HOP_BY_HOP or (name == "content-encoding" and value.strip().lower() in _DECODED):
+        name = _seen.get(raw_name)
+        if name is None:
+            name = _kept_name(raw_name)
+        if name:
+            kept.append((name, raw_value.decode("latin-1")))
             continue
-        else:
-            kept.append((name, value))
+        match raw_name.lower():
+            case b"connection":
+                named |= _tokens(raw_value.decode("latin-1")) - _HOP_BY_HOP
+            case b"content-encoding" if raw_value.strip().lower() not in _DECODED:
+                kept.append(("content-encoding", raw_value.decode("latin-1")))
     return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
+
+
+# Upstreams send the same few names with every reply: name -> itself as text; "": its value decides, or it is dropped.
+_seen: dict[bytes, str] = {}
+
+
+def _kept_name(raw: bytes) -> str:
+    name = raw.decode("latin-1").lower()
+    if name in _HOP_BY_HOP or name == "content-encoding":
+        name = ""
+    if len(raw) <= 64 and len(_seen) < 1024:
+        _seen[raw] = name
+    return name
 
 
 def as_sent(value: str) -> str:

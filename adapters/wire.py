@@ -40,7 +40,7 @@ class Address:
         self.url = url
         self.pooled = _Pooled("GET", url, loop=asyncio.get_running_loop(), ssl=True)
         self.target = f"{url.raw_path_qs} HTTP/1.1\r\n"
-        self.host = f"Host: {url.host_port_subcomponent}\r\n"
+        self.host = "Host", str(url.host_port_subcomponent)
 
     def head(self, method: str, headers: Mapping[str, str], size: int | None) -> bytes:
         """Returns the head of a request.
@@ -48,14 +48,14 @@ class Address:
         headers: `Host` only where another one is meant. size: of the body; None: there is none.
         Raises: ValueError: a header has a character that would end it.
         """
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        fields = [*headers.items()] if "Host" in headers else [self.host, *headers.items()]
         if size is not None or method not in _WITHOUT_LENGTH:
-            lines.append(f"Content-Length: {size or 0}\r\n")
-        text = "".join(lines)
-        if text.count("\r") != len(lines) or text.count("\n") != len(lines) or "\0" in text:
+            fields.append(("Content-Length", str(size or 0)))
+        text = "\r\n".join(map(": ".join, fields))
+        breaks = len(fields) - 1
+        if text.count("\r") != breaks or text.count("\n") != breaks or "\0" in text:
             raise ValueError("a header with a control character")
-        host = "" if "Host" in headers else self.host
-        return f"{method} {self.target}{host}{text}\r\n".encode()
+        return f"{method} {self.target}{text}\r\n\r\n".encode()
 
 
 class RawReply:
