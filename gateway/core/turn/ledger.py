@@ -32,11 +32,15 @@ class Ledger:
         usage = draft.usage
         completion = count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
         return Ledger(
-            self.usage if usage is None else self.merged(usage),
+            self.told(usage),
             self.prompt + _int(usage, "prompt_tokens"),
             self.completion + completion,
             self.rounds + 1,
         )
+
+    def told(self, usage: Json | None) -> Json | None:
+        """Returns what the client is told if this is the last round's usage; None: the round reported none."""
+        return self.usage if usage is None else self.merged(usage)
 
     def merged(self, usage: Json) -> Json:
         """Returns what the client is told if this is the last round's usage.

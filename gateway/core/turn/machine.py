@@ -216,8 +216,6 @@ class Turn:
         return [commands.Save(outcome), _FINISH]
 
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
-        if self._state in (_State.READING, _State.TOOLS) or self._is_kept:
-            self._ledger = self._counted()
         if self._is_kept:
             return self._make_outcome(end, reason, (), None, results=self._calls.results_so_far)
         if self.spec.keeps_steps:
@@ -417,7 +415,6 @@ class Turn:
             full = (self._round.made(), *(each.message() for each in results))
         elif spec.keeps_steps and self._round.filler and draft.text:
             full = (self._round.made(theirs),)  # what was said ahead of it is no part of it upstream
-        self._ledger = self._counted()
         self._said.append(said)
         joined = said if len(self._said) == 1 else join_messages(self._said)
         if self._is_hidden:
@@ -521,7 +518,7 @@ class Turn:
             full=full,
             said=said,
             finish_reason=finish,
-            usage=self._ledger.usage,
+            usage=self._ledger.told(self._round.draft.usage),
             rounds=self._rounds,
             hidden=len(full) > 1 and any(message["role"] == "tool" for message in full),
             stop=reason,
