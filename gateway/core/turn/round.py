@@ -176,7 +176,8 @@ class Round:
             parsed = orjson.loads(body)
         except orjson.JSONDecodeError:
             parsed = None
-        if not isinstance(parsed, dict) or not isinstance(parsed.get("choices"), list) or parsed.get("error"):
+        choices = parsed.get("choices") if isinstance(parsed, dict) else None
+        if not isinstance(choices, list) or parsed.get("error"):
             return Refused(body)
         usage = parsed.get("usage")
         if self.form is ReplyForm.EVENTS:
@@ -192,7 +193,7 @@ class Round:
             self.form, self.body = ReplyForm.BODY, body
             if self._merged is None:
                 self._view.begin(parsed)
-            for choice in parsed["choices"]:
+            for choice in choices:
                 if isinstance(choice, dict) and not choice.get("index"):
                     self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
         self.draft.usage = usage if isinstance(usage, dict) else None

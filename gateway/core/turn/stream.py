@@ -133,21 +133,19 @@ class Draft:
     def add(self, delta: Json) -> None:
         """Adds everything of a delta but its tool calls."""
         for key, value in delta.items():
-            if type(value) is str and key not in NAMING:
-                texts = self._texts.get(key)
-                if texts is None:
-                    self._texts[key] = [value]
-                    # Texts are joined once, at the end. The entry keeps the fields in the order in which they came.
-                    self._fields.setdefault(key, None)
-                else:
-                    texts.append(value)
-            elif key != "tool_calls":
-                if value is None:
-                    self._fields.setdefault(key, None)
-                elif type(value) is str:
+            if type(value) is str:
+                if key in NAMING:
                     self._fields[key] = value
+                elif key in self._texts:
+                    self._texts[key].append(value)
                 else:
-                    _merge_field(self._fields, key, value)
+                    # Texts are joined once, at the end. The entry keeps the fields in the order in which they came.
+                    self._texts[key] = [value]
+                    self._fields.setdefault(key, None)
+            elif value is None:
+                self._fields.setdefault(key, None)
+            elif key != "tool_calls":
+                _merge_field(self._fields, key, value)
 
     def call_for(self, entry: Json) -> ToolCall:
         """Adds a piece to the call that it continues, or to a new one, and returns the call."""
@@ -228,18 +226,15 @@ class Draft:
 
     def message(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back."""
-        built: Json = {"role": "assistant"}
-        for key, value in self._fields.items():
-            if key in self._texts:
-                text = "".join(self._texts[key])
-                built[key] = _continue(value, text) if value else text
-            else:
-                built[key] = value
+        built: Json = {"role": "assistant", **self._fields}
+        for key, texts in self._texts.items():
+            text, value = "".join(texts), built[key]
+            built[key] = _continue(value, text) if value else text
         built["role"] = built["role"] or "assistant"
-        made = [call.built() for call in calls]
-        content = built.get("content")
-        built["content"] = content or (None if made or built.get("function_call") else "")
         built.pop("tool_calls", None)
+        made = [call.built() for call in calls] if calls else []
+        if not built.get("content"):
+            built["content"] = None if made or built.get("function_call") else ""
         if made:
             built["tool_calls"] = made
         return built
