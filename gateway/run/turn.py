@@ -245,10 +245,10 @@ class TurnRun:
     async def _round(self) -> None:
         beat_s = self.limits.beat_s
         try:
+            sending = self._send()
             if beat_s and self.sink.started:
-                reply = await await_with_beats(self._send(), beat_s, self._beat)
-            else:
-                reply = self._reply = await self.attempts.send(self._request_for)
+                sending = await_with_beats(sending, beat_s, self._beat)
+            reply = await sending
             headers = handed_on(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             if reply.is_stream:
@@ -294,11 +294,9 @@ class TurnRun:
             calls: list[commands.RunTool] = []
             for n, command in enumerate(due):
                 try:
-                    match command:
+                    match command:  # the most frequent first
                         case commands.SendBody(data):
                             await self.sink.write(data)
-                        case commands.SendHead(status, headers):
-                            self._start(status, headers)
                         case commands.SendWhole():
                             self.call.receipt.upstream_answered()
                             self._whole = command
@@ -308,6 +306,8 @@ class TurnRun:
                             later += self._turn.feed(await self._save(outcome))
                         case commands.Finish():
                             await self._finish()
+                        case commands.SendHead(status, headers):
+                            self._start(status, headers)
                         case commands.RunTool():
                             calls.append(command)  # the calls of a round are run together
                         case commands.CallModel():
@@ -410,10 +410,11 @@ class TurnRun:
 
     def _compare(self, outcome: TurnOutcome) -> None:
         """Compares the upstream's count of the prompt with ours, so that ours can be corrected."""
-        counted = (outcome.usage or {}).get("prompt_tokens")
         window = self.prompt.window
-        if window.tokens and outcome.rounds == 1 and isinstance(counted, int):
-            self.attempts.counted(window.tokens, counted, window.most)
+        if window.tokens and outcome.usage and outcome.rounds == 1:
+            counted = outcome.usage.get("prompt_tokens")
+            if isinstance(counted, int):
+                self.attempts.counted(window.tokens, counted, window.most)
 
     # -- the store
 

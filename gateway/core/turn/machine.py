@@ -111,13 +111,15 @@ class Turn:
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
         state = self._state
-        match event:
+        match event:  # the most frequent first
             case events.Received() if state is _State.READING:
                 return self._received(self._round.take(event.events))
             case events.ReplyStarted() if state is _State.WAITING:
                 return self._started(event)
             case events.ReceivedWhole() if state is _State.READING:
                 return self._received(self._round.take_whole(event.body))
+            case events.Saved() if state is _State.SAVING:
+                return self._release(event.durable, is_lost=event.is_lost)
             case events.ReplyEnded() if state is _State.READING:
                 return self._received(self._round.end())
             case events.ReplyFailed() if state in (_State.WAITING, _State.READING):
@@ -128,8 +130,6 @@ class Turn:
                 return self._fill_silence()
             case events.Kept() if state is _State.KEEPING:
                 return self._kept(event)
-            case events.Saved() if state is _State.SAVING:
-                return self._release(event.durable, is_lost=event.is_lost)
             case events.ClientLeft() if state is not _State.DONE:
                 return self._client_left()
             case events.Stopped() if state not in (_State.SAVING, _State.DONE):
