@@ -157,11 +157,24 @@ class MemoryKeeper:
     def _written(
         self, known: Known, write: TurnWrite, overfull: Overfull | None, writing: asyncio.Future[Committed]
     ) -> None:
+        """Has a turn that is committed kept: behind the reply that waits for it, if the turn is a plain one.
+
+        The reply leaves when the next pass of the loop has woken its turn. Whoever goes on from it before it is kept
+        reads the store. What opens a conversation is kept with its words, so that comes before they may be forgotten.
+        """
+        if writing.cancelled() or writing.exception() is not None:
+            known.asked.place.leave()
+            return
+        committed, loop = writing.result(), writing.get_loop()
+        if committed.is_plain:
+            loop.call_soon(loop.call_soon, self._keep, known, write, overfull, committed)
+        else:
+            self._keep(known, write, overfull, committed)
+
+    def _keep(self, known: Known, write: TurnWrite, overfull: Overfull | None, committed: Committed) -> None:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
         known.asked.place.leave()
-        if writing.cancelled() or writing.exception() is not None:
-            return
-        committed, look, events = writing.result(), known.look, self.events
+        look, events = known.look, self.events
         self.store.turns.keep(write, committed)
         agent = committed.agent
         if agent is not known.agent:
