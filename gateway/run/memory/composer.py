@@ -32,7 +32,7 @@ from gateway.run.memory.prompt import (
 from gateway.run.memory.recall import Recaller
 from storage.errors import StoreError
 from storage.sql.store import Store
-from storage.value import changed
+from storage.value import changed, filled
 
 _log = logging.getLogger("mnemogate")
 
@@ -72,31 +72,29 @@ class Composer:
         takes_note = is_asked and last not in notes and not plan.quotes
         section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
-        beginning, window, recall = NO_EVICTION, WHOLE, NO_RECALL
-        if asked.target.context_window is not None or asked.spec.bounds or known.evicted:
-            section, beginning, window = await self._fitted(
-                known, tools, section, composition, takes_note=takes_note
-            )
-        if takes_note:
-            recall = await self.recaller.recall(known, section, composition, window, text_of(new[-1]))
-            # An empty note is kept as well, so that nothing is searched twice.
-            notes[last] = recall.note
-            if recall.note:
-                window = _put_note(known, composition, window, recall)
-        return Prompt(
+        prompt = Prompt(
             asked.request,
             asked.target,
             form,
             section.text,
             tools,
             composition,
-            beginning,
-            window,
+            NO_EVICTION,
+            WHOLE,
             section,
             {} if plan.off else notes,
-            recall,
+            NO_RECALL,
             leads=bool(asked.spec.uid) or known.is_ours,
         )
+        if asked.target.context_window is not None or asked.spec.bounds or known.evicted:
+            prompt = await self._fitted(known, prompt, takes_note=takes_note)
+        if not takes_note:
+            return prompt
+        recall = await self.recaller.recall(known, prompt, text_of(new[-1]))
+        # An empty note is kept as well, so that nothing is searched twice.
+        notes[last] = recall.note
+        window = _put_note(known, prompt, recall) if recall.note else prompt.window
+        return filled(prompt, window=window, recall=recall)
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, whose window may be another one too.
@@ -170,51 +168,34 @@ class Composer:
         beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)
         return changed(prompt, beginning=beginning)
 
-    async def _fitted(
-        self,
-        known: Known,
-        tools: Sequence[dict[str, Any]],
-        section: Section,
-        composition: Composition,
-        *,
-        takes_note: bool,
-    ) -> tuple[Section, Eviction, FittedWindow]:
+    async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
-        asked, context = known.asked, known.asked.target.context_window
+        section, context = prompt.section, prompt.target.context_window
         is_long = context is not None and may_exceed(
-            asked.request, section.text, composition, context * 3 // 4
+            prompt.request, prompt.system, prompt.composition, context * 3 // 4
         )
         has_changes = context is not None and bool(section.changes)  # they may make a long note
-        if not (is_long or has_changes or asked.spec.bounds or known.evicted):
-            return section, NO_EVICTION, WHOLE
-        draft = Prompt(
-            asked.request,
-            asked.target,
-            system=section.text,
-            tools=tools,
-            composition=composition,
-            beginning=self._beginning(known, composition),
-        )
-        if is_long or draft.beginning.evicted is not None or is_crowded(draft):
-            draft = await self._with_summaries(known, draft)
+        if not (is_long or has_changes or known.asked.spec.bounds or known.evicted):
+            return prompt
+        prompt = changed(prompt, beginning=self._beginning(known, prompt.composition))
+        if is_long or prompt.beginning.evicted is not None or is_crowded(prompt):
+            prompt = await self._with_summaries(known, prompt)
         elif not has_changes:
-            return section, draft.beginning, WHOLE
-        beginning = draft.beginning
+            return prompt
+        beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None if newer is None else self._section(known, newer, takes_note=takes_note)
         note = self.recaller.room(known, section) if takes_note else NO_NOTE
-        window = await fit(draft, renewed=None if renewed is None else renewed.text, note=note)
+        window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
         if window.summary_id not in (0, beginning.in_use):
             # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
             section = self._section(known, window.summary_id, takes_note=takes_note)
-        return section, beginning, window
+        return changed(prompt, window=window, section=section, system=section.text)
 
 
-def _put_note(
-    known: Known, composition: Composition, window: FittedWindow, recall: RecallResult
-) -> FittedWindow:
+def _put_note(known: Known, prompt: Prompt, recall: RecallResult) -> FittedWindow:
     """Puts a note before the last new message. Returns the window with it."""
-    plan = known.plan
+    plan, composition, window = known.plan, prompt.composition, prompt.window
     # The note alone is estimated: counting a new text takes as long as finding it.
     tokens = recall.tokens or estimate_tokens(recall.note)
     if plan.new:

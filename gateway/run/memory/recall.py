@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.core.prompt import note
-from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.section import Section
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import FittedWindow, NoteRoom, RecallResult
+from gateway.run.memory.prompt import NoteRoom, Prompt, RecallResult
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -71,13 +70,12 @@ class Recaller:
         budget, changes = self.budget(known), _change_tokens(known, section)
         return NoteRoom(changes + min(budget, LEAST_TOKENS), changes + budget)
 
-    async def recall(
-        self, known: Known, section: Section, composition: Composition, window: FittedWindow, text: str
-    ) -> RecallResult:
+    async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
-        text: that message. composition, window: what is visible already.
+        text: that message. prompt: what is visible already.
         """
+        section, window = prompt.section, prompt.window
         is_cut = window.evicted_tokens > 0
         anchor = known.plan.match.anchor
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
@@ -90,7 +88,7 @@ class Recaller:
         has_failed, ms = False, 0.0
         if budget > 0 and (elsewhere > 0 or is_cut):
             query = note.make_query(text)
-            visible = VisibleContent.of(known, composition, window)
+            visible = VisibleContent.of(known, prompt.composition, window)
             try:
                 found = await self._search(known, query, visible, budget, begun, is_cut=is_cut)
                 shared = note.shared_lines(text, found)
