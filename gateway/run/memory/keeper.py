@@ -7,6 +7,8 @@ written). Whoever runs the turn owns them. The keeper itself holds only the queu
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,6 +37,7 @@ INDEX_EVERY = 16
 INDEX_CHARS = 32_000
 # Chosen: append mode needs the disk, and counts one that is slower than this as down.
 OPEN_WAIT_S = 5.0
+_log = logging.getLogger("mnemogate")
 
 
 class TurnEvents(Protocol):
@@ -83,6 +86,8 @@ class MemoryKeeper:
     queues: Queues = field(init=False)
     # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    # Turns that are committed, and are kept behind their replies, or before the next request is read.
+    _unkept: deque[Callable[[], None]] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
         self.leases = Leases(self.store.lines)
@@ -99,6 +104,8 @@ class MemoryKeeper:
         In append mode the requests of one conversation queue: each waits until the one before has left its place.
         Raises: StoreError when memory cannot be had.
         """
+        if self._unkept:
+            self._keep_all()
         if asked.identity.append:
             await self._queue(asked)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
@@ -159,17 +166,24 @@ class MemoryKeeper:
     ) -> None:
         """Has a turn that is committed kept: behind the reply that waits for it, if the turn is a plain one.
 
-        The reply leaves when the next pass of the loop has woken its turn. Whoever goes on from it before it is kept
-        reads the store. What opens a conversation is kept with its words, so that comes before they may be forgotten.
+        What opens a conversation is kept with its words, so that comes before they may be forgotten.
         """
         if writing.cancelled() or writing.exception() is not None:
             known.asked.place.leave()
             return
-        committed, loop = writing.result(), writing.get_loop()
-        if committed.is_plain:
-            loop.call_soon(loop.call_soon, self._keep, known, write, overfull, committed)
-        else:
-            self._keep(known, write, overfull, committed)
+        committed = writing.result()
+        if not self._unkept:
+            _behind_the_reply(self._keep_all)
+        self._unkept.append(partial(self._keep, known, write, overfull, committed))
+        if not committed.is_plain:
+            self._keep_all()
+
+    def _keep_all(self) -> None:
+        while self._unkept:
+            try:
+                self._unkept.popleft()()
+            except Exception:  # the others are other people's
+                _log.exception("a turn was not kept")
 
     def _keep(self, known: Known, write: TurnWrite, overfull: Overfull | None, committed: Committed) -> None:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
@@ -191,3 +205,9 @@ class MemoryKeeper:
             )
         if overfull is not None:
             events.window_fills(committed, overfull)
+
+
+def _behind_the_reply(work: Callable[[], None]) -> None:
+    """Does something when the next pass of the loop has woken the turn that waits for a commit, and its reply left."""
+    loop = asyncio.get_running_loop()
+    loop.call_soon(loop.call_soon, work)

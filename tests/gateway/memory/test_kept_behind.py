@@ -1,4 +1,4 @@
-"""A plain turn is kept for the next one behind its own reply, and is found in the store until then."""
+"""A plain turn is kept for the next one behind its own reply, and before the next one is read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from gateway.run.memory import keeper
 from storage.commands import Committed, TurnWrite
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 
 pytestmark = pytest.mark.both
@@ -28,29 +29,6 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-class Keeping:
-    """The keeping of committed turns, in the hands of a test: it waits for the test, or is put off."""
-
-    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._keep = world.store.turns.keep
-        self.is_put_off = False
-        self.put_off: list[tuple[TurnWrite, Committed]] = []
-        self.may_begin = threading.Event()
-        self.began_late: list[bool] = []
-        monkeypatch.setattr(world.store.turns, "keep", self)
-
-    def __call__(self, write: TurnWrite, done: Committed) -> None:
-        if self.is_put_off:
-            self.put_off.append((write, done))
-        else:
-            self.began_late.append(self.may_begin.wait(5.0))  # the gateway's loop stands still meanwhile
-            self._keep(write, done)
-
-    def go_on(self) -> None:
-        for each in self.put_off:
-            self._keep(*each)
-
-
 @WAYS
 def test_the_reply_leaves_before_its_turn_is_kept(
     world: World, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], options: dict[str, Any]
@@ -58,35 +36,51 @@ def test_the_reply_leaves_before_its_turn_is_kept(
     chat = world.chat(user="alice", headers=headers)
     chat.say("Hello.")
     world.settle()
-    keeping = Keeping(world, monkeypatch)
+    may_begin, began_late, keep = threading.Event(), [], world.store.turns.keep
+
+    def keep_late(write: TurnWrite, done: Committed) -> None:
+        began_late.append(may_begin.wait(5.0))  # the gateway's loop stands still meanwhile
+        keep(write, done)
+
+    monkeypatch.setattr(world.store.turns, "keep", keep_late)
     chat.say("Are you there?", **options)
-    keeping.may_begin.set()
+    may_begin.set()
     world.settle()
-    assert keeping.began_late == [True]
+    assert began_late == [True]
 
 
 @WAYS
-def test_a_request_that_comes_before_goes_on_from_the_turn(
+@pytest.mark.sqlite
+def test_a_request_that_comes_before_finds_the_turn_kept(
     world: World, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], options: dict[str, Any]
 ) -> None:
-    world.upstream.queue(*[say(f"Reply {n}.") for n in range(5)])
     chat = world.chat(user="alice", headers=headers)
     chat.say("Message 0.", **options)
-    world.settle()
-    keeping = Keeping(world, monkeypatch)
-    keeping.is_put_off = True
-    for n in range(1, 4):
-        chat.say(f"Message {n}.", **options)
-    world.settle()
-    assert len(keeping.put_off) == 3
-    world.gateway.call(_do(keeping.go_on))
-    monkeypatch.undo()
-    chat.say("Message 4.", **options)
-    assert world.query("SELECT count(*) FROM conversations") == [1]
-    depths = world.query("SELECT depth FROM exchanges WHERE standing <> 0 ORDER BY id")
-    assert depths == sorted(set(depths))
-    assert len(depths) == 5
+    monkeypatch.setattr(keeper, "_behind_the_reply", lambda work: None)
+    chat.say("Message 1.", **options)
+    asked = [world.statements_of(lambda n=n: chat.say(f"Message {n}.", **options)) for n in range(2, 5)]
+    assert asked == [["insert exchanges"]] * 3
 
 
-async def _do(work: Any) -> None:
-    work()
+@pytest.mark.sqlite
+def test_a_turn_that_cannot_be_kept_keeps_no_other_from_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice, bob = world.chat(user="alice"), world.chat(user="bob")
+    for chat in (alice, bob):
+        chat.say("Hello.")
+    world.settle()
+    monkeypatch.setattr(keeper, "_behind_the_reply", lambda work: None)
+    keep, failing = world.store.turns.keep, [ValueError("no")]
+
+    def keep_or_fail(write: TurnWrite, done: Committed) -> None:
+        if failing:
+            raise failing.pop()
+        keep(write, done)
+
+    monkeypatch.setattr(world.store.turns, "keep", keep_or_fail)
+    for chat in (alice, bob):
+        chat.say("Are you there?")
+    assert "a turn was not kept" in caplog.text
+    assert world.statements_of(lambda: bob.say("And now?")) == ["insert exchanges"]
+    assert world.statements_of(lambda: alice.say("And now?")) == ["read", "insert exchanges"]
