@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from storage.search.blob import ASKS, FREQUENCY, HEAD, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
@@ -21,7 +21,7 @@ from storage.search.weigh import (
     TELLING_TERMS,
 )
 
-# Rows, and by term occurrences that have places among these.
+# Occurrences by term, with the rows of the places that they have.
 _Hits = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 
@@ -34,88 +34,97 @@ class Few:
         self._score = [0.0] * (layout.end + 1)
         self._share = self._score[:]
         # How many of the query's words each row has, which matters for those that only ask.
-        self._known: dict[int, int] = {}
-        self._looks: list[tuple[Sequence[float], list[_Hits]]] = []
+        self._known = [0] * layout.end
+        self._looks: list[Found] = []
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
-        layout, score, share, known = self._layout, self._score, self._share, self._known
+        layout, score, share = self._layout, self._score, self._share
         length, slope, asks = layout.length, layout.slope, layout.marks & ASKS
-        in_head: dict[int, float] = {}
+        in_head = [0.0] * layout.end
         self._asked += found.asked
-        hits_of: list[_Hits] = [(layout.tail_rows, found.fresh)]
-        if len(found.indexed):
-            ends, hits = accumulate(found.sizes), found.indexed.tolist()
-            parts = [hits[end - size : end] for size, end in zip(found.sizes, ends, strict=True)]
-            hits_of.append((range(layout.end), parts))
-        self._looks.append((found.weights, hits_of))
-        for rows, by_term in hits_of:
+        self._looks.append(found)
+        for rows, by_term in self._hits_of(found):
             for weight, hits in zip(found.weights, by_term, strict=True):
                 for hit in hits:
                     row, times = rows[hit >> ROW_SHIFT], hit & FREQUENCY
                     score[row] += weight * times / (times + (length[row] * slope + LEAST_AGAINST))
                     share[row] += weight
                     if hit & HEAD:
-                        in_head[row] = in_head.get(row, 0.0) + weight
-                    if asks:
-                        known[row] = known.get(row, 0) + 1
+                        in_head[row] += weight
+            if asks:
+                for hit in chain.from_iterable(by_term):
+                    self._known[rows[hit >> ROW_SHIFT]] += 1
         # Words in the head of a message count for both of its neighbours, as in a text of the head's length.
         slope = layout.head_slope
         # From the last row on: what the one behind it has comes to a row before what the one before it has.
-        for row in sorted(in_head, reverse=True):
-            back = forth = in_head[row] * NEIGHBOUR
+        for row in range(layout.end - 1, -1, -1):
+            if not in_head[row]:
+                continue
+            part, against = in_head[row] * NEIGHBOUR, 1 + (layout.head[row] * slope + LEAST_AGAINST)
             if asks and layout.flags[row] & ASKS:
-                back, forth = 0.0, ANSWERING * forth
-            against = 1 + (layout.head[row] * slope + LEAST_AGAINST)
-            before, behind = layout.earlier[row], layout.later[row]
-            score[before] += back / against
-            share[before] += back
-            score[behind] += forth / against
-            share[behind] += forth
+                part *= ANSWERING  # and nothing for the turn before it
+            else:
+                before = layout.earlier[row]
+                score[before] += part / against
+                share[before] += part
+            behind = layout.later[row]
+            score[behind] += part / against
+            share[behind] += part
+
+    def _hits_of(self, found: Found) -> list[_Hits]:
+        """Returns the occurrences in the tail, and those in the index."""
+        in_tail = self._layout.tail_rows, found.fresh
+        if not len(found.indexed):
+            return [in_tail]
+        ends, hits = accumulate(found.sizes), found.indexed.tolist()
+        parts = [hits[end - size : end] for size, end in zip(found.sizes, ends, strict=True)]
+        return [in_tail, (range(self._layout.end), parts)]
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages. unwanted: rows that are not shown."""
         layout, score, share, flags = self._layout, self._score, self._share, self._layout.flags
         found: dict[int, float] = {}
-        of_user = most = 0.0
-        # Only now: the statistics of words are those of the whole memory.
-        for row in range(unwanted.start, min(unwanted.stop, layout.end)):
-            score[row] = 0.0
-        for row, value in enumerate(score[:-1]):
-            if not value:
+        best = of_user = most = 0.0
+        # From the last row on: of equals the newer one comes first.
+        for row in range(layout.end - 1, -1, -1):
+            value = score[row]
+            # Only now: the statistics of words are those of the whole memory.
+            if not value or row in unwanted:
                 continue
             flag = flags[row]
             if flag & ASKS:
                 # A turn that only asks counts by what else it says.
-                told = (layout.head[row] - self._known.get(row, 0)) / TELLING_TERMS
+                told = (layout.head[row] - self._known[row]) / TELLING_TERMS
                 value *= min(max(told, LEAST_TELLING), 1.0)
             found[row] = value
+            if value > best:
+                best = value
             if share[row] > most:
                 most = share[row]
             if flag & USER and value > of_user:
                 of_user = value
-        best = max(found.values(), default=0.0)
         if not best > 0 or (only_strong and most < LEAST_BEST_SHARE * self._asked and self._is_weak(found)):
             return []
         own = layout.user_weight / (of_user or 1.0)
         for row, value in found.items():
             found[row] = value / best + value * own if flags[row] & USER else value / best
-        # Of equals the newer one first.
-        rows = list(reversed(found))
+        rows = list(found)
         if only_strong:
             if layout.marks & SLIGHT:
                 self._hold_back(found)
             least, least_share = LEAST_RELATIVE * max(found.values()), LEAST_SHARE * self._asked
-            rows = [row for row in rows if 0 < found[row] >= least and share[row] >= least_share]
+            rows = [row for row, value in found.items() if 0 < value >= least and share[row] >= least_share]
         rows.sort(key=found.__getitem__, reverse=True)
         return rows[:limit]
 
     def _is_weak(self, score: dict[int, float]) -> bool:
-        """Returns whether even the best few together hold too little of the query."""
-        few = {*sorted(sorted(score, reverse=True), key=score.__getitem__, reverse=True)[:FEW]}
+        """Returns whether even the best few together hold too little of the query. score: of the newest row first."""
+        few = {*sorted(score, key=score.__getitem__, reverse=True)[:FEW]}
         held = 0.0
-        for weights, hits_of in self._looks:
-            for number, weight in enumerate(weights):
+        for look in self._looks:
+            hits_of = self._hits_of(look)
+            for number, weight in enumerate(look.weights):
                 hits = ((rows, by_term[number]) for rows, by_term in hits_of)
                 if any(rows[hit >> ROW_SHIFT] in few for rows, of_term in hits for hit in of_term):
                     held += weight
