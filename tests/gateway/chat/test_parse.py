@@ -15,6 +15,7 @@ from gateway.dialects.chat.parse import ROLES, parse
 from gateway.errors import BadRequest
 
 USER = {"role": "user", "content": "hi"}
+DEEP = b"[" * 400 + b"]" * 400
 
 
 def read(**fields: Any) -> ChatRequest:
@@ -189,10 +190,22 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         (b'{"model":"m","messages":[{"role":"user"},{"role":"user"}],"user":"a","user"\n :"b"}', "user"),
         (b'{"model":"m","messages":[{"role":"user"}],"messages":[{"role":"user"}]}', "messages"),
         (b'{"model":"m","model":"m","messages":[{"role":"user"}]}', "model"),
+        (
+            b'{"user":"a","model":"m","messages":[{"role":"user"}],"x":"' + b"x" * 300_000 + b'","user":"b"}',
+            "user",
+        ),
+        (b'{"model":"m","messages":[{"role":"user"}],"user":"a","user":"b","x":%b}' % DEEP, "user"),
     ],
+    ids=lambda each: repr(each[:60]),
 )
 def test_a_field_we_act_on_comes_once(body: bytes, param: str) -> None:
     assert refused(body).param == param
+
+
+def test_a_body_may_be_nested_more_deeply_than_we_write() -> None:
+    with pytest.raises(orjson.JSONEncodeError):
+        orjson.dumps(orjson.loads(DEEP))
+    assert parse(b'{"model":"m","messages":[{"role":"user"}],"x":%b}' % DEEP).model == "m"
 
 
 def test_ten_thousand_messages_are_too_many() -> None:
