@@ -19,6 +19,7 @@ _PASS = frozenset(
     b"x-session-id x-session-affinity x-grok-conv-id".split()
 )
 _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
+_NOMINATES_NONE = (b"keep-alive", b"close")  # as nearly every client says it: no header of these names passes
 
 
 def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
@@ -31,7 +32,7 @@ def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
             name = _passing_name(raw)
         if name:
             passed.append((name, value.decode("latin-1")))
-        elif raw == b"connection":
+        elif raw == b"connection" and value not in _NOMINATES_NONE:
             nominated.update(part.strip() for part in value.decode("latin-1").lower().split(","))
     if nominated:
         return tuple((name, value) for name, value in passed if name not in nominated)
