@@ -149,6 +149,16 @@ def try_writing(connection: sqlite3.Connection, check: bool) -> None:
     connection.execute("DELETE FROM probe")
 
 
+def _as_it_is(value: T) -> T:
+    return value
+
+
+# sqlite3 asks each NULL and each blob what it wants to be, and makes an exception of the answer that it does not take:
+# twenty times a turn. What has an adapter is not asked.
+sqlite3.register_adapter(type(None), _as_it_is)
+sqlite3.register_adapter(bytes, _as_it_is)
+
+
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
