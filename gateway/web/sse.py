@@ -90,7 +90,7 @@ class ClientReply:
 
     async def _put(self, body: bytes, *, more_body: bool) -> None:
         if more_body and not body:
-            return
+            return  # so that the head waits for the first bytes: until it leaves, an error is still a status
         if self._presence.is_gone:
             raise ClientGone
         timer: asyncio.TimerHandle | None = None
