@@ -117,7 +117,7 @@ class Edge:
                 # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
                 if not is_named:
                     headers.append((b"x-request-id", ours[1]))
-                message = {**message, "headers": headers}
+                message["headers"] = headers
             else:
                 trace.bytes_out += len(message.get("body", b""))
                 trace.is_complete = not message.get("more_body", False)
