@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -109,3 +110,12 @@ async def test_whoever_remembers_hears_that_the_database_works_again(store: Any)
     store.database.writer.report(Full("no room"))
     assert await store.database.writer.recover()
     assert heard == [1]
+
+
+async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapter(doors: Database) -> None:
+    values = (None, b"\x00a", b"", True, False, 7, 1.5, "text")
+    statement = f"SELECT {', '.join('?' * len(values))}"
+    (row,) = await doors.read(lambda connection: connection.rows(statement, values))
+    assert repr(row) == repr((None, b"\x00a", b"", 1, 0, 7, 1.5, "text"))
+    for kind in {type(value) for value in values} - {int, float, str}:  # those are taken as they are
+        assert (kind, sqlite3.PrepareProtocol) in sqlite3.adapters
