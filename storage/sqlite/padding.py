@@ -11,15 +11,20 @@ Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
 
 _USABLE = 4096
 _LOCAL = _USABLE - 35  # the longest record without overflow pages
 _LEAST = (_USABLE - 12) * 32 // 255 - 23  # what a longer record has in its page at least
 _STEP = _USABLE - 4  # what an overflow page holds
 _OTHERS = 45  # the columns that are not counted here, since they never change: id, agent, seq, run, room
-# Bytes of an integer, by how many it needs.
-_WIDTHS = (1, 1, 2, 3, 4, 6, 6, 8, 8)
+# Bytes of a whole number beside its type code: of those below the first of these, from there on, and so forth.
+_WHOLE = (-(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47)
+_WIDTHS = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
+# From these lengths on the type code of bytes takes one byte more.
+_LONG = (58, 8186, 1048570)
 FLOOR = 540  # a row's room is enough for the head of one that overflows
 _SPILLED = (
     _LEAST + 4 - _OTHERS - 8
@@ -29,22 +34,21 @@ _SPILLED = (
 _SPILL = _LEAST - 100
 
 
-def size_of(values: Iterable[object]) -> int:
+def size_of(values: Sequence[Any]) -> int:
     """Returns the bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
-    size = 0
-    # Counted in place, since each turn has three dozen values.
-    for value in values:
-        if not value or value is True:  # all of it is in its type code, or it is empty
-            size += 1
-        elif isinstance(value, int):
-            bits = (~value if value < 0 else value).bit_length() + 1
-            size += 1 if value == 1 else 1 + _WIDTHS[(bits + 7) // 8]
-        elif isinstance(value, float):  # a whole number is stored as one
-            whole = value.is_integer() and abs(value) < 1 << 47
-            size += size_of((int(value),)) if whole else 9
-        else:
-            n = len(value.encode()) if isinstance(value, str) else len(value)  # type: ignore[arg-type]
-            size += n + (1 if n < 58 else 2 if n < 8186 else 3 if n < 1048570 else 4)
+    size = len(values)
+    # Each turn has three dozen values. The type code is all that there is of those left out.
+    for value in filter(None, values):
+        kind = type(value)
+        if kind is str:
+            value, kind = value.encode(), bytes
+        if kind is bytes:
+            n = len(value)
+            size += n if n < 58 else n + bisect_right(_LONG, n)
+        elif kind is float and not value.is_integer():
+            size += 8
+        else:  # a whole number is stored as one
+            size += _WIDTHS[bisect_right(_WHOLE, value)]
     return size
 
 
@@ -64,7 +68,7 @@ def pad_bytes(size: int, room: int) -> int:
     return _SPILL + _STEP * pages - _OTHERS - size
 
 
-def padding_of(values: Iterable[object]) -> tuple[int, bytes | None]:
+def padding_of(values: Sequence[object]) -> tuple[int, bytes | None]:
     """Returns room and padding of a new row with these values."""
     size = size_of(values)
     room = room_for(size)

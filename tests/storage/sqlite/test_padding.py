@@ -170,6 +170,8 @@ def test_sizes_are_sqlites() -> None:
         == 5 + 2 + 2 + 3 + 4 + 7 + 9 + 9 - 1
     )
     assert size_of(["", b"x" * 57, b"x" * 58, "é"]) == 1 + 58 + 60 + 3
+    assert size_of([False, None, 1.0, -3.0, -129, 2**15 - 1, -(2**47) - 1]) == 3 + 2 + 3 + 3 + 9
+    assert size_of([b"x" * 8185, b"x" * 8186, "x" * 1_048_570]) == 8187 + 8189 + 1_048_574
 
 
 @pytest.mark.parametrize("seed", [0, 2])
