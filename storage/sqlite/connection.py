@@ -50,7 +50,7 @@ _TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
 # The sqlite3 module asks each value but numbers and texts how it wants to be stored. Where nobody says so it looks for
 # two methods by name, which fails with an exception that it swallows: two dozen in a turn.
 sqlite3.register_adapter(type(None), {None: None}.get)
-sqlite3.register_adapter(bytes, bytes)
+sqlite3.register_adapter(bytes, bytes.__bytes__)
 sqlite3.register_adapter(bool, int)
 
 # By SQLite's primary result code (sqlite.org/rescode.html).

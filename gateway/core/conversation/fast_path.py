@@ -16,7 +16,7 @@ from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree
 from storage.commands import Look
 from storage.records import Exchange, State
-from storage.value import changed, filled
+from storage.value import filled
 
 
 def plan_plain(look: Look, query: Query) -> Plan | None:
@@ -81,18 +81,31 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
     e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
     text = squash_utf8(text_of(ended.said))
     reply = canon.atoms(ended.said, text)
-    return changed(
-        e,
-        reply=reply,
-        path=canon.path(chain(*e.inputs, reply), b"" if anchor is None else anchor.path),
-        reply_key=canon.reply_key(reply),
-        ended=ended.now,
+    # Made in one go: `changed` takes three times as long for so many fields.
+    return Exchange(
+        e.id,
+        e.conversation,
+        e.parent,
+        e.depth,
+        e.offset,
+        e.inputs,
+        e.media,
+        reply,
+        canon.path(chain(*e.inputs, reply), b"" if anchor is None else anchor.path),
+        canon.reply_key(reply),
+        e.begun,
+        e.touched,
+        ended.now,
         size=len(text.decode("utf-8", "surrogatepass")),
+        length=e.length,
         standing=True,
+        seq=e.seq,
+        run=e.run,
         notes=dict(ended.notes),
+        prior=e.prior,
+        snapshot=snapshot,
         edits=ended.edits,
         evicted=ended.evicted,
-        snapshot=snapshot,
         **contents(plan, ended),
     )
 
