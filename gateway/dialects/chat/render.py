@@ -38,7 +38,7 @@ class ChatView:
     def __init__(self, spec: TurnSpec) -> None:
         self._waits = bool(spec.ours)
         self._strips_usage = spec.usage_added and not spec.wants_usage  # we asked for it, the client did not
-        self._identity: Json | None = None  # of the first round's first chunk; all later chunks take it on
+        self._first: Json = {}  # the first round's first chunk
         self._has_begun = self._has_role = False
         self._is_later = False  # a hidden round has gone before
         self._is_open = not self._waits and not self._strips_usage
@@ -52,7 +52,7 @@ class ChatView:
         return data
 
     def begin(self, first: Json) -> None:
-        self._identity = {key: first[key] for key in ("id", "created", "model") if key in first}
+        self._first = first
 
     def show(self, event: ReplyEvent) -> None:
         # Nearly every event of every stream ends here: its bytes go as they came, and nothing is looked at.
@@ -115,7 +115,7 @@ class ChatView:
                 choice["message"] = without_private(outcome.said or {})
                 choice["finish_reason"] = outcome.finish_reason
         if outcome.rounds > 1:
-            changed |= self._identity or {}
+            changed |= self._identity
             if isinstance(changed.get("usage"), dict):
                 changed["usage"] = outcome.usage
         return orjson.dumps(changed)
@@ -132,10 +132,15 @@ class ChatView:
         if says:
             self._waits = False
 
+    @property
+    def _identity(self) -> Json:
+        """The first chunk's id, time and model, which all later chunks take on."""
+        return {key: self._first[key] for key in ("id", "created", "model") if key in self._first}
+
     def _make(self, delta: Json, finish: str | None = None) -> None:
         """Puts a chunk of our own making."""
         choice: Json = {"index": 0, "delta": delta, "finish_reason": finish}
-        self._put(_frame({**(self._identity or {}), "object": "chat.completion.chunk", "choices": [choice]}))
+        self._put(_frame({**self._identity, "object": "chat.completion.chunk", "choices": [choice]}))
         self._has_role = self._has_role or "role" in delta
 
     def _show(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
@@ -152,7 +157,7 @@ class ChatView:
         changed: Json = {}
         # The client knows one reply: a later round's chunks take on the first one's id, time and model.
         if self._is_later:
-            changed = {key: value for key, value in (self._identity or {}).items() if chunk.get(key) != value}
+            changed = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
         if is_hidden and isinstance(chunk.get("usage"), dict):
             changed["usage"] = None
         elif event.usage is not None:
