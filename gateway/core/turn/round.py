@@ -41,6 +41,10 @@ class ReplyForm(Enum):
     BODY = "body"
 
 
+# Bound once, as they are asked for with each event of a stream, and slow to read off their class.
+AS_EVENTS, AS_BODY = ReplyForm
+
+
 @frozen
 class Complete:
     """The model has said all that it wanted to say."""
@@ -160,7 +164,7 @@ class Round:
         if not self.is_success:
             self._refusal.extend(event.raw for event in read)
             return None
-        if self.form is not ReplyForm.EVENTS:
+        if self.form is not AS_EVENTS:
             self._begin_events()
         for event in read:
             end = self._take(event)
@@ -180,7 +184,7 @@ class Round:
         if not isinstance(choices, list) or parsed.get("error"):
             return Refused(body)
         usage = parsed.get("usage")
-        if self.form is ReplyForm.EVENTS:
+        if self.form is AS_EVENTS:
             # The client reads events by now, so this one has to become events, its usage as a chunk of its own.
             self.headers = (*(each for each in self.headers if each[0] != EVENTS[0]), EVENTS)
             chunk = chunk_of(parsed)
@@ -190,7 +194,7 @@ class Round:
                 self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
             self.done = b"data: [DONE]\n\n"
         else:
-            self.form, self.body = ReplyForm.BODY, body
+            self.form, self.body = AS_BODY, body
             if self._merged is None:
                 self._view.begin(parsed)
             for choice in choices:
@@ -203,7 +207,7 @@ class Round:
         """Takes the proper end of a stream."""
         if not self.is_success:
             return Refused(b"".join(self._refusal))
-        if self.form is not ReplyForm.EVENTS and not is_event_stream(self.status, self.headers):
+        if self.form is not AS_EVENTS and not is_event_stream(self.status, self.headers):
             return Refused(b"")
         if not self._choices_done:
             return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
@@ -211,17 +215,17 @@ class Round:
 
     def fail(self, error: GatewayError) -> RoundEnd:
         """Takes an end that is none."""
-        if self.form is ReplyForm.EVENTS and self._choices_done >= self._spec.choices:
+        if self.form is AS_EVENTS and self._choices_done >= self._spec.choices:
             return self._complete()  # all was said; what broke is its wrapping
         return BrokeOff(error)
 
     # Events
 
     def _begin_events(self) -> None:
-        if self.form is ReplyForm.BODY and self._said_before:
+        if self.form is AS_BODY and self._said_before:
             # A round that came as one body was hidden. Its text waited for the end, which is a stream after all.
             self._view.add_text(self._said_before)
-        self.form = ReplyForm.EVENTS
+        self.form = AS_EVENTS
 
     def _take(self, event: Event) -> RoundEnd | None:
         data = event.data
@@ -298,7 +302,7 @@ class Round:
             return calls
         if self._text_before and (text := delta.get("content")):
             # The words of two rounds must not run together in the one message that the client gets.
-            if self.form is ReplyForm.EVENTS and (between := gap(self._text_before, text)):
+            if self.form is AS_EVENTS and (between := gap(self._text_before, text)):
                 self._view.add_text(between)
             self._text_before = ""
         draft.add(delta)
@@ -310,7 +314,7 @@ class Round:
     def _complete(self) -> Complete:
         if self.draft.calls:
             calls = self.draft.take_calls([], self._spec.ours, is_over=True)
-            if calls and self.form is ReplyForm.EVENTS:
+            if calls and self.form is AS_EVENTS:
                 # Nothing but the end said whose they are, and no finish_reason came to announce it.
                 self._view.add_calls(calls)
         if self._listener is not None:
@@ -322,7 +326,7 @@ class Round:
     def _speak(self, listener: Listener) -> None:
         for place, voice, text in listener.hear(self.draft.calls):
             if voice is Voice.THOUGHT:
-                if self.form is ReplyForm.EVENTS:
+                if self.form is AS_EVENTS:
                     self._view.add_thought(text)
             elif (place, voice) == self._speaker:
                 self._say(voice, text)
@@ -351,5 +355,5 @@ class Round:
         else:
             self.words += text
         self._text_before = self.spoken
-        if self.form is ReplyForm.EVENTS:
+        if self.form is AS_EVENTS:
             self._view.add_text(between + text)
