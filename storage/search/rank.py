@@ -108,6 +108,8 @@ def rank(
 
 def _mix(first: list[int], second: list[int]) -> list[int]:
     """Returns the rows of both looks, of which the first found something: its best, then one of each in turn."""
+    if len(first) <= _SURE:
+        return list(dict.fromkeys(first + second))[:MOST_HITS]
     in_turn = zip_longest(first[_SURE:], second, fillvalue=first[0])  # which stands in front anyway
     return list(dict.fromkeys(chain(first[:_SURE], *in_turn)))[:MOST_HITS]
 
