@@ -64,7 +64,7 @@ def find(
     parts = index.occurrences(hashes) if hashes else []
     if layout.replaced:
         parts = without(parts, layout.replaced, len(layout.flags))
-    sizes = list(map(len, parts)) or [0] * len(terms)
+    sizes = list(map(len, parts)) if parts else [0] * len(terms)
     known, rows = layout.tail.terms, layout.tail_rows
     fresh: list[Sequence[int]] = [*map(known.get, terms, repeat(()))]
     if layout.out:
@@ -77,8 +77,8 @@ def find(
             sizes[number], fresh[number] = 0, ()
             if parts:
                 parts[number] = parts[number][:0]
-    indexed, count = no_occurrences(), sum(sizes)
-    if count:
+    indexed, count = no_occurrences(), 0
+    if any(sizes):
         import numpy as np
 
         indexed = np.concatenate(parts).view(np.int64) & NO_HASH
@@ -88,8 +88,9 @@ def find(
     sample = messages + others + 1
     once, weights, asked = log(sample / 1.5), [], 0.0
     for size, hits, share in zip(sizes, fresh, in_general, strict=True):
-        count += len(hits)
-        weight = log(sample / (size + len(hits) + others * share + 0.5))
+        having = size + len(hits)
+        count += having
+        weight = log(sample / (having + others * share + 0.5))
         weights.append(weight)
         asked += weight if weight < once else once
     return Found(weights, max(asked, _LEAST_ASKED), indexed, sizes, fresh, count)
