@@ -47,8 +47,8 @@ READ_CACHE_KIB = 8 * 1024
 
 _TRIAL_BYTES = 16384  # four pages, so that a full disk shows itself
 
-# The sqlite3 module asks each value but numbers and texts how it wants to be stored. Where nobody says so it looks for
-# two methods by name, which fails with an exception that it swallows: two dozen in a turn.
+# sqlite3 asks each value that is no plain number or text what it wants to be, and makes an exception of the answer that
+# it does not take: two dozen times in a turn. What has an adapter is not asked. (These are not Python's, to be quick.)
 sqlite3.register_adapter(type(None), {None: None}.get)
 sqlite3.register_adapter(bytes, bytes.__bytes__)
 sqlite3.register_adapter(bool, int)
@@ -153,16 +153,6 @@ def try_writing(connection: sqlite3.Connection, check: bool) -> None:
             raise Corrupt(f"the database is damaged: {found}")
     connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (_TRIAL_BYTES,))
     connection.execute("DELETE FROM probe")
-
-
-def _as_it_is(value: T) -> T:
-    return value
-
-
-# sqlite3 asks each NULL and each blob what it wants to be, and makes an exception of the answer that it does not take:
-# twenty times a turn. What has an adapter is not asked.
-sqlite3.register_adapter(type(None), _as_it_is)
-sqlite3.register_adapter(bytes, _as_it_is)
 
 
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
