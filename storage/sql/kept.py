@@ -9,7 +9,6 @@ they are as they were. The process that owns its file need not even ask: it is t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import orjson
@@ -50,6 +49,7 @@ class _Memory:
     """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end.
 
     numbers: as they were read or told last. state: those of them for which the rest is right.
+    bytes: of these; beside them are `opening_bytes`, and those of each place.
     openings: all that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
     they were not read.
     """
@@ -62,6 +62,7 @@ class _Memory:
     bytes: int
     places: dict[_Name, _Place] = field(default_factory=dict)
     openings: list[Opening] | None = None
+    opening_bytes: int = 0
 
 
 class KeptLooks:
@@ -152,7 +153,7 @@ class KeptLooks:
         memory = self._memories.get(agent)
         if memory is not None and memory.state == (look.epoch, look.rev, look.next_seq):
             newest = openings[-_OPENINGS:]
-            self._put_openings(memory, newest, newest, memory.openings or ())
+            self._put_openings(memory, newest, sum(map(_opening_bytes, newest)))
             self._shrink()
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
@@ -172,7 +173,10 @@ class KeptLooks:
         memory.state = epoch, rev, done.next_seq
         if write.opening is not None and memory.openings is not None:
             openings = [*memory.openings, write.opening]
-            self._put_openings(memory, openings[-_OPENINGS:], (write.opening,), openings[:-_OPENINGS])
+            size = memory.opening_bytes + _opening_bytes(write.opening)
+            if len(openings) > _OPENINGS:
+                size -= _opening_bytes(openings.pop(0))
+            self._put_openings(memory, openings, size)
         place: _Place | None
         if done.begun is not None and done.added is not None:
             e, place = done.added, _Place(done.begun, done.added, False, NO_ADDITIONS, None)
@@ -196,7 +200,7 @@ class KeptLooks:
         memory = self._memories.pop(agent, None)
         if memory is not None:
             self._clear(memory)
-            self.bytes -= memory.bytes
+            self.bytes -= memory.bytes + memory.opening_bytes
 
     def clear(self) -> None:
         self._memories.clear()
@@ -214,14 +218,10 @@ class KeptLooks:
                     found = place
         return found
 
-    def _put_openings(
-        self, memory: _Memory, openings: list[Opening], come: Iterable[Opening], gone: Iterable[Opening]
-    ) -> None:
-        """Keeps the openings of a memory. come, gone: those that it did not have before, and has no more."""
-        memory.openings = openings
-        added = sum(map(_opening_bytes, come)) - sum(map(_opening_bytes, gone))
-        memory.bytes += added
-        self.bytes += added
+    def _put_openings(self, memory: _Memory, openings: list[Opening], size: int) -> None:
+        """Keeps these openings of a memory instead of those it had. size: their bytes."""
+        self.bytes += size - memory.opening_bytes
+        memory.openings, memory.opening_bytes = openings, size
 
     def _put(self, memory: _Memory, name: _Name, place: _Place) -> None:
         places = memory.places

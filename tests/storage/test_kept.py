@@ -247,15 +247,19 @@ async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenSto
 
     await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
     kept.keep_openings(speaker.agent.id, await look(), [])
-    before = kept._memories[speaker.agent.id].bytes
     for n in range(70):
         await speaker.say([user(f"Topic {n}")], assistant("Yes."))
     now = await look()
     openings = kept.openings(speaker.agent.id, now)
     assert openings is not None
     assert len(openings) == 64
+    counted = kept.bytes
+    kept.keep_openings(speaker.agent.id, now, openings)
+    assert kept.bytes == counted
     kept.keep_openings(speaker.agent.id, now, [])
-    assert kept._memories[speaker.agent.id].bytes == before
+    assert kept.bytes == counted - 64 * 600
+    kept.drop(speaker.agent.id)
+    assert kept.bytes == 0
 
 
 async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: OpenStore) -> None:

@@ -48,7 +48,8 @@ def record_turn(
     how: How | None = None,
 ) -> TurnWrite:
     """Returns the write of a turn. now: when it ended. how: settles it, if not its end says how."""
-    how = how or (settle.finish if outcome.state is End.FINISHED else settle.cancel)
+    if how is None:
+        how = settle.finish if outcome.state is End.FINISHED else settle.cancel
     ended = _ended(known, prompt, changes.ops, outcome, now)
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
     snapshot = _snapshot(known, prompt, changes)
@@ -85,14 +86,17 @@ def _ended(
     full = outcome.full if has_words or outcome.hidden else ()
     if has_words and not full:
         full = (said,)
-    # The client's own calls are in `said`; what else was called, the gateway ran.
+    ours: frozenset[str] = frozenset()
+    if full != (said,):  # else the client has all of the reply
+        # Its own calls are in `said`; what else was called, the gateway ran.
+        ours = frozenset(_call_ids(full) - _call_ids([said]))
     return settle.Ended(
         id=known.row,
         full=full,
         said=said,
         now=now,
         notes=prompt.notes,
-        ours=frozenset(_call_ids(full) - _call_ids([said])) if full != (said,) else frozenset(),
+        ours=ours,
         edits=bool(ops),
         evicted=prompt.window.evicted,
     )
