@@ -127,36 +127,19 @@ class Known:
 
 async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
     """Returns what there is to know. Raises: StoreError when memory cannot be had."""
-    identity, agents = asked.identity, store.agents
-    scope, key = identity.scope, identity.conversation
-    assert scope is not None
-    # A remembered agent may have been forgotten by another process: then it is looked for once more.
-    for _ in range(2):
-        agent = await agent_of(store, asked)
-        listing = resent.listing(Canon(agent.secret), asked.request)
-        path = listing.path_said if listing.said else None
-        look = await store.turns.look(agent, key, path) if agent.id else Look()
-        if look is not None:
-            break
-        # The agent was forgotten; the next request of its user makes a new one.
-        agents.forget(scope)
-    else:
-        raise StoreError("the memory of this user is being removed")
-    # Something of this memory was forgotten since the agent was cached.
-    if agent.epoch != look.epoch:
-        agent = replace(agent, epoch=look.epoch)
-        agents.remember(agent)
-    found = look.conversation
+    agent, listing, look = await _look(store, resent, asked)
+    identity, target, found = asked.identity, asked.target, look.conversation
+    is_named = identity.conversation is not None
     query = Query(
         listing,
-        named=key is not None,
+        named=is_named,
         mode=_KEEPING[identity.mode],
         now=asked.now,
         idle_s=idle_s,
         append=identity.append,
         retry=identity.retry,
-        model=f"{asked.target.upstream}/{asked.target.model}",
-        conversation=found.id if key is not None and found is not None else None,
+        model=f"{target.upstream}/{target.model}",
+        conversation=found.id if is_named and found is not None else None,
     )
     plan = plan_plain(look, query)
     if plan is None or found is None or look.exchange is None:
@@ -169,6 +152,29 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     return Known(
         asked, agent, look, plan, Tree(rounds), chain, True, found.uid, look.snapshot, blocks, offered
     )
+
+
+async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tuple[Agent, Listing, Look]:
+    """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
+    scope, key = asked.identity.scope, asked.identity.conversation
+    assert scope is not None
+    # A remembered agent may have been forgotten by another process: then it is looked for once more.
+    for _ in range(2):
+        agent = await agent_of(store, asked)
+        listing = resent.listing(Canon(agent.secret), asked.request)
+        path = listing.path_said if listing.said else None
+        look = await store.turns.look(agent, key, path) if agent.id else Look()
+        if look is not None:
+            break
+        # The agent was forgotten; the next request of its user makes a new one.
+        store.agents.forget(scope)
+    else:
+        raise StoreError("the memory of this user is being removed")
+    # Something of this memory was forgotten since the agent was cached.
+    if agent.epoch != look.epoch:
+        agent = replace(agent, epoch=look.epoch)
+        store.agents.remember(agent)
+    return agent, listing, look
 
 
 async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, query: Query) -> Known:
