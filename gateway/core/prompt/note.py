@@ -25,8 +25,8 @@ _EDGE_CHARS = 500
 CUT_CHARS = 600
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
-# The beginning of a text that is compared first.
-_LOOKED_CHARS = 64
+# The beginning of a text that is compared first, and of a line of which words are.
+_LOOKED_CHARS, _BEGUN_CHARS = 64, 48
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
 # Facts take the place of a message if they have at least this share of its words. Chosen.
@@ -185,7 +185,7 @@ def choose(
     known = "\n".join(noted)
     seen = {"", _quote(query).casefold().strip(_POINTS)}
     keys: list[str] = []
-    told = ""
+    told = _Told()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
     for message, line, whole in _in_turn(candidates, exclude_atoms, shared):
@@ -211,14 +211,9 @@ def choose(
         group = hit.day, message.conversation
         heading = "" if group in groups else _heading(hit.day, years)
         cost = estimate_tokens(f"{heading}{hit.line}\n")
-        if cost > room:
-            continue
-        # Nor is a line of use whose words stand in another one, one after the other.
-        words = _spaced(whole)
-        if words in told and not words.isspace():
+        if cost > room or not told.add(whole):
             continue
         room -= cost
-        told = f"{told}{words}\n"
         groups.setdefault(group, []).append(hit)
         years.add(hit.day[:_YEAR])
         if room < _LEAST_TOKENS:
@@ -259,6 +254,29 @@ def _in_turn(
             ordered.append(original)
         ordered.append(each)
     return ordered
+
+
+class _Told:
+    """The lines that a note has so far, folded."""
+
+    def __init__(self) -> None:
+        self._lines = self._words = ""
+        self._wordless: list[str] = []  # lines whose words were not needed yet
+
+    def add(self, line: str) -> bool:
+        """Adds a line. Returns False where its words stand in another one, one after the other."""
+        # Mostly a long word with which it begins is in none of them: not all words have to be found then.
+        if max(_split(line[:_BEGUN_CHARS])[:-1], key=len, default="") in self._lines:
+            words = _spaced(line)
+            self._words += "".join(f"{_spaced(each)}\n" for each in self._wordless)
+            self._wordless.clear()
+            if words in self._words and not words.isspace():
+                return False
+            self._words += f"{words}\n"
+        else:
+            self._wordless.append(line)
+        self._lines += f"{line}\n"
+        return True
 
 
 def _spaced(line: str) -> str:

@@ -118,6 +118,17 @@ def test_the_same_words_in_another_order_or_with_one_more_are_told(other: str) -
     assert [hit.message.seq for hit in choose(told, "dog")] == [1, 2]
 
 
+def test_a_line_repeats_any_line_before_it_and_not_the_end_of_one_with_the_next() -> None:
+    told = [
+        message(1, "My dog is called Rex."),
+        message(2, "The cat sleeps all day."),
+        message(3, "Called Rex, the cat?"),
+        message(4, "dog, is called"),
+        message(5, "The cat sleeps!"),
+    ]
+    assert [hit.message.seq for hit in choose(told, "dog")] == [1, 2, 3]
+
+
 def test_what_a_reply_repeats_is_told_in_the_words_of_who_said_it() -> None:
     mine = message(1, "I live in Porto.")
     echo = replace(message(2, "So, I live in Porto...", "assistant"), previous=1)
