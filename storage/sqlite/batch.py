@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import Broken, StatementFailed, Unavailable
 from storage.sqlite.connection import translate
+from storage.value import frozen
 
 WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchReport:
     """The end of a batch. outcomes: one for each write. fault: what is wrong with the database itself, if anything.
 

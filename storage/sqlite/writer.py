@@ -533,7 +533,7 @@ class Writer:
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(partial(function, *arguments))
+            self._loop.call_soon_threadsafe(function, *arguments)
 
 
 def _settle(write: _Write[Any], outcome: WriteResult) -> None:
