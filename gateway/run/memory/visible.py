@@ -31,9 +31,10 @@ class VisibleContent:
         if dropped:
             places = zip(listing.atoms, listing.positions, strict=True)
             shown = {a for atoms, place in places if place not in dropped for a in atoms}
+            notes = [note for i, note in composition.notes.items() if i not in dropped]
         else:
             shown = set(listing.between(0, listing.before[-1]))
-        notes = [note for i, note in composition.notes.items() if i not in dropped]
+            notes = list(composition.notes.values())
         for each in window.fill(composition):
             shown.update(each.atoms)
             notes.append(each.note)
