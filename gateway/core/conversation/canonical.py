@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from struct import unpack
+from struct import Struct
 from typing import Any, NamedTuple
 
 import orjson
@@ -357,8 +357,8 @@ class Listing:
 
     def between(self, start: int, end: int) -> tuple[Atom, ...]:
         """Returns atoms by how many there are in front of them."""
-        # One format for all of them halves the time that taking one by one needs.
-        return unpack("12s" * (end - start), self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end])
+        # A struct of them all halves the time that taking one by one needs. Python's `unpack` would keep it for long.
+        return Struct("12s" * (end - start)).unpack(self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end])
 
     def message_at(self, offset: int) -> int:
         """Returns the index of the message that has an atom. offset: how many atoms are in front of it."""
