@@ -109,12 +109,15 @@ class Few:
         own = layout.user_weight / (of_user or 1.0)
         for row, value in found.items():
             found[row] = value / best + value * own if flags[row] & USER else value / best
-        rows = list(found)
+        rows: list[int] = []
+        least = least_share = 0.0
         if only_strong:
             if layout.marks & SLIGHT:
                 self._hold_back(found)
             least, least_share = LEAST_RELATIVE * max(found.values()), LEAST_SHARE * self._asked
-            rows = [row for row, value in found.items() if 0 < value >= least and share[row] >= least_share]
+        for row, value in found.items():
+            if 0 < value >= least and share[row] >= least_share:
+                rows.append(row)
         rows.sort(key=found.__getitem__, reverse=True)
         return rows[:limit]
 
