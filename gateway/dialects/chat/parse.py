@@ -44,12 +44,12 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
         raise BadRequest(
             f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
         )
-    if agent is not None:
-        json["model"] = f"agent/{agent}"
     layout = scan(body) if _may_repeat_a_key(body, json) else None
     for key in () if layout is None else layout.duplicates:
         if key in _ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
+    if agent is not None:
+        json["model"] = f"agent/{agent}"
     messages = _messages(json, max_messages)
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages, _layout=layout)
@@ -82,16 +82,18 @@ _SHAPED = frozenset((*_MAX_TOKENS, "functions", "n", "response_format", "stream"
 _QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
 _AS_KEY = {key: re.compile(quoted + rb"\s*:") for key, quoted in _QUOTED.items()}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
+_WRITTEN = 2 * 1024 * 1024  # what is larger is mostly an image: a scan jumps over it, in a sixth of the time
 
 
 def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
     """Says cheaply whether a key that we act on may be there twice; never False where it is, even if it is escaped."""
-    # Most clients write JSON as orjson does, and what it writes has no key twice.
-    try:
-        if orjson.dumps(json) == body:
-            return False
-    except orjson.JSONEncodeError:
-        pass  # nested more deeply than it writes
+    # Most clients write JSON as orjson does, and what it writes has no key twice. The others mostly put spaces into it.
+    if len(body) <= _WRITTEN and body.find(b'": ', 0, 99) < 0:
+        try:
+            if orjson.dumps(json) == body:
+                return False
+        except orjson.JSONEncodeError:
+            pass  # nested more deeply than it writes
     # One byte is looked for ten times faster than two.
     if len(body) > _LARGE or (b"\\" in body and b"\\u" in body):
         return True

@@ -190,10 +190,16 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         (b'{"model":"m","messages":[{"role":"user"},{"role":"user"}],"user":"a","user"\n :"b"}', "user"),
         (b'{"model":"m","messages":[{"role":"user"}],"messages":[{"role":"user"}]}', "messages"),
         (b'{"model":"m","model":"m","messages":[{"role":"user"}]}', "model"),
-        (
-            b'{"user":"a","model":"m","messages":[{"role":"user"}],"x":"' + b"x" * 300_000 + b'","user":"b"}',
-            "user",
+        *(
+            (
+                b'{"user":"a","model":"m","messages":[{"role":"user"}],"x":"'
+                + b"x" * size
+                + b'","user":"b"}',
+                "user",
+            )
+            for size in (300_000, 3_000_000)
         ),
+        (b'{"user": "a", "model": "m", "messages": [{"role": "user"}], "user": "b"}', "user"),
         (b'{"model":"m","messages":[{"role":"user"}],"user":"a","user":"b","x":%b}' % DEEP, "user"),
     ],
     ids=lambda each: repr(each[:60]),
