@@ -32,6 +32,7 @@ from storage.errors import (
     TooSlow,
     WriteConflict,
 )
+from storage.sqlite.processor import Placement
 
 T = TypeVar("T")
 
@@ -192,12 +193,14 @@ class Driver(aiosqlite.Connection):
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
         super().__init__(connect, iter_chunk_size=64)
         self._thread.name = name
+        self._placement: Placement | None = None
         # A disk that never answers must not keep a process that has to stop.
         self._thread.daemon = True
 
     async def open(self) -> Self:
         """Starts the thread and opens the connection in it. Raises: what `connect` raises."""
         self._thread.start()
+        self._placement = Placement(self._thread.native_id or 0)
         try:
             await self._run(self._open_in_thread)
         except BaseException:
@@ -205,8 +208,13 @@ class Driver(aiosqlite.Connection):
             raise
         return self
 
-    def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
-        """Runs it in the thread and reports to nobody: the function must not raise."""
+    def post(self, function: Callable[[sqlite3.Connection], None], *, is_near: bool = False) -> None:
+        """Runs it in the thread and reports to nobody: the function must not raise.
+
+        is_near: on the caller's processor, which pays for short work that takes and gives the interpreter's lock.
+        """
+        if self._placement is not None:
+            self._placement.come_near() if is_near else self._placement.go_free()
         self._tx.put_nowait((None, partial(function, self._conn)))
 
     async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:

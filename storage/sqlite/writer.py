@@ -316,7 +316,8 @@ class Writer:
             self._rest()
             return
         self._running_since = self._loop.time()
-        driver.post(partial(self._perform, self._running))
+        # A bulk write has enough to do for a processor of its own.
+        driver.post(partial(self._perform, self._running), is_near=self._streak > 0)
 
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
