@@ -58,3 +58,6 @@ async def _end(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))
+    # How it failed is nobody's matter where whoever waited has left. Unasked, asyncio would log it as an error of ours.
+    if not task.cancelled():
+        task.exception()

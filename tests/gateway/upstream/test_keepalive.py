@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,37 @@ async def test_closing_early_ends_the_read_that_is_under_way() -> None:
     await beating.aclose()
     assert ended.is_set()
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_error_of_the_loop() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    gate = asyncio.Event()
+
+    async def items() -> AsyncIterator[bytes]:
+        await gate.wait()
+        yield await work()
+
+    async def work() -> bytes:
+        await gate.wait()
+        raise ValueError("broken")
+
+    async def leave() -> None:
+        gate.set()
+        await asyncio.sleep(0.01)  # the work fails meanwhile
+        raise ConnectionError
+
+    beating = with_beats(items(), OFTEN_S)
+    assert await anext(beating) is BEAT
+    with suppress(ConnectionError):
+        await leave()
+    await beating.aclose()
+    gate.clear()
+    with pytest.raises(ConnectionError):
+        await await_with_beats(work(), OFTEN_S, leave)
+    del beating
+    gc.collect()
+    assert complaints == []
 
 
 async def test_waiting_beats_until_the_result_is_there() -> None:
