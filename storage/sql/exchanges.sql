@@ -156,7 +156,8 @@ a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
 -- name: exchange_add (sqlite)
 -- Adds a turn that was planned on a conversation. No row: the conversation has moved since, and there is no agent for it.
--- (A SELECT would first be gathered in a table of its own, since triggers follow.)
+-- (A SELECT would first be gathered in a table of its own, since triggers follow. IGNORE holds for these as well, whatever
+-- they say: those behind a new exchange break no constraint. A row that is left out takes an id all the same.)
 INSERT OR IGNORE INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38),
     (SELECT a.id FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}),
