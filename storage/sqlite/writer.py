@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -126,6 +127,8 @@ class Writer:
         self._bulk = _Queue()
         self._running: list[_Write[Any]] = []
         self._running_since = 0.0
+        self._worked_before = 0.0  # the loop's processor time when the batch was handed over
+        self._is_loop_busy = False  # it worked on while the last batch was written
         self._is_gathering = False
         self._streak = 0
         self._driver: Driver | None = None
@@ -315,9 +318,10 @@ class Writer:
             self._streak = 0
             self._rest()
             return
-        self._running_since = self._loop.time()
-        # A bulk write has enough to do for a processor of its own.
-        driver.post(partial(self._perform, self._running), is_near=self._streak > 0)
+        self._running_since, self._worked_before = self._loop.time(), time.thread_time()
+        # A loop that waits leaves the lock alone, and a bulk write has enough to do for a processor of its own.
+        is_near = self._is_loop_busy and self._streak > 0
+        driver.post(partial(self._perform, self._running), is_near=is_near)
 
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
@@ -335,6 +339,8 @@ class Writer:
 
     def _performed(self, batch: list[_Write[Any]], report: BatchReport, told: Told, wal_bytes: int) -> None:
         self._running = []
+        worked, passed = time.thread_time() - self._worked_before, self._loop.time() - self._running_since
+        self._is_loop_busy = worked > passed / 3
         self._wal_bytes = wal_bytes
         self._told(told)
         if report.fault is not None:
