@@ -132,6 +132,7 @@ _GRAMMARS = frozenset(
         r"\w+", "guided_json guided_regex guided_choice guided_grammar structured_outputs grammar json_schema"
     )
 )
+_KEPT_CHARS = 32 * 1024  # chosen: far above most prompts; each project keeps one of them
 
 
 class SideRequests:
@@ -140,6 +141,9 @@ class SideRequests:
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
         self._of_user, self._of_system = self._pattern("user"), self._pattern("system")
+        # An application sends the same prompt with each request.
+        self._last_prompt = ""
+        self._found_in_last = self._of_system.match("")
 
     def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:
         """Returns the rule that recognises a request by its messages, or None."""
@@ -149,8 +153,16 @@ class SideRequests:
             found = self._of_user.match(content if isinstance(content, str) else _first_text(content))
         if found is None and messages and messages[0].get("role") in ("system", "developer"):
             content = messages[0].get("content")
-            found = self._of_system.match(content if isinstance(content, str) else _first_text(content))
+            found = self._find_in_prompt(content if isinstance(content, str) else _first_text(content))
         return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
+
+    def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
+        if prompt == self._last_prompt:
+            return self._found_in_last
+        found = self._of_system.match(prompt)
+        if len(prompt) <= _KEPT_CHARS:
+            self._last_prompt, self._found_in_last = prompt, found
+        return found
 
     def _pattern(self, where: str) -> re.Pattern[str]:
         # The name of a rule's group is its number. Groups within a rule end before it does, so that `lastgroup` of a

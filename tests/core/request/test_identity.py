@@ -333,6 +333,17 @@ def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> Non
     assert ask(messages=messages).mode is Mode.ON
 
 
+def test_the_prompt_of_the_request_before_decides_nothing() -> None:
+    title = "You are a title generator. You output ONLY a thread title."
+    long = f"{title}{' ' * 40_000}"  # too long to be kept
+    requests = SideRequests(KNOWN_SIDE_REQUESTS)
+    prompts = ("Be kind.", title, title, "Be kind.", "Be kind.", long, "Be kind.", long, "")
+    found = [requests.find(say(("system", prompt), ("user", "hi"))) for prompt in prompts]
+    assert [None if rule is None else rule.name for rule in found] == [
+        "opencode title" if prompt.startswith(title) else None for prompt in prompts
+    ]
+
+
 def test_side_rules_are_settings_and_never_widen_what_memory_may_do() -> None:
     own = (SideRequest("a", "(x)(y)"), SideRequest("b", "ping(?P<n>!)?", "read"))
     assert [SideRequests(own).find(say(("user", text))) for text in ("xy", "Ping!")] == list(own)
