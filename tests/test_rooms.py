@@ -97,6 +97,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server", "chat", "letta", "forwarding", "admin", "models"},
         {"middleware", "upload"},
         {"auth", "sse", "body", "form", "model_field", "health", "httptools_shim"},
+        {"headers"},
     ],
     "storage": [
         {"open"},

@@ -8,6 +8,7 @@ from starlette.types import Message, Receive, Scope
 
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
+from gateway.web.headers import header_of
 
 LARGE_BYTES = 1024 * 1024  # chosen: below it a thousand bodies in flight are not a matter for concern
 SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this runs out of time
@@ -158,10 +159,10 @@ def _refuse_encoded(scope: Scope) -> None:
 
 def content_length(scope: Scope) -> int | None:
     """Returns the announced length of a body; None where none is announced. Raises: BadRequest."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if not value.isdigit():
-                raise BadRequest("The content-length header is not a number.")
-            # Twenty digits are more than any limit, and keep a number of many thousand digits from being worked out.
-            return int(value[:20])
-    return None
+    value = header_of(scope["headers"], b"content-length")
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise BadRequest("The content-length header is not a number.")
+    # Twenty digits are more than any limit, and keep a number of many thousand digits from being worked out.
+    return int(value[:20])

@@ -24,6 +24,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import NOBODY, Caller, Guard
+from gateway.web.headers import as_bytes, header_of
 
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()
@@ -108,14 +109,10 @@ class Edge:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers = [*message["headers"], ours]
-                is_named = False
-                for name, value in headers:
-                    if name == b"content-type":
-                        trace.is_event_stream = value.startswith(b"text/event-stream")
-                    elif name == b"x-request-id":
-                        is_named = True
+                kind = header_of(headers, b"content-type") or b""
+                trace.is_event_stream = kind.startswith(b"text/event-stream")
                 # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
-                if not is_named:
+                if header_of(headers, b"x-request-id") is None:
                     headers.append((b"x-request-id", ours[1]))
                 message["headers"] = headers
             else:
@@ -162,9 +159,7 @@ class Edge:
             if error.status == 408 or (error.status == 413 and trace.expects_continue):
                 # The rest of the request's body may still come, and would be read as the next request.
                 headers.append((b"connection", b"close"))
-            headers += [
-                (name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in error.headers
-            ]
+            headers += as_bytes(error.headers)
             body = form.body(error)
             headers.append((b"content-length", str(len(body)).encode()))
             await answer({"type": "http.response.start", "status": error.status, "headers": headers})

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from starlette.types import Receive, Send
 
 from gateway.run.sink import ClientGone, Presence
+from gateway.web.headers import as_bytes
 
 
 class ClientConnection(Protocol):
@@ -73,7 +74,7 @@ class ClientReply:
         self._head = {
             "type": "http.response.start",
             "status": status,
-            "headers": [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers],
+            "headers": as_bytes(headers),
         }
 
     def write(self, data: bytes) -> Coroutine[Any, Any, None]:

@@ -1,0 +1,23 @@
+"""Headers as ASGI has them: pairs of bytes, their names in lower case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from adapters.types import Header
+
+
+def header_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """Returns the value of the first header with this name."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
+
+
+def as_bytes(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
+    """Returns headers as they go out: what an upstream sent that is no text goes on in its own bytes."""
+    try:
+        return [(name.encode(), value.encode()) for name, value in headers]
+    except UnicodeEncodeError:
+        return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers]
