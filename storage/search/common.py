@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain, filterfalse
 from pathlib import Path
 from struct import Struct
 
@@ -81,10 +82,9 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
     words: all of the text's.
     """
     degrees = load_tables().get
-    said: dict[str, None] = {}
-    for word in words[:_TELLING_WORDS]:
-        for term in terms_of_word(word) or (word,):
-            said[term] = None
+    some = words[:_TELLING_WORDS]
+    # A function word, which has no terms, stands for itself.
+    said = {*chain.from_iterable(map(terms_of_word, some)), *filterfalse(terms_of_word, some)}
     # The degrees of all languages are added at once.
     scores = sum(filter(None, map(degrees, said)), _ENGLISH_LEAD)
     by_language = _BY_LANGUAGE.unpack(scores.to_bytes(_BY_LANGUAGE.size, "little"))
