@@ -200,6 +200,22 @@ class Speaker:
         snapshot: Snapshot | None = None,
     ) -> Committed:
         """decided: told of what is decided inside the transaction."""
+        return self.keep(
+            *await self.commit(turn, full, edited, how, uid=uid, decided=decided, snapshot=snapshot)
+        )
+
+    async def commit(
+        self,
+        turn: StoredTurn,
+        full: Sequence[WireMessage],
+        edited: Sequence[str] = (),
+        how: Callable[[Tree, Plan, settle.Ended], Exchange] = settle.finish,
+        *,
+        uid: str = "",
+        decided: Callable[[Change], None] = lambda change: None,
+        snapshot: Snapshot | None = None,
+    ) -> tuple[TurnWrite, Committed]:
+        """Writes a turn, which may be kept later."""
         plan, key, now = turn.plan, turn.key, self.now()
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
@@ -230,7 +246,9 @@ class Speaker:
             snapshot=snapshot,
             defaults=[HUMAN],
         )
-        committed = await self.store.turns.commit(write)
+        return write, await self.store.turns.commit(write)
+
+    def keep(self, write: TurnWrite, committed: Committed) -> Committed:
         self.store.turns.keep(write, committed)
         self.store.agents.remember(committed.agent)
         self._agent = committed.agent

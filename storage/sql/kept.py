@@ -96,8 +96,8 @@ class KeptLooks:
         if memory is None:
             return None
         numbers = memory.numbers
+        # Not of now; or a turn was committed, and told, that will be kept in a moment.
         if memory.state != (numbers.epoch, numbers.rev, numbers.next_seq):
-            self.drop(agent)
             return None
         if key is None and path is None:
             self._memories.move_to_end(agent)
@@ -166,6 +166,8 @@ class KeptLooks:
         if memory is None:
             return
         epoch, rev, next_seq = memory.state
+        if epoch == done.agent.epoch and 0 < done.seq < next_seq:
+            return  # it was read after this turn
         # An edit raises `rev`; and where somebody else has taken a number, or none was taken, this is not the present.
         if write.ops or epoch != done.agent.epoch or done.seq != next_seq:
             self.drop(agent)
@@ -180,17 +182,18 @@ class KeptLooks:
         place: _Place | None
         if done.begun is not None and done.added is not None:
             e, place = done.added, _Place(done.begun, done.added, False, NO_ADDITIONS, None)
+        elif write.plain is not None and done.is_plain and not done.is_head:
+            e, place = write.plain[0], self._planned_on(memory, write.plain[0])
         else:
-            place = self._planned_on(memory, write) if done.is_plain else None
-            if place is None or write.plain is None or done.is_head:
-                # Whatever it changed of the tree, these may be ends of paths no more.
-                self._clear(memory)
-                return
-            e = write.plain[0]
+            # Whatever it changed of the tree, these may be ends of paths no more.
+            self._clear(memory)
+            return
         name = write.key, e.path
         if name in memory.places:
             # Two conversations without an id say the same; the one that began last is read.
             self._take(memory, name)
+            return
+        if place is None:
             return
         _go_on(place, e, write, done)
         self._put(memory, name, place)
@@ -206,10 +209,8 @@ class KeptLooks:
         self._memories.clear()
         self.bytes = 0
 
-    def _planned_on(self, memory: _Memory, write: TurnWrite) -> _Place | None:
+    def _planned_on(self, memory: _Memory, e: Exchange) -> _Place | None:
         """Returns the place that a plain turn went on from. All of its conversation go, since that has moved."""
-        assert write.plain is not None
-        e = write.plain[0]
         found = None
         for name, place in list(memory.places.items()):
             if place.exchange.conversation == e.conversation:

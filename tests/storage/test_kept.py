@@ -94,15 +94,22 @@ class Life:
         messages += [said, reply]
 
     async def side_by_side(self) -> None:
-        """Two turns of one user under way at once."""
+        """Turns of one user under way at once. They are kept after their commits, when others have looked already."""
         talks = [talk for talk in self.talks[-6:] if talk[0] is self.speakers[0]]
-        if len(talks) < 2:
-            return
-        begun = [(talk, await talk[0].begin([*talk[2], user("Both")], talk[1])) for talk in talks[-2:]]
+        begun = [(talk, await talk[0].begin([*talk[2], user("Both")], talk[1])) for talk in talks[-3:]]
+        unkept = []
         for n, (talk, turn) in enumerate(begun):
             self.now += 1
-            await talk[0].end(turn, [assistant(f"One of two: {n}.")])
-            talk[2][:] = [*talk[2], user("Both"), assistant(f"One of two: {n}.")]
+            reply = assistant(f"One of some: {n}.")
+            unkept.append((talk[0], await talk[0].commit(turn, [reply])))
+            if self.chance.random() < 0.3:
+                await self.check()
+            while unkept and self.chance.random() < 0.4:
+                unkept[0][0].keep(*unkept.pop(0)[1])
+            talk[2][:] = [*talk[2], user("Both"), reply]
+        for speaker, done in unkept:
+            await self.check()
+            speaker.keep(*done)
 
     async def edit_block(self) -> None:
         """An operator writes into a block, or takes that back."""
@@ -213,6 +220,39 @@ async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) 
     for _ in range(60):
         await life.step()
         await life.check()
+
+
+async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
+    """Whether a look is found without being read: one that is read takes the place of all that are not of now."""
+    path = Listing(Canon(speaker.agent.secret), talk).path(len(talk))
+    has = speaker.store.turns._kept.has(speaker.agent.id, None, path)
+    await speaker.store.turns.look(speaker.agent, None, path)
+    return has
+
+
+async def test_a_look_between_a_commit_and_its_keeping_loses_no_later_end(open_store: OpenStore) -> None:
+    store = await open_store()
+    speaker = Speaker(store)
+    talks = [[user(f"Topic {n}"), assistant("Yes.")] for n in range(2)]
+    for talk in talks:
+        await speaker.say(talk[:1], talk[1])
+    turn = await speaker.begin([*talks[0], user("More?")])
+    done = await speaker.commit(turn, [assistant("More.")])
+    await store.turns.look(speaker.agent, None, Listing(Canon(speaker.agent.secret), talks[1]).path(2))
+    speaker.keep(*done)
+    assert await is_kept(speaker, talks[1])
+
+
+async def test_an_end_that_is_not_known_takes_no_other_ends_with_it(open_store: OpenStore) -> None:
+    speaker = Speaker(await open_store())
+    talks = [[user(f"Topic {n}"), assistant("Yes.")] for n in range(2)]
+    for talk in talks:
+        await speaker.say(talk[:1], talk[1])
+    turn = await speaker.begin([*talks[0], user("More?")])
+    speaker.store.turns._kept.drop(speaker.agent.id)
+    await is_kept(speaker, talks[1])  # and so it is read
+    await speaker.end(turn, [assistant("More.")])
+    assert await is_kept(speaker, talks[1])
 
 
 async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore) -> None:
