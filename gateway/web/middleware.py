@@ -176,15 +176,16 @@ class Edge:
         return OPENAI_ERRORS
 
     def _write_line(self, scope: Scope, trace: Trace) -> None:
+        # `round` to a number of digits goes through the decimal text, at three times the price.
         self._access.line(
             {
-                "at": round(self._now(), 3),
+                "at": round(self._now() * 1000) / 1000,
                 "id": trace.request_id,
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": trace.status,
-                "ms": round((time.perf_counter() - trace.begun) * 1000, 2),
-                "added_ms": None if trace.added_ms is None else round(trace.added_ms, 2),
+                "ms": round((time.perf_counter() - trace.begun) * 100_000) / 100,
+                "added_ms": None if trace.added_ms is None else round(trace.added_ms * 100) / 100,
                 "in": trace.bytes_in,
                 "out": trace.bytes_out,
                 "model": trace.model,
