@@ -117,6 +117,13 @@ class Connection(Protocol):
     async def run(self, statement: str, values: Sequence[object] = ()) -> int:
         """Runs the statement. Returns how many rows it touched."""
 
+    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
+        """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement tells.
+
+        is_all: it comes first, and is all its transaction writes if it adds a row. In SQLite the statement tells of the
+        row by `tell_row(number, ...)`, whose value is the number; a row that is refused before that is not added.
+        """
+
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
         """Returns the first row of a statement that comes first, and is all its transaction writes if it has a row.
 

@@ -263,6 +263,9 @@ class PostgresConnection:
         last = status.rpartition(" ")[2]
         return int(last) if last.isdigit() else 0
 
+    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
+        return await (self.single if is_all else self.row)(statement, values)
+
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
         self.has_committed = True
         rows = await self._raw.fetch(_text(statement), *values, timeout=self._left())

@@ -284,7 +284,7 @@ async def add_exchange(
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
     statement = SQL["exchange_add_carrying" if carries else "exchange_add"]
-    row = await (connection.single if is_all else connection.row)(statement, values)
+    row = await connection.insert(statement, values, is_all=is_all)
     return None if row is None else Added(*row)
 
 

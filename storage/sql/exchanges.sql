@@ -146,22 +146,24 @@ SELECT id, input, said, "full" FROM exchanges WHERE id = ? AND agent = ?
 -- Reads the contents of several.
 SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
+-- piece: is_head
+-- Whether a list that was made elsewhere began with the path of an exchange that is added.
+CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
+
 -- piece: added
--- What is told of an exchange that was added; last, whether a list that was made elsewhere began with its path.
-id, seq, CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
+-- What is told of an exchange that was added.
+id, seq, {is_head}
 
 -- piece: planned
 -- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its rev.
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
 -- name: exchange_add (sqlite)
--- Adds a turn that was planned on a conversation. No row: the conversation has moved since. (VALUES would take 2 us less
--- than a SELECT, but where they are left out a number is lost, and what leaves them out holds for the triggers as well.)
+-- Adds a turn that was planned on a conversation. Where that has moved since there is no number for it, and nothing is told.
+-- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
-SELECT {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
-FROM agents a JOIN conversations c ON c.agent = a.id
-WHERE {planned}
-RETURNING {added}
+VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
+    (SELECT tell_row(a.next_seq, {is_head}) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
@@ -172,13 +174,12 @@ WITH {taken}
 -- name: exchange_add_carrying (sqlite)
 -- The same of a turn by which its parent is carried: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
-SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, a.next_seq, {padded:35}
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, tell_row(a.next_seq, {is_head}), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT NULL AS id UNION ALL
     SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND carried = 0) x
 WHERE {planned}
 ON CONFLICT (id) DO UPDATE SET carried = 1
-RETURNING {added}
 
 -- name: exchange_add_carrying (postgres)
 WITH {taken},

@@ -60,10 +60,11 @@ def _execute(raw: sqlite3.Connection, statement: str, values: Sequence[object]) 
 class SqliteConnection:
     """A connection of the sqlite3 module as the store's operations use one."""
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_raw", "_watch")
 
-    def __init__(self, raw: sqlite3.Connection) -> None:
+    def __init__(self, raw: sqlite3.Connection, watch: Watch | None = None) -> None:
         self._raw = raw
+        self._watch = watch  # of a connection that writes
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         return _execute(self._raw, statement, values).fetchall()
@@ -82,6 +83,17 @@ class SqliteConnection:
 
     single = row
 
+    async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
+        watch = self._watch
+        assert watch is not None
+        watch.row = None
+        try:
+            id = _execute(self._raw, statement, values).lastrowid
+        except sqlite3.IntegrityError:
+            if watch.row is not None:
+                raise
+        return None if watch.row is None else (id, *watch.row)
+
     async def lock(self, agent: int) -> None:
         pass
 
@@ -94,6 +106,10 @@ class SqliteConnection:
 
 def _driven(operation: Operation[T], raw: sqlite3.Connection) -> T:
     return drive(operation(SqliteConnection(raw)))
+
+
+def _watched(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> T:
+    return drive(operation(SqliteConnection(raw, watch)))
 
 
 class SqliteDatabase:
@@ -113,7 +129,7 @@ class SqliteDatabase:
         self._listeners: list[Callable[[], None]] = []
         self._told: list[Callable[[Told], None]] = []
         self.path = target.path
-        watch = Watch()
+        self._watch = watch = Watch()
         self.writer = Writer(
             target.path,
             lambda: watch.over(connect(target)),
@@ -168,7 +184,7 @@ class SqliteDatabase:
     def write(
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
-        return self.writer.submit(partial(_driven, operation), bytes=bytes)
+        return self.writer.submit(partial(_watched, operation, self._watch), bytes=bytes)
 
     def write_one(
         self, statement: str, values: Sequence[object], *, bytes: int = 0
@@ -176,7 +192,7 @@ class SqliteDatabase:
         return self.write(lambda connection: connection.rows(statement, values), bytes=bytes)
 
     def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit(partial(_driven, operation), bytes=bytes, is_bulk=True)
+        return self.writer.submit(partial(_watched, operation, self._watch), bytes=bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
         """Empties the write-ahead log; False while somebody still reads from it."""

@@ -3,7 +3,7 @@
 One process owns the file and writes it through one connection. That connection has a trigger of its own on `agents`,
 which hands over the numbers of each row that any statement changes, one of another trigger included. So what was handed
 over last is what a read would find, and who keeps it has no need to read. The triggers are temporary: they are in the
-connection and not in the file.
+connection and not in the file. A statement hands over in the same way what it knows of the row that it adds.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Watch:
     """Gathers the changes of a batch, in the writer's thread."""
 
     def __init__(self) -> None:
+        self.row: tuple[int, ...] | None = None  # what the last statement has told of the row that it adds
         self._changed: dict[int, AgentNumbers | None] = {}
         self._is_all = False
 
@@ -43,6 +44,7 @@ class Watch:
         try:
             connection.create_function("tell_agent", -1, self._tell)
             connection.create_function("tell_all", 0, self._tell_all)
+            connection.create_function("tell_row", -1, self._tell_row)
             for trigger in _TRIGGERS:
                 connection.execute(trigger)
         except BaseException:
@@ -64,6 +66,10 @@ class Watch:
 
     def _tell(self, agent: int, *numbers: int) -> None:
         self._changed[agent] = AgentNumbers(*numbers) if numbers else None
+
+    def _tell_row(self, *row: int) -> int:
+        self.row = row
+        return row[0]
 
     def _tell_all(self) -> None:
         self._is_all = True

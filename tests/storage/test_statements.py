@@ -15,6 +15,7 @@ import pytest
 from storage.database import Statement
 from storage.sql.statements import load
 from storage.sqlite.migration import migrate
+from storage.sqlite.watch import Watch
 from tests.doubles.statements import OF_AN_AGENT
 
 FOLDER = resources.files("storage.sql")
@@ -77,6 +78,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
 def sqlite(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     opened = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
     migrate(opened, "memory.db")
+    Watch().over(opened)
     yield opened
     opened.close()
 

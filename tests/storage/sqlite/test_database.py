@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from storage.database import Connection, Database
-from storage.errors import Full
+from storage.errors import Full, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.database import drive
 
@@ -119,3 +119,21 @@ async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapt
     assert repr(row) == repr((None, b"\x00a", b"", 1, 0, 7, 1.5, "text"))
     for kind in {type(value) for value in values} - {int, float, str}:  # those are taken as they are
         assert (kind, sqlite3.PrepareProtocol) in sqlite3.adapters
+
+
+# -- a row that tells of itself
+
+TOLD = "INSERT INTO snapshots (agent, text, versions) VALUES ((SELECT tell_row(7, 8) WHERE ?), '', ?)"
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+async def test_a_row_that_is_refused_takes_no_id(doors: Database, is_all: bool) -> None:
+    async def write(connection: Connection) -> list[Any]:
+        return [await connection.insert(TOLD, (planned, b""), is_all=is_all) for planned in (1, 0, 1)]
+
+    assert await doors.write(write) == [(1, 7, 8), None, (2, 7, 8)]
+
+
+async def test_a_row_that_breaks_a_rule_of_its_table_is_an_error(doors: Database) -> None:
+    with pytest.raises(WriteConflict, match=r"snapshots\.versions"):
+        await doors.write(lambda connection: connection.insert(TOLD, (1, None), is_all=True))
