@@ -15,7 +15,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -46,6 +46,15 @@ def text_of(message: Mapping[str, Any]) -> str:
         return ""
     texts = (p if isinstance(p, str) else p.get("text") if isinstance(p, dict) else None for p in content)
     return "".join(t for t in texts if isinstance(t, str))
+
+
+def text_alone(message: Mapping[str, Any]) -> str | None:
+    """Returns the text of an assistant's message whose atoms are made of that alone; None: there may be more to it."""
+    content = message.get("content")
+    if not isinstance(content, str) or message.get("name") is not None:
+        return None
+    has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
+    return None if has_calls else content
 
 
 def media_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -258,20 +267,14 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-class ListFront(NamedTuple):
-    """The beginning of a client's list, as it was hashed with a request before. Its fields are those of a `Listing`.
+# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `said` and
+# `path_said` of its `Listing`, and all its atoms, one behind the other.
+ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
+# A reply that was hashed when it was recorded: its index in the request's list, its atoms, and the hash of the path
+# down to it.
+KnownReply = tuple[int, tuple[Atom, ...], bytes]
 
-    joined: all atoms, one behind the other.
-    """
-
-    positions: array[int]
-    before: array[int]
-    said: int
-    path_said: bytes
-    joined: bytes
-
-
-_NOTHING = ListFront(array("I"), array("I", [0]), 0, b"", b"")
+_NOTHING: ListFront = array("I"), array("I", [0]), 0, b"", b""
 
 
 class Listing:
@@ -296,13 +299,29 @@ class Listing:
         "said",
     )
 
-    def __init__(self, canon: Canon, messages: Sequence[WireMessage], front: ListFront = _NOTHING) -> None:
-        """Hashes a list. front: of the same list, all that is in front of one of its replies, under the same secret."""
+    def __init__(
+        self,
+        canon: Canon,
+        messages: Sequence[WireMessage],
+        front: ListFront = _NOTHING,
+        reply: KnownReply | None = None,
+    ) -> None:
+        """Hashes a list. front: of the same list, all that is in front of one of its replies, under the same secret.
+
+        reply: that one, where it is known.
+        """
         places, counts, said, path, atoms = front
         self.canon = canon
         self.positions = positions = places[:]
         self.before = before = counts[:]
         known, count, joined = before[said], before[-1], [atoms]
+        if reply is not None:
+            at, found, path = reply
+            joined += found
+            known = count = count + len(found)
+            positions.append(at)
+            before.append(count)
+            said = len(positions)
         new: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             role = messages[i].get("role")
@@ -322,7 +341,9 @@ class Listing:
         self.said = said
         self.new = tuple(new)
         self._joined = b"".join(joined)  # all atoms, one behind the other
-        self.path_said = canon.path(self.between(known, before[said]), path)
+        if before[said] > known:
+            path = canon.path(self.between(known, before[said]), path)
+        self.path_said = path
         self._paths = {0: b"", said: self.path_said}  # number of messages -> hash
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
@@ -341,7 +362,7 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return ListFront(self.positions, self.before, self.said, self.path_said, self._joined)
+        return self.positions, self.before, self.said, self.path_said, self._joined
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:

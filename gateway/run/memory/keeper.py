@@ -151,6 +151,9 @@ class MemoryKeeper:
             writing = self.store.turns.commit(write)
         except Exception as error:
             return self._over(known, error)
+        if write.plain is not None:
+            e, listing = write.plain[0], known.plan.query.listing
+            self.resent.answered(known.asked.request, listing, outcome.said or {}, e.reply or (), e.path)
         overfull = prompt.window.overfull if outcome.state is End.FINISHED else None
         writing.add_done_callback(partial(self._written, known, write, overfull))
         return writing

@@ -1,8 +1,9 @@
 """The lists that clients sent last: a list that goes on from one of them is read from there on.
 
 A client resends its whole list with each request, and nearly always byte for byte. So the places and the hashes of its
-messages are kept from one turn to the next, and a long conversation costs little more than a short one. Only a list
-whose bytes have the same hash is taken for the same; what is kept is never out of date. (Python's hash of bytes is
+messages are kept from one turn to the next, and a long conversation costs little more than a short one. The reply was
+hashed when it was recorded, and is not hashed again when it comes back with the same text. Only a list whose bytes
+have the same hash is taken for the same; what is kept is never out of date. (Python's hash of bytes and texts is
 SipHash with 64 bits, under a key that each process draws. Two lists are only compared within one memory.)
 """
 
@@ -11,18 +12,22 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 
-from gateway.core.conversation.canonical import Canon, ListFront, Listing
+from gateway.core.conversation.canonical import Canon, ListFront, Listing, WireMessage, text_alone
 from gateway.core.request.chat import ChatRequest
+from storage.records import Atom
 
-# Chosen: some two and a half thousand conversations of ten messages.
+# Chosen: some two thousand three hundred conversations of ten messages.
 KEPT_BYTES = 5 << 19
 _MOST_BYTES = 1 << 20  # of one list; a hash of it takes 0.2 ms
-_LIST_BYTES, _MESSAGE_BYTES = 700, 32  # measured; of a message with one atom
+_LIST_BYTES, _MESSAGE_BYTES = 810, 32  # measured; of a message with one atom
 
 # An agent's secret, and how many messages there are.
 _Name = tuple[bytes, int]
-# A list that was sent: the hash of the request's bytes up to its end, the places of its messages, and their hashes.
-_Sent = tuple[int, "array[int]", ListFront]
+# The reply to a list: the hash of its text, its atoms, and the hash of the path down to it.
+_Reply = tuple[int, tuple[Atom, ...], bytes]
+# A list that was sent: the hash of the request's bytes up to its end, the places of its messages, their hashes, and the
+# reply; None: none yet, or none that is text alone.
+_Sent = tuple[int, "array[int]", ListFront, _Reply | None]
 
 
 class ResentLists:
@@ -46,17 +51,34 @@ class ResentLists:
         found = self._sent.get((canon.secret, end))
         if found is not None and hash(body[: found[1][-1]]) == found[0]:
             self._drop((canon.secret, end))
-            _, places, front = found
+            _, places, front, reply = found
             places = request.lay_out(places).places
-            listing = Listing(canon, messages, front)
+            text, known = text_alone(messages[end]), None
+            if reply is not None and text is not None and hash(text) == reply[0]:
+                known = end, reply[1], reply[2]
+            listing = Listing(canon, messages, front, known)
         else:
             listing = Listing(canon, messages)
             if not listing.said:
                 return listing  # to read the first words again costs less than to keep them
             places = request.layout.places
         if places[-1] <= _MOST_BYTES:
-            self._keep((canon.secret, len(messages)), (hash(body[: places[-1]]), places, listing.front()))
+            sent = hash(body[: places[-1]]), places, listing.front(), None
+            self._keep((canon.secret, len(messages)), sent)
         return listing
+
+    def answered(
+        self, request: ChatRequest, listing: Listing, said: WireMessage, reply: tuple[Atom, ...], path: bytes
+    ) -> None:
+        """Takes in the reply to a list. reply: its atoms. path: the hash of the path down to it."""
+        name, text = (listing.canon.secret, len(request.messages)), text_alone(said)
+        sent = self._sent.get(name)
+        if text is None or sent is None:
+            return
+        of_bytes, places, front, _ = sent
+        # Another list of as many messages may have taken its place.
+        if front[0] is listing.positions:
+            self._sent[name] = of_bytes, places, front, (hash(text), reply, path)
 
     def clear(self) -> None:
         """Drops all: something was forgotten, which clients may have said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,6 +13,8 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.scan import scan
 from gateway.dialects.chat.parse import parse
 from gateway.run.memory.resent import ResentLists
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import agent, remember
 
 CANON = Canon(b"s" * 32)
 TALK = [
@@ -34,10 +37,10 @@ def agrees(found: Listing, request: ChatRequest) -> None:
     fresh = Listing(CANON, request.messages)
     assert (found.positions, found.messages, found.atoms) == (
         fresh.positions,
-        request.messages[1:],
+        fresh.messages,
         fresh.atoms,
     )
-    assert found.said == fresh.said
+    assert (found.said, found.before, found.new) == (fresh.said, fresh.before, fresh.new)
     assert found.path(len(found)) == fresh.path(len(fresh))
     assert request.layout == scan(request.raw)
     assert request.layout.outline == scan(request.raw).outline
@@ -49,9 +52,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     roles: list[str] = []
     plain = Canon.atoms
 
-    def atoms(self: Canon, message: Any) -> Any:
+    def atoms(self: Canon, message: Any, text: bytes | None = None) -> Any:
         roles.append(message["role"])
-        return plain(self, message)
+        return plain(self, message, text)
 
     monkeypatch.setattr(Canon, "atoms", atoms)
     return roles
@@ -69,6 +72,67 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
     # What opens a conversation is short, and not kept.
     assert seen == [["user"], ["user", "assistant", "user"], ["assistant", "tool"], ["assistant", "user"]]
     assert len(resent) == 1  # the conversation's last list
+
+
+def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> None:
+    """Answers a list, as the gateway does when it records the turn."""
+    found, reply = resent.listing(CANON, request), CANON.atoms(said)
+    new = [atom for atoms in found.new for atom in atoms]
+    resent.answered(request, found, said, reply, CANON.path((*new, *reply), found.path_said))
+
+
+@pytest.mark.parametrize(
+    ("came_back", "is_known"),
+    [
+        ({"role": "assistant", "content": "It is Miso."}, True),
+        ({"content": "It is Miso.", "role": "assistant", "refusal": None, "tool_calls": None}, True),
+        ({"role": "assistant", "content": "It is"}, False),
+        ({"role": "assistant", "content": [{"type": "text", "text": "It is Miso."}]}, False),
+        # With these the atoms are others.
+        ({"role": "assistant", "content": "It is Miso.", "name": "Ann"}, False),
+        ({"role": "assistant", "content": "It is Miso.", "tool_calls": TALK[4]["tool_calls"]}, False),
+        ({"role": "assistant", "content": "It is Miso.", "function_call": {}}, False),
+    ],
+)
+def test_a_reply_that_comes_back_with_its_text_is_not_hashed_again(
+    came_back: dict[str, Any], is_known: bool, hashed: list[str]
+) -> None:
+    # A system message has no place among the others.
+    for first in (TALK[:4], [*TALK[:4], TALK[0]]):
+        resent, request = ResentLists(), ask([*first, came_back, TALK[7]])
+        answer(resent, ask(first), {"role": "assistant", "content": "It is Miso."})
+        hashed.clear()
+        found = resent.listing(CANON, request)
+        assert hashed == (["user"] if is_known else ["assistant", "user"])
+        agrees(found, request)
+
+
+def test_a_plain_turn_hashes_its_message_and_its_reply(
+    upstream: StrictUpstream, tmp_path: Path, hashed: list[str]
+) -> None:
+    with remember(upstream, tmp_path, agent(memory_tools=False)) as world:
+        chat = world.chat(user="ann")
+        chat.say("My cat is called Miso.")
+        chat.say("What is she called?")
+        for _ in range(3):
+            hashed.clear()
+            chat.say("Thanks.")
+            world.settle()
+            assert hashed == ["user", "assistant"]
+
+
+def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
+    resent, said = ResentLists(), {"role": "assistant", "content": "It is Miso."}
+    first = ask(TALK[:4])
+    found = resent.listing(CANON, first)
+    other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
+    resent.listing(CANON, other)
+    resent.answered(first, found, said, CANON.atoms(said), b"p" * 16)
+    for asked in (other, first):
+        request = ask([*asked.messages, said, TALK[7]])
+        hashed.clear()
+        agrees(resent.listing(CANON, request), request)
+        assert hashed[-2:] == ["assistant", "user"]
 
 
 def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> None:
