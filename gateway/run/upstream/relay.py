@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
@@ -99,9 +100,12 @@ def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awai
 
 def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:
     """Returns the upstream's headers that the client gets."""
-    return tuple(
-        [each for each in headers if each[0] not in _NOT_HANDED_ON and not each[0].startswith(_OURS)]
-    )
+    return tuple([each for each in headers if _is_handed_on(each[0])])
+
+
+@lru_cache(maxsize=1024)  # upstreams send the same few names with every reply
+def _is_handed_on(name: str) -> bool:
+    return name not in _NOT_HANDED_ON and not name.startswith(_OURS)
 
 
 def _split_events(data: bytes) -> tuple[bytes, bytes]:
