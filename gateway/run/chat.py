@@ -190,15 +190,16 @@ class Chat:
         spec: AgentSpec,
     ) -> TurnRun:
         request, tools = call.request, prompt.tools
+        # By their places, since the names take longer than all the rest of it (measured).
         terms = TurnSpec(
-            wants_usage=request.wants_usage,
-            usage_added=prompt.adds_usage,
-            ours=frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
-            max_rounds=self._limits.max_rounds,
-            budget_tokens=request.max_tokens,
-            hold_end=remembered is not None,
-            choices=request.n,
-            filler=spec.fixed_filler,
+            request.wants_usage,
+            prompt.adds_usage,
+            frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
+            self._limits.max_rounds,
+            request.max_tokens,
+            remembered is not None,
+            request.n,
+            spec.fixed_filler,
         )
         if spec.uid:
             # An agent's own tools, which the client never sees: a name that nobody knows is no call for it.
@@ -216,8 +217,8 @@ class Chat:
             self.pending,
             self._metrics,
             self._limits,
-            guide=guide_of(spec, prompt) if spec.uid else None,
-            spec=terms,
+            guide_of(spec, prompt) if spec.uid else None,
+            terms,
         )
 
     async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:

@@ -516,17 +516,11 @@ class Turn:
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
+        usage = self._ledger.told(self._round.draft.usage)
+        is_hidden = len(full) > 1 and any(message["role"] == "tool" for message in full)
+        # By their places, since the names take longer than all the rest of it (measured).
         return TurnOutcome(
-            state=end,
-            full=full,
-            said=said,
-            finish_reason=finish,
-            usage=self._ledger.told(self._round.draft.usage),
-            rounds=self._rounds,
-            hidden=len(full) > 1 and any(message["role"] == "tool" for message in full),
-            stop=reason,
-            waiting=self._waiting,
-            results=results,
+            end, full, said, finish, usage, self._rounds, is_hidden, reason, self._waiting, results
         )
 
 

@@ -22,13 +22,13 @@ class TurnSpec:
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
     hold_end: the end of the reply waits for `Saved`.
     choices: the request's `n`.
+    filler: a sentence that is said when a tool of ours takes long; None: none is.
     count: estimates the tokens of a text, where the upstream reports no usage.
     keeps_steps: each round is kept before the next one begins; else they are hidden rounds of one reply.
     shows_steps: the client reads each round as messages of its own, and always in events, also a reply that came whole;
     else all rounds are one reply to it.
     has_status: the status was sent before the turn, so every error is told behind it.
     alone: names of tools of ours that are never run beside one another.
-    filler: a sentence that is said when a tool of ours takes long; None: none is.
     asides: arguments of our tools that are shown while they are written, or are not the tool's; None: there are none.
     """
 
@@ -39,10 +39,10 @@ class TurnSpec:
     budget_tokens: int | None = None
     hold_end: bool = False
     choices: int = 1
+    filler: FixedFiller | None = None
     count: Callable[[str], int] = estimate_tokens
     keeps_steps: bool = False
     shows_steps: bool = False
     has_status: bool = False
     alone: Collection[str] = ()
-    filler: FixedFiller | None = None
     asides: Asides | None = None
