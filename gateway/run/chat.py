@@ -265,7 +265,8 @@ class Chat:
                     param="x-mnemogate-memory",
                 )
             return None, "none"
-        strict = identity.mode is Mode.STRICT or identity.append
+        is_strict = identity.mode is Mode.STRICT
+        strict = is_strict or identity.append
         why = "the database could not be opened" if self.keeper is None else None
         # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
         if strict and self.keeper is not None and not (health := self.keeper.store.health).ok:
@@ -274,7 +275,7 @@ class Chat:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
                 begun = await self._begin(request, attempts, identity, spec, place, passes)
-                return begun, "on" if identity.mode is Mode.STRICT else str(identity.mode)
+                return begun, "on" if is_strict else str(identity.mode)
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
                 why = error.message

@@ -21,7 +21,7 @@ from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.client import MakesView
-from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.commands import FINISHED, Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import Guide, StopReason
 from gateway.core.turn.machine import Turn
@@ -461,7 +461,7 @@ class TurnRun:
         memory, is_lost = self.memory, False
         if memory is None:
             return _SAVED
-        if outcome.state is not End.FINISHED and not self._turn.spec.keeps_steps:
+        if outcome.state is not FINISHED and not self._turn.spec.keeps_steps:
             self.pending.add(self._write(memory, outcome), "a turn that failed")
             return _SAVED
         begun = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
+from typing import Final
 
 from adapters.types import Header, Json
 from gateway.core.turn.guide import Offer, StopReason, ToolResult
@@ -120,6 +121,11 @@ class End(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
     FAILED = "failed"  # by an error; whatever of the reply was sent counts as never said
+
+
+FINISHED: Final = (
+    End.FINISHED
+)  # bound once, as it is asked for with each turn, and slow to read off its class
 
 
 @frozen

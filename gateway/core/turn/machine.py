@@ -31,7 +31,7 @@ from gateway.core.conversation.private import as_system, without_private
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, OwnCalls, ResumedCalls, name_calls
 from gateway.core.turn.client import ClientView, ReplyEvent
-from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     FreeGuide,
@@ -427,7 +427,7 @@ class Turn:
                 "stop"  # the upstream's was said of a round with calls that the client never saw
             )
         finish = self._finish_instead or draft.finish_reason
-        self._outcome = self._make_outcome(End.FINISHED, reason, (*self._messages, *full), joined, finish)
+        self._outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish)
         save = commands.Save(self._last_step(said, full) if spec.keeps_steps else self._outcome)
         self._state = _SAVING
         if spec.hold_end:

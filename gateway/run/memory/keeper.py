@@ -18,7 +18,7 @@ from typing import Protocol
 from gateway.core.conversation import settle
 from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
-from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.known import Known, MemoryRequest, agent_of, read
 from gateway.run.memory.leases import Leases
@@ -154,7 +154,7 @@ class MemoryKeeper:
         if write.plain is not None:
             e, listing = write.plain[0], known.plan.query.listing
             self.resent.answered(known.asked.request, listing, outcome.said or {}, e.reply or (), e.path)
-        overfull = prompt.window.overfull if outcome.state is End.FINISHED else None
+        overfull = prompt.window.overfull if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._written, known, write, overfull))
         return writing
 
