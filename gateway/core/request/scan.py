@@ -214,7 +214,8 @@ def _members(body: bytes, at: int, members: list[Member], places: array[int] | N
 def _elements(body: bytes, at: int, places: array[int]) -> int:
     """Adds the places of the elements of the array that is open at `at`; returns where it ends."""
     match_element = _ELEMENT.match
-    while True:
+    # Most lists end right behind an element; to find that out by a pattern that fails costs more.
+    while body[at] not in _CLOSING:
         match = match_element(body, at, at + _LOOKAHEAD)
         if match is not None:
             start, end = match.span(1)
@@ -223,10 +224,11 @@ def _elements(body: bytes, at: int, places: array[int]) -> int:
             continue
         at = _skip(_GAP, body, at)
         if body[at] in _CLOSING:
-            return at + 1
+            break
         end = _nested_end(body, at) if body[at] in _OPENING else _value_end(body, at)
         places.extend((at, 0, end))
         at = end
+    return at + 1
 
 
 def _value_end(body: bytes, start: int) -> int:
