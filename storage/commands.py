@@ -105,15 +105,16 @@ class Look:
     stamp: int = 0
     conversation: Conversation | None = None
     exchange: Exchange | None = None
-    is_continued: bool = False
     has_rivals: bool = False
     additions: Additions = field(default_factory=lambda: NO_ADDITIONS)
-    is_head: bool = False
     has_tombs: bool = False
     snapshot: Snapshot | None = None
     blocks: list[Block] = field(default_factory=list)
-    shares_blocks: bool = False
     ops: list[BlockOp] = field(default_factory=list)
+    # No look is kept of which one of these is true.
+    is_continued: bool = False
+    is_head: bool = False
+    shares_blocks: bool = False
     readers: list[LookReader] = field(default_factory=list)
 
     @property

@@ -159,18 +159,19 @@ class Exchange:
     reply_key: bytes | None
     begun: float
     touched: float
+    # What a plain turn leaves as it is comes last, so that it can give the rest without names.
     ended: float | None = None
-    stopped: float | None = None
     size: int = 0
     length: int = 0
-    head: int = 0
-    hush: frozenset[int] = frozenset()
-    state: State = State.FINISHED
-    superseded: bool = False
-    carried: bool = False
     standing: bool = False
     seq: int = 0
     run: int = 0
+    prior: int | None = None
+    notes: dict[int, str] = field(default_factory=dict)
+    snapshot: int | None = None
+    edits: bool = False
+    # The part of the path that this request left out.
+    evicted: Evicted | None = None
     input: bytes | None = None
     said: bytes | None = None
     full: bytes | None = None
@@ -180,13 +181,13 @@ class Exchange:
     opaque: bool = False
     # Upstream and model that made the reply.
     model: str = ""
-    notes: dict[int, str] = field(default_factory=dict)
-    prior: int | None = None
-    snapshot: int | None = None
-    edits: bool = False
+    stopped: float | None = None
+    head: int = 0
+    hush: frozenset[int] = frozenset()
+    state: State = State.FINISHED
+    superseded: bool = False
+    carried: bool = False
     merged: str = ""
-    # The part of the path that this request left out.
-    evicted: Evicted | None = None
 
     @property
     def adds(self) -> bool:

@@ -360,7 +360,7 @@ def _make_spoken(row: Sequence[Any]) -> Exchange:
         row[7],  # begun
         row[8],  # touched
         row[9],  # ended
-        row[10],  # stopped
+        stopped=row[10],
         seq=row[6],
         state=State(row[11]),
         standing=bool(row[12]),

@@ -109,14 +109,14 @@ class KeptLooks:
         self._memories.move_to_end(agent)
         return Look(
             *numbers,
-            conversation=place.conversation,
-            exchange=place.exchange,
-            has_rivals=place.has_rivals,
-            additions=place.additions,
-            has_tombs=memory.has_tombs,
-            snapshot=place.snapshot,
-            blocks=memory.blocks,
-            ops=memory.ops,
+            place.conversation,
+            place.exchange,
+            place.has_rivals,
+            place.additions,
+            memory.has_tombs,
+            place.snapshot,
+            memory.blocks,
+            memory.ops,
         )
 
     def keep(self, agent: int, key: str | None, path: bytes | None, look: Look) -> None:

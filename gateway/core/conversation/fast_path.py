@@ -39,23 +39,27 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     # Results of tools that answer something off the record are off the record as well.
     if e.hush and not any(map(is_user, inputs)):
         return None
+    # Without names, which cost as much again as all the rest of it.
     exchange = Exchange(
-        id=0,
-        conversation=e.conversation,
-        parent=e.id,
-        depth=e.depth + 1,
-        offset=listing.before[said],
-        length=e.length + len(new) + 1,
-        seq=e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
-        run=e.run,
-        inputs=inputs,
-        media=tuple(map(listing.media, new)),
-        reply=None,
-        path=b"",
-        reply_key=None,
-        begun=query.now,
-        touched=query.now,
-        prior=look.additions.last,
+        0,
+        e.conversation,
+        e.id,
+        e.depth + 1,
+        listing.before[said],
+        inputs,
+        tuple(map(listing.media, new)),
+        None,  # reply
+        b"",  # path
+        None,  # reply_key
+        query.now,  # begun
+        query.now,  # touched
+        None,  # ended
+        0,  # size
+        e.length + len(new) + 1,
+        False,  # standing
+        e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
+        e.run,
+        look.additions.last,  # prior
     )
     return Plan(query, Match(e, said - 1, said - 1), new, e.conversation, exchange, messages[said:])
 
@@ -81,7 +85,7 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
     e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
     text = squash_utf8(text_of(ended.said))
     reply = canon.atoms(ended.said, text)
-    # Made in one go: `changed` takes three times as long for so many fields.
+    # Made in one go: `changed` takes three times as long for so many fields, and names half as long again.
     return Exchange(
         e.id,
         e.conversation,
@@ -96,16 +100,16 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
         e.begun,
         e.touched,
         ended.now,
-        size=len(text.decode("utf-8", "surrogatepass")),
-        length=e.length,
-        standing=True,
-        seq=e.seq,
-        run=e.run,
-        notes=dict(ended.notes),
-        prior=e.prior,
-        snapshot=snapshot,
-        edits=ended.edits,
-        evicted=ended.evicted,
+        len(text.decode("utf-8", "surrogatepass")),  # size
+        e.length,
+        True,  # standing
+        e.seq,
+        e.run,
+        e.prior,
+        dict(ended.notes),
+        snapshot,
+        ended.edits,
+        ended.evicted,
         **contents(plan, ended),
     )
 

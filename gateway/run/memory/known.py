@@ -132,14 +132,14 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     is_named = identity.conversation is not None
     query = Query(
         listing,
-        named=is_named,
-        mode=_KEEPING[identity.mode],
-        now=asked.now,
-        idle_s=idle_s,
-        append=identity.append,
-        retry=identity.retry,
-        model=f"{target.upstream}/{target.model}",
-        conversation=found.id if is_named and found is not None else None,
+        is_named,
+        _KEEPING[identity.mode],
+        asked.now,
+        idle_s,
+        identity.append,
+        identity.retry,
+        found.id if is_named and found is not None else None,
+        f"{target.upstream}/{target.model}",
     )
     plan = plan_plain(look, query)
     if plan is None or found is None or look.exchange is None:

@@ -58,23 +58,24 @@ def record_turn(
     if known.is_plain and how is settle.finish and look.conversation is not None:
         stored = None if snapshot is None or not snapshot.id else snapshot.id
         plain = (finish_plain(plan, ended, stored), look.conversation.rev)
+    probes = partial(plain_probes, plan, key) if known.is_plain else partial(_probes, known, key)
     decide = partial(plan_change, plan=plan, ended=ended, how=how)
     return TurnWrite(
-        agent=known.agent,
-        key=key,
-        uid=known.conversation_uid,
-        now=ended.now,
-        plain=plain,
-        probes=partial(plain_probes, plan, key) if known.is_plain else partial(_probes, known, key),
-        decide=decide,
-        change=None if known.is_plain else _foreseen(known, key, ended, how, decide),
-        seen=(look.next_seq, look.rev),
-        ops=changes.ops,
-        snapshot=snapshot,
-        defaults=() if known.agent.id else known.asked.spec.own_blocks,
-        shared=() if known.agent.id else known.asked.spec.shared_blocks,
-        opening=None if known.is_plain else opening_of(plan, ended.now),
-        chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
+        known.agent,
+        key,
+        known.conversation_uid,
+        ended.now,
+        plain,
+        probes,
+        decide,
+        None if known.is_plain else _foreseen(known, key, ended, how, decide),
+        (look.next_seq, look.rev),
+        changes.ops,
+        snapshot,
+        () if known.agent.id else known.asked.spec.own_blocks,
+        () if known.agent.id else known.asked.spec.shared_blocks,
+        None if known.is_plain else opening_of(plan, ended.now),
+        sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
     )
 
 
@@ -90,16 +91,7 @@ def _ended(
     if full != (said,):  # else the client has all of the reply
         # Its own calls are in `said`; what else was called, the gateway ran.
         ours = frozenset(_call_ids(full) - _call_ids([said]))
-    return settle.Ended(
-        id=known.row,
-        full=full,
-        said=said,
-        now=now,
-        notes=prompt.notes,
-        ours=ours,
-        edits=bool(ops),
-        evicted=prompt.window.evicted,
-    )
+    return settle.Ended(known.row, full, said, now, prompt.notes, ours, bool(ops), prompt.window.evicted)
 
 
 def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
