@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import orjson
 
@@ -21,7 +20,8 @@ from gateway.run.upstream.failover import Endpoint
 from storage.value import frozen
 
 
-class Passes(NamedTuple):
+@frozen
+class Passes:
     """The parts of a caller's request that may go upstream with what is made of it."""
 
     headers: tuple[tuple[str, str], ...] = ()

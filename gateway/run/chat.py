@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from operator import attrgetter
 from urllib.parse import quote
 from zlib import crc32
@@ -157,12 +156,12 @@ class Chat:
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if not identity.append and spec.history == "append" and identity.conversation is not None:
             identity = replace(identity, append=True)
-        attempts = self.failover.attempts(route, partial(_conversation_key, request), sink, receipt)
+        attempts = self.failover.attempts(route, lambda: _conversation_key(request), sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
             passes = Passes(forwardable(headers), credential)
             begun, status = await self._remember(request, attempts, identity, spec, place, passes)
-            call = ChatCall(request, *passes, route.upstream, status, receipt)
+            call = ChatCall(request, passes.headers, passes.credential, route.upstream, status, receipt)
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
             try:

@@ -17,6 +17,8 @@ from gateway.core.request.scan import QUOTE, Layout, Member, Span, first_of, mem
 _NOWHERE: Span = (-1, -1)
 _Edit = tuple[int, int, bytes]  # replace body[start:end]
 
+_PLACE = itemgetter(0, 1)
+
 _LIST, _NULL = b"[n"
 # How a content begins that text can be added to: a string, a list or null; None: there is none.
 _TAKES_TEXT = frozenset((QUOTE, _LIST, _NULL, None))
@@ -123,7 +125,7 @@ class Splice:
             self._edit_members(edits, members)
         if not edits:
             return self._body
-        edits.sort(key=itemgetter(0, 1))  # stable: insertions at one place keep their order
+        edits.sort(key=_PLACE)  # stable: insertions at one place keep their order
         body = self._body
         parts: list[bytes] = []
         at = 0

@@ -84,7 +84,7 @@ class Composer:
             section,
             {} if plan.off else notes,
             NO_RECALL,
-            leads=bool(asked.spec.uid) or known.is_ours,
+            bool(asked.spec.uid) or known.is_ours,
         )
         if asked.target.context_window is not None or asked.spec.bounds or known.evicted:
             prompt = await self._fitted(known, prompt, takes_note=takes_note)
@@ -93,8 +93,9 @@ class Composer:
         recall = await self.recaller.recall(known, prompt, text_of(new[-1]))
         # An empty note is kept as well, so that nothing is searched twice.
         notes[last] = recall.note
-        window = _put_note(known, prompt, recall) if recall.note else prompt.window
-        return filled(prompt, window=window, recall=recall)
+        if recall.note:
+            prompt = filled(prompt, window=_put_note(known, prompt, recall))
+        return filled(prompt, recall=recall)
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, whose window may be another one too.

@@ -100,8 +100,8 @@ class Prompt:
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
     ends with. notes: by index among the new messages; they are written with the turn. beginning: the part that is left
-    out, where something may have to be. counts: the tokens of every call are to be known. leads: our tools stand before
-    the client's, because they change less: the tools are at the front of the provider's cache.
+    out, where something may have to be. leads: our tools stand before the client's, because they change less: the tools
+    are at the front of the provider's cache. counts: the tokens of every call are to be known.
     """
 
     request: ChatRequest
@@ -115,8 +115,8 @@ class Prompt:
     section: Section = field(default_factory=lambda: NO_SECTION)
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
-    counts: bool = False
     leads: bool = False
+    counts: bool = False
 
     @property
     def hidden(self) -> Mapping[int, list[WireMessage]]:
