@@ -15,7 +15,7 @@ from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.section import learned
-from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from storage.commands import Change, Missing, Pool, Probes, TurnWrite
@@ -49,7 +49,7 @@ def record_turn(
 ) -> TurnWrite:
     """Returns the write of a turn. now: when it ended. how: settles it, if not its end says how."""
     if how is None:
-        how = settle.finish if outcome.state is End.FINISHED else settle.cancel
+        how = settle.finish if outcome.state is FINISHED else settle.cancel
     ended = _ended(known, prompt, changes.ops, outcome, now)
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
     snapshot = _snapshot(known, prompt, changes)
@@ -83,7 +83,7 @@ def _ended(
     known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
 ) -> settle.Ended:
     said = outcome.said or {"role": "assistant", "content": ""}
-    has_words = outcome.state is End.FINISHED or bool(outcome.text)
+    has_words = outcome.state is FINISHED or bool(outcome.text)
     full = outcome.full if has_words or outcome.hidden else ()
     if has_words and not full:
         full = (said,)
