@@ -31,6 +31,7 @@ _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 _SYSTEM = frozenset({"system", "developer"})
 _RESULT = frozenset({"tool", "function"})
 _ATOM_BYTES = 12
+_PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
@@ -249,7 +250,9 @@ class Canon:
         atoms. An atom has the secret in it already, so this needs none.
         """
         for atom in atoms:
-            start = blake2b(start + atom, digest_size=16).digest()
+            hashed = _PATH.copy()
+            hashed.update(start + atom)
+            start = hashed.digest()
         return start
 
 
