@@ -340,7 +340,10 @@ class Listing:
                 new.clear()
             else:
                 new.append(found)
-        self.messages = [*map(messages.__getitem__, positions)]
+        # Nearly always no system message stands behind another.
+        behind = messages[positions[0] :] if positions else ()
+        is_all = len(behind) == len(positions)
+        self.messages = [*behind] if is_all else [*map(messages.__getitem__, positions)]
         self.said = said
         self.new = tuple(new)
         self._joined = b"".join(joined)  # all atoms, one behind the other
