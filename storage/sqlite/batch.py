@@ -27,47 +27,72 @@ class BatchReport:
 
 
 def run_batch(
-    connection: sqlite3.Connection, functions: Sequence[Callable[[sqlite3.Connection], Any]], path: str
+    connection: sqlite3.Connection,
+    functions: Sequence[Callable[[sqlite3.Connection], Any]],
+    path: str,
+    *,
+    begins: bool = False,
 ) -> BatchReport:
     """Runs one transaction. Whatever goes wrong, every function has an outcome and no transaction is left open.
 
     Savepoints are taken only once a function has failed: each costs two statements, around each of which the thread
-    gives the interpreter's lock away.
+    gives the interpreter's lock away. begins: the first function begins a transaction itself where it needs one.
     """
     if len(functions) > 1:
-        report = _run_together(connection, functions, path)
-        if report is not None:
-            return report
+        return _run_together(connection, functions, path) or _run_apart(connection, functions, path)
+    try:
+        if not begins:
+            connection.execute("BEGIN IMMEDIATE")
+        result = functions[0](connection)
+    except Exception as error:
+        outcome, fault = _failed(error, path)
+        try:
+            if connection.in_transaction or not begins:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            return _all_failed(connection, 1, error, path)
+        return BatchReport([outcome], fault)
+    outcomes: list[WriteResult] = [(True, result)]
+    if begins and not connection.in_transaction:
+        return BatchReport(outcomes, is_whole=True)  # a statement that was a transaction by itself
+    return _committed(connection, outcomes, None, path, is_whole=True)
+
+
+def _failed(error: Exception, path: str) -> tuple[WriteResult, Unavailable | None]:
+    """Returns the outcome of a write that raised an error, and what that says of the database itself."""
+    if not isinstance(error, sqlite3.Error):
+        return (False, error), None
+    answer = translate(error, path)
+    return (False, answer), answer if isinstance(answer, Unavailable) else None
+
+
+def _run_apart(
+    connection: sqlite3.Connection, functions: Sequence[Callable[[sqlite3.Connection], Any]], path: str
+) -> BatchReport:
+    """Runs one transaction, each function in a savepoint."""
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         return _all_failed(connection, len(functions), error, path)
-    alone = len(functions) == 1
     outcomes: list[WriteResult] = []
     fault: Unavailable | None = None
     for function in functions:
         try:
-            if not alone:
-                connection.execute("SAVEPOINT write")
+            connection.execute("SAVEPOINT write")
             result = function(connection)
-            if not alone:
-                connection.execute("RELEASE write")
+            connection.execute("RELEASE write")
             outcomes.append((True, result))
         except Exception as error:
-            answer: Exception = translate(error, path) if isinstance(error, sqlite3.Error) else error
-            outcomes.append((False, answer))
-            if isinstance(error, sqlite3.Error) and isinstance(answer, Unavailable):
-                fault = answer
+            outcome, found = _failed(error, path)
+            outcomes.append(outcome)
+            fault = found or fault
             try:
-                connection.execute("ROLLBACK" if alone else "ROLLBACK TO write")
-                if not alone:
-                    connection.execute("RELEASE write")
+                connection.execute("ROLLBACK TO write")
+                connection.execute("RELEASE write")
             except sqlite3.Error:
                 # The database has ended the whole transaction by itself, or cannot even undo.
                 return _all_failed(connection, len(functions), error, path)
-    if alone and not outcomes[0][0]:
-        return BatchReport(outcomes, fault)
-    return _committed(connection, outcomes, fault, path, is_whole=alone)
+    return _committed(connection, outcomes, fault, path, is_whole=False)
 
 
 def _run_together(

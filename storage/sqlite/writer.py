@@ -8,6 +8,8 @@ run again, each function in a savepoint.
     submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
                                   else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
 
+A write that comes alone may begin its transaction itself, or be one statement without.
+
 A waiting write is never cancelled: a caller that goes away abandons the result, not the write. The waiting writes are
 bounded in bytes; beyond the bound `submit` refuses at once.
 
@@ -78,6 +80,7 @@ class _Write(Generic[T]):
     function: Callable[[sqlite3.Connection], T]
     future: asyncio.Future[T]
     size: int
+    begins: bool
 
 
 @dataclass(slots=True)
@@ -245,14 +248,20 @@ class Writer:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def submit(
-        self, function: Callable[[sqlite3.Connection], T], *, bytes: int = 0, is_bulk: bool = False
+        self,
+        function: Callable[[sqlite3.Connection], T],
+        *,
+        bytes: int = 0,
+        is_bulk: bool = False,
+        begins: bool = False,
     ) -> asyncio.Future[T]:
         """Queues a write. The future has the function's result once it is committed.
 
         The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
         the task that awaits it, abandons the result and never the write. bytes: about what the function holds.
         is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no turn
-        waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms.
+        waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms. begins: the function begins a
+        transaction itself where it needs one, and is given none if it comes alone.
 
         Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
         future also what the function raises, SQLite's errors translated.
@@ -266,7 +275,7 @@ class Writer:
         if queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
         future: asyncio.Future[T] = self._loop.create_future()
-        queue.writes.append(_Write(function, future, size))
+        queue.writes.append(_Write(function, future, size, begins))
         queue.bytes += size
         if not self._running and not self._is_gathering:
             self._is_gathering = True
@@ -326,7 +335,8 @@ class Writer:
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
         try:
-            report = run_batch(connection, [write.function for write in batch], self._path)
+            functions = [write.function for write in batch]
+            report = run_batch(connection, functions, self._path, begins=batch[0].begins)
         except BaseException as error:  # nobody else would ever answer these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = BatchReport([(False, answer)] * len(batch), answer)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from storage.database import Connection, Database
-from storage.errors import Full, WriteConflict
+from storage.errors import Full, StatementFailed, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.database import drive
+from tests.storage.conftest import OpenStore
 
 NOTE = "INSERT INTO marks (agent, kind, hash, exchange) VALUES (1, 'head', ?, 1)"
 NOTED = "SELECT hash FROM marks ORDER BY hash"
@@ -137,3 +138,30 @@ async def test_a_row_that_is_refused_takes_no_id(doors: Database, is_all: bool) 
 async def test_a_row_that_breaks_a_rule_of_its_table_is_an_error(doors: Database) -> None:
     with pytest.raises(WriteConflict, match=r"snapshots\.versions"):
         await doors.write(lambda connection: connection.insert(TOLD, (1, None), is_all=True))
+    assert doors.health.ok
+
+
+async def test_a_row_that_comes_alone_needs_no_transaction_around_it(open_store: OpenStore) -> None:
+    noted: list[str] = []
+    doors = (await open_store(note=noted.append)).database
+
+    async def write(connection: Connection) -> None:
+        if await connection.insert(TOLD, (len(noted) == 0, b""), is_all=True) is None:
+            await connection.run(NOTE, (b"a",))
+
+    noted.clear()
+    await doors.write(write)
+    await doors.write(write)
+    assert noted == [TOLD, TOLD, "BEGIN IMMEDIATE", NOTE, "COMMIT"]
+
+
+async def test_a_write_that_ends_its_transaction_fails(doors: Database) -> None:
+    async def write(connection: Connection) -> None:
+        await connection.run(NOTE, (b"a",))
+        await connection.run("ROLLBACK")
+
+    with pytest.raises(StatementFailed, match="ended its transaction"):
+        await doors.write(write)
+    assert await noted(doors) == []
+    await doors.write(lambda connection: connection.run(NOTE, (b"b",)))
+    assert await noted(doors) == [b"b"]
