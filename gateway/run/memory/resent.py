@@ -43,7 +43,7 @@ class ResentLists:
 
     def listing(self, canon: Canon, request: ChatRequest) -> Listing:
         """Returns a request's list with its atoms, and keeps it in place of the list that it goes on from."""
-        messages, body = request.messages, memoryview(request.raw)
+        messages, body = request.messages, request.raw
         # The list before ended with what the last reply answers.
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":
