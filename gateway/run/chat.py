@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from operator import attrgetter
 from urllib.parse import quote
 from zlib import crc32
@@ -61,6 +62,7 @@ from storage.errors import StoreError
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
 _context_window = attrgetter("context_window")
+_terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
 
 
 class Chat:
@@ -189,8 +191,7 @@ class Chat:
         spec: AgentSpec,
     ) -> TurnRun:
         request, tools = call.request, prompt.tools
-        # By their places, since the names take longer than all the rest of it (measured).
-        terms = TurnSpec(
+        terms = _terms(
             request.wants_usage,
             prompt.adds_usage,
             frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),

@@ -34,6 +34,7 @@ from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
+    ANYTHING,
     FreeGuide,
     Guide,
     Offer,
@@ -62,6 +63,7 @@ from gateway.errors import Conflict, GatewayError
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
 _DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
+_FREE_CALL = commands.CallModel((), None, ANYTHING)
 
 
 class _State(Enum):
@@ -111,7 +113,7 @@ class Turn:
     @property
     def first_call(self) -> commands.CallModel:
         """The call of the model that the shell makes by itself."""
-        return commands.CallModel((), None, self._offer)
+        return _FREE_CALL if self._offer is ANYTHING else commands.CallModel((), None, self._offer)
 
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
