@@ -105,7 +105,7 @@ def make_exchange(
 
 
 def _values(e: Exchange) -> list[Any]:
-    """Returns the values of a row in the order of `{columns}`."""
+    """Returns the values of a row in the order of `{columns}`: booleans as numbers, which sqlite3 need not adapt."""
     return [
         e.conversation,
         e.parent,
@@ -118,12 +118,12 @@ def _values(e: Exchange) -> list[Any]:
         e.ended,
         e.stopped,
         str(e.state),
-        e.superseded,
-        e.carried,
-        e.standing,
-        e.edits,
-        e.adds,
-        e.opaque,
+        +e.superseded,
+        +e.carried,
+        +e.standing,
+        +e.edits,
+        +e.adds,
+        +e.opaque,
         e.model,
         e.merged,
         e.size,
