@@ -125,7 +125,7 @@ class Keys(Group):
             return True
 
         done = await self._database.write(install)
-        self._known.clear()
+        self._known = OrderedDict()
         if done:
             self._made()
         return done
@@ -136,7 +136,7 @@ class Keys(Group):
         try:
             return await self._database.write(lambda connection: _revoke(connection, name_or_id, now))
         finally:
-            self._known.clear()
+            self._known = OrderedDict()
             self._database.tell(KEYS)
 
     @reads
@@ -146,7 +146,9 @@ class Keys(Group):
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
         digest = digest_of(presented)
-        known, until = self._known.get(digest, (None, -math.inf))
+        # Keys may change while this one is read. What was read before goes into the book of before then.
+        book = self._known
+        known, until = book.get(digest, (None, -math.inf))
         if known is not None and self._tick() < until:
             return known
         try:
@@ -156,11 +158,11 @@ class Keys(Group):
                 raise
             return known
         if key is None:
-            self._known.pop(digest, None)
+            book.pop(digest, None)
             return None
-        self._known[digest] = key, self._tick() + self._age_s
-        if len(self._known) > CACHED_KEYS:
-            self._known.popitem(last=False)
+        book[digest] = key, self._tick() + self._age_s
+        if len(book) > CACHED_KEYS:
+            book.popitem(last=False)
         return key
 
     @property
@@ -171,9 +173,11 @@ class Keys(Group):
     async def has_any(self) -> bool:
         """Says whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
         if not (self._any or self.are_none):
+            book = self._known
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
-            self._any = bool(found)
-            self._none_until = self._tick() + self._age_s
+            self._any = self._any or bool(found)
+            if book is self._known:  # else keys have changed meanwhile
+                self._none_until = self._tick() + self._age_s
             self._leave_sign(self._any)
         return self._any
 

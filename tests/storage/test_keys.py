@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,37 @@ async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
     assert await store.keys.find(plain)
     assert await store.keys.has_any()
     assert statements == []
+
+
+def change_behind_the_next_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[], Awaitable[object]]
+) -> None:
+    read = store.database.read
+
+    async def read_and_change(work: Any) -> Any:
+        monkeypatch.undo()
+        found = await read(work)
+        await change()
+        return found
+
+    monkeypatch.setattr(store.database, "read", read_and_change)
+
+
+async def test_a_key_that_is_revoked_while_it_is_read_is_not_known_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plain = await store.keys.create("shop", "laptop")
+    change_behind_the_next_read(store, monkeypatch, lambda: store.keys.revoke("laptop"))
+    await store.keys.find(plain)
+    assert await store.keys.find(plain) is None
+
+
+async def test_a_key_that_is_made_while_it_is_asked_for_any_is_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_behind_the_next_read(store, monkeypatch, lambda: store.keys.create("shop", "laptop"))
+    assert await store.keys.has_any()
+    assert not store.keys.are_none
 
 
 async def test_agents_are_told_apart_by_every_part_of_their_scope(store: Store, agent: Agent) -> None:
