@@ -515,7 +515,8 @@ def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
         if name is None:
             name = _kept_name(raw_name)
         if name:
-            kept.append((name, raw_value.decode("latin-1")))
+            # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
+            kept.append((name, raw_value.decode("utf-8", "surrogateescape")))
             continue
         match raw_name.lower():
             case b"connection":

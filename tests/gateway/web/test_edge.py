@@ -146,6 +146,16 @@ def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: 
     assert float(reply.headers["x-mnemogate-added-ms"]) >= 0
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_upstreams_header_that_is_not_ascii_goes_on_in_its_own_bytes(
+    gateway: Running, upstream: StrictUpstream, stream: bool
+) -> None:
+    # Upstream and client of these tests write and read a byte as one character.
+    sent = {"x-latin": "caf\xe9", "x-utf-8": "ü茶".encode().decode("latin-1")}
+    upstream.queue(say("Hi", headers=sent))
+    assert gateway.post({**HELLO, "stream": stream}).headers.items() >= sent.items()
+
+
 def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
     gateway.post({**HELLO, "messages": [{"role": "user", "content": "my secret"}]}, {"x-request-id": "r1"})
     line = gateway.last_line()
