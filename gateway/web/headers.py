@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from adapters.types import Header
 
@@ -15,7 +15,7 @@ def header_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | 
     return None
 
 
-def as_bytes(headers: Iterable[Header]) -> list[tuple[bytes, bytes]]:
+def as_bytes(headers: Sequence[Header]) -> list[tuple[bytes, bytes]]:
     """Returns headers as they go out: what an upstream sent that is no text goes on in its own bytes."""
     try:
         return [(name.encode(), value.encode()) for name, value in headers]
