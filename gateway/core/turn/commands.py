@@ -123,9 +123,8 @@ class End(StrEnum):
     FAILED = "failed"  # by an error; whatever of the reply was sent counts as never said
 
 
-FINISHED: Final = (
-    End.FINISHED
-)  # bound once, as it is asked for with each turn, and slow to read off its class
+# Bound once, because each turn asks for it and it is slow to read off its class.
+FINISHED: Final = End.FINISHED
 
 
 @frozen
