@@ -70,12 +70,12 @@ def record_turn(
         decide,
         None if known.is_plain else _foreseen(known, key, ended, how, decide),
         (look.next_seq, look.rev),
-        changes.ops,
-        snapshot,
-        () if known.agent.id else known.asked.spec.own_blocks,
-        () if known.agent.id else known.asked.spec.shared_blocks,
-        None if known.is_plain else opening_of(plan, ended.now),
-        sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
+        ops=changes.ops,
+        snapshot=snapshot,
+        defaults=() if known.agent.id else known.asked.spec.own_blocks,
+        shared=() if known.agent.id else known.asked.spec.shared_blocks,
+        opening=None if known.is_plain else opening_of(plan, ended.now),
+        chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
     )
 
 
