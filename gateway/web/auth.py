@@ -94,8 +94,7 @@ class Guard:
         # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
         is_ours = authorization is None or (bearer or authorization).startswith(KEY_PREFIX)
         credential = None if is_ours else authorization or None
-        is_open = self._keys is not None and self._keys.are_none
-        if not self._demanded and (is_open or not await self.demands_key()):
+        if not (self._demanded or await self.demands_key()):
             self._check_local(host, origin)
             return NOBODY if credential is None else Caller(DEFAULT_PROJECT, credential)
         # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.

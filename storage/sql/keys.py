@@ -165,14 +165,9 @@ class Keys(Group):
             book.popitem(last=False)
         return key
 
-    @property
-    def are_none(self) -> bool:
-        """Says whether it is known, without asking the database, that no key was ever created."""
-        return not self._any and self._tick() < self._none_until
-
     async def has_any(self) -> bool:
         """Says whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
-        if not (self._any or self.are_none):
+        if not self._any and self._tick() >= self._none_until:
             book = self._known
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
             self._any = self._any or bool(found)

@@ -121,7 +121,7 @@ async def test_a_key_that_is_made_while_it_is_asked_for_any_is_one(
 ) -> None:
     change_behind_the_next_read(store, monkeypatch, lambda: store.keys.create("shop", "laptop"))
     assert await store.keys.has_any()
-    assert not store.keys.are_none
+    assert await store.keys.has_any()
 
 
 async def test_agents_are_told_apart_by_every_part_of_their_scope(store: Store, agent: Agent) -> None:

@@ -142,8 +142,6 @@ def test_admin_errors_are_answers(gateway: Running, path: str, body: bytes, stat
 class BrokenKeys:
     """A key book whose file is damaged."""
 
-    are_none = False
-
     async def create(self, project: str, name: str) -> tuple[Key, str]:
         raise Corrupt("damaged")
 
