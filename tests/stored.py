@@ -188,21 +188,9 @@ class Speaker:
             found[asked[-1]] = self.recall(text_of(new[-1]))
         return found
 
-    async def end(
-        self,
-        turn: StoredTurn,
-        full: Sequence[WireMessage],
-        edited: Sequence[str] = (),
-        how: Callable[[Tree, Plan, settle.Ended], Exchange] = settle.finish,
-        *,
-        uid: str = "",
-        decided: Callable[[Change], None] = lambda change: None,
-        snapshot: Snapshot | None = None,
-    ) -> Committed:
-        """decided: told of what is decided inside the transaction."""
-        return self.keep(
-            *await self.commit(turn, full, edited, how, uid=uid, decided=decided, snapshot=snapshot)
-        )
+    async def end(self, *given: Any, **options: Any) -> Committed:
+        """Writes a turn, as `commit` is given it, and keeps it."""
+        return self.keep(*await self.commit(*given, **options))
 
     async def commit(
         self,
@@ -215,7 +203,7 @@ class Speaker:
         decided: Callable[[Change], None] = lambda change: None,
         snapshot: Snapshot | None = None,
     ) -> tuple[TurnWrite, Committed]:
-        """Writes a turn, which may be kept later."""
+        """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction."""
         plan, key, now = turn.plan, turn.key, self.now()
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
