@@ -157,17 +157,20 @@ def page_of(
 def cut(
     items: Sequence[dict[str, Any]], query: PageQuery, *, newest_first: bool = True
 ) -> list[dict[str, Any]]:
-    """Returns a page of a short list that is there as a whole, oldest first."""
+    """Returns a page of a short list that is there as a whole, oldest first.
+
+    Items of one id (the pieces of a message) are one of its entries: a cursor names all of them.
+    """
     found = list(items)
     if query.newest_first(newest_first):
         found.reverse()
-    names = [item["id"] for item in found]
+    names = list(dict.fromkeys(item["id"] for item in found))
     for name, is_after in ((query.after, True), (query.before, False)):
         if isinstance(name, str):
             place = names.index(name) if name in names else (len(names) if is_after else 0)
-            keeps = range(place + 1, len(names)) if is_after else range(place)
-            found, names = [found[n] for n in keeps], [names[n] for n in keeps]
-    return found[: query.size()]
+            names = names[place + 1 :] if is_after else names[:place]
+    kept = frozenset(names[: query.size()])
+    return [item for item in found if item["id"] in kept]
 
 
 def place_in(kind: str, id: str | UnsetType | None) -> ids.Place | None:

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,22 @@ def test_messages_are_listed_page_by_page(world: LettaWorld) -> None:
     )
     assert kinds(only) == ["user_message", "tool_return_message", "user_message"]
     assert list(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
+
+
+def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld) -> None:
+    """Several messages that are shown of one reply have one id, behind which the next page begins."""
+    agent = world.agent()
+    thought = {"reasoning_content": "A greeting."}
+    world.upstream.queue(call_tools(insert("a"), text="Well."), say("Hello.", delta=thought))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    run_id, step_id = str(reply.messages[-1].run_id), str(reply.messages[-1].step_id)
+    for method, id in ((world.letta.runs.messages, run_id), (world.letta.steps.messages, step_id)):
+        whole = method.list(id, order="asc").items
+        assert kinds(whole)[-2:] == ["reasoning_message", "assistant_message"]
+        for limit in (1, 2, 3):
+            assert [*islice(method.list(id, order="asc", limit=limit), 20)] == whole
+            assert [*islice(method.list(id, order="desc", limit=limit), 20)] == whole[::-1]
+        assert [*method.list(id, before=whole[-1].id, order="asc")] == whole[:-2]
 
 
 def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None:
