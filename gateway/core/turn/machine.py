@@ -177,7 +177,8 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        if self._is_past_status:
+        # A success is no status that tells an error; where steps are shown the reader waits for events.
+        if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(error_of(reply.status, body), None)
             return [*self._flush(), *self._break_off(End.FAILED, reason)]

@@ -336,6 +336,18 @@ def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     assert caught.value.body["detail"][0]["loc"] == ["body", "client_tools", 0, "name"]  # type: ignore[index]
 
 
+def test_a_reply_that_is_no_completion_is_an_error_of_the_stream(world: LettaWorld) -> None:
+    """Its status is that of a success, so nothing else could tell the reader."""
+    agent, page = world.agent(), raw(b"<html>Login</html>", content_type="text/html")
+    world.upstream.queue(page, page)
+    events = world.letta.agents.messages.stream(agent.id, input="Hi")
+    assert next(events).stop_reason == "invalid_llm_response"
+    with pytest.raises(APIStatusError, match="neither a chat completion"):
+        next(events)
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert (reply.messages, reply.stop_reason.stop_reason) == ([], "invalid_llm_response")
+
+
 def test_an_upstream_that_does_not_stream_is_shown_as_well(world: LettaWorld) -> None:
     agent = world.agent()
     whole = {
