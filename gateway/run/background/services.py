@@ -139,7 +139,9 @@ class BackgroundServices:
             BatchMetrics(self._metrics, self._store.batches.open_counts).tokens,
         )
         self._batches = jobs
-        self._batch_worker = Worker(self._store.jobs, {BATCH: jobs.run}, _BATCHES, count=self.worker.count)
+        self._batch_worker = Worker(
+            self._store.jobs, {BATCH: jobs.run}, _BATCHES, self.worker.count, lambda: jobs.resting
+        )
 
     def start(self, *, works: bool = True) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled. works: jobs are performed here, besides made due."""

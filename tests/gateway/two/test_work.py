@@ -169,6 +169,22 @@ def test_batches_are_submitted_once(tmp_path: Path, url: str, killed: str) -> No
             assert (len(sent), set(sent.values())) == (2 * ITEMS * ROUNDS, {1})
 
 
+def test_calls_that_a_gateway_makes_itself_are_made_once(
+    upstream: StrictUpstream, tmp_path: Path, url: str
+) -> None:
+    def script(seen: Seen) -> Reply:
+        fate = answer("", seen.json)
+        calls = [Call(name, given) for name, given in fate.calls]
+        return call_tools(*calls) if calls else say(fate.text)
+
+    upstream.script = script
+    settings = BATCHES.format(kind="openai", base_url=upstream.base_url, key="none", batches="none")
+    with scene(tmp_path, url, settings) as world:
+        for _, batch in [make(gateway, "far/m") for gateway in world.gateways]:
+            world.until(partial(has_completed, world.gateways[0], batch["id"]))
+    assert len(upstream.chats) == 2 * ITEMS * ROUNDS
+
+
 @pytest.mark.parametrize("killed", KILLED[:1])
 def test_what_is_said_at_both_is_learned_once(
     upstream: StrictUpstream, tmp_path: Path, url: str, killed: str

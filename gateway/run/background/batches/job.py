@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import BinaryIO, Final
+from typing import Final
 from uuid import uuid4
 
 import orjson
@@ -33,7 +32,7 @@ from gateway.run.background.batches.items import (
     ItemTurns,
     expired,
 )
-from gateway.run.background.batches.parts import TRIES, PartJournal, ProviderPart
+from gateway.run.background.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
@@ -58,46 +57,11 @@ MISSING: Final = "The provider's results say nothing of this item."
 INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A part that is being composed, with the file of its requests, which has no name."""
-
-    upstream: str
-    model: str
-    items: list[GivenItem] = field(default_factory=list)
-    size: int = 0
-    _file: BinaryIO | None = None
-
-    def add(self, composed: Composed, line: bytes, item: GivenItem) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        self._file.write(line)
-        self.size += len(line)
-        self.items.append(item)
-
-    def is_full(self, provider: BatchProvider, more: int) -> bool:
-        """Returns whether there is no room for so many more bytes."""
-        return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
-
-    def hand_over(self) -> BinaryIO:
-        """Returns the file, whose taker closes it."""
-        file, self._file = self._file, None
-        assert file is not None
-        file.seek(0)
-        return file
-
-    def release(self) -> None:
-        """Closes the file, if nobody has taken it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
 @dataclass(eq=False)
 class BatchJobs:
     """Performs the jobs of batches. providers: by the names of upstreams. now: seconds since the epoch.
 
-    tokens: counts those of all batches.
+    tokens: counts those of all batches. resting: how many jobs only wait for what this process asks itself.
     """
 
     store: Store
@@ -108,15 +72,29 @@ class BatchJobs:
     now: Callable[[], float]
     tokens: Count
     said: dict[int, BatchCounts] = field(default_factory=dict)
+    resting: int = 0
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
+        # What this process asks itself no other would find, and would ask anew: the job stays here meanwhile.
+        while (wait_s := await self._run(job)) is not None:
+            await self._rest(wait_s)
+
+    async def _run(self, job: JobContext) -> float | None:
+        """Does all that can be done now. Returns the seconds until it is done again here; None: the job has ended.
+
+        Raises: Postponed: whoever is free may go on after that time.
+        """
         batch = await self.store.batches.find(None, job.job.key)
         parts = await PartJournal.load(job, self.store)
         attempt = _Attempt(self, job, batch, parts)
         try:
             await attempt.run()
-        except (Postponed, StoreError):
+        except Postponed as error:
+            if not attempt.is_asked_here:
+                raise
+            return error.delay_s
+        except StoreError:
             raise
         except Exception:
             # An error of ours must not leave items open for ever.
@@ -124,6 +102,15 @@ class BatchJobs:
             if await parts.faulted() < FAULTS:
                 raise
             await attempt.give_up()
+        return None
+
+    async def _rest(self, seconds: float) -> None:
+        self.resting += 1
+        self.store.jobs.wake_here()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.resting -= 1
 
     async def aclose(self) -> None:
         for provider in self.providers.values():
@@ -180,6 +167,12 @@ class _Attempt:
             )
         else:
             await self._finish()
+
+    @property
+    def is_asked_here(self) -> bool:
+        """Returns whether a part ends with this process."""
+        providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open)
+        return any(not provider.is_durable for provider in providers if provider is not None)
 
     async def give_up(self) -> None:
         """Fails all items that have not ended, and ends the job."""
@@ -289,7 +282,7 @@ class _Attempt:
             _log.info("batch %s: found at %s what was submitted before", self._name, part.upstream)
             await self.parts.made(part, found)
             return True
-        draft = _Draft(part.upstream, part.model)
+        draft = PartDraft(part.upstream, part.model)
         try:
             async for item in self._items(part.number):
                 if (composed := await self._compose(item)) is not None:
@@ -312,7 +305,7 @@ class _Attempt:
             found |= {f"{item.run.uid}-{item.sent}" for item in page if item.run is not None}
         return found
 
-    async def _submit(self, part: ProviderPart, draft: _Draft, provider: BatchProvider) -> bool:
+    async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         try:
             id = await provider.submit(part.wanted, draft.hand_over())
         except ProviderError as error:
@@ -399,7 +392,7 @@ class _Attempt:
                 )  # fmt: skip
                 return DAY_S - passed
         await batches.running(self.batch.id)
-        drafts: dict[tuple[str, str], _Draft] = {}
+        drafts: dict[tuple[str, str], PartDraft] = {}
         try:
             async for item in self._items(0):
                 composed = await self._compose(item)
@@ -409,7 +402,7 @@ class _Attempt:
                 if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(line)):
                     await self._close(drafts[key])
                     drafts.pop(key).release()
-                drafts.setdefault(key, _Draft(*key)).add(*composed)
+                drafts.setdefault(key, PartDraft(*key)).add(*composed)
             for draft in drafts.values():
                 await self._close(draft)
         finally:
@@ -448,7 +441,7 @@ class _Attempt:
             GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked),
         )
 
-    async def _close(self, draft: _Draft) -> None:
+    async def _close(self, draft: PartDraft) -> None:
         """Makes a part of a draft."""
         part = await self.parts.add(
             draft.upstream, draft.model, uuid4().hex, self.jobs.now(), len(draft.items)
@@ -456,7 +449,7 @@ class _Attempt:
         await self._give(part, draft)
         await self._submit(part, draft, self.jobs.providers[draft.upstream])
 
-    async def _give(self, part: ProviderPart, draft: _Draft) -> None:
+    async def _give(self, part: ProviderPart, draft: PartDraft) -> None:
         give, items = self.jobs.store.batches.give, draft.items
         for n in range(0, len(items), PAGE):
             await self.job.commit(give(part.number, items[n : n + PAGE], self.jobs.now()))

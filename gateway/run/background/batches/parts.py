@@ -8,15 +8,54 @@ over-<n>        all of its results were read
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import orjson
 
-from adapters.base import BatchPart
+from adapters.base import BatchPart, BatchProvider
+from gateway.run.background.batches.items import Composed
 from gateway.run.background.worker import JobContext
+from storage.batches import GivenItem
 from storage.sql.store import Store
 
 TRIES = 8  # of submitting a part
+
+
+@dataclass(slots=True)
+class PartDraft:
+    """A part that is being composed, with the file of its requests, which has no name."""
+
+    upstream: str
+    model: str
+    items: list[GivenItem] = field(default_factory=list)
+    size: int = 0
+    _file: BinaryIO | None = None
+
+    def add(self, composed: Composed, line: bytes, item: GivenItem) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._file.write(line)
+        self.size += len(line)
+        self.items.append(item)
+
+    def is_full(self, provider: BatchProvider, more: int) -> bool:
+        """Returns whether there is no room for so many more bytes."""
+        return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
+
+    def hand_over(self) -> BinaryIO:
+        """Returns the file, whose taker closes it."""
+        file, self._file = self._file, None
+        assert file is not None
+        file.seek(0)
+        return file
+
+    def release(self) -> None:
+        """Closes the file, if nobody has taken it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 @dataclass(slots=True)
