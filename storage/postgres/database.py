@@ -250,7 +250,7 @@ class PostgresDatabase:
 
     async def sweep(self, wait_ms: int) -> bool:
         """Has the server take old versions of rows out of its tables. Its log, replicas and backups keep theirs."""
-        return await self._tidying.sweep()
+        return await self._tidying.sweep(wait_ms / 1000)
 
     def listen(self) -> None:
         self._ears.begin()

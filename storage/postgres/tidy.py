@@ -22,9 +22,17 @@ _ERASED = (
     "definition_texts", "run_texts", "files", "terms", "vectors",
 )  # fmt: skip
 
-# Whether somebody still sees the tables as they were before a transaction.
-_HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity
-WHERE pid <> pg_backend_pid() AND age(backend_xmin) > age($1::text::xid))"""
+# Whether VACUUM would have to leave rows that were deleted before a transaction: for a snapshot of this database, or
+# one that a standby or a slot holds; or for a transaction that writes, which holds back each snapshot that is taken
+# beside it, in whatever database. What another VACUUM sees holds back nothing.
+_HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xid) > age($1::text::xid))
+OR EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xmin) > age($1::text::xid)
+    AND coalesce(datname, current_database()) = current_database()
+    AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum))
+OR EXISTS (SELECT 1 FROM pg_prepared_xacts WHERE age(transaction) > age($1::text::xid))
+OR EXISTS (SELECT 1 FROM pg_replication_slots WHERE age(xmin) > age($1::text::xid))"""
+# The pauses between two such questions, in seconds.
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 1.0
 
 
 class Tidying:
@@ -46,29 +54,49 @@ class Tidying:
         if self._writes in _LOOKS:
             self._start(self._on_own(_analyze))
 
-    async def sweep(self) -> bool:
-        """Takes old versions of rows out of the tables; False: somebody may see them still, or it is done later."""
-        left = self._swept_at + self._pause_s - self._loop.time()
-        if left > 0:
-            if self._later is None:
-                self._later = self._start(self._sweep_in(left))
-            return False
+    async def sweep(self, wait_s: float) -> bool:
+        """Takes old versions of rows out of the tables, when nobody sees them any more.
+
+        wait_s: waits so long for that. False: it is done later.
+        """
+        is_done = False
+        try:
+            is_done = self._left() <= 0 and await self._vacuum(wait_s)
+        finally:
+            if not is_done and self._later is None:
+                self._later = self._start(self._sweep_later())
+        return is_done
+
+    def _left(self) -> float:
+        """Returns how many seconds the next VACUUM has to wait."""
+        return self._swept_at + self._pause_s - self._loop.time()
+
+    async def _vacuum(self, wait_s: float) -> bool:
+        """Returns False if somebody still sees the old versions: VACUUM would only say that it has left them."""
+        end = self._loop.time() + wait_s
         self._swept_at = self._loop.time()
         raw = await connect(self._place)
         try:
             limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
+            pause = _FIRST_LOOK_S
+            while await raw.fetchval(_HELD, limit):
+                left = end - self._loop.time()
+                if left <= 0:
+                    return False
+                await asyncio.sleep(min(pause, left))
+                pause = min(2 * pause, _LAST_LOOK_S)
             await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._timeout_s)
-            return not await raw.fetchval(_HELD, limit)
+            return True
         except FAULTS as error:
             raise translate(error, self._place.name) from error
         finally:
             raw.terminate()
 
-    async def _sweep_in(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def _sweep_later(self) -> None:
+        await asyncio.sleep(max(self._left(), _FIRST_LOOK_S))
         self._later = None
         with contextlib.suppress(StoreError):
-            await self.sweep()
+            await self.sweep(self._timeout_s)
 
     async def _on_own(self, work: Callable[[RawConnection], Awaitable[object]]) -> None:
         with contextlib.suppress(StoreError, *FAULTS):
