@@ -75,7 +75,11 @@ class SummaryRequest:
 
 # The share that stays of a conversation that is compacted by hand, by messages' tokens; Letta's.
 SHARE = 0.30
-_NOTHING = "There is nothing to summarise yet: the last turn stays as it is, unless the mode is 'all'."
+# Programs know Letta's first words, by which they tell this from a failure.
+_NOTHING = (
+    "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
+    "it is, unless the mode is 'all'."
+)
 
 # Performs a step of a job: in the journal it is asked once, whatever becomes of the process.
 PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
@@ -160,7 +164,8 @@ class Compactor:
         if span is None:
             # All of it is covered already, or all of it stays.
             return
-        text = await self.summarise(span, project, model, terms, request.size, job.step)
+        by_hand = request.newest is None
+        text = await self.summarise(span, project, model, terms, request.size, job.step, by_hand=by_hand)
         if not text:
             # Nothing of the span may be shown to a model.
             return
@@ -200,7 +205,7 @@ class Compactor:
             span = await self._span(path, earlier, keep, 0, is_all=terms.is_all)
             if span is None:
                 raise BadRequest(_NOTHING)
-            text = await self.summarise(span, agent.scope.project, model, terms, size, _at_once)
+            text = await self.summarise(span, agent.scope.project, model, terms, size, _at_once, by_hand=True)
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
@@ -240,11 +245,13 @@ class Compactor:
         terms: SummaryTerms,
         size: int,
         step: PerformsStep,
+        *,
+        by_hand: bool,
     ) -> str:
         """Returns the text of a summary. size: the tokens that it may take. Raises: JobFailed: the model gave none."""
         text, done = span.earlier, 0
         for part in parts(spoken_lines(span.exchanges), PART_CHARS):
-            ask = partial(_ask, project, model, terms, text, part, size)
+            ask = partial(_ask, project, model, terms, text, part, size, by_hand)
             # The step's name says what it was made of, so that a later run of another span does not take its result.
             text = (await step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
             done += len(part)
@@ -256,7 +263,13 @@ async def _at_once(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 
 
 async def _ask(
-    project: str, model: BackgroundModel, terms: SummaryTerms, earlier: str, part: Sequence[str], size: int
+    project: str,
+    model: BackgroundModel,
+    terms: SummaryTerms,
+    earlier: str,
+    part: Sequence[str],
+    size: int,
+    by_hand: bool,
 ) -> bytes:
     """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
     question = ask_for(earlier, part, size, terms.instructions)
@@ -264,7 +277,7 @@ async def _ask(
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:
-        text = check(reply.text, part, earlier, size=size, finish_reason=reply.finish_reason)
+        text = check(reply.text, part, earlier, size=size, finish_reason=reply.finish_reason, by_hand=by_hand)
     except Nonsense as error:
         raise JobFailed(error.message) from None
     return terms.clip(text).encode()

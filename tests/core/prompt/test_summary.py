@@ -25,9 +25,16 @@ SOURCE = ["User: " + "We spoke of the garden, of Miso the cat and of 42 tulips. 
 GOOD = "User has a cat, Miso, and 42 tulips. Open: when to plant them."
 
 
-def verdict(answer: str, *, earlier: str = "", size: int = 200, finish_reason: str | None = "stop") -> str:
+def verdict(
+    answer: str,
+    *,
+    earlier: str = "",
+    size: int = 200,
+    finish_reason: str | None = "stop",
+    by_hand: bool = False,
+) -> str:
     try:
-        return check(answer, SOURCE, earlier, size=size, finish_reason=finish_reason)
+        return check(answer, SOURCE, earlier, size=size, finish_reason=finish_reason, by_hand=by_hand)
     except Nonsense as error:
         return f"! {error.message}"
 
@@ -66,6 +73,7 @@ def test_a_summary_is_shorter_than_what_it_is_of() -> None:
     distinct = " ".join(f"word{n}" for n in range(400))
     assert "not shorter" in verdict(distinct, size=2000)
     assert verdict(distinct, earlier="x" * 5000, size=2000) == distinct
+    assert verdict(distinct, size=2000, by_hand=True) == distinct
 
 
 def test_who_apologised_may_be_told() -> None:

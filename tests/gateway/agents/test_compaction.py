@@ -108,7 +108,7 @@ def test_all_of_it_can_go(world: LettaWorld) -> None:
     assert "Notes 1" in system(world)
     other = world.agent()
     world.letta.agents.messages.create(other.id, input="Hi")
-    with pytest.raises(BadRequestError, match="nothing to summarise"):
+    with pytest.raises(BadRequestError, match="failed to reduce the number of messages: there is nothing"):
         world.letta.agents.messages.compact(other.id)
 
 
@@ -150,6 +150,16 @@ def test_without_a_summary_nothing_changes(world: LettaWorld, notes: Notes) -> N
             world.letta.agents.messages.compact(agent.id)
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert len(sent(world)) == 11
+
+
+def test_what_is_asked_for_may_be_longer_than_the_few_words_before(world: LettaWorld, notes: Notes) -> None:
+    agent = world.agent(compaction_settings={"mode": "all"})
+    talk(world, agent.id, 1, "Hi")
+    notes.reply = lambda n: say("The user greeted the assistant, and the assistant greeted back.")
+    done = world.letta.agents.messages.compact(agent.id)
+    assert done is not None
+    assert (done.num_messages_before, done.num_messages_after) == (3, 1)
+    assert done.summary.endswith("greeted back.")
 
 
 def test_a_send_waits_for_a_summary_that_is_being_made(world: LettaWorld, notes: Notes) -> None:
