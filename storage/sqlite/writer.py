@@ -20,7 +20,8 @@ trial write is made. Waiting writes wait for this first attempt. If it fails, th
 The log is written back when the writer is idle or the log has grown, one write-back at a time. Of a grown log most is
 copied beside the writer (storage.sqlite.writeback says why that is safe); the rest comes between two writes in the
 writer's thread, and then the log begins anew in the same file, since writing over it takes half of what growing takes.
-An idle writer empties it. Writing back within a commit would make the slowest commits slower.
+An idle writer empties it, as soon as nobody reads from it. Writing back within a commit would make the slowest commits
+slower.
 """
 
 from __future__ import annotations
@@ -503,7 +504,8 @@ class Writer:
         self._log_free.clear()
         work = begin_anew
         if at_rest or size >= 2 * limits.checkpoint_bytes:
-            work = partial(empty, wait_ms=limits.pause_ms if size >= limits.pause_bytes else 0)
+            waits = size >= limits.pause_bytes and not at_rest
+            work = partial(empty, wait_ms=limits.pause_ms if waits else 0)
         driver.post(partial(self._write_back, work))
 
     def _write_back(self, work: Callable[[sqlite3.Connection], bool], connection: sqlite3.Connection) -> None:
@@ -536,6 +538,9 @@ class Writer:
     def _written_back(self, size: int, done: bool) -> None:
         self._note_log(size, done)
         self._log_free.set()
+        if not done:
+            # Somebody reads from it. What was forgotten may lie in it, so that is not left to the next write.
+            self._rest()
 
     def _note_log(self, size: int, done: bool) -> None:
         """Notes the size of the log's file. done: all was written back; then it grows only once it is full again."""

@@ -432,6 +432,30 @@ async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     assert bench.log_size() == 0
 
 
+async def test_a_log_that_somebody_reads_is_emptied_when_he_has_gone_though_nothing_is_written(
+    make: Any,
+) -> None:
+    bench = await make(idle_s=0)
+    reader = sqlite3.connect(bench.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM items").fetchone()
+    tries = asyncio.Semaphore(0)
+    original = bench.writer._written_back
+
+    def note(size: int, done: bool) -> None:
+        original(size, done)
+        tries.release()
+
+    bench.writer._written_back = note
+    await bench.writer.submit(add("what is to be forgotten"))
+    async with asyncio.timeout(10):
+        await tries.acquire()
+        assert bench.log_size() > 0
+        reader.close()
+        while bench.log_size():
+            await tries.acquire()
+
+
 async def test_reads_have_a_deadline(store: Store) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
