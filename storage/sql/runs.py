@@ -306,6 +306,12 @@ class Runs(Group):
         rows = await rows_of(connection, SQL["last"], agents)
         return {run.agent: run for run in map(_run, rows)}
 
+    @reads
+    async def paused(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
+        """Returns the steps that wait for somebody at the tips of these agents' conversations of a name."""
+        rows = await rows_of(connection, SQL["paused"], agents, key)
+        return {step.agent: step for step in map(_step, rows)}
+
     @writes
     async def judge(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
         """Notes how somebody judged a step."""

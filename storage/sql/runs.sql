@@ -181,6 +181,13 @@ SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.compl
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
 
+-- name: paused
+-- Reads the calls that wait at the end of those conversations of some agents that have a name.
+SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
+    s.stop, s.feedback, s.error, s.waiting
+FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
+WHERE c.key = ?1 AND c.agent {in:2:BIGINT:64} AND s.waiting IS NOT NULL
+
 -- name: last_step
 -- Reads the newest step of a run.
 SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,

@@ -264,10 +264,7 @@ class Peers:
 
     async def _is_paused(self, found: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(found.scope)
-        last = None if agent is None else (await self._store.runs.last([agent.id])).get(agent.id)
-        if last is None or last.stop != StopReason.REQUIRES_APPROVAL:
-            return False
-        return await self._store.runs.waiting(last.agent, last.conversation) is not None
+        return agent is not None and bool(await self._store.runs.paused([agent.id], DEFAULT))
 
     async def ask_tagged(
         self, sender: Speaker, run: int | None, every: Sequence[str], some: Sequence[str], text: str

@@ -19,7 +19,7 @@ from gateway.dialects.letta.resources.folder import folder_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.background.accept import BackgroundRuns
-from gateway.run.agents.messages import AgentMessages
+from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.tools import ToolView
@@ -31,7 +31,7 @@ from gateway.settings import Settings
 from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.routes import Asked, uid_in
 from storage.listing import AgentEntry, Page
-from storage.records import DefinitionKind
+from storage.records import DefinitionKind, RunStep
 from storage.sql.store import Store
 
 # Who wrote a value that came over this API.
@@ -73,7 +73,11 @@ class AgentsApi:
 
     async def all_shown(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
         numbers = await AgentMessages(self.store, self.now).numbers_of([view.agent for view in views])
-        return [self._shown(view, numbers[view.agent.id], await self._pending(view)) for view in views]
+        paused = await self.store.runs.paused([view.agent.id for view in views], DEFAULT)
+        return [
+            self._shown(view, numbers[view.agent.id], await self._pending(view, paused.get(view.agent.id)))
+            for view in views
+        ]
 
     def _shown(
         self, view: AgentView, numbers: Sequence[int], pending: dict[str, Any] | None
@@ -93,14 +97,18 @@ class AgentsApi:
             folders=list(map(folder_json, view.folders)),
         )
 
-    async def _pending(self, view: AgentView) -> dict[str, Any] | None:
-        """Returns the message whose calls wait for an answer."""
-        run, agent = view.last_run, view.agent
-        if run is None or run.stop != StopReason.REQUIRES_APPROVAL:
-            return None
-        step = await self.store.runs.waiting(agent.id, run.conversation)
+    async def _pending(self, view: AgentView, own: RunStep | None) -> dict[str, Any] | None:
+        """Returns the message whose calls wait for an answer.
+
+        own: the step that waits in the agent's own conversation; None: that of its newest run may, wherever it is.
+        """
+        agent, last, runs = view.agent, view.last_run, self.store.runs
+        step = own
+        if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
+            step = await runs.waiting(agent.id, last.conversation)
+        run = None if step is None else await runs.load(agent.id, step.run)
         e = None if step is None else await self.store.turns.exchange(agent, step.exchange)
-        if step is None or e is None:
+        if run is None or e is None:
             return None
         exchanges = Exchanges(self.store, agent, Showing())
         shown = await exchanges.of_run(run, [e], with_input=False)

@@ -532,6 +532,25 @@ def test_a_person_allows_and_denies(world: LettaWorld) -> None:
     assert "Dog" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
 
 
+def test_what_waits_is_shown_whatever_is_said_in_other_conversations(world: LettaWorld) -> None:
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    messages, conversations = world.letta.agents.messages, world.letta.conversations
+    world.upstream.queue(call_tools(insert("a", "c1")), say("Hi."), say("No."), call_tools(insert("b", "c2")))
+    messages.create(agent.id, input="Keep a.")
+    beside = conversations.create(agent_id=agent.id)
+
+    def waits_after(text: str) -> str:
+        list(conversations.messages.create(beside.id, input=text))
+        pending = world.letta.agents.retrieve(agent.id).pending_approval
+        assert pending is not None
+        return str(pending.tool_call.tool_call_id)
+
+    assert waits_after("Hi") == "c1"
+    messages.create(agent.id, messages=[{"type": "approval", "approve": False}])
+    assert world.letta.agents.retrieve(agent.id).pending_approval is None
+    assert waits_after("Keep b.") == "c2"
+
+
 def test_a_conversation_begins_with_its_initial_messages(world: LettaWorld) -> None:
     initial: Any = [
         {"role": "user", "content": "Who are you?"},

@@ -441,6 +441,25 @@ def test_an_agent_whose_calls_wait_is_left_in_peace(stage: Stage) -> None:
     assert stage.world.letta.agents.messages.create(b, messages=answer).messages[-1].content == "Thanks."
 
 
+def test_only_calls_of_its_own_conversation_are_in_the_way(stage: Stage) -> None:
+    """Messages of agents go to `default`, whatever goes on in other conversations."""
+    letta, pause = stage.world.letta, call_tools(ask("cid", id="call_1"))
+    b = approving(stage, "bob", pause, say("Hm."), say("Freed."), pause, say("Thanks."))
+    stage.agent("cid")
+    beside = letta.conversations.create(agent_id=b)
+    stage.send("bob")
+    list(letta.conversations.messages.create(beside.id, input="Hi"))
+    stage.agent("ann", call_tools(tell(b)), say("Told."), call_tools(tell(b)), say("Told."))
+    stage.send("ann")
+    (refused,) = stage.told("ann")
+    assert "bob waits for a person's answer" in refused
+    stage.send("bob")
+    list(letta.conversations.messages.create(beside.id, input="Hi again"))
+    assert letta.agents.retrieve(b).pending_approval is not None
+    stage.send("ann")
+    assert "bob waits" not in stage.told("ann")[-1]
+
+
 def test_an_agent_that_has_to_wait_for_a_person(stage: Stage) -> None:
     b = approving(stage, "bob", call_tools(ask("cid"), text="May I?"))
     stage.agent("cid")
