@@ -18,7 +18,7 @@ LEAVING_TICKS = 5
 class Pending:
     """Writes that no reply waits for any more.
 
-    The process waits for them when it stops, and so does the next request of a client that hung up.
+    The process waits for them when it stops, and so does the next request of a client that hung up or got an error.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Pending:
             self._under_way[scope] = left
 
     def add(self, work: Awaitable[object], what: str, left: Scope | None = None) -> None:
-        """Takes over a write. what: its name in the log. left: the scope of a client that did not stay for the end."""
+        """Takes over a write. what: its name in the log. left: the scope of a client whose reply had no proper end."""
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -45,7 +45,7 @@ class Pending:
             task.add_done_callback(self._left.pop)
 
     async def written(self, scope: Scope, timeout_s: float) -> None:
-        """Waits until the turns that this scope's clients left are on disk.
+        """Waits until the turns that this scope's clients left, or that failed, are on disk.
 
         A conversation is recognised by what is stored, so the next request has to come after the write.
         """

@@ -462,7 +462,9 @@ class TurnRun:
         if memory is None:
             return _SAVED
         if outcome.state is not FINISHED and not self._turn.spec.keeps_steps:
-            self.pending.add(self._write(memory, outcome), "a turn that failed")
+            self.pending.add(
+                self._write(memory, outcome), "a turn that failed", left=memory.known.agent.scope
+            )
             return _SAVED
         begun = time.perf_counter()
         work = self._write(memory, outcome)

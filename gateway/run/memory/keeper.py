@@ -144,7 +144,9 @@ class MemoryKeeper:
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
         known.asked.place.hand_on()
-        if outcome.state is End.FAILED and not outcome.text and known.row < 0:
+        # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
+        has_failed = outcome.state is End.FAILED and not outcome.text
+        if has_failed and known.row < 0 and not known.plan.off:
             return self._over(known)
         try:
             write = record_turn(known, prompt, changes, outcome, self.now())

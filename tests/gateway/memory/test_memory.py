@@ -445,6 +445,23 @@ def test_what_was_off_the_record_stays_so_before_a_new_question(
     assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_question_off_the_record_that_failed_is_not_kept_with_the_next_one(
+    world: World, stream: bool
+) -> None:
+    """Front ends leave the message of a failed request in their list."""
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    secret = {"role": "user", "content": FACT}
+    late = {"error_after": (1, {"message": "Overloaded."})}
+    world.upstream.queue(say("", **late) if stream else fail(500))
+    world.post([*chat.messages, secret], {"x-mnemogate-memory": "off"}, user="alice", stream=stream)
+    chat.messages.append(secret)
+    chat.say("Never mind.")
+    assert world.upstream.last.messages == chat.messages[:-1]
+    assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
+
+
 def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World) -> None:
     """Applications that mark the question alone send the results of their tools without the mark."""
     weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
