@@ -243,7 +243,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if name not in OWN and value is not None}
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def _settings(arguments: argparse.Namespace, *, needs_secrets: bool = False) -> Settings:
     flags = {
         ("server", "host"): getattr(arguments, "host", None),
         ("server", "port"): getattr(arguments, "port", None),
@@ -254,6 +254,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         config=arguments.config,
         flags={name: value for name, value in flags.items() if value is not None},
         upstream=getattr(arguments, "upstream", None),
+        needs_secrets=needs_secrets,
     )
 
 
@@ -261,14 +262,14 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.serve import serve
 
     logging.captureWarnings(True)
-    return serve(_settings(arguments), arguments.limits, works=not arguments.no_work)
+    return serve(_settings(arguments, needs_secrets=True), arguments.limits, works=not arguments.no_work)
 
 
 def _work(arguments: argparse.Namespace) -> int:
     from gateway.serve import work
 
     logging.captureWarnings(True)
-    return work(_settings(arguments), arguments.limits)
+    return work(_settings(arguments, needs_secrets=True), arguments.limits)
 
 
 def _migrate(arguments: argparse.Namespace) -> None:
@@ -286,7 +287,7 @@ def _check_config(arguments: argparse.Namespace) -> None:
     from gateway.serve import check_door
     from gateway.web.server import find_address
 
-    settings = _settings(arguments)
+    settings = _settings(arguments, needs_secrets=True)
     check_models(settings)
     find_address(settings.server.host, settings.server.port)
     # The start would refuse what these refuse. Nothing is made, and no port is taken.

@@ -80,11 +80,13 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[tuple[str, str], Any] | None = None,
     upstream: str | None = None,
+    needs_secrets: bool = True,
 ) -> Settings:
     """Reads and checks the settings.
 
     config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if there.
-    flags: (table, key) -> value. upstream: base URL of the one upstream to use.
+    flags: (table, key) -> value. upstream: base URL of the one upstream to use. needs_secrets: with False a key or a
+    secret is left out whose variable is not set, but for the database's: whoever looks into a database has none.
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     environ = os.environ if environ is None else environ
@@ -109,6 +111,8 @@ def load_settings(
         )
     for (table, key), value in overrides.items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
+    if not needs_secrets:
+        settings = _without_unset(settings, environ)
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
     if upstream or "upstreams" not in raw:
         settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
@@ -223,6 +227,28 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
             UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
         )
     return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
+
+
+def _without_unset(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Returns the settings without the keys and secrets whose variable is not set; the database's URLs stay."""
+
+    def is_there(value: str) -> bool:
+        name = _variable_of(value)
+        return name is None or bool(environ.get(name))
+
+    def kept(value: str | None) -> str | None:
+        return value if value is None or is_there(value) else None
+
+    memory, tools = settings.memory, settings.tools
+    headers = tuple(each for each in tools.headers if is_there(each.value))
+    return replace(
+        settings,
+        memory=replace(memory, openwebui_jwt_secret=kept(memory.openwebui_jwt_secret)),
+        tools=replace(tools, webhook_secret=kept(tools.webhook_secret), headers=headers),
+        upstreams=tuple(
+            replace(each, api_key=tuple(filter(is_there, each.keys)) or None) for each in settings.upstreams
+        ),
+    )
 
 
 def _with_keys(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:

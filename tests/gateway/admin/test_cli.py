@@ -322,6 +322,26 @@ def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
     assert not list(database.parent.iterdir())
 
 
+def test_commands_need_no_secret_but_the_databases(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's shell has none of the variables that the service has."""
+    Path("mnemogate.toml").write_text(
+        '[[upstreams]]\nname = "a"\nbase_url = "http://127.0.0.1:9/v1"\napi_key = ["env:ONE", "env:TWO"]\n'
+        '[memory]\nopenwebui_jwt_secret = "env:THREE"\n'
+        '[tools]\nwebhook_secret = "env:FOUR"\n'
+        '[[tools.headers]]\nname = "b"\nhost = "example.org"\nheader = "x-key"\nvalue = "env:FIVE"\n'
+    )
+    for arguments in ("keys create", "keys list", "users", "memory forget --user a", "jobs", "migrate"):
+        assert main(arguments.split()) == 0
+    capsys.readouterr()
+    for arguments in ("check-config", "serve --port 0", "worker"):
+        assert main(arguments.split()) == 2
+        assert "api_key names ONE, which is not set" in capsys.readouterr().err
+    Path("mnemogate.toml").write_text('[database]\nurl = "env:SIX"\n')
+    monkeypatch.delenv("MNEMOGATE_DATABASE_URL", raising=False)
+    assert main(["keys", "list"]) == 2
+    assert "database.url names SIX, which is not set" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
 def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
     upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
