@@ -75,6 +75,23 @@ def test_an_agent_changes_in_what_is_sent(world: LettaWorld) -> None:
     assert [each.name for each in changed.tools] == ["send_message"]
 
 
+def test_the_settings_of_a_model_are_shown_as_they_hold(world: LettaWorld) -> None:
+    thinks: Any = {"provider_type": "openai", "reasoning": {"reasoning_effort": "high"}, "temperature": 0.5}
+    agent = world.agent(model_settings={**thinks, "verbosity": "low", "strict": True})
+
+    def changed(**fields: Any) -> Any:
+        return world.letta.agents.update(agent.id, **fields).to_dict()["model_settings"]
+
+    hotter = {"provider_type": "openai", "temperature": 0.7}
+    assert changed(model_settings=hotter) == {**thinks, **hotter, "verbosity": "low", "strict": True}
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    asked = world.upstream.last.json
+    assert (asked["temperature"], asked["reasoning_effort"], asked["verbosity"]) == (0.7, "high", "low")
+    config = {"model": "m", "model_endpoint_type": "openai", "context_window": 9000, "temperature": None}
+    shown = changed(llm_config=config, max_tokens=7)
+    assert (shown.get("temperature"), shown["max_output_tokens"]) == (None, 7)
+
+
 def test_a_null_leaves_a_field_as_it_is(world: LettaWorld) -> None:
     """As Letta's server has it: programs pass on what they were not given."""
     compaction: Any = {"mode": "all", "clip_chars": 500}

@@ -365,7 +365,7 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
             _set(sampling, name, config, name)
     settings = sent.get("model_settings")
     if settings is not None:
-        kept["model_settings"] = settings
+        kept["model_settings"] = {**definition.kept.get("model_settings", {}), **settings}
         set_sampling(sampling, settings)
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
         _set(sampling, name, sent, name)
@@ -548,13 +548,14 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
 
 
 def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
-    sampling = definition.sampling
-    known = {
-        "temperature": sampling.get("temperature"),
-        "max_output_tokens": sampling.get("max_tokens"),
-        "parallel_tool_calls": sampling.get("parallel_tool_calls"),
-        "response_format": sampling.get("response_format"),
-    }
-    upstream = model.rpartition("/")[0]
-    own = {"provider_type": "anthropic" if upstream == "anthropic" else "openai"}
-    return {**own, **definition.kept.get("model_settings", {}), **_without_none(known)}
+    """Returns the settings of a model: what is honoured as it holds, whichever field said it, the rest as it came."""
+    sampling, sent = definition.sampling, definition.kept.get("model_settings", {})
+    kind = "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
+    known = {name: sampling.get(name) for name in _SETTINGS_TYPES}
+    known["max_output_tokens"] = sampling.get("max_tokens")
+    effort = sampling.get("reasoning_effort")
+    if effort is not None:
+        form = "effort" if "effort" in sent or kind == "anthropic" else "reasoning"
+        known[form] = effort if form == "effort" else {"reasoning_effort": effort}
+    rest = {name: value for name, value in sent.items() if name not in _SETTINGS_TYPES}
+    return {"provider_type": kind, **rest, **_without_none(known)}
