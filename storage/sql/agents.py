@@ -10,16 +10,18 @@ import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from storage.database import Connection, Database
-from storage.errors import NotFound, WriteConflict
+from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Block, Numbers, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
 from storage.value import changed
 
 SQL = load("statements.sql")
+K = TypeVar("K")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
 CACHED_AGENTS = 4096
@@ -91,6 +93,8 @@ class Agents:
         self._cached = cached
         self._found: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
+        # Drafts whose scope got an agent, or lost one: turns under way may hold them still.
+        self._spent: OrderedDict[str, Agent] = OrderedDict()
         # Held by who begins an agent, or waits for that; it goes with the last of them.
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
 
@@ -121,7 +125,7 @@ class Agents:
         draft = self._drafts.get(scope)
         if draft is None:
             draft = Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())
-            self._keep(self._drafts, draft)
+            self._keep(self._drafts, scope, draft)
         return draft
 
     async def find_or_draft(self, scope: Scope, *, is_made: bool) -> Agent:
@@ -155,27 +159,42 @@ class Agents:
                 self.remember(agent)
             return agent
 
+    async def begin(
+        self, connection: Connection, draft: Agent, own: Iterable[Block], shared: Iterable[Block], at: float
+    ) -> Agent:
+        """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
+
+        Raises: Stale: what the draft has become was forgotten, or its scope has another agent, whose secret is not the
+        one that the turn's hashes are keyed with.
+        """
+        if draft.uid in self._spent and await find_agent(connection, draft.scope) is None:
+            raise Stale("something was forgotten while this turn was under way")
+        agent = await begin_agent(connection, draft, own, shared, at)
+        if agent.secret != draft.secret:
+            raise Stale(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
+        return agent
+
     def remember(self, agent: Agent) -> None:
         """Puts it into the cache: after it was stored, or with its new epoch."""
-        self._drafts.pop(agent.scope, None)
-        self._keep(self._found, agent)
+        self._spend(agent.scope)
+        self._keep(self._found, agent.scope, agent)
 
     def forget(self, scope: Scope) -> None:
         """Drops it from the cache, so that it is read anew."""
         self._found.pop(scope, None)
-        self._drafts.pop(scope, None)
+        self._spend(scope)
 
     def clear(self) -> None:
-        """Empties the cache: another database may lie at the path now, or an agent is gone that a draft has become."""
-        self._found.clear()
-        self._drafts.clear()
-
-    def doubt(self) -> None:
-        """Asks the database anew from now on. Requests side by side keep their drafts, by which they queue."""
+        """Asks the database anew from now on. Requests side by side keep their draft: two would have two secrets."""
         self._found.clear()
 
-    def _keep(self, entries: OrderedDict[Scope, Agent], agent: Agent) -> None:
-        entries[agent.scope] = agent
-        entries.move_to_end(agent.scope)
+    def _spend(self, scope: Scope) -> None:
+        draft = self._drafts.pop(scope, None)
+        if draft is not None:
+            self._keep(self._spent, draft.uid, draft)
+
+    def _keep(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
+        entries[key] = agent
+        entries.move_to_end(key)
         if len(entries) > self._cached:
             entries.popitem(last=False)

@@ -41,7 +41,7 @@ from storage.records import (
     Summary,
 )
 from storage.sql import exchanges as history
-from storage.sql.agents import begin_agent
+from storage.sql.agents import Agents
 from storage.sql.blocks import add_op, write_block
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, reads
@@ -132,8 +132,9 @@ def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
 class Append(Group):
     """Reads a conversation of ours, and writes the steps of its runs."""
 
-    def __init__(self, database: Database, rules: Rules, jobs: Jobs) -> None:
+    def __init__(self, database: Database, agents: Agents, rules: Rules, jobs: Jobs) -> None:
         super().__init__(database)
+        self._agents = agents
         self._rules = rules
         self._jobs = jobs
 
@@ -154,9 +155,15 @@ class Append(Group):
         forgotten since; Unavailable.
         """
         return self._database.write(
-            lambda connection: open_step(connection, write, self._rules),
+            partial(self._open, write),
             bytes=2 * len(write.exchange.input or b""),
         )
+
+    async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
+        if not write.agent.id:
+            agent = await self._agents.begin(connection, write.agent, write.defaults, write.shared, write.now)
+            write = changed(write, agent=agent)
+        return await open_step(connection, write, self._rules)
 
     def finish(self, write: StepEnd) -> Future[list[str]]:
         """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable.
@@ -183,14 +190,9 @@ class Append(Group):
 
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
+    """Begins a step of an agent that is stored."""
     agent, e = write.agent, write.exchange
-    if not agent.id:
-        agent = await begin_agent(connection, agent, write.defaults, write.shared, write.now)
-        if (
-            agent.secret != write.agent.secret
-        ):  # the exchange's hashes are keyed with a secret that nobody has
-            raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
-    elif write.edits.writes or write.adopts:
+    if write.edits.writes or write.adopts:
         await connection.lock_sharers(agent.id)
     elif write.conversation is None or write.ends is not None:
         # Else the statement that adds the exchange locks the agent itself.

@@ -90,7 +90,7 @@ class Forgetting(Group):
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._heard = [memories.clear, looks.clear]
-        database.hear(GONE, lambda word: self._gone(is_known=word is not None))
+        database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
         # What goes before a memory: those of its sleeptime agents.
@@ -167,7 +167,7 @@ class Forgetting(Group):
         self._before[id] = before
         if scope is None or before:
             self._agents.clear()
-        else:
+        if scope is not None:
             self._agents.forget(scope)
         self._wake()
         self._database.tell(GONE)
@@ -205,9 +205,9 @@ class Forgetting(Group):
         self._database.tell(GONE)
         return True
 
-    def _gone(self, *, is_known: bool = True) -> None:
-        """Drops what is remembered here: something was forgotten, or (not is_known) may have been."""
-        for forget in (self._agents.clear if is_known else self._agents.doubt, *self._heard):
+    def _gone(self) -> None:
+        """Drops what is remembered here: something was forgotten, or may have been."""
+        for forget in (self._agents.clear, *self._heard):
             forget()
 
     def when_gone(self, forget: Callable[[], None]) -> None:

@@ -26,7 +26,7 @@ from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, Exchange, Snapshot
 from storage.sql import exchanges as history
-from storage.sql.agents import begin_agent
+from storage.sql.agents import Agents
 from storage.sql.blocks import (
     add_op,
     load_blocks,
@@ -49,8 +49,11 @@ _WRITE_BYTES = 4096
 class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
-    def __init__(self, database: Database, rules: Rules, kept: KeptLooks, memories: MemoryCache) -> None:
+    def __init__(
+        self, database: Database, agents: Agents, rules: Rules, kept: KeptLooks, memories: MemoryCache
+    ) -> None:
         super().__init__(database)
+        self._agents = agents
         self._rules = rules
         self._kept = kept
         self._memories = memories
@@ -124,7 +127,7 @@ class Turns(Group):
         Raises: Stale when something was forgotten meanwhile, Unavailable.
         """
         return self._database.write(
-            partial(_commit, write=write, rules=self._rules),
+            partial(_commit, write=write, agents=self._agents, rules=self._rules),
             bytes=_size(write),
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
@@ -218,14 +221,12 @@ async def _decided(
     raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
 
 
-async def _commit(connection: Connection, write: TurnWrite, rules: Rules) -> Committed:
+async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rules: Rules) -> Committed:
     """Writes a turn: as it was planned if its conversation has not moved since, else as the rules decide now."""
     agent = write.agent
     is_new = agent.id == 0
     if is_new:
-        agent = await begin_agent(connection, agent, write.defaults, write.shared, write.now)
-        if agent.secret != write.agent.secret:  # the turn's hashes are keyed with a secret that nobody has
-            raise Stale(f"the memory of {agent.scope.subject!r} was made by somebody else meanwhile")
+        agent = await agents.begin(connection, agent, write.defaults, write.shared, write.now)
     elif write.change is not None and write.change.merge:
         await connection.lock_sharers(agent.id)
     snapshot = None if write.snapshot is None else write.snapshot.id

@@ -221,6 +221,35 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
     assert left(holds, "oneu", "onea") == []
 
 
+async def test_turns_that_begin_beside_the_forgetting_of_their_user_are_all_kept(
+    store: Store, alice: Speaker
+) -> None:
+    await talk(alice, ["one"], "c1")
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
+    begun = [await alice.begin([user("zqbeforex")])]
+    assert await store.forgetting.run(id)
+    begun.append(await alice.begin([user("zqbehindx")]))
+    await store.forgetting.sweep()
+    begun.append(await alice.begin([user("zqlastx")]))
+    for turn in begun:
+        await alice.end(turn, [assistant("Yes.")])
+    assert len(await alice.rows()) == 3
+
+
+async def test_a_first_turn_under_way_does_not_begin_a_memory_again_that_is_gone(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    first = await alice.begin([user("zqfirstx")])
+    await alice.say([user("zqsecondx")], assistant("Yes."))
+    await forget(store, alice.agent, ForgetTarget(is_all=True))
+    anew = await alice.begin([user("zqanewx")])
+    with pytest.raises(Stale, match="forgotten"):
+        await alice.end(first, [assistant("zqfirstx")])
+    await alice.end(anew, [assistant("Yes.")])
+    assert alice.agent.secret != first.agent.secret
+    assert left(holds, "first", "second", "anew") == ["anew"]
+
+
 # -- what came from it
 
 
@@ -562,9 +591,9 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     assert await store.runs.waiting(alice.agent.id, e.conversation) is None
 
 
-async def test_who_doubts_what_it_heard_keeps_the_drafts_by_which_requests_queue(store: Store) -> None:
+async def test_forgetting_keeps_the_drafts_by_which_requests_of_others_queue(store: Store) -> None:
     draft = store.agents.draft(api_scope("new"))
-    store.forgetting._gone(is_known=False)
-    assert store.agents.draft(draft.scope) is draft
     await store.forgetting.sweep()
+    assert store.agents.draft(draft.scope) is draft
+    store.agents.forget(draft.scope)
     assert store.agents.draft(draft.scope).uid != draft.uid
