@@ -51,6 +51,9 @@ class LinesView:
     def add_text(self, text: str) -> None:
         self._line("text", repr(text))
 
+    def add_words(self, text: str) -> None:
+        self.add_text(text)
+
     def add_thought(self, text: str) -> None:
         self._line("thought", text)
 

@@ -70,7 +70,10 @@ class ClientView(Protocol):
         """Shows an event of the round that is read."""
 
     def add_text(self, text: str) -> None:
-        """Shows text of no event: of whole replies before, the gap between two rounds, words that a call says."""
+        """Shows text of no event: of whole replies before, the gap between two rounds, what is said ahead of a call."""
+
+    def add_words(self, text: str) -> None:
+        """Shows words that a call says to the user, as they are written into its arguments."""
 
     def add_thought(self, text: str) -> None:
         """Shows a piece of a thought that the model wrote into the arguments of a call."""
@@ -162,6 +165,9 @@ class UnseenView:
         pass
 
     def add_text(self, text: str) -> None:
+        pass
+
+    def add_words(self, text: str) -> None:
         pass
 
     def add_thought(self, text: str) -> None:

@@ -356,4 +356,5 @@ class Round:
             self.words += text
         self._text_before = self.spoken
         if self.form is AS_EVENTS:
-            self._view.add_text(between + text)
+            show = self._view.add_text if voice is Voice.FILLER else self._view.add_words
+            show(between + text)

@@ -170,6 +170,11 @@ class StepView:
         else:
             self._text.append(text)
 
+    def add_words(self, text: str) -> None:
+        # A call that is shown as one says them there.
+        if self._asides.words.get(self.showing.speaks or "") == self.showing.argument:
+            self.add_text(text)
+
     def add_thought(self, text: str) -> None:
         if self.by_token:
             self._piece("reasoning_message", {"reasoning": text, "source": "reasoner_model"})

@@ -404,6 +404,17 @@ def test_an_agent_that_speaks_by_a_tool_is_read_as_text(world: LettaWorld) -> No
 
 
 @pytest.mark.parametrize("by_token", [False, True])
+def test_words_of_a_tool_that_is_shown_as_one_are_not_told_twice(world: LettaWorld, by_token: bool) -> None:
+    agent = world.agent(agent_type="memgpt_v2_agent")
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Hello."})))
+    messages, wanted = world.letta.agents.messages, {"use_assistant_message": False}
+    events = list(messages.stream(agent.id, input="Hi", stream_tokens=by_token, **wanted))  # type: ignore[call-overload]
+    assert kinds(events)[:-2] == ["tool_call_message", "tool_return_message"]
+    _, called = messages.list(agent.id, order="asc", **wanted)  # type: ignore[arg-type]
+    assert joined(events)[:1] == joined([called])
+
+
+@pytest.mark.parametrize("by_token", [False, True])
 def test_our_arguments_are_shown_as_what_they_are(world: LettaWorld, by_token: bool) -> None:
     """A thought is a thought, in streams and lists; a call is shown as its tool gets it."""
     agent = world.agent(agent_type="memgpt_v2_agent")
