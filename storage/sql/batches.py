@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import orjson
@@ -95,14 +96,17 @@ class Batches(Group):
         """Fails the batches that were never accepted whole, because an earlier process died. Returns how many."""
         found = 0
         for batch in await self.list(None, Page(limit=10_000)):
-            job = await self._job(batch)
-            if batch.is_over or batch.created >= before or job is not None:
+            if batch.is_over or batch.created >= before or await self._job(batch) is not None:
                 continue
-            while await self.end_page(batch.id, RunState.FAILED, "error", at, _PAGE):
-                pass
-            await self._database.bulk(self.finish(batch.id, BatchState.FAILED, at))
+            await self.fail(batch, at)
             found += 1
         return found
+
+    async def fail(self, batch: Batch, at: float) -> None:
+        """Fails a batch that is not accepted, with the items that it has."""
+        while await self.end_page(batch.id, RunState.FAILED, "error", at, _PAGE):
+            pass
+        await self._database.bulk(self.finish(batch.id, BatchState.FAILED, at))
 
     async def _job(self, batch: Batch) -> int | None:
         found: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
@@ -265,7 +269,9 @@ class Batches(Group):
                 pass
         job = await self._job(batch)
         if job is not None:
-            await self._jobs.retry(job)
+            # It may have ended in this moment.
+            with suppress(NotFound):
+                await self._jobs.retry(job)
         return found
 
     @bulk_writes

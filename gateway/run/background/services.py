@@ -157,15 +157,21 @@ class BackgroundServices:
         if works:
             runs += [self.retention.run(), self.worker.run(), self.maintenance.look_again()]
         if works and self._batch_worker is not None:
-            runs.append(self._serve_batches(self._batch_worker))
+            runs += [self._batch_worker.run(), self._drop_unstarted()]
         return [asyncio.create_task(each) for each in runs]
 
-    async def _serve_batches(self, worker: Worker) -> None:
-        with suppress(StoreError):
-            # Where others accept batches too, one that is young may be theirs.
-            before = self._begun - YOUNG_S if self._is_shared else self._begun
-            await self._store.batches.drop_unstarted(before, self._now())
-        await worker.run()
+    async def _drop_unstarted(self) -> None:
+        """Fails the batches that were never accepted whole, since their process died."""
+        before = self._begun
+        while True:
+            if self._is_shared:
+                # Where others accept batches too, one that is young may be theirs.
+                before = self._now() - YOUNG_S
+            with suppress(StoreError):
+                await self._store.batches.drop_unstarted(before, self._now())
+            if not self._is_shared:
+                return
+            await asyncio.sleep(YOUNG_S / 2)
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until the jobs that turns asked for are in the queue, for so long at most."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gateway.core import ids
@@ -17,7 +18,7 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
 from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
-from storage.errors import NotFound
+from storage.errors import NotFound, StoreError
 from storage.listing import Page
 from storage.records import Run, RunState
 from storage.sql.store import Store
@@ -81,10 +82,14 @@ class BatchRequests:
         batch = await store.begin(
             Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback)
         )
-        for n in range(0, len(drafts), _PAGE):
-            page = drafts[n : n + _PAGE]
-            await store.add(batch.id, page)
-        await store.start(batch)
+        try:
+            for n in range(0, len(drafts), _PAGE):
+                await store.add(batch.id, drafts[n : n + _PAGE])
+            await store.start(batch)
+        except StoreError:
+            with suppress(StoreError):
+                await store.fail(batch, now)
+            raise
         return batch
 
     async def _check_key(self, project: str, item: AskedItem) -> None:

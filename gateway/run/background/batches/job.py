@@ -54,6 +54,7 @@ _EXPIRIES: Final = 3
 _CONFLICTS: Final = 8
 FAULTS: Final = 8  # attempts that end with an error of ours
 MISSING: Final = "The provider's results say nothing of this item."
+_GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
 INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 
@@ -176,10 +177,13 @@ class _Attempt:
 
     async def give_up(self) -> None:
         """Fails all items that have not ended, and ends the job."""
-        end, at = self.jobs.store.batches.end_page, self.jobs.now()
-        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at, PAGE):
-            pass
+        await self._end_open(RunState.FAILED, StopReason.ERROR)
         await self._finish()
+
+    async def _end_open(self, state: RunState, stop: str) -> None:
+        end, at = self.jobs.store.batches.end_page, self.jobs.now()
+        while await end(self.batch.id, state, stop, at, PAGE):
+            pass
 
     # -- the end
 
@@ -206,6 +210,8 @@ class _Attempt:
 
     async def _stop(self) -> None:
         """Stops what providers still do for a batch that is over. Raises: Postponed: one is still at it."""
+        # Whoever cancelled it may have been killed before all of them had ended.
+        await self._end_open(RunState.CANCELLED, StopReason.CANCELLED)
         waits = list[float]()
         for part in self.parts.open:
             provider = self.jobs.providers.get(part.upstream)
@@ -270,8 +276,10 @@ class _Attempt:
                 await self._read(part, provider)
         except ProviderError as error:
             _log.warning("batch %s: %s: %s", self._name, part.upstream, _cause(error))
-            if part.id is None and isinstance(error, ProviderRefused) and error.status < 500:
-                # A key that is no longer taken is not taken for a look either.
+            # A key that is no longer taken is not taken for a look either.
+            if isinstance(error, ProviderRefused) and (
+                error.status < 500 if part.id is None else error.status in _GONE
+            ):
                 await self._refused(part, error.message, is_sure=False)
         return None if part.is_over else self._wait(part)
 
@@ -316,7 +324,7 @@ class _Attempt:
         return True
 
     async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool) -> None:
-        _log.warning("batch %s: a part was not taken by %s", self._name, part.upstream)
+        _log.warning("batch %s: a part was refused by %s", self._name, part.upstream)
         await self.parts.failed(part, refused=is_sure)
         if part.tries >= TRIES:
             await self._give_up(part, words)

@@ -1,0 +1,93 @@
+"""Batches that are broken off: by an error in the middle of a request, by a provider that has lost what it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from gateway.run.background import services
+from gateway.run.background.batches import accept
+from storage.errors import Unavailable
+from storage.sql.batches import Batches
+from tests.gateway.agents.test_batches import MODELS, PATH, scene
+
+pytestmark = pytest.mark.both
+
+
+class Breaking:
+    """A method of the store that breaks at its `at`-th call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, at: int) -> None:
+        real, self.calls = getattr(Batches, name), 0
+
+        async def broken(store: Batches, *about: Any) -> Any:
+            self.calls += 1
+            if self.calls == at:
+                raise Unavailable("the disk is full")
+            return await real(store, *about)
+
+        monkeypatch.setattr(Batches, name, broken)
+
+
+def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(3))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        Breaking(monkeypatch, "end_page", 1)
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 503
+        found = s.until(batch, lambda found: not found["counts"]["waiting"] + found["counts"]["running"])
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
+
+
+def test_a_batch_that_is_not_accepted_whole_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "_PAGE", 1)
+    with scene(tmp_path) as s:
+        agents = s.agents(3)
+        Breaking(monkeypatch, "add", 2)
+        body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in agents]}
+        assert s.world.ask("POST", PATH, body)[0] == 503
+        [batch] = s.world.ask("GET", PATH)[1]
+        assert (batch["status"], batch["counts"]["failed"]) == ("failed", 1)
+        assert s.ended(s.post(agents))["counts"]["completed"] == 3
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+@pytest.mark.parametrize("often", [2, 8])
+def test_results_that_are_gone_are_read_again_and_then_fail(
+    often: int, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        stream, asked = server.stream, list[int]()
+
+        def gone(lines: list[Any]) -> Response:
+            asked.append(len(lines))
+            return server.refused(404, "No such File object.") if len(asked) <= often else stream(lines)
+
+        monkeypatch.setattr(server, "stream", gone)
+        batch = s.post(s.agents(2, model))
+        found = s.ended(batch)["counts"]
+        assert (found["completed"], found["failed"]) == ((2, 0) if often == 2 else (0, 2))
+        assert len(server.batches) == 1
+
+
+def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where gateways share a database it might be another's, as long as it is young.
+    monkeypatch.setattr(services, "YOUNG_S", 60.0)
+    with scene(tmp_path) as s:
+        s.world.world.clock.sleep(-3600.0)  # the next process starts an hour later
+        Breaking(monkeypatch, "start", 1)
+        Breaking(monkeypatch, "fail", 1)
+        body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
+        assert s.world.ask("POST", PATH, body)[0] == 503
+        [batch] = s.world.ask("GET", PATH)[1]
+        assert batch["status"] == "created"
+    with scene(tmp_path) as s:
+        assert s.ended(batch)["counts"]["failed"] == 2
