@@ -54,8 +54,8 @@ EXIT_SETTINGS = 2
 EXIT_FAILED = 1
 # As shells report a process that SIGPIPE ended.
 EXIT_PIPE = 141
-# Operations that make sense before the first `serve`: they may create the database.
-FOUNDERS = ("keys-create", "keys-list", "keys-revoke", "memory-import")
+# Operations that make sense before the first `serve`: they may make the database.
+FOUNDERS = ("keys-create", "memory-import")
 URLS = ("url", "listen_url")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
@@ -450,7 +450,10 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
     from gateway.serve import perform_here
 
     work: Coroutine[Any, Any, Any] = perform_here(settings, operation, arguments)
-    return asyncio.run(work)
+    answer = asyncio.run(work)
+    if not is_there:
+        print(f"There was no database: {settings.database.shown} is new.", file=sys.stderr)
+    return answer
 
 
 def _owner(settings: Settings) -> dict[str, Any] | None:

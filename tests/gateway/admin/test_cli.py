@@ -91,6 +91,15 @@ def test_keys_are_made_listed_and_revoked_without_a_server(capsys: Out) -> None:
 
 
 @pytest.mark.sqlite
+def test_the_first_key_says_which_database_was_made_for_it(database: Path, capsys: Out) -> None:
+    """In a wrong directory that is not the gateway's."""
+    assert main(["keys", "create"]) == 0
+    assert f"{database} is new" in capsys.readouterr().err
+    assert main(["keys", "create"]) == 0
+    assert str(database) not in capsys.readouterr().err
+
+
+@pytest.mark.sqlite
 def test_keys_go_through_the_process_that_serves(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
@@ -108,6 +117,7 @@ def test_keys_go_through_the_process_that_serves(
 def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, capsys: Out) -> None:
     admin = AdminFile(str(database))
     admin.write("http://127.0.0.1:9")  # nobody listens on the discard port
+    assert main(["migrate"]) == 0
     assert main(["keys", "list"]) == 0
     admin.remove()
     assert "no keys" in capsys.readouterr().err
@@ -130,6 +140,7 @@ def test_keys_list_says_what_a_key_may_do(capsys: Out) -> None:
 
 
 def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
+    assert main(["migrate"]) == 0
     assert main(["keys", "revoke", "nobody"]) == 1
     assert "nobody" in capsys.readouterr().err
 
@@ -185,7 +196,7 @@ def test_settings_that_cannot_be_are_refused_with_what_to_do(
 
 
 def edit(database: Path, statement: str) -> None:
-    assert main(["keys", "list"]) == 0
+    assert main(["migrate"]) == 0
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(statement)
 
@@ -269,7 +280,7 @@ def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
 
 
 def test_memory_show_asks_whose(capsys: Out) -> None:
-    assert main(["keys", "list"]) == 0  # there is a database
+    assert main(["migrate"]) == 0  # there is a database
     assert main(["memory", "show"]) == 1
     assert "Say whose memory: user or conversation." in capsys.readouterr().err
 
@@ -311,7 +322,11 @@ def test_what_somebody_said_gives_the_terminal_no_orders(
 
 
 @pytest.mark.parametrize(
-    "command", ["memory show --user a", "memory forget --user a", "memory export --user a", "jobs"]
+    "command",
+    [
+        *("memory show --user a", "memory forget --user a", "memory export --user a", "jobs"),
+        *("keys list", "keys revoke ann"),
+    ],
 )
 @pytest.mark.sqlite
 def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(

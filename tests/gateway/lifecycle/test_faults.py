@@ -365,7 +365,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
 @pytest.mark.sqlite
 def test_the_key_of_the_settings_is_there_once_the_store_is(upstream: StrictUpstream, tmp_path: Path) -> None:
     database, key = tmp_path / "m.db", "mg-0123456789abcdefghijklmnopqrstuv"
-    assert command("keys", "list", "--db", str(database), where=tmp_path).returncode == 0
+    assert command("migrate", "--db", str(database), where=tmp_path).returncode == 0
     backup = shutil.copy(database, tmp_path / "backup")
     database.write_bytes(b"not a database, whatever it is " * 300)
     settings = f'[server]\nkey = "{key}"'
