@@ -20,7 +20,7 @@ from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
-from gateway.run.agents.background.elsewhere import Elsewhere
+from gateway.run.agents.background.elsewhere import DELETED, Elsewhere
 from gateway.run.agents.background.event_log import EventLog, ShowsRuns, stored
 from gateway.run.agents.background.request import KeptRequest
 from gateway.run.agents.begin import MessageGone, digest_of
@@ -241,7 +241,7 @@ class BackgroundRuns:
             if line[0] != agent:
                 continue
             if (log := self._logs.get(uid)) is not None:
-                log.drop(self._shows.refused(uid, Conflict("The agent of this run is deleted.")))
+                log.drop(self._shows.refused(uid, Conflict(DELETED)))
             is_performed, run = uid in self._performed, Run(0, uid, 0, 0, RunState.FAILED, 0.0)
             if is_performed:
                 self._let_go(run)
@@ -280,7 +280,9 @@ class BackgroundRuns:
             if number > after:
                 yield event
         if not is_logged:
-            whole = await self._shows.rest(run, {}, (), 1)
+            is_gone = await self._store.runs.load(run.agent, run.id) is None
+            deleted = self._shows.refused(run.uid, Conflict(DELETED)) if is_gone else b""
+            whole = deleted or await self._shows.rest(run, {}, (), 1)
             for number, event in enumerate(self._shows.numbered(whole, 1), 1):
                 if number > after:
                     yield event

@@ -13,6 +13,7 @@ from gateway.run.agents.background.event_log import BATCH_S, ShowsRuns, stored
 from storage.records import Run
 from storage.sql.store import Store
 
+DELETED = "The agent of this run is deleted."
 # A run that has ended gets its last events soon, or whoever performed it is gone. Most without any have none.
 _REST_S = 5.0
 _NONE_S = 0.5
@@ -39,7 +40,7 @@ class Elsewhere:
                 if self._shows.is_end(event):
                     return
             if now is None:
-                gone = self._shows.refused(run.uid, Conflict("The agent of this run is deleted."))
+                gone = self._shows.refused(run.uid, Conflict(DELETED))
                 for event in self._shows.numbered(gone, after + 1):
                     yield event
                 return
