@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition
-from gateway.dialects.letta.body import Body, convert, given, refused
+from gateway.dialects.letta.body import KEPT, Body, convert, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
 from storage.records import Definition
@@ -33,6 +33,12 @@ class UpdateMcpServer(Body):
 
     server_name: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType | None = UNSET
     config: dict[str, Any] | UnsetType | None = UNSET
+
+
+class RefreshQuery(Body):
+    """agent_id: whose variables Letta's server fills in. The settings name the headers of a server here."""
+
+    agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
 
 
 class StreamableHttpConfig(Body):

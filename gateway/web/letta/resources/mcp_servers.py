@@ -9,6 +9,7 @@ from gateway.core.definition import ToolDefinition
 from gateway.core.turn.arguments import wrong_arguments
 from gateway.dialects.letta.resources.mcp_server import (
     CreateMcpServer,
+    RefreshQuery,
     UpdateMcpServer,
     checked_name,
     server_json,
@@ -42,7 +43,13 @@ class McpServerRoutes:
             AgentsRoute("GET", one, self.retrieve, "Return an MCP server."),
             AgentsRoute("PATCH", one, self.update, "Change an MCP server.", body=UpdateMcpServer),
             AgentsRoute("DELETE", one, self.delete, "Delete an MCP server with its tools."),
-            AgentsRoute("PATCH", f"{one}/refresh", self.refresh, "Ask an MCP server for its tools anew."),
+            AgentsRoute(
+                "PATCH",
+                f"{one}/refresh",
+                self.refresh,
+                "Ask an MCP server for its tools anew.",
+                query=RefreshQuery,
+            ),
             AgentsRoute("GET", tools, self.tools, "List the tools of an MCP server."),
             AgentsRoute("GET", tool, self.tool, "Return a tool of an MCP server."),
             AgentsRoute(
