@@ -202,13 +202,17 @@ class Speaker:
         uid: str = "",
         decided: Callable[[Change], None] = lambda change: None,
         snapshot: Snapshot | None = None,
+        row: int = -1,
     ) -> tuple[TurnWrite, Committed]:
-        """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction."""
+        """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction.
+
+        row: its exchange, where that was written before.
+        """
         plan, key, now = turn.plan, turn.key, self.now()
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
-        ended = settle.Ended(-1, full, visible(full, ours), now, turn.notes, ours, edits=bool(edited))
+        ended = settle.Ended(row, full, visible(full, ours), now, turn.notes, ours, edits=bool(edited))
         plain = None
         if turn.is_plain and how is settle.finish and turn.look.conversation is not None:
             plain = (finish_plain(plan, ended), turn.look.conversation.rev)

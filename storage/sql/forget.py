@@ -89,7 +89,7 @@ class Forgetting(Group):
         super().__init__(database)
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
-        self._heard = [memories.clear, looks.clear]
+        self._heard = [agents.clear, memories.clear, looks.clear]
         database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}
@@ -165,8 +165,7 @@ class Forgetting(Group):
 
         id, scope, before = await self._database.bulk(write)
         self._before[id] = before
-        if scope is None or before:
-            self._agents.clear()
+        self._agents.clear()  # those of `before` too
         if scope is not None:
             self._agents.forget(scope)
         self._wake()
@@ -207,7 +206,7 @@ class Forgetting(Group):
 
     def _gone(self) -> None:
         """Drops what is remembered here: something was forgotten, or may have been."""
-        for forget in (self._agents.clear, *self._heard):
+        for forget in self._heard:
             forget()
 
     def when_gone(self, forget: Callable[[], None]) -> None:
@@ -500,11 +499,14 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
     erased = Erased(frozenset(days), bool(has_blocks))
     # By conversation the first number that is gone: whatever followed it there may have been built on it.
     first = min((row[1] for row in touched), default=0)
+    said = min((row[3] for row in touched), default=0.0)
+    # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
+    start = (first and await connection.value(SQL["begun_before"], (agent, first, said - _DAY_S))) or 0
     places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
-    rows = await connection.rows(SQL["additions"], (agent, first if touched else 0, after, _PAGE))
+    rows = await connection.rows(SQL["additions"], (agent, start, after, _PAGE))
     for (id,) in rows:
         e = await history.load_exchange(connection, agent, id)
-        if e is None:
+        if e is None or (e.seq < first and max(e.touched, e.ended or 0.0, e.stopped or 0.0) < said):
             continue
         notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}
         # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind

@@ -178,6 +178,10 @@ UPDATE jobs SET state = CASE state WHEN 'running' THEN 'retrying' ELSE state END
     holder = NULL, epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent)
 WHERE agent IN ({seers})
 
+-- name: begun_before
+-- Finds the last exchange before a number that began before a time.
+SELECT seq FROM exchanges WHERE agent = ?1 AND seq < ?2 AND begun < ?3 ORDER BY seq DESC LIMIT 1
+
 -- name: additions
 -- Finds a page of exchanges to which we added something.
 SELECT id FROM exchanges WHERE agent = ?1 AND seq > ?2 AND id > ?3 AND (notes IS NOT NULL OR "full" IS NOT NULL)

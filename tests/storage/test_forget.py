@@ -323,6 +323,24 @@ async def test_notes_and_hidden_rounds_that_quote_it_go_and_others_stay(store: S
     ]
 
 
+async def test_what_a_turn_looked_up_goes_that_was_opened_before_it_was_said(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    before = await alice.end(await alice.begin([user("And before?")], "c0"), lookup("before"))
+    turn = await alice.begin([user("What is it?")], "c1")
+    opened = await alice.end(turn, [assistant("")], how=settle.open_)
+    await talk(alice, ["one"], "c2")
+    await alice.end(turn, lookup("one"), row=opened.exchange)
+    await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
+    assert left(holds, "before", "one") == ["before"]
+    assert before.exchange < opened.exchange
+
+
+def lookup(mark: str) -> list[WireMessage]:
+    found = result("m1", f"- [2025-10-09, user] zq{mark}x")
+    return [assistant("", call("m1", "conversation_search")), found, assistant("I see.")]
+
+
 # -- a user, a project, isolation
 
 
