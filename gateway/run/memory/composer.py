@@ -172,9 +172,7 @@ class Composer:
     async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
         section, context = prompt.section, prompt.target.context_window
-        is_long = context is not None and may_exceed(
-            prompt.request, prompt.system, prompt.composition, context * 3 // 4
-        )
+        is_long = context is not None and may_exceed(prompt, context * 3 // 4)
         has_changes = context is not None and bool(section.changes)  # they may make a long note
         if not (is_long or has_changes or known.asked.spec.bounds or known.evicted):
             return prompt

@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, media_of
-from gateway.core.prompt.compose import Composition, prefixed
+from gateway.core.prompt.compose import prefixed
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import (
@@ -21,7 +21,6 @@ from gateway.core.prompt.window import (
     may_begin,
     plan_budget,
 )
-from gateway.core.request.chat import ChatRequest
 from gateway.core.request.splice import dump
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
@@ -40,10 +39,9 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
     # Bytes are an upper bound of tokens: most requests are never counted.
-    if gone is None and not is_crowded(prompt):
-        ours = prompt.request, prompt.system, prompt.composition
-        if not context or not may_exceed(*ours, context, note.most):
-            return FittedWindow()
+    may_fill = is_crowded(prompt) or (bool(context) and may_exceed(prompt, context or 0, note.most))
+    if gone is None and not may_fill:
+        return FittedWindow()
     count = estimate_tokens if context is None else await _counter(prompt.target.model)
     room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note)
     # A summary can be used where the list may begin behind it, and where it stands for something.
@@ -86,16 +84,27 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
     )
 
 
-def may_exceed(
-    request: ChatRequest, system: str, composition: Composition, context_tokens: int, note_tokens: int = 0
-) -> bool:
-    """Returns whether a request may be too long with what is ours, so that its tokens have to be counted."""
+def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> bool:
+    """Returns whether a request may be too long with what is ours, so that its tokens have to be counted.
+
+    Bytes are an upper bound of a text's tokens. A link to an image has few, and stands for many tokens.
+    """
+    request, composition = prompt.request, prompt.composition
     ours = [each.message for each in composition.fill]
     ours += chain.from_iterable(composition.hidden.values())
-    texts = (system, *composition.notes.values())
-    extra = sum(map(len, map(dump, ours))) + sum(map(len, map(str.encode, texts)))
+    texts = (prompt.system, *composition.notes.values())
+    extra = sum(map(len, map(dump, (*ours, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
+    extra += sum(
+        message_tokens(m, _no_tokens)
+        for m in (*request.messages, *ours)
+        if isinstance(m.get("content"), list)
+    )
     reserve = min(request.max_tokens or 4096, context_tokens // 4)
     return len(request.raw) + extra + note_tokens + reserve > context_tokens
+
+
+def _no_tokens(text: str) -> int:
+    return 0
 
 
 def is_crowded(prompt: Prompt) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.request.scan import scan
+from gateway.core.upstream.policy import Target
+from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
 from gateway.run import turn as turn_module
 from gateway.run.memory import composer
@@ -105,7 +109,8 @@ def test_the_window_of_a_request_is_fitted_once_and_has_room_for_its_note(
 def test_the_window_has_room_for_a_note_of_changes_alone(
     upstream: StrictUpstream, tmp_path: Path, fitted: list[tuple[NoteRoom, FittedWindow]]
 ) -> None:
-    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=CONTEXT)
+    # The definitions of the memory tools take 3,700 bytes of it.
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=5 * CONTEXT)
     with remember(upstream, tmp_path, agent(), upstreams=(small,), memory={"recall_tokens": 0}) as world:
         chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
         chat.say("Hello!")
@@ -147,6 +152,43 @@ def test_a_note_takes_what_the_window_leaves_free(
         long_talk(chat, 20)
         assert fitted[-1][1].evicted_tokens > 0
         assert all(w.note_tokens is None or w.note_tokens >= LEAST_TOKENS for _, w in fitted)
+
+
+@pytest.mark.parametrize("user", [{}, {"user": "alice"}], ids=["nobody", "alice"])
+def test_images_by_their_links_take_their_room(
+    upstream: StrictUpstream, tmp_path: Path, user: dict[str, Any]
+) -> None:
+    """A link has a few bytes, and its image 1,000 tokens."""
+    context = 8_000
+    large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
+    with remember(upstream, tmp_path, upstreams=(large,)) as world:
+        chat = world.chat(max_tokens=RESERVE, **user)
+        for n in range(12):
+            image = {"type": "image_url", "image_url": {"url": f"https://pictures.example/{n}.png"}}
+            chat.messages.append(
+                {"role": "user", "content": [{"type": "text", "text": f"Picture {n}?"}, image]}
+            )
+            chat.go_on()
+            seen = upstream.last
+            assert sum(message_tokens(m, count) for m in seen.messages) <= context - RESERVE
+            assert seen.messages[-1]["content"][-1] == image
+        assert len(seen.messages) > 8, "what fits is there"
+
+
+def test_our_tools_take_their_room() -> None:
+    """Those of an agent stand in no request, and may take most of its window."""
+    tool = {"type": "function", "function": {"name": "look_up", "description": "It looks up. " * 800}}
+    messages = [{"role": "user", "content": words(f"Message {n}:", 26)} for n in range(10)]
+    request = parse(orjson.dumps({"model": "m", "messages": messages, "max_tokens": RESERVE}))
+    context = 4_000
+    target = Target("up", "gpt-4o", context)
+    alone = asyncio.run(fit(Prompt(request, target)))
+    assert not alone.dropped
+    room = context - RESERVE - count(orjson.dumps([tool]).decode())
+    window = asyncio.run(fit(Prompt(request, target, tools=(tool,))))
+    kept = [m for n, m in enumerate(messages) if n not in window.dropped]
+    assert sum(message_tokens(m, count) for m in kept) <= room
+    assert kept
 
 
 def test_what_was_cut_is_still_to_be_found(world: World) -> None:
