@@ -137,8 +137,9 @@ class Edge:
             if (connection := scope["state"].get("connection")) is not None:
                 connection.abort()
         except asyncio.CancelledError:
+            # The server cuts what is left at its end. It runs nothing behind this task, and would write the trace of a
+            # cancelled one into the log.
             await self._last_words(Overloaded("The gateway is shutting down."), scope, trace, answer)
-            raise
         except Exception as error:
             await self._last_words(_as_gateway_error(error, scope, trace), scope, trace, answer)
         finally:

@@ -264,6 +264,14 @@ class GatewayServer(uvicorn.Server):
         if self._on_started is not None:
             self._on_started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn leaves what runs to the end of the loop, where nothing of it would be written any more.
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
+
 
 def find_address(host: str, port: int) -> tuple[int, Any]:
     """Returns the family and the address to listen on. Raises: SettingsError: the host is none."""

@@ -128,6 +128,42 @@ def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
     assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
 
 
+def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
+    upstream: StrictUpstream, tmp_path: Path, database: Path
+) -> None:
+    never = Gate()
+    upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={1: never}))
+    with (
+        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway,
+        gateway.connect() as whole,
+        gateway.connect() as streamed,
+    ):
+        send(whole, "First", stream=False)
+        upstream.arrived(1).wait_sync()
+        send(streamed, "Second")
+        upstream.arrived(2).wait_sync()
+        assert streamed.read_head().status == 200
+        gateway.child.send_signal(signal.SIGINT)
+        while True:  # until it is known to have come
+            try:
+                gateway.ask("GET", "/health")
+            except (OSError, EOFError):
+                break
+        gateway.child.send_signal(signal.SIGINT)
+        reply = whole.read_reply()
+        assert (reply.status, reply.error["message"]) == (503, "The gateway is shutting down.")
+        assert b"shutting down" in streamed.read_until(b"0\r\n\r\n")
+        assert gateway.child.wait(20) == 0
+    logged = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    assert not any("trace" in line for line in logged)
+    assert {line["status"] for line in logged if line.get("path") == CHAT} == {200, 503}
+    assert not Path(f"{database}-wal").exists()
+    assert [(state, said) for state, said, _, _ in sorted(rows(database))] == [
+        ("cancelled", "First"),
+        ("cancelled", "Second"),
+    ]
+
+
 @pytest.mark.parametrize("text", ["Hello there", None], ids=["in its text", "before its first byte"])
 def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
     upstream: StrictUpstream, database: Path, text: str | None
