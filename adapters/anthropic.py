@@ -34,6 +34,7 @@ _MODELS: Final = "/models?limit=1000"
 _MARKED: Final = b'"cache_control"'
 _OAUTH: Final = "sk-ant-oat"
 _KEY: Final = "sk-ant-"
+_TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
 _BEARER: Final = "bearer "
 _OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
 
@@ -81,11 +82,14 @@ class Anthropic(OpenAICompatible):
         except Untranslatable as error:
             return _refuse(400, error.body())
         except RecursionError:
-            why = "A schema or a message of the request is nested too deep."
-            return _refuse(400, error_body(why, "invalid_request_error"))
+            return _refuse(400, error_body(_TOO_DEEP, "invalid_request_error"))
+        try:
+            translated = orjson.dumps(wire)
+        except orjson.JSONEncodeError:  # it reads 1,024 levels, and writes 254
+            return _refuse(400, error_body(_TOO_DEEP, "invalid_request_error"))
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
-        reply = await self._call(request, "/messages", orjson.dumps(wire), version)
+        reply = await self._call(request, "/messages", translated, version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")

@@ -202,6 +202,17 @@ async def test_a_dialogue_answered_late_is_the_callers_own_error(provider: Anthr
     assert "tool_result" in body["error"]["message"]
 
 
+@pytest.mark.parametrize("levels", [300, 1000])
+async def test_what_is_nested_too_deep_is_refused(provider: Anthropic, levels: int) -> None:
+    """Fewer levels are read than a stack is high, and fewer still are written."""
+    value = b'{"items":' * levels + b"{}" + b"}" * levels
+    schema = b'{"type":"json_schema","json_schema":{"name":"n","schema":%b}}' % value
+    body = b'{"model":"claude-opus-4-6","messages":[{"role":"user","content":"Hi"}],"response_format":%b}'
+    status, error = await answer(provider, ModelRequest(body % schema))
+    assert status == 400
+    assert "nested too deep" in error["error"]["message"]
+
+
 async def test_a_body_that_is_not_json_is_refused(provider: Anthropic) -> None:
     assert (await answer(provider, ModelRequest(b"{")))[0] == 400
 
