@@ -107,14 +107,13 @@ class OwnCalls:
             if isinstance(verdict, Undecided):
                 break
             self._unjudged.pop(0)
-            if isinstance(verdict, NeedsApproval):
-                self.waiting[call.id] = "approval"
-                continue
-            if isinstance(verdict, Forbidden):
-                self._results[call.id] = ToolResult(call.id, verdict.words, "error")
-            elif arguments is None:
+            if arguments is None:
                 words = BAD_ARGUMENTS.format(name=call.name, arguments=call.text[:500])
                 self._results[call.id] = ToolResult(call.id, words, "error")
+            elif isinstance(verdict, NeedsApproval):
+                self.waiting[call.id] = "approval"
+            elif isinstance(verdict, Forbidden):
+                self._results[call.id] = ToolResult(call.id, verdict.words, "error")
             elif spoken := self._spoken(call, arguments):
                 self._results[call.id] = spoken
                 self._guide.ran(spoken)

@@ -239,6 +239,8 @@ class Turn:
         if draft.finish_reason in CUT:
             return self._end(CUT[draft.finish_reason])
         if draft.calls:
+            if self.spec.shows_steps:
+                self._round.take_unreadable()
             return self._called(self._round.ours, self._round.theirs)
         follows = self._guide.after()
         if isinstance(follows, Stop):

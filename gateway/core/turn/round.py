@@ -16,6 +16,7 @@ from adapters.types import Event, Header, Json, is_event_stream
 from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import as_filler
 from gateway.core.conversation.private import with_private
+from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.asides import Listener, Voice
 from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.spec import TurnSpec
@@ -130,6 +131,17 @@ class Round:
         if not self.draft.calls:
             return []
         return [call for call in self.draft.calls if call.owner is not CallOwner.OURS]
+
+    def take_unreadable(self) -> None:
+        """Takes calls from the client that it could not read, so that they are answered and not sent on as they are.
+
+        Strict servers parse the arguments of earlier calls, and would refuse all that follows.
+        """
+        for call in self.theirs:
+            if read_arguments(call.text) is None:
+                call.owner = CallOwner.OURS
+            elif not call.text.strip():
+                call.arguments = ["{}"]
 
     @property
     def spoken(self) -> str:

@@ -236,6 +236,25 @@ def test_three_replies_that_cannot_be_read_end_the_run(upstream: StrictUpstream,
         assert (run.run.state, run.run.stop, run.run.steps) == (RunState.FAILED, "invalid_tool_call", 3)
 
 
+def test_what_cannot_be_read_is_asked_of_nobody(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Nobody could decide on it, and in the prompt strict servers would refuse it ever after."""
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(
+            call_tools(Call("pay", "{", "a"), Call("search", "{,", "b")),
+            call_tools(Call("pay", "", "c"), Call("search", " ", "d")),
+            say("Well."),
+        )
+        paused = life.send("Pay.", client_tools=(SEARCH,))
+        assert (paused.run.stop, paused.run.steps) == ("requires_approval", 2)
+        for (_, told), sent in zip(tool_messages(life), ("{", "{,"), strict=True):
+            assert f"not a JSON object: {sent!r}" in told
+        result = {"role": "tool", "tool_call_id": "d", "content": "42"}
+        answers = CallDecision("c", approve=False), CallDecision("d", result=result)
+        assert life.send(messages=(), decisions=answers, client_tools=(SEARCH,)).said == ["Well."]
+        calls = [call for m in upstream.last.messages for call in m.get("tool_calls") or ()]
+        assert [call["function"]["arguments"] for call in calls] == ["{}"] * 4
+
+
 def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path) as life:
         kept = {"content": "Ann likes green tea."}
