@@ -28,6 +28,7 @@ from gateway.run.admin.printed import (
     counted,
     describe_forgotten,
     describe_moved,
+    describe_unswept,
     plain,
     show_as_json,
     show_batch,
@@ -339,6 +340,8 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
         count += answer["memories"]
     print(describe_forgotten(wanted, count, first), file=sys.stderr)
+    if not answer.get("swept", True):  # a gateway of an older version does not say
+        print(describe_unswept(bool(settings.database.url)), file=sys.stderr)
 
 
 def _list_users(arguments: argparse.Namespace) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
 from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
+
+_log = logging.getLogger("mnemogate")
 
 # After so many writes of this process the statistics are looked at. A fresh database has none, and plans as if its
 # tables stayed empty: a turn costs seven times as much until autovacuum has come by.
@@ -45,6 +48,7 @@ class Tidying:
         self._loop = asyncio.get_running_loop()
         self._writes = 0
         self._swept_at = -pause_s
+        self._is_refused = False
         self._later: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -57,13 +61,13 @@ class Tidying:
     async def sweep(self, wait_s: float) -> bool:
         """Takes old versions of rows out of the tables, when nobody sees them any more.
 
-        wait_s: waits so long for that. False: it is done later.
+        wait_s: waits so long for that. False: it is done later, or the server does not do it for our role.
         """
         is_done = False
         try:
             is_done = self._left() <= 0 and await self._vacuum(wait_s)
         finally:
-            if not is_done and self._later is None:
+            if not is_done and self._later is None and not self._is_refused:
                 self._later = self._start(self._sweep_later())
         return is_done
 
@@ -85,8 +89,17 @@ class Tidying:
                     return False
                 await asyncio.sleep(min(pause, left))
                 pause = min(2 * pause, _LAST_LOOK_S)
+            warnings: list[str] = []
+            raw.add_log_listener(lambda _, said: warnings.append(str(said)))
             await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._timeout_s)
-            return True
+            await asyncio.sleep(0)  # a listener is called behind the answer
+            self._is_refused = bool(warnings)
+            if warnings:
+                _log.warning(
+                    "%s: what was forgotten stays in old versions of rows until autovacuum comes by, since VACUUM "
+                    "leaves tables out (the role should own them, or have MAINTAIN): %s", self._place.name, warnings[0],
+                )  # fmt: skip
+            return not warnings
         except FAULTS as error:
             raise translate(error, self._place.name) from error
         finally:

@@ -90,8 +90,8 @@ class ForgetOperations:
     async def forget(self, raw: RawArguments) -> dict[str, Any]:
         """Forgets a user in one profile or all, a project's users, or one part: message, exchange or conversation.
 
-        Returns {"memories", "left", "done"}; where a part is named also how much it was: "messages", "kept" (of the
-        same exchange), "conversation".
+        Returns {"memories", "left", "done", "swept" (the database has no old copies of it either)}; where a part is
+        named also how much it was: "messages", "kept" (of the same exchange), "conversation".
         """
         request = ForgetRequest.read(raw, self.defaults)
         forgetting, end = self.store.forgetting, time.monotonic() + self.call_s
@@ -113,13 +113,13 @@ class ForgetOperations:
             left.pop(0)
             if is_late():
                 break
-        done = not left and not is_more
+        done, swept = not left and not is_more, False
         if done:
             whose = request.whose
             if whose.profile is None and whose.subject is None:
                 await forgetting.forget_project(whose.project)
-            await forgetting.sweep()
-        return {"memories": count, "left": left, "done": done, **asdict(extent)}
+            swept = await forgetting.sweep()
+        return {"memories": count, "left": left, "done": done, "swept": swept, **asdict(extent)}
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value"}."""

@@ -110,6 +110,19 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     return "\n".join(lines)
 
 
+def describe_unswept(is_server: bool) -> str:
+    """Says that the database still has old copies of what is gone, and what takes them out."""
+    if is_server:
+        return (
+            "The server still has old versions of it: somebody sees them in a transaction that is older, or the role "
+            "may not VACUUM. Run VACUUM when that has ended."
+        )
+    return (
+        "The log of the file still has it, because another program reads the file. It is emptied when that has ended: "
+        "by the gateway, or by the next command that opens the file."
+    )
+
+
 def size(each: dict[str, Any]) -> tuple[str, ...]:
     """Says when the last turn was and how much was said."""
     at = each["last_turn"]

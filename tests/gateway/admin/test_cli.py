@@ -397,6 +397,24 @@ def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
         assert main(["memory", "forget", "--user", " "]) == 1
 
 
+@pytest.mark.sqlite
+def test_memory_forget_says_that_the_log_keeps_it_where_somebody_reads_the_file(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "ann"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+        with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM exchanges").fetchone()
+            assert main(["memory", "forget", "--user", "ann"]) == 0
+            assert "The log of the file still has it" in capsys.readouterr().err
+        assert gateway.post({**HELLO, "user": "ann"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+        assert main(["memory", "forget", "--user", "ann"]) == 0
+        assert capsys.readouterr().err == "Forgotten: 1 memory.\n"
+
+
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:

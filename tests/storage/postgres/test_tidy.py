@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -97,6 +98,27 @@ async def test_whoever_holds_vacuum_back_is_waited_for_and_nobody_else(
     await holder.execute("COMMIT")
     assert await sweeping
     await holder.close()
+
+
+async def test_a_role_that_may_not_vacuum_says_so(
+    open_store: OpenStore, database: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = urlsplit(database.url)
+    role = f"lodger_{url.path[1:]}"
+    url = url._replace(netloc=f"{role}:secret@{url.netloc.rpartition('@')[2]}")
+    admin = await asyncpg.connect(database.url)
+    may = "SELECT, INSERT, UPDATE, DELETE"
+    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    await admin.execute(f"GRANT {may} ON ALL TABLES IN SCHEMA public TO {role}")
+    try:
+        store = await open_store(path=urlunsplit(url))
+        assert store.health.ok
+        assert not await store.database.sweep(1000)
+        assert "the role should own them" in caplog.text
+        await store.close()
+    finally:
+        await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await admin.close()
 
 
 async def test_the_tables_are_swept_at_most_once_in_a_while_and_in_the_end(open_store: OpenStore) -> None:
