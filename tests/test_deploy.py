@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ def test_every_variable_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     files = [path for path in DEPLOY.iterdir() if path.is_file()]
     named = {name for path in files for name in re.findall(r"\bMNEMOGATE_[A-Z_]+\b", path.read_text("utf-8"))}
-    assert {"MNEMOGATE_KEY", "MNEMOGATE_HOST", "MNEMOGATE_DB"} <= named
+    assert {"MNEMOGATE_KEY", "MNEMOGATE_HOST", "MNEMOGATE_DATABASE_URL"} <= named
     values = {"MNEMOGATE_KEY": KEY, "MNEMOGATE_PORT": "8080", "MNEMOGATE_DATABASE_URL": ""}
     load_settings(environ={name: values.get(name, "x") for name in named})
 
@@ -52,10 +56,43 @@ def test_the_image_is_made_of_what_the_wheel_needs() -> None:
     let_in = set(re.findall(r"^!(.+)$", (DEPLOY / "Dockerfile.dockerignore").read_text("utf-8"), re.M))
     assert let_in == copied
     assert re.search(r"^USER 10001", text, re.M)
-    checked = re.search(r"127\.0\.0\.1:8080(/[\w/]*)", text)
+    checked = re.search(r"'GET', '(/[\w/]*)'", text)
     assert checked is not None
     # A health check has no key.
     assert checked[1] in OPEN_PATHS
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_images_health_check_asks_the_port_of_its_variable_and_no_proxy(status: int, code: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health/ready" else 404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    found = re.search(
+        r"^    CMD (python .+?)\nENTRYPOINT", (DEPLOY / "Dockerfile").read_text("utf-8"), re.M | re.S
+    )
+    assert found is not None
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.handle_request)
+        environ = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MNEMOGATE_PORT": str(server.server_port),
+            "http_proxy": "http://127.0.0.1:9",
+        }
+        asked = ["/bin/sh", "-c", found[1].replace("\\\n", "")]
+        assert subprocess.run(asked, env=environ, timeout=20, check=False).returncode == code
+
+
+def test_a_settings_file_in_the_image_may_name_another_database(tmp_path: Path) -> None:
+    (tmp_path / "mnemogate.toml").write_text('[database]\nurl = "postgresql://a@b/c"\n')
+    image = dict(re.findall(r"^ +(MNEMOGATE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text("utf-8"), re.M))
+    assert "MNEMOGATE_HOST" in image
+    database = load_settings(config=str(tmp_path / "mnemogate.toml"), environ=image).database
+    assert database.url == "postgresql://a@b/c"
 
 
 def test_open_webui_says_who_is_speaking_and_has_the_key(compose: dict[str, Any]) -> None:
@@ -84,7 +121,6 @@ def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
         arguments = _parser().parse_args(command)
         assert callable(arguments.run)
     image = dict(re.findall(r"\b(MNEMOGATE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text("utf-8")))
-    assert "MNEMOGATE_DB" in image
     for each in ours.values():
         assert each["build"]["args"]["EXTRAS"] == "[postgres]"
         environ = {**image, **each["environment"], "MNEMOGATE_KEY": KEY}
