@@ -133,6 +133,8 @@ def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
     connections = sum(load_settings(environ={"MNEMOGATE_KEY": KEY}).database.pool + 1 for _ in ours)
     assert "max_connections=60" in services["postgres"]["command"]
     assert connections < 60
+    # The server that the image starts to make the database listens on no address.
+    assert "127.0.0.1" in services["postgres"]["healthcheck"]["test"]
     text = (DEPLOY / "nginx.postgres.conf").read_text("utf-8")
     assert re.findall(r"^    server (\w+):8080 ", text, re.M) == ["gateway1", "gateway2"]
 
