@@ -20,7 +20,7 @@ PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
 
 _OPEN, _CLOSE = "<system_message>", "</system_message>"
-_TAG = re.compile(r"<(?=\s*/?\s*system_message\b)", re.IGNORECASE)
+_TAG = re.compile(r"<(?=\s*+/?\s*+system_message\b)", re.IGNORECASE)
 
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:

@@ -15,7 +15,7 @@ _TURN_MARK = re.compile(r"^[\s✓✔●⬤○◯◐◑◒◓]+")
 _TAG = re.compile(r"</?\s*(?:flush|break|emphasis|prosody|speak|say-as|phoneme)\b[^<>]*>", re.IGNORECASE)
 # Whole messages that only bridge a pause, and prompts that a framework says in the user's place.
 _EMPTY = re.compile(
-    r"(?:(?:ok(?:ay)?|sure|right|alright|well|hm+|um+|uh+)[\s,.!…]*)?"
+    r"(?:(?:ok(?:ay)?|sure|right|alright|well|hm+|um+|uh+)[\s,.!…]*+)?"
     r"(?:let me (?:just )?(?:check|see|look|think)(?: (?:that|this|on that|into that|it up))?(?: for you)?"
     r"|(?:just )?(?:a|one) (?:moment|second|sec|minute)(?: please)?|hold on(?: a (?:moment|second|sec))?"
     r"|please introduce yourself(?: to the (?:user|caller))?|(?:are )?you (?:still )?there)?[\s.…!?,]*",

@@ -16,13 +16,13 @@ _PRIVATE_KEY = re.compile(
 _KNOWN = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
-    r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,}\.[\w\-]{8,}\.[\w\-]*)"
+    r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,1000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
 # Words that announce a secret, with the secret behind them: anything without white space.
 _NAMED = re.compile(
     r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
     r"|secret[ _-]?key|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
-    r"(?:\s+(?:for|to|of|für)\s+[^\n.:=]{1,40}?)?[\"']?\s*(?:[:=]|\b(?:is|are|was|ist|lautet|es|est)\b:?)\s*[\"'`]?)"
+    r"(?:\s++(?:for|to|of|für)\s++[^\n.:=]{0,40}?)?[\"']?\s*+(?:[:=]|\b(?:is|are|was|ist|lautet|es|est)\b:?)\s*[\"'`]?)"
     r"([^\s\"'`]{3,})",
     re.IGNORECASE,
 )

@@ -50,9 +50,9 @@ _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
 
-_TAG = re.compile(r"<(?=\s*/?\s*memory\b)", re.IGNORECASE)
+_TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
-_LEFT, _RIGHT = r"(?:<|&lt;|\\+u003c)", r"(?:>|&gt;|\\+u003e)"
+_LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
 _NOTE = re.compile(
     rf"{_LEFT}memory{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
     re.DOTALL | re.IGNORECASE,

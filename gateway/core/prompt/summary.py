@@ -205,7 +205,7 @@ def cut_tree(
 
 # -- how it stands in the prompt
 
-_TAG = re.compile(r"<(?=\s*/?\s*(?:summary|memory|notes|conversation))", re.I)
+_TAG = re.compile(r"<(?=\s*+/?\s*+(?:summary|memory|notes|conversation))", re.I)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 PREAMBLE = (

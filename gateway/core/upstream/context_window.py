@@ -66,9 +66,9 @@ _MOST_DIGITS = 12
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
     re.compile(r"maximum context length (?:is|of) (\d[\d,]*)", re.I),  # OpenAI, vLLM, TGI, OpenRouter
-    re.compile(r"(\d[\d,]*) maximum context length", re.I),  # Mistral
+    re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
     re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
-    re.compile(r"\d[\d,]* tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
+    re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
     re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
 )

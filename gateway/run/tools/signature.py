@@ -37,7 +37,7 @@ _SECTIONS: Final = (
     *_EXAMPLES,
     *("returns", "return", "yields", "raises", "attributes", "note", "notes", "warning", "warnings", "todo"),
 )
-_PARAMETER = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+_PARAMETER = re.compile(r"\*{0,2}(\w++)\s*+(?:\([^)]*\)\s*+)?:\s*(.*)")
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 

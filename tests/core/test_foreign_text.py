@@ -1,0 +1,52 @@
+"""Text that somebody else wrote is read in one go, however it was laid out to make a pattern look again and again.
+
+Each row once took a time that grew with the square of its length or faster: minutes to hours, in which nobody else was
+answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.core.conversation.private import as_system
+from gateway.core.memory.framework_markers import strip_marks
+from gateway.core.memory.redaction import withhold
+from gateway.core.prompt import blocks, note, summary
+from gateway.core.upstream.context_window import context_from_error
+from gateway.run.tools.signature import schema_of
+from storage.records import Block
+
+_LENGTH = 1 << 19
+_OPEN = "<" + " " * _LENGTH
+_NOTE = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
+
+
+def _block(value: str) -> str:
+    return blocks.render_section([Block(0, "human", "", value, _LENGTH * 2, False)])
+
+
+def _tool(described: str) -> object:
+    text = f"Add.\n\n    Args:\n        a: One.\n        {described}\n    "
+    source = f'def add(a: int) -> int:\n    """{text}"""\n    return a\n'
+    return schema_of(source)["name"]
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (as_system, _OPEN),  # a system message to an agent
+        (_block, _OPEN),
+        (summary.render, _OPEN),
+        (note.strip_notes, _NOTE + "\\" * _LENGTH),
+        (strip_marks, "ok" + " ." * _LENGTH + "x"),
+        (withhold, "password for " + " " * _LENGTH),
+        (withhold, "-eyJaaaaaaaa" * 16_000),
+        (context_from_error, "1" * _LENGTH),
+        (_tool, "a" + " " * 90_000 + "b"),
+    ],
+    ids=["system", "block", "summary", "note", "filler", "named", "token", "error", "docstring"],
+)
+def test_a_long_text_is_read_once(read: Callable[[str], object], text: str) -> None:
+    assert read(text) is not None or read is context_from_error
