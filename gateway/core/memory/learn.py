@@ -67,6 +67,8 @@ _SMALL = frozenset(
         "but that this it its he she they his her their user users s said"
     )
 )
+# Small words that tell what is from what was.
+_TENSES = frozenset({"was", "were", "had", "did", "would", "will"})
 # Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
 _ORDER = re.compile(
     r"^\W*(?:please\s+)?(?:always|never|ignore|disregard|forget|pretend|obey|do not|don't|make sure|be sure|remember to"
@@ -292,9 +294,12 @@ def said_as_such(line: str) -> str:
 
 
 def fact_key(text: str) -> str:
-    """Returns the key of a fact: facts that differ only in small words, case and punctuation have the same one."""
-    words = note.folded_words(text)
-    return "".join(w for w in words if w not in _SMALL) or "".join(words)
+    """Returns the key of a fact: facts that differ only in small words, case and punctuation have the same one.
+
+    Numbers stay apart, since 1.5 is not 15 and 1/11 not 11/1.
+    """
+    words = [f" {w}" if w[0].isdecimal() else w for w in note.folded_words(text)]
+    return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 
 class _Origins:

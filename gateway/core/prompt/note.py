@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence, Set
 from operator import attrgetter
 from string import digits, punctuation
@@ -59,9 +60,22 @@ _NOTE = re.compile(
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
-_WORD = re.compile(r"\w+")
-# Of ASCII: each character of a word is itself, and each other one a space.
-_APART = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
+# A vowel sign of Hindi or Thai, an emoji or "C++" tells one word from another; a quotation mark does not.
+_IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
+
+
+class _Apart(dict[int, int]):
+    """By character: itself where it is a part of a word, else a space."""
+
+    def __missing__(self, code: int) -> int:
+        c, kind = chr(code), unicodedata.category(chr(code))
+        is_in_words = kind[0] in _IN_WORDS or kind in ("Sc", "So") or c in _SIGNS_IN_WORDS
+        self[code] = found = code if is_in_words else 32
+        return found
+
+
+_APART = _Apart()
+_APART_ASCII = bytes(_APART[code] if code < 128 else 32 for code in range(256))
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
 
@@ -281,22 +295,21 @@ class _Told:
 
 def _spaced(line: str) -> str:
     """Returns the words of a line with a space between them, and one at each end."""
-    if not line.isascii():
-        return f" {' '.join(_WORD.findall(line))} "
-    # This takes half the time that splitting takes.
     words = _apart(line)
+    # This takes half the time that splitting takes.
     while "  " in words:
         words = words.replace("  ", " ")
     return f" {words.strip()} "
 
 
 def _split(line: str) -> list[str]:
-    """Returns the words of a line: in ASCII in a third of the time that finding them takes."""
-    return _apart(line).split() if line.isascii() else _WORD.findall(line)
+    """Returns the words of a line."""
+    return _apart(line).split()
 
 
 def _apart(line: str) -> str:
-    return line.encode().translate(_APART).decode()
+    """Returns a line with spaces in place of what is no part of a word. ASCII takes a tenth of the time."""
+    return line.encode().translate(_APART_ASCII).decode() if line.isascii() else line.translate(_APART)
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:

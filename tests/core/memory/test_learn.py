@@ -176,6 +176,16 @@ def test_the_same_fact_is_kept_once() -> None:
         ("Lives in Oslo", "Lives in Bergen", False),
         ("猫の名前はミソ", "猫の名前はミソ。", True),
         ("It is.", "They were.", False),  # small words are all it has
+        ("Has a dog.", "Had a dog.", False),
+        ("Was born on 1/11.", "Was born on 11/1.", False),
+        ("Weighs 1.5 kg", "Weighs 15 kg", False),
+        ("Programs in C.", "Programs in C++.", False),
+        ("Pays $5.", "Pays €5.", False),
+        ("Likes 🍕", "likes 🍕!", True),
+        ("Likes 🍕", "Likes 🍔", False),
+        ("उसका बेटा डॉक्टर है", "उसका बेटा डॉक्टर है।", True),
+        ("उसका बेटा डॉक्टर है", "उसकी बेटी डॉक्टर है", False),  # his son, his daughter
+        ("ตา", "ตี", False),
     ],
 )
 def test_what_says_the_same(a: str, b: str, same: bool) -> None:

@@ -118,6 +118,20 @@ def test_the_same_words_in_another_order_or_with_one_more_are_told(other: str) -
     assert [hit.message.seq for hit in choose(told, "dog")] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("उसका बेटा डॉक्टर है", "उसकी बेटी डॉक्टर है"),  # his son, his daughter
+        ("ฉันชอบกินปลา", "ฉันชอบกันปลา"),
+        ("I like 🍕", "I like 🍔"),
+        ("I write in C.", "I write in C++."),
+        ("The rent is €900.", "The rent is $900."),
+    ],
+)
+def test_what_differs_in_a_vowel_or_a_sign_is_told(one: str, other: str) -> None:
+    assert [hit.text for hit in choose([message(1, one), message(2, other)], "dog")] == [one, other]
+
+
 def test_a_line_repeats_any_line_before_it_and_not_the_end_of_one_with_the_next() -> None:
     told = [
         message(1, "My dog is called Rex."),
@@ -369,5 +383,24 @@ def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
-def test_words_are_runs_of_letters_digits_and_underscores(text: str) -> None:
-    assert folded_words(text) == re.findall(r"\w+", text.casefold())
+def test_words_have_all_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
+    words = folded_words(text)
+    assert re.findall(r"\w", "".join(words)) == re.findall(r"\w", text.casefold())
+    assert re.findall(r"\w+", text.casefold()) == re.findall(r"\w+", " ".join(words))
+    assert [*words, "é"] == folded_words(f"{text} é")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It's «C++», not C#!", ["it", "s", "c++", "not", "c#"]),
+        ("5% of $10...", ["5%", "of", "$10"]),
+        ("उसकी बेटी, डॉक्टर।", ["उसकी", "बेटी", "डॉक्टर"]),  # vowel signs
+        ("ผมชื่อวิน", ["ผมชื่อวิน"]),
+        ("Ich mag 🍕!", ["ich", "mag", "🍕"]),
+        ("「ミソ」、猫。", ["ミソ", "猫"]),
+        ("\u200fשלום, \u200fעולם", ["שלום", "עולם"]),  # marks of direction
+    ],
+)
+def test_the_words_of_a_text(text: str, words: list[str]) -> None:
+    assert folded_words(text) == words
