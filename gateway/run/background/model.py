@@ -129,9 +129,8 @@ class BackgroundModel:
             raise JobFailed(f"the background model failed: {type(error).__name__}") from error
         if reply.status == 429:
             wait_s = read_retry_after(reply.headers, self.now())
-            raise Postponed(
-                "the background model is busy (429)", BUSY_S if wait_s is None else min(wait_s, DAY_S)
-            )
+            # "At once", or a date that is over by our clock, would be a loop.
+            raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if reply.status != 200:
             raise JobFailed(f"the background model answered {reply.status}")
         return body

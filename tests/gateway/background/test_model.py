@@ -13,7 +13,7 @@ import pytest
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
-from adapters.types import Capabilities, ModelRequest
+from adapters.types import Capabilities, Header, ModelRequest
 from gateway.app import Gateway
 from gateway.cli import main
 from gateway.errors import SettingsError
@@ -132,8 +132,10 @@ async def test_what_goes_wrong_is_named_without_what_was_said(
 
 
 async def test_a_busy_upstream_says_how_long(world: World) -> None:
-    world.provider.queue(ScriptedFailure(429, headers=(("retry-after", "7"),)), ScriptedFailure(429))
-    for delay_s in (7.0, 30.0):
+    past = ("retry-after", "Thu, 01 Jan 1970 00:00:07 GMT")
+    headers: tuple[tuple[Header, ...], ...] = ((("retry-after", "7"),), (), (("retry-after", "0"),), (past,))
+    world.provider.queue(*(ScriptedFailure(429, headers=each) for each in headers))
+    for delay_s in (7.0, 30.0, 30.0, 30.0):
         with pytest.raises(Postponed) as caught:
             await world.background().ask("p", ASK)
         assert caught.value.delay_s == delay_s
