@@ -8,7 +8,7 @@ The official SDK speaks to it and is imported when it is first needed (a second 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -17,10 +17,7 @@ import orjson
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.lines import cut_lines
 from adapters.batch.refused import MOST_WORDS, refusal, translated
-from adapters.errors import (
-    ProviderBroke,
-    ProviderRefused,
-)
+from adapters.errors import ProviderBroke, ProviderError, ProviderRefused
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -73,13 +70,21 @@ class OpenAIBatches:
         with lines, self._translated():
             name = f"{part.mark}.jsonl"
             file = await self._client.files.create(file=(name, lines, "application/jsonl"), purpose="batch")
-            made = await self._client.batches.create(
-                completion_window="24h",
-                endpoint="/v1/chat/completions",
-                input_file_id=file.id,
-                metadata={MARK: part.mark},
-            )
-            return made.id
+        try:
+            with self._translated():
+                made = await self._client.batches.create(
+                    completion_window="24h",
+                    endpoint="/v1/chat/completions",
+                    input_file_id=file.id,
+                    metadata={MARK: part.mark},
+                )
+        except ProviderRefused as error:
+            if error.status < 500:
+                # Nobody else will delete it. What was refused is said in any case.
+                with suppress(ProviderError):
+                    await self._quietly(self._client.files.delete(file.id))
+            raise
+        return made.id
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()

@@ -9,10 +9,11 @@ import pytest
 from starlette.responses import Response
 
 from gateway.run.background import services
-from gateway.run.background.batches import accept
+from gateway.run.background.batches import accept, job
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
-from tests.gateway.agents.test_batches import MODELS, PATH, scene
+from tests.doubles.batches import Fate
+from tests.gateway.agents.test_batches import MODELS, PATH, Json, scene
 
 pytestmark = pytest.mark.both
 
@@ -91,3 +92,81 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
         assert batch["status"] == "created"
     with scene(tmp_path) as s:
         assert s.ended(batch)["counts"]["failed"] == 2
+
+
+def test_calls_whose_results_could_not_be_written_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = job._Attempt._commit, list[int]()
+
+    async def commit(attempt: Any, writes: Any) -> None:
+        if not failed:
+            failed.append(len(writes))
+            raise Unavailable("the database is away")
+        await real(attempt, writes)
+
+    monkeypatch.setattr(job._Attempt, "_commit", commit)
+    with scene(tmp_path) as s:
+        assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
+        assert failed
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_provider_that_is_busy_is_left_alone(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
+        refused, asked = server.refused, list[float]()
+
+        def busy(status: int, words: str) -> Response:
+            asked.append(clock.now)
+            reply = refused(status, words)
+            reply.headers["retry-after"] = "3600"
+            return reply
+
+        monkeypatch.setattr(server, "refused", busy)
+        server.refuse_create = [(429, "Too much is enqueued.")]
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(asked) == 1)
+        clock.sleep(3500.0)
+        s.ended(s.post(s.agents(1, "up/m")))
+        assert s.get(batch)["counts"]["running"] == 2
+        clock.sleep(3600.0)
+        s.ended(s.post(s.agents(1, "up/m")))
+        assert s.ended(batch)["counts"]["completed"] == 2
+
+
+def test_what_is_refused_is_not_left_with_the_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        make, s.openai.rejects = s.openai.make, "The file is malformed."
+
+        def make_second(*about: Any, **more: Any) -> Any:
+            s.openai.rejects = None if s.openai.batches else s.openai.rejects
+            return make(*about, **more)
+
+        monkeypatch.setattr(s.openai, "make", make_second)
+        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 2
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        # Two that were refused, one that failed as a whole, and the one that was answered.
+        assert len(s.openai.files) == 4
+        assert set(s.openai.files) <= set(s.openai.deleted)
+
+
+def test_why_an_item_failed_quotes_nothing_that_was_forgotten(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate("errored", words="Not allowed: quokkas.")
+
+    with scene(tmp_path, answer, held=True) as s:
+        [agent] = s.agents(1)
+        s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
+        batch = s.post([agent], "And what do I adore?")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        for message in s.world.letta.agents.messages.list(agent, order="asc").items:
+            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert "forgotten" in s.items(batch)[0]["error"]
+        assert "quokkas" not in s.items(batch)[0]["error"]

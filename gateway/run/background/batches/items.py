@@ -394,8 +394,9 @@ class ItemTurns:
         plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.words)
         try:
             opened = await self.open(item)
-        except ItemFailed:
-            return plain
+        except ItemFailed as error:
+            # A provider's words may quote what was forgotten.
+            return replace(plain, words=error.words) if error.words == FORGOTTEN else plain
         if not opened.rounds:
             return plain
         outcome = _saved(opened.turn.feed(events.ReplyFailed(UpstreamError(failure.words)))).outcome

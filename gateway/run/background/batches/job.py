@@ -32,7 +32,7 @@ from gateway.run.background.batches.items import (
     ItemTurns,
     expired,
 )
-from gateway.run.background.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart
+from gateway.run.background.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, cause
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
@@ -48,7 +48,6 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 PAGE: Final = 50  # items of one transaction
-_GROWTH: Final = 10  # the longest wait between two polls, in first ones
 _ERRORS: Final = 2  # requests of an item that may fail one after the other
 _EXPIRIES: Final = 3
 _CONFLICTS: Final = 8
@@ -220,7 +219,7 @@ class _Attempt:
                     waits.append(self._wait(part))
                     continue
             except ProviderError as error:
-                _log.warning("batch %s: %s: %s", self._name, part.upstream, _cause(error))
+                _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
                 if part.tries < TRIES:
                     await self.parts.failed(part, refused=False)
                     waits.append(self._wait(part))
@@ -271,11 +270,13 @@ class _Attempt:
             # The settings name the upstream no longer.
             await self._give_up(part, f"There is no upstream {part.upstream!r} any more.")
             return None
+        if part.id is None and self.jobs.now() < part.until:
+            return self._wait(part)
         try:
             if part.id is not None or await self._adopt(part, provider):
                 await self._read(part, provider)
         except ProviderError as error:
-            _log.warning("batch %s: %s: %s", self._name, part.upstream, _cause(error))
+            _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
             # A key that is no longer taken is not taken for a look either.
             if isinstance(error, ProviderRefused) and (
                 error.status < 500 if part.id is None else error.status in _GONE
@@ -318,14 +319,16 @@ class _Attempt:
             id = await provider.submit(part.wanted, draft.hand_over())
         except ProviderError as error:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
-            await self._refused(part, error.message, is_sure=is_refused)
+            wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
+            until = self.jobs.now() + min(wait_s or 0.0, DAY_S)
+            await self._refused(part, error.message, is_sure=is_refused, until=until)
             return False
         await self.parts.made(part, id)
         return True
 
-    async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool) -> None:
+    async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool, until: float = 0.0) -> None:
         _log.warning("batch %s: a part was refused by %s", self._name, part.upstream)
-        await self.parts.failed(part, refused=is_sure)
+        await self.parts.failed(part, refused=is_sure, until=until)
         if part.tries >= TRIES:
             await self._give_up(part, words)
 
@@ -355,16 +358,22 @@ class _Attempt:
             return
         await self._done_later()
         if state.words and not state.has_results:
+            id = part.id
             await self._refused(part, state.words, is_sure=True)
+            await self._discard(id, part, provider)
             return
-        if state.is_gone:
-            await self._lost(part, is_ours=not provider.is_durable)
+        if state.is_gone or not provider.is_durable:
+            # What this process has asked itself is read once: what could not be written then is missing.
+            await self._lost(part, is_ours=state.is_gone and not provider.is_durable)
         await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
         await self.parts.over(part)
+        await self._discard(part.id, part, provider)
+
+    async def _discard(self, id: str, part: ProviderPart, provider: BatchProvider) -> None:
         try:
-            await provider.discard(part.id)
+            await provider.discard(id)
         except ProviderError as error:
-            _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, _cause(error))
+            _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, cause(error))
 
     async def _lost(self, part: ProviderPart, *, is_ours: bool) -> None:
         """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""
@@ -377,11 +386,11 @@ class _Attempt:
             await self._commit(again)
 
     def _wait(self, part: ProviderPart) -> float:
-        """Returns the seconds until a provider is asked again: the longer it took so far, the longer they are."""
+        """Returns the seconds until a provider is asked again."""
         provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
         if provider is not None and provider.again_s is not None:
             return min(first, provider.again_s)
-        return min(_GROWTH * first, max(first, (self.jobs.now() - part.at) / _GROWTH))
+        return part.wait_s(self.jobs.now(), first)
 
     # -- what is ready
 
@@ -585,8 +594,3 @@ class _Attempt:
         async for page in self._pages(part):
             for item in page:
                 yield item
-
-
-def _cause(error: ProviderError) -> str:
-    """Returns what the log says of an error: a provider's own words may quote somebody's."""
-    return f"status {error.status}" if isinstance(error, ProviderRefused) else error.message

@@ -2,7 +2,7 @@
 
 part-<n>        it is about to be made: of what, and under which mark
 made-<n>-<m>    the provider's id of it; m: how often it was refused before, each time under another mark
-failed-<n>-<t>  it could not be submitted, for the t-th time
+failed-<n>-<t>  it could not be submitted, for the t-th time, and is not until a time that the provider named
 over-<n>        all of its results were read
 """
 
@@ -15,12 +15,14 @@ from typing import BinaryIO
 import orjson
 
 from adapters.base import BatchPart, BatchProvider
+from adapters.errors import ProviderError, ProviderRefused
 from gateway.run.background.batches.items import Composed
 from gateway.run.background.worker import JobContext
 from storage.batches import GivenItem
 from storage.sql.store import Store
 
 TRIES = 8  # of submitting a part
+_GROWTH = 10  # the longest wait between two polls, in first ones
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class ProviderPart:
     """A part. at: seconds since the epoch when it was thought of.
 
     tries: how often it could not be submitted; refusals: how often of these the provider refused it.
+    until: when it may be tried again, as the provider said.
     """
 
     number: int
@@ -74,11 +77,17 @@ class ProviderPart:
     id: str | None = None
     tries: int = 0
     refusals: int = 0
+    until: float = 0.0
     is_over: bool = False
 
     @property
     def wanted(self) -> BatchPart:
         return BatchPart(f"{self.mark}-{self.refusals}", self.at, self.count)
+
+    def wait_s(self, now: float, first_s: float) -> float:
+        """Returns the seconds until its provider is asked again: the longer it took so far, the longer they are."""
+        wait = min(_GROWTH * first_s, max(first_s, (now - self.at) / _GROWTH))
+        return wait if self.id is not None else max(wait, self.until - now)
 
 
 @dataclass(slots=True)
@@ -100,6 +109,7 @@ class PartJournal:
             while (failure := journal.get(f"failed-{part.number}-{part.tries + 1}")) is not None:
                 part.tries += 1
                 part.refusals += failure["refused"]
+                part.until = failure.get("until", 0.0)
             made = journal.get(f"made-{part.number}-{part.refusals}")
             part.id = None if made is None else made["id"]
             part.is_over = f"over-{part.number}" in journal
@@ -123,13 +133,13 @@ class PartJournal:
         await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
         part.id = id
 
-    async def failed(self, part: ProviderPart, *, refused: bool) -> None:
+    async def failed(self, part: ProviderPart, *, refused: bool, until: float = 0.0) -> None:
         """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark.
 
         Why is not written: a provider's words may quote somebody's.
         """
-        await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused})
-        part.tries += 1
+        await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused, "until": until})
+        part.tries, part.until = part.tries + 1, until
         if refused:
             part.refusals += 1
             part.id = None
@@ -146,3 +156,8 @@ class PartJournal:
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
+
+
+def cause(error: ProviderError) -> str:
+    """Returns what the log says of an error: a provider's own words may quote somebody's."""
+    return f"status {error.status}" if isinstance(error, ProviderRefused) else error.message
