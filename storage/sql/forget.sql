@@ -63,8 +63,9 @@ SELECT id FROM exchanges
 WHERE agent = ?1 AND state <> 'forgotten' AND coalesce(ended, stopped, begun) < ?2 ORDER BY seq LIMIT ?3
 
 -- name: agents_before
--- Finds memories of a project that hold something too old.
-SELECT a.id FROM agents a WHERE a.project = ?1 AND a.id > ?3 AND (
+-- Finds memories of a project that hold something too old, but those in which something is being forgotten already.
+SELECT a.id FROM agents a WHERE a.project = ?1 AND a.id > ?3
+AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id) AND (
     EXISTS (SELECT 1 FROM exchanges e
             WHERE e.agent = a.id AND e.state <> 'forgotten' AND coalesce(e.ended, e.stopped, e.begun) < ?2)
     OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < ?2))

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
+from gateway.run.admin.forget import Retention
 from storage.commands import ForgetTarget
 from storage.errors import Stale
 from storage.listing import AgentChange, BlockChange, PassageDraft
@@ -607,6 +608,27 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     assert await store.runs.waiting(alice.agent.id, e.conversation) is not None, "the reply stands"
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
     assert await store.runs.waiting(alice.agent.id, e.conversation) is None
+
+
+async def test_a_forgetting_that_fails_keeps_none_of_others_back(store: Store, holds: Holds) -> None:
+    clock = Clock()
+    alice, bob, carol = (Speaker(store, ALICE._replace(subject=f"user:{n}"), clock) for n in "abc")
+    for who in (alice, bob, carol):
+        await talk(who, [who.scope.subject[-1]], "c1")
+    (block,) = await store.blocks.load(alice.agent.id)
+    (e,) = await alice.rows()
+    await store.blocks.write(block.id, 1, "zqax", at=1.0, origin="tool:x", sources=[e.id])
+    await rows(store, "UPDATE blocks SET version = 1 WHERE id = ?", (block.id,))  # as no program leaves it
+    for who in (alice, bob):
+        await store.forgetting.begin(who.agent.id, ForgetTarget(is_all=True))
+    clock.now += 10 * DAY
+    await talk(alice, ["new"], "c1")
+    retention = Retention(store, {"default": 1.0}, clock)
+    assert await retention.step() == 2
+    assert left(holds, "au", "bu", "cu", "newu") == ["au", "newu"]
+    assert len(await store.forgetting.unfinished()) == 1
+    assert await retention.step() == 0
+    assert len(await store.forgetting.unfinished()) == 1
 
 
 async def test_forgetting_keeps_the_drafts_by_which_requests_of_others_queue(store: Store) -> None:

@@ -17,7 +17,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
-from storage.errors import NotFound, StoreError
+from storage.errors import NotFound, StoreError, Unavailable
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
@@ -220,15 +220,24 @@ class Retention:
             for memory, file in left:
                 await forgetting.begin(memory, ForgetTarget(files=[file]))
         for id in await forgetting.unfinished():
-            await forgetting.run(id)
-            count += 1
+            count += await self._carry_out(id)
         for project, days in self.days.items():
             before, after = self.now() - days * _DAY_S, 0
             while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
                 for agent in agents:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
-                    await forgetting.run(id)
-                count, after = count + len(agents), agents[-1]
+                    count += await self._carry_out(id)
+                after = agents[-1]
         if count:
             await forgetting.sweep()
         return count
+
+    async def _carry_out(self, id: int) -> bool:
+        """Runs a forgetting to its end. False: it failed, and is tried again next time; others do not wait for it."""
+        try:
+            return await self.store.forgetting.run(id)
+        except Unavailable:
+            raise
+        except Exception:
+            _log.exception("forgetting %d has not come to its end", id)
+            return False
