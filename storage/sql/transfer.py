@@ -281,7 +281,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
         ids = await _ids(connection, agent.id, (v["exchange"], *v.get("sources", ())))
         v["exchange"] = ids[v["exchange"]]
         if "sources" in v:
-            v["sources"] = [ids[seq] for seq in v["sources"]]
+            v["sources"] = [ids[seq] for seq in v["sources"] if seq is not None]
     if f"{part}_taken" in SQL:
         v["uid"] = await _free(connection, agent.id, part, v["uid"])
     if part == "definition":
@@ -314,7 +314,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
         await add_definition(connection, project, DefinitionKind.BLOCK, v["uid"], "", details, at=at)
     if part == "version":
         if row is None:
-            raise NotFound(f"there is no block {v['block']!r}")
+            raise NotFound(f"there is no block {v['block']!r} that lacks version {v['version']!r}")
         await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent.id))
 
 

@@ -212,9 +212,10 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 SELECT id, project, profile, ?2, ?3, ?4, ?5, ?6, 0, 0 FROM agents WHERE id = ?1
 
 -- name: version_put
--- Adds a value of a block.
+-- Adds a value of a block, behind those that it has.
 INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value)
-SELECT id, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM blocks WHERE agent = ?1 AND label = ?2 RETURNING id, block
+SELECT id, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM blocks WHERE agent = ?1 AND label = ?2 AND version < ?3
+RETURNING id, block
 
 -- name: version_point
 -- Makes it the block's present one.

@@ -23,7 +23,7 @@ from gateway.core.text import without_nul
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.commands import TransferRecord
-from storage.errors import NotFound, WriteConflict
+from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
 from storage.sql.store import Store
 
@@ -132,8 +132,10 @@ class TransferOperations:
             return await self._write(scope, at, [orjson.loads(line) for line in lines], is_end=is_end)
         except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadRequest(f"This is no exported memory: {error!r}.", param="lines") from error
+        except StatementFailed as error:  # a field of another type, which the database has refused
+            raise BadRequest(f"This is no exported memory: {error.message}.", param="lines") from error
 
     async def _write(
         self, scope: Scope, at: ImportPosition | None, lines: list[Any], *, is_end: bool

@@ -337,6 +337,31 @@ async def test_what_is_no_export_is_refused(other: Store, lines: Sequence[str]) 
     assert await other.agents.find(CAROL) is None
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("memory", "next_seq", 1 << 70),
+        ("conversation", "begun", [1]),
+        ("conversation", "uid", {"a": 1}),
+        ("exchange", "begun", "yesterday"),
+        ("block", "limit", 1 << 63),
+        ("version", "version", 0),  # a value behind it would have a number that is taken
+        ("version", "sources", 7),
+        ("edit", "label", ["human"]),
+    ],
+)
+async def test_a_line_that_was_altered_is_refused_and_named(
+    store: Store, other: Store, part: str, field: str, value: object
+) -> None:
+    alice = Speaker(store, ALICE, Clock())
+    await alice.end(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["knows"])
+    lines = [orjson.loads(line) for line in await export(store)]
+    next(line for line in lines if part in line)[part][field] = value
+    with pytest.raises(BadRequest, match=r"^This (is no exported memory|cannot be imported): "):
+        await fill(other, [json.dumps(line) for line in lines])
+    assert await other.agents.find(CAROL) is None
+
+
 async def test_another_scope_is_not_told(store: Store) -> None:
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
