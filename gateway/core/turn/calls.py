@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -25,6 +26,9 @@ from storage.value import frozen
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 SPOKEN = "The user has read it."
 INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
+# What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
+_NAME_CHARS: Final = 64
 NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 
@@ -121,7 +125,8 @@ class OwnCalls:
                 self._results[call.id] = None
                 given = {**arguments, **verdict.prefilled}
                 runs.append(RunTool(call.id, call.name, given, call.name in self._spec.alone))
-            # Strict servers parse the arguments of earlier calls, and refuse the request over broken ones.
+            # Strict servers check the names of earlier calls and parse their arguments, and refuse all that follows.
+            call.name = _NO_NAME.sub("_", call.name)[:_NAME_CHARS] or "_"
             if arguments is None or not call.text.strip():
                 call.arguments = ["{}"]
         return runs

@@ -255,6 +255,18 @@ def test_what_cannot_be_read_is_asked_of_nobody(upstream: StrictUpstream, tmp_pa
         assert [call["function"]["arguments"] for call in calls] == ["{}"] * 4
 
 
+@pytest.mark.parametrize("name", ["multi_tool_use.parallel", "memory insert", "x" * 100, ""])
+def test_a_name_that_no_provider_takes_is_not_sent_again(
+    upstream: StrictUpstream, tmp_path: Path, name: str
+) -> None:
+    with agent(upstream, tmp_path) as life:
+        upstream.queue(call_tools(Call(name, {"label": "human", "new_string": "x"}, "a")), say("Well."))
+        assert life.send("Hi").said == ["Well."]
+        assert f"there is no tool {name!r}" in tool_messages(life)[0][1]
+        assert life.send("Hi").said == ["Ok."]
+        assert life.block().value == ""
+
+
 def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path) as life:
         kept = {"content": "Ann likes green tea."}
