@@ -212,11 +212,11 @@ class ModelList:
                     await reply.aclose()
             if reply.status in (401, 403):
                 return None, _refusal(name, reply.status, body)
-            found = orjson.loads(body)["data"] if reply.status == 200 else None
-            if not isinstance(found, list):
-                hint = self._hint_for(name) if reply.status == 404 else ""
+            found = _list_in(body) if reply.status == 200 else None
+            if found is None:
+                hint = self._hint_for(name) if reply.status in (200, 404) else ""
                 raise ValueError(f"status {reply.status}, and no list{hint}")
-        except (ProviderError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        except (ProviderError, TimeoutError, ValueError) as error:
             self._log_failure(name, str(error) or type(error).__name__)
             return None, None
         self._failing.discard(name)
@@ -266,6 +266,16 @@ def _is_keyless(upstream: UpstreamSettings) -> bool:
     """Returns whether the caller's key is the one that counts there."""
     own = {name.lower() for name in upstream.headers} & {"authorization", "x-api-key", "api-key"}
     return upstream.kind != "scripted" and not upstream.keys and not own
+
+
+def _list_in(body: bytes) -> list[Any] | None:
+    """Returns the list of an answer; None where it is something else, as a page of a web front end is."""
+    try:
+        answer = orjson.loads(body)
+    except ValueError:
+        return None
+    found = answer.get("data") if isinstance(answer, dict) else None
+    return found if isinstance(found, list) else None
 
 
 def _refusal(upstream: str, status: int, body: bytes) -> _Refusal:

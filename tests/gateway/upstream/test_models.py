@@ -184,9 +184,13 @@ async def test_with_aliases_only_they_are_shown() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"no", b"[]", b"{}", b'{"data": 1}', b'"data"', b'{"data": [1, {"id": 2}]}']
 )
-async def test_an_answer_that_is_no_list_of_models_is_none(body: bytes) -> None:
+async def test_an_answer_that_is_no_list_of_models_is_none(
+    body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with StrictUpstream(model_list=body) as upstream:
         assert await fetched(settings_for(upstream)) == []
+    # (The last one is a list, without a model in it.)
+    assert ("gave no list of models: status 200, and no list" in caplog.text) == (b"[1," not in body)
 
 
 async def test_an_upstream_that_cannot_be_used_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
