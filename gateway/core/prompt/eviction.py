@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Container, Iterable
 
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.tree import end_offset
+from gateway.core.conversation.tree import PathElement
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, KEPT, SummaryCut, cut_plain, cut_tree
 from gateway.core.prompt.window import MessageBounds
@@ -40,10 +40,11 @@ class Eviction:
         """Returns where on the path a message of the client's stands (depth, atoms before it); None: unknown."""
         if self.plan is None or self.plan.match.anchor is None:
             return None
-        listing, anchor = self.plan.query.listing, self.plan.match.anchor
+        plan, listing = self.plan, self.plan.query.listing
         i = bisect_left(listing.positions, index)
-        if i in self.plan.new:
-            return anchor.depth + 1, end_offset(anchor)
+        if i in plan.new:
+            new = PathElement(plan.exchange, len(plan.held) + plan.new.index(i), listing.atoms[i])
+            return new.at
         # A plain list is its path, so the place is a number of atoms; the depth is not known, and asked by nobody.
         if not self.is_plain:
             return composition.list_at.get(index)

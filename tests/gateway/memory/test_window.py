@@ -262,6 +262,30 @@ def test_calls_are_never_torn_from_their_results(world: World) -> None:
     assert len(world.upstream.last.messages) < len(chat.messages)
 
 
+@pytest.mark.parametrize("resends", [None, 3], ids=["all", "its end"])
+def test_a_call_that_left_takes_a_result_that_came_with_the_next_question_along(
+    world: World, resends: int | None
+) -> None:
+    """Somebody who speaks while a tool runs is sent with the tool's result. The next turns begin behind both."""
+    chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
+    chat.say("Hello.")
+    world.upstream.queue(call_tools(Call("weather"), text=None))
+    chat.say("Is it raining? " + "tell me " * 300)
+    chat.answer(chat.messages[-1]["tool_calls"][0], "rain " * 300)
+    question = "What else? " + "tell me " * 300
+    chat.say(question)
+    assert [m["role"] for m in world.upstream.last.messages] == ["user"]
+    for n in range(3):
+        whole = chat.messages
+        if resends:
+            chat.messages = whole[-resends + 1 :]
+        chat.say(f"And then, {n}?")
+        chat.messages = [*whole, *chat.messages[-2:]]
+        sent = world.upstream.last
+        assert sent.refusal is None
+        assert sent.messages[0]["content"].endswith(question)
+
+
 def test_one_turn_longer_than_the_window_keeps_its_question(world: World) -> None:
     chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
     chat.say("The question: how many rainy days are there?")
