@@ -154,6 +154,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     )
     if parent is not None:
         e = changed(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
+        # The window may begin among the new messages, and their places move with the form of those before them.
+        if e.evicted is not None and e.evicted.depth == e.depth:
+            begin = e.evicted.offset + e.offset - plan.exchange.offset
+            e = changed(e, evicted=e.evicted._replace(offset=begin))
     # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
     # checks that.
     if parent is not None and draft is None:

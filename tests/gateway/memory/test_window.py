@@ -286,6 +286,20 @@ def test_a_call_that_left_takes_a_result_that_came_with_the_next_question_along(
         assert sent.messages[0]["content"].endswith(question)
 
 
+def test_a_window_begins_with_its_question_though_the_reply_before_it_came_back_cut(world: World) -> None:
+    """A voice agent was interrupted before its call: the path is shorter than it was when the window was cut."""
+    chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
+    chat.say("Hello.")
+    world.upstream.queue(call_tools(Call("weather"), text="Let me look that up, it takes a moment."))
+    chat.say("Is it raining? " + "tell me " * 300)
+    del chat.messages[-1]["tool_calls"]
+    question = "Never mind. " + "tell me " * 300
+    chat.say(question)
+    assert len(world.upstream.last.messages) == 1
+    chat.say("And then?")
+    assert world.upstream.last.messages[0]["content"].endswith(question)
+
+
 def test_one_turn_longer_than_the_window_keeps_its_question(world: World) -> None:
     chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
     chat.say("The question: how many rainy days are there?")
