@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -406,6 +406,8 @@ def _moment(text: object, timezone: str, *, is_end: bool) -> float | None:
     if at.tzinfo is None:
         at = at.replace(tzinfo=_zone(timezone))
     if is_end and len(words) <= len("2026-03-01"):
+        if at.date() == date.max:
+            return None  # "9999-12-31" is a way to say that there is no end
         at += timedelta(days=1)
     return at.timestamp()
 

@@ -174,6 +174,11 @@ def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
             {"query": "x", "start_date": "2026-03-01T09:30:00+01:00"},
             Lookup(("x",), frozenset({"message"}), since=1_772_353_800.0),
         ),
+        (
+            "conversation_search",
+            {"query": "x", "start_date": "0001-01-01", "end_date": "9999-12-31"},  # at any time
+            Lookup(("x",), frozenset({"message"}), since=-62_135_596_800.0),
+        ),
         ("recall_memory", {"query": "tea"}, Lookup(("tea",), ALL, limit=8)),
         (
             "search_memory",
