@@ -7,7 +7,7 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from storage.commands import Rules
@@ -32,7 +32,7 @@ _LONG = 2_000
 _LONG_VECTORS = 20_000  # comparing so many takes longer than a hop to that thread; reading 2,000 as well
 _LONG_UNREAD = 2_000
 _READ_MS = 5_000.0
-_PASSAGES = 5000  # hits among which a search for passages looks for them
+_LOOKED_AMONG = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _BATCH = 64  # exchanges indexed in one write
 _BUSY_S = (
     0.005  # a round of the loop that takes longer; where they do, further rounds would let the index lag
@@ -62,14 +62,15 @@ class Recall(Group):
         limit: int = 40,
         room: int = 0,
         only_strong: bool = False,
+        takes: Callable[[Message], bool] | None = None,
         deadline_ms: float = 150.0,
         vector: Vector | None = None,
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
 
         numbers: the agent's, as they were just read; None: they are read. skip: numbers that the request shows already.
-        room: tokens that are to be filled; of short messages that takes more than `limit`. vector: the query's, which
-        is compared with those of the same model.
+        room: tokens that are to be filled; of short messages that takes more than `limit`. takes: says which messages
+        are wanted; the others are passed over. vector: the query's, which is compared with those of the same model.
 
         Raises: TooSlow, Unavailable.
         """
@@ -80,30 +81,47 @@ class Recall(Group):
         near = None
         if vector is not None:
             near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
+        limit = min(limit, rank.MOST_HITS)
         hits = rank.rank(
             memory.index,
             query,
             agent.secret,
             tail=memory.counted(skip),
             skip=skip,
-            limit=min(limit, rank.MOST_HITS),
+            limit=limit if takes is None else _LOOKED_AMONG,
             room=room,
             only_strong=only_strong,
             near=near,
         )  # fmt: skip
+        if takes is None:
+            found = await self._messages(agent.id, memory, hits, deadline_ms)
+        else:
+            found = []
+            for start in range(0, len(hits), rank.MOST_HITS):
+                some = hits[start : start + rank.MOST_HITS]
+                found += filter(takes, await self._messages(agent.id, memory, some, deadline_ms))
+                if len(found) >= limit:
+                    break
+            del found[limit:]
+        if memory.has_grown:
+            self._memories.weigh(memory)
+        return found
+
+    async def _messages(
+        self, agent: int, memory: Remembered, hits: Sequence[int], deadline_ms: float
+    ) -> list[Message]:
+        """Returns the messages with these numbers, in this order. Raises: TooSlow, Unavailable."""
         found, unread = memory.messages(hits)
         if unread:
             before = memory.numbers
             read = await self._database.read(
-                lambda connection: _fetch(connection, agent.id, unread, self._rules), deadline_ms=deadline_ms
+                lambda connection: _fetch(connection, agent, unread, self._rules), deadline_ms=deadline_ms
             )
             known = {m.seq: m for m in found} | read
             found = [known[seq] for seq in hits if seq in known]
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
                 memory.keep({seq: read.get(seq) for seq in unread})
-        if memory.has_grown:
-            self._memories.weigh(memory)
         return found
 
     async def _remembered(
@@ -197,7 +215,7 @@ class Recall(Group):
             deadline_ms=deadline_ms,
         )
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
-        hits = rank.rank(memory.index, query, agent.secret, tail=Tail(fresh), limit=_PASSAGES, near=near)
+        hits = rank.rank(memory.index, query, agent.secret, tail=Tail(fresh), limit=_LOOKED_AMONG, near=near)
         found: list[Passage] = []
         for start in range(0, len(hits), rank.MOST_HITS):
             some = hits[start : start + rank.MOST_HITS]

@@ -15,3 +15,19 @@ async def test_a_filled_memory_is_in_order_and_recalled(open_store: OpenStore) -
     assert [m.text for m in found] == ["My number 3 is walrus3."]
     said = await store.recall.recent(agent, 10)
     assert [m.text for m in said if m.role == "user"] == [asked for _, asked, _ in turns]
+
+
+async def test_what_is_asked_for_is_found_behind_any_number_of_better_hits(open_store: OpenStore) -> None:
+    store = await open_store()
+    agent = await new_agent(store, "ann")
+    turns = [(100.0, "A walrus?", "There are animals such as the walrus in the north of many countries.")]
+    turns += [(100.0 * n, f"Walrus, walrus {n}!", "Noted.") for n in range(2, 250)]
+    await write_conversation(store, agent, "c1", turns)
+    for _ in range(2):
+        found = await store.recall.search(agent, "walrus", takes=lambda m: m.role == "assistant", limit=1)
+        assert [m.text for m in found] == [turns[0][2]]  # the others only stand beside hits
+        early = await store.recall.search(agent, "walrus", takes=lambda m: m.at < 350, limit=3)
+        assert len(early) == 3
+        assert all(m.at < 350 for m in early)
+        while await store.recall.index(agent.id):
+            pass

@@ -12,7 +12,7 @@ from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, StandingExchange
-from storage.records import Agent, Conversation, Exchange
+from storage.records import Agent, Conversation, Exchange, Message
 from storage.sql.store import Store
 
 # The agent's own conversation, its message list.
@@ -20,7 +20,6 @@ DEFAULT = "default"
 # The most numbers that are told of a conversation.
 NUMBERS = 1000
 _BATCH = 50
-_HITS = 48
 _SEARCH_MS = 1000.0
 _AFTER_ALL = 2**31  # behind all hidden messages of a reply
 
@@ -153,23 +152,29 @@ class AgentMessages:
         now = await self._store.agents.load(agent.id)
         if now is None:
             return []
+        try:
+            only = None if conversation is None else await self.conversation(now, conversation)
+        except NotFound:
+            only = None
+        if conversation is not None and only is None:
+            return []
         embed = self._embed_query if by_meaning else None
         vector = None if embed is None else await embed(now.id, query, _SEARCH_MS)
+
+        def takes(hit: Message) -> bool:
+            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
+            is_there = only is None or hit.conversation == only.id
+            return hit.source == "message" and hit.role in roles and in_time and is_there
+
         hits = await self._store.recall.search(
             now,
             query,
-            limit=_HITS,
+            limit=limit,
+            takes=takes,
             deadline_ms=_SEARCH_MS,
             vector=vector,
         )
-        views: list[MessageView] = []
-        for hit in hits:
-            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
-            if hit.source == "message" and hit.role in roles and in_time and len(views) < limit:
-                view = await self.get(now, Place(now.uid, hit.seq))
-                if conversation in (None, view.conversation, view.key):
-                    views.append(view)
-        return views
+        return [await self.get(now, Place(now.uid, hit.seq)) for hit in hits]
 
     async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""

@@ -30,6 +30,7 @@ from storage.sql.store import Store
 from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
+_MOST_TAGGED = 40  # passages that are read for their tags
 INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
@@ -204,15 +205,15 @@ class MemoryTools:
 
     async def _own(self, query: str, wanted: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
-        found = await self._found(query) if query else await self._newest()
-        hits = [m for m in found if wanted.takes(m)]
+        hits = await (self._found(query, wanted) if query else self._newest(wanted))
         if not wanted.tags:
             return hits
         filed = await self.store.passages.get(self.known.agent.id, [m.seq for m in hits])
         return [m for m in hits if m.seq in filed and wanted.takes_tags(filed[m.seq].tags)]
 
-    async def _newest(self) -> list[Message]:
-        return [*reversed(await self.store.recall.recent(self.known.agent, RECENT_EXCHANGES))]
+    async def _newest(self, wanted: Lookup) -> list[Message]:
+        found = await self.store.recall.recent(self.known.agent, RECENT_EXCHANGES)
+        return [m for m in reversed(found) if wanted.takes(m)]
 
     async def _filed(self, query: str, wanted: Lookup, *, is_own: bool = True) -> list[Message]:
         """Returns the passages that answer one query. is_own: with those of its own archive."""
@@ -226,10 +227,18 @@ class MemoryTools:
         )
         return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage") for p in found]
 
-    async def _found(self, query: str) -> list[Message]:
+    async def _found(self, query: str, wanted: Lookup) -> list[Message]:
         agent = self.known.agent
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
-        return await self.store.recall.search(agent, query, deadline_ms=SEARCH_MS, vector=vector)
+        # Among better hits that the call has ruled out, a few that it asks for would not be seen.
+        return await self.store.recall.search(
+            agent,
+            query,
+            limit=_MOST_TAGGED if wanted.tags else wanted.limit,
+            takes=wanted.takes,
+            deadline_ms=SEARCH_MS,
+            vector=vector,
+        )
 
 
 _SOURCES = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}

@@ -87,6 +87,8 @@ def test_messages_are_searched(world: LettaWorld) -> None:
     assert {each.conversation_id for each in found} == {"default"}
     late: Any = world.letta.messages.search(query="violets", agent_id=agent, start_date="2099-01-01")
     assert late == []
+    here: Any = world.letta.messages.search(query="violets", agent_id=agent, conversation_id="default")
+    assert [each.message_id for each in here] == [each.message_id for each in found]
     with pytest.raises(BadRequestError, match="embedder"):
         world.letta.messages.search(query="violets", agent_id=agent, search_mode="vector")
     # Without an agent all of them are asked.

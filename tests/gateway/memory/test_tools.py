@@ -228,6 +228,17 @@ def test_a_search_keeps_to_the_side_and_the_number_asked_for(world: World) -> No
     assert "fact" not in by_user
 
 
+def test_a_search_of_one_side_is_not_crowded_out_by_the_other(world: World) -> None:
+    world.upstream.queue(say("Give your plants water in the morning, the roses among them too."))
+    helper(world).say("How do I keep them?")
+    for n in range(60):
+        helper(world).say(f"Roses, my roses: number {n} of the roses.")
+    search = Call("conversation_search", {"query": "roses", "role": "assistant"})
+    world.upstream.queue(call_tools(search, text=None), say("Here."))
+    helper(world).say("Find it.")
+    assert "water in the morning" in results(world)[-1]
+
+
 def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: World) -> None:
     world.upstream.queue(
         call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
