@@ -34,6 +34,8 @@ from storage.errors import (
 from storage.text import mended
 
 OLDEST_SERVER = 14
+# SQL_ASCII keeps the bytes that it is given, and ours are UTF-8.
+_ENCODINGS = ("UTF8", "SQL_ASCII")
 
 # An agent, and all that share a block with it: what either owns or has attached.
 _SHARERS = """\
@@ -104,6 +106,7 @@ class RawConnection(Protocol):
     def add_termination_listener(self, callback: Callable[[Any], None]) -> None: ...
     def transaction(self) -> AbstractAsyncContextManager[None]: ...
     def get_server_version(self) -> Any: ...
+    def get_settings(self) -> Any: ...
     def is_closed(self) -> bool: ...
     def terminate(self) -> None: ...
 
@@ -216,6 +219,13 @@ async def connect(place: PostgresPlace) -> RawConnection:
     if found.major < OLDEST_SERVER:
         await raw.close()
         raise NotAdmitted(f"{place.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
+    encoding = raw.get_settings().server_encoding
+    if encoding not in _ENCODINGS:
+        await raw.close()
+        raise NotAdmitted(
+            f"{place.name} has the encoding {encoding}, which not every text has a place in; make the database anew: "
+            "createdb --encoding UTF8 --template template0"
+        )
     return raw
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -27,7 +29,7 @@ from storage.postgres.pool import PoolLimits
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
 from tests.storage.conftest import OpenStore, PostgresServer
-from tests.stored import rows
+from tests.stored import ALICE, rows
 
 ROOT = Path(__file__).parents[3]
 QUICK = PoolLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
@@ -235,6 +237,31 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
     error = asyncpg.PostgresError("no")
     error.sqlstate = state
     assert type(translate(error)).__name__ == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "is_taken"), [("UTF8", True), ("SQL_ASCII", True), ("LATIN1", False), ("EUC_JP", False)]
+)
+async def test_a_database_that_cannot_keep_every_text_is_refused(
+    open_store: OpenStore, postgres: str, encoding: str, is_taken: bool
+) -> None:
+    name = f"mnemogate_{os.getpid()}_{encoding.lower()}"
+    admin = await asyncpg.connect(postgres)
+    await admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    url = urlunsplit(urlsplit(postgres)._replace(path=f"/{name}"))
+    try:
+        if is_taken:
+            store = await open_store(path=url)
+            await store.agents.find_or_begin(ALICE._replace(subject="user:ж☂"), (), (), 1.0)
+            found = await store.forgetting.find("default", None, "user:ж☂")
+            assert len(found) == 1
+            await store.close()
+        else:
+            with pytest.raises(NotAdmitted, match=f"has the encoding {encoding}.*--encoding UTF8"):
+                await open_store(path=url)
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
 
 
 @pytest.mark.parametrize(("major", "is_taken"), [(b"13", False), (b"14", True)])
