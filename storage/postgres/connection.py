@@ -160,12 +160,14 @@ class PostgresPlace:
 
 
 # What each session has set. A machine that vanishes must not keep an agent's lock for hours. The server looks for a
-# circle of waits after one second; who waits longer for a lock gives up. A statement is planned once for a connection:
-# the server would plan those with lists and NULLs each time, which costs many times what they do.
+# circle of waits after one second; who waits longer for a lock gives up. Who has waited for an agent's row has to see
+# it as it is then: on a stricter level, which the server's settings may name, that is an error. A statement is planned
+# once for a connection: the server would plan those with lists and NULLs each time, which costs many times as much.
 _SESSION = {
     "application_name": "mnemogate",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
+    "default_transaction_isolation": "read committed",
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "3000",
     "tcp_keepalives_idle": "30",
@@ -174,7 +176,10 @@ _SESSION = {
 }
 _BEGIN = "BEGIN"
 # A pooler may hand each transaction to another session.
-_BEGIN_POOLED = "BEGIN; SET LOCAL lock_timeout = 3000; SET LOCAL idle_in_transaction_session_timeout = 5000"
+_BEGIN_POOLED = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED;"
+    " SET LOCAL lock_timeout = 3000; SET LOCAL idle_in_transaction_session_timeout = 5000"
+)
 
 
 def translate(error: BaseException, name: str = "the database") -> StoreError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import asyncpg
 import pytest
 
 from storage.commands import ForgetTarget
@@ -12,7 +13,7 @@ from storage.errors import Stale
 from storage.records import Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
-from tests.storage.conftest import OpenStore
+from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, Speaker, rows, save_passage
 
@@ -112,3 +113,24 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
         order = [n for (n,) in await rows(stores[0], ids, (agent.id,))]
         assert order == sorted(order)
     assert refused < 200
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_stricter_level_that_the_server_sets_loses_no_turn(
+    open_store: OpenStore, database: PostgresServer, pooled: bool
+) -> None:
+    admin = await asyncpg.connect(database.url)
+    name = await admin.fetchval("SELECT current_database()")
+    await admin.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    try:
+        stores = [await open_store(pooled=pooled) for _ in range(2)]
+        await Speaker(stores[0], ALICE).say([user("Hi")], assistant("Hello!"))
+        people = [Speaker(store, ALICE) for store in stores for _ in range(8)]
+        turns = [await each.begin([user(f"{n}")], f"c{n}") for n, each in enumerate(people)]
+        await asyncio.gather(
+            *(each.end(turn, [assistant("Yes.")]) for each, turn in zip(people, turns, strict=True))
+        )
+        assert len(await people[0].rows()) == 1 + len(people)
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+        await admin.close()
