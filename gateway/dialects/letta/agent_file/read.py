@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.agent_file import (
@@ -25,10 +24,9 @@ from gateway.core.agent_file import (
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
-from gateway.core.text import without_nul
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.write import OURS
-from gateway.dialects.letta.body import Body, convert, refused
+from gateway.dialects.letta.body import Body, convert, parse, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
@@ -212,14 +210,10 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    try:
-        json = orjson.loads(data)
+    json = parse(data, _AT)
+    if isinstance(json, str):
         # Programs that save what the client returns as JSON have the file as one text.
-        json = without_nul(orjson.loads(json) if isinstance(json, str) else json)
-    except orjson.JSONDecodeError as error:
-        raise Unprocessable(
-            [Fault((*_AT, error.pos), f"JSON decode error: {error.msg}", "json_invalid")]
-        ) from error
+        json = parse(json.encode(), _AT)
     if not isinstance(json, dict):
         raise Unprocessable([Fault(_AT, "Input should be an object", "model_type")])
     return json
@@ -230,10 +224,9 @@ def _ours(metadata: Mapping[str, Any]) -> _Ours:
     text = metadata.get(OURS)
     if text is None:
         return _Ours()
-    try:
-        return convert(without_nul(orjson.loads(text)), _Ours, at)
-    except (orjson.JSONDecodeError, TypeError) as error:
-        raise Unprocessable([Fault(at, "Expected JSON in a text", "json_invalid")]) from error
+    if not isinstance(text, str):
+        raise Unprocessable([Fault(at, "Expected JSON in a text", "json_invalid")])
+    return convert(parse(text.encode(), at), _Ours, at)
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
