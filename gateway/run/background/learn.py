@@ -1,13 +1,14 @@
 """Learning: the job that reads confirmed messages and keeps the facts in them.
 
 It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
-error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on.
+error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on. So it does where
+a model that answers others refuses a text.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ import orjson
 from gateway.core.memory import learn
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean
 from gateway.core.prompt import note
-from gateway.run.background.model import BackgroundModel
+from gateway.run.background.model import BackgroundModel, RequestRefused
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
@@ -29,6 +30,7 @@ _log = logging.getLogger("mnemogate")
 KIND = "learn"
 # One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
+_HALVINGS = 3
 # One call shows so many known facts. Of a larger memory these are the newest (a third) and those that the messages
 # recall.
 SHOWN_FACTS = 60
@@ -56,6 +58,8 @@ class Learning:
         self._idle_s = settings.idle_s
         self._secrets = settings.learn_secrets
         self._now = now
+        # It has answered since the start: what it refuses is not refused for the settings' sake.
+        self._answers = False
         self.schedule = Schedule(
             "learning",
             KIND,
@@ -98,7 +102,7 @@ class Learning:
             LEARNER,
             now=self._now(),
             idle_s=self._idle_s,
-            limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), 3),
+            limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), _HALVINGS),
             message_chars=MESSAGE_CHARS,
             upto=upto,
         )
@@ -125,11 +129,22 @@ class Learning:
                 blocks = learn.with_human(await self._store.facts.blocks(job.agent))
                 asked["blocks"] = {block.label: block.version for block in blocks}
                 request = learn.build_request(blocks, facts, messages, self._now())
-                reply = await self._background.ask(
-                    found.agent.scope.project, request, tools=learn.definitions()
-                )
-                asked["calls"] = learn.keep_calls(reply.message)
+                asked["calls"] = await self._calls(job, found.agent.scope.project, request)
         return orjson.dumps(asked)
+
+    async def _calls(
+        self, job: JobContext, project: str, request: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, str]]:
+        """Returns the calls of the model's answer; none where it refuses what no smaller batch would be without."""
+        try:
+            reply = await self._background.ask(project, request, tools=learn.definitions())
+        except RequestRefused:
+            if not self._answers or job.job.tries <= _HALVINGS:
+                raise
+            _log.warning("learning: the background model refuses to read something, which is passed over")
+            return []
+        self._answers = True
+        return learn.keep_calls(reply.message)
 
     async def _related(self, found: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""

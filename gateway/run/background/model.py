@@ -22,11 +22,17 @@ from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import Settings
 from storage.sql.spending import Spending
 
+# Statuses that say that the request is at fault: another time it would be refused as well.
+_REFUSALS = (400, 413, 422)
 # The longest time of one call. Chosen: a model on a machine of its own may need a minute for a summary.
 CALL_S = 120.0
 # An upstream that is busy and gives no Retry-After is not called for this long.
 BUSY_S = 30.0
 _MAX_REPLY_BYTES = 8 * 1024 * 1024
+
+
+class RequestRefused(JobFailed):
+    """The model refuses this request, whose words it may not want, or which it may not understand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,8 @@ class BackgroundModel:
     ) -> ModelAnswer:
         """Asks for one whole reply. max_tokens: its limit, sent under the name that the upstream takes.
 
-        Raises: Postponed: the day's budget is used up, or the upstream is busy; JobFailed: it failed otherwise.
+        Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed: it failed
+        otherwise.
         """
         body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         if max_tokens is not None:
@@ -132,7 +139,8 @@ class BackgroundModel:
             # "At once", or a date that is over by our clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if reply.status != 200:
-            raise JobFailed(f"the background model answered {reply.status}")
+            failure = RequestRefused if reply.status in _REFUSALS else JobFailed
+            raise failure(f"the background model answered {reply.status}")
         return body
 
 

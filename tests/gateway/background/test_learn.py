@@ -461,6 +461,37 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         assert learner.world.gateway.call(_waiting(learner)) == []
 
 
+@pytest.mark.parametrize("takes_others", [True, False])
+def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner, takes_others: bool) -> None:
+    def script(body: Any) -> Any:
+        said = body["messages"][1]["content"].partition("# New messages")[2]
+        if "a vile word" in said or not takes_others:
+            return ScriptedFailure(400, "It was filtered.", "content_filter")
+        return Said(None, (fact(MISO),)) if KITTEN in said else Said("Nothing.")
+
+    background = learner.world.gateway.app.background.model
+    assert background is not None
+    background.provider = ScriptedProvider(script=script)
+
+    def hours_go_by(counts: Any) -> bool:
+        learner.world.clock.sleep(7200.0)
+        learner.learning.schedule.enqueue_after_rest([])
+        learner.world.store.jobs.wake()
+        # A model that takes nothing at all is set up wrongly: all of it waits.
+        is_over: bool = counts[JobState.DEAD] == 2
+        return is_over or not any(counts.values())
+
+    learner.world.chat(user="bob").say("Hello.")
+    learner.world.chat(user="alice").say("I was called a vile word.")
+    learner.rest()
+    learner.until(hours_go_by)
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.rest()
+    learner.until(hours_go_by)
+    assert learner.texts() == ([MISO] if takes_others else [])
+    assert bool(learner.cursor()) is takes_others
+
+
 async def _waiting(learner: Learner) -> list[int]:
     return await learner.world.store.readers.unlearned(10)
 
