@@ -13,11 +13,15 @@ from typing import Any
 from gateway.core.conversation.canonical import WireMessage, text_of
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
-# tool's result), approval, reason (of an answer), otid, sender (of a message), filler and spoken (what a reply's calls
-# said in front of its text and behind it), asides (tool -> which of its arguments are not the tool's), fillers
-# (gateway.core.conversation.fillers), cut (of a reply).
+# tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
+# filler and spoken (what a reply's calls said in front of its text and behind it), asides (tool -> which of its
+# arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
+
+# What OpenAI takes as the name of a message's author, as its errors tell.
+_NO_NAME = re.compile(r"[\s<|\\/>]")
+_NAME_CHARS = 64
 
 _OPEN, _CLOSE = "<system_message>", "</system_message>"
 _TAG = re.compile(r"<(?=\s*+/?\s*+system_message\b)", re.IGNORECASE)
@@ -47,6 +51,23 @@ def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the private fields of a message, by name."""
     found = message.get(PRIVATE)
     return found if isinstance(found, dict) else {}
+
+
+def with_name(message: WireMessage, name: str) -> WireMessage:
+    """Returns the message with the name of who says it. "": it has none.
+
+    Strict servers refuse the request over a blank or a bracket in a name, so it goes upstream without such.
+    """
+    if not name:
+        return message
+    sent = _NO_NAME.sub("_", name)[:_NAME_CHARS]
+    return with_private({**message, "name": sent}, name=None if sent == name else name)
+
+
+def name_of(message: Mapping[str, Any]) -> str | None:
+    """Returns the name of who says a message, as it was given."""
+    found = private_of(message).get("name") or message.get("name")
+    return found if isinstance(found, str) else None
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:

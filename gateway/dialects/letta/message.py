@@ -13,7 +13,7 @@ import orjson
 
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, in_a_row, text_of
-from gateway.core.conversation.private import private_of, system_text
+from gateway.core.conversation.private import name_of, private_of, system_text
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.asides import THINKING
 from gateway.dialects.letta.shown import time_of
@@ -69,7 +69,7 @@ def shown(
     for n, (kind, fields) in enumerate(made, first):
         if showing.types is not None and kind not in showing.types:
             continue
-        own = {"name": message.get("name"), "sender_id": private.get("sender")}
+        own = {"name": name_of(message), "sender_id": private.get("sender")}
         # Messages of one id differ in their otid; the caller's own is the first one's.
         if n == 0 and private.get("otid"):
             own["otid"] = private["otid"]
@@ -125,7 +125,7 @@ def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, A
         "role": "system" if private_of(message).get("shown") == "system" else message.get("role"),
         "content": [{"type": "text", "text": content}] if isinstance(content, str) else _content(content),
         "text": system_text(message),
-        "name": message.get("name"),
+        "name": name_of(message),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
         "created_at": time_of(origin.at),

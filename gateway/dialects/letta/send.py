@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.private import as_system, with_private
+from gateway.core.conversation.private import as_system, with_name, with_private
 from gateway.dialects.letta.body import KEPT, Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
@@ -62,7 +62,7 @@ class PlainMessage(Body, tag_field="type", tag="message"):
     """A message. role `system`: somebody else speaks; the model gets it as such, within the conversation."""
 
     role: Literal["user", "system", "assistant"]
-    content: str | Parts
+    content: str | Annotated[Parts, Meta(min_length=1)]
     name: str | UnsetType | None = UNSET
     otid: str | UnsetType | None = UNSET
     sender_id: str | UnsetType | None = UNSET
@@ -315,22 +315,19 @@ def _part(part: TextPart | ImagePart) -> dict[str, Any]:
 
 def _message(plain: PlainMessage) -> WireMessage:
     own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
+    if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
+        words = f"A message of the role {plain.role!r} is text; send images as the user's."
+        raise BadRequest(words, param="content")
     if plain.role == "system":
         return as_system(_text(plain.content), **own)
     message: WireMessage = {"role": plain.role, "content": _content(plain.content)}
-    if isinstance(plain.name, str):
-        message["name"] = plain.name
-    return with_private(message, **own)
+    return with_private(with_name(message, plain.name or ""), **own)
 
 
 def _text(content: str | Parts | list[TextPart]) -> str:
-    """Returns the text of a content. Raises: BadRequest for an image where only text can be said."""
+    """Returns the text of a content."""
     if isinstance(content, str):
         return content
-    if any(isinstance(part, ImagePart) for part in content):
-        raise BadRequest(
-            "A message of the role 'system' is text; send images as the user's.", param="content"
-        )
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 

@@ -336,6 +336,20 @@ def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     assert caught.value.body["detail"][0]["loc"] == ["body", "client_tools", 0, "name"]  # type: ignore[index]
 
 
+def test_what_no_provider_takes_does_not_stay_in_a_conversation(world: LettaWorld) -> None:
+    """What is on disk is sent again with every message that follows."""
+    agent, messages = world.agent(), world.letta.agents.messages
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+    for role, content in (("user", []), ("assistant", [image]), ("system", [image])):
+        with pytest.raises((BadRequestError, UnprocessableEntityError), match=r"content|text"):
+            messages.create(agent.id, messages=[{"role": role, "content": content}])  # type: ignore[typeddict-item,list-item]
+    messages.create(agent.id, messages=[{"role": "user", "content": "Hi", "name": "Ann <Smith>"}])
+    assert world.upstream.last.messages[-1]["name"] == "Ann__Smith_"
+    messages.create(agent.id, input="Again.")
+    shown, *_ = messages.list(agent.id, order="asc")
+    assert (shown.content, shown.name) == ("Hi", "Ann <Smith>")
+
+
 def test_a_reply_that_is_no_completion_is_an_error_of_the_stream(world: LettaWorld) -> None:
     """Its status is that of a success, so nothing else could tell the reader."""
     agent, page = world.agent(), raw(b"<html>Login</html>", content_type="text/html")

@@ -10,7 +10,14 @@ import msgspec
 
 from gateway.core.agent_file import CarriedMessage
 from gateway.core.conversation.canonical import text_of
-from gateway.core.conversation.private import as_system, private_of, system_text, with_private
+from gateway.core.conversation.private import (
+    as_system,
+    name_of,
+    private_of,
+    system_text,
+    with_name,
+    with_private,
+)
 from gateway.dialects.letta.message import Showing, content_parts, spoken_by
 from gateway.dialects.letta.shown import time_of
 
@@ -68,7 +75,7 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
         "type": "message",
         "role": "system" if is_system else message.get("role"),
         "content": [_text(system_text(message))] if is_system else [*_thoughts(message), *_parts(message)],
-        "name": message.get("name"),
+        "name": name_of(message),
         "otid": private.get("otid"),
         "sender_id": private.get("sender"),
         "batch_item_id": None,
@@ -184,9 +191,7 @@ def answers(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
 
 
 def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
-    if message.name:
-        made["name"] = message.name
-    return with_private(made, otid=message.otid, sender=message.sender_id)
+    return with_private(with_name(made, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
 def _reply(message: FileMessage) -> dict[str, Any]:
