@@ -93,7 +93,7 @@ class Agents:
         self._cached = cached
         self._found: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
-        # Drafts whose scope got an agent, or lost one: turns under way may hold them still.
+        # Drafts whose scope has got an agent: turns under way may hold them still.
         self._spent: OrderedDict[str, Agent] = OrderedDict()
         # Held by who begins an agent, or waits for that; it goes with the last of them.
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
@@ -176,22 +176,18 @@ class Agents:
 
     def remember(self, agent: Agent) -> None:
         """Puts it into the cache: after it was stored, or with its new epoch."""
-        self._spend(agent.scope)
+        draft = self._drafts.pop(agent.scope, None)
+        if draft is not None:
+            self._keep(self._spent, draft.uid, draft)
         self._keep(self._found, agent.scope, agent)
 
     def forget(self, scope: Scope) -> None:
-        """Drops it from the cache, so that it is read anew."""
+        """Drops it from the cache, so that it is read anew. Requests that have the scope's draft keep it."""
         self._found.pop(scope, None)
-        self._spend(scope)
 
     def clear(self) -> None:
         """Asks the database anew from now on. Requests side by side keep their draft: two would have two secrets."""
         self._found.clear()
-
-    def _spend(self, scope: Scope) -> None:
-        draft = self._drafts.pop(scope, None)
-        if draft is not None:
-            self._keep(self._spent, draft.uid, draft)
 
     def _keep(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
         entries[key] = agent
