@@ -395,9 +395,25 @@ def find_match(tree: Tree, query: Query) -> Match:
     head = tuple(listing.atoms[:said])
     if any(e.parent is None and e.inputs[:said] == head for e in tree):
         return Match()
+    silent = _find_silent(tree, listing)
+    if silent is not None:
+        return silent
     found = _Search(tree, query).run()
     altered = _find_altered(tree, query, found)
     return altered or found
+
+
+def _find_silent(tree: Tree, listing: Listing) -> Match | None:
+    """Finds the exchange whose path is the list, where its reply has neither text nor calls to be found by (rule 2)."""
+    first = last = listing.said - 1
+    if listing.atoms[last]:
+        return None
+    found = [e for e in tree if e.reply == () and e.path == listing.path_said]
+    if not found:
+        return None
+    while first and listing.role(first - 1) == "assistant" and not listing.atoms[first - 1]:
+        first -= 1
+    return Match(max(found, key=lambda e: (e.begun, e.id)), first, last)
 
 
 def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:

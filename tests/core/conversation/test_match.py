@@ -158,6 +158,23 @@ def test_going_on_from_the_reply_that_was_replaced_brings_it_back(world: World, 
 
 
 @both
+@pytest.mark.parametrize("again", ["where do I eat", "where do I sleep"], ids=["regenerated", "edited"])
+def test_behind_a_reply_without_words_a_question_asked_again_replaces_the_old_one(
+    world: World, key: str | None, again: str
+) -> None:
+    """A model that used up its tokens in thought, or refused."""
+    history = world.chat(("hi", "Hello."), ("plan a trip", ""), ("where do I eat", "At Ada's."), key=key)
+    world.wait(1)
+    world.say([*history[:4], user(again)], "By the river.", key)
+    assert world.tree() == drawn(f"""
+        carried: hi > Hello.
+          carried: plan a trip > {""}
+            replaced: where do I eat > At Ada's.
+            stands: {again} > By the river.
+    """)
+
+
+@both
 def test_a_regenerated_first_reply_stays_in_its_conversation(world: World, key: str | None) -> None:
     asked = [user("name for my parrot?")]
     world.say(asked, "OLD", key)
