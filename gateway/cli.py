@@ -57,6 +57,8 @@ EXIT_FAILED = 1
 EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may make the database.
 FOUNDERS = ("keys-create", "memory-import")
+# A gateway that serves answers an operation in so many seconds; long ones are asked for in parts.
+ANSWER_S = 30.0
 URLS = ("url", "listen_url")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
@@ -476,7 +478,10 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
 
 
 def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]:
-    """Returns (True, answer), or (False, None) if the process of the admin file is gone."""
+    """Returns (True, answer), or (False, None) if the process of the admin file is gone.
+
+    Raises: GatewayError: what it said, or that it says nothing.
+    """
     request = urllib.request.Request(
         f"{owner['address']}/admin/{operation}",
         body,
@@ -485,7 +490,7 @@ def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]
     # Without the proxies of the environment: the process is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=30) as reply:
+        with opener.open(request, timeout=ANSWER_S) as reply:
             return True, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         if error.code == 401:
@@ -496,6 +501,11 @@ def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]
         except (ValueError, KeyError, TypeError):
             message = f"the gateway at {owner['address']} answered {error.code}"
         raise GatewayError(message) from error
+    except TimeoutError as error:
+        raise GatewayError(
+            f"The gateway at {owner['address']} has not answered within {ANSWER_S:g} seconds. "
+            "What it was asked for may be done all the same; look before you ask again."
+        ) from error
     except (OSError, ValueError, http.client.HTTPException):
         return False, None
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -121,6 +122,21 @@ def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, caps
     assert main(["keys", "list"]) == 0
     admin.remove()
     assert "no keys" in capsys.readouterr().err
+
+
+@pytest.mark.sqlite
+def test_a_server_that_does_not_answer_is_said_so(
+    upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that the file is in use, as if the operator had to stop it."""
+    monkeypatch.setattr("gateway.cli.ANSWER_S", 0.1)
+    with owner(upstream, database), socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        AdminFile(str(database)).write(address)
+        assert main(["keys", "list"]) == 1
+        said = capsys.readouterr().err
+    assert f"The gateway at {address} has not answered" in said
+    assert "in use" not in said
 
 
 @pytest.mark.sqlite
