@@ -13,7 +13,7 @@ from gateway.run.background.batches import accept, job
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
 from tests.doubles.batches import Fate
-from tests.gateway.agents.test_batches import MODELS, PATH, Json, scene
+from tests.gateway.agents.test_batches import MODELS, PATH, Json, append, asked, results, scene
 
 pytestmark = pytest.mark.both
 
@@ -170,3 +170,38 @@ def test_why_an_item_failed_quotes_nothing_that_was_forgotten(tmp_path: Path) ->
         assert s.ended(batch)["counts"]["failed"] == 1
         assert "forgotten" in s.items(batch)[0]["error"]
         assert "quokkas" not in s.items(batch)[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}, 1),
+        ({"tool_ids": []}, 1),
+        ({"tool_rules": [{"type": "run_first", "tool_name": "core_memory_replace"}]}, 0),
+    ],
+)
+def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
+    change: Json, failed: int, tmp_path: Path
+) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        made = len(results(body))
+        return Fate(text="Done.") if made == 2 else Fate(calls=(append(f"{asked(body)} {made}."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        agents = s.agents(2, tools=["core_memory_append", "core_memory_replace"])
+        batch = s.post(agents, "Note it.")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", change)
+        assert status == 200, found
+        s.openai.held = False
+        s.openai.finish()
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (failed, 2 - failed)
+        assert s.said(agents[1])[-1] == "assistant_message: Done."
+        if failed:
+            assert "was changed meanwhile" in s.items(batch)[0]["error"]
+        # Rounds that were done stay.
+        assert "Note it. 0." in s.block(agents[0])
+        assert s.said(agents[0])[1] == "tool_call_message: core_memory_append"

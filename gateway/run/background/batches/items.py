@@ -49,7 +49,7 @@ from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
 from storage.batches import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
-from storage.errors import NotFound
+from storage.errors import NotFound, StoreError
 from storage.records import BlockOp, Counts, Run, RunState, RunStep
 from storage.value import frozen
 
@@ -58,6 +58,7 @@ FORGOTTEN = (
     "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
 )
 GONE = "The agent was deleted, or its conversation."
+CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
 INTERRUPTED = "Error: the call was interrupted. It may or may not have been done, and is not made again."
 _WORDS: dict[str, str] = {
@@ -138,7 +139,7 @@ class Ending:
 class ItemTurn:
     """An item as it is read. rounds: those before, as they are stored. asked: how it was asked last.
 
-    next: the call of the model that follows on the rounds. began: when its first request was composed.
+    next: the call of the model that follows on the rounds. outcome: of a turn that ends with them, as its agent is now.
     """
 
     item: BatchItem
@@ -153,6 +154,7 @@ class ItemTurn:
     rounds: Sequence[Json]
     asked: Json
     next: commands.CallModel = field(init=False)
+    outcome: TurnOutcome | None = None
     inserts: int = 0  # how many of the changes are those of earlier rounds
 
     @property
@@ -264,12 +266,22 @@ class ItemTurns:
             async def again(
                 calls: Sequence[commands.RunTool], results: Mapping[str, ToolAnswer] = results
             ) -> list[ToolAnswer]:
-                return [results[call.call_id] for call in calls]
+                # One that was not allowed then has none.
+                return [results.get(call.call_id) or failed(INTERRUPTED) for call in calls]
 
             command = await _feed(turn, orjson.dumps(made["reply"]), again)
-            assert isinstance(command, commands.CallModel)
+            if isinstance(command, commands.Save):
+                found.outcome = command.outcome
+                return found
             found.next = command
         return found
+
+    async def _open(self, item: BatchItem) -> ItemTurn:
+        """Reads an item whose turn goes on. Raises: ItemFailed, StoreError."""
+        opened = await self.open(item)
+        if opened.outcome is not None:
+            raise ItemFailed(CHANGED)
+        return opened
 
     async def _memory(self, item: BatchItem, request: ItemRequest) -> MemoryRequest:
         try:
@@ -305,7 +317,7 @@ class ItemTurns:
 
     async def compose(self, item: BatchItem) -> Composed:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
-        opened = await self.open(item)
+        opened = await self._open(item)
         known, target = opened.known, opened.memory.target
         form = form_for(opened.memory.request, self._failover.endpoints[target.upstream][0])
         notes = {int(key): note for key, note in opened.asked.get("notes", {}).items()}
@@ -341,7 +353,7 @@ class ItemTurns:
 
     async def take(self, item: BatchItem, body: bytes) -> RoundWrite | Ending:
         """Feeds an item its reply and runs its tools. Raises: ItemFailed, StoreError."""
-        opened = await self.open(item)
+        opened = await self._open(item)
         number, run, store = len(opened.rounds), opened.run, self._keeper.store
 
         async def add(kind: str, seq: int, data: bytes) -> bool:
@@ -397,9 +409,17 @@ class ItemTurns:
         except ItemFailed as error:
             # A provider's words may quote what was forgotten.
             return replace(plain, words=error.words) if error.words == FORGOTTEN else plain
+        except StoreError:
+            raise
+        except Exception:
+            # Whatever it is, the others of its batch have to go on.
+            _log.exception("an item of a batch could not be read")
+            return plain
         if not opened.rounds:
             return plain
-        outcome = _saved(opened.turn.feed(events.ReplyFailed(UpstreamError(failure.words)))).outcome
+        outcome = opened.outcome
+        if outcome is None:
+            outcome = _saved(opened.turn.feed(events.ReplyFailed(UpstreamError(failure.words)))).outcome
         return Ending(
             opened, outcome, failure.state, failure.stop, failure.words, opened.counts(), 0, BlockMerge(), {}
         )
