@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -168,8 +169,7 @@ def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
         "model": asked.spec.model or "",
         "messages": [],
         **({"stream": True} if stream else {}),
-        **sampling_of(asked.spec, has_tools=bool(tools)),
-        **asked.fields,
+        **sampling_of(asked.spec, has_tools=bool(tools), more=asked.fields),
     }
     if tools:
         body["tools"] = tools
@@ -189,9 +189,14 @@ def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
     )
 
 
-def sampling_of(spec: AgentSpec, *, has_tools: bool) -> dict[str, Any]:
-    """Returns the fields that each request of an agent bears unless it says them itself. has_tools: of the client's."""
-    found = {} if spec.defined is None else dict(spec.defined.sampling)
+def sampling_of(
+    spec: AgentSpec, *, has_tools: bool, more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Returns the fields that each request of an agent bears unless it says them itself.
+
+    has_tools: of the client's. more: fields that count before the agent's.
+    """
+    found = {**({} if spec.defined is None else spec.defined.sampling), **more}
     if not (has_tools or spec.tools):
         # Strict upstreams take it with tools only.
         found.pop("parallel_tool_calls", None)

@@ -92,6 +92,14 @@ def test_the_settings_of_a_model_are_shown_as_they_hold(world: LettaWorld) -> No
     assert (shown.get("temperature"), shown["max_output_tokens"]) == (None, 7)
 
 
+def test_an_agent_without_tools_says_nothing_of_parallel_calls(world: LettaWorld) -> None:
+    """Strict upstreams take that with tools only."""
+    settings: Any = {"provider_type": "openai", "parallel_tool_calls": True}
+    agent = world.agent(model_settings=settings, include_base_tools=False)
+    assert len(world.letta.agents.messages.create(agent.id, input="Hi").messages) == 1
+    assert "parallel_tool_calls" not in world.upstream.last.json
+
+
 def test_a_null_leaves_a_field_as_it_is(world: LettaWorld) -> None:
     """As Letta's server has it: programs pass on what they were not given."""
     compaction: Any = {"mode": "all", "clip_chars": 500}
