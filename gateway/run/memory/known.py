@@ -309,6 +309,10 @@ def offer_tools(
     """
     request, identity, spec = asked.request, asked.identity, asked.spec
     wanted = spec.offers_tools and (identity.agent is not None or request.has_tools)
+    if spec.defined is not None:
+        # Whoever gave an agent a form for its answers gave it its tools as well.
+        own = spec.defined.sampling
+        body = {name: value for name, value in body.items() if name not in own or own[name] != value}
     if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(body):
         return {}
     if spec.uid:

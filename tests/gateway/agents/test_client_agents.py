@@ -100,6 +100,23 @@ def test_an_agent_without_tools_says_nothing_of_parallel_calls(world: LettaWorld
     assert "parallel_tool_calls" not in world.upstream.last.json
 
 
+def test_an_agent_with_a_form_for_its_answers_has_its_tools(world: LettaWorld) -> None:
+    form = {"type": "json_object"}
+    agent = world.agent(response_format=form, parallel_tool_calls=False)
+    insert = Call("memory_insert", {"label": "human", "new_string": "Cat: Miso"})
+    world.upstream.queue(call_tools(insert), say('{"noted": true}'))
+    reply = world.letta.agents.messages.create(agent.id, input="My cat is Miso. Answer in JSON.")
+    assert reply.messages[-1].content == '{"noted": true}'
+    assert "Cat: Miso" in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    asked = world.upstream.last
+    assert (asked.json["response_format"], "memory_insert" in asked.tool_names) == (form, True)
+    chat = [{"role": "user", "content": "And now? Answer in JSON."}]
+    asked_for: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    for own, is_offered in (({}, True), ({"response_format": asked_for}, False)):
+        world.world.post(chat, model=f"agent/{agent.id}", **own)
+        assert ("memory_insert" in world.upstream.last.tool_names) is is_offered
+
+
 def test_a_null_leaves_a_field_as_it_is(world: LettaWorld) -> None:
     """As Letta's server has it: programs pass on what they were not given."""
     compaction: Any = {"mode": "all", "clip_chars": 500}
