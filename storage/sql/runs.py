@@ -301,6 +301,12 @@ class Runs(Group):
         return [_shown(row) for row in rows]
 
     @reads
+    async def behind(self, connection: Connection, run: Run) -> int | None:
+        """Returns the exchange in which the results of a run's last calls may lie, which no reply follows."""
+        id: int | None = await connection.value(SQL["behind"], (run.id, run.agent))
+        return id
+
+    @reads
     async def last(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
         """Returns the newest run of each of these agents."""
         rows = await rows_of(connection, SQL["last"], agents)

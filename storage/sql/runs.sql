@@ -140,6 +140,14 @@ FROM s WHERE r.id = s.run AND r.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent JOIN agents a ON a.id = s.agent
 WHERE s.run = ? AND s.agent = ? ORDER BY s.number, s.exchange
 
+-- name: behind
+-- Finds the exchange without a reply that follows on the last step of a run and is none itself, unless the step waits.
+SELECT k.id FROM run_steps s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
+JOIN exchanges k ON k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id AND +k.agent = p.agent
+WHERE s.run = ?1 AND s.agent = ?2 AND s.waiting IS NULL AND k.reply IS NULL
+AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.run = ?1 AND x.agent = ?2 AND x.number > s.number)
+AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent) ORDER BY k.seq LIMIT 1
+
 -- name: step_find
 -- Reads a step by its agent's name and its exchange's number, if it is the project's.
 {step} FROM agents a JOIN exchanges e ON e.agent = a.id AND e.seq = ?3

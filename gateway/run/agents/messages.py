@@ -12,7 +12,7 @@ from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, StandingExchange
-from storage.records import Agent, Conversation, Exchange, Message
+from storage.records import Agent, Conversation, Exchange, Message, Run
 from storage.sql.store import Store
 
 # The agent's own conversation, its message list.
@@ -22,6 +22,20 @@ NUMBERS = 1000
 _BATCH = 50
 _SEARCH_MS = 1000.0
 _AFTER_ALL = 2**31  # behind all hidden messages of a reply
+
+
+async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
+    """Returns the exchanges of a run: its steps, and the results of the last calls, where it ended with these.
+
+    Raises: StoreError.
+    """
+    ids = [each.step.exchange for each in await store.runs.steps(run)]
+    found = [e for id in ids if (e := await store.turns.exchange(agent, id)) is not None]
+    behind = await store.runs.behind(run)
+    last = None if behind is None else await store.turns.exchange(agent, behind)
+    if last is not None and all(m.message.get("role") == "tool" for m in listed(last)[:1]):
+        found.append(last)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

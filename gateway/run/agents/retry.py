@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
+from gateway.run.agents.messages import exchanges_of
 from gateway.run.memory.line import DEFAULT
 from storage.commands import Line
 from storage.records import Agent, Exchange, Run, RunState
@@ -70,7 +71,7 @@ async def sent_before(
         # Another send under the same id is a new one, and takes the id.
         return None if otid is None else SentBefore(run, agent, (), False, True)
     if run.state is RunState.COMPLETED:
-        return SentBefore(run, agent, steps, True, False)
+        return SentBefore(run, agent, tuple(await exchanges_of(store, agent, run)), True, False)
     # Where something of a reply was shown, the message is answered anew.
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     return SentBefore(run, agent, steps, False, is_cut)

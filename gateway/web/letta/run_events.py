@@ -18,9 +18,10 @@ from gateway.dialects.letta.run import result_json, stop_json, usage_json
 from gateway.dialects.letta.shown import time_of
 from gateway.dialects.letta.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
 from gateway.errors import GatewayError
+from gateway.run.agents.messages import exchanges_of
 from gateway.run.agents.run import RunStart
 from gateway.web.letta.exchanges import Exchanges
-from storage.records import Agent, Exchange, Run
+from storage.records import Run
 from storage.sql.store import Store
 
 # The members of a message that leave in pieces, when it is streamed by token.
@@ -89,7 +90,7 @@ class RunEvents:
         found: list[Json] = []
         if agent is not None:
             exchanges = Exchanges(self.store, agent, showing_in(options))
-            found = await exchanges.answers(run, await self._steps(agent, run))
+            found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
         told = list(_untold(found, map(_data, logged), attempt))
         if run.is_over:
             told += [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
@@ -101,7 +102,9 @@ class RunEvents:
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
             return None
-        shown = await Exchanges(self.store, agent, Showing()).answers(run, await self._steps(agent, run))
+        shown = await Exchanges(self.store, agent, Showing()).answers(
+            run, await exchanges_of(self.store, agent, run)
+        )
         result = result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
         return {
             "run_id": ids.named("run", run.uid),
@@ -110,19 +113,6 @@ class RunEvents:
             "completed_at": time_of(run.ended),
             "metadata": {"result": result},
         }
-
-    async def _steps(self, agent: Agent, run: Run) -> list[Exchange]:
-        """Returns the exchanges of a run, and the one behind them that has the last results and no reply."""
-        turns = self.store.turns
-        entries = await self.store.runs.steps(run)
-        found = [await turns.exchange(agent, each.step.exchange) for each in entries]
-        steps = [e for e in found if e is not None]
-        entry = await self.store.runs.get(agent.scope.project, run.uid)
-        line = await self.store.append.conversation(agent, None, entry.conversation_uid)
-        last = None if line is None or not steps else await turns.exchange(agent, line.tip)
-        if last is not None and last.parent == steps[-1].id and last.reply is None:
-            steps.append(last)
-        return steps
 
 
 def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:

@@ -140,6 +140,25 @@ def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld
         assert [*method.list(id, before=whole[-1].id, order="asc")] == whole[:-2]
 
 
+@pytest.mark.parametrize("is_last", [True, False])
+def test_the_results_with_which_a_run_ends_are_told_with_it(world: LettaWorld, is_last: bool) -> None:
+    """Also where something else was said since."""
+    agent = world.agent(tool_rules=[{"type": "exit_loop", "tool_name": "memory_insert"}])
+    ends, messages = call_tools(insert("a")), world.letta.agents.messages
+    world.upstream.queue(ends, ends)
+    live = messages.create(agent.id, input="Keep a.", extra_headers={"x-stainless-retry-count": "0"})
+    assert kinds(live.messages) == ["tool_call_message", "tool_return_message"]
+    again = messages.create(agent.id, input="Keep a.", extra_headers={"x-stainless-retry-count": "1"})
+    assert again.messages == live.messages
+    beside = messages.create(agent.id, input="Keep it.", background=True)
+    assert kinds(beside.messages) == kinds(live.messages)
+    if not is_last:
+        messages.create(agent.id, input="Hi")
+    for reply in (live, beside):
+        told = list(world.letta.runs.messages.list(str(reply.messages[0].run_id)))
+        assert [each.id for each in told[1:]] == [each.id for each in reply.messages]
+
+
 def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(say("Hello."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from gateway.dialects.letta.run import (
 )
 from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.run.agents.messages import DEFAULT, AgentMessages, exchanges_of
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
@@ -35,7 +35,7 @@ from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import Agent, Conversation, Run, RunState
+from storage.records import Agent, Conversation, Exchange, Run, RunState
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -133,9 +133,7 @@ class RunRoutes:
         return callback_json(orjson.loads(told[-1].data)) if told else {}
 
     async def messages(self, asked: Asked) -> Any:
-        entry = await self._run(asked)
-        steps = await self._runs.steps(entry.run)
-        return await self._messages(entry, steps, asked.query)
+        return await self._messages(await self._run(asked), None, asked.query)
 
     async def stream(self, asked: Asked) -> Any:
         return stream_of(self._api, (await self._run(asked)).run, asked.body)
@@ -183,7 +181,7 @@ class RunRoutes:
     async def messages_of(self, asked: Asked) -> Any:
         step = await self._step(asked)
         entry = await self._runs.get(asked.project, step.run_uid)
-        return await self._messages(entry, [step], asked.query)
+        return await self._messages(entry, step, asked.query)
 
     async def metrics(self, asked: Asked) -> Any:
         return metrics_json(await self._step(asked))
@@ -216,13 +214,19 @@ class RunRoutes:
             else (await self._runs.step(asked.project, place.uid, place.seq)).step.exchange
         )
 
-    async def _messages(self, entry: RunEntry, steps: list[StepEntry], query: PageQuery) -> Any:
-        agent = await self._api.store.agents.load(entry.run.agent)
+    async def _messages(self, entry: RunEntry, step: StepEntry | None, query: PageQuery) -> Any:
+        """Returns a page of the messages of a run, or of one step of it."""
+        store = self._api.store
+        agent = await store.agents.load(entry.run.agent)
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
-        found = [await self._api.store.turns.exchange(agent, each.step.exchange) for each in steps]
-        exchanges = Exchanges(self._api.store, agent, Showing())
-        shown = await exchanges.of_run(entry.run, [e for e in found if e is not None], with_input=True)
+        found: Sequence[Exchange]
+        if step is None:
+            found = await exchanges_of(store, agent, entry.run)
+        else:
+            e = await store.turns.exchange(agent, step.step.exchange)
+            found = [] if e is None else [e]
+        shown = await Exchanges(store, agent, Showing()).of_run(entry.run, found, with_input=True)
         return cut(shown, query, newest_first=False)
 
 
@@ -248,10 +252,8 @@ async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, An
     agent = await api.store.agents.load(run.agent)
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
-    steps = [
-        await api.store.turns.exchange(agent, each.step.exchange) for each in await api.store.runs.steps(run)
-    ]
-    shown = await Exchanges(api.store, agent, showing).answers(run, [e for e in steps if e is not None])
+    steps = await exchanges_of(api.store, agent, run)
+    shown = await Exchanges(api.store, agent, showing).answers(run, steps)
     return result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
 
 
