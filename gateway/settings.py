@@ -49,7 +49,7 @@ SECRET_PREFIX = "whsec_"
 
 # A password stands before the host or among the parameters. Whatever looks like one goes, however wrong the URL is.
 _PASSWORDS = (
-    re.compile(r"(?<=://)([^/?#@:]*):.*@"),
+    re.compile(r"(?<=://)([^/?#:]*):.*@"),
     re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE),
 )
 

@@ -124,14 +124,14 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
         return f"{super()._get_unique_id(prefix)}{_PROCESS}"
 
 
-# Up to the last sign, since a password may hold one that nobody has escaped.
-_PASSWORD = re.compile(r"(?<=://)([^/?#@:]*):.*@")
-_PASSWORD_OPTION = re.compile(r"(?<=[?&]password=)[^&]*")
+# Up to the last sign, since a user and a password may hold one that nobody has escaped.
+_PASSWORD = re.compile(r"(?<=://)([^/?#:]*):.*@")
+_PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 
 def without_secret(url: str) -> str:
     """Returns the URL as it may be shown."""
-    return _PASSWORD_OPTION.sub("***", _PASSWORD.sub(r"\1:***@", url))
+    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,11 @@ async def connect(place: PostgresPlace) -> RawConnection:
         raise Broken(f"{place.name}: no connection within {place.connect_s:g} s") from error
     except FAULTS as error:
         raise translate(error, place.name) from error
+    except ValueError:
+        # What could not be read may be a part of the password, so the error itself is told to nobody.
+        raise NotAdmitted(
+            f"{place.name}: the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :"
+        ) from None
     found = raw.get_server_version()
     if found.major < OLDEST_SERVER:
         await raw.close()

@@ -412,6 +412,8 @@ def test_a_server_that_is_named_wrongly_is_told(tmp_path: Path, text: str, says:
         ("postgresql://ann:hu@sh@h1,h2:5433/m?x=1", "postgresql://ann:***@h1,h2:5433/m?x=1"),
         ("postgresql:///m?user=a&password=hush&host=/run", "postgresql:///m?user=a&password=***&host=/run"),
         ("postgresql://ann@h/m", "postgresql://ann@h/m"),
+        ("postgresql://ann@ours:hush@h/m", "postgresql://ann@ours:***@h/m"),
+        ("postgresql://ann:hu/sh@h/m", "postgresql://ann:***@h/m"),
     ],
 )
 def test_no_password_is_shown(url: str, shown: str) -> None:

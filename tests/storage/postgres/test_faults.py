@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -24,7 +25,7 @@ from storage.errors import (
     TooSlow,
     Unavailable,
 )
-from storage.postgres.connection import translate
+from storage.postgres.connection import PostgresPlace, connect, translate
 from storage.postgres.pool import PoolLimits
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
@@ -323,3 +324,12 @@ async def test_a_write_that_meets_others_in_a_circle_is_tried_again_some_times(
             await store.database.write(write)
     assert len(tried) == 5
     assert store.health.ok
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://ann@ours:hush@127.0.0.1/db", "postgresql://ann:hush/h@127.0.0.1/db"]
+)
+async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
+    with pytest.raises(NotAdmitted, match=r"the URL cannot be read; .*%40 for @") as refused:
+        await connect(PostgresPlace(url))
+    assert "hush" not in "".join(traceback.format_exception(refused.value))
