@@ -230,7 +230,8 @@ def _add_memory(actions: Any) -> None:
     )
     forget.add_argument("--exchange", type=int, metavar="N", help="a message with its question or answer")
     forget.add_argument("--in", metavar="ID", help="one conversation of the user's, by its id")
-    forget.add_argument("--all-users", action="store_true", help="all users of the project or profile")
+    everybody = "all users of --profile; without one all that the project has, agents made over REST too"
+    forget.add_argument("--all-users", action="store_true", help=everybody)
     text = "undo the last change of a block"
     undo = _add_scope(_add_operation(actions, "memory-undo", show_block, text))
     undo.add_argument("--block", required=True, metavar="LABEL", help="the block")

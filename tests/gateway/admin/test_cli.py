@@ -125,6 +125,21 @@ def test_an_admin_file_left_by_a_killed_server_does_no_harm(database: Path, caps
 
 
 @pytest.mark.sqlite
+def test_all_users_of_a_profile_are_no_agents_and_all_that_a_project_has_is(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    with owner(upstream, database) as gateway:
+        json_type = {"content-type": "application/json"}
+        made = gateway.ask("POST", "/v1/agents/", b'{"name": "ann", "model": "up/m"}', json_type)
+        assert made.status == 200
+        assert gateway.post({**HELLO, "user": "alice"}).status == 200
+        assert main(["memory", "forget", "--all-users", "--profile", "default"]) == 0
+        assert [each["name"] for each in gateway.ask("GET", "/v1/agents/").json] == ["ann"]
+        assert main(["memory", "forget", "--all-users"]) == 0
+        assert gateway.ask("GET", "/v1/agents/").json == []
+
+
+@pytest.mark.sqlite
 def test_a_server_that_does_not_answer_is_said_so(
     upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
