@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from gateway.core.prompt import note
 from gateway.core.prompt.section import Section
 from gateway.run.memory.contents import with_contents
+from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import NoteRoom, Prompt, RecallResult
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
@@ -103,15 +104,20 @@ class Recaller:
                     rule = partial(replaced, known, self.settings.idle_s)
                     gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
                     found = [m for m in found if m.exchange not in gone]
-                chosen = note.choose(
+                choose = partial(
+                    note.choose,
                     [m for m in found if m.source != "fact" or not shows_origin(known, window, m)],
                     query,
                     exclude_atoms=visible.atoms,
                     noted=visible.notes,
                     shared=shared,
-                    budget_tokens=budget,
                     cut_chars=min(note.CUT_CHARS, 2 * budget),
                 )
+                chosen = choose(budget_tokens=budget)
+                # The estimate is too low for some languages, and a full window has no room for a token more.
+                while chosen and (excess := await _excess(known, prompt, chosen)) > 1:
+                    budget = min(budget - 1, int(budget / excess))
+                    chosen = choose(budget_tokens=budget)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
@@ -139,6 +145,15 @@ class Recaller:
             deadline_ms=_left(limit_ms, begun),
             vector=vector,
         )
+
+
+async def _excess(known: Known, prompt: Prompt, chosen: Sequence[note.Recalled]) -> float:
+    """Returns how many times the tokens that the window has for it a note takes; 0: nobody has counted the window."""
+    most, target = prompt.window.note_tokens, prompt.target
+    if not most or target.context_window is None:
+        return 0.0
+    rendered = note.render_note(chosen, prompt.section.changes, known.plan.query.now)
+    return await count_tokens(target.model, rendered) / most
 
 
 def _change_tokens(known: Known, section: Section) -> int:

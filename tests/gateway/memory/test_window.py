@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.prompt.note import estimate_tokens
 from gateway.core.request.scan import scan
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
@@ -146,7 +145,7 @@ def test_a_note_takes_what_the_window_leaves_free(
         left = fitted[-1][1].note_tokens
         assert left is not None
         assert LEAST_TOKENS <= left < most
-        assert left - 100 < estimate_tokens(note) <= left * 31 // 32, "the note uses what is left"
+        assert left - 100 < tokenizer_for("m").count(note) <= left, "the note uses what is left"
         assert prefix_bytes(question).startswith(before), "no message leaves for it"
         assert sum(message_tokens(m, count) for m in question.messages) <= context - RESERVE
         long_talk(chat, 20)
@@ -189,6 +188,42 @@ def test_our_tools_take_their_room() -> None:
     kept = [m for n, m in enumerate(messages) if n not in window.dropped]
     assert sum(message_tokens(m, count) for m in kept) <= room
     assert kept
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ("Bisikletimi İzmir'den aldım, değiştirdiğim vitesleri {n} yıldır sağlamdır.", "Bisikletimi nereden aldım?"),
+        ("ብስክሌቴን ከአዲስ አበባ ገዛሁት በጣም ቆንጆ ነው {n} ዓመት ሆኖታል።", "ብስክሌቴን መቼ ገዛሁት?"),
+        ("The bicycle's key is {n}aGVsbG8gd29ybGQgdGhpcyBpcyBhIHRl.", "What is the bicycle's key?"),
+    ],
+    ids=["Turkish", "Amharic", "random"],
+)  # fmt: skip
+def test_a_note_of_many_tokens_fits_what_is_left(
+    upstream: StrictUpstream, tmp_path: Path, told: str, asked: str
+) -> None:
+    """Its size is estimated, too low for some languages; a full window is counted."""
+    context, left = 6_400, 300
+    large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
+    with remember(upstream, tmp_path, upstreams=(large,)) as world:
+        for n in range(20):
+            world.chat(user="alice").say(told.format(n=n))
+        chat = world.chat(user="alice", model="gpt-4o", max_tokens=RESERVE)
+        size = message_tokens({"content": asked}, count)
+        for n in itertools.count():
+            more = [
+                {"role": "user", "content": words(f"Message {n}:", 11)},
+                {"role": "assistant", "content": words(f"Answer {n}:", 6)},
+            ]
+            size += sum(message_tokens(m, count) for m in more)
+            if size > context - RESERVE - left:
+                break
+            chat.messages += more
+        chat.say(asked)
+        seen = upstream.last
+        assert len(seen.messages) == len(chat.messages) - 1, "nothing has to leave"
+        assert left // 2 < count(seen.messages[-1]["content"])
+        assert sum(message_tokens(m, count) for m in seen.messages) <= context - RESERVE
 
 
 def test_what_was_cut_is_still_to_be_found(world: World) -> None:
