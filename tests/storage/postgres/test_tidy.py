@@ -11,7 +11,7 @@ import pytest
 from storage.commands import ForgetTarget
 from storage.postgres.pool import PoolLimits
 from tests.core.conversations import assistant, user
-from tests.postgres import empty_database
+from tests.postgres import empty_database, query
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, Speaker
@@ -119,6 +119,41 @@ async def test_a_role_that_may_not_vacuum_says_so(
     finally:
         await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
         await admin.close()
+
+
+async def test_a_table_that_somebody_works_on_is_swept_later(
+    open_store: OpenStore, database: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await open_store()
+    other = await asyncpg.connect(database.url)
+    before = await vacuums(other)
+    await other.execute("BEGIN; LOCK TABLE exchanges IN SHARE UPDATE EXCLUSIVE MODE")  # as VACUUM does itself
+    assert not await store.forgetting.sweep()
+    assert "lock timeout" in caplog.text
+    await other.execute("COMMIT")
+    async with asyncio.timeout(20):
+        while await vacuums(other) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await other.close()
+
+
+async def test_closing_does_not_wait_for_who_holds_vacuum_back(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store = await open_store()
+    reader = await asyncpg.connect(database.url)
+    await reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+    await Speaker(store, ALICE, Clock()).say([user("Hello.")], assistant("Yes."))
+    assert not await store.database.sweep(0)
+    held = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_prepared_xacts%' AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(20):
+        while query(database.url, held) == [(0,)]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await store.close()
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if "_sweep" in str(task.get_coro())]
+    await reader.close()
 
 
 async def test_the_tables_are_swept_at_most_once_in_a_while_and_in_the_end(open_store: OpenStore) -> None:
