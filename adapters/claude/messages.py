@@ -7,7 +7,7 @@ with the same id, which are unique there, the later ones get another.
 
 System messages ahead of everything are the `system` field. Later ones end the user turn that they stand in, which
 is where the API takes them; a model that takes none there has them at the end of `system` instead, at the price of its
-prompt cache.
+prompt cache. Where only such messages ask for a reply, a short turn of ours stands for the user's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from adapters.claude.errors import Untranslatable
 from adapters.types import Json
 
 OPENING: Final = "(The assistant speaks first.)"
-"""The first turn must be a user's, so a list that opens with the assistant's greeting gets this one before it."""
+"""The first turn must be a user's, so a list that opens with the assistant's greeting gets this one before it.
+
+So does one of system messages alone, by which voice agents ask for a greeting.
+"""
+
+AGAIN: Final = "(The assistant speaks again.)"
+"""The last turn must be a user's, or its text is continued. A reply that is asked for behind one gets this between."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,9 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
                     _say(found, blocks)
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not taken here.", f"{where}.role")
+    if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
+        # Only system messages, or nothing visible, came behind the last reply, and another one is asked for.
+        turn.content.append({"type": "text", "text": AGAIN if found.messages else OPENING})
     _close(found, turn, late_system)
     _make_ids_unique(found)
     _trim_prefill(found)
