@@ -225,7 +225,7 @@ class BatchProvider(Protocol):
         """
 
     async def cancel(self, id: str) -> None:
-        """Asks the provider to stop; what was done so far are results nevertheless."""
+        """Asks the provider to stop; what was done so far may be results nevertheless."""
 
     async def discard(self, id: str) -> None:
         """Has the provider delete what it keeps of a batch that is over."""

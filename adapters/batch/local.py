@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 from uuid import uuid4
@@ -37,7 +36,6 @@ class _Under:
     part: BatchPart
     results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_HELD))
     task: asyncio.Task[None] | None = None
-    is_cancelled: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -86,15 +84,14 @@ class LocalBatches:
             yield under.results.get_nowait()
 
     async def cancel(self, id: str) -> None:
-        if (under := self._under.get(id)) is not None:
-            under.is_cancelled = True
+        # Nobody reads its results any more, and calls that wait for that would wait for ever.
+        await self.discard(id)
 
     async def discard(self, id: str) -> None:
         under = self._under.pop(id, None)
         if under is not None and under.task is not None:
             under.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await under.task
+            await asyncio.gather(under.task, return_exceptions=True)
 
     async def aclose(self) -> None:
         for id in [*self._under]:
@@ -112,9 +109,6 @@ class LocalBatches:
         while line := lines.readline():
             custom_id, _, body = line.partition(b" ")
             name = custom_id.decode()
-            if under.is_cancelled:
-                await under.results.put(PartResult(name, "cancelled", words="The batch was cancelled."))
-                continue
             async with self._slots:
                 result = await self._ask(name, body)
             await under.results.put(result)

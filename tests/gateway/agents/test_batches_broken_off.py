@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.responses import Response
 
+from adapters.batch import local
 from gateway.run.background import services
 from gateway.run.background.batches import accept, job
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
 from tests.doubles.batches import Fate
-from tests.gateway.agents.test_batches import MODELS, PATH, Json, append, asked, results, scene
+from tests.doubles.upstream import Gate, say
+from tests.gateway.agents.test_batches import MODELS, PATH, PATIENCE_S, Json, append, asked, results, scene
 
 pytestmark = pytest.mark.both
 
@@ -205,3 +208,21 @@ def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
         # Rounds that were done stay.
         assert "Note it. 0." in s.block(agents[0])
         assert s.said(agents[0])[1] == "tool_call_message: core_memory_append"
+
+
+def test_calls_of_the_gateways_own_stop_with_a_cancel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_HELD", 2)
+    gate = Gate()
+    with scene(tmp_path) as s:
+        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        batch = s.post(s.agents(10, "up/m"))
+        s.world.upstream.arrived(local.AT_ONCE).wait_sync()
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        gate.open()
+        deadline = time.monotonic() + PATIENCE_S
+        while s.world.world.query("SELECT kind FROM jobs WHERE kind = 'batch'"):
+            assert time.monotonic() < deadline
+            s.wait()
+        assert s.get(batch)["counts"]["cancelled"] == 10
