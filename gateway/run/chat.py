@@ -15,6 +15,7 @@ import orjson
 
 from adapters.base import Provider
 from gateway.core.agent import AgentSpec
+from gateway.core.memory.tools import may_offer
 from gateway.core.request.chat import ChatRequest, with_fields
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
@@ -142,7 +143,8 @@ class Chat:
         if is_defined:
             if agents is not None and self.registry is not None:
                 spec = await self.registry.in_conversation(project, identity.conversation, spec)
-            request = with_fields(request, sampling_of(spec, has_tools=request.has_tools))
+            offers = bool(spec.tools) and identity.mode in (Mode.ON, Mode.STRICT) and may_offer(request.json)
+            request = with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:

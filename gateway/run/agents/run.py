@@ -169,7 +169,7 @@ def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
         "model": asked.spec.model or "",
         "messages": [],
         **({"stream": True} if stream else {}),
-        **sampling_of(asked.spec, has_tools=bool(tools), more=asked.fields),
+        **sampling_of(asked.spec, has_tools=bool(tools or asked.spec.tools), more=asked.fields),
     }
     if tools:
         body["tools"] = tools
@@ -194,10 +194,10 @@ def sampling_of(
 ) -> dict[str, Any]:
     """Returns the fields that each request of an agent bears unless it says them itself.
 
-    has_tools: of the client's. more: fields that count before the agent's.
+    has_tools: the request has some, of the agent's or of the client's. more: fields that count before the agent's.
     """
     found = {**({} if spec.defined is None else spec.defined.sampling), **more}
-    if not (has_tools or spec.tools):
+    if not has_tools:
         # Strict upstreams take it with tools only.
         found.pop("parallel_tool_calls", None)
     return found

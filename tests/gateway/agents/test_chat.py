@@ -261,6 +261,21 @@ def test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself(worl
     assert world.upstream.last.json["temperature"] == 0.2
 
 
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"logprobs": True}, {"response_format": {"type": "json_object"}}]
+)
+@pytest.mark.parametrize("mode", ["on", "read", "off"])
+def test_what_an_agent_says_of_its_tools_goes_with_these(world: World, mode: str, fields: Any) -> None:
+    """Strict upstreams refuse `parallel_tool_calls` without tools."""
+    make(world, sampling={"parallel_tool_calls": False})
+    said = [{"role": "user", "content": "Answer in JSON."}]
+    for more in ({}, fields):
+        reply = world.post(said, {"x-mnemogate-memory": mode}, model="agent/ann", **more)
+        assert reply.status == 200, reply.body
+        asked = world.upstream.last.json
+        assert ("parallel_tool_calls" in asked) is ("tools" in asked) is (mode == "on" and not more)
+
+
 def rest_of(world: World, name: str = "ann") -> Life:
     registry = world.gateway.app.chat.registry
     assert registry is not None
