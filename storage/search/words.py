@@ -38,6 +38,9 @@ _UNSPACED = re.compile(
 )
 _IS_HAN = re.compile(f"[{_HAN}]")
 _ACCENT = re.compile("[\u0300-\u036f]")
+# Letters that Unicode does not take apart. Isik has no dot in Turkish; its capital is an I, whose small letter is
+# another one elsewhere. Polish is typed without the stroke as without its other marks.
+_PLAIN = str.maketrans("ıł", "il")
 
 # Function words of English, which make up 40% of a text and decide nothing. Not in it: `may` and `will`, a month
 # and a name.
@@ -170,7 +173,9 @@ def _split_spaced(run: str) -> list[str]:
 
 def _fold(word: str) -> str:
     """Drops accents. Marks of other ranges (Hangul, kana, vowel signs) belong to their letters and stay."""
-    return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word)))
+    return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word))).translate(
+        _PLAIN
+    )
 
 
 @lru_cache(maxsize=512)
