@@ -45,6 +45,10 @@ _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # So many different characters at least. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _KEY_LETTERS = 8
 _SECRET_BYTES = 24  # that Standard Webhooks asks for
+_HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f:.]+")  # a name, or an address, which may be IPv6
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
+# They say where a request ends, which only the one who sends it knows.
+_FRAMING = ("connection", "content-length", "transfer-encoding")
 
 # Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
 _SHORT = {
@@ -290,6 +294,15 @@ def _check(settings: Settings) -> None:
         _check_key(settings.server.key)
     if settings.memory.openwebui_jwt_secret == "":
         raise SettingsError("memory.openwebui_jwt_secret: it is empty; leave it out to read no signed users")
+    for name in ("background_model", "embedder", "default_user"):
+        value = getattr(settings.memory, name)
+        if value is not None and not value.strip():
+            raise SettingsError(f"memory.{name}: it is empty; leave it out to have none")
+    for host in settings.server.allowed_hosts:
+        if _HOST.fullmatch(host) is None:
+            raise SettingsError(
+                f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
+            )
     for origin in settings.server.cors_origins:
         if origin != "*" and not _is_origin(origin):
             raise SettingsError(
@@ -338,6 +351,9 @@ def _check_upstream(upstream: UpstreamSettings) -> None:
     sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())
     if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
         raise SettingsError(f"{where}: a key or a header has a line end or another control character in it")
+    for name in upstream.headers:
+        if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING:
+            raise SettingsError(f"{where}: headers: {name!r} is no header that can be sent")
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return

@@ -33,6 +33,7 @@ from gateway.settings import (
 from gateway.settings_load import load_settings
 
 ROOT = Path(__file__).parents[3]
+UPSTREAM = "[[upstreams]]\nname = 'a'\nkind = 'groq'\n"
 STARTER, REFERENCE = ROOT / "mnemogate.example.toml", ROOT / "docs/settings.toml"
 
 
@@ -202,6 +203,19 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
         ),
         ("[projects.blue]\nprofile = 'bob'", "projects.blue: profile: unknown name 'bob'"),
         ("[memory]\nopenwebui_jwt_secret = ''", "memory.openwebui_jwt_secret: it is empty"),
+        ("[memory]\nbackground_model = ''", "memory.background_model: it is empty"),
+        ("[memory]\nembedder = ''", "memory.embedder: it is empty"),
+        ("[memory]\ndefault_user = ' '", "memory.default_user: it is empty"),
+        # None of these would ever be the name that a request has.
+        ("[server]\nallowed_hosts = ['gw.example:80']", "server.allowed_hosts: expected a name without"),
+        ("[server]\nallowed_hosts = ['https://gw.example']", "server.allowed_hosts: expected a name without"),
+        ("[server]\nallowed_hosts = ['*']", "server.allowed_hosts: expected a name without"),
+        # With these the upstream would read another request, or none.
+        (UPSTREAM + "headers = { 'a b' = 'c' }", "upstreams 'a': headers: 'a b' is no header"),
+        (
+            UPSTREAM + "headers = { Content-Length = '3' }",
+            "upstreams 'a': headers: 'Content-Length' is no header",
+        ),
         (
             "[memory]\nopenwebui_jwt_secret = 'env:NOT_THERE'",
             "memory.openwebui_jwt_secret names NOT_THERE, which is not set",
