@@ -229,7 +229,7 @@ async def connect(place: PostgresPlace) -> RawConnection:
     if found.major < OLDEST_SERVER:
         await raw.close()
         raise NotAdmitted(f"{place.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
-    encoding = raw.get_settings().server_encoding
+    encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may keep it to itself
     if encoding not in _ENCODINGS:
         await raw.close()
         raise NotAdmitted(
