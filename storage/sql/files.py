@@ -30,6 +30,7 @@ async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) 
 
     Raises: WriteConflict: the name is taken; OverLimit; NotFound: there is no such folder.
     """
+    await connection.lock(draft.memory)
     if await load_agent(connection, draft.memory) is None:
         raise NotFound("there is no such folder")
     count, size = await _extent(connection, draft.memory)
@@ -69,6 +70,7 @@ class Files(Group):
     @bulk_writes
     async def write(self, connection: Connection, file: StoredFile, texts: Sequence[str]) -> None:
         """Adds parts behind those that are there. Raises: NotFound: the file or its folder is gone."""
+        await connection.lock(file.memory)
         if await connection.row(SQL["get"], (file.uid, file.memory)) is None:
             raise NotFound(f"there is no file {file.uid!r}")
         for text in texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,17 @@ async def test_files_are_numbered_where_a_name_is_taken(store: Store) -> None:
     assert first is not None
     with pytest.raises(NotFound):
         await store.files.get(other.id, first.uid)
+
+
+async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store: Store) -> None:
+    notes, full = await folder(store), await folder(store, "full")
+    made = await asyncio.gather(
+        *(store.files.add(draft(notes, "a.md"), renames=True) for _ in range(6)),
+        *(store.files.add(draft(full, str(n), size=MOST_BYTES), renames=False) for n in range(4)),
+        return_exceptions=True,
+    )
+    assert sorted(file.name for file in made[:6]) == ["a.md", *(f"a_({n}).md" for n in range(1, 6))]
+    assert sorted(type(each).__name__ for each in made[6:]) == [*["OverLimit"] * 3, "StoredFile"]
 
 
 async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) -> None:

@@ -9,11 +9,13 @@ import asyncpg
 import pytest
 
 from storage.commands import ForgetTarget
-from storage.errors import Stale
+from storage.errors import NotFound, Stale
 from storage.records import Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.postgres import query
 from tests.storage.conftest import OpenStore, PostgresServer
+from tests.storage.test_files import draft, folder
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, Speaker, rows, save_passage
 
@@ -134,3 +136,27 @@ async def test_a_stricter_level_that_the_server_sets_loses_no_turn(
     finally:
         await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
         await admin.close()
+
+
+async def test_a_folder_that_goes_meanwhile_gets_no_file_any_more(
+    stores: list[Store], database: PostgresServer
+) -> None:
+    here, there = stores
+    notes = await folder(here)
+    begun = await here.files.add(draft(notes, "begun"), renames=False)
+    admin = await asyncpg.connect(database.url)
+    # In the middle of the transaction in which another process begins to forget it.
+    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {notes.id} FOR UPDATE")
+    coming = asyncio.gather(
+        there.files.add(draft(notes, "zqnamex"), renames=False),
+        there.files.write(begun, ["zqpartx"]),
+        return_exceptions=True,
+    )
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with asyncio.timeout(20):
+        while query(database.url, waiting) != [(2,)]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await admin.execute(f"DELETE FROM files; DELETE FROM agents WHERE id = {notes.id}; COMMIT")
+    assert [type(each) for each in await coming] == [NotFound, NotFound]
+    assert await rows(here, "SELECT count(*) FROM files") == [(0,)]
+    await admin.close()
