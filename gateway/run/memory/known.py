@@ -182,7 +182,8 @@ async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, q
     plan, tree = await _plan(store, asked, agent, look, query)
     anchor = plan.match.anchor
     path = tuple(tree.chain(anchor))
-    uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, query.listing, tree)
+    uid = await _conversation_uid(store, agent, look, plan)
+    uid = uid or _uid_of_new(asked, agent, look, query.listing, tree)
     if asked.identity.mode is Mode.OFF:
         return Known(asked, agent, look, plan, tree, path, False, uid)
     number = anchor.snapshot if anchor is not None else None
@@ -259,16 +260,18 @@ async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) 
     return uid
 
 
-def _uid_of_new(asked: MemoryRequest, agent: Agent, listing: Listing, tree: Tree) -> str:
+def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing, tree: Tree) -> str:
     """Returns the public name of a conversation that begins.
 
     Requests that begin one at the same time must tell their clients the same name, before any of them is written. So it
-    is a hash of the client's own name for it, or of its messages and of what was known with the same beginning; and of
-    the epoch, since what begins after a forgetting is another conversation.
+    is a hash of the client's own name for it, or of its messages and of how much was known by then, since another
+    conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
     """
     key = asked.identity.conversation
     newest = max((x.id for x in tree), default=0)
-    of = b"k" + key.encode() if key is not None else b"m%d " % newest + listing.path(len(listing))
+    of = b"m%d %d " % (newest, look.next_seq) + listing.path(len(listing))
+    if key is not None:
+        of = b"k" + key.encode()
     return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()
 
 

@@ -403,6 +403,20 @@ def test_what_names_a_conversation_finds_it_again(world: World, header: str) -> 
     assert names[0] == names[1] != names[2]
 
 
+@pytest.mark.parametrize("mode", ["on", "off"])
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_each_of_the_conversations_that_begin_alike_is_told_by_its_own_name(
+    world: World, role: str, mode: str
+) -> None:
+    for n in range(3):
+        world.upstream.queue(say(f"Hello number {n}."))
+        reply = world.post([{"role": role, "content": "Hi"}], {"x-mnemogate-memory": mode}, user="alice")
+        stored = world.query("SELECT uid FROM conversations ORDER BY id DESC LIMIT 1")
+        assert stored == [reply.headers["x-mnemogate-conversation"]]
+        world.clock.sleep(100_000)
+    assert world.query("SELECT count(*) FROM conversations") == [3]
+
+
 def test_what_a_trimmed_list_left_out_goes_before_it(world: World) -> None:
     chat = world.chat(system="Be kind.", user="alice")
     for n in range(6):
