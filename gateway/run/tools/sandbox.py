@@ -2,7 +2,9 @@
 
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
 variables and no rights. Limits of the kernel bound its processor time, memory and processes; we bound its time and what
-it says. Before the first call a probe tries to get out: if it can, or if nothing can be run, there are no such tools.
+it says. Some memory no limit counts (files that lie in it), so the kernel is told to end a call first where the machine
+has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there are no such
+tools.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ import os, sys
 os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
+# Read-only, /proc keeps the code from taking this back.
+_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
 
 
 class Sandbox:
@@ -293,12 +297,12 @@ def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
             walls += ["--ro-bind", prefix, prefix]
     walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
     # A file in /dev or / would be in memory, as much as it takes.
-    walls += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+    walls += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in variables.items():
         walls += ["--setenv", name, value]
     before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
-    return [*before, *walls, "--", python, "-I", "-B"]
+    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *walls, "--", python, "-I", "-B"]
 
 
 # Returns the names of the walls that it has passed. `folder` is on the outside and has a file that all may read.

@@ -57,6 +57,8 @@ WORKS = [
         '{"a": [1.5, null, true], "ü": "ß"}',
     ),
     ("def tool(): pass", {}, "null"),
+    # Where the machine has no memory left, it goes first.
+    ("def tool(): return open('/proc/self/oom_score_adj').read().strip()", {}, "1000"),
     ("async def tool(x: int, y: int = 2): return x + y", {"x": 1}, "3"),
     ("def helper(x): return x + 1\ndef tool(x): return helper(x)\nX = 1", {"x": 1}, "2"),
     (
@@ -144,6 +146,7 @@ ESCAPES = {
     "mounting anew": LIBC + "assert libc.mount(None, b'/usr', None, 4128, None) == 0",
     "a namespace": LIBC + "assert libc.unshare(0x10000000) == 0",
     "another user": "import os; os.setuid(0)",
+    "living longer": "return open('/proc/self/oom_score_adj', 'w').write('0')",
     "rights": "return int([x for x in open('/proc/self/status') if x.startswith('CapEff')][0].split()[1], 16) or 1 / 0",
     "higher limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "descriptors": "import os; return [n for n in os.listdir('/proc/self/fd') if int(n) > 2][2]",
