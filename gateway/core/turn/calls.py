@@ -126,7 +126,7 @@ class OwnCalls:
                 given = {**arguments, **verdict.prefilled}
                 runs.append(RunTool(call.id, call.name, given, call.name in self._spec.alone))
             # Strict servers check the names of earlier calls and parse their arguments, and refuse all that follows.
-            call.name = _NO_NAME.sub("_", call.name)[:_NAME_CHARS] or "_"
+            call.name = sound_name(call.name)
             if arguments is None or not call.text.strip():
                 call.arguments = ["{}"]
         return runs
@@ -165,6 +165,11 @@ class OwnCalls:
 
 # Of a reply that calls none: nothing is ever noted here.
 NO_CALLS: Final = OwnCalls(TurnSpec(), FreeGuide(0))
+
+
+def sound_name(name: str) -> str:
+    """Returns a name of a call as every provider takes it."""
+    return _NO_NAME.sub("_", name)[:_NAME_CHARS] or "_"
 
 
 def name_calls(

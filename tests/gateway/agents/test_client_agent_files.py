@@ -386,6 +386,19 @@ def test_messages_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) 
     assert "" in [m["content"] for m in sent if m["role"] == "assistant"]
 
 
+def test_names_and_arguments_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    messages = file["agents"][0]["messages"]
+    messages[1]["name"] = "Ann Smith"
+    messages[2]["tool_calls"][0]["function"] = {"name": "shop.look up", "arguments": "{"}
+    messages[3]["name"] = "shop.look up"
+    (id,) = bring_in(world, file)
+    world.letta.agents.messages.create(id, input="One more pen, please.")
+    sent = world.upstream.last.messages
+    assert [m.get("name") for m in sent[1:4]] == ["Ann_Smith", None, "shop.look_up"]
+    assert sent[2]["tool_calls"][0]["function"] == {"name": "shop_look_up", "arguments": "{}"}
+
+
 def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:
     world.upstream.queue(say("One."), say("Two."))
     agent = world.agent()

@@ -18,6 +18,8 @@ from gateway.core.conversation.private import (
     with_name,
     with_private,
 )
+from gateway.core.memory.tools import read_arguments
+from gateway.core.turn.calls import sound_name
 from gateway.dialects.letta.message import Showing, content_parts, spoken_by
 from gateway.dialects.letta.shown import time_of
 
@@ -207,12 +209,18 @@ def _reply(message: FileMessage) -> dict[str, Any]:
         made["thinking_blocks"] = signed
     if message.tool_calls:
         made["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": msgspec.to_builtins(call.function)}
+            {"id": call.id, "type": "function", "function": _function(call.function)}
             for call in message.tool_calls
         ]
         spoken = [said for call in made["tool_calls"] if (said := spoken_by(call, _SHOWING)) is not None]
         made = with_private(made, spoken="\n\n".join(spoken) or None)
     return with_private(made, otid=message.otid)
+
+
+def _function(function: Function) -> dict[str, Any]:
+    """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
+    is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
+    return {"name": sound_name(function.name), "arguments": function.arguments if is_sound else "{}"}
 
 
 def _block(part: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -236,11 +244,9 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
             "tool_call_id": each.tool_call_id or message.tool_call_id or "",
             "content": text,
         }
-        if message.name:
-            result["name"] = message.name
         made.append(
             with_private(
-                result,
+                with_name(result, message.name or ""),
                 status=each.status if each.status not in (None, "success") else None,
                 stdout="\n".join(each.stdout or ()) or None,
                 stderr="\n".join(each.stderr or ()) or None,
