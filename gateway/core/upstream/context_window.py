@@ -65,7 +65,11 @@ class ContextWindows:
 _MOST_DIGITS = 12
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
-    re.compile(r"maximum context length (?:is|of) (\d[\d,]*)", re.I),  # OpenAI, vLLM, TGI, OpenRouter
+    re.compile(
+        r"maximum (?:context|prompt) length (?:is|of) (\d[\d,]*)", re.I
+    ),  # OpenAI, vLLM, OpenRouter; xAI
+    re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
+    re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
     re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
     re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
     re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
