@@ -576,6 +576,23 @@ def test_a_person_allows_and_denies(world: LettaWorld) -> None:
     assert "Dog" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
 
 
+def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    world.upstream.queue(call_tools(insert("a", "c1"), insert("b", "c2")))
+    messages = world.letta.agents.messages
+    messages.create(agent.id, input="Keep both.")
+
+    def answer(id: str) -> Any:
+        decision: Any = {"type": "approval", "tool_call_id": id, "approve": True}
+        return messages.create(agent.id, messages=[{"type": "approval", "approvals": [decision]}])
+
+    assert answer("c1").stop_reason.stop_reason == "requires_approval"
+    pending: Any = world.letta.agents.retrieve(agent.id).pending_approval
+    assert [call.tool_call_id for call in (pending.tool_call, *pending.tool_calls)] == ["c2", "c2"]
+    assert answer("c2").stop_reason.stop_reason == "end_turn"
+    assert world.letta.agents.retrieve(agent.id).pending_approval is None
+
+
 def test_what_waits_is_shown_whatever_is_said_in_other_conversations(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     messages, conversations = world.letta.agents.messages, world.letta.conversations
