@@ -71,6 +71,7 @@ class Conversations(Group):
     ) -> ConversationEntry:
         """Says something else of a conversation. Raises: WriteConflict: somebody else did since; NotFound."""
         agent, uid, project = found.agent, found.conversation.uid, found.agent.scope.project
+        await connection.lock(agent.id)
         now = await find_conversation(connection, project, uid)
         versions = [None if each.definition is None else each.definition.version for each in (found, now)]
         if versions[0] != versions[1]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
 
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
-from storage.records import Scope
+from storage.records import Agent, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.postgres import query
@@ -144,19 +145,42 @@ async def test_a_folder_that_goes_meanwhile_gets_no_file_any_more(
     here, there = stores
     notes = await folder(here)
     begun = await here.files.add(draft(notes, "begun"), renames=False)
-    admin = await asyncpg.connect(database.url)
-    # In the middle of the transaction in which another process begins to forget it.
-    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {notes.id} FOR UPDATE")
-    coming = asyncio.gather(
-        there.files.add(draft(notes, "zqnamex"), renames=False),
-        there.files.write(begun, ["zqpartx"]),
-        return_exceptions=True,
+    coming = (
+        lambda: there.files.add(draft(notes, "zqnamex"), renames=False),
+        lambda: there.files.write(begun, ["zqpartx"]),
     )
+    ends = await beside_its_end(database, notes, *coming)
+    assert [type(each) for each in ends] == [NotFound, NotFound]
+    assert await rows(here, "SELECT count(*) FROM files") == [(0,)]
+
+
+async def test_nothing_is_said_any_more_of_a_conversation_that_goes_meanwhile(
+    stores: list[Store], database: PostgresServer
+) -> None:
+    here, there = stores
+    alice = Speaker(here, ALICE)
+    await alice.say([user("Hi")], assistant("Hello!"), "c1")
+    ((uid,),) = await rows(here, "SELECT uid FROM conversations")
+    begun = await here.conversations.get("default", uid)
+    (end,) = await beside_its_end(
+        database, alice.agent, lambda: there.conversations.change(begun, {"summary": "zqsaidx"}, at=2.0)
+    )
+    assert type(end) is NotFound
+    assert b"zqsaidx" not in database.content()
+
+
+async def beside_its_end(
+    database: PostgresServer, memory: Agent, *coming: Callable[[], Awaitable[object]]
+) -> list[object]:
+    """Does something in the middle of the transaction in which another process begins to forget a memory."""
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {memory.id} FOR UPDATE")
+    ends = asyncio.gather(*(each() for each in coming), return_exceptions=True)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     async with asyncio.timeout(20):
-        while query(database.url, waiting) != [(2,)]:  # noqa: ASYNC110
+        while not ends.done() and query(database.url, waiting) != [(len(coming),)]:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    await admin.execute(f"DELETE FROM files; DELETE FROM agents WHERE id = {notes.id}; COMMIT")
-    assert [type(each) for each in await coming] == [NotFound, NotFound]
-    assert await rows(here, "SELECT count(*) FROM files") == [(0,)]
+    gone = ("files WHERE memory", "definitions WHERE memory", "agents WHERE id")
+    await admin.execute("; ".join((*(f"DELETE FROM {each} = {memory.id}" for each in gone), "COMMIT")))
     await admin.close()
+    return list(await ends)
