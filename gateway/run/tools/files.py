@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +25,12 @@ _FOLDER = "folder"
 SEARCH_MS = 1000.0
 GREP_S = 1.0  # for one call, in which other calls go on
 PATTERN_CHARS = 300
+# A compiled pattern has a part of some 300 bytes for each time that something must be there: a{9999999} takes 3 GB.
+PATTERN_PARTS = 10_000
 MATCHES = 20  # that one call shows
 LINE_CHARS = 300  # of a line that is shown
 _PAGE = 256
+_AT_LEAST = re.compile(r"\{\s*(\d+)")
 NO_FILES = "No file is attached to this agent."
 TOO_LONG = (
     "Error: the search took longer than a second. Use a simpler pattern, or name fewer files by `include`."
@@ -131,8 +136,11 @@ def _compiled(words: str) -> Any:
     """Returns a pattern, or an error."""
     if not words or len(words) > PATTERN_CHARS:
         return f"Error: a pattern has 1 to {PATTERN_CHARS} characters."
+    # Within one another they multiply, and it costs little to take them all as if they were.
+    if math.prod(max(1, int(least)) for least in _AT_LEAST.findall(words)) > PATTERN_PARTS:
+        return f"Error: the pattern repeats something more than {PATTERN_PARTS:,} times. Use `+` or `*`."
     try:
-        return regex.compile(words, regex.IGNORECASE)
+        return regex.compile(words, regex.IGNORECASE, cache_pattern=False)
     except (regex.error, ValueError, OverflowError, RecursionError) as error:
         return f"Error: this is no regular expression: {error}."
 
