@@ -21,7 +21,7 @@ _WORD_CHARS, _MOST_WORDS = 40, 1 << 14
 
 # `\w` leaves out the vowel signs and tone marks of many scripts, which would cut their words to pieces.
 _MARKS = (
-    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
     "\u0900-\u0963\u0966-\u0dff\u0e00-\u0e4e\u0e50-\u0ece\u1000-\u1049\u1780-\u17d3\u3099\u309a"
 )
 _WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
@@ -37,7 +37,9 @@ _UNSPACED = re.compile(
     f"([{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af]+)"
 )
 _IS_HAN = re.compile(f"[{_HAN}]")
-_ACCENT = re.compile("[\u0300-\u036f]")
+# Accents, and the points of Hebrew, which hardly anybody types.
+_ACCENT = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
+_SOFT_HYPHEN = "\u00ad"  # of pasted text: it is seen only at the end of a line
 # Letters that Unicode does not take apart. Isik has no dot in Turkish; its capital is an I, whose small letter is
 # another one elsewhere. Polish is typed without the stroke as without its other marks.
 _PLAIN = str.maketrans("ıł", "il")
@@ -93,7 +95,7 @@ def split_words(text: str) -> list[str]:
     """Returns the words of a text in order, in lower case, function words too."""
     is_ascii = text.isascii()
     if not is_ascii:
-        text = unicodedata.normalize("NFKC", text.casefold())
+        text = unicodedata.normalize("NFKC", text.casefold()).replace(_SOFT_HYPHEN, "")
     if "," in text:
         text = _THOUSANDS.sub("", text)
     if not is_ascii:

@@ -41,6 +41,8 @@ def found(query: str, *documents: Document, **options: object) -> list[int]:
         ("a CAFÉ in Düsseldorf", "cafe dusseldorf"),  # case and accents, composed
         ("Işık IŞIK", "ışık ışık"),  # a capital of Turkish
         ("Łódź", "lodz"),  # a stroke
+        ("Donau\u00addampf\u00adschiff", "donaudampfschiff"),  # pasted, with soft hyphens
+        ("שָׁלוֹם עולם", "שלום"),  # Hebrew with its points
         ("cafe\u0301", "café"),  # combining accent
         ("order ORD-4471-B cost 1,200 euros", "what about 1200"),  # thousands
         ("order ORD-4471-B", "4471"),
