@@ -27,8 +27,10 @@ AND {connected} >= ?8 AND {connected} <= ?9
 SELECT {block} {held}
 
 -- name: find
--- Reads a block of a project by its public name.
-{named} WHERE b.uid = ? AND b.project = ?
+-- Reads a block of a project by its public name, unless all whose it is are gone and it goes with them.
+{named} WHERE b.uid = ? AND b.project = ? AND (b.agent IS NULL OR EXISTS (
+    SELECT 1 FROM agents a WHERE a.id = b.agent
+    UNION ALL SELECT 1 FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = b.id))
 
 -- name: list_down
 -- Lists blocks, those that were made last first.

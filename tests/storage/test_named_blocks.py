@@ -302,3 +302,17 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     for label in ("house", "human"):
         assert (await store.named_blocks.labelled(bob.agent.id, label)).block.value == "Written."
     assert await rows(store, "SELECT agent FROM attached WHERE agent = ?", (ann.agent.id,)) == []
+
+
+async def test_the_block_of_an_agent_that_goes_takes_in_nothing_more(store: Store, holds: Holds) -> None:
+    for steps in range(1, 24):
+        uid = f"{steps:032x}"
+        agent = (await make_agent(store, f"ann {steps}", own=[replace(HUMAN, uid=uid)])).agent
+        id = await store.forgetting.begin(agent.id, ForgetTarget(is_all=True))
+        passed = iter([False] * (steps - 1))
+        await store.forgetting.run(id, lambda passed=passed: next(passed, True))  # type: ignore[misc]
+        with pytest.raises(NotFound):
+            await store.named_blocks.change(PROJECT, uid, BlockChange(value="zqlatex"), at=2.0, origin="api")
+        assert await store.forgetting.run(id)
+    assert await store.forgetting.sweep()
+    assert not holds(b"zqlatex")
