@@ -28,7 +28,7 @@ from gateway.run.background.embed import Embedding
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import AdminFile
-from gateway.web.server import bind, make_server
+from gateway.web.server import bind, listen, make_server
 from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
 
@@ -136,6 +136,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     try:
         store = await _open_store(settings, local)
         has_keys = await _check_keys(settings, store)
+        listen(listener)
     except BaseException:
         listener.close()
         if store is not None:

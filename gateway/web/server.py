@@ -295,9 +295,26 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise SettingsError(f"server.port: cannot listen on {host} port {port}: {error.strerror}") from error
+        raise _not_free(host, port, error) from error
     listener.setblocking(False)
     return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Lets clients come to an address that was taken; they wait until they are served.
+
+    Raises: SettingsError: another process, which took it at the same moment, listens there.
+    """
+    try:
+        # uvloop listens too, and passes over the error.
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _not_free(host, port, error) from error
+
+
+def _not_free(host: str, port: int, error: OSError) -> SettingsError:
+    return SettingsError(f"server.port: cannot listen on {host} port {port}: {error.strerror}")
 
 
 def make_server(

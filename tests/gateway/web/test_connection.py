@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import SettingsError
+from gateway.web.server import bind, listen
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.server import QUIET, Running, serve, settings_for
 
@@ -86,3 +88,11 @@ def test_a_body_that_comes_in_pieces_arrives_whole(
             client.send(part if at else post(part, f"content-length: {len(body)}"))
         assert client.read_reply().status == 200
     assert upstream.last.body == body
+
+
+def test_of_two_that_took_an_address_at_once_only_one_listens() -> None:
+    """Both can take it as long as neither listens. The second one would say that it listens, and hear nobody."""
+    with bind("127.0.0.1", 0) as one, bind("127.0.0.1", one.getsockname()[1]) as two:
+        listen(one)
+        with pytest.raises(SettingsError, match=r"server\.port: cannot listen on .* in use"):
+            listen(two)
