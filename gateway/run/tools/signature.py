@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from inspect import cleandoc
 from typing import Any, Final
 
+import orjson
+
 from gateway.errors import BadRequest
 
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
@@ -58,7 +60,12 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
         found = _schema(function, described) if parameters is None else parameters
     except RecursionError:
         raise _wrong(function, "its types are nested too deeply") from None
-    return {"name": function.name, "description": description, "parameters": found}
+    schema = {"name": function.name, "description": description, "parameters": found}
+    if not _is_writable(schema):
+        raise _wrong(
+            function, "its types or its docstring have half a character, or a number beyond 64 bits, in them"
+        )
+    return schema
 
 
 def _schema(function: _Function, described: Mapping[str, str]) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _default(default: ast.expr) -> dict[str, Any]:
         value = ast.literal_eval(default)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return {}
-    return {"default": value} if _is_json(value) else {}
+    return {"default": value} if _is_json(value) and _is_writable(value) else {}
 
 
 def _is_json(value: object) -> bool:
@@ -133,6 +140,15 @@ def _is_json(value: object) -> bool:
     if isinstance(value, float):
         return value == value and abs(value) != float("inf")
     return value is None or isinstance(value, str | int)
+
+
+def _is_writable(value: object) -> bool:
+    """Returns whether a value goes into JSON as it is kept: without surrogates, with numbers of 64 bits."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 # -- types

@@ -148,6 +148,9 @@ ERRORS = [
     ("def wetter_für_heute(): ...", "Line 1: 'wetter_für_heute' is no name for a tool"),
     ("def f(): return " + "-" * 50_000 + "1", "The source cannot be read"),
     ("def f(x: int" + " | int" * 900 + "):" + DOC, "Line 1: its types are nested too deeply."),
+    ("def f(x: Literal['\\ud800']):" + DOC, "Line 1: its types or its docstring have half a character"),
+    ("def f(x: Literal[0x1_0000_0000_0000_0000]):" + DOC, "Line 1: its types or its docstring have half"),
+    ("def f():\n    'Do \\ud800.'", "Line 1: its types or its docstring have half a character"),
     ("#" * 100_001, "The source has more than 100,000 characters."),
 ]
 
@@ -158,3 +161,11 @@ def test_errors_name_the_line(source: str, message: str) -> None:
         schema_of(source)
     assert caught.value.message.startswith(message)
     assert caught.value.param == "source_code"
+
+
+@pytest.mark.parametrize(
+    "default", ["'\\ud800'", "0x1_0000_0000_0000_0000", "{'\\udfff': 1}", "float('inf')"]
+)
+def test_a_default_that_json_cannot_say_is_left_to_the_function(default: str) -> None:
+    (x,) = schema_of(f"def f(x: Any = {default}):{DOC}")["parameters"]["properties"].values()
+    assert x == {"description": "The x."}
