@@ -203,8 +203,9 @@ SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.compl
 FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1
 
 -- name: text_insert
--- Adds a part of a run. No row: it is there.
-INSERT INTO run_texts (agent, run, seq, kind, data) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
+-- Adds a part of a run. No row: it is there, or its memory is gone.
+INSERT INTO run_texts (agent, run, seq, kind, data) SELECT id, ?2, ?3, ?4, ?5 FROM agents WHERE id = ?1
+ON CONFLICT DO NOTHING RETURNING id
 
 -- name: epoch
 -- Returns the epoch of an agent, which rises when something of it is forgotten.

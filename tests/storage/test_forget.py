@@ -611,6 +611,19 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     assert await store.runs.waiting(alice.agent.id, e.conversation) is None
 
 
+async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_kept(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    await talk(alice, ["one"], "c1")
+    (e,) = await alice.rows()
+    run = await store.runs.create(Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    assert await store.runs.add_text(alice.agent.id, run.id, "call", 1, b"zqcallx")
+    assert not await store.runs.add_text(alice.agent.id, run.id, "call", 1, b"zqagainx")
+    await forget(store, alice.agent, ForgetTarget(is_all=True))
+    assert not await store.runs.add_text(alice.agent.id, run.id, "result", 2, b"zqanswerx")
+    assert left(holds, "call", "again", "answer") == []
+
+
 async def test_a_forgetting_that_fails_keeps_none_of_others_back(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice, bob, carol = (Speaker(store, ALICE._replace(subject=f"user:{n}"), clock) for n in "abc")
