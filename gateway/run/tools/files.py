@@ -98,6 +98,9 @@ class FileTools:
         pattern = _compiled(words)
         if isinstance(pattern, str):
             return failed(pattern)
+        if include and len(str(include)) > PATTERN_CHARS:
+            # Python keeps what it has compiled of thousands of them.
+            return failed(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory]}/{file.name}": file
             for file in await self.store.files.of_folders(list(folders))

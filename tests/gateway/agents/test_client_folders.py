@@ -170,6 +170,7 @@ def test_an_agent_searches_its_files(world: LettaWorld) -> None:
     assert ask(world, agent.id, "grep_files", pattern="kind", include="plan*") == "Nothing was found."
     assert ask(world, agent.id, "grep_files", pattern="kind", include="x*").startswith("No file fits")
     assert "no regular expression" in ask(world, agent.id, "grep_files", pattern="(")
+    assert "300 characters at most" in ask(world, agent.id, "grep_files", pattern="a", include="x*" * 200)
     assert "more than 10,000 times" in ask(world, agent.id, "grep_files", pattern="(?:a{300}){300,400}")
     found_by_search = world.letta.agents.passages.search(agent.id, query="boat").results
     assert [each.content for each in found_by_search] == [PLAN]
