@@ -298,7 +298,7 @@ def fact_key(text: str) -> str:
 
     Numbers stay apart, since 1.5 is not 15 and 1/11 not 11/1.
     """
-    words = [f" {w}" if w[0].isdecimal() else w for w in note.folded_words(text)]
+    words = [f" {w}" if w[0].isdecimal() else w for w in note.telling_words(text)]
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 

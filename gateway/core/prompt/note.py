@@ -60,6 +60,8 @@ _NOTE = re.compile(
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
+_WORD = re.compile(r"\w+")
+_WORDS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
 # A vowel sign of Hindi or Thai, an emoji or "C++" tells one word from another; a quotation mark does not.
 _IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
 
@@ -333,9 +335,19 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
                 yield each
 
 
-def folded_words(text: str) -> list[str]:
-    """Returns the words of a text, in lower case."""
+def telling_words(text: str) -> list[str]:
+    """Returns the words of a text, in lower case, with the signs that tell one from another: C is not C++."""
     return _split(text.casefold())
+
+
+def folded_words(text: str) -> list[str]:
+    """Returns the words of a text, in lower case, by which its subject is found: Rome is in "Rome🎉" and "#rome"."""
+    folded = text.casefold()
+    return (
+        folded.encode().translate(_WORDS_ASCII).decode().split()
+        if folded.isascii()
+        else _WORD.findall(folded)
+    )
 
 
 def stem(word: str) -> str:

@@ -77,3 +77,18 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
 )
 def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -> None:
     assert rebuild(replace(BLOCK, read_only=False), later) == left
+
+
+@pytest.mark.parametrize(
+    ("gone", "again"),
+    [
+        ("moved to Rome🎉", "lives in Rome"),
+        ("earns $52000", "has an income of 52000"),
+        ("#diabetes", "has diabetes"),
+        ("works for Siemens+Bosch", "is at Siemens"),
+        ("ผมชื่อวิน", "ชื่อวิน"),  # my name is Win, the name is Win
+    ],
+)
+def test_a_sign_at_a_word_does_not_keep_it(gone: str, again: str) -> None:
+    later = [Revised(f"has a cat\n{gone}", is_erased=True), Revised(f"has a cat\n{again}")]
+    assert rebuild(BLOCK, later) == "has a cat"

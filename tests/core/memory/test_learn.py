@@ -145,6 +145,13 @@ def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
     assert vague.sources == (1, 2)  # it may come from anywhere
 
 
+def test_a_fact_comes_from_what_has_its_words_with_signs_at_them() -> None:
+    messages = [replace(MESSAGES[0], text="We are off to Bergen🎉"), MESSAGES[1]]
+    reading = read(call("remember_fact", text="Moved to Bergen in May."))
+    (found,) = learn.learn(reading, messages, [], []).facts
+    assert found.sources == (1, 2)
+
+
 def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     shown = [fact(1, "Lives in Oslo.", (50,)), fact(2, "Likes tea.", (60,))]
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))

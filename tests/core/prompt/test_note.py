@@ -22,6 +22,7 @@ from gateway.core.prompt.note import (
     render_note,
     shared_lines,
     strip_notes,
+    telling_words,
     told_apart,
     without_lines,
 )
@@ -384,10 +385,15 @@ def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_words_have_all_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
-    words = folded_words(text)
+    words = telling_words(text)
     assert re.findall(r"\w", "".join(words)) == re.findall(r"\w", text.casefold())
     assert re.findall(r"\w+", text.casefold()) == re.findall(r"\w+", " ".join(words))
-    assert [*words, "é"] == folded_words(f"{text} é")
+    assert [*words, "é"] == telling_words(f"{text} é")
+
+
+@given(st.text() | st.text(st.characters(max_codepoint=127)))
+def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str) -> None:
+    assert folded_words(text) == re.findall(r"\w+", text.casefold())
 
 
 @pytest.mark.parametrize(
@@ -403,4 +409,4 @@ def test_words_have_all_letters_and_digits_in_ascii_as_elsewhere(text: str) -> N
     ],
 )
 def test_the_words_of_a_text(text: str, words: list[str]) -> None:
-    assert folded_words(text) == words
+    assert telling_words(text) == words
