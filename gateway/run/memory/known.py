@@ -183,7 +183,7 @@ async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, q
     anchor = plan.match.anchor
     path = tuple(tree.chain(anchor))
     uid = await _conversation_uid(store, agent, look, plan)
-    uid = uid or _uid_of_new(asked, agent, look, query.listing, tree)
+    uid = uid or _uid_of_new(asked, agent, look, query.listing)
     if asked.identity.mode is Mode.OFF:
         return Known(asked, agent, look, plan, tree, path, False, uid)
     number = anchor.snapshot if anchor is not None else None
@@ -260,7 +260,7 @@ async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) 
     return uid
 
 
-def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing, tree: Tree) -> str:
+def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing) -> str:
     """Returns the public name of a conversation that begins.
 
     Requests that begin one at the same time must tell their clients the same name, before any of them is written. So it
@@ -268,8 +268,7 @@ def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing
     conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
     """
     key = asked.identity.conversation
-    newest = max((x.id for x in tree), default=0)
-    of = b"m%d %d " % (newest, look.next_seq) + listing.path(len(listing))
+    of = b"m%d " % look.next_seq + listing.path(len(listing))
     if key is not None:
         of = b"k" + key.encode()
     return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,21 @@ def test_each_of_the_conversations_that_begin_alike_is_told_by_its_own_name(
         assert stored == [reply.headers["x-mnemogate-conversation"]]
         world.clock.sleep(100_000)
     assert world.query("SELECT count(*) FROM conversations") == [3]
+
+
+def test_requests_that_begin_a_conversation_side_by_side_are_told_one_name(world: World) -> None:
+    """The first of them has the memory's openings read, and the other knows them by then."""
+    world.chat(user="alice").say("Hello.")
+    over = Gate()
+    world.upstream.queue(*(say(text, hold_before_headers=over) for text in ("One.", "Two.")))
+    with ThreadPoolExecutor(2) as pool:
+        replies = []
+        for n in (2, 3):
+            replies.append(pool.submit(world.post, [{"role": "user", "content": "Hi"}], user="alice"))
+            world.upstream.arrived(n).wait_sync()
+        over.open()
+        told = {reply.result().headers["x-mnemogate-conversation"] for reply in replies}
+    assert [*told] == world.query("SELECT uid FROM conversations WHERE id > 1")
 
 
 def test_what_a_trimmed_list_left_out_goes_before_it(world: World) -> None:
