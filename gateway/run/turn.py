@@ -30,7 +30,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import Conflict, GatewayError, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
-from gateway.run.memory.fit import fit
+from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
@@ -226,7 +226,8 @@ class TurnRun:
         else:
             self.call.receipt.upstream_called()
         asked = self._asked
-        body = self.prompt.body(asked.messages, asked.budget_tokens, asked.offer)
+        prompt = await fit_rounds(self.prompt, asked.messages) if asked.messages else self.prompt
+        body = prompt.body(asked.messages, asked.budget_tokens, asked.offer)
         return self.call.send(target, body)
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:

@@ -25,25 +25,34 @@ from gateway.core.request.splice import dump
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
+from storage.value import changed
 
 # The client's message by its index, or (None) one of ours that goes in front.
 _Entry = tuple[int | None, WireMessage]
 
 
-async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO_NOTE) -> FittedWindow:
+async def fit(
+    prompt: Prompt,
+    *,
+    renewed: str | None = None,
+    note: NoteRoom = NO_NOTE,
+    rounds: Sequence[WireMessage] = (),
+) -> FittedWindow:
     """Returns the part of the prompt that fits its target's window.
 
     renewed: the system text for a summary that was not in use before; None: the prompt's own.
     note: the room for a note, which is made later, when it is known what is visible.
+    rounds: what goes behind it whatever is left out.
     """
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
     # Bytes are an upper bound of tokens: most requests are never counted.
-    may_fill = is_crowded(prompt) or (bool(context) and may_exceed(prompt, context or 0, note.most))
+    more = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
+    may_fill = is_crowded(prompt) or (bool(context) and may_exceed(prompt, context or 0, more))
     if gone is None and not may_fill:
         return FittedWindow()
     count = estimate_tokens if context is None else await _counter(prompt.target.model)
-    room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note)
+    room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note, rounds=rounds)
     # A summary can be used where the list may begin behind it, and where it stands for something.
     cuts = [
         (at, cut)
@@ -84,7 +93,22 @@ async def fit(prompt: Prompt, *, renewed: str | None = None, note: NoteRoom = NO
     )
 
 
-def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> bool:
+async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
+    """Returns the prompt for a call behind hidden rounds of its own turn.
+
+    Where there is no room for all, more of the conversation stays out of this call.
+    """
+    window, target = prompt.window, prompt.target
+    if target.context_window is None:
+        return prompt
+    if window.tokens:
+        count = await _counter(target.model)
+        if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
+            return prompt
+    return changed(prompt, window=await fit(prompt, rounds=rounds))
+
+
+def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:
     """Returns whether a request may be too long with what is ours, so that its tokens have to be counted.
 
     Bytes are an upper bound of a text's tokens. A link to an image has few, and stands for many tokens.
@@ -100,7 +124,7 @@ def may_exceed(prompt: Prompt, context_tokens: int, note_tokens: int = 0) -> boo
         if isinstance(m.get("content"), list)
     )
     reserve = min(request.max_tokens or 4096, context_tokens // 4)
-    return len(request.raw) + extra + note_tokens + reserve > context_tokens
+    return len(request.raw) + extra + more_tokens + reserve > context_tokens
 
 
 def _no_tokens(text: str) -> int:
@@ -217,6 +241,7 @@ class _WindowRoom:
         *,
         renewed: str | None,
         note: NoteRoom,
+        rounds: Sequence[WireMessage],
     ) -> None:
         self.entries = _entries(prompt)
         nudges = {n for n, each in enumerate(prompt.composition.fill) if each.is_nudge}
@@ -238,7 +263,7 @@ class _WindowRoom:
         system = prompt.system
         self._system = count(system) if system else 0
         self._renewed = self._system if renewed is None else count(renewed)
-        self._fixed = self._count_fixed(prompt)
+        self._fixed = self._count_fixed(prompt) + sum(message_tokens(m, count) for m in rounds)
         # Counted when it is needed first.
         self._before: list[int] | None = None
 

@@ -226,6 +226,34 @@ def test_a_note_of_many_tokens_fits_what_is_left(
         assert sum(message_tokens(m, count) for m in seen.messages) <= context - RESERVE
 
 
+def test_hidden_rounds_take_their_room(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """What a model looks up within its turn pushes out older messages, and not the reply."""
+    context = 6_000
+    large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
+    with remember(upstream, tmp_path, agent(model="gpt-4o"), upstreams=(large,)) as world:
+        for n in range(12):
+            world.chat(user="alice", model="agent/helper").say(words(f"My rose number {n} is red:", 26))
+        chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
+        for n in range(26):
+            chat.messages += [
+                {"role": "user", "content": words(f"Message {n}:", 11)},
+                {"role": "assistant", "content": words(f"Answer {n}:", 6)},
+            ]
+        asked = len(upstream.chats)
+        searches = [Call("conversation_search", {"query": f"rose number {n}"}) for n in range(4)]
+        upstream.queue(*(call_tools(search, text=None) for search in searches), say("Twelve."))
+        assert chat.say("How many roses are red?") == "Twelve."
+        rounds = upstream.chats[asked:]
+        assert len(rounds) == 5
+        for seen in rounds:
+            size = sum(message_tokens(m, count) for m in seen.messages)
+            assert size + count(orjson.dumps(seen.json["tools"]).decode()) <= context - RESERVE
+            assert any(m["role"] == "user" and "How many roses" in m["content"] for m in seen.messages)
+        results = [m for m in rounds[-1].messages if m["role"] == "tool"]
+        assert len(results) == 4
+        assert "number 3" in results[3]["content"]
+
+
 def test_what_was_cut_is_still_to_be_found(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My bicycle is a red Bianchi.")
