@@ -15,6 +15,7 @@ from gateway.core.memory.redaction import WITHHELD, has_secret, withhold
         "xoxb-123456789012-abcdefghij",
         "AKIAIOSFODNN7EXAMPLE",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",
+        f"eyJ{'hbGciOi' * 600}.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN",  # with certificates
         "4111 1111 1111 1111",  # Luhn's sum is right
         "5500-0055-5555-5559",
         "378282246310005",
