@@ -45,7 +45,7 @@ _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # So many different characters at least. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _KEY_LETTERS = 8
 _SECRET_BYTES = 24  # that Standard Webhooks asks for
-_HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f:.]+")  # a name, or an address, which may be IPv6
+_HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 # They say where a request ends, which only the one who sends it knows.
 _FRAMING = ("connection", "content-length", "transfer-encoding")

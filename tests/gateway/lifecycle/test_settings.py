@@ -208,6 +208,8 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
         ("[memory]\ndefault_user = ' '", "memory.default_user: it is empty"),
         # None of these would ever be the name that a request has.
         ("[server]\nallowed_hosts = ['gw.example:80']", "server.allowed_hosts: expected a name without"),
+        ("[server]\nallowed_hosts = ['192.168.1.5:8080']", "server.allowed_hosts: expected a name without"),
+        ("[server]\nallowed_hosts = ['cafe.de:80']", "server.allowed_hosts: expected a name without"),
         ("[server]\nallowed_hosts = ['https://gw.example']", "server.allowed_hosts: expected a name without"),
         ("[server]\nallowed_hosts = ['*']", "server.allowed_hosts: expected a name without"),
         # With these the upstream would read another request, or none.
