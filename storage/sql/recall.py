@@ -102,6 +102,8 @@ class Recall(Group):
                 found += filter(takes, await self._messages(agent.id, memory, some, deadline_ms))
                 if len(found) >= limit:
                     break
+                # Over SQLite a page is read in the loop itself, and others wait.
+                await asyncio.sleep(0)
             del found[limit:]
         if memory.has_grown:
             self._memories.weigh(memory)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from scripts.fill import new_agent, write_conversation
+from storage.search.rank import MOST_HITS
 from tests.storage.conftest import OpenStore
 
 
@@ -31,3 +34,17 @@ async def test_what_is_asked_for_is_found_behind_any_number_of_better_hits(open_
         assert all(m.at < 350 for m in early)
         while await store.recall.index(agent.id):
             pass
+
+
+async def test_others_go_on_while_a_search_rules_out_page_after_page(open_store: OpenStore) -> None:
+    store = await open_store()
+    agent = await new_agent(store, "ann")
+    turns = [(100.0 * n, f"Walrus {n}!", f"The walrus, {n}.") for n in range(1, 250)]
+    await write_conversation(store, agent, "c1", turns)
+    assert len(await store.recall.search(agent, "walrus")) == 40
+    rounds, search = 0, asyncio.ensure_future(store.recall.search(agent, "walrus", takes=lambda m: False))
+    while not search.done():
+        await asyncio.sleep(0)
+        rounds += 1
+    assert search.result() == []
+    assert rounds > len(turns) // MOST_HITS
