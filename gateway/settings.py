@@ -304,6 +304,7 @@ class ProjectSettings:
     memory: DefaultMode | None = None
     profile: str | None = None
     retention_days: float | None = ranged(None, 1)
+    lists_account: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

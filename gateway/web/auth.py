@@ -13,10 +13,9 @@ from typing import NamedTuple
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import is_loopback
 from storage.errors import StoreError
-from storage.sql.keys import Keys
+from storage.sql.keys import DEFAULT_PROJECT, Keys
 
 KEY_PREFIX = "mg-"
-DEFAULT_PROJECT = "default"
 _MOST_HOSTS = 64
 _READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
 

@@ -111,8 +111,10 @@ class _ForwardedPath:
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
             route = self.forwarding.find(head.path, asked.model, head.named)
-            credential = trace.caller.credential
-            outgoing = Outgoing(head.method, head.path, scope["headers"], credential, named=asked)
+            caller = trace.caller
+            outgoing = Outgoing(
+                head.method, head.path, scope["headers"], caller.project, caller.credential, named=asked
+            )
             await self._answer(route, outgoing, scope, receive, send)
 
     async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,8 +128,10 @@ class _ForwardedPath:
                     await upload.look(FieldSearch(boundary, "model"), self.bodies.limit_bytes, quota)
                     trace.model = upload.found or trace.model
                 route = self.forwarding.find(head.path, trace.model, head.named, is_read=is_read)
-                credential = trace.caller.credential
-                outgoing = Outgoing(head.method, head.path, scope["headers"], credential, upload=upload)
+                caller = trace.caller
+                outgoing = Outgoing(
+                    head.method, head.path, scope["headers"], caller.project, caller.credential, upload=upload
+                )
                 await self._answer(route, outgoing, scope, upload.after, send)
         finally:
             trace.bytes_in = upload.count

@@ -18,13 +18,14 @@ from adapters.types import ModelRequest
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, UnknownPath, UpstreamError
+from gateway.errors import BadRequest, NotAllowed, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route, unlisted
 from gateway.settings import Settings
+from storage.sql.keys import DEFAULT_PROJECT
 
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
@@ -33,6 +34,8 @@ _NO_ENDPOINT: Final = "unsupported_endpoint"
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Paths of objects that an upstream keeps.
 _KEPT: Final = ("/files", "/uploads", "/batches", "/responses", "/conversations")
+# Paths that list all of one kind that an account has. Whoever has an object's id, has it from who made it.
+_LISTS: Final = ("/files", "/batches")
 # Paths whose bodies name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches")
 
@@ -60,12 +63,13 @@ class StreamedBody(Protocol):
 class Outgoing:
     """A request for an upstream; its body is either `named` or `upload`.
 
-    path: below the base URL, with the query. headers: the caller's, as ASGI has them.
+    path: below the base URL, with the query. headers: the caller's, as ASGI has them. project: the caller's.
     """
 
     method: str
     path: str
     headers: Sequence[tuple[bytes, bytes]]
+    project: str
     credential: str | None
     named: WholeBody | None = None
     upload: StreamedBody | None = None
@@ -73,6 +77,10 @@ class Outgoing:
     @property
     def is_kept(self) -> bool:
         return self.path.startswith(_KEPT)
+
+    @property
+    def is_list(self) -> bool:
+        return self.method != "POST" and self.path.partition("?")[0] in _LISTS
 
     async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
         """Returns the request for one target. upstream: the one that the caller asked for."""
@@ -156,14 +164,26 @@ class Forwarding:
         names = [each.name for each in self._settings.upstreams]
         return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
 
+    def _check_list(self, project: str) -> None:
+        """Refuses a list of what an account has to a project that only shares the account. Raises: NotAllowed."""
+        own = self._settings.projects.get(project)
+        may = None if own is None else own.lists_account
+        if not (project == DEFAULT_PROJECT if may is None else may):
+            raise NotAllowed(
+                "This list has what all projects keep in the upstream's account. "
+                f"`projects.{project}.lists_account = true` in the gateway's settings shows it to this one."
+            )
+
     async def answer(self, route: Route, outgoing: Outgoing, sink: Sink, receipt: Receipt) -> None:
         """Answers `sink` with the upstream's reply.
 
-        Raises: UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload failed,
-        the error of the upload instead.
+        Raises: NotAllowed; UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload
+        failed, the error of the upload instead.
         """
         if outgoing.is_kept:
             attempts = self._failover.at_first_key(route, sink, receipt)
+            if outgoing.is_list and attempts.endpoint.has_key:
+                self._check_list(outgoing.project)
         else:
             # Requests without a conversation are dealt out in turn.
             attempts = self._failover.attempts(route, lambda: next(self._turns), sink, receipt, outgoing.path)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
+from gateway.settings import ModelSettings, ProfileSettings, ProjectSettings, UpstreamSettings
 from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.forwarding import FORWARDED
+from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.server import QUIET, Running, serve, settings_for
+from tests.stored import open_store
 
 
 @pytest.fixture
@@ -392,3 +395,42 @@ def test_a_field_is_found_however_the_form_is_cut(body: bytes, expected: bytes |
 )
 def test_a_boundary(kind: str, expected: bytes | None) -> None:
     assert boundary_of(kind) == expected
+
+
+# --- an account that projects share -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["files", "batches"])
+@pytest.mark.parametrize(
+    ("project", "lists", "api_key", "status"),
+    [
+        ("default", None, "sk-ours", 200),
+        ("blue", None, "sk-ours", 403),
+        ("blue", True, "sk-ours", 200),
+        ("default", False, "sk-ours", 403),
+        ("blue", None, None, 200),  # with a key of the caller's own, it is the caller's account
+    ],
+)
+def test_a_list_of_what_all_projects_keep_is_for_whom_the_settings_say(
+    tmp_path: Path, what: str, project: str, lists: bool | None, api_key: str | None, status: int
+) -> None:
+    async def open_here() -> Store:
+        return await open_store(tmp_path / "m.db")
+
+    with StrictUpstream(key="sk-ours") as upstream:
+        settings = settings_for(
+            upstream,
+            upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key=api_key),),
+            projects={project: ProjectSettings(lists_account=lists)},
+        )
+        with serve(settings, open_here) as gateway:
+            assert gateway.app.store is not None
+            key = gateway.call(gateway.app.store.keys.create(project, "test"))[1]
+            headers = {"x-mnemogate-key": key, "authorization": "Bearer sk-ours"}
+            reply = gateway.ask("GET", f"/v1/{what}?limit=5", None, headers)
+            assert reply.status == status
+            if status == 403:
+                assert reply.error["type"] == "permission_error"
+                assert f"projects.{project}.lists_account" in reply.error["message"]
+                # An id shows that an object is one's own.
+                assert gateway.ask("GET", f"/v1/{what}/x-1", None, headers).status != 403
