@@ -97,8 +97,7 @@ class Conversations(Group):
         if said is not None:
             await remove_definition(connection, said.id)
         target = ForgetTarget(conversation=conversation, keeps_memory=keeps_memory)
-        id, _ = await begin_forgetting(connection, agent.id, target, at)
-        return id
+        return await begin_forgetting(connection, agent.id, target, at)
 
     @long_reads
     async def list(

@@ -29,7 +29,7 @@ import orjson
 
 from storage.commands import Erased, Extent, ForgetTarget, Rules
 from storage.database import GONE, Connection, Database
-from storage.records import API_PROFILE, Exchange, Scope, State
+from storage.records import API_PROFILE, Exchange, State
 from storage.sql import exchanges as history
 from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import empty_snapshots
@@ -157,17 +157,15 @@ class Forgetting(Group):
         """
         now = self._now()
 
-        async def write(connection: Connection) -> tuple[int, Scope | None, list[int]]:
+        async def write(connection: Connection) -> tuple[int, list[int]]:
             await connection.lock_sharers(agent)
             sleepers = await load_sleepers(connection, agent) if target.is_all else []
-            before = [(await begin_forgetting(connection, each, target, now))[0] for each in sleepers]
-            return *await begin_forgetting(connection, agent, target, now), before
+            before = [await begin_forgetting(connection, each, target, now) for each in sleepers]
+            return await begin_forgetting(connection, agent, target, now), before
 
-        id, scope, before = await self._database.bulk(write)
+        id, before = await self._database.bulk(write)
         self._before[id] = before
-        self._agents.clear()  # those of `before` too
-        if scope is not None:
-            self._agents.forget(scope)
+        self._agents.clear()
         self._wake()
         self._database.tell(GONE)
         return id
@@ -238,28 +236,23 @@ def _numbers(e: Exchange) -> list[int]:
     return [e.seq + place for place in (*spoken, *said)]
 
 
-async def begin_forgetting(
-    connection: Connection, agent: int, target: ForgetTarget, now: float
-) -> tuple[int, Scope | None]:
-    """Writes a target down. Returns what `Forgetting.run` takes, and whose memory it is."""
+async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:
+    """Writes a target down. Returns what `Forgetting.run` takes."""
     await connection.lock_sharers(agent)
     await end_readings(connection, agent, now)
     wanted: object = target
     if target.is_all:
-        row = await connection.row(SQL["agent_delete"], (agent,))
-        if row is None:
-            row = ("", "", "")
+        project, profile = await connection.row(SQL["agent_delete"], (agent,)) or ("", "")
         await remove_definitions(connection, agent)  # it is not to be found by its name either
         await connection.run(SQL["wipe_tags"], (agent,))
-        wanted = {"all": [row[0], row[1]]}
+        wanted = {"all": [project, profile]}
         await forget_jobs(connection, agent)
     else:
-        row = await connection.row(SQL["scope_of"], (agent,))
         for file in target.files:
             await connection.run(SQL["file_erase"], (file, agent))
         await _raise_epoch(connection, agent)
-    id = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
-    return id, None if row is None else Scope(*row)
+    id: int = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
+    return id
 
 
 async def _raise_epoch(connection: Connection, agent: int) -> None:

@@ -34,7 +34,7 @@ UPDATE agents SET epoch = epoch + 1 WHERE id = ?
 
 -- name: agent_delete
 -- Deletes an agent. With its secret goes all that its hashes could say.
-DELETE FROM agents WHERE id = ? RETURNING project, profile, subject
+DELETE FROM agents WHERE id = ? RETURNING project, profile
 
 -- name: conversation_of
 -- Finds a conversation by its public name, or by the client's.
