@@ -399,6 +399,32 @@ def test_names_and_arguments_that_no_provider_takes_do_not_brick_a_copy(world: L
     assert sent[2]["tool_calls"][0]["function"] == {"name": "shop_look_up", "arguments": "{}"}
 
 
+def packed(**fields: Any) -> str:
+    return json.dumps({**fields, "time": "2025-10-31 03:56:00 PM PDT-0700"})
+
+
+def test_what_older_agents_of_lettas_server_kept_packed_is_told_plainly(world: LettaWorld) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    messages = file["agents"][0]["messages"]
+    messages[1]["content"][0]["text"] = packed(
+        type="user_message", message="Where is order 7?", location="Bonn"
+    )
+    result = messages[3]["tool_returns"][0]
+    result["func_response"] = packed(status="Failed", message="There is no order 7.")
+    result["status"] = None
+    alike = '{"message": "a text of the user\'s own", "type": "user_message"}'
+    messages[7]["content"][0]["text"] = alike
+    (id,) = bring_in(world, file)
+    shown = list(world.letta.agents.messages.list(id, order="asc"))
+    asked = [each.content for each in shown if each.message_type == "user_message"]
+    assert asked == ["Where is order 7?", f"{alike}\nAnd a pen?"]
+    (told,) = [each for each in shown if each.message_type == "tool_return_message"]
+    assert (told.tool_return, told.status) == ("There is no order 7.", "error")
+    world.letta.agents.messages.create(id, input="One more pen, please.")
+    sent = world.upstream.last.messages
+    assert [m["content"] for m in sent[1:4:2]] == ["Where is order 7?", "There is no order 7."]
+
+
 def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:
     world.upstream.queue(say("One."), say("Two."))
     agent = world.agent()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import orjson
 
 from gateway.core.agent_file import CarriedMessage
 from gateway.core.conversation.canonical import text_of
@@ -24,6 +25,8 @@ from gateway.dialects.letta.message import Showing, content_parts, spoken_by
 from gateway.dialects.letta.shown import time_of
 
 _SHOWING = Showing()
+# Of a packed result.
+_STATUSES = {"OK": "success", "Failed": "error"}
 
 
 class Function(msgspec.Struct):
@@ -239,6 +242,10 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
     made = []
     for each in returns:
         text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
+        packed = _packed(text)
+        status = _STATUSES.get(str(packed.get("status")))
+        text = packed["message"] if status is not None else text
+        status = each.status or status
         result: dict[str, Any] = {
             "role": "tool",
             "tool_call_id": each.tool_call_id or message.tool_call_id or "",
@@ -247,7 +254,7 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
         made.append(
             with_private(
                 with_name(result, message.name or ""),
-                status=each.status if each.status not in (None, "success") else None,
+                status=status if status != "success" else None,
                 stdout="\n".join(each.stdout or ()) or None,
                 stderr="\n".join(each.stderr or ()) or None,
                 approval=decision,
@@ -260,9 +267,28 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
 def _content(content: str | list[dict[str, Any]] | None) -> Any:
     """Returns what a user said: a text, or parts of text and images."""
     if not isinstance(content, list):
-        return content or ""
+        return _said(content or "")
     parts = [part for each in content if (part := _part(each)) is not None]
-    return parts if any(part["type"] != "text" for part in parts) else _plain(content)
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def _said(text: str) -> str:
+    """Returns what a user said, where an agent of an older type kept it packed."""
+    packed = _packed(text)
+    return packed["message"] if packed.get("type") == "user_message" else text
+
+
+def _packed(text: str) -> dict[str, Any]:
+    """Returns the object in which Letta's older agents kept a message or a result, with its time; {} for plain text."""
+    if not text.startswith("{"):
+        return {}
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -273,7 +299,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
             url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
         return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
     text = part.get("text")
-    return {"type": "text", "text": text} if isinstance(text, str) else None
+    return {"type": "text", "text": _said(text)} if isinstance(text, str) else None
 
 
 def _plain(content: str | list[dict[str, Any]] | None) -> str:
