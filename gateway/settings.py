@@ -47,17 +47,14 @@ NOBODY = "none"
 # Standard Webhooks writes its secrets so.
 SECRET_PREFIX = "whsec_"
 
-# A password stands before the host or among the parameters. Whatever looks like one goes, however wrong the URL is.
-_PASSWORDS = (
-    re.compile(r"(?<=://)([^/?#:]*):.*@"),
-    re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE),
-)
+# A password stands among the parameters or before the host. Whatever looks like one goes, however wrong the URL is.
+_PASSWORD_GIVEN = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_PASSWORD_BEFORE = re.compile(r"(?<=://)([^:]*):.*@")
 
 
 def without_password(url: str) -> str:
     """Returns the URL of a database as it may be shown and logged."""
-    url = _PASSWORDS[0].sub(r"\1:***@", url)
-    return _PASSWORDS[1].sub(r"\1***", url)
+    return _PASSWORD_BEFORE.sub(r"\1:***@", _PASSWORD_GIVEN.sub(r"\1***", url))
 
 
 @dataclass(frozen=True, slots=True)

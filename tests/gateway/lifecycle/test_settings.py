@@ -430,6 +430,9 @@ def test_a_server_that_is_named_wrongly_is_told(tmp_path: Path, text: str, says:
         ("postgresql://ann@h/m", "postgresql://ann@h/m"),
         ("postgresql://ann@ours:hush@h/m", "postgresql://ann@ours:***@h/m"),
         ("postgresql://ann:hu/sh@h/m", "postgresql://ann:***@h/m"),
+        ("postgresql://an/n:hush@h/m", "postgresql://an/n:***@h/m"),
+        ("postgresql://an#n:hush@h/m", "postgresql://an#n:***@h/m"),
+        ("postgresql://h:1/m?user=a&password=hu@sh", "postgresql://h:1/m?user=a&password=***"),
     ],
 )
 def test_no_password_is_shown(url: str, shown: str) -> None:
