@@ -274,12 +274,16 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
 
 
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
-    """Returns the messages of a cancelled send, which are kept and sent with the next one."""
+    """Returns the messages of a cancelled send, which are kept and sent with the next one.
+
+    Those that the upstream has refused would only be refused again.
+    """
     after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
-    if not cut:
+    last = max(cut, key=lambda e: (e.begun, e.id), default=None)
+    if last is None or last.superseded:
         return []
-    return tree.content(max(cut, key=lambda e: (e.begun, e.id))).messages or []
+    return tree.content(last).messages or []
 
 
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:

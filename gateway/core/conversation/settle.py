@@ -130,6 +130,11 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     return tree.add(e)
 
 
+def refuse(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+    """Writes a request that the upstream refused for what is in it, so that nothing of it is sent again."""
+    return tree.change(cancel(tree, plan, ended).id, superseded=True)
+
+
 def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """Returns the new exchange at its place, without its words.
 

@@ -135,6 +135,7 @@ class TurnOutcome:
         tools where the last round was mixed, or where the budget was used up.
     said: the one assistant message that the client has; of an unfinished turn the text generated so far.
     finish_reason, usage: those that the client is told, or would have been.
+    is_refused: the upstream refused what went in, before there was anything of a reply.
     rounds: replies of the model that began. hidden: `full` holds results of our tools, which the client never saw.
     stop: why the turn ended.
 
@@ -156,6 +157,7 @@ class TurnOutcome:
     waiting: Mapping[str, str] = field(default_factory=dict)
     results: tuple[ToolResult, ...] = ()
     step_usage: Json | None = None
+    is_refused: bool = False
 
     @property
     def text(self) -> str:

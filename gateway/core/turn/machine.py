@@ -61,6 +61,8 @@ from gateway.errors import Conflict, GatewayError
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
+# Refusals that another moment, key or account may mend. What goes in has to be another for any other 4xx.
+_NOT_FOR_GOOD = frozenset((401, 402, 408, 409, 425, 429))
 _DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
@@ -177,13 +179,14 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
+        is_refused = self._rounds == 1 and 400 <= reply.status < 500 and reply.status not in _NOT_FOR_GOOD
         # A success is no status that tells an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(error_of(reply.status, body), None)
-            return [*self._flush(), *self._break_off(End.FAILED, reason)]
+            return [*self._flush(), *self._break_off(End.FAILED, reason, is_refused=is_refused)]
         whole = commands.SendWhole(reply.status, reply.headers, self._view.refused(reply.status, body))
-        return [whole, *self._break_off(End.FAILED, reason)]
+        return [whole, *self._break_off(End.FAILED, reason, is_refused=is_refused)]
 
     def _broken(self, error: GatewayError) -> list[Command]:
         reason = StopReason.UPSTREAM_ERROR
@@ -217,9 +220,11 @@ class Turn:
         self._state = _SAVING
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
-    def _break_off(self, end: End, reason: StopReason) -> list[Command]:
+    def _break_off(self, end: End, reason: StopReason, *, is_refused: bool = False) -> list[Command]:
         """Ends the turn before its reply is complete, without waiting for the commit."""
         outcome = self._unfinished(end, reason)
+        if is_refused:
+            outcome = replace(outcome, is_refused=True)
         self._state = _DONE
         return [commands.Save(outcome), _FINISH]
 

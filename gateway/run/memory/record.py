@@ -50,6 +50,8 @@ def record_turn(
     """Returns the write of a turn. now: when it ended. how: settles it, if not its end says how."""
     if how is None:
         how = settle.finish if outcome.state is FINISHED else settle.cancel
+        if outcome.is_refused:
+            how = settle.refuse
     ended = _ended(known, prompt, changes.ops, outcome, now)
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
     snapshot = _snapshot(known, prompt, changes)

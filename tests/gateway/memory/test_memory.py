@@ -719,6 +719,24 @@ def test_a_retried_send_is_one_message(world: World) -> None:
     assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("status", [400, 403, 413])
+def test_what_the_upstream_refuses_does_not_stay_in_a_conversation(
+    world: World, stream: bool, status: int
+) -> None:
+    """A filter refuses the words themselves, and would refuse every message that comes with them."""
+
+    def post(text: str) -> int:
+        return world.post([{"role": "user", "content": text}], APPEND, user="alice", stream=stream).status
+
+    assert post("first") == 200
+    world.upstream.queue(fail(429), fail(status, "The prompt was filtered.", code="content_filter"))
+    assert [post("second"), post("bad words"), post("third")] == [429, status, 200]
+    assert spoken(world) == ["first", "Ok.", "third"]
+    assert post("fourth") == 200
+    assert spoken(world) == ["first", "Ok.", "third", "Ok.", "fourth"]
+
+
 def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
     async def index() -> list[int]:
         found = []
