@@ -425,6 +425,22 @@ def test_what_older_agents_of_lettas_server_kept_packed_is_told_plainly(world: L
     assert [m["content"] for m in sent[1:4:2]] == ["Where is order 7?", "There is no order 7."]
 
 
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (packed(status="OK", message="Two."), "Two."),
+        (packed(status="OK", message="a\0b"), "ab"),  # not every database has U+0000
+        (own := packed(status="OK", message="Two rows.", rows=[1, 2]), own),  # of the tool's own
+    ],
+)
+def test_a_packed_result_has_nothing_but_its_text(world: LettaWorld, result: str, told: str) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    file["agents"][0]["messages"][3]["tool_returns"][0]["func_response"] = result
+    (id,) = bring_in(world, file)
+    shown = world.letta.agents.messages.list(id, order="asc")
+    assert [each.tool_return for each in shown if each.message_type == "tool_return_message"] == [told]
+
+
 def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:
     world.upstream.queue(say("One."), say("Two."))
     agent = world.agent()

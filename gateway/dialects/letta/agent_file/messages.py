@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import orjson
 
 from gateway.core.agent_file import CarriedMessage
 from gateway.core.conversation.canonical import text_of
@@ -25,8 +24,9 @@ from gateway.dialects.letta.message import Showing, content_parts, spoken_by
 from gateway.dialects.letta.shown import time_of
 
 _SHOWING = Showing()
-# Of a packed result.
+# Of a packed result, which has nothing else: a tool's own JSON may have these fields, too.
 _STATUSES = {"OK": "success", "Failed": "error"}
+_RESULT = {"status", "message", "time"}
 
 
 class Function(msgspec.Struct):
@@ -243,7 +243,7 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
     for each in returns:
         text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
         packed = _packed(text)
-        status = _STATUSES.get(str(packed.get("status")))
+        status = _STATUSES.get(str(packed["status"])) if packed.keys() == _RESULT else None
         text = packed["message"] if status is not None else text
         status = each.status or status
         result: dict[str, Any] = {
@@ -282,12 +282,7 @@ def _said(text: str) -> str:
 
 def _packed(text: str) -> dict[str, Any]:
     """Returns the object in which Letta's older agents kept a message or a result, with its time; {} for plain text."""
-    if not text.startswith("{"):
-        return {}
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {}
+    found = (read_arguments(text) if text.startswith("{") else None) or {}
     return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
 
 
