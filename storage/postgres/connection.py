@@ -125,13 +125,13 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
 
 
 # Up to the last sign, since a user and a password may hold one that nobody has escaped.
-_PASSWORD = re.compile(r"(?<=://)([^/?#:]*):.*@")
+_PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 
 def without_secret(url: str) -> str:
     """Returns the URL as it may be shown."""
-    return _PASSWORD_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+    return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
 @dataclass(frozen=True, slots=True)
