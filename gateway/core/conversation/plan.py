@@ -276,9 +276,13 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
     """Returns the messages of a cancelled send, which are kept and sent with the next one.
 
-    Those that the upstream has refused would only be refused again.
+    Those that the upstream has refused would only be refused again. A turn off the record takes none of them along.
     """
-    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
+    after: list[Exchange] = []
+    while tip is not None and tip.state is State.OFF:
+        after += tree.kids(tip)
+        tip = tree.parent(tip)
+    after += tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
     last = max(cut, key=lambda e: (e.begun, e.id), default=None)
     if last is None or last.superseded:

@@ -175,7 +175,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         conversation = opening.conversation if opening else conversation
     e = changed(e, conversation=conversation if conversation is not None else e.id)
     if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
-        return changed(e, state=State.OFF, notes={})
+        # What was held back for it is kept already, and goes with the next request on the record.
+        own = len(plan.held)
+        inputs, media = e.inputs[own:], e.media[own:]
+        return changed(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
     return e
 
 

@@ -719,6 +719,23 @@ def test_a_retried_send_is_one_message(world: World) -> None:
     assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
 
 
+def test_a_turn_off_the_record_takes_no_message_of_a_cancelled_send_along(world: World) -> None:
+    """Front ends ask for a title in between."""
+    append(world, "first")
+    world.upstream.queue(fail(500))
+    append(world, "second", status=500)
+    for title in ("A title?", "Another title?"):
+        reply = world.post(
+            [{"role": "user", "content": title}], {**APPEND, "x-mnemogate-memory": "off"}, user="alice"
+        )
+        assert reply.status == 200
+        assert spoken(world) == ["first", "Ok.", "second", title]
+    append(world, "third")
+    assert spoken(world) == ["first", "Ok.", "second", "third"]
+    append(world, "fourth")
+    assert spoken(world) == ["first", "Ok.", "second", "third", "Ok.", "fourth"]
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("status", [400, 403, 413])
 def test_what_the_upstream_refuses_does_not_stay_in_a_conversation(
