@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +24,12 @@ _FOLDER = "folder"
 SEARCH_MS = 1000.0
 GREP_S = 1.0  # for one call, in which other calls go on
 PATTERN_CHARS = 300
-# A compiled pattern has a part of some 300 bytes for each time that something must be there: a{9999999} takes 3 GB.
-PATTERN_PARTS = 10_000
+# A compiled pattern has up to 500 bytes for each of its characters, as often as it must be there.
+PATTERN_PARTS = 50_000
 MATCHES = 20  # that one call shows
 LINE_CHARS = 300  # of a line that is shown
 _PAGE = 256
-_AT_LEAST = re.compile(r"\{\s*(\d+)")
+_AT_LEAST = re.compile(r"(.?)\{\s*(\d+)", re.DOTALL)
 NO_FILES = "No file is attached to this agent."
 TOO_LONG = (
     "Error: the search took longer than a second. Use a simpler pattern, or name fewer files by `include`."
@@ -135,13 +134,27 @@ class FileTools:
         return "".join(found)
 
 
+def _parts(words: str) -> int:
+    """Returns a bound of how many parts a compiled pattern has.
+
+    Each of its characters comes as often as the most repeated character or set, and as groups say, which may all be
+    within one another. With the flag x there may be blanks behind a group.
+    """
+    most = times = 1
+    for before, least in _AT_LEAST.findall(words):
+        if before.strip() in ("", ")"):
+            times *= max(1, int(least))
+        else:
+            most = max(most, int(least))
+    return len(words) * most * times
+
+
 def _compiled(words: str) -> Any:
     """Returns a pattern, or an error."""
     if not words or len(words) > PATTERN_CHARS:
         return f"Error: a pattern has 1 to {PATTERN_CHARS} characters."
-    # Within one another they multiply, and it costs little to take them all as if they were.
-    if math.prod(max(1, int(least)) for least in _AT_LEAST.findall(words)) > PATTERN_PARTS:
-        return f"Error: the pattern repeats something more than {PATTERN_PARTS:,} times. Use `+` or `*`."
+    if _parts(words) > PATTERN_PARTS:
+        return "Error: the pattern is too long with its repeats written out. Use `+` or `*`."
     try:
         return regex.compile(words, regex.IGNORECASE, cache_pattern=False)
     except (regex.error, ValueError, OverflowError, RecursionError) as error:

@@ -171,7 +171,12 @@ def test_an_agent_searches_its_files(world: LettaWorld) -> None:
     assert ask(world, agent.id, "grep_files", pattern="kind", include="x*").startswith("No file fits")
     assert "no regular expression" in ask(world, agent.id, "grep_files", pattern="(")
     assert "300 characters at most" in ask(world, agent.id, "grep_files", pattern="a", include="x*" * 200)
-    assert "more than 10,000 times" in ask(world, agent.id, "grep_files", pattern="(?:a{300}){300,400}")
+    long = ["a{9999}", "(?:a{300}){300,400}", "(?x)(?:a{300}) {300}"]
+    long += ["(?:" + "a" * 280 + "){300}", "[" + r"\d\s" * 60 + "]{300}"]
+    for pattern in long:
+        assert "too long with its repeats" in ask(world, agent.id, "grep_files", pattern=pattern)
+    uid = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    assert ask(world, agent.id, "grep_files", pattern=uid) == "Nothing was found."
     found_by_search = world.letta.agents.passages.search(agent.id, query="boat").results
     assert [each.content for each in found_by_search] == [PLAN]
     world.letta.agents.folders.detach(notes.id, agent_id=agent.id)
