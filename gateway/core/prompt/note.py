@@ -66,13 +66,19 @@ _WORDS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(25
 _IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
 
 
+# More than the languages of most users have; of all that there are they would take 77 MB.
+_MOST_CHARACTERS = 1 << 14
+
+
 class _Apart(dict[int, int]):
     """By character: itself where it is a part of a word, else a space."""
 
     def __missing__(self, code: int) -> int:
         c, kind = chr(code), unicodedata.category(chr(code))
         is_in_words = kind[0] in _IN_WORDS or kind in ("Sc", "So") or c in _SIGNS_IN_WORDS
-        self[code] = found = code if is_in_words else 32
+        found = code if is_in_words else 32
+        if len(self) < _MOST_CHARACTERS:
+            self[code] = found
         return found
 
 
