@@ -61,8 +61,8 @@ from gateway.errors import Conflict, GatewayError
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
-# Refusals that another moment, key or account may mend. What goes in has to be another for any other 4xx.
-_NOT_FOR_GOOD = frozenset((401, 402, 408, 409, 425, 429))
+# Refusals that another moment, key, account or model may mend. What goes in has to be another for any other 4xx.
+_NOT_FOR_GOOD = frozenset((401, 402, 404, 408, 409, 425, 429))
 _DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
