@@ -182,8 +182,7 @@ async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, q
     plan, tree = await _plan(store, asked, agent, look, query)
     anchor = plan.match.anchor
     path = tuple(tree.chain(anchor))
-    uid = await _conversation_uid(store, agent, look, plan)
-    uid = uid or _uid_of_new(asked, agent, look, query.listing)
+    uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, look, query.listing)
     if asked.identity.mode is Mode.OFF:
         return Known(asked, agent, look, plan, tree, path, False, uid)
     number = anchor.snapshot if anchor is not None else None
@@ -268,9 +267,7 @@ def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing
     conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
     """
     key = asked.identity.conversation
-    of = b"m%d " % look.next_seq + listing.path(len(listing))
-    if key is not None:
-        of = b"k" + key.encode()
+    of = b"k" + key.encode() if key is not None else b"m%d " % look.next_seq + listing.path(len(listing))
     return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()
 
 
