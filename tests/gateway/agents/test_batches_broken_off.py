@@ -158,23 +158,6 @@ def test_what_is_refused_is_not_left_with_the_provider(
         assert set(s.openai.files) <= set(s.openai.deleted)
 
 
-def test_why_an_item_failed_quotes_nothing_that_was_forgotten(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate("errored", words="Not allowed: quokkas.")
-
-    with scene(tmp_path, answer, held=True) as s:
-        [agent] = s.agents(1)
-        s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
-        batch = s.post([agent], "And what do I adore?")
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
-        for message in s.world.letta.agents.messages.list(agent, order="asc").items:
-            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
-        s.openai.finish()
-        assert s.ended(batch)["counts"]["failed"] == 1
-        assert "forgotten" in s.items(batch)[0]["error"]
-        assert "quokkas" not in s.items(batch)[0]["error"]
-
-
 @pytest.mark.parametrize(
     ("change", "failed"),
     [

@@ -52,9 +52,14 @@ def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> N
             time.sleep(0.05)
 
 
-def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fate",
+    [Fate(text="You adore quokkas."), Fate("errored", words="Not allowed: quokkas.")],
+    ids=["a reply", "an error"],
+)
+def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path, fate: Fate) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="You adore quokkas.")
+        return fate
 
     with scene(tmp_path, answer, held=True) as s:
         [agent] = s.agents(1)
@@ -65,6 +70,8 @@ def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path) -> N
             s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         s.openai.finish()
         assert s.ended(batch)["counts"]["failed"] == 1
+        assert "forgotten" in s.items(batch)[0]["error"]
+        assert "quokkas" not in s.items(batch)[0]["error"]
         deadline = time.monotonic() + 10
         while has(tmp_path, "quokkas"):
             assert time.monotonic() < deadline, has(tmp_path, "quokkas")
