@@ -56,8 +56,7 @@ class Composer:
         """Returns the prompt for the target that is expected to answer. made_notes: those that were made before."""
         asked, plan = known.asked, known.plan
         if known.is_off:
-            # In append mode only the gateway has the history, so it goes upstream even with memory off.
-            composition = await self._compose(known, {}) if plan.appending else Composition()
+            composition = await self._compose_off(known)
             prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
             return changed(prompt, window=await fit(prompt))
         new = plan.messages
@@ -103,7 +102,9 @@ class Composer:
         What only the model that was expected could read stays here; note and memory section stay as they are.
         """
         prompt = changed(prompt, target=target, form=form)
-        if not known.is_off:
+        if known.is_off:
+            prompt = changed(prompt, composition=await self._compose_off(known))
+        else:
             made, before = await self._compose(known, prompt.notes), prompt.composition
             composition = changed(made, notes=before.notes, note_tokens=before.note_tokens)
             beginning = self._beginning(known, composition)
@@ -116,6 +117,10 @@ class Composer:
             return compose(known.tree, known.plan, known.offered, notes, known.look.additions)
         composing = partial(compose, known.tree, known.plan, known.offered, notes)
         return await with_contents(self.store.turns, known.agent, known.tree, composing)
+
+    async def _compose_off(self, known: Known) -> Composition:
+        # In append mode only the gateway has the history, so it goes upstream even with memory off.
+        return await self._compose(known, {}) if known.plan.appending else Composition()
 
     def _section(self, known: Known, summary: int, *, takes_note: bool) -> Section:
         """Returns the memory section with a summary behind it. summary: its id, or 0."""

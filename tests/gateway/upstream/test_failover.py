@@ -227,6 +227,25 @@ def test_readable_thoughts_of_a_hidden_round_are_not_shown_to_a_stand_in(two: Op
         assert "memory_insert" in json.dumps(it.second.last.messages)
 
 
+@forms
+@pytest.mark.parametrize("mode", ["on", "read", "off"])
+@only_openai
+def test_the_history_that_the_gateway_has_shows_a_stand_in_no_thoughts(
+    two: Open, mode: str, stream: bool
+) -> None:
+    """In append mode the history goes upstream even with memory off."""
+    append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+    thought = {"reasoning_content": "Hm.", "thinking_blocks": [{"type": "thinking", "thinking": "Hm."}]}
+    with two() as it:
+        it.first.rules = Rules(unknown_parameters=False)
+        it.first.queue(say("One.", delta=thought), fail(503))
+        it.ask(stream, True, "first", append)
+        asked = it.ask(stream, True, "second", {**append, "x-mnemogate-memory": mode})
+        assert (asked[0], asked[1]["x-mnemogate-upstream"]) == ("Ok.", "second")
+        assert it.first.last.messages[1]["thinking_blocks"], "its own provider gets it back"
+        assert [m["content"] for m in it.second.last.messages] == ["first", "One.", "second"]
+
+
 # --- nobody else to ask
 
 
