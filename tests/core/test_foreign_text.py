@@ -14,7 +14,7 @@ from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
 from gateway.core.prompt import blocks, note, summary
-from gateway.core.upstream.context_window import context_from_error
+from gateway.core.turn.upstream_error import context_from_error
 from gateway.run.tools.signature import schema_of
 from storage.records import Block
 

@@ -126,7 +126,8 @@ def plan_step(
         e = changed(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
     else:
         e = changed(e, length=length)
-    fill: Iterable[PathElement] = tree.line(tip)
+    refused = _refused(tree.chain(tip))
+    fill: Iterable[PathElement] = [x for x in tree.line(tip) if x.exchange.id not in refused]
     if evicted is not None:
         begins = evicted.depth, evicted.offset
         # By the depth as well: an element without atoms has the offset of what follows it.
@@ -142,6 +143,20 @@ def plan_step(
         held=tuple(held),
         appending=True,
     )
+
+
+def _refused(path: Sequence[Exchange]) -> set[int]:
+    """Returns the exchanges that the upstream would refuse again: those it refused, and the unanswered before them.
+
+    It has never taken any of these, so each may be the reason.
+    """
+    found: set[int] = set()
+    is_refused = False
+    for e in reversed(path):
+        is_refused = e.superseded or (is_refused and e.reply is None)
+        if is_refused:
+            found.add(e.id)
+    return found
 
 
 def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
@@ -207,6 +222,11 @@ def finish_turn(
     ours = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
     hidden = orjson.dumps({"messages": list(full), "ours": ours})
     return changed(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
+
+
+def refuse(e: Exchange) -> Exchange:
+    """Returns an exchange that has ended, which the upstream refused: it is neither shown, recalled nor sent again."""
+    return changed(e, superseded=True, standing=False)
 
 
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:

@@ -243,7 +243,7 @@ def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
 
 
 def _lines_of(x: Exchange) -> Iterator[str]:
-    if is_tombstone(x):
+    if is_tombstone(x) or x.superseded:
         return
     content = Tree([x]).content(x)
     for i, message in enumerate(content.messages or ()):

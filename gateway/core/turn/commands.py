@@ -135,7 +135,8 @@ class TurnOutcome:
         tools where the last round was mixed, or where the budget was used up.
     said: the one assistant message that the client has; of an unfinished turn the text generated so far.
     finish_reason, usage: those that the client is told, or would have been.
-    is_refused: the upstream refused what went in, before there was anything of a reply.
+    is_refused: the upstream refused what went in, and would again: the turn's messages, or those of its last step
+        where steps are kept.
     rounds: replies of the model that began. hidden: `full` holds results of our tools, which the client never saw.
     stop: why the turn ended.
 

@@ -56,13 +56,11 @@ from gateway.core.turn.round import (
 )
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut, ToolCall, join_messages
-from gateway.core.turn.upstream_error import error_of
+from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.errors import Conflict, GatewayError
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
-# Refusals that another moment, key, account or model may mend. What goes in has to be another for any other 4xx.
-_NOT_FOR_GOOD = frozenset((401, 402, 404, 408, 409, 425, 429))
 _DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
@@ -179,7 +177,8 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused = self._rounds == 1 and 400 <= reply.status < 500 and reply.status not in _NOT_FOR_GOOD
+        is_first = self._rounds == 1 or self.spec.keeps_steps
+        is_refused = is_first and is_for_good(reply.status, body)
         # A success is no status that tells an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})

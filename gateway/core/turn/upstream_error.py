@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
 import orjson
@@ -21,6 +23,22 @@ _NAMES: Final = {
     529: "overloaded_error",
 }
 _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
+
+# Refusals that another moment, key, account or model may mend.
+_MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
+_TOO_LONG: Final = b"context_length_exceeded"
+_ERROR_BYTES: Final = 16_384
+
+
+def is_for_good(status: int, body: bytes) -> bool:
+    """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
+
+    What is only too long in its place is not: less goes in front of it the next time.
+    """
+    if not 400 <= status < 500 or status in _MENDABLE:
+        return False
+    text = body[:_ERROR_BYTES]
+    return _TOO_LONG not in text and context_from_error(text.decode("utf-8", "replace")) is None
 
 
 def error_in(chunk: Json, name: str | None = None) -> Json | None:
@@ -93,3 +111,44 @@ def error_of(status: int, body: bytes) -> Json:
     if error.get("code") is None:
         error["code"] = status
     return error
+
+
+# No context is as long, and Python refuses to parse a number of thousands of digits.
+_MOST_DIGITS = 12
+# The sentences in which servers name the length of their context; the group is the number.
+_CONTEXT_SENTENCES = (
+    re.compile(
+        r"maximum (?:context|prompt) length (?:is|of) (\d[\d,]*)", re.I
+    ),  # OpenAI, vLLM, OpenRouter; xAI
+    re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
+    re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
+    re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
+    re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
+    re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
+    re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
+    re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
+)
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+
+
+def context_from_error(body: str, request: bytes = b"") -> int | None:
+    """Returns the context length in tokens that an upstream's error names, or None.
+
+    request: the JSON it is about. Some errors repeat the request, and a length that stands there does not count.
+    """
+    named = list(_contexts(body))
+    if not named or not request:
+        return named[0] if named else None
+    # Serialised again, the request has no escaped letters, so that the same words are found in both.
+    text = orjson.dumps(orjson.loads(request)).decode()
+    quoted = set(_contexts(_ESCAPE.sub(" ", text)))
+    return next((tokens for tokens in named if tokens not in quoted), None)
+
+
+def _contexts(text: str) -> Iterator[int]:
+    for sentence in _CONTEXT_SENTENCES:
+        for found in sentence.finditer(text):
+            digits = found[1].replace(",", "")
+            # A smaller number is a count of something else.
+            if len(digits) < _MOST_DIGITS and int(digits) >= 256:
+                yield int(digits)

@@ -6,11 +6,7 @@ words, and a window that is full by its count is not full by ours. Its context c
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from math import ceil
-
-import orjson
 
 # Vocabularies made for other languages take up to about so many tokens for each of ours.
 GUESS = 2.0
@@ -59,44 +55,3 @@ class ContextWindows:
     def guessed(self, at: ModelAt) -> None:
         """Notes that a prompt cut to a guessed window was taken, after one that fitted by our count was not."""
         self._guessed[at] = GUESS
-
-
-# No context is as long, and Python refuses to parse a number of thousands of digits.
-_MOST_DIGITS = 12
-# The sentences in which servers name the length of their context; the group is the number.
-_CONTEXT_SENTENCES = (
-    re.compile(
-        r"maximum (?:context|prompt) length (?:is|of) (\d[\d,]*)", re.I
-    ),  # OpenAI, vLLM, OpenRouter; xAI
-    re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
-    re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
-    re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
-    re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
-    re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
-    re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
-    re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
-)
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-
-
-def context_from_error(body: str, request: bytes = b"") -> int | None:
-    """Returns the context length in tokens that an upstream's error names, or None.
-
-    request: the JSON it is about. Some errors repeat the request, and a length that stands there does not count.
-    """
-    named = list(_contexts(body))
-    if not named or not request:
-        return named[0] if named else None
-    # Serialised again, the request has no escaped letters, so that the same words are found in both.
-    text = orjson.dumps(orjson.loads(request)).decode()
-    quoted = set(_contexts(_ESCAPE.sub(" ", text)))
-    return next((tokens for tokens in named if tokens not in quoted), None)
-
-
-def _contexts(text: str) -> Iterator[int]:
-    for sentence in _CONTEXT_SENTENCES:
-        for found in sentence.finditer(text):
-            digits = found[1].replace(",", "")
-            # A smaller number is a count of something else.
-            if len(digits) < _MOST_DIGITS and int(digits) >= 256:
-                yield int(digits)

@@ -72,9 +72,9 @@ async def sent_before(
         return None if otid is None else SentBefore(run, agent, (), False, True)
     if run.state is RunState.COMPLETED:
         return SentBefore(run, agent, tuple(await exchanges_of(store, agent, run)), True, False)
-    # Where something of a reply was shown, the message is answered anew.
+    # Where something of a reply was shown, the message is answered anew; what was refused is in no prompt.
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    return SentBefore(run, agent, steps, False, is_cut)
+    return SentBefore(run, agent, steps, False, is_cut or first.superseded)
 
 
 async def _line(store: Store, agent: Agent, name: str) -> Line | None:

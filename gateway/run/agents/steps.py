@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.append import finish_step
+from gateway.core.conversation.append import finish_step, refuse
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.memory import edits
@@ -184,10 +184,13 @@ class StepsMemory:
         error: str | None = None,
         waiting: Mapping[str, str] | None = None,
         results: Sequence[ToolResult] = (),
+        is_refused: bool = False,
     ) -> Exchange:
         assert self._opened is not None
         known, now = self.known, self.keeper.now()
         e = self._finished(self._opened.exchange, prompt, full, said)
+        if is_refused:
+            e = refuse(e)
         step = RunStep(
             e.id,
             known.agent.id,
@@ -466,6 +469,7 @@ class StepsMemory:
             await self._end_step(
                 prompt, full, said if full else None, outcome.step_usage, stop=stop, error=error,
                 waiting=outcome.waiting, results=outcome.results if outcome.waiting else (),
+                is_refused=outcome.is_refused,
             )  # fmt: skip
             self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
             return

@@ -102,7 +102,8 @@ async def read_line(
     )
     blocks = in_order(asked.spec, line.look.blocks) if agent.id else await blocks_of_new(store, asked, agent)
     seen = edits.view(blocks, line.look.ops, known.path_ids)
-    head = () if path or asked.spec.defined is None else asked.spec.defined.initial_messages
+    has_begun = any(not x.superseded for x in path)
+    head = () if has_begun or asked.spec.defined is None else asked.spec.defined.initial_messages
     return _planned(known, [*head, *messages], line.look.snapshot, seen)
 
 

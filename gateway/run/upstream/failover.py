@@ -21,8 +21,8 @@ from typing import Final
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
-from gateway.core.turn.upstream_error import refusal_in
-from gateway.core.upstream.context_window import GUESS, ContextWindows, context_from_error
+from gateway.core.turn.upstream_error import context_from_error, refusal_in
+from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
     TRANSIENT,
     EndpointHealth,

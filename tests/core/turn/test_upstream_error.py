@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.turn.upstream_error import error_in, error_of, refusal_in
+from gateway.core.turn.upstream_error import context_from_error, error_in, error_of, is_for_good, refusal_in
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,46 @@ def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: i
 )
 def test_what_speaks_of_an_error_is_none(event: Event) -> None:
     assert refusal_in(event) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (
+            "This model's maximum context length is 8192 tokens. However, you sent 9001 tokens.",
+            8192,
+        ),
+        ("This model's maximum prompt length is 131072 but the request contains 136973 tokens.", 131072),
+        ("input length and `max_tokens` exceed context limit: 199759 + 8192 > 200000, decrease it", 200000),
+        ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 3474 `inputs` tokens", 2048),
+        ("Prompt contains 40000 tokens, too large for model with 32768 maximum context length", 32768),
+        ("prompt is too long: 210000 tokens > 200000 maximum", 200000),
+        ("The input token count (2000000) exceeds the maximum number of tokens allowed (1048576).", 1048576),
+        ("the request exceeds the available context size (4096 tokens), try increasing it", 4096),
+        ('{"error":{"code":400,"type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":4096}}', 4096),
+        ("maximum context length is 131,072 tokens", 131072),
+        ("rate limit reached for gpt-4o: 30000 tokens per min", None),
+        ("context length 7", None),
+        ("", None),
+    ],
+)
+def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
+    assert context_from_error(body) == tokens
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "for_good"),
+    [
+        (400, b'{"error":{"message":"The prompt was filtered.","code":"content_filter"}}', True),
+        (403, b'{"error":{"message":"Flagged.","metadata":{"reasons":["violence"]}}}', True),
+        (413, b"", True),
+        (422, b'{"error":"the picture cannot be read"}', True),
+        (400, b'{"error":{"message":"Too long.","code":"context_length_exceeded"}}', False),
+        (400, b'{"object":"error","message":"maximum context length is 8192 tokens"}', False),
+        (401, b"{}", False),
+        (429, b"{}", False),
+        (500, b"{}", False),
+    ],
+)
+def test_what_is_refused_for_good(status: int, body: bytes, for_good: bool) -> None:
+    assert is_for_good(status, body) is for_good

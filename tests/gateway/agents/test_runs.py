@@ -253,6 +253,45 @@ def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life
     assert life.send("Other", is_retry=True).said == ["Ok."]
 
 
+def sent(life: Life) -> list[str]:
+    """What stood in the last prompt behind the system message."""
+    return [m["content"] for m in life.upstream.last.messages[1:]]
+
+
+@pytest.mark.parametrize("status", [400, 403, 413])
+def test_a_message_that_is_refused_for_good_does_not_block_the_conversation(life: Life, status: int) -> None:
+    """A filter refuses the words themselves, and would refuse every message that comes with them."""
+    life.send("First")
+    life.upstream.queue(fail(500), fail(status, "It was filtered.", code="content_filter"), say("Fine."))
+    assert life.send("Second").sink.status == 500
+    refused = life.send("Bad words")
+    assert (refused.sink.status, refused.run.state) == (status, RunState.FAILED)
+    # The upstream has taken neither, so each may be the reason.
+    assert life.send("Third").said == ["Fine."]
+    assert sent(life) == ["First", "Ok.", "Third"]
+    life.send("Fourth")
+    assert sent(life) == ["First", "Ok.", "Third", "Fine.", "Fourth"]
+    assert life.words()[2:4] == ["user: Second", "user: Third"]
+
+
+def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: Life) -> None:
+    life.upstream.queue(fail(400, "It was filtered."), fail(400, "It was filtered."), say("Hello."))
+    assert life.send("Bad words").sink.status == 400
+    assert life.send("Bad words", otid="o1").sink.status == 400
+    assert life.words() == []
+    # Under its id it is said anew.
+    assert life.send("Bad words", otid="o1").said == ["Hello."]
+    assert sent(life) == ["Bad words"]
+    assert life.words() == ["user: Bad words", "assistant: Hello."]
+
+
+def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life: Life) -> None:
+    life.upstream.queue(call_tools(insert("Bad words", "c1")), fail(400, "It was filtered."), say("Fine."))
+    assert life.send("Note it.").run.stop == "llm_api_error"
+    assert life.send("And now?").said == ["Fine."]
+    assert sent(life)[2:] == ["No result was given.", "And now?"]
+
+
 def test_another_send_under_the_same_id_is_a_new_one(life: Life) -> None:
     life.send("Hi", otid="o1")
     other = life.send("Something else.", otid="o1")
