@@ -293,9 +293,11 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
-    Only those may change on which no carried turn rests. The list is walked backwards along the path.
+    Only those may change on which no carried turn rests. The list is walked backwards along the path. Where a list is
+    shorter than the path, its first message may be the client's summary of what it left out, which is no form of ours.
     """
     x, end = found.anchor, found.first
+    is_short = x is not None and listing.before[found.last + 1] < end_offset(x)
     reply = found.form.reply if found.form else None
     while x is not None and tree.is_soft(x):
         # Behind its question the list may have more than is stored, such as a tool round of the client's own.
@@ -309,6 +311,8 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             and (start == 0 or listing.role(start - 1) == "assistant")
         )
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
+        if block and is_short and not start and not _was_within(tree, x, listing.text(end - 1)):
+            block = None
         if block or reply:
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
@@ -321,8 +325,15 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             end = start
             while end and listing.role(end - 1) == "assistant":
                 end -= 1
-            if x is not None and end < start and _is_new_form(x, listing, end, start):
+            is_front = is_short and not end
+            if x is not None and end < start and not is_front and _is_new_form(x, listing, end, start):
                 reply = (end, start)
+
+
+def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
+    """Returns whether a message is what is left of the last one that an exchange brought, without its template."""
+    messages = tree.content(x).messages or ()
+    return any(squash(text) in squash(text_of(last)) for last in messages[-1:])
 
 
 def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:

@@ -6,6 +6,8 @@ client's own and without one; where they differ, the test says how.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from gateway.core.conversation.canonical import WireMessage
@@ -13,9 +15,11 @@ from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,
     assistant,
+    call,
     drawn,
     goes_on_from,
     picture,
+    result,
     system,
     user,
 )
@@ -265,6 +269,38 @@ def test_the_clients_own_summary_in_place_of_the_head(world: World, key: str | N
         "        stands: next > Next.",
     ]
     assert not any("Summary" in text for text in world.standing())
+
+
+@both
+@pytest.mark.parametrize("kept", [1, 2, 3, 5])
+@pytest.mark.parametrize("by", [user, assistant])
+def test_the_clients_own_summary_takes_no_turns_place(
+    world: World, key: str | None, kept: int, by: Callable[[str], WireMessage]
+) -> None:
+    """Frameworks cut anywhere, so that a reply may be the first that is left behind the summary."""
+    history = world.chat(
+        *((f"fact {k}", f"this is the reply number {k} of all that I gave") for k in range(4)), key=key
+    )
+    summary = by("Here is a summary of the conversation to date: fact 0, fact 1, fact 2 and fact 3.")
+    world.say([summary, *history[-kept:], user("next")], "Next.", key)
+    told = [
+        text for k in range(4) for text in (f"fact {k}", f"this is the reply number {k} of all that I gave")
+    ]
+    assert world.standing() == [*told, "next", "Next."]
+
+
+@both
+def test_the_clients_own_summary_takes_no_questions_place_within_its_turn(
+    world: World, key: str | None
+) -> None:
+    said = [user("What is the weather in all capitals?")]
+    for k in range(4):
+        asked = assistant(None, call(str(k), arguments=f'{{"n":{k}}}'))
+        world.say(said, asked, key)
+        said += [asked, result(str(k), f"sunny {k}")]
+    summary = user("A summary: 'What is the weather in all capitals?' It was asked for two of them.")
+    world.say([summary, *said[-4:]], "Sunny everywhere.", key)
+    assert world.standing() == ["What is the weather in all capitals?", "Sunny everywhere."]
 
 
 def shots() -> list[WireMessage]:
