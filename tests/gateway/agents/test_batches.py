@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from gateway.settings import BatchSettings, UpstreamSettings
+from gateway.tokens import tokenizer_for
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
@@ -200,6 +201,33 @@ def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
         status, _ = s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert status == 200
         assert "fish" not in s.block(agent)
+
+
+def test_rounds_take_their_room(tmp_path: Path) -> None:
+    """What an item looks up pushes out older messages, and not the room of the reply."""
+    window, count = 6_000, tokenizer_for("gpt-4o").count
+    bodies: list[Json] = []
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        bodies.append(body)
+        if (made := len(results(body))) < 4:
+            return Fate(calls=(("archival_memory_search", {"query": f"rose {made}", "top_k": 3}),))
+        return Fate(text="They are red.")
+
+    with scene(tmp_path, answer) as s:
+        [agent] = s.agents(1, "open/gpt-4o", tools=["archival_memory_search"], context_window_limit=window)
+        for n in range(4):
+            s.world.letta.agents.passages.create(agent, text=f"Rose {n} is red. " + "It has a thorn. " * 150)
+        for n in range(10):
+            s.world.letta.agents.messages.create(
+                agent, input=f"Message {n}: {'words ' * 400}", override_model="up/m"
+            )
+        assert s.ended(s.post([agent], "How are the roses?", max_steps=10))["counts"]["completed"] == 1
+    assert len(bodies) == 5
+    for body in bodies:
+        assert "How are the roses?" in orjson.dumps(body["messages"]).decode()
+        assert count(orjson.dumps([body["messages"], body["tools"]]).decode()) < window
+    assert len(results(bodies[-1])) == 4
 
 
 def test_rules_hold_across_cycles(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from gateway.run.agents.registry import Registry
 from gateway.run.agents.run import RunRequest, identity_of, request_of
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import form_for
+from gateway.run.memory.fit import fit_rounds
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.line import DEFAULT, as_of, open_write, read_line
@@ -330,7 +331,8 @@ class ItemTurns:
                 StopReason.SYSTEM_OVERFLOW,
             )
         call = opened.next
-        body = prompt.body(call.messages, call.budget_tokens, call.offer)
+        fitted = await fit_rounds(prompt, call.messages) if call.messages else prompt
+        body = fitted.body(call.messages, call.budget_tokens, call.offer)
         told = {block.label: digest(block.value) for block in known.blocks}
         began = opened.asked.get("began", self._keeper.now())
         return Composed(
