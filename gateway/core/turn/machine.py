@@ -26,6 +26,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
+import orjson
+
 from adapters.types import Json
 from gateway.core.conversation.private import as_system, without_private
 from gateway.core.turn import commands, events
@@ -164,7 +166,9 @@ class Turn:
                 reason = StopReason.UPSTREAM_ERROR
                 self._view.stop(reason, {})
                 self._view.upstream_error(error, raw)
-                return [*self._flush(), commands.CloseUpstream(), *self._break_off(End.FAILED, reason)]
+                is_refused = self._is_refused(orjson.dumps({"error": error}))
+                over = self._break_off(End.FAILED, reason, is_refused=is_refused)
+                return [*self._flush(), commands.CloseUpstream(), *over]
             case BrokeOff(error):
                 return self._broken(error)
 
@@ -177,8 +181,7 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_first = self._rounds == 1 or self.spec.keeps_steps
-        is_refused = is_first and is_for_good(reply.status, body)
+        is_refused = self._is_refused(body)
         # A success is no status that tells an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
@@ -186,6 +189,12 @@ class Turn:
             return [*self._flush(), *self._break_off(End.FAILED, reason, is_refused=is_refused)]
         whole = commands.SendWhole(reply.status, reply.headers, self._view.refused(reply.status, body))
         return [whole, *self._break_off(End.FAILED, reason, is_refused=is_refused)]
+
+    def _is_refused(self, body: bytes) -> bool:
+        """Says whether an error is a refusal of what went in, before there was anything of a reply."""
+        reply = self._round
+        has_reply = self._rounds > 1 and not self.spec.keeps_steps
+        return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
 
     def _broken(self, error: GatewayError) -> list[Command]:
         reason = StopReason.UPSTREAM_ERROR

@@ -33,8 +33,11 @@ _ERROR_BYTES: Final = 16_384
 def is_for_good(status: int, body: bytes) -> bool:
     """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
 
-    What is only too long in its place is not: less goes in front of it the next time.
+    What is only too long in its place is not: less goes in front of it the next time. Under a 200 the error itself
+    says which one it is.
     """
+    if status < 400:
+        status = _status_of(error_of(status, body))
     if not 400 <= status < 500 or status in _MENDABLE:
         return False
     text = body[:_ERROR_BYTES]

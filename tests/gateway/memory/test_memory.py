@@ -18,7 +18,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
 from storage.sql.terms import terms_since
-from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember
 from tests.stored import indexed_seqs
@@ -752,6 +752,32 @@ def test_what_the_upstream_refuses_does_not_stay_in_a_conversation(
     assert spoken(world) == ["first", "Ok.", "third"]
     assert post("fourth") == 200
     assert spoken(world) == ["first", "Ok.", "third", "Ok.", "fourth"]
+
+
+FILTERED = json.dumps(
+    {"error": {"message": "Filtered.", "type": "invalid_request_error", "code": "content_filter"}}
+)
+BEGUN = json.dumps({"id": "1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+UNDER_A_200: dict[str, Reply] = {
+    "the first event": raw(f"data: {FILTERED}\n\n".encode()),
+    "an event": raw(f"data: {BEGUN}\n\n".encode(), f"data: {FILTERED}\n\n".encode()),
+    "a body": raw(FILTERED.encode(), content_type="application/json"),
+}
+
+
+@pytest.mark.parametrize("reply", UNDER_A_200.values(), ids=UNDER_A_200)
+def test_what_the_upstream_refuses_under_a_200_does_not_stay_either(
+    upstream: StrictUpstream, tmp_path: Path, reply: Reply
+) -> None:
+    # With keep-alive comments the status leaves before the first event.
+    with remember(upstream, tmp_path, server={"keep_alive_comment_s": 50}) as world:
+        append(world, "first")
+        upstream.queue(reply)
+        stream = not reply.headers["content-type"].endswith("json")
+        asked = world.post([{"role": "user", "content": "bad words"}], APPEND, user="alice", stream=stream)
+        assert (asked.status, b"Filtered." in asked.body) == (200, True)
+        append(world, "third")
+        assert spoken(world) == ["first", "Ok.", "third"]
 
 
 def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
