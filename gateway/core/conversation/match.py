@@ -364,11 +364,12 @@ class _Search:
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is ours, and not somebody else's with the same words.
 
-        A long reply is evidence enough; for a short one the question has to agree too. In a named conversation it is
-        enough that the question is akin, because no other paths can be confused with this one.
+        A long reply is evidence enough, and so is a path that is the whole list; for a short one the question has to
+        agree too. In a named conversation it is enough that the question is akin, because no other paths can be
+        confused with this one.
         """
         tree, listing, e = self._tree, self._query.listing, best.exchange
-        if e.size >= LONG_REPLY:
+        if e.size >= LONG_REPLY or best.rank.is_whole:
             return True
         asked = [i for i in range(best.span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
         if any(listing.atoms[i][0] in _asked(best.line) for i in asked):
@@ -515,7 +516,7 @@ def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
     Any two results of tools are akin, because clients prune them.
     """
     if listing.role(at) != "user":
-        return not is_user(e.inputs[-1])
+        return bool(e.inputs) and not is_user(e.inputs[-1])
     asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
     old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
     return bool(old and new) and (old in new or new in old)

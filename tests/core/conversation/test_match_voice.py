@@ -12,8 +12,10 @@ from tests.core.conversation.keyed import both, path_texts
 from tests.core.conversations import (
     World,
     assistant,
+    call,
     drawn,
     goes_on_from,
+    result,
     system,
     user,
 )
@@ -237,3 +239,37 @@ def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
     tree = Tree(world.memory().records.values())
     stored = {text_of(m) for e in tree for m in tree.content(e).messages or []}
     assert set(finished) <= stored
+
+
+# -- replies that nobody asked for: greetings, and "are you still there?" (a system message asks for them)
+
+
+PROMPT = system("The user has been quiet.")
+
+
+def test_a_transcript_grows_behind_a_short_greeting_of_the_models(world: World) -> None:
+    """Nothing was asked before it, so its path alone says that the list goes on from it."""
+    world.say([system("Greet the caller.")], "Hello?")
+    for text, reply in (
+        ("I would", "UNSPOKEN"),
+        ("I would like", "UNSPOKEN"),
+        ("I would like a table", "A table."),
+    ):
+        world.say([assistant("Hello?"), user(text)], reply)
+    assert world.standing() == ["Hello?", "I would like a table", "A table."]
+    assert "--" not in world.tree()
+
+
+@both
+def test_a_result_is_no_question_of_a_reply_that_nobody_asked_for(world: World, key: str | None) -> None:
+    list_ = [*world.chat(("hello there", "Good day."), key=key)]
+    world.say([*list_, PROMPT], "Are you still there?", key)
+    list_ += [
+        user("rain?"),
+        assistant(None, call("1")),
+        result("1", "rain"),
+        assistant("Are you"),
+        user("sorry"),
+    ]
+    world.say(list_, "It rains.", key)
+    assert world.standing()[-2:] == ["sorry", "It rains."]
