@@ -322,9 +322,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             return
         reply, x = None, tree.parent(x)
         if fits:
-            end = start
-            while end and listing.role(end - 1) == "assistant":
-                end -= 1
+            end = start if x is None else _begin_of_reply(x, listing, start)
             is_front = is_short and not end
             if x is not None and end < start and not is_front and _is_new_form(x, listing, end, start):
                 reply = (end, start)
@@ -334,6 +332,21 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
     """Returns whether a message is what is left of the last one that an exchange brought, without its template."""
     messages = tree.content(x).messages or ()
     return any(squash(text) in squash(text_of(last)) for last in messages[-1:])
+
+
+def _begin_of_reply(x: Exchange, listing: Listing, end: int) -> int:
+    """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
+
+    They are all of the assistant's behind the question. Where an exchange brought none (a system message asked for
+    it), those before its own are of another reply or of a head, and its own are known by its words alone.
+    """
+    has_question = any(atoms[0][:1] in b"ut" for atoms in x.inputs[-1:] if atoms)
+    start = end
+    while start and listing.role(start - 1) == "assistant":
+        start -= 1
+        if not has_question and not _is_new_form(x, listing, start, end):
+            return start
+    return start if has_question else end
 
 
 def _is_as_stored(x: Exchange, listing: Listing, start: int, end: int) -> bool:

@@ -261,6 +261,40 @@ def test_a_transcript_grows_behind_a_short_greeting_of_the_models(world: World) 
 
 
 @both
+def test_replies_that_nobody_asked_for_stay_apart(world: World, key: str | None) -> None:
+    """In the list they stand behind each other, and the second does not take the words of the first along."""
+    list_ = [*world.chat(("hello there", "Good day."), key=key), PROMPT]
+    world.say(list_, "Are you there?", key)
+    list_ = [*list_[:-1], assistant("Are you there?"), PROMPT]
+    world.say(list_, "Hello?", key)
+    list_ = [*list_[:-1], assistant("Hello?"), user("yes")]
+    world.say(list_, "A table for two, or for three?", key)
+    list_ = [*list_, assistant("A table"), user("for two")]
+    world.say(list_, "For two.", key)
+    assert world.standing() == [
+        *("hello there", "Good day.", "Are you there?", "Hello?"),
+        *("yes", "A table", "for two", "For two."),
+    ]
+
+
+def test_a_reply_that_nobody_asked_for_leaves_the_greeting_of_the_app_alone(world: World) -> None:
+    list_ = [assistant("This is Mia.")]
+    world.say([*list_, PROMPT], "Are you there?")
+    list_ += [assistant("Are you there?")]
+    world.say([*list_, PROMPT], "Hello?")
+    list_ += [assistant("Hello?")]
+    for text in ("I would", "I would like a table"):
+        world.say([*list_, user(text)], "A table.")
+    assert world.standing() == [
+        "This is Mia.",
+        "Are you there?",
+        "Hello?",
+        "I would like a table",
+        "A table.",
+    ]
+
+
+@both
 def test_a_result_is_no_question_of_a_reply_that_nobody_asked_for(world: World, key: str | None) -> None:
     list_ = [*world.chat(("hello there", "Good day."), key=key)]
     world.say([*list_, PROMPT], "Are you still there?", key)
