@@ -73,7 +73,10 @@ class TurnMemory(Protocol):
         """
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Writes the turn when it has ended. Raises, when it is awaited: StoreError."""
+        """Writes the turn when it has ended; its result is `Kept` where that is behind the last step.
+
+        Raises, when it is awaited: StoreError.
+        """
 
 
 @dataclass(slots=True)
@@ -453,9 +456,9 @@ class TurnRun:
             return memory.write(self.prompt, outcome)
         return self._write_behind(memory, outcome)
 
-    async def _write_behind(self, memory: TurnMemory, outcome: TurnOutcome) -> None:
+    async def _write_behind(self, memory: TurnMemory, outcome: TurnOutcome) -> object:
         await self._kept()
-        await memory.write(self.prompt, outcome)
+        return await memory.write(self.prompt, outcome)
 
     async def _save(self, outcome: TurnOutcome) -> events.Saved:
         """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
@@ -474,8 +477,8 @@ class TurnRun:
             if not writing.done():
                 await _ended(writing, self.limits.commit_wait_s)
             if writing.done():
-                writing.result()
-                return _SAVED
+                behind = writing.result()
+                return events.Saved(behind=behind) if isinstance(behind, events.Kept) else _SAVED
             self.pending.add(writing, "a turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:

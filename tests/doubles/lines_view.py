@@ -81,6 +81,9 @@ class LinesView:
     def tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)
 
+    def results(self, first: int | None, results: Sequence[dict[str, Any]]) -> None:
+        pass
+
     def step(self, first: int, reply: int) -> None:
         self._line("step", f"{first} {reply}")
 

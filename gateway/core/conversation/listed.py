@@ -29,7 +29,7 @@ class CannotRewrite(ValueError):
 class ListedMessage:
     """A stored message. seq: its number. hidden: its place, from 1 on, among the hidden ones of the reply at `seq`.
 
-    at: when it was said. step: it is of the exchange's reply.
+    at: when it was said. is_reply: it is of the exchange's reply. results: of calls of it for which nothing was run.
     """
 
     exchange: Exchange
@@ -38,6 +38,7 @@ class ListedMessage:
     message: WireMessage
     at: float
     is_reply: bool
+    results: Sequence[WireMessage] = ()
 
     @property
     def place(self) -> tuple[int, int]:
@@ -64,7 +65,8 @@ def listed(e: Exchange) -> list[ListedMessage]:
     full = _full(e)
     if full.get("step"):
         # A step's reply is one message; what it said by a tool is in its call.
-        return [*found, ListedMessage(e, seq, None, full["messages"][0], at, is_reply=True)]
+        reply, *results = full["messages"]
+        return [*found, ListedMessage(e, seq, None, reply, at, is_reply=True, results=results)]
     hidden = [_silent(message) for message in _rounds(full.get("messages", []))]
     found += [ListedMessage(e, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)]
     return [*found, ListedMessage(e, seq, None, said, at, is_reply=True)]

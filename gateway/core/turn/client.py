@@ -107,6 +107,12 @@ class ClientView(Protocol):
 
     # A turn that keeps each step
 
+    def results(self, first: int | None, results: Sequence[Json]) -> None:
+        """Shows results of our tools as they are kept.
+
+        first: the number of the first of them; None: they are a part of the reply, since nothing was run for it.
+        """
+
     def step(self, first: int, reply: int) -> None:
         """Notes the step that was opened. Results of the round before are its input; what follows is its reply.
 
@@ -189,6 +195,9 @@ class UnseenView:
         pass
 
     def tool_result(self, result: ToolResult) -> None:
+        pass
+
+    def results(self, first: int | None, results: Sequence[Json]) -> None:
         pass
 
     def step(self, first: int, reply: int) -> None:

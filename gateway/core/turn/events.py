@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.types import Event, Header
+from adapters.types import Event, Header, Json
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from storage.value import frozen
@@ -66,11 +66,13 @@ class ToolsLate:
 class Kept:
     """A `Keep` is committed, of the step that is open now, or else of the one that was closed.
 
-    first: the number of its first message, which is the step's; reply: of its reply.
+    first: the number of its first message, which is the step's; reply: of its reply. results: those of tools with which
+    it begins, as they are kept.
     """
 
     first: int
     reply: int
+    results: tuple[Json, ...] = ()
 
 
 # What a client is told of a turn that is lost.
@@ -81,11 +83,13 @@ LOST = "Something of this memory was forgotten meanwhile: the reply is not kept.
 class Saved:
     """The end may leave. durable: the turn is committed; False: the store is too slow or down.
 
-    is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile.
+    is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile. behind: what was
+    written behind the last step, where a run ends with results.
     """
 
     durable: bool = True
     is_lost: bool = False
+    behind: Kept | None = None
 
 
 @frozen

@@ -128,7 +128,7 @@ class Turn:
             case events.ReceivedWhole() if state is _READING:
                 return self._received(self._round.take_whole(event.body))
             case events.Saved() if state is _SAVING:
-                return self._release(event.durable, is_lost=event.is_lost)
+                return self._release(event.durable, is_lost=event.is_lost, behind=event.behind)
             case events.ReplyEnded() if state is _READING:
                 return self._received(self._round.end())
             case events.ReplyFailed() if state in (_WAITING, _READING):
@@ -407,6 +407,7 @@ class Turn:
             self._state = _TOOLS
             return then
         self._state = _WAITING
+        self._view.results(kept.first, kept.results)
         self._view.step(kept.first, kept.reply)
         return [*self._flush(), *then]
 
@@ -435,7 +436,8 @@ class Turn:
         results = self._calls.results
         full: tuple[Json, ...] = (said,)
         if results:
-            full = (self._round.made(), *(each.message() for each in results))
+            behind = (each.stored() if spec.keeps_steps else each.message() for each in results)
+            full = (self._round.made(), *behind)
         elif spec.keeps_steps and self._round.filler and draft.text:
             full = (self._round.made(theirs),)  # what was said ahead of it is no part of it upstream
         self._said.append(said)
@@ -465,8 +467,10 @@ class Turn:
             return replace(self._outcome, full=(made,), said=said, step_usage=draft.usage, results=results)
         return replace(self._outcome, full=full, said=said, step_usage=draft.usage)
 
-    def _release(self, durable: bool, *, is_lost: bool = False) -> list[Command]:
-        """Lets the end go."""
+    def _release(
+        self, durable: bool, *, is_lost: bool = False, behind: events.Kept | None = None
+    ) -> list[Command]:
+        """Lets the end go. The parameters are those of `Saved`."""
         self._state = _DONE
         assert self._outcome is not None
         if is_lost and self.spec.shows_steps:
@@ -482,6 +486,10 @@ class Turn:
             is_unchanged = self._rounds == 1 and not reply.ours
             data = self._view.whole(reply.body, self._outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
+        if behind is not None:
+            self._view.results(behind.first, behind.results)
+        elif self.spec.keeps_steps and not (self._is_kept or waiting):
+            self._view.results(None, [each.stored() for each in self._calls.results])
         if not durable:
             self._view.not_durable()
         self._view.end(self._tail(), self._finish_instead, self._round.done)

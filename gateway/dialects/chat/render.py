@@ -97,6 +97,9 @@ class ChatView:
     def tool_result(self, result: ToolResult) -> None:
         """Shows nothing, as `call_tools`."""
 
+    def results(self, first: int | None, results: Sequence[Json]) -> None:
+        """Shows nothing, as `call_tools`."""
+
     def step(self, first: int, reply: int) -> None:
         """Shows nothing: the client reads one reply, however many steps made it."""
 

@@ -57,13 +57,14 @@ def shown(
     waiting: Mapping[str, str] | None = None,
     names: Mapping[str, str] | None = None,
     first: int = 0,
+    results: Sequence[WireMessage] = (),
 ) -> list[dict[str, Any]]:
     """Returns a stored message as it is shown.
 
     waiting: call id -> who must answer it first, of a reply that waits. names: call id -> tool, of results.
-    first: how many messages were shown of it before.
+    first: how many messages were shown of it before. results: those that are a part of it.
     """
-    made = _parts(message, showing, waiting or {}, names or {})
+    made = (part for m in (message, *results) for part in _parts(m, showing, waiting or {}, names or {}))
     private = private_of(message)
     found = []
     for n, (kind, fields) in enumerate(made, first):

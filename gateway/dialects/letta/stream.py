@@ -1,8 +1,8 @@
 """A run as its client sees it while it goes on: events of the agents API, made of what the turn machine shows.
 
 Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave
-whole, since their asides are no business of the reader's; a result leaves when the next step is open and its number is
-known. No event but an error has a name: the client drops others.
+whole, since their asides are no business of the reader's; a result leaves when it is kept, under the number that it has
+there. No event but an error has a name: the client drops others.
 """
 
 from __future__ import annotations
@@ -130,7 +130,6 @@ class StepView:
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
     _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
-    _results: list[ToolResult] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
     _waits: list[Json] = field(
         default_factory=list
@@ -194,9 +193,6 @@ class StepView:
         self._end_reply()
         if self._waits:
             self._show_calls(self._waits)
-            # What ours said has its numbers with the answers.
-            self._results.clear()
-        self._show_results()
         self._out += [
             event(stop_json(self._stop)),
             event(usage_json(self.counts, self.numbers.steps, self.numbers.begun)),
@@ -214,13 +210,19 @@ class StepView:
         self._show_calls([call.built() for call in calls])
 
     def tool_result(self, result: ToolResult) -> None:
-        self._results.append(result)
+        """Shows nothing yet: what is kept of it is shown then."""
 
     # A turn that keeps each step
 
+    def results(self, first: int | None, results: Sequence[Json]) -> None:
+        self._end_reply()
+        if first is not None:
+            self.numbers.first = first
+        for n, result in enumerate(results):
+            self._message(result, self.numbers.reply if first is None else first + n)
+
     def step(self, first: int, reply: int) -> None:
         self.numbers.first, self.numbers.reply = first, reply
-        self._show_results()
         self._kinds.clear()
         self.numbers.steps += 1
 
@@ -235,7 +237,6 @@ class StepView:
 
     def fail(self, error: GatewayError) -> None:
         self._end_reply()
-        self._show_results()
         self._out.append(event(stop_json(self._stop)))
         self._out.append(error_event(error, self.numbers.run_id))
 
@@ -280,11 +281,6 @@ class StepView:
             if thoughts:
                 reply["reasoning_content"] = thoughts
             self._message(reply, self.numbers.reply)
-
-    def _show_results(self) -> None:
-        for n, result in enumerate(self._results):
-            self._message(result.stored(), self.numbers.first + n)
-        self._results.clear()
 
     def _message(self, message: Json, seq: int) -> None:
         origin = self.numbers.origin(seq, self.now())

@@ -163,7 +163,7 @@ class StepsMemory:
                 return _kept(e), prompt
         prompt = await self._open_next(await self._read_again(step.results), step.nudge)
         assert self._opened is not None
-        return _kept(self._opened.exchange), prompt
+        return _kept(self._opened.exchange, self.known.plan.messages), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be taken up keeps its place.
@@ -423,9 +423,9 @@ class StepsMemory:
 
     # -- the run ends
 
-    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> None:
+    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
         try:
-            await self._end(prompt, outcome)
+            behind = await self._end(prompt, outcome)
         except Stale:
             if self.run.background:
                 raise
@@ -438,8 +438,9 @@ class StepsMemory:
             if not self.run.background:
                 self.known.asked.place.leave()
         self._report(prompt)
+        return behind
 
-    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> None:
+    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
         state, stop = _STATES[outcome.state], outcome.stop
         # Where the agent's own prompt fills the window, leaving out messages makes no room.
         most = prompt.target.context_window
@@ -451,7 +452,7 @@ class StepsMemory:
         await self._settle()
         if self.reading is not None and state is RunState.FAILED and stop in _PASSING:
             # Its step stays open, so that it is taken up where it is.
-            return
+            return None
         error = str(stop) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: what its tools did is told with the next send.
@@ -460,8 +461,9 @@ class StepsMemory:
             )
             await self._open_next(outcome.results, "", end)
             assert self._opened is not None
+            behind = _kept(self._opened.exchange, self.known.plan.messages)
             self._take(self._opened.exchange)
-            return
+            return behind
         if self._opened is not None:
             full, said = outcome.full, outcome.said
             if not full and outcome.text and said is not None:
@@ -472,11 +474,11 @@ class StepsMemory:
                 is_refused=outcome.is_refused,
             )  # fmt: skip
             self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
-            return
-        if outcome.waiting:
+        elif outcome.waiting:
             await self._pause(stop, outcome)
-            return
-        await self._end_run(state, stop)
+        else:
+            await self._end_run(state, stop)
+        return None
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
         """Ends the run with calls that somebody has to answer, behind what our tools did meanwhile."""
@@ -538,5 +540,7 @@ def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes
     return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 
-def _kept(e: Exchange) -> events.Kept:
-    return events.Kept(e.seq, e.seq + len(e.inputs))
+def _kept(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.Kept:
+    """messages: those that came in with it."""
+    results = (m for m in messages if m.get("role") == "tool")
+    return events.Kept(e.seq, e.seq + len(e.inputs), tuple(results))

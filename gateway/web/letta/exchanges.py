@@ -31,7 +31,10 @@ class Exchanges:
     def message(self, view: MessageView) -> list[dict[str, Any]]:
         """Returns a message of a list; several where it holds several things."""
         m = view.listed
-        return shown(m.message, self._origin(view), self.showing, waiting=view.waiting, names=view.names)
+        origin = self._origin(view)
+        return shown(
+            m.message, origin, self.showing, waiting=view.waiting, names=view.names, results=m.results
+        )
 
     async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:
         """Returns the summaries that are to be shown, by the place of the message behind which each comes."""
@@ -84,4 +87,4 @@ class Exchanges:
         step = ids.placed("step", self.agent.uid, e.seq)
         id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
         origin = Origin(id, m.at, ids.named("run", run.uid), step)
-        return shown(m.message, origin, self.showing, waiting=waiting, names=names)
+        return shown(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)

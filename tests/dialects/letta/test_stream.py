@@ -70,9 +70,10 @@ def test_pieces_of_one_message_have_one_id_and_messages_differ() -> None:
 def test_a_result_has_the_number_of_the_step_that_takes_it_in() -> None:
     made = view()
     made.call_tools(calls("a", "b").calls)
-    made.tool_result(ToolResult("c0", "One."))
     made.tool_result(ToolResult("c1", "Two.", "error"))
+    made.tool_result(ToolResult("c0", "One."))
     assert kinds(events(made)) == ["tool_call_message"]
+    made.results(3, [ToolResult("c0", "One.").stored(), ToolResult("c1", "Two.", "error").stored()])
     made.step(3, 5)
     one, two = events(made)
     assert [each["id"] for each in (one, two)] == [f"message-{UID}-3", f"message-{UID}-4"]
@@ -122,8 +123,8 @@ def test_an_error_is_the_last_event(by_token: bool) -> None:
 
 def test_an_answer_of_a_person_is_shown_with_its_result() -> None:
     made = view()
-    made.tool_result(ToolResult("c0", "No.", "error", approval="denied", reason="Not now."))
-    made.step(3, 4)
+    denied = ToolResult("c0", "No.", "error", approval="denied", reason="Not now.")
+    made.results(3, [denied.stored()])
     answer, returned = events(made)
     assert (answer["approve"], answer["reason"]) == (False, "Not now.")
     assert (returned["id"], returned["status"]) == (answer["id"], "error")

@@ -159,6 +159,36 @@ def test_the_results_with_which_a_run_ends_are_told_with_it(world: LettaWorld, i
         assert [each.id for each in told[1:]] == [each.id for each in reply.messages]
 
 
+@pytest.mark.parametrize("options", [{}, {"stream_tokens": True}, {"background": True}])
+def test_results_are_streamed_under_the_ids_that_lists_have(
+    world: LettaWorld, options: dict[str, Any]
+) -> None:
+    """In the order in which they are kept, which is not that in which they came; also those that end the run."""
+    agent = world.agent(tool_rules=[{"type": "exit_loop", "tool_name": "memory_insert"}])
+    searches, unread = Call("conversation_search", {"query": "a"}), Call("conversation_search", '{"query"')
+    world.upstream.queue(call_tools(searches, unread), call_tools(insert("a"), searches))
+    events = list(world.letta.agents.messages.stream(agent.id, input="Keep a.", **options))
+    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert kinds(listed).count("tool_return_message") == 4
+    assert joined(events) == joined(listed)
+
+
+def test_results_of_calls_that_were_not_run_are_shown(world: LettaWorld) -> None:
+    """Also where the run ends with them."""
+    agent, messages = world.agent(), world.letta.agents.messages
+    refused = call_tools(Call("nothing"), Call("memory_insert", '{"label'), text="Well.")
+    world.upstream.queue(refused, refused)
+    reply = messages.create(agent.id, input="Hi", max_steps=1)
+    shown = ["assistant_message", "tool_call_message", "tool_return_message", "tool_return_message"]
+    assert kinds(reply.messages) == shown
+    assert [each.status for each in reply.messages[2:]] == ["error", "error"]
+    events = list(messages.stream(agent.id, input="Hi", max_steps=1))
+    listed = list(messages.list(agent.id, order="asc"))
+    assert joined(listed[1:5]) == joined(reply.messages)
+    assert joined(events) == joined(listed[6:])
+    assert messages.create(agent.id, input="Go on.").messages[0].content == "Ok."
+
+
 def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(say("Hello."))
@@ -443,8 +473,8 @@ def test_words_of_a_tool_that_is_shown_as_one_are_not_told_twice(world: LettaWor
     messages, wanted = world.letta.agents.messages, {"use_assistant_message": False}
     events = list(messages.stream(agent.id, input="Hi", stream_tokens=by_token, **wanted))  # type: ignore[call-overload]
     assert kinds(events)[:-2] == ["tool_call_message", "tool_return_message"]
-    _, called = messages.list(agent.id, order="asc", **wanted)  # type: ignore[arg-type]
-    assert joined(events)[:1] == joined([called])
+    _, *listed = messages.list(agent.id, order="asc", **wanted)  # type: ignore[arg-type]
+    assert joined(events) == joined(listed)
 
 
 @pytest.mark.parametrize("by_token", [False, True])
