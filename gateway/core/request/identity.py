@@ -128,6 +128,7 @@ class Identity:
     scope: whose memory it is; None when neither a user nor a conversation is named, and then nothing is remembered.
     append: the client sends its new message only. retry: the client's library sends this request again.
     side_request: the name of the rule that took the request for the application's own, and so set the mode.
+    is_for_program: its answer goes to a program, and so its mode is READ; the user's own turn may have the same words.
     """
 
     project: str
@@ -140,6 +141,7 @@ class Identity:
     append: bool = False
     retry: bool = False
     side_request: str | None = None
+    is_for_program: bool = False
 
 
 def identify(
@@ -170,6 +172,7 @@ def identify(
     asked = _MODES[_word(found, _MEMORY, _MODES, "on, read, off or strict")] if _MEMORY in found else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     side: SideRule | None = None
+    is_for_program = False
     if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
@@ -181,7 +184,7 @@ def identify(
         if (side := rules._side.find(body.get("messages") or ())) is not None:
             mode = Mode(side.memory)
         elif asked is None and is_single_structured_turn(body):
-            mode = Mode.READ
+            mode, is_for_program = Mode.READ, True
     return Identity(
         project,
         profile,
@@ -193,6 +196,7 @@ def identify(
         append,
         found.get(_RETRIES, b"0").strip(b"0").isdigit(),
         None if side is None else side.name,
+        is_for_program,
     )
 
 

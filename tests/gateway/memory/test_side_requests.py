@@ -133,6 +133,43 @@ def test_a_conversation_goes_on_after_words_that_a_framework_said_in_the_users_p
     assert "May" in kept(world)
 
 
+CHECK = {"type": "json_schema", "json_schema": {"name": "check", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_guardrail_beside_the_users_turn_leaves_nothing(
+    world: World, headers: dict[str, str], is_first: bool
+) -> None:
+    """Agents have a message judged or sorted by a prompt of its own, before they answer it or meanwhile."""
+    check = [{"role": "system", "content": "Is it homework?"}, *user(FACT)]
+    turn = [{"role": "system", "content": "Be kind."}, *user(FACT)]
+    judge = {"response_format": CHECK}
+    for messages, fields in ((check, judge), (turn, {})) if is_first else ((turn, {}), (check, judge)):
+        world.upstream.queue(say('{"ok":true}' if fields else ANSWER))
+        reply = world.post(messages, headers, user="alice", **fields)
+        assert reply.headers["x-mnemogate-memory"] == ("read" if fields else "on")
+        assert world.upstream.last.messages == messages
+    assert kept(world).count(FACT) == 1
+    assert '"ok"' not in kept(world).replace("\\", "")
+    world.chat(user="alice").say(QUESTION)
+    assert FACT in world.upstream.last.body.decode()
+
+
+def test_a_chat_that_began_with_an_answer_for_a_program_is_remembered_when_it_goes_on(world: World) -> None:
+    history = [*user(FACT), {"role": "assistant", "content": '{"name":"Miso"}'}]
+    world.upstream.queue(say('{"name":"Miso"}'))
+    world.post(history[:1], user="alice", response_format=CHECK)
+    for text in ("Her birthday is in May.", "Thanks."):
+        history += user(text)
+        world.upstream.queue(say("Noted."))
+        world.post(history, user="alice", response_format=CHECK)
+        assert world.upstream.last.messages == history
+        history.append({"role": "assistant", "content": "Noted."})
+    world.chat(user="alice").say(QUESTION)
+    assert FACT in world.upstream.last.body.decode()
+
+
 def test_the_name_of_an_operators_rule_may_have_any_letters(upstream: StrictUpstream, tmp_path: Path) -> None:
     rules = (SideRequest("titre à nous\n", "Donne un titre"),)
     with remember(upstream, tmp_path, memory={"side_requests": rules}) as world:
