@@ -26,6 +26,7 @@ from gateway.web.httptools_shim import without_upgrade
 KEEP_ALIVE_S = 135
 _BODILESS = frozenset((204, 304))
 _CONTROL = bytes((*range(9), *range(10, 32), 127))  # all but the tab
+_AS_BLANKS = bytes.maketrans(_CONTROL, b" " * len(_CONTROL))  # RFC 9110 5.5
 MAX_HEAD_BYTES = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
 
 
@@ -57,9 +58,9 @@ class _Cycle(RequestResponseCycle):
             raise RuntimeError(f"{message['type']!r} has no place here")
 
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Returns the head. Raises: RuntimeError: a header that would end it."""
+        """Returns the head. Control characters, which an upstream may put into a header, become blanks."""
         says_close = False
-        parts = [STATUS_LINE[status]]
+        parts = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status]
         for name, value in (*self.default_headers, *headers):
             if name == b"content-length":
                 self.chunked_encoding, self.expected_content_length = False, int(value)
@@ -69,7 +70,9 @@ class _Cycle(RequestResponseCycle):
         head = b"".join(parts)
         line_ends = 2 + 2 * (len(parts) // 4)
         if len(head) - len(head.translate(None, _CONTROL)) != line_ends:
-            raise RuntimeError("a header with a control character")
+            for first in (1, 3):  # the names, then the values
+                parts[first::4] = [part.translate(_AS_BLANKS) for part in parts[first::4]]
+            head = b"".join(parts)
         if not self.keep_alive and not says_close:
             head += b"connection: close\r\n"
         self._is_bodiless = self.scope["method"] == "HEAD" or status in _BODILESS

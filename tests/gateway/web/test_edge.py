@@ -156,6 +156,21 @@ def test_an_upstreams_header_that_is_not_ascii_goes_on_in_its_own_bytes(
     assert gateway.post({**HELLO, "stream": stream}).headers.items() >= sent.items()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_control_character_in_an_upstreams_header_becomes_a_blank(
+    gateway: Running, upstream: StrictUpstream, stream: bool
+) -> None:
+    upstream.queue(say("Hi", headers={"x-odd": "a\x01b\x7f\tc"}))
+    reply = gateway.post({**HELLO, "stream": stream})
+    assert (reply.status, reply.headers["x-odd"]) == (200, "a b \tc")
+
+
+def test_a_status_that_nobody_has_defined_goes_on(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(fail(999, "Request denied."))
+    reply = gateway.post(HELLO)
+    assert (reply.status, reply.error["message"]) == (999, "Request denied.")
+
+
 def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
     gateway.post({**HELLO, "messages": [{"role": "user", "content": "my secret"}]}, {"x-request-id": "r1"})
     line = gateway.last_line()
