@@ -149,12 +149,14 @@ class PartState:
     """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
 
     words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
+    is_too_much: it has none because the account's queue has no room for so much.
     """
 
     is_over: bool
     has_results: bool = False
     words: str = ""
     is_gone: bool = False
+    is_too_much: bool = False
 
 
 @dataclass(frozen=True, slots=True)

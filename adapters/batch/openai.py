@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
 _HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
+_TOO_MUCH: Final = (
+    "token_limit_exceeded"  # of a batch that failed: more tokens wait than the account may have waiting
+)
 _EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
 _PAGE: Final = 100
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
@@ -110,7 +113,8 @@ class OpenAIBatches:
         words = "; ".join(each.message for each in errors if each.message)
         has_results = bool(batch.output_file_id or batch.error_file_id)
         is_over = batch.status in _OVER
-        return PartState(is_over, is_over and has_results, words[:MOST_WORDS])
+        is_too_much = any(each.code == _TOO_MUCH for each in errors)
+        return PartState(is_over, is_over and has_results, words[:MOST_WORDS], is_too_much=is_too_much)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._translated():

@@ -63,6 +63,7 @@ class Batch:
     metadata: Json = field(default_factory=dict)
     input_file: str = ""
     status: str = "in_progress"
+    code: str = "invalid"
     lines: list[Json] = field(default_factory=list)
 
 
@@ -80,6 +81,7 @@ class BatchServer:
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
     the next results, then the connection is lost. drop_create: the next batch is made and its maker never told.
     refuse_create: (status, words) for the next ones. rejects: words of a batch that fails as a whole.
+    room: so many requests may be under way, of all batches; one with more of them fails as a whole.
     """
 
     key: ClassVar[str]
@@ -93,6 +95,7 @@ class BatchServer:
         self.drop_create = False
         self.refuse_create: list[tuple[int, str]] = []
         self.rejects: str | None = None
+        self.room: int | None = None
         self.faults: list[str] = []
         self._numbers = itertools.count(1)
         self._server: uvicorn.Server | None = None
@@ -159,8 +162,11 @@ class BatchServer:
             raise Refusal("a batch has one request at least")
         number = next(self._numbers)
         batch = Batch(f"{self.key}_{number}", number, found, time.time(), **more)
+        under_way = sum(len(each.requests) for each in self.batches if each.status == "in_progress")
         self.batches.append(batch)
-        if self.rejects is not None:
+        if self.room is not None and under_way + len(found) > self.room:
+            batch.status, batch.code = "failed", "token_limit_exceeded"
+        elif self.rejects is not None:
             batch.status = "failed"
         elif not self.held:
             self._end(batch)
@@ -325,7 +331,11 @@ class OpenAIBatchServer(BatchServer):
         good, bad = self._files_of(batch)
         errors = None
         if batch.status == "failed":
-            data = [{"code": "invalid", "line": 1, "message": self.rejects, "param": None}]
+            words = (
+                self.rejects
+                or "Enqueued token limit reached. Please try again once some batches have been completed."
+            )
+            data = [{"code": batch.code, "line": None, "message": words, "param": None}]
             errors = {"object": "list", "data": data}
         return {
             "id": batch.id, "object": "batch", "endpoint": "/v1/chat/completions", "errors": errors,

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from adapters.batch import local
 from gateway.run.background import services
-from gateway.run.background.batches import accept, job
+from gateway.run.background.batches import accept
+from gateway.run.background.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
 from tests.doubles.batches import Fate
@@ -100,15 +101,15 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
 def test_calls_whose_results_could_not_be_written_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failed = job._Attempt._commit, list[int]()
+    real, failed = ItemOutcomes.write, list[int]()
 
-    async def commit(attempt: Any, writes: Any) -> None:
+    async def write(outcomes: ItemOutcomes, writes: Any) -> None:
         if not failed:
             failed.append(len(writes))
             raise Unavailable("the database is away")
-        await real(attempt, writes)
+        await real(outcomes, writes)
 
-    monkeypatch.setattr(job._Attempt, "_commit", commit)
+    monkeypatch.setattr(ItemOutcomes, "write", write)
     with scene(tmp_path) as s:
         assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
         assert failed
@@ -156,6 +157,52 @@ def test_what_is_refused_is_not_left_with_the_provider(
         # Two that were refused, one that failed as a whole, and the one that was answered.
         assert len(s.openai.files) == 4
         assert set(s.openai.files) <= set(s.openai.deleted)
+
+
+def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
+    """An account may have so many tokens waiting, of all its batches together."""
+    with scene(tmp_path) as s:
+        s.openai.room = 3
+        agents = s.agents(10)
+        batch = s.post(agents)
+        assert s.ended(batch)["counts"]["completed"] == 10
+        sizes = [(len(each.requests), each.status) for each in s.openai.batches]
+        assert sizes[:3] == [(10, "failed"), (5, "failed"), (2, "completed")]
+        assert sum(size for size, status in sizes if status == "completed") == 10
+        assert all(len(s.said(agent)) == 2 for agent in agents)
+        assert set(s.openai.files) <= set(s.openai.deleted)
+
+
+def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        clock = s.world.world.clock
+        s.openai.room = 4
+        first = s.post(s.agents(4, "open/m"))
+        s.until(first, lambda _: len(s.openai.batches) == 1)
+        agents = s.agents(4, "open/long")
+        second = s.post(agents)
+        # While nothing ends there is room for nobody, in smaller parts either.
+        s.until(second, lambda _: len(s.openai.batches) == 6)
+        assert [len(each.requests) for each in s.openai.batches] == [4, 4, 2, 1, 1, 1]
+        clock.sleep(3600.0)
+        s.openai.held = False
+        s.openai.finish()
+        assert s.ended(second)["counts"]["completed"] == 4
+        assert s.ended(first)["counts"]["completed"] == 4
+
+
+def test_a_queue_without_room_for_a_day_fails_what_is_left(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.openai.room = 0
+        batch = s.post(s.agents(3))
+        s.until(batch, lambda _: len(s.openai.batches) == 3)
+        s.world.world.clock.sleep(90_000.0)
+        assert s.ended(batch)["counts"]["failed"] == 3
+        assert {item["error"] for item in s.items(batch)} == {
+            "Enqueued token limit reached. Please try again once some batches have been completed."
+        }
+        # The last of them had all that was left.
+        assert len(s.openai.batches[-1].requests) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -32,17 +31,16 @@ from gateway.run.background.batches.items import (
     ItemTurns,
     expired,
 )
+from gateway.run.background.batches.outcomes import ItemOutcomes, Work
 from gateway.run.background.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, cause
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.queue import QueuePlace
-from gateway.run.tools.toolbox import AT_ONCE
 from gateway.settings import BatchSettings
-from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack, ItemEnd, ItemWrite
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack, ItemWrite
 from storage.database import Connection
-from storage.errors import StoreError, WriteConflict
+from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store
 
@@ -50,7 +48,6 @@ _log = logging.getLogger("mnemogate")
 PAGE: Final = 50  # items of one transaction
 _ERRORS: Final = 2  # requests of an item that may fail one after the other
 _EXPIRIES: Final = 3
-_CONFLICTS: Final = 8
 FAULTS: Final = 8  # attempts that end with an error of ours
 MISSING: Final = "The provider's results say nothing of this item."
 _GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
@@ -87,7 +84,8 @@ class BatchJobs:
         """
         batch = await self.store.batches.find(None, job.job.key)
         parts = await PartJournal.load(job, self.store)
-        attempt = _Attempt(self, job, batch, parts)
+        outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
+        attempt = _Attempt(self, job, batch, parts, outcomes)
         try:
             await attempt.run()
         except Postponed as error:
@@ -117,11 +115,6 @@ class BatchJobs:
             await provider.aclose()
 
 
-# Makes what becomes of an item, anew where somebody else was faster.
-_Makes = Callable[[], Awaitable[ItemWrite | Ending]]
-_Work = tuple[BatchItem, _Makes]
-
-
 @dataclass(eq=False, slots=True)
 class _Attempt:
     """One attempt of one batch's job."""
@@ -130,14 +123,13 @@ class _Attempt:
     job: JobContext
     batch: Batch
     parts: PartJournal
-    _later: list[asyncio.Task[None]] = field(default_factory=list)
+    outcomes: ItemOutcomes
 
     async def run(self) -> None:
         try:
             await self._run()
         finally:
-            for task in self._later:
-                task.cancel()
+            self.outcomes.cancel()
 
     async def _run(self) -> None:
         batches, waits = self.jobs.store.batches, list[float]()
@@ -149,11 +141,11 @@ class _Attempt:
             if wait is not None:
                 waits.append(wait)
         known = len(self.parts.parts)
-        until_tomorrow = await self._submit_ready()
-        if until_tomorrow is not None:
-            waits.append(until_tomorrow)
+        until_more = await self._submit_ready()
+        if until_more is not None:
+            waits.append(until_more)
         waits += [self._wait(part) for part in self.parts.parts[known:] if not part.is_over]
-        await self._done_later()
+        await self.outcomes.done()
         now = await batches.get(self.batch.id)
         if now is not None and now.is_over:
             self.batch = now
@@ -161,7 +153,7 @@ class _Attempt:
         elif await batches.is_open(self.batch.id):
             await self._say()
             # Some have become ready meanwhile.
-            wait = 0.0 if until_tomorrow is None and await batches.in_part(self.batch.id, 0) else None
+            wait = 0.0 if until_more is None and await batches.in_part(self.batch.id, 0) else None
             raise Postponed(
                 "its providers are asked again", min(waits, default=0.0) if wait is None else wait
             )
@@ -339,8 +331,8 @@ class _Attempt:
 
     async def _fail_all(self, part: ProviderPart, failure: ItemFailed) -> None:
         async for page in self._pages(part.number):
-            await self._settle([(item, partial(self._failed, item, failure)) for item in page])
-            await self._done_later()
+            await self.outcomes.settle([(item, partial(self._failed, item, failure)) for item in page])
+            await self.outcomes.done()
 
     async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
@@ -356,9 +348,13 @@ class _Attempt:
             await self._take(part, page)
         if not state.is_over:
             return
-        await self._done_later()
+        await self.outcomes.done()
+        id = part.id
+        if state.is_too_much and not state.has_results:
+            await self._too_much(part, state.words)
+            await self._discard(id, part, provider)
+            return
         if state.words and not state.has_results:
-            id = part.id
             await self._refused(part, state.words, is_sure=True)
             await self._discard(id, part, provider)
             return
@@ -367,7 +363,7 @@ class _Attempt:
             await self._lost(part, is_ours=state.is_gone and not provider.is_durable)
         await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
         await self.parts.over(part)
-        await self._discard(part.id, part, provider)
+        await self._discard(id, part, provider)
 
     async def _discard(self, id: str, part: ProviderPart, provider: BatchProvider) -> None:
         try:
@@ -383,7 +379,17 @@ class _Attempt:
                 for each in page
                 if is_ours or each.expiries + 1 < _EXPIRIES
             ]
-            await self._commit(again)
+            await self.outcomes.write(again)
+
+    async def _too_much(self, part: ProviderPart, words: str) -> None:
+        """Has the items of a part sent anew, fewer at a time."""
+        _log.info("batch %s: the queue of %s has no room for a part", self._name, part.upstream)
+        if not self.parts.is_patient(part.at):
+            await self._give_up(part, words)
+            return
+        async for page in self._pages(part.number):
+            await self.outcomes.write([ItemBack(each, each.errors, each.expiries) for each in page])
+        await self.parts.over(part, no_room=self.jobs.now())
 
     def _wait(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
@@ -395,7 +401,7 @@ class _Attempt:
     # -- what is ready
 
     async def _submit_ready(self) -> float | None:
-        """Composes what is ready and submits it. Returns the seconds until the day's tokens are there again."""
+        """Composes what is ready and submits it. Returns the seconds until the rest may be; None: all that was is."""
         batches, settings = self.jobs.store.batches, self.jobs.settings
         if not await batches.in_part(self.batch.id, 0):
             return None
@@ -408,6 +414,12 @@ class _Attempt:
                     self._name, spent, settings.daily_tokens,
                 )  # fmt: skip
                 return DAY_S - passed
+        room = self.parts.room(self.jobs.now())
+        if room is not None:
+            # As many as there is room for, and the next ones when these are answered.
+            wait_s = self.parts.crowded_s(self.jobs.now(), settings.poll_s)
+            if wait_s > 0:
+                return wait_s
         await batches.running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
@@ -420,6 +432,8 @@ class _Attempt:
                     await self._close(drafts[key])
                     drafts.pop(key).release()
                 drafts.setdefault(key, PartDraft(*key)).add(*composed)
+                if room is not None and sum(len(each.items) for each in drafts.values()) >= room:
+                    break
             for draft in drafts.values():
                 await self._close(draft)
         finally:
@@ -440,17 +454,17 @@ class _Attempt:
             if len(line) > provider.most_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:
-            await self._settle([(item, partial(self._failed, item, error))])
+            await self.outcomes.settle([(item, partial(self._failed, item, error))])
             return None
         except ProviderRefused as error:
             refused = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
-            await self._settle([(item, partial(self._failed, item, refused))])
+            await self.outcomes.settle([(item, partial(self._failed, item, refused))])
             return None
         except StoreError:
             raise
         except Exception:
             _log.exception("batch %s: an item could not be composed", self._name)
-            await self._settle([(item, partial(self._failed, item, ItemFailed(INTERNAL)))])
+            await self.outcomes.settle([(item, partial(self._failed, item, ItemFailed(INTERNAL)))])
             return None
         return (
             composed,
@@ -475,13 +489,13 @@ class _Attempt:
 
     async def _take(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
         """Takes results; those that were taken before say nothing new."""
-        works: list[_Work] = []
+        works: list[Work] = []
         for custom_id, result in page.items():
             uid, _, sent = custom_id.rpartition("-")
             item = await self.jobs.store.batches.item(self.batch.id, uid)
             if item is not None and item.part == part.number and sent == str(item.sent):
                 works.append((item, partial(self._answered, item, result)))
-        await self._settle(works)
+        await self.outcomes.settle(works)
 
     async def _answered(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
         """Returns what becomes of an item by a result."""
@@ -511,75 +525,6 @@ class _Attempt:
 
     async def _failed(self, item: BatchItem, failure: ItemFailed) -> ItemWrite | Ending:
         return await self.jobs.turns.give_up(item, failure)
-
-    async def _settle(self, works: Sequence[_Work]) -> None:
-        """Writes what becomes of items: those of a page together, those whose conversation is busy when it is free."""
-        places = asyncio.Semaphore(AT_ONCE)
-
-        async def make(work: _Work) -> ItemWrite | Ending:
-            async with places:
-                return await work[1]()
-
-        made = await asyncio.gather(*map(make, works))
-        queues, endings, writes = self.jobs.keeper.queues, list[Ending](), list[ItemWrite]()
-        together = list[_Work]()
-        with ExitStack() as stack:
-            for work, found in zip(works, made, strict=True):
-                if not isinstance(found, Ending):
-                    writes.append(found)
-                elif await queues.enter_free(found.turn.lane, stack.enter_context(QueuePlace())):
-                    writes.append(await self.jobs.turns.settle(found))
-                    endings.append(found)
-                    # Live turns come in between.
-                    await asyncio.sleep(0)
-                else:
-                    self._later.append(asyncio.create_task(self._alone(work)))
-                    continue
-                together.append(work)
-            try:
-                await self._commit(writes)
-            except WriteConflict:
-                pass
-            else:
-                for ending in endings:
-                    self.jobs.turns.report(ending)
-                return
-        # Two of them have changed one block, or somebody else was faster: one by one, each on what is there then.
-        for work in together:
-            await self._alone(work)
-
-    async def _alone(self, work: _Work) -> None:
-        """Writes what becomes of one item, as soon as its conversation is free."""
-        item, make = work
-        for _ in range(_CONFLICTS):
-            found = await make()
-            with QueuePlace() as place:
-                write = found
-                if isinstance(found, Ending):
-                    await self.jobs.keeper.queues.enter(found.turn.lane, place)
-                    write = await self.jobs.turns.settle(found)
-                assert not isinstance(write, Ending)
-                try:
-                    await self._commit([write])
-                except WriteConflict:
-                    continue
-            if isinstance(found, Ending):
-                self.jobs.turns.report(found)
-            return
-        words = "The blocks of this agent, or its conversation, change too fast."
-        await self._commit([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.jobs.now(), words)])
-
-    async def _commit(self, writes: Sequence[ItemWrite]) -> None:
-        if not writes:
-            return
-        day = int(self.jobs.now() // DAY_S)
-        await self.job.commit(self.jobs.store.batches.write(self.batch.project, day, writes))
-        self.jobs.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemBack)))
-
-    async def _done_later(self) -> None:
-        """Waits for the items whose conversation was busy."""
-        while self._later:
-            await self._later.pop()
 
     # -- items
 
