@@ -97,7 +97,8 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(amendments),
         tuple(held),
         hush=_find_hush(tree, e, messages),
-        off=query.mode is not Keeping.ON or _was_off(tree, e, found.anchor, conversation),
+        off=query.mode is not Keeping.ON
+        or _was_off(tree, e, found.anchor, conversation, appending=appending),
         appending=appending,
         quotes=found.anchor is None and not query.append and _quotes(tree, query, messages),
     )
@@ -191,12 +192,24 @@ def _rivals(tree: Tree, anchor: Exchange | None, conversation: int | None) -> li
     return [] if conversation is None else tree.roots(conversation)
 
 
-def _was_off(tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None) -> bool:
+def _was_off(
+    tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None, *, appending: bool
+) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
-    before = [x for x in _rivals(tree, anchor, conversation) if tree.is_same_input(x, e)]
+    before = [
+        x for x in _rivals(tree, anchor, conversation) if is_asked_again(tree, x, e, appending=appending)
+    ]
     if anchor is not None and not any(map(is_user, e.inputs)):
         before.append(anchor)
     return any(map(is_forgotten, before))
+
+
+def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, appending: bool) -> bool:
+    """Returns whether a request says what another at its place did, so that it is off the record as that one is.
+
+    A client that sends its new messages alone says of each whether it is on the record.
+    """
+    return tree.is_same_input(x, e) and not (appending and x.state is State.OFF)
 
 
 def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
@@ -261,7 +274,8 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
     The client sends its new message alone; the path of the exchange touched last comes before it.
     """
     canon = query.listing.canon
-    standing = (e for e in tree if tree.stands(e, named=True))
+    # A turn off the record is no part of the line: it goes on from the same place as what comes next.
+    standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
     atoms = [canon.atoms(query.listing.messages[i]) for i in new]
     held = _pending(tree, tip)
@@ -276,13 +290,9 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
     """Returns the messages of a cancelled send, which are kept and sent with the next one.
 
-    Those that the upstream has refused would only be refused again. A turn off the record takes none of them along.
+    Those that the upstream has refused would only be refused again.
     """
-    after: list[Exchange] = []
-    while tip is not None and tip.state is State.OFF:
-        after += tree.kids(tip)
-        tip = tree.parent(tip)
-    after += tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
+    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
     last = max(cut, key=lambda e: (e.begun, e.id), default=None)
     if last is None or last.superseded:

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.core.conversation.canonical import Canon, WireMessage, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
-from gateway.core.conversation.plan import Amendment, Plan, find_opening
+from gateway.core.conversation.plan import Amendment, Plan, find_opening, is_asked_again
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
@@ -174,7 +174,8 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             opening = find_opening(tree, e, plan.query)
         conversation = opening.conversation if opening else conversation
     e = changed(e, conversation=conversation if conversation is not None else e.id)
-    if plan.off or any(is_forgotten(x) and tree.is_same_input(x, e) for x in tree.siblings(e)):
+    again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
+    if plan.off or any(map(is_forgotten, again)):
         # What was held back for it is kept already, and goes with the next request on the record.
         own = len(plan.held)
         inputs, media = e.inputs[own:], e.media[own:]

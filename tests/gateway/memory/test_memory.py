@@ -736,6 +736,35 @@ def test_a_turn_off_the_record_takes_no_message_of_a_cancelled_send_along(world:
     assert spoken(world) == ["first", "Ok.", "second", "third", "Ok.", "fourth"]
 
 
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_a_turn_off_the_record_may_come_between_a_call_and_its_result(world: World, mode: str) -> None:
+    """A front end asks for its title while the application's tool runs."""
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    world.upstream.queue(call_tools(Call("look", id="call_1")))
+    world.post([{"role": "user", "content": "Look."}], APPEND, user="alice", tools=tools)
+    off = {**APPEND, "x-mnemogate-memory": mode}
+    assert world.post([{"role": "user", "content": "A title?"}], off, user="alice").status == 200
+    world.upstream.queue(say("A ship."))
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "ship"}
+    assert world.post([result], APPEND, user="alice", tools=tools).status == 200
+    assert spoken(world) == ["Look.", None, "ship"]
+    append(world, "And now?")
+    assert spoken(world) == ["Look.", None, "ship", "A ship.", "And now?"]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_what_was_off_the_record_can_be_said_on_it(world: World, status: int) -> None:
+    """A list would repeat it; a client that sends its new message alone says something new."""
+    append(world, "first")
+    if status != 200:
+        world.upstream.queue(fail(status))
+    off = {**APPEND, "x-mnemogate-memory": "off"}
+    assert world.post([{"role": "user", "content": "Go on."}], off, user="alice").status == status
+    append(world, "Go on.")
+    append(world, "third")
+    assert spoken(world) == ["first", "Ok.", "Go on.", "Ok.", "third"]
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("passing", "status"), [(429, 400), (429, 403), (404, 413)])
 def test_what_the_upstream_refuses_does_not_stay_in_a_conversation(
