@@ -128,7 +128,8 @@ class Identity:
     scope: whose memory it is; None when neither a user nor a conversation is named, and then nothing is remembered.
     append: the client sends its new message only. retry: the client's library sends this request again.
     side_request: the name of the rule that took the request for the application's own, and so set the mode.
-    is_for_program: its answer goes to a program, and so its mode is READ; the user's own turn may have the same words.
+    leaves_nothing: a rule has found out that nobody asks here, and nothing at all is kept of it, since the user's own
+    turn may have the same words under another prompt.
     """
 
     project: str
@@ -141,7 +142,7 @@ class Identity:
     append: bool = False
     retry: bool = False
     side_request: str | None = None
-    is_for_program: bool = False
+    leaves_nothing: bool = False
 
 
 def identify(
@@ -172,7 +173,7 @@ def identify(
     asked = _MODES[_word(found, _MEMORY, _MODES, "on, read, off or strict")] if _MEMORY in found else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     side: SideRule | None = None
-    is_for_program = False
+    leaves_nothing = False
     if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
@@ -182,9 +183,10 @@ def identify(
         # client's library sends it with each request, titles among them. It counts more than a schema alone, which may
         # well stand in the user's own turn.
         if (side := rules._side.find(body.get("messages") or ())) is not None:
-            mode = Mode(side.memory)
+            # What an application says in the user's place comes back in later lists, and is known again by its hashes.
+            mode, leaves_nothing = Mode(side.memory), side.where == "system"
         elif asked is None and is_single_structured_turn(body):
-            mode, is_for_program = Mode.READ, True
+            mode, leaves_nothing = Mode.READ, True
     return Identity(
         project,
         profile,
@@ -196,7 +198,7 @@ def identify(
         append,
         found.get(_RETRIES, b"0").strip(b"0").isdigit(),
         None if side is None else side.name,
-        is_for_program,
+        leaves_nothing,
     )
 
 

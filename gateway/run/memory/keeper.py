@@ -146,8 +146,7 @@ class MemoryKeeper:
         known.asked.place.hand_on()
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
-        # A guardrail's request leaves nothing at all: it is in the words of the user's own turn, which comes beside it.
-        leaves_nothing = known.asked.identity.is_for_program or (has_failed and not known.plan.off)
+        leaves_nothing = known.asked.identity.leaves_nothing or (has_failed and not known.plan.off)
         if leaves_nothing and known.row < 0:
             return self._over(known)
         try:

@@ -170,6 +170,24 @@ def test_a_chat_that_began_with_an_answer_for_a_program_is_remembered_when_it_go
     assert FACT in world.upstream.last.body.decode()
 
 
+def test_a_guardrail_that_is_known_by_its_prompt_takes_no_turn_from_memory(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    rules = (SideRequest("guardrail", "Is it homework?", where="system"),)
+    judge, kind = ({"role": "system", "content": text} for text in ("Is it homework?", "Be kind."))
+    with remember(upstream, tmp_path, memory={"side_requests": rules}) as world:
+        history: list[Json] = []
+        for text in (FACT, "Her birthday is in May.", "She likes tuna."):
+            history += user(text)
+            upstream.queue(say("No."), say(f"I see: {text}"))
+            assert world.post([judge, *history], user="alice").headers["x-mnemogate-memory"] == "off"
+            assert world.post([kind, *history], user="alice").headers["x-mnemogate-memory"] == "on"
+            history.append({"role": "assistant", "content": f"I see: {text}"})
+        assert [kept(world).count(text) for text in (FACT, "birthday", "tuna")] == [2, 2, 2]
+        world.chat(user="alice").say(QUESTION)
+        assert FACT in upstream.last.body.decode()
+
+
 def test_the_name_of_an_operators_rule_may_have_any_letters(upstream: StrictUpstream, tmp_path: Path) -> None:
     rules = (SideRequest("titre à nous\n", "Donne un titre"),)
     with remember(upstream, tmp_path, memory={"side_requests": rules}) as world:
