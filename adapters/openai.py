@@ -58,9 +58,11 @@ class OpenAICompatible:
         self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)
-        self._fixed = CIMultiDict([("Content-Type", "application/json"), ("Accept-Encoding", "identity")])
+        self._bare = CIMultiDict([("Accept-Encoding", "identity")])
         for extra_name, value in headers:
-            self._fixed[extra_name] = value
+            self._bare[extra_name] = value
+        self._fixed = CIMultiDict(self._bare)
+        self._fixed.setdefault("Content-Type", "application/json")
         self._taken = _OURS | {extra_name.lower() for extra_name, _ in headers}
 
     def __repr__(self) -> str:
@@ -71,7 +73,9 @@ class OpenAICompatible:
 
     def send(self, request: ModelRequest) -> Coroutine[Any, Any, ModelReply]:
         """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""
-        headers = self._fixed.copy()
+        # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse to be told its type.
+        has_body = bool(request.body) or request.upload is not None
+        headers = (self._fixed if has_body else self._bare).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             headers["Authorization"] = request.credential
         if request.headers:
@@ -80,9 +84,9 @@ class OpenAICompatible:
             for name, value in end_to_end(request.headers):
                 if name not in self._taken:
                     headers.add(name, as_sent(value))
-                elif name == "content-type" and (request.body or request.upload is not None):
+                elif name == "content-type":
                     headers[name] = as_sent(value)
-        body: bytes | Upload | None = request.body if request.body or request.method != "GET" else None
+        body: bytes | Upload | None = request.body or None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
         sending = self._transport.send(

@@ -20,7 +20,7 @@ from yarl import URL
 
 HEADER_LIMIT_BYTES: Final = 64 * 1024
 _READ_BYTES: Final = 256 * 1024  # aiohttp's own: with twice as much unread the connection is read no further
-_WITHOUT_LENGTH: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+_WITHOUT_LENGTH: Final = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 8.6
 
 
 class _Pooled(aiohttp.ClientRequest):

@@ -297,6 +297,27 @@ def test_headers_go_as_with_chat(gateway: Running, upstream: StrictUpstream) -> 
     assert {"cookie", "x-mnemogate-user", "x-api-key"}.isdisjoint(seen)
 
 
+@pytest.mark.parametrize("kind", [None, "application/json"])
+@pytest.mark.parametrize(
+    ("method", "path", "length"),
+    [
+        ("GET", "/v1/files/f", None),
+        ("HEAD", "/v1/files/f", None),
+        ("DELETE", "/v1/files/f", None),
+        ("POST", "/v1/batches/b/cancel", "0"),
+    ],
+)
+def test_of_a_body_that_is_not_there_nothing_is_said_but_what_the_client_says(
+    gateway: Running, upstream: StrictUpstream, method: str, path: str, length: str | None, kind: str | None
+) -> None:
+    with gateway.connect() as client:
+        client.request(method, path, headers={} if kind is None else {"content-type": kind})
+        client.read_head()
+    seen = upstream.last
+    assert (seen.method, seen.path) == (method, path)
+    assert (seen.headers.get("content-length"), seen.headers.get("content-type")) == (length, kind)
+
+
 @pytest.mark.parametrize(
     "path",
     [
