@@ -120,7 +120,10 @@ class ClientView(Protocol):
         """
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
-        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`. calls: those that wait."""
+        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`.
+
+        calls: those that wait, and those beside them that were not shown yet.
+        """
 
     # Errors
 

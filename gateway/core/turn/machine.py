@@ -479,7 +479,13 @@ class Turn:
             self._view.fail(Conflict(events.LOST))
             return [*self._flush(), _FINISH]
         waiting = self._outcome.waiting
-        calls = [call for call in self._round.draft.calls if call.id in waiting] if waiting else ()
+        # Beside an approval nothing was shown yet, not even the calls that have their results.
+        is_shown = self._is_kept or not self._calls.waiting
+        calls = (
+            [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
+            if waiting
+            else ()
+        )
         self._view.stop(self._outcome.stop, waiting, calls)
         if self._round.form is AS_BODY:
             reply = self._round

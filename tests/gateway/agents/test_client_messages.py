@@ -173,6 +173,22 @@ def test_results_are_streamed_under_the_ids_that_lists_have(
     assert joined(events) == joined(listed)
 
 
+@pytest.mark.parametrize("by_token", [False, True])
+def test_all_calls_beside_one_that_waits_are_streamed(world: LettaWorld, by_token: bool) -> None:
+    """Those that were refused at once, too, whose results come with the answers."""
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    world.upstream.queue(
+        call_tools(Call("nothing"), Call("conversation_search", {"query": "a"}), insert("a"))
+    )
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
+    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert joined(events) == joined(listed)
+    assert [[call.name for call in each.tool_calls] for each in events[:2]] == [
+        ["nothing", "conversation_search"],
+        ["memory_insert"],
+    ]
+
+
 def test_results_of_calls_that_were_not_run_are_shown(world: LettaWorld) -> None:
     """Also where the run ends with them."""
     agent, messages = world.agent(), world.letta.agents.messages
