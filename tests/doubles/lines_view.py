@@ -51,8 +51,8 @@ class LinesView:
     def add_text(self, text: str) -> None:
         self._line("text", repr(text))
 
-    def add_words(self, text: str) -> None:
-        self.add_text(text)
+    def add_words(self, text: str, between: str, call: int) -> None:
+        self.add_text(between + text)
 
     def add_thought(self, text: str) -> None:
         self._line("thought", text)

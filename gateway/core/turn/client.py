@@ -72,8 +72,11 @@ class ClientView(Protocol):
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the gap between two rounds, what is said ahead of a call."""
 
-    def add_words(self, text: str) -> None:
-        """Shows words that a call says to the user, as they are written into its arguments."""
+    def add_words(self, text: str, between: str, call: int) -> None:
+        """Shows words that a call says to the user, as they are written into its arguments.
+
+        between: blanks that part them from what was said before, in one text. call: its place in the reply.
+        """
 
     def add_thought(self, text: str) -> None:
         """Shows a piece of a thought that the model wrote into the arguments of a call."""
@@ -176,7 +179,7 @@ class UnseenView:
     def add_text(self, text: str) -> None:
         pass
 
-    def add_words(self, text: str) -> None:
+    def add_words(self, text: str, between: str, call: int) -> None:
         pass
 
     def add_thought(self, text: str) -> None:

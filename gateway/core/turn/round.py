@@ -341,12 +341,12 @@ class Round:
                 if self.form is AS_EVENTS:
                     self._view.add_thought(text)
             elif (place, voice) == self._speaker:
-                self._say(voice, text)
+                self._say(voice, text, call=place)
             elif voice is Voice.WORDS:
                 self._speaker = (place, voice)
-                if self.words:
-                    text = gap(self.words, text) + text
-                self._say(voice, text, gap(self.spoken or self.draft.text or self._text_before, text))
+                between = gap(self.spoken or self.draft.text or self._text_before, text)
+                self.words += gap(self.words, text)
+                self._say(voice, text, between, place)
             elif not self.has_spoken and (text := text.lstrip()):
                 # A filler is for the silence before a tool; where something was said there is none. Blanks say nothing.
                 self._speaker = (place, voice)
@@ -361,12 +361,15 @@ class Round:
         """Says a filler that is not the model's."""
         self._say(Voice.FILLER, text, gap(self._text_before, text))
 
-    def _say(self, voice: Voice, text: str, between: str = "") -> None:
+    def _say(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:
         if voice is Voice.FILLER:
             self.filler += text
         else:
             self.words += text
         self._text_before = self.spoken
-        if self.form is AS_EVENTS:
-            show = self._view.add_text if voice is Voice.FILLER else self._view.add_words
-            show(between + text)
+        if self.form is not AS_EVENTS:
+            return
+        if voice is Voice.FILLER:
+            self._view.add_text(between + text)
+        else:
+            self._view.add_words(text, between, call)

@@ -64,8 +64,8 @@ class ChatView:
     def add_text(self, text: str) -> None:
         self._make({"content": text} if self._has_begun else {"role": "assistant", "content": text})
 
-    def add_words(self, text: str) -> None:
-        self.add_text(text)
+    def add_words(self, text: str, between: str, call: int) -> None:
+        self.add_text(between + text)
 
     def add_thought(self, text: str) -> None:
         self._make({"reasoning_content": text})

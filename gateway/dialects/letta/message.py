@@ -203,7 +203,7 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
     spoken = [said for call in calls if (said := spoken_by(call, showing)) is not None]
     if text:
         yield "assistant_message", {"content": text}
-    for said in spoken:
+    for said in filter(None, spoken):
         yield "assistant_message", {"content": said}
     left = [call for call in calls if spoken_by(call, showing) is None]
     # A call that only waits beside the others is nobody's to answer.

@@ -129,6 +129,9 @@ class StepView:
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
+    _words: dict[int, str] = field(
+        default_factory=dict
+    )  # of each call that speaks, as far as they are not shown
     _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
     _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
     _waits: list[Json] = field(
@@ -169,10 +172,14 @@ class StepView:
         else:
             self._text.append(text)
 
-    def add_words(self, text: str) -> None:
+    def add_words(self, text: str, between: str, call: int) -> None:
         # A call that is shown as one says them there.
-        if self._asides.words.get(self.showing.speaks or "") == self.showing.argument:
-            self.add_text(text)
+        if self._asides.words.get(self.showing.speaks or "") != self.showing.argument:
+            return
+        if self.by_token:
+            self._piece("assistant_message", {"content": text}, f"of call {call}")
+        else:
+            self._words[call] = self._words.get(call, "") + text
 
     def add_thought(self, text: str) -> None:
         if self.by_token:
@@ -251,14 +258,15 @@ class StepView:
 
     # -- how it is shown
 
-    def _piece(self, kind: str, fields: dict[str, Any]) -> None:
-        """Shows a piece of a message; all pieces of one have its id and otid."""
-        if kind not in self._kinds:
-            self._kinds.append(kind)
+    def _piece(self, kind: str, fields: dict[str, Any], which: str = "") -> None:
+        """Shows a piece of a message; all pieces of one have its id and otid. which: of several of this kind."""
+        name = f"{kind} {which}"
+        if name not in self._kinds:
+            self._kinds.append(name)
         if self.showing.types is not None and kind not in self.showing.types:
             return
         origin = self.numbers.origin(self.numbers.reply, self.now())
-        self._out.append(event(piece(kind, origin, self._kinds.index(kind), fields)))
+        self._out.append(event(piece(kind, origin, self._kinds.index(name), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without our arguments. Thoughts among these, and what a call said, are shown already."""
@@ -272,15 +280,18 @@ class StepView:
         self._message({"role": "assistant", "tool_calls": left}, self.numbers.reply)
 
     def _end_reply(self) -> None:
-        """Shows what of the reply is held back as whole messages: thoughts, then text."""
-        thoughts, text = "".join(self._thoughts), "".join(self._text)
+        """Shows what of the reply is held back as whole messages: thoughts, text, then what its calls said."""
+        thoughts, text, words = "".join(self._thoughts), "".join(self._text), [*self._words.values()]
         self._thoughts.clear()
         self._text.clear()
+        self._words.clear()
         if thoughts or text:
             reply: Json = {"role": "assistant", "content": text}
             if thoughts:
                 reply["reasoning_content"] = thoughts
             self._message(reply, self.numbers.reply)
+        for said in words:
+            self._message({"role": "assistant", "content": said}, self.numbers.reply)
 
     def _message(self, message: Json, seq: int) -> None:
         origin = self.numbers.origin(seq, self.now())

@@ -117,7 +117,7 @@ class RunEvents:
 
 def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
     """Yields the messages of which events have not told all."""
-    told: dict[tuple[Any, Any], str] = {}
+    told: dict[tuple[Any, ...], str] = {}
     for each in logged:
         key = _key(each)
         told[key] = told.get(key, "") + _text(each)
@@ -129,8 +129,10 @@ def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> I
             yield {**message, "id": ids.tried_again(message["id"], attempt)}
 
 
-def _key(message: Json) -> tuple[Any, Any]:
-    return ids.first_try(str(message.get("id"))), message.get("message_type")
+def _key(message: Json) -> tuple[Any, ...]:
+    # Messages of one id differ in what their otid ends with.
+    place = str(message.get("otid")).rpartition(":")[2]
+    return ids.first_try(str(message.get("id"))), message.get("message_type"), place
 
 
 def _text(message: Json) -> str:

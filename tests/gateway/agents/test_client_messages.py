@@ -494,6 +494,19 @@ def test_words_of_a_tool_that_is_shown_as_one_are_not_told_twice(world: LettaWor
 
 
 @pytest.mark.parametrize("by_token", [False, True])
+def test_what_each_call_says_is_a_message(world: LettaWorld, by_token: bool) -> None:
+    """In streams as in lists, and apart from the text of the reply."""
+    agent = world.agent(agent_type="memgpt_v2_agent")
+    said = [Call("send_message", {"message": each}) for each in ("Hello.", "", "And bye.")]
+    world.upstream.queue(call_tools(*said, insert("a"), text="Well."), say("Ok."))
+    events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
+    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    assert joined(events) == joined(listed)
+    texts = [each.content for each in listed if each.message_type == "assistant_message"]
+    assert texts[:3] == ["Well.", "Hello.", "And bye."]
+
+
+@pytest.mark.parametrize("by_token", [False, True])
 def test_our_arguments_are_shown_as_what_they_are(world: LettaWorld, by_token: bool) -> None:
     """A thought is a thought, in streams and lists; a call is shown as its tool gets it."""
     agent = world.agent(agent_type="memgpt_v2_agent")

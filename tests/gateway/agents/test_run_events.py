@@ -1,0 +1,26 @@
+"""What the events of a run in the background have not told yet of its messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.web.letta.run_events import _untold
+
+ID = "message-" + "a" * 32 + "-2"
+
+
+def message(place: int, text: str, kind: str = "assistant_message", id: str = ID) -> dict[str, Any]:
+    return {"id": id, "otid": f"{id}:{place}", "message_type": kind, "content": text}
+
+
+def test_several_messages_of_one_kind_and_id_are_told_once() -> None:
+    said = [message(0, "Well."), message(1, "Hello."), message(2, "", "tool_return_message")]
+    more = message(3, "", "tool_return_message")
+    pieces = [message(0, "We"), message(0, "ll."), *said[1:]]
+    assert list(_untold([*said, more], pieces, 2)) == [more]
+
+
+def test_one_that_was_told_otherwise_is_told_again() -> None:
+    found = list(_untold([message(0, "Anew.")], [message(0, "Before.")], 2))
+    assert [(each["id"], each["content"]) for each in found] == [(f"{ID}-2", "Anew.")]
+    assert list(_untold([message(0, "Anew.")], [message(0, "Anew.", id=f"{ID}-2")], 3)) == []
