@@ -137,3 +137,71 @@ GPTME_NUDGE = (
     "<system>No tool call detected in last message. Did you mean to finish? If so, make sure you are completely done "
     "and then use the `complete` tool to end the session.</system>"
 )
+
+
+# Frameworks, with the words that they have by default.
+
+LANGCHAIN_SUMMARY = (
+    "<role>\nContext Extraction Assistant\n</role>\n\n<primary_objective>\nYour sole objective in this task is to "
+    "extract the highest quality/most relevant context from the conversation history below.\n</primary_objective>\n\n"
+    '<messages>\nMessages to summarize:\n<message type="human">{question}</message>\n'
+    '<message type="ai">{answer}</message>\n</messages>'
+)
+LANGGRAPH_SUMMARY = "Create a summary of the conversation above:"
+LANGGRAPH_FURTHER_SUMMARY = (
+    "This is a summary of the conversation to date: The user has a cat.\n\n"
+    "Extend the summary by taking into account the new messages above:"
+)
+LANGCHAIN_QUESTION = (
+    "Given the following conversation and a follow up question, rephrase the follow up question to be a standalone "
+    "question, in its original language.\n\nChat History:\nHuman: {question}\nAssistant: {answer}\n"
+    "Follow Up Input: And at night?\nStandalone question:"
+)
+LLAMAINDEX_QUESTION = (
+    "\n  Given the following conversation between a user and an AI assistant and a follow up question from user,\n"
+    "  rephrase the follow up question to be a standalone question.\n\n  Chat History:\n  user: {question}\n"
+    "assistant: {answer}\n  Follow Up Input: And at night?\n  Standalone question:"
+)
+LLAMAINDEX_REWRITING = (
+    "Given a conversation (between Human and Assistant) and a follow up message from Human, rewrite the message to be "
+    "a standalone question that captures all relevant context from the conversation.\n\n<Chat History>\n"
+    "user: {question}\n"
+    "assistant: {answer}\n\n<Follow Up Message>\nAnd at night?\n\n<Standalone question>\n"
+)
+AUTOGEN_SPEAKER = (
+    "You are in a role play game. The following roles are available:\nwriter: Writes.\ncritic: Judges.\nRead the "
+    "following conversation. Then select the next role from ['writer', 'critic'] to play. Only return the role.\n\n"
+    "user: {question}\nwriter: {answer}\n\nRead the above conversation. Then select the next role from ['writer', "
+    "'critic'] to play. Only return the role.\n"
+)
+# The prompt is the system's, and is the last message.
+SEMANTIC_KERNEL_SUMMARY = (
+    "\nProvide a concise and complete summarization of the entire dialog that does not exceed 5 sentences.\n\n"
+    "This summary must always:\n- Consider both user and assistant interactions\n"
+)
+# The prompt is the system's, and the conversation is quoted in a user's message.
+LLAMAINDEX_SUMMARY = (
+    "The following is a conversation between the user and assistant. Write a concise summary about the contents of "
+    "this conversation."
+)
+HAYSTACK_SUMMARY = (
+    "You are compacting one portion of a conversation between a user and an AI agent so the agent can keep working "
+    "with fewer tokens. You are shown only the portion being replaced."
+)
+AGNO_SUMMARY = (
+    "Analyze the following conversation between a user and an assistant, and extract the following details:\n"
+    "- Summary (str): Provide a concise summary of the session, focusing on important information that would be "
+    "helpful for future interactions.\n"
+)
+MASTRA_TITLE = (
+    "\n      - you will generate a short title based on the first message a user begins a conversation with\n"
+    "      - ensure it is not more than 80 characters long"
+)
+PIPECAT_SUMMARY = (
+    "You are summarizing a conversation between a user and an AI assistant.\n\nYour task:\n1. Create a concise summary "
+    "that preserves:\n   - Key facts, decisions, and agreements"
+)
+LIVEKIT_SUMMARY = (
+    "Compress older conversation history into a short, faithful summary.\n\nThe conversation is formatted as XML. Here "
+    "is how to read it:\n- <user>…</user>  — something the user said."
+)

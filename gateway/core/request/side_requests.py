@@ -16,7 +16,7 @@ class SideRule(Protocol):
     """A rule by which a side request is recognised; gateway.settings.SideRequest is one, as are the known ones here.
 
     pattern: a regular expression, matched at the start of the text (white space before it is skipped, case ignored).
-    where: in the last message, if that is the user's, or in the first, if that is a system message.
+    where: in the last message, if that is the user's; or in the first or the last, if that is a system message.
     """
 
     @property
@@ -35,6 +35,9 @@ class _Known(NamedTuple):
     where: Literal["user", "system"] = "user"
     memory: Literal["off", "read"] = "off"
 
+
+# AutoGen's for a chat of several agents: the model chooses who speaks next.
+_SPEAKER = r"You are in a role play game\. The following roles are available:"
 
 # The fixed sentences of chat front ends and coding agents, from their sources. Whole sentences, because a person may
 # well ask for "a short title" or "tags for this post", and Open WebUI's template for answers from documents, which is
@@ -125,6 +128,63 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     ),
     # Without a person at hand gptme answers in the person's place.
     _Known("gptme nudge", r"<system>No tool call detected"),
+    # Frameworks: what they say by default, where the developer gives no words of their own.
+    _Known("langchain summary", r"<role>\s+Context Extraction Assistant\s+</role>"),
+    _Known(
+        "langchain summary",
+        r"Progressively summarize the lines of conversation provided, adding onto the previous summary",
+    ),
+    _Known(
+        "langgraph summary",
+        r"Create a summary of the conversation above:\s*\Z"
+        r"|This is (?:a )?summary of the conversation (?:so far|to date):(?s:.*)"
+        r"Extend (?:the|this) summary by taking into account the new messages above:\s*\Z",
+    ),
+    _Known(
+        "langchain question",
+        r"Given the following conversation and a follow up question, rephrase the follow up question to be",
+    ),
+    _Known(
+        "llamaindex question",
+        r"Given a conversation \(between Human and Assistant\) and a follow up message from Human, rewrite the message"
+        r"|Given the following conversation between a user and an AI assistant and a follow up question from user,\s+"
+        r"rephrase the follow up question to be a standalone question",
+    ),
+    _Known(
+        "llamaindex summary",
+        r"The following is a conversation between the user and assistant\. Write a concise summary about the contents",
+        "system",
+    ),
+    _Known(
+        "semantic kernel summary",
+        r"Provide a concise and complete summarization of the entire dialog that does not exceed 5 sentences\.",
+        "system",
+    ),
+    _Known("autogen speaker", _SPEAKER),
+    _Known("autogen speaker", _SPEAKER, "system"),
+    _Known(
+        "haystack summary", r"You are compacting one portion of a conversation between a user and", "system"
+    ),
+    _Known(
+        "agno summary",
+        r"Analyze the following conversation between a user and an assistant, and extract the following details:",
+        "system",
+    ),
+    _Known(
+        "mastra title",
+        r"- you will generate a short title based on the first message a user begins a conversation with",
+        "system",
+    ),
+    _Known(
+        "pipecat summary",
+        r"You are summarizing a conversation between a user and an AI assistant\.",
+        "system",
+    ),
+    _Known(
+        "livekit summary",
+        r"Compress older (?:chat|conversation) history into a short, faithful summary\.",
+        "system",
+    ),
 )
 # Fields by which local servers take a schema or a grammar.
 _GRAMMARS = frozenset(
@@ -132,6 +192,7 @@ _GRAMMARS = frozenset(
         r"\w+", "guided_json guided_regex guided_choice guided_grammar structured_outputs grammar json_schema"
     )
 )
+_PROMPTS = ("system", "developer")
 _KEPT_CHARS = 32 * 1024  # chosen: far above most prompts; each project keeps one of them
 
 
@@ -151,9 +212,12 @@ class SideRequests:
         if messages and messages[-1].get("role") == "user":
             content = messages[-1].get("content")
             found = self._of_user.match(content if isinstance(content, str) else _first_text(content))
-        if found is None and messages and messages[0].get("role") in ("system", "developer"):
+        if found is None and messages and messages[0].get("role") in _PROMPTS:
             content = messages[0].get("content")
             found = self._find_in_prompt(content if isinstance(content, str) else _first_text(content))
+        if found is None and len(messages) > 1 and messages[-1].get("role") in _PROMPTS:
+            content = messages[-1].get("content")
+            found = self._of_system.match(content if isinstance(content, str) else _first_text(content))
         return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
 
     def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:

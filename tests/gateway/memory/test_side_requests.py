@@ -43,22 +43,42 @@ def kept(world: World) -> str:
     return str(world.query('SELECT input, said, "full", notes FROM exchanges'))
 
 
+def system(text: str) -> list[Json]:
+    return [{"role": "system", "content": text}]
+
+
+CHATTED = [*user(FACT), {"role": "assistant", "content": ANSWER}]
 ASKED = [
     ("open-webui title", user(quoting(recorded.OPEN_WEBUI_TITLE))),
     ("open-webui follow-ups", user(quoting(recorded.OPEN_WEBUI_FOLLOW_UPS))),
     ("open-webui tags", user(quoting(recorded.OPEN_WEBUI_TAGS))),
     ("open-webui task", user(quoting(recorded.OPEN_WEBUI_IN_GERMAN))),
-    ("open-webui summary", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.OPEN_WEBUI_SUMMARY)]),
+    ("open-webui summary", [*CHATTED, *user(recorded.OPEN_WEBUI_SUMMARY)]),
     ("opencode title", recorded.opencode_title(FACT)),
     ("opencode summary", recorded.OPENCODE_SUMMARY),
     ("continue title", user(recorded.CONTINUE_TITLE + FACT)),
-    ("continue summary", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.CONTINUE_SUMMARY)]),
+    ("continue summary", [*CHATTED, *user(recorded.CONTINUE_SUMMARY)]),
     ("gptme title", recorded.gptme_title(f"User: {FACT}\nAssistant: {ANSWER}\n")),
     ("gptme summary", recorded.gptme_summary(FACT)),
     ("aider commit message", recorded.aider_commit("+TOKEN = 'sk-very-secret'")),
     ("aider commit message", recorded.aider_commit("+TOKEN = 'sk-very-secret'", prefix="Formatting re-enabled.\n")),
     ("aider summary", recorded.aider_summary("# USER\nMy cat is called Miso.")),
-    ("gptme nudge", [*user(FACT), {"role": "assistant", "content": ANSWER}, *user(recorded.GPTME_NUDGE)]),
+    ("gptme nudge", [*CHATTED, *user(recorded.GPTME_NUDGE)]),
+    ("langchain summary", user(quoting(recorded.LANGCHAIN_SUMMARY))),
+    ("langgraph summary", [*CHATTED, *user(recorded.LANGGRAPH_SUMMARY)]),
+    ("langgraph summary", [*CHATTED, *user(recorded.LANGGRAPH_FURTHER_SUMMARY)]),
+    ("langchain question", user(quoting(recorded.LANGCHAIN_QUESTION))),
+    ("llamaindex question", user(quoting(recorded.LLAMAINDEX_QUESTION))),
+    ("llamaindex question", user(quoting(recorded.LLAMAINDEX_REWRITING))),
+    ("autogen speaker", user(quoting(recorded.AUTOGEN_SPEAKER))),
+    ("autogen speaker", system(quoting(recorded.AUTOGEN_SPEAKER))),
+    ("semantic kernel summary", [*CHATTED, *system(recorded.SEMANTIC_KERNEL_SUMMARY)]),
+    ("llamaindex summary", [*system(recorded.LLAMAINDEX_SUMMARY), *user(FACT)]),
+    ("haystack summary", [*system(recorded.HAYSTACK_SUMMARY), *user(FACT)]),
+    ("agno summary", [*system(recorded.AGNO_SUMMARY), *user(FACT)]),
+    ("mastra title", [*system(recorded.MASTRA_TITLE), *user(FACT)]),
+    ("pipecat summary", [*system(recorded.PIPECAT_SUMMARY), *user(FACT)]),
+    ("livekit summary", [*system(recorded.LIVEKIT_SUMMARY), *user(FACT)]),
 ]  # fmt: skip
 
 
@@ -103,6 +123,8 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
         "You are a title generator. You output ONLY nonsense, my friend said to me.",
         "No tool call detected, says gptme. What does it mean?",
         "Please provide a concise summary of our conversation so far.",
+        "Create a summary of the conversation above: its first half is enough.",
+        "This is a summary of the conversation to date: we like cats. Is it right?",
     ],
 )
 def test_what_a_person_asks_is_not_taken_for_it(world: World, text: str) -> None:
