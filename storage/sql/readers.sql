@@ -120,3 +120,11 @@ SELECT max(last_at) FROM conversations WHERE agent = ?
 -- name: states_before
 -- Reads the states of the runs of an agent in front of one, the newest first.
 SELECT state FROM runs WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?
+
+-- name: has_answered
+-- Says whether the model that was asked in a conversation of an agent has ever answered it.
+SELECT CASE WHEN EXISTS (
+    SELECT 1 FROM run_steps s JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+    WHERE s.agent = ?1 AND s.error IS NULL AND e.model = (
+        SELECT m.model FROM exchanges m WHERE m.conversation = ?2 AND +m.agent = ?1 ORDER BY m.seq DESC LIMIT 1))
+THEN 1 ELSE 0 END

@@ -107,7 +107,12 @@ class Sleepers(Group):
         await has_read(connection, span, at)
 
     @reads
-    async def failed(self, connection: Connection, run: Run, most: int = 3) -> int:
+    async def has_answered(self, connection: Connection, run: Run) -> bool:
+        """Returns whether the model that a run has asked has ever answered its agent."""
+        return bool(await connection.value(SQL["has_answered"], (run.agent, run.conversation)))
+
+    @reads
+    async def failed(self, connection: Connection, run: Run, most: int) -> int:
         """Returns how many of the runs of its agent in front of a run have failed in a row, so many at most."""
         states = [row[0] for row in await connection.rows(SQL["states_before"], (run.agent, run.id, most))]
         return next((n for n, state in enumerate(states) if state != RunState.FAILED), len(states))

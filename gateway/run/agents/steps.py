@@ -57,8 +57,8 @@ T = TypeVar("T")
 # that writes for the first time.
 TRIES = 32
 
-# The faults of an upstream after which a run that reads is tried again.
-_PASSING = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
+# The faults of an upstream after which a run that reads is tried again, but for refusals.
+UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
 # Makes the tools of a step of a run. The last: the row of the run that made the step whose calls they run; 0: none yet.
 MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
@@ -450,7 +450,8 @@ class StepsMemory:
         if state is RunState.COMPLETED and not stop.is_proper:
             state = RunState.FAILED
         await self._settle()
-        if self.reading is not None and state is RunState.FAILED and stop in _PASSING:
+        is_passing = stop in UPSTREAM_FAULTS and not outcome.is_refused
+        if self.reading is not None and state is RunState.FAILED and is_passing:
             # Its step stays open, so that it is taken up where it is.
             return None
         error = str(stop) if state is RunState.FAILED else None

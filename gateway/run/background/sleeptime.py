@@ -7,6 +7,7 @@ the cursor where it was. A turn that makes a run due has written it down already
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from gateway.run.agents.begin import MessageGone
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.run import SLEEP, AcceptedRun, RunRequest, reading_of
 from gateway.run.agents.runs import AgentRuns
+from gateway.run.agents.steps import UPSTREAM_FAULTS
 from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learn import BATCH_CHARS
@@ -33,10 +35,14 @@ from storage.errors import NotFound
 from storage.listing import ReaderEntry
 from storage.records import Agent, Run, RunState
 
+_log = logging.getLogger("mnemogate")
+
 MAX_STEPS = 10
 _PAGE = 16
 # A longer message is cut in its middle, so that one that fits no window does not keep all after it from being read.
 MESSAGE_CHARS = 200_000
+# So often what is read at a time is halved, each time that a run fails.
+_HALVINGS = 3
 # Chosen: these runs keep neither summaries nor learning waiting, and fewer connections than those that somebody began.
 _LIMITS = WorkerLimits(concurrency=8)
 
@@ -178,10 +184,29 @@ class Sleeping:
                 if job.job.tries < self._tries:
                     raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
                 await self._end(run, StopReason.ERROR)
-        ended = await self._ended(job, project, run)
+        ended, is_refused = await self._ended(job, project, run)
+        if span is not None and is_refused:
+            span = await self._refused(job, run, span)
         await self._store.sleepers.empty(run.agent, run.conversation)
         is_read = span is not None and span.reading.upto > span.reading.cursor
-        return span if is_read and ended.state is RunState.COMPLETED else None
+        return span if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
+
+    async def _refused(self, job: JobContext, run: Run, span: _Span) -> _Span | None:
+        """Goes on behind what a model has refused to read: with less of it, or past it. None: it stays there.
+
+        What no smaller part would be without is passed over, if the model has ever answered: else it may refuse
+        everything, for the sake of its settings.
+        """
+        if await self._failed(run) < _HALVINGS:
+            return replace(span, is_more=True)
+        if not await self._store.sleepers.has_answered(run):
+            return None
+        await job.commit(self._store.sleepers.passing(span.reading, self._now()))
+        _log.warning("sleeptime: the model of an agent refuses to read something, which is passed over")
+        return span
+
+    async def _failed(self, run: Run) -> int:
+        return await self._store.sleepers.failed(run, _HALVINGS)
 
     async def _span(self, memory: Agent, reader: ReaderEntry, found: ResolvedAgent, run: Run) -> _Span | None:
         """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
@@ -192,7 +217,7 @@ class Sleeping:
                 return None
             reading = ReadSpan(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
             return _Span(reading, kept["is_more"])
-        window, failed = found.spec.context_window, await self._store.sleepers.failed(run)
+        window, failed = found.spec.context_window, await self._failed(run)
         # A quarter of the window, and a message half of it at most: a token has some four characters.
         most = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
         message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
@@ -239,18 +264,22 @@ class Sleeping:
             accepted = AcceptedRun(run, orjson.dumps(kept), attempt)
             await self._runs.perform(request, accepted, place, lambda _: MakesUnseen(), UnseenSink())
 
-    async def _ended(self, job: JobContext, project: str, run: Run) -> Run:
-        """Returns a run as it has ended, and counts its tokens. Raises: JobFailed: an upstream failed, it goes on."""
+    async def _ended(self, job: JobContext, project: str, run: Run) -> tuple[Run, bool]:
+        """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.
+
+        Raises: JobFailed: an upstream failed, and the run goes on.
+        """
         now = await self._store.runs.load(run.agent, run.id)
         if now is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(now) - _tokens(run):
             await self._budget.spend(project, tokens)
         if now.is_over:
-            return now
+            # Of other faults of an upstream it would not have ended.
+            return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS
         if job.job.tries < self._tries:
             raise JobFailed("the upstream of a sleeptime agent failed")
-        return await self._end(run, StopReason.UPSTREAM_ERROR)
+        return await self._end(run, StopReason.UPSTREAM_ERROR), False
 
     async def _end(self, run: Run, stop: StopReason) -> Run:
         return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now())

@@ -366,14 +366,59 @@ def test_a_message_that_fits_no_window_keeps_nothing_from_being_read(world: Slee
         fail(400) if len(str(seen.messages[-1]["content"])) > longest else say("Nothing.")
     )
     world.send(agent, "word " * 20_000)
-    world.until_waiting()
-    for _ in range(7):
-        world.retry()
-    assert world.cursor(agent) == 0
-    world.send(agent, "Go on.")
     world.slept()
-    assert world.cursor(agent) > 1
-    assert [run.status for run in world.runs(agent)] == ["failed", "completed", "completed"]
+    assert world.cursor(agent) == 1
+    assert [run.status for run in world.runs(agent)] == ["failed", "completed"]
+
+
+def refuse_plums(seen: Seen) -> Reply | None:
+    return (
+        fail(400, "Filtered.", code="content_filter") if "plum" in str(seen.messages[-1]["content"]) else None
+    )
+
+
+def test_what_its_model_refuses_to_read_is_passed_over(world: SleepWorld) -> None:
+    """Nothing smaller is tried a second time, and what was said behind it is read."""
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.before = refuse_plums
+    for text in ("Hello.", "I like plums.", "My cat is called Miso."):
+        world.send(agent, text)
+        world.slept()
+    assert world.block(agent) == "Name: Ann\nHello.\nMy cat is called Miso."
+    assert [run.status for run in world.runs(agent)] == ["completed", *4 * ["failed"], "completed"]
+    assert sum(refuse_plums(seen) is not None for seen in world.model.seen) == 4
+
+
+def test_a_model_that_refuses_everything_reads_nothing_and_passes_nothing_over(world: SleepWorld) -> None:
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.before = lambda seen: fail(400, "No tools here.")
+    for text in ("Hello.", "My cat is called Miso."):
+        world.send(agent, text)
+        world.slept()
+    assert (world.cursor(agent), {run.status for run in world.runs(agent)}) == (0, {"failed"})
+    world.model.before = lambda seen: None
+    world.send(agent, "Still here.")
+    world.slept()
+    assert world.block(agent) == "Name: Ann\nHello.\nMy cat is called Miso.\nStill here."
+
+
+def test_a_model_that_has_not_answered_before_passes_nothing_over(world: SleepWorld) -> None:
+    """Another model than the one that has read so far may refuse for the sake of its settings."""
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.send(agent, "Hello.")
+    world.slept()
+    world.letta.letta.agents.update(world.sleeper(agent).id, model="openai/other")
+    world.model.before = refuse_plums
+    world.send(agent, "I like plums.")
+    world.slept()
+    world.letta.letta.agents.update(world.sleeper(agent).id, model="openai/gpt-4o-mini")
+    world.model.before = lambda seen: None
+    world.send(agent, "Still here.")
+    world.slept()
+    assert world.block(agent) == "Name: Ann\nHello.\nI like plums.\nStill here."
 
 
 def test_a_run_that_is_cancelled_while_it_waits_is_emptied_and_read_again(world: SleepWorld) -> None:
