@@ -156,6 +156,7 @@ class _StreamedReply:
     """A stream whose events are translated as they come."""
 
     is_stream = True
+    size: int | None = None
 
     def __init__(self, reply: ModelReply, translator: StreamTranslator) -> None:
         self.status = reply.status

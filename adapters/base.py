@@ -22,6 +22,7 @@ class ModelReply(Protocol):
 
     headers: lower-case names, end-to-end headers only (hop-by-hop ones, content-length and content-encoding are gone).
     is_stream: it is a success in server-sent events; any other reply is read as one body.
+    size: bytes of the body, as the upstream announced them; None where it did not, or where they become others here.
     """
 
     status: int
@@ -29,6 +30,9 @@ class ModelReply(Protocol):
 
     @property
     def is_stream(self) -> bool: ...
+
+    @property
+    def size(self) -> int | None: ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
@@ -72,6 +76,7 @@ class WholeReply(ABC):
     """A reply whose body is one piece; a subclass says where it is read from."""
 
     is_stream = False
+    size: int | None = None
 
     def __init__(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status = status

@@ -70,6 +70,7 @@ class IndexedReply:
     """A ModelReply that is an event stream, with the indices added."""
 
     is_stream = True
+    size: int | None = None
 
     def __init__(self, reply: ModelReply) -> None:
         self.status = reply.status

@@ -164,6 +164,10 @@ class ScriptedReply:
     def is_stream(self) -> bool:
         return is_event_stream(self.status, self.headers)
 
+    @property
+    def size(self) -> int | None:
+        return None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         first = True
         while self.pieces and not self.is_closed:

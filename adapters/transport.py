@@ -260,6 +260,13 @@ class HttpReply:
         self._waits_since: float | None = None
         self._clock: asyncio.TimerHandle | None = None
 
+    @property
+    def size(self) -> int | None:
+        """The body's length as it was announced; None where it was not, or where the content is decoded here."""
+        found = {name.lower(): value for name, value in self._response.raw_headers}
+        length = found.get(b"content-length", b"")
+        return int(length) if length.isdigit() and b"content-encoding" not in found else None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
         while data := await self._next():

@@ -544,6 +544,8 @@ class _Connection(asyncio.Protocol):
             return await self._chunks(seen, reply, source)
         headers["content-length"] = str(len(pieces[0]))
         self._head(reply.status, headers)
+        if seen.method == "HEAD":
+            return True
         if reply.cut_after is not None:
             self.transport.write(pieces[0][: len(pieces[0]) // 2])
             return False

@@ -90,7 +90,11 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
 
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.upstream_answered()
-    sink.start(reply.status, [*handed_on(reply.headers), *receipt.close()])
+    headers = [*handed_on(reply.headers), *receipt.close()]
+    # A stream may get comments of ours, and an error event at its end.
+    if not reply.is_stream and reply.size is not None:
+        headers.append(("content-length", str(reply.size)))
+    sink.start(reply.status, headers)
 
 
 def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:

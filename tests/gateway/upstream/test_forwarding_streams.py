@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import select
 import socket
@@ -36,6 +37,42 @@ def test_a_reply_leaves_while_it_comes(gateway: Running, upstream: StrictUpstrea
         gate.open()
         assert client.read_chunk() == b"second"
         assert client.read_chunk() == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_reply_that_leaves_while_it_comes_has_its_length(
+    gateway: Running, upstream: StrictUpstream, method: str
+) -> None:
+    body = bytes(range(256)) * 1000
+    upstream.queue(raw(body, content_type="audio/mpeg"))
+    with gateway.connect() as client:
+        client.request(method, "/v1/audio/voices/v")
+        head = client.read_head()
+        assert (head.headers["content-length"], "transfer-encoding" in head.headers) == ("256000", False)
+        if method == "GET":
+            assert client._exactly(256_000) == body
+        client.request("GET", "/health")
+        assert client.read_reply().status == 200
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_length_that_is_not_that_of_what_arrives_is_not_said(
+    gateway: Running, upstream: StrictUpstream, packed: bool
+) -> None:
+    encoding = {"content-encoding": "gzip"} if packed else {}
+    pieces = [gzip.compress(b"Hello")] if packed else [b"Hel", b"lo"]
+    upstream.queue(raw(*pieces, content_type="audio/mpeg", headers=encoding))
+    reply = gateway.ask("GET", "/v1/audio/voices/v")
+    assert (reply.body, "content-length" in reply.headers) == (b"Hello", False)
+
+
+def test_a_reply_that_breaks_is_shorter_than_its_length(gateway: Running, upstream: StrictUpstream) -> None:
+    upstream.queue(raw(b"x" * 1000, content_type="audio/mpeg", cut_after=0))
+    with gateway.connect() as client:
+        client.request("GET", "/v1/audio/voices/v")
+        assert client.read_head().headers["content-length"] == "1000"
+        assert client._exactly(500) == b"x" * 500
+        assert client.is_closed()
 
 
 def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
