@@ -41,6 +41,7 @@ class OpenAICompatible:
         capabilities: Capabilities | None = None,
         transport: HttpTransport | None = None,
         timeouts: Timeouts | None = None,
+        proxy: str | None = None,
     ) -> None:
         url = URL(base_url)
         if url.scheme not in ("http", "https") or not url.host:
@@ -55,7 +56,7 @@ class OpenAICompatible:
         self._key = key
         self._timeouts = timeouts
         self._owns_transport = transport is None
-        self._transport = transport or HttpTransport()
+        self._transport = transport or HttpTransport(proxy=proxy)
         if key is not None:
             headers = (self._key_header(key), *headers)
         self._bare = CIMultiDict([("Accept-Encoding", "identity")])

@@ -24,6 +24,7 @@ def make_provider(
     known: Mapping[str, Any] | None = None,
     transport: HttpTransport | None = None,
     timeouts: Timeouts | None = None,
+    proxy: str | None = None,
 ) -> OpenAICompatible:
     """Returns a provider made from a row, each of whose values can be replaced.
 
@@ -54,6 +55,7 @@ def make_provider(
         capabilities=capabilities,
         transport=transport,
         timeouts=timeouts,
+        proxy=proxy,
     )
 
 

@@ -1,8 +1,8 @@
 """The one HTTP seam of the hot path: bytes out, bytes in, over aiohttp. Knows nothing of providers or models.
 
 One pool of connections per process, made in the running loop on first use: unlimited, kept alive, no cookies, no
-redirects, no proxies or credentials from the environment. `adapters.wire` sends what is here as a whole, aiohttp's
-session what goes in pieces. Every wait has a bound:
+redirects, no credentials of the environment, and no proxy but one that is named. `adapters.wire` sends what is here as
+a whole, aiohttp's session what goes in pieces. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
@@ -44,7 +44,7 @@ from adapters.errors import (
 from adapters.pace import Pace
 from adapters.sse import MAX_EVENT_BYTES, EventDecoder
 from adapters.types import Event, Header, is_event_stream
-from adapters.wire import HEADER_LIMIT_BYTES, Address, RawReply, send_whole
+from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, send_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,10 @@ _dialled: ContextVar[list[bool]] = ContextVar("dialled")
 class HttpTransport:
     """The sender of requests; make one per process and close it in the loop that used it."""
 
-    def __init__(self, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, timeouts: Timeouts | None = None, proxy: str | None = None) -> None:
+        """proxy: its URL, as `Proxy` has it."""
         self.timeouts = timeouts or Timeouts()
+        self._proxy = Proxy(proxy)
         self._pool: _Pool | None = None
         self._addresses: dict[str, Address] = {}
 
@@ -120,7 +122,7 @@ class HttpTransport:
         _dialled.set(fresh)
         pool = self._pool
         if pool is None:
-            pool = self._pool = _open()
+            pool = self._pool = _open(self._proxy)
         begun = pool.pace.loop.time()
         address = self._addresses.get(url) or self._address(url)
         try:
@@ -149,7 +151,7 @@ class HttpTransport:
         # Paths may carry ids, so what is kept is bounded.
         if len(self._addresses) >= _MOST_ADDRESSES:
             self._addresses.clear()
-        address = self._addresses[url] = Address(URL(url, encoded=True))
+        address = self._addresses[url] = Address(URL(url, encoded=True), self._proxy)
         return address
 
 
@@ -159,9 +161,10 @@ class _Pool(NamedTuple):
     session: aiohttp.ClientSession
     connector: aiohttp.TCPConnector
     pace: Pace
+    proxy: Proxy
 
 
-def _open() -> _Pool:
+def _open(proxy: Proxy) -> _Pool:
     connector = aiohttp.TCPConnector(
         limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
     )
@@ -174,7 +177,7 @@ def _open() -> _Pool:
         max_line_size=HEADER_LIMIT_BYTES,
         max_field_size=HEADER_LIMIT_BYTES,
     )
-    return _Pool(session, connector, Pace())
+    return _Pool(session, connector, Pace(), proxy)
 
 
 def _sender(
@@ -187,9 +190,9 @@ def _sender(
 ) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
     """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
     if body is not None and not isinstance(body, bytes):
-        return partial(_send_in_pieces, pool.session, method, address.url, headers, body, times)
+        return partial(_send_in_pieces, pool, method, address.url, headers, body, times)
     if body is not None and len(body) > _LARGE_BODY_BYTES:
-        return partial(_send_in_pieces, pool.session, method, address.url, headers, _LargeBody(body), times)
+        return partial(_send_in_pieces, pool, method, address.url, headers, _LargeBody(body), times)
     return partial(
         send_whole,
         pool.connector,
@@ -203,7 +206,7 @@ def _sender(
 
 
 async def _send_in_pieces(
-    session: aiohttp.ClientSession,
+    pool: _Pool,
     method: str,
     url: URL,
     headers: Mapping[str, str],
@@ -213,8 +216,15 @@ async def _send_in_pieces(
     async with asyncio.timeout(times.headers_s) as timer:
         if isinstance(body, Upload):
             body.watch(timer, times)
-        return await session.request(
-            method, url, headers=headers, data=body, allow_redirects=False, timeout=times.connect
+        return await pool.session.request(
+            method,
+            url,
+            headers={**headers, **pool.proxy.headers_for(url)},
+            data=body,
+            allow_redirects=False,
+            timeout=times.connect,
+            proxy=pool.proxy.url,
+            proxy_headers=pool.proxy.headers,
         )
 
 
@@ -447,6 +457,10 @@ def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | No
     match error:
         case aiohttp.ConnectionTimeoutError() if times.connect_s <= times.headers_s:
             return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
+        case aiohttp.ClientProxyConnectionError():
+            return ProviderUnreachable(f"no connection to the proxy before {host}: {_why(error)}", sent=False)
+        case aiohttp.ClientHttpProxyError():
+            return ProviderUnreachable(f"the proxy before {host} refused with {error.status}", sent=False)
         case aiohttp.ClientConnectorError():
             return ProviderUnreachable(f"no connection to {host}: {_why(error)}", sent=False)
         case TimeoutError() if upload is not None and not upload.is_over:

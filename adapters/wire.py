@@ -31,16 +31,43 @@ class _Pooled(aiohttp.ClientRequest):
         return super().connection_key
 
 
+class Proxy:
+    """An HTTP proxy, or none. A request over TLS is tunnelled through it, another is handed to it (RFC 9112 3.2.2)."""
+
+    __slots__ = ("headers", "url")
+
+    def __init__(self, url: str | None) -> None:
+        """url: http://host:port, with user and password before the host where it asks for them; None: there is none."""
+        whole = URL(url) if url is not None else None
+        self.url = None if whole is None else whole.with_user(None)
+        self.headers: dict[str, str] = {}
+        if whole is not None and whole.user is not None:
+            login = aiohttp.encode_basic_auth(whole.user, whole.password or "")
+            self.headers["Proxy-Authorization"] = login
+
+    def headers_for(self, url: URL) -> dict[str, str]:
+        """Returns what goes in the head of a request itself: of one that is handed to it."""
+        return {} if self.url is None or url.scheme == "https" else self.headers
+
+
 class Address:
     """Where requests of one URL go: what the pool asks for, and how a head begins."""
 
-    __slots__ = ("host", "pooled", "target", "url")
+    __slots__ = ("fixed", "pooled", "target", "url")
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, proxy: Proxy) -> None:
         self.url = url
-        self.pooled = _Pooled("GET", url, loop=asyncio.get_running_loop(), ssl=True)
-        self.target = f"{url.raw_path_qs} HTTP/1.1\r\n"
-        self.host = "Host", str(url.host_port_subcomponent)
+        self.pooled = _Pooled(
+            "GET",
+            url,
+            loop=asyncio.get_running_loop(),
+            ssl=True,
+            proxy=proxy.url,
+            proxy_headers=proxy.headers,
+        )
+        is_handed = proxy.url is not None and url.scheme == "http"
+        self.target = f"{url if is_handed else url.raw_path_qs} HTTP/1.1\r\n"
+        self.fixed = [("Host", str(url.host_port_subcomponent)), *proxy.headers_for(url).items()]
 
     def head(self, method: str, headers: Mapping[str, str], size: int | None) -> bytes:
         """Returns the head of a request.
@@ -48,7 +75,8 @@ class Address:
         headers: `Host` only where another one is meant. size: of the body; None: there is none.
         Raises: ValueError: a header has a character that would end it.
         """
-        fields = [*headers.items()] if "Host" in headers else [self.host, *headers.items()]
+        fixed = self.fixed[1:] if "Host" in headers else self.fixed
+        fields = [*fixed, *headers.items()]
         if size is not None or method not in _WITHOUT_LENGTH:
             fields.append(("Content-Length", str(size or 0)))
         text = "\r\n".join(map(": ".join, fields))

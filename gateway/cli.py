@@ -59,7 +59,7 @@ EXIT_PIPE = 141
 FOUNDERS = ("keys-create", "memory-import")
 # A gateway that serves answers an operation in so many seconds; long ones are asked for in parts.
 ANSWER_S = 30.0
-URLS = ("url", "listen_url")
+URLS = ("url", "listen_url", "proxy")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
 OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines", "no_work")

@@ -50,9 +50,9 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
         is_openai = live.base_url == PROVIDERS["openai"].base_url
         kind = "anthropic" if upstream.kind == "anthropic" else "openai" if is_openai else "none"
     if kind == "openai":
-        return OpenAIBatches(live.base_url, key, upstream.headers, time.time)
+        return OpenAIBatches(live.base_url, key, upstream.headers, time.time, upstream.proxy)
     if kind == "anthropic":
-        return AnthropicBatches(live.base_url, key, upstream.headers, time.time)
+        return AnthropicBatches(live.base_url, key, upstream.headers, time.time, upstream.proxy)
     return LocalBatches(live)
 
 
@@ -104,6 +104,7 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
             headers=tuple(upstream.headers.items()),
             known={str(name): takes for name, takes in upstream.takes.items()},
             timeouts=timeouts,
+            proxy=upstream.proxy,
         )
     except ValueError as error:
         raise SettingsError(f"upstreams {upstream.name!r}: base_url: {error}") from error

@@ -206,7 +206,7 @@ class UpstreamSettings:
     """An upstream. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
 
     takes: capability -> whether it has it, where its kind does not tell. batches: whose batch API it has; None: as its
-    kind has it.
+    kind has it. proxy: the HTTP proxy before it, or `env:NAME`.
     """
 
     name: str
@@ -224,6 +224,7 @@ class UpstreamSettings:
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
     batches: Literal["openai", "anthropic", "none"] | None = None
+    proxy: str | None = field(default=None, repr=False)
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -250,17 +250,22 @@ def _without_unset(settings: Settings, environ: Mapping[str, str]) -> Settings:
         memory=replace(memory, openwebui_jwt_secret=kept(memory.openwebui_jwt_secret)),
         tools=replace(tools, webhook_secret=kept(tools.webhook_secret), headers=headers),
         upstreams=tuple(
-            replace(each, api_key=tuple(filter(is_there, each.keys)) or None) for each in settings.upstreams
+            replace(each, api_key=tuple(filter(is_there, each.keys)) or None, proxy=kept(each.proxy))
+            for each in settings.upstreams
         ),
     )
 
 
 def _with_keys(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
-    """Returns the upstream with the values of the variables that its keys name. Raises: SettingsError."""
+    """Returns the upstream with the values of the variables that its keys and its proxy name. Raises: SettingsError."""
     where = f"upstreams {upstream.name!r}: api_key"
     keys = [_value_of(key, where, environ) for key in upstream.keys]
     _unique(where, keys, is_secret=True)
-    return replace(upstream, api_key=keys[0] if isinstance(upstream.api_key, str) else tuple(keys) or None)
+    proxy = upstream.proxy
+    if proxy is not None:
+        proxy = _value_of(proxy, f"upstreams {upstream.name!r}: proxy", environ)
+    api_key = keys[0] if isinstance(upstream.api_key, str) else tuple(keys) or None
+    return replace(upstream, api_key=api_key, proxy=proxy)
 
 
 def _with_value(header: ToolHeader, environ: Mapping[str, str]) -> ToolHeader:
@@ -354,6 +359,9 @@ def _check_upstream(upstream: UpstreamSettings) -> None:
     for name in upstream.headers:
         if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING:
             raise SettingsError(f"{where}: headers: {name!r} is no header that can be sent")
+    if upstream.proxy is not None and not re.fullmatch(r"http://[^/\s]+/?", upstream.proxy):
+        # It may have a password in it, so it is not told.
+        raise SettingsError(f"{where}: proxy: expected http://host:port")
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return

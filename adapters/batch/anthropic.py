@@ -16,6 +16,7 @@ import orjson
 
 from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
 from adapters.base import BatchPart, PartResult, PartState
+from adapters.batch.client import as_live
 from adapters.batch.lines import cut_lines
 from adapters.batch.refused import refusal, translated
 from adapters.claude.errors import Untranslatable
@@ -55,15 +56,17 @@ class AnthropicBatches:
         key: str | None,
         headers: Mapping[str, str],
         now: Callable[[], float],
+        proxy: str | None = None,
     ) -> None:
         self._base_url = base_url.removesuffix("/v1")
         self._key = key
         self._headers = dict(headers)
         self._now = now
+        self._proxy = proxy
 
     @cached_property
     def _client(self) -> AsyncAnthropic:
-        from anthropic import AsyncAnthropic
+        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
         key, is_token = self._key or "", (self._key or "").startswith(_OAUTH)
         return AsyncAnthropic(
@@ -72,6 +75,7 @@ class AnthropicBatches:
             base_url=self._base_url,
             default_headers={"anthropic-version": DEFAULT_VERSION, **self._headers},
             max_retries=0,
+            http_client=DefaultAsyncHttpxClient(**as_live(self._proxy)),
         )
 
     def line(self, custom_id: str, body: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
+from adapters.batch.client import as_live
 from adapters.batch.lines import cut_lines
 from adapters.batch.refused import MOST_WORDS, refusal, translated
 from adapters.errors import ProviderBroke, ProviderError, ProviderRefused
@@ -48,15 +49,17 @@ class OpenAIBatches:
         key: str | None,
         headers: Mapping[str, str],
         now: Callable[[], float],
+        proxy: str | None = None,
     ) -> None:
         self._base_url = base_url
         self._key = key
         self._headers = dict(headers)
         self._now = now
+        self._proxy = proxy
 
     @cached_property
     def _client(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         # Nothing is sent twice behind our back: a batch whose making was interrupted is looked for.
         return AsyncOpenAI(
@@ -64,6 +67,7 @@ class OpenAIBatches:
             base_url=self._base_url,
             default_headers=self._headers,
             max_retries=0,
+            http_client=DefaultAsyncHttpxClient(**as_live(self._proxy)),
         )
 
     def line(self, custom_id: str, body: bytes) -> bytes:

@@ -180,6 +180,7 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
     Path("mnemogate.toml").write_text(
         '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\napi_key = "sk-1"\nheaders = {a = "sk-2"}\n'
         '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_key = ["sk-3", "sk-4"]\n'
+        'proxy = "http://me:sk-9@proxy:3128"\n'
         '[memory]\nopenwebui_jwt_secret = "sk-7"\n'
         f'[tools]\nwebhook_secret = "whsec_{"sk8/" * 8}"\n'
     )

@@ -158,6 +158,14 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
             "upstreams 'a': api_key names NOT_THERE, which is not set",
         ),
         (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\nproxy = 'env:NOT_THERE'",
+            "upstreams 'a': proxy names NOT_THERE, which is not set",
+        ),
+        (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\nproxy = 'socks5://me:secret@y'",
+            "upstreams 'a': proxy: expected http://host:port",
+        ),
+        (
             "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\n[[upstreams]]\nname = 'a'\nbase_url = 'http://y'",
             "upstreams: 'a' is there twice",
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from gateway.run.tools.hosts import HostError, ToolHosts, is_public
 from gateway.settings import HostRule, ToolSettings
+from tests.doubles.certificate import make_certificate
 from tests.doubles.tool_server import OK, serving
 
 # RFC 6890's special addresses, forms that hide one, and a few that are public.
@@ -272,14 +272,7 @@ async def test_nobody_there() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """Makes a certificate of hook.example.org. Returns it and its key."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=x"
-    names = ["-addext", "subjectAltName=DNS:hook.example.org"]
-    subprocess.run(
-        [*made.split(), *names, "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    return certificate, key
+    return make_certificate(tmp_path, "hook.example.org")
 
 
 async def test_tls_asks_for_the_name_and_checks_it(certificate: tuple[Path, Path]) -> None:
