@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -152,16 +153,22 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys), limits
     )
     if store is not None and admin is not None:
-        try:
-            admin.write(local)
-        except OSError as error:
-            _log.error("the command line will not find this process: %s", error)
+        _tell_command_line(admin, local)
+        # Where the file could not be written, or was taken away with the database, it is written now.
+        store.database.when_recovered(partial(_tell_command_line, admin, local))
     try:
         await server.serve(sockets=[listener])
     finally:
         if admin is not None:
             admin.remove()
     return 0 if server.started else 1
+
+
+def _tell_command_line(admin: AdminFile, address: str) -> None:
+    try:
+        admin.write(address)
+    except OSError as error:
+        _log.error("the command line will not find this process: %s", error)
 
 
 async def _open_store(settings: Settings, address: str | None = None) -> Store | None:

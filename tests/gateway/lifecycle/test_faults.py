@@ -383,6 +383,23 @@ def test_the_key_of_the_settings_is_there_once_the_store_is(upstream: StrictUpst
         assert status(key[::-1]) == 401
 
 
+@pytest.mark.sqlite
+def test_the_command_line_finds_a_gateway_whose_disk_was_full_at_its_start(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    database = tmp_path / "m.db"
+    assert command("migrate", "--db", str(database), where=tmp_path).returncode == 0
+    backup = shutil.copy(database, tmp_path / "backup")
+    database.write_bytes(b"not a database, whatever it is " * 300)
+    arguments = ("--db", str(database), "--upstream", upstream.base_url)
+    with serving(tmp_path, *arguments) as gateway:
+        (tmp_path / "m.db.admin").unlink()  # as if there had been no room for it
+        shutil.move(backup, database)
+        assert wait_until(lambda: bool(gateway.ask("GET", "/health/ready").json["store"] == "ok"))
+        listed = command("users", "--db", str(database), where=tmp_path)
+        assert listed.returncode == 0, listed.stderr
+
+
 def wait_until(holds: Callable[[], bool]) -> bool:
     """Asks again and again, for a state that comes by itself."""
     end = time.monotonic() + 30
