@@ -20,8 +20,9 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-# Statuses that another endpoint or moment may mend; 529 is Anthropic's "overloaded". Others are about the request.
-TRANSIENT: Final = frozenset((429, 500, 502, 503, 504, 529))
+# Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of those that nobody
+# has defined, 520 to 530 are what Cloudflare says before an upstream that is down, and 529 is Anthropic's "overloaded".
+TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
 # Chosen: a voice caller does not notice it, and a restarting upstream often needs no more.
 _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_COOLDOWN_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's

@@ -43,7 +43,7 @@ def refused_url() -> str:
     ("fault", "kind"),
     [
         (BUSY, "429"),
-        *((fail(status), str(status)) for status in (500, 502, 503, 504, 529)),
+        *((fail(status), str(status)) for status in (408, 500, 502, 503, 504, 520, 524, 529)),
         (Reply(cut_before_headers=True), "unreachable"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -104,7 +104,7 @@ def test_the_fallback_answers_when_the_first_byte_does_not_come(
 
 
 @both
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 501])
 def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(two: Open, status: int, memory: bool) -> None:
     with two(retries=2) as it:
         it.first.queue(fail(status, code="no_good"))
