@@ -415,11 +415,12 @@ class ReadSpan:
 
 @frozen
 class RunEnd:
-    """The end of a run behind a step that is written already. agent, run: row ids.
+    """The end of a run behind a step that is written already. agent, run: row ids; run 0: it begins with this, or has
+    no row and never will.
 
     exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
-    step's calls, messages that no step has taken in, as JSON, by their numbers among the run's texts. edits, versions:
-    as in `StepOpen`, behind these results. reading: as in `StepEnd`, and as in `StepOpen`.
+    step's calls, messages that no step has taken in, as JSON, by their numbers among the texts of its run. edits,
+    versions: as in `StepOpen`, behind these results. reading: as in `StepEnd`, and as in `StepOpen`.
     """
 
     agent: int

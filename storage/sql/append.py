@@ -49,7 +49,7 @@ from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.readings import accept_reading, has_read
-from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run, shorten_text
+from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run, replace_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 from storage.value import changed
@@ -227,9 +227,9 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         run = changed(write.run, agent=agent.id, conversation=e.conversation)
         run = await _begin_run(connection, run, write.replaces, write.now)
         if write.request is not None:
-            await shorten_text(connection, agent.id, run.id, "request", 0, write.request)
+            await replace_text(connection, agent.id, run.id, "request", 0, write.request)
     if write.end is not None:
-        run = await _end(connection, write.end)
+        run = await _end(connection, write.end if run is None else changed(write.end, run=run.id))
     e = changed(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
 
@@ -318,6 +318,7 @@ async def end_step(
 
 async def _end(connection: Connection, write: RunEnd) -> Run:
     await (connection.lock_sharers if write.edits.writes else connection.lock)(write.agent)
+    run = write.run
     if write.exchange is not None:
         values = (
             write.stop,
@@ -325,14 +326,19 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
             write.exchange,
             write.agent,
         )
-        await connection.run(SQL["step_stop"], values)
-    await _add_results(connection, write.agent, write.run, write.results)
+        maker = await connection.value(SQL["step_stop"], values)
+        if maker is None:
+            raise Stale("something was forgotten while this run was under way")
+        await _add_results(connection, write.agent, maker, write.results)
+        run = run or maker
     await _edit(connection, write.agent, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await has_read(connection, write.reading, write.at)
-    return await end_run(connection, write.agent, write.run, write.state, write.stop, write.at)
+    return await end_run(connection, write.agent, run, write.state, write.stop, write.at)
 
 
 async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:
     for n, data in results.items():
-        await add_text(connection, agent, run, "result", n, data)
+        if not await add_text(connection, agent, run, "result", n, data):
+            # A call that was approved has been made since.
+            await replace_text(connection, agent, run, "result", n, data)

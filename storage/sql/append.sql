@@ -97,8 +97,8 @@ FROM a WHERE id = ?38 AND agent = a.whose
 RETURNING a.indexed_seq
 
 -- name: step_stop
--- Notes why its run ended behind a step that is written already, and whose answers its calls wait for.
-UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ?
+-- Notes why its run ended behind a step that is written already, and whose answers its calls wait for. Returns its run.
+UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ? RETURNING run
 
 -- name: conversation_named
 -- Reads a conversation by the client's name of it, or by its public one, unless it is gone.

@@ -146,10 +146,13 @@ async def load_texts(
     )
 
 
-async def shorten_text(
+async def replace_text(
     connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
 ) -> None:
-    """Gives a part another content: a request whose messages are exchanges now keeps its options."""
+    """Gives a part another content: a request whose messages are exchanges now keeps its options.
+
+    What it had must not be anybody's words, unless it was longer: it is not overwritten else.
+    """
     await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
 
 

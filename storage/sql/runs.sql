@@ -141,12 +141,17 @@ JOIN runs r ON r.id = s.run AND r.agent = s.agent JOIN agents a ON a.id = s.agen
 WHERE s.run = ? AND s.agent = ? ORDER BY s.number, s.exchange
 
 -- name: behind
--- Finds the exchange without a reply that follows on the last step of a run and is none itself, unless the step waits.
-SELECT k.id FROM run_steps s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
+-- Finds the exchange without a reply that follows on the last step of a run and is none itself, unless the step waits;
+-- of a run without a step, the one with which it began.
+SELECT k.id, k.seq FROM run_steps s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 JOIN exchanges k ON k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id AND +k.agent = p.agent
 WHERE s.run = ?1 AND s.agent = ?2 AND s.waiting IS NULL AND k.reply IS NULL
 AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.run = ?1 AND x.agent = ?2 AND x.number > s.number)
-AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent) ORDER BY k.seq LIMIT 1
+AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent)
+UNION ALL
+SELECT k.id, k.seq FROM runs r JOIN exchanges k ON k.conversation = r.conversation AND k.begun = r.begun AND +k.agent = r.agent
+WHERE r.id = ?1 AND r.agent = ?2 AND r.steps = 0 AND k.reply IS NULL
+AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent) ORDER BY 2 LIMIT 1
 
 -- name: step_find
 -- Reads a step by its agent's name and its exchange's number, if it is the project's.
@@ -221,7 +226,7 @@ ORDER BY seq LIMIT ?
 UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: text_replace
--- Gives a part another content, shorter than the one it had.
+-- Gives a part another content.
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
 
 -- name: texts_left

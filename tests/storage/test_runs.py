@@ -13,7 +13,7 @@ from storage.errors import NotFound
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Counts, Run, RunState, RunStep, Scope
 from storage.sql.agents import create_agent
-from storage.sql.runs import add_step, shorten_text
+from storage.sql.runs import add_step, replace_text
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
@@ -151,7 +151,7 @@ async def test_texts_are_kept_once_read_in_order_and_emptied(store: Store, draft
 
     async def shorten(connection: Connection) -> None:
         await connection.lock(run.agent)
-        await shorten_text(connection, *of, "request", 0, b"{}")
+        await replace_text(connection, *of, "request", 0, b"{}")
 
     await store.database.write(shorten)
     await store.runs.empty_texts(*of, "event")

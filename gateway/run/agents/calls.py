@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import orjson
 
 from gateway.core.conversation.listed import calls_of
-from gateway.core.conversation.private import private_of
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
-from gateway.run.agents.pauses import result_of
+from gateway.run.agents.pauses import is_permission, result_of
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
 from storage.records import Exchange, RunStep
@@ -84,7 +83,7 @@ async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection
         answer, outcome = kept.get(number), kept.get(number + _RESULTS)
         if id in but:
             continue
-        if answer is not None and private_of(answer).get("approval") != "approved":
+        if answer is not None and not is_permission(answer):
             found.append(result_of(answer))
         elif outcome is not None:
             found.append(ToolResult(id, **outcome))

@@ -93,7 +93,7 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
     results, denied, approved = [], set(), set()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
-        if private.get("approval") == "approved":
+        if is_permission(m):
             approved.add(id)
             continue
         results.append(result_of(m))
@@ -106,6 +106,11 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
         any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
         run,
     )
+
+
+def is_permission(answer: WireMessage) -> bool:
+    """Returns whether an answer only allows its call, which has no result yet."""
+    return private_of(answer).get("approval") == "approved" and not text_of(answer)
 
 
 def result_of(message: WireMessage) -> ToolResult:

@@ -59,8 +59,10 @@ async def sent_before(
     entries = await store.runs.steps(run)
     exchanges = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
     steps = tuple(e for e in exchanges if e is not None)
+    is_completed = run.state is RunState.COMPLETED
+    told = tuple(await exchanges_of(store, agent, run)) if is_completed else steps
     if messages is None:
-        return SentBefore(run, agent, steps, run.state is RunState.COMPLETED, is_said_anew=True)
+        return SentBefore(run, agent, told, is_completed, is_said_anew=True)
     # A process that is gone has left no step behind of a call that it was making.
     first = steps[0] if steps else await _unanswered(store, agent, name)
     atoms = Canon(agent.secret).atoms
@@ -70,8 +72,8 @@ async def sent_before(
     if first is None or not (goes_on or first.inputs in (said, begun + said)):
         # Another send under the same id is a new one, and takes the id.
         return None if otid is None else SentBefore(run, agent, (), False, True)
-    if run.state is RunState.COMPLETED:
-        return SentBefore(run, agent, tuple(await exchanges_of(store, agent, run)), True, False)
+    if is_completed:
+        return SentBefore(run, agent, told, True, False)
     # Where something of a reply was shown, the message is answered anew; what was refused is in no prompt.
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     return SentBefore(run, agent, steps, False, is_cut or first.superseded)

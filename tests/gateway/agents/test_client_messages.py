@@ -189,6 +189,84 @@ def test_all_calls_beside_one_that_waits_are_streamed(world: LettaWorld, by_toke
     ]
 
 
+@pytest.mark.parametrize("way", ["whole", "stream", "background", "async"])
+@pytest.mark.parametrize(
+    ("rules", "options", "stop"),
+    [
+        ([{"type": "exit_loop", "tool_name": "memory_insert"}], {}, "tool_rule"),
+        ([], {"max_steps": 1}, "max_steps"),
+    ],
+)
+def test_a_run_ends_with_the_call_that_was_approved(
+    world: LettaWorld, way: str, rules: list[Any], options: dict[str, Any], stop: str
+) -> None:
+    """It has no step of its own; what the tool did is kept and told all the same."""
+    agent = world.agent(tool_rules=[*rules, {"type": "requires_approval", "tool_name": "memory_insert"}])
+    messages = world.letta.agents.messages
+    world.upstream.queue(call_tools(insert("Cat: Miso"), text="May I?"))
+    messages.create(agent.id, input="Keep it.")
+    answer: Any = {"messages": [{"type": "approval", "approve": True, "otid": "yes"}], **options}
+    told: list[Any] = []
+    if way == "stream":
+        *told, end, _ = messages.stream(agent.id, **answer)
+        assert end.stop_reason == stop
+    elif way == "async":
+        run = messages.create_async(agent.id, **answer)
+        told = list(world.letta.runs.messages.stream(run.id))
+        assert told.pop(-2).stop_reason == stop
+        told = told[:-1]
+    else:
+        reply = messages.create(agent.id, **answer, background=way == "background")
+        assert reply.stop_reason.stop_reason == stop
+        told = list(reply.messages)
+    assert kinds(told) == ["approval_response_message", "tool_return_message"]
+    *_, decided, returned = messages.list(agent.id, order="asc")
+    assert joined(told) == joined([decided, returned])
+    newest = world.letta.runs.list(agent_id=agent.id).items[0]
+    assert (newest.status, newest.stop_reason) == ("completed", stop)
+    assert joined(list(world.letta.runs.messages.list(newest.id))) == joined(told)
+    assert joined(messages.create(agent.id, **answer).messages) == joined(told)
+    assert "Cat: Miso" in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    assert messages.create(agent.id, input="Go on.").messages[0].content == "Ok."
+    assert [m["role"] for m in world.upstream.last.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "user",
+    ]
+
+
+def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> None:
+    """What was approved is done, though another call of the same reply has to be approved then."""
+    approve = [{"type": "requires_approval", "tool_name": t} for t in ("memory_insert", "memory_replace")]
+    child = {
+        "type": "conditional",
+        "tool_name": "conversation_search",
+        "child_output_mapping": {},
+        "default_child": "memory_replace",
+    }
+    agent = world.agent(tool_rules=[*approve, child])
+    replace_it = Call(
+        "memory_replace", {"label": "human", "old_string": "Ann", "new_string": "Anna"}, "second"
+    )
+    search = Call("conversation_search", {"query": "cats"})
+    world.upstream.queue(call_tools(insert("Cat: Miso", "first"), search, replace_it), say("Done."))
+    messages = world.letta.agents.messages
+    reply = messages.create(agent.id, input="Keep it.")
+    for id in ("first", "second"):
+        (*_, asked) = messages.list(agent.id, order="asc")
+        assert [each.tool_call_id for each in asked.tool_calls] == [id]
+        given = {"type": "approval", "tool_call_id": id, "approve": True}
+        answer: Any = {"type": "approval", "approvals": [given]}
+        reply = messages.create(agent.id, messages=[answer])
+    # What the first one did is told with the second.
+    assert kinds(reply.messages).count("tool_return_message") == 3
+    assert reply.messages[-1].content == "Done."
+    value = world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    assert value.splitlines() == ["Name: Anna", "Cat: Miso"]
+
+
 def test_results_of_calls_that_were_not_run_are_shown(world: LettaWorld) -> None:
     """Also where the run ends with them."""
     agent, messages = world.agent(), world.letta.agents.messages
