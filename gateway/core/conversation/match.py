@@ -365,12 +365,14 @@ class _Search:
         """Returns whether a reply is ours, and not somebody else's with the same words.
 
         A long reply is evidence enough, and so is a path that is the whole list; for a short one the question has to
-        agree too. In a named conversation it is enough that the question is akin, because no other paths can be
-        confused with this one.
+        agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
+        question is akin, because no other paths can be confused with this one.
         """
         tree, listing, e = self._tree, self._query.listing, best.exchange
         if e.size >= LONG_REPLY or best.rank.is_whole:
             return True
+        if best.rank.likeness < 0 and self._is_elsewhere(best):
+            return False
         asked = [i for i in range(best.span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
         if any(listing.atoms[i][0] in _asked(best.line) for i in asked):
             return True
@@ -379,6 +381,16 @@ class _Search:
         # The next tries may need contents as well, so all that they compare is loaded at once.
         tree.load_together(tree.top(x) for _, found in self._tries() for _, x in found)
         return all(_is_akin(tree, e, listing, i) for i in asked)
+
+    def _is_elsewhere(self, best: _Candidate) -> bool:
+        """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
+        listing, above = self._query.listing, {el.exchange.path for el in best.line}
+        for _, found in self._tries():
+            before = [(span, e) for span, e in found if span[1] < best.span[0]]
+            paths = {e.path for span, e in before if e.path == listing.path(span[1] + 1)}
+            if paths:
+                return not paths & above
+        return False
 
 
 def _asked(line: Sequence[PathElement]) -> list[Atom]:

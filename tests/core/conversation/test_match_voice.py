@@ -307,3 +307,25 @@ def test_a_result_is_no_question_of_a_reply_that_nobody_asked_for(world: World, 
     ]
     world.say(list_, "It rains.", key)
     assert world.standing()[-2:] == ["sorry", "It rains."]
+
+
+@both
+@pytest.mark.parametrize(("partial", "question"), [("please", "please tell me more"), ("yes", "yes")])
+def test_a_draft_with_the_same_short_reply_is_not_the_turn_that_was_cut(
+    world: World, key: str | None, partial: str, question: str
+) -> None:
+    """The list is word for word a path on which the draft is not."""
+    list_ = world.chat(("hello there", "Good day."), key=key)
+    world.say([*list_, user(partial)], "Ok.", key)  # thrown away
+    for text, reply in (("second thing", "Two."), ("third thing", "Three.")):
+        list_ = [*list_, user(text)]
+        world.say(list_, reply, key)
+        list_ = [*list_, assistant(reply)]
+    world.say([*list_, user("please")], "UNSPOKEN", key)
+    list_ = [*list_, user(question)]
+    world.cancel(world.begin(list_, key), [assistant("Ok. UNSPOKEN")])
+    world.say([*list_, assistant("Ok."), user("go on")], "Four.", key)
+    assert world.standing() == [
+        *("hello there", "Good day.", "second thing", "Two.", "third thing", "Three."),
+        *(question, "Ok.", "go on", "Four."),
+    ]
