@@ -26,22 +26,20 @@ _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in
 
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
-_TOO_LONG: Final = b"context_length_exceeded"
 _ERROR_BYTES: Final = 16_384
 
 
 def is_for_good(status: int, body: bytes) -> bool:
     """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
 
-    What is only too long in its place is not: less goes in front of it the next time. Under a 200 the error itself
-    says which one it is.
+    A length that the error names is no such reason: less goes in front of it the next time. Where it names none, as
+    much would. Under a 200 the error itself says what it is.
     """
     if status < 400:
         status = _status_of(error_of(status, body))
     if not 400 <= status < 500 or status in _MENDABLE:
         return False
-    text = body[:_ERROR_BYTES]
-    return _TOO_LONG not in text and context_from_error(text.decode("utf-8", "replace")) is None
+    return context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace")) is None
 
 
 def error_in(chunk: Json, name: str | None = None) -> Json | None:

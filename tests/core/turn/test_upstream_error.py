@@ -125,7 +125,8 @@ def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
         (403, b'{"error":{"message":"Flagged.","metadata":{"reasons":["violence"]}}}', True),
         (413, b"", True),
         (422, b'{"error":"the picture cannot be read"}', True),
-        (400, b'{"error":{"message":"Too long.","code":"context_length_exceeded"}}', False),
+        # What goes with the next message would be as long.
+        (400, b'{"error":{"message":"Too long.","code":"context_length_exceeded"}}', True),
         (400, b'{"object":"error","message":"maximum context length is 8192 tokens"}', False),
         (401, b"{}", False),
         (429, b"{}", False),
