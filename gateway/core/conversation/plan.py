@@ -277,12 +277,14 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
     # A turn off the record is no part of the line: it goes on from the same place as what comes next.
     standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
-    atoms = [canon.atoms(query.listing.messages[i]) for i in new]
+    # Words alone do not tell another picture from the same one once more.
+    sent = [(query.listing.atoms[i], query.listing.media(i)) for i in new]
     held = _pending(tree, tip)
-    if query.retry and not held and tip is not None and list(tip.inputs[-len(new) :]) == atoms:
+    before = [] if tip is None else [*zip(tip.inputs, tip.media, strict=True)]
+    if query.retry and not held and tip is not None and before[-len(new) :] == sent:
         # The last turn once more: what it was asked takes its place, beside it.
         held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
-    elif [canon.atoms(m) for m in held][-len(new) :] == atoms:
+    elif [(canon.atoms(m), canon.media(m)) for m in held[-len(new) :]] == sent:
         held = held[: -len(new)]  # the cancelled message once more
     return tip, held
 

@@ -719,6 +719,28 @@ def test_a_retried_send_is_one_message(world: World) -> None:
     assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
 
 
+def test_another_picture_is_another_message(world: World) -> None:
+    """It may come with the same words as one whose send has failed, or with none."""
+
+    def show(name: str, **headers: str) -> int:
+        picture = {"type": "image_url", "image_url": {"url": f"https://example.com/{name}.jpg"}}
+        messages = [{"role": "user", "content": [picture]}]
+        return world.post(messages, {**APPEND, **headers}, user="alice").status
+
+    def shown() -> list[str]:
+        pictures = [m["content"][0] for m in world.upstream.last.messages if m["role"] == "user"]
+        return [picture["image_url"]["url"].split("/")[-1] for picture in pictures]
+
+    retry = {"x-stainless-retry-count": "1"}
+    world.upstream.queue(fail(500), fail(500))
+    assert [show("cat"), show("dog"), show("dog", **retry)] == [500, 500, 200]
+    assert shown() == ["cat.jpg", "dog.jpg"]
+    assert show("dog", **retry) == 200  # the answer was lost on its way
+    assert shown() == ["cat.jpg", "dog.jpg"]
+    assert show("bird", **retry) == 200
+    assert shown() == ["cat.jpg", "dog.jpg", "bird.jpg"]
+
+
 def test_a_turn_off_the_record_takes_no_message_of_a_cancelled_send_along(world: World) -> None:
     """Front ends ask for a title in between."""
     append(world, "first")
