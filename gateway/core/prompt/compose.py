@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+import orjson
+
 from gateway.core.conversation.canonical import (
     Listing,
     WireMessage,
@@ -29,7 +31,7 @@ from gateway.core.conversation.tree import Content, PathElement, Tree, end_offse
 from gateway.core.prompt.note import estimate_tokens
 from storage.commands import Additions
 from storage.records import Atom, Exchange
-from storage.value import frozen
+from storage.value import changed, frozen
 
 UNANSWERED = "No result was given."
 NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
@@ -233,12 +235,16 @@ def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list
     """Gives a result to calls that were never answered, where the history is ours, so that they lock nothing.
 
     new: what follows. The result stands right behind the call, where it is found again with the next request.
+    Strict servers refuse calls that they cannot read as well, such as one that was cut off.
     """
     found = []
     whole = [*(each.message for each in fill), *new]
     for i, each in enumerate(fill):
-        found.append(each)
         calls = each.message.get("tool_calls") or []
+        readable = [_readable(call) for call in calls]
+        if readable != calls:
+            each = changed(each, message={**each.message, "tool_calls": readable})
+        found.append(each)
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :]) if calls else ()
         known = {str(y.get("tool_call_id")) for y in results}
         for call in calls:
@@ -246,6 +252,18 @@ def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list
                 message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
                 found.append(FilledMessage(message, (), each.at))
     return found
+
+
+def _readable(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    text = function.get("arguments")
+    try:
+        is_readable = not isinstance(text, str) or isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        is_readable = False
+    return call if is_readable else {**call, "function": {**function, "arguments": "{}"}}
 
 
 def _hide(

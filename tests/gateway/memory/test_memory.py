@@ -887,6 +887,21 @@ def test_an_unanswered_call_in_append_mode_locks_nothing(upstream: StrictUpstrea
         assert roles == ["user", "assistant", "tool", "user"]
 
 
+@pytest.mark.parametrize("arguments", ['{"place": "Ro', "", "[1]"])
+def test_a_call_that_nobody_can_read_locks_nothing_in_append_mode(world: World, arguments: str) -> None:
+    """The client gets it as it came; servers that parse the calls of the history would refuse all that follows."""
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    world.upstream.queue(call_tools(Call("look", arguments, "call_1"), finish_reason="length"))
+    reply = world.post([{"role": "user", "content": "Look."}], APPEND, user="alice", tools=tools)
+    (call,) = reply.json["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"] == arguments
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "Where?"}
+    for message in (result, {"role": "user", "content": "In Rome."}):
+        assert world.post([message], APPEND, user="alice", tools=tools).status == 200
+        (call,) = world.upstream.last.messages[1]["tool_calls"]
+        assert (call["id"], call["function"]) == ("call_1", {"name": "look", "arguments": "{}"})
+
+
 def test_two_agents_of_one_user_know_nothing_of_each_other(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, agent("one"), agent("two")) as world:
         world.chat(user="alice", model="agent/one").say(FACT)
