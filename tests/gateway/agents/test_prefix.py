@@ -33,7 +33,7 @@ def reply(random: Random) -> Reply:
         case 2:
             return call_tools(Call("get_weather", {"n": n}, f"w{n}"), *random.sample(calls[:2], 1))
         case 3:
-            return fail(400, f"No {n}.")
+            return fail(500, f"No {n}.")  # a 400 is a refusal, after which a message is not said
         case 4:
             return say(f"Cut {n}", finish_reason="length")
         case 5:
