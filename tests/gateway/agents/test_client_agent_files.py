@@ -13,7 +13,7 @@ import pytest
 from letta_client import APIStatusError, BadRequestError
 
 from gateway.settings import ProfileSettings
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.agents.letta_file import LETTA_FILE
@@ -453,6 +453,24 @@ def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) 
     shown = [getattr(each, "content", None) for each in world.letta.agents.messages.list(id, order="asc")]
     assert shown == ["a", "One.", "Two."]
     world.letta.agents.messages.create(id, input="c")
+
+
+def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
+    """What the model was told behind it of changed blocks stays with the agent whose blocks they are."""
+    agent = world.agent()
+
+    def change_and_call(seen: Seen) -> Reply | None:
+        if seen.messages[-1]["role"] != "user":
+            return None
+        world.anew().agents.blocks.update("human", agent_id=agent.id, value="Name: Anna")
+        return call_tools(Call("conversation_search", {"query": "cats"}))
+
+    world.upstream.script = change_and_call
+    world.letta.agents.messages.create(agent.id, input="Look.")
+    assert "Name: Anna" in world.upstream.last.messages[-1]["content"]
+    file = export(world, agent.id)
+    result = file["agents"][0]["messages"][3]
+    assert result["content"][0]["text"] == result["tool_returns"][0]["func_response"] == "Nothing was found."
 
 
 def test_nobody_exports_an_agent_of_another_project(world: LettaWorld) -> None:

@@ -73,6 +73,9 @@ class FileMessage(msgspec.Struct, kw_only=True):
 def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a message as it stands in a file."""
     message, private = carried.message, private_of(carried.message)
+    if (said := private.get("said")) is not None:
+        # Behind it the model was told what had changed in the blocks, which is no part of what the tool said.
+        message = {**message, "content": text_of(message)[:said]}
     is_system = private.get("shown") == "system"
     calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
     approval = private.get("approval")
