@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
-from adapters.errors import ProviderTooLarge
+from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below the memory at hand
@@ -102,13 +102,18 @@ class WholeReply(ABC):
 
 
 class BufferedReply(WholeReply):
-    """A reply that is here already: read to its end, or made by us."""
+    """A reply that is here already: read to its end, or made by us. error: how it broke when it was read."""
 
-    def __init__(self, status: int, headers: tuple[Header, ...], body: bytes) -> None:
+    def __init__(
+        self, status: int, headers: tuple[Header, ...], body: bytes, error: ProviderError | None = None
+    ) -> None:
         super().__init__(status, headers)
         self._body = body
+        self._error = error
 
     async def read(self, limit_bytes: int) -> bytes:
+        if self._error is not None:
+            raise self._error
         return self._body
 
     async def aclose(self) -> None:

@@ -83,6 +83,22 @@ def refusal_in(first: Event) -> tuple[int, bytes] | None:
     return None if error is None else (_status_of(error), orjson.dumps({"error": error}))
 
 
+def refusal_of(body: bytes) -> int | None:
+    """Returns the status of the error that the whole body of a success is; None: it is something else.
+
+    OpenRouter answers so when its upstream fails after the status has left.
+    """
+    # Nearly every completion has no such word, and is not parsed for it.
+    if b'"error"' not in body:
+        return None
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = error_in(parsed) if isinstance(parsed, dict) and not parsed.get("choices") else None
+    return None if error is None else _status_of(error)
+
+
 def _status_of(error: Json) -> int:
     """Returns the HTTP status that an error claims, by number or by name."""
     for said in (error.get("code"), error.get("status"), error.get("type")):

@@ -21,7 +21,7 @@ from typing import Final
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
-from gateway.core.turn.upstream_error import context_from_error, refusal_in
+from gateway.core.turn.upstream_error import context_from_error, refusal_in, refusal_of
 from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
     TRANSIENT,
@@ -250,6 +250,8 @@ class Attempts:
             reply = await self.endpoint.provider.send(request)
             if failover.may_peek and not self._sink.started and reply.is_stream:
                 reply = await _unmask(reply)
+            elif request.path == CHAT and not reply.is_stream and reply.status < 300:
+                reply = await _unmask_whole(reply)
             if reply.status in TRANSIENT:
                 retry_after_s = read_retry_after(reply.headers, failover.wall())
                 return self._blame(_Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply))
@@ -391,6 +393,20 @@ async def _unmask(reply: ModelReply) -> ModelReply:
     await _discard(reply)
     kept = [(name, value) for name, value in reply.headers if name != "content-type"]
     return BufferedReply(refused[0], (*kept, ("content-type", "application/json")), refused[1])
+
+
+async def _unmask_whole(reply: ModelReply) -> ModelReply:
+    """Returns a whole chat completion as it came, unless it is an error: then that has the status that it names.
+
+    A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again.
+    """
+    try:
+        body = await reply.read(MAX_REPLY_BYTES)
+    except ProviderError as error:
+        return BufferedReply(reply.status, reply.headers, b"", error)
+    finally:
+        await reply.aclose()
+    return BufferedReply(refusal_of(body) or reply.status, reply.headers, body)
 
 
 async def _discard(reply: ModelReply) -> None:

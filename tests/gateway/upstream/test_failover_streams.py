@@ -23,7 +23,7 @@ from tests.doubles.upstream import (
     say,
 )
 from tests.gateway.sdk import CHAT, agent
-from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, Two, both, forms
+from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, Two, both, forms, only_openai
 
 # --- a stream that begins with an error
 
@@ -65,6 +65,51 @@ def test_an_error_in_a_streams_first_event_is_a_status(two: Open, memory: bool) 
             it.ask(True, memory)
         it.first.queue(say("Well again."))
         assert it.ask(True, memory)[0] == "Well again."
+
+
+# OpenRouter answers so when its upstream fails after the status has left; blanks were its signs of life.
+_HIDDEN = b'\n   \n{"error":{"code":502,"message":"Gone."},"user_id":"u"}'
+
+
+def whole_error(body: bytes = _HIDDEN) -> Reply:
+    return raw(body, content_type="application/json")
+
+
+@only_openai
+@forms
+@both
+def test_a_whole_success_that_is_an_error_is_tried_elsewhere(two: Open, stream: bool, memory: bool) -> None:
+    with two() as it:
+        it.first.queue(whole_error())
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(stream, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:502;second:200")
+        it.settle()
+        assert it.endpoint("first").health.failures == 1
+
+
+@only_openai
+@both
+def test_a_whole_success_that_is_an_error_is_that_error(two: Open, memory: bool) -> None:
+    with two(fallbacks=()) as it:
+        it.first.queue(whole_error())
+        with pytest.raises(openai.InternalServerError) as gone:
+            it.ask(False, memory)
+        assert (gone.value.status_code, gone.value.response.content) == (502, _HIDDEN)
+        it.first.queue(whole_error(b'{"object":"error","message":"Too much.","type":"BadRequestError"}'))
+        with pytest.raises(openai.BadRequestError, match=r"Too much\."):
+            it.ask(False, memory)
+
+
+@only_openai
+@both
+@pytest.mark.parametrize("error", [b"null", b'{"message":"A tool failed."}'])
+def test_a_completion_with_an_error_beside_it_is_a_completion(two: Open, memory: bool, error: bytes) -> None:
+    choice = b'{"index":0,"message":{"role":"assistant","content":"Ok."},"finish_reason":"stop"}'
+    body = b'{"id":"c","object":"chat.completion","choices":[%b],"error":%b}' % (choice, error)
+    with two() as it:
+        it.first.queue(whole_error(body))
+        assert it.ask(False, memory)[0] == "Ok."
 
 
 @both
