@@ -58,6 +58,7 @@ CONVERSATION_ORDER = (
     "x-claude-code-session-id",
     "x-session-id",
     "metadata.conversation_id",
+    "elevenlabs_extra_body.conversation_id",
     "call.id",
     "x-livekit-room-id",
 )

@@ -140,6 +140,7 @@ def test_an_identity_sent_twice_must_be_the_same() -> None:
         ({"x-session-id": "c"}, {}),
         ({}, {"metadata": {"conversation_id": "c"}}),
         ({}, {"call": {"id": "c"}}),
+        ({}, {"elevenlabs_extra_body": {"conversation_id": "c"}}),
         ({"x-livekit-room-id": "c"}, {}),
     ],
 )
