@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -253,6 +254,18 @@ def test_a_second_look_asks_for_no_common_words() -> None:
 )
 def test_names_have_a_capital_inside_a_sentence(text: str, names: list[str]) -> None:
     assert names_in(text) == names
+
+
+def test_names_are_those_that_one_plain_pattern_finds() -> None:
+    """What is passed over quickly is passed over by the rule as well, whatever signs stand around it."""
+    plain = re.compile(r"(?<!\w)(?<!^)(?<![.!?…:] )(?:[^\W\d_][\w'’-]{2,}|\d{2,})\b")
+    chance = random.Random(5)
+    ascii_signs = [*"aabZQ17__--'' .!?:,(\n\t", *"    "]
+    for signs in (ascii_signs, [*ascii_signs, *"Éßı٣’…İЯя漢\u0301😀²ǅ"]):
+        for _ in range(5_000):
+            text = "".join(chance.choices(signs, k=chance.randrange(20)))
+            names = [word for word in plain.findall(text) if word[0].isupper() or word[0].isdigit()]
+            assert names_in(text) == words_of(" ".join(names)), text
 
 
 def test_room_is_filled_with_as_many_messages_as_are_short() -> None:
