@@ -305,8 +305,9 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
-    Only those may change on which no carried turn rests. The list is walked backwards along the path. Where a list is
-    shorter than the path, its first message may be the client's summary of what it left out, which is no form of ours.
+    Only those may change on which no carried turn rests. The list is walked backwards along the path. The client's own
+    summary, and an answer to it, may stand in place of what it left out: where question and reply are both another one,
+    or a question is and the list is shorter than the path, they are not of this turn.
     """
     x, end = found.anchor, found.first
     is_short = x is not None and listing.before[found.last + 1] < end_offset(x)
@@ -323,8 +324,12 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             and (start == 0 or listing.role(start - 1) == "assistant")
         )
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
-        if block and is_short and not start and not _was_within(tree, x, listing.text(end - 1)):
-            block = None
+        is_parent = x is not found.anchor
+        if is_turn and block and (is_short or (reply and is_parent)):
+            fits = _was_within(tree, x, listing.text(end - 1))
+            block = block if fits else None
+        if is_parent and not fits and (is_short or is_turn):
+            reply = None
         if block or reply:
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
@@ -335,8 +340,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         reply, x = None, tree.parent(x)
         if fits:
             end = start if x is None else _begin_of_reply(x, listing, start)
-            is_front = is_short and not end
-            if x is not None and end < start and not is_front and _is_new_form(x, listing, end, start):
+            if x is not None and end < start and _is_new_form(x, listing, end, start):
                 reply = (end, start)
 
 

@@ -290,6 +290,23 @@ def test_the_clients_own_summary_takes_no_turns_place(
 
 
 @both
+@pytest.mark.parametrize("kept", [2, 4, 6])
+def test_the_answer_to_the_clients_own_summary_takes_no_replys_place(
+    world: World, key: str | None, kept: int
+) -> None:
+    """Coding agents say the summary in the user's place, with a short answer behind it."""
+    history = world.chat(
+        *((f"fact {k}", f"this is the reply number {k} of all that I gave") for k in range(4)), key=key
+    )
+    summary = [user("I spoke to you previously about a number of things: facts."), assistant("Ok.")]
+    world.say([*summary, *history[-kept:], user("next")], "Next.", key)
+    told = [
+        text for k in range(4) for text in (f"fact {k}", f"this is the reply number {k} of all that I gave")
+    ]
+    assert world.standing() == [*told, "next", "Next."]
+
+
+@both
 def test_the_clients_own_summary_takes_no_questions_place_within_its_turn(
     world: World, key: str | None
 ) -> None:
