@@ -46,6 +46,13 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/batches/{rest:path}": (_ANY, "batches"),
     "/v1/responses": (("POST",), "responses"),
     "/v1/responses/{rest:path}": (_ANY, "responses"),
+    # What a response names by id: stores that it searches, containers that its code runs in.
+    "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
+    "/v1/vector_stores/{rest:path}": (_ANY, "vector_stores"),
+    "/v1/containers": (("GET", "POST"), "containers"),
+    "/v1/containers/{rest:path}": (_ANY, "containers"),
+    "/v1/fine_tuning/jobs": (("GET", "POST"), "fine_tuning"),
+    "/v1/fine_tuning/jobs/{rest:path}": (_ANY, "fine_tuning"),
     # Those that the agents API does not have: its own have other ids, or a query that names an agent.
     "/v1/conversations": (("POST",), "conversations"),
     "/v1/conversations/{rest:path}": (_ANY, "conversations"),

@@ -1,7 +1,7 @@
 """The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
 
 A request fails over as a chat does (`gateway.run.upstream.failover`), with two exceptions. Objects that an upstream
-keeps (files, batches, responses, conversations) are in the account of one key: only that key is used, and a request
+keeps (files, batches, responses and the like) are in the account of one key: only that key is used, and a request
 that may have made one is not sent again. An upload passes through once.
 """
 
@@ -32,12 +32,12 @@ _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 _NO_ENDPOINT: Final = "unsupported_endpoint"
 # The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
-# Paths of objects that an upstream keeps.
-_KEPT: Final = ("/files", "/uploads", "/batches", "/responses", "/conversations")
 # Paths that list all of one kind that an account has. Whoever has an object's id, has it from who made it.
-_LISTS: Final = ("/files", "/batches")
+_LISTS: Final = ("/files", "/batches", "/vector_stores", "/containers", "/fine_tuning/jobs")
+# Paths of objects that an upstream keeps.
+_KEPT: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
 # Paths whose bodies name no model: of a batch, the models stand in a file.
-_WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches")
+_WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
 
 
 class WholeBody(Protocol):

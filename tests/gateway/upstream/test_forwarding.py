@@ -134,6 +134,29 @@ def two(upstream: StrictUpstream) -> Iterator[tuple[Running, StrictUpstream, Str
             yield running, upstream, second
 
 
+def test_what_responses_and_accounts_have_beside(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+    made = b'{"id": "x-1", "object": "thing", "data": [], "has_more": false}'
+    calls = {
+        "POST /v1/vector_stores": lambda: sdk.vector_stores.create(name="Recipes"),
+        "GET /v1/vector_stores": lambda: list(sdk.vector_stores.list()),
+        "POST /v1/vector_stores/vs-1": lambda: sdk.vector_stores.update("vs-1", name="Meals"),
+        "POST /v1/vector_stores/vs-1/files": lambda: sdk.vector_stores.files.create("vs-1", file_id="f-1"),
+        "POST /v1/vector_stores/vs-1/search": lambda: list(sdk.vector_stores.search("vs-1", query="soup")),
+        "DELETE /v1/vector_stores/vs-1": lambda: sdk.vector_stores.delete("vs-1"),
+        "POST /v1/containers": lambda: sdk.containers.create(name="c"),
+        "POST /v1/containers/c-1/files": lambda: sdk.containers.files.create("c-1", file=b"x"),
+        "GET /v1/containers/c-1/files/f-1/content": lambda: sdk.containers.files.content.retrieve(
+            "f-1", container_id="c-1"
+        ),
+        "POST /v1/fine_tuning/jobs": lambda: sdk.fine_tuning.jobs.create(model="m", training_file="f-1"),
+        "GET /v1/fine_tuning/jobs/j-1/events": lambda: list(sdk.fine_tuning.jobs.list_events("j-1")),
+    }
+    for path, call in calls.items():
+        upstream.queue(raw(made, content_type="application/json"))
+        call()
+        assert f"{upstream.last.method} {upstream.last.path}" == path
+
+
 def test_an_alias_leads_to_its_upstream_under_its_name_there(
     two: tuple[Running, StrictUpstream, StrictUpstream],
 ) -> None:
@@ -421,7 +444,7 @@ def test_a_boundary(kind: str, expected: bytes | None) -> None:
 # --- an account that projects share -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["files", "batches"])
+@pytest.mark.parametrize("what", ["files", "batches", "vector_stores", "containers", "fine_tuning/jobs"])
 @pytest.mark.parametrize(
     ("project", "lists", "api_key", "status"),
     [
