@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import threading
@@ -10,7 +9,7 @@ import time
 
 import pytest
 
-from storage.sqlite.writer import Writer
+import storage.sqlite.writer
 from tests.storage.conftest import SqliteFile
 
 pytestmark = pytest.mark.skipif(
@@ -24,51 +23,56 @@ def _seen(connection: sqlite3.Connection) -> tuple[str, set[int]]:
     return threading.current_thread().name, os.sched_getaffinity(0)
 
 
-async def _write_while_the_loop_works(writer: Writer) -> None:
-    """Writes something for as long as the loop works on something else, so that the next write meets a busy one."""
-    begun, done, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+class Load:
+    """What the loop does while something is written: it works all of the time, or it waits."""
 
-    def write(connection: sqlite3.Connection) -> None:
-        loop.call_soon_threadsafe(begun.set)
-        done.wait(10)
+    works = True
 
-    writing = writer.submit(write)
-    await begun.wait()
-    before = time.thread_time()
-    while time.thread_time() - before < 0.1:
-        pass
-    done.set()
-    await writing
+    def thread_time(self) -> float:
+        return time.monotonic() if self.works else 0.0
 
 
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    made = Load()
+    # A busy machine leaves a loop that works only a part of the time.
+    monkeypatch.setattr(storage.sqlite.writer, "time", made)
+    return made
+
+
+@pytest.mark.usefixtures("load")
 async def test_turns_are_written_near_a_loop_that_works_and_bulk_work_anywhere(database: SqliteFile) -> None:
     store = await database.open()
     writer, anywhere = store.database.writer, os.sched_getaffinity(0)
-    await _write_while_the_loop_works(writer)
+    await writer.submit(_seen)
     _, near = await writer.submit(_seen)
     assert len(near) == 1
     assert near < anywhere
-    await _write_while_the_loop_works(writer)
+    await writer.submit(_seen)
     assert await writer.submit(_seen, is_bulk=True) == ("mnemogate-writer", anywhere)
     assert os.sched_getaffinity(0) == anywhere
     await store.close()
 
 
-async def test_turns_behind_which_the_loop_waits_are_written_anywhere(database: SqliteFile) -> None:
+async def test_turns_behind_which_the_loop_waits_are_written_anywhere(
+    database: SqliteFile, load: Load
+) -> None:
     store = await database.open()
     writer, anywhere = store.database.writer, os.sched_getaffinity(0)
-    await _write_while_the_loop_works(writer)
-    await writer.submit(lambda connection: time.sleep(0.2))
+    await writer.submit(_seen)
+    load.works = False
+    assert len((await writer.submit(_seen))[1]) == 1
     assert (await writer.submit(_seen))[1] == anywhere
     await store.close()
 
 
+@pytest.mark.usefixtures("load")
 async def test_the_writer_follows_the_loop(database: SqliteFile) -> None:
     store = await database.open()
     writer, anywhere = store.database.writer, os.sched_getaffinity(0)
     try:
         for processor in sorted(anywhere):
-            await _write_while_the_loop_works(writer)
+            await writer.submit(_seen)
             os.sched_setaffinity(0, {processor})
             assert (await writer.submit(_seen))[1] == {processor}
     finally:
@@ -76,6 +80,7 @@ async def test_the_writer_follows_the_loop(database: SqliteFile) -> None:
     await store.close()
 
 
+@pytest.mark.usefixtures("load")
 async def test_where_threads_may_not_be_placed_turns_are_written_all_the_same(
     database: SqliteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +94,7 @@ async def test_where_threads_may_not_be_placed_turns_are_written_all_the_same(
     store = await database.open()
     anywhere = os.sched_getaffinity(0)
     for _ in range(2):
-        await _write_while_the_loop_works(store.database.writer)
+        await store.database.writer.submit(_seen)
         assert (await store.database.writer.submit(_seen))[1] == anywhere
     assert len(asked) == 1
     await store.close()
