@@ -16,6 +16,7 @@ from storage.value import frozen
 
 # Characters, white space aside. Chosen: "Hi" and "Hello" stand in many messages that quote nobody.
 _MIN_QUOTE = 16
+_RESULTS = ("tool", "function")
 
 
 @frozen
@@ -62,9 +63,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     listing = query.listing
     found = find_match(tree, query)
     # Results of tools that came back within an altered reply are new as well.
-    results = [
-        i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in ("tool", "function")
-    ]
+    results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in _RESULTS]
     new = (*results, *range(found.last + 1, len(listing)))
     appending = query.append and found.anchor is None
     held: Sequence[WireMessage] = ()
@@ -279,7 +278,10 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
     # Words alone do not tell another picture from the same one once more.
     sent = [(query.listing.atoms[i], query.listing.media(i)) for i in new]
-    held = _pending(tree, tip)
+    held: Sequence[WireMessage] = _pending(tree, tip)
+    if new and all(query.listing.role(i) in _RESULTS for i in new):
+        # They stand behind their calls, so what the user has said meanwhile waits for what is said next.
+        held = [m for m in held if m.get("role") in _RESULTS]
     before = [] if tip is None else [*zip(tip.inputs, tip.media, strict=True)]
     if query.retry and not held and tip is not None and before[-len(new) :] == sent:
         # The last turn once more: what it was asked takes its place, beside it.
@@ -292,14 +294,21 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
     """Returns the messages of a cancelled send, which are kept and sent with the next one.
 
-    Those that the upstream has refused would only be refused again.
+    Those that the upstream has refused would only be refused again. A user's may have waited for results of tools.
     """
     after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
+    while tip is not None and tree.goes_on(tip):
+        tip = tree.parent(tip)
+        after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
-    last = max(cut, key=lambda e: (e.begun, e.id), default=None)
-    if last is None or last.superseded:
+    cut.sort(key=lambda e: (e.begun, e.id))
+    if not cut or cut[-1].superseded:
         return []
-    return tree.content(last).messages or []
+    held = tree.content(cut[-1]).messages or []
+    said = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
+    if said is None or said is cut[-1] or said.superseded:
+        return held
+    return [*held, *(m for m in tree.content(said).messages or () if m.get("role") == "user")]
 
 
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:

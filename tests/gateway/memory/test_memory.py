@@ -719,6 +719,46 @@ def test_a_retried_send_is_one_message(world: World) -> None:
     assert spoken(world) == ["first", "Ok.", "second", "Ok.", "third"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_said_while_a_tool_runs_waits_for_its_result(world: World, fails: bool) -> None:
+    """Its send was cancelled, and the result has to follow its call."""
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "ship"}
+
+    def post(message: dict[str, Any]) -> int:
+        return world.post([message], APPEND, user="alice", tools=tools).status
+
+    world.upstream.queue(call_tools(Call("look", id="call_1")), fail(500))
+    assert [post({"role": "user", "content": "Look."}), post({"role": "user", "content": "Quick!"})] == [
+        200,
+        500,
+    ]
+    if fails:
+        world.upstream.queue(fail(500))
+        assert post(result) == 500
+        assert spoken(world) == ["Look.", None, "ship"]
+    world.upstream.queue(say("A ship."))
+    assert post(result) == 200
+    assert spoken(world) == ["Look.", None, "ship"]
+    append(world, "And now?")
+    assert spoken(world) == ["Look.", None, "ship", "A ship.", "Quick!", "And now?"]
+    append(world, "Thanks.")
+    assert spoken(world)[4:] == ["Quick!", "And now?", "Ok.", "Thanks."]
+
+
+def test_a_result_that_failed_goes_before_what_is_said_next(world: World) -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    world.upstream.queue(call_tools(Call("look", id="call_1")), fail(500), fail(500))
+    for message in (
+        {"role": "user", "content": "Look."},
+        {"role": "user", "content": "Quick!"},
+        {"role": "tool", "tool_call_id": "call_1", "content": "ship"},
+    ):
+        world.post([message], APPEND, user="alice", tools=tools)
+    append(world, "And now?")
+    assert spoken(world) == ["Look.", None, "ship", "Quick!", "And now?"]
+
+
 def test_another_picture_is_another_message(world: World) -> None:
     """It may come with the same words as one whose send has failed, or with none."""
 
