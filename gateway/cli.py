@@ -47,7 +47,7 @@ from gateway.run.admin.printed import (
 )
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
-from gateway.settings_load import load_settings, settings_file
+from gateway.settings_load import POSTGRES, load_settings, settings_file
 from storage.errors import StoreError
 from storage.sqlite.lock import owner_of
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_batches(commands)
     text = "move all that the SQLite file holds to a PostgreSQL; begun again, it goes on"
     move = _command(commands, "move", _move, text)
-    move.add_argument("url", help="the database to fill: postgresql://USER@HOST/NAME")
+    move.add_argument("url", type=_server_url, help="the database to fill: postgresql://USER@HOST/NAME")
     return parser
 
 
@@ -382,6 +382,12 @@ def _lines(text: str) -> int:
     if not text.isascii() or not text.isdigit() or text.strip("0") == "":
         raise argparse.ArgumentTypeError(f"expected a positive number, saw {text!r}")
     return int(text)
+
+
+def _server_url(text: str) -> str:
+    if not text.startswith(POSTGRES):
+        raise argparse.ArgumentTypeError("expected postgresql://USER@HOST/NAME")
+    return text
 
 
 def _memory_export(arguments: argparse.Namespace) -> None:

@@ -68,7 +68,9 @@ _SECRETS = (
     ("database", "listen_url"),
 )
 _DATABASE = {("database", "path"), ("database", "url")}
-_SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
+_SQLITE = "sqlite:///"
+# What the URL of a server begins with.
+POSTGRES = ("postgresql://", "postgres://")
 _TABLES: dict[str, Any] = {
     "server": ServerSettings,
     "database": DatabaseSettings,
@@ -194,7 +196,7 @@ def _named_file(database: DatabaseSettings) -> DatabaseSettings:
     if url is not None and url.startswith(_SQLITE):
         return replace(database, path=url.removeprefix(_SQLITE), url=None)
     for name, each in (("url", url), ("listen_url", listen_url)):
-        if each is not None and not each.startswith(_POSTGRES):
+        if each is not None and not each.startswith(POSTGRES):
             scheme = each.partition(":")[0] if ":" in each else ""
             expected = "postgresql://…" if name == "listen_url" else "postgresql://… or sqlite:///path"
             raise SettingsError(f"database.{name}: expected {expected}, saw {scheme!r}")

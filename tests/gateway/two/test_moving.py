@@ -80,3 +80,7 @@ def test_it_says_what_it_cannot_use(tmp_path: Path, url: str) -> None:
     refused = command("move", nowhere, "--db", str(tmp_path / "m.db"), where=tmp_path)
     assert refused.returncode in (1, 2)
     assert "no_such_database" in refused.stderr
+    other = command("move", "sqlite:///other.db", "--db", str(tmp_path / "m.db"), where=tmp_path)
+    assert other.returncode == 2
+    assert "expected postgresql://" in other.stderr
+    assert "Traceback" not in other.stderr
