@@ -19,11 +19,11 @@ from typing import Any
 
 import orjson
 
+from gateway.core.text import words_in
 from storage.records import Atom
 
 WireMessage = dict[str, Any]
 
-_WORD = re.compile(r"\w+")
 _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
 _OPENING, _CLOSING = "[(*<", "])*>"
@@ -110,7 +110,7 @@ def rest_after(text: str, said: str) -> str | None:
 
 
 def words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return words_in(text.lower())
 
 
 def grows(new: str, old: str) -> bool:

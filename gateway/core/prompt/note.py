@@ -15,6 +15,7 @@ from operator import attrgetter
 from string import digits, punctuation
 
 from gateway.core.dates import day_of
+from gateway.core.text import words_in
 from storage.records import Atom, Message
 from storage.value import frozen
 
@@ -60,8 +61,6 @@ _NOTE = re.compile(
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
-_WORD = re.compile(r"\w+")
-_WORDS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
 # A vowel sign of Hindi or Thai, an emoji or "C++" tells one word from another; a quotation mark does not.
 _IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
 
@@ -348,12 +347,7 @@ def telling_words(text: str) -> list[str]:
 
 def folded_words(text: str) -> list[str]:
     """Returns the words of a text, in lower case, by which its subject is found: Rome is in "Rome🎉" and "#rome"."""
-    folded = text.casefold()
-    return (
-        folded.encode().translate(_WORDS_ASCII).decode().split()
-        if folded.isascii()
-        else _WORD.findall(folded)
-    )
+    return words_in(text.casefold())
 
 
 def stem(word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
     without_remark,
+    words,
 )
 from tests.core.conversations import assistant, call, picture, result, system, user
 
@@ -86,6 +88,11 @@ def test_the_older_function_call_is_the_same_call() -> None:
     assert CANON.atoms(older) == CANON.atoms(assistant(None, call("1")))
     answer = {"role": "function", "name": "get_weather", "content": "sunny"}
     assert CANON.atoms(answer) == CANON.atoms(result("1", "sunny"))
+
+
+@given(st.text() | st.text(st.characters(max_codepoint=127)))
+def test_words_are_runs_of_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
+    assert words(text) == re.findall(r"\w+", text.lower())
 
 
 def test_system_messages_have_no_atoms() -> None:
