@@ -473,8 +473,10 @@ def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | No
         case ValueError():
             # A control character in a header: aiohttp refuses to send what a server could read as two headers.
             return ProviderUnreachable(f"a request that cannot be sent to {host}: {error}")
-        case _:
+        case HttpProcessingError() | aiohttp.ClientResponseError():
             # aiohttp's message quotes bytes that are no HTTP, and they may be somebody's words.
+            return ProviderUnreachable(f"{host} answered, but not in HTTP that can be read")
+        case _:
             why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             return ProviderUnreachable(f"no answer from {host}: {why}")
 

@@ -387,17 +387,21 @@ async def test_a_done_without_its_blank_line_is_whole(
     assert [(event.raw, event.data) for event in events] == [(b"data: 1\n\n", b"1"), (end, b"[DONE]")]
 
 
-async def test_what_is_not_http_is_unreachable(transport: HttpTransport) -> None:
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_what_is_not_http_is_unreachable(transport: HttpTransport, in_pieces: bool) -> None:
+    body = b" " * 600_000 if in_pieces else b"{}"
+
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(len(body))
         writer.write(b"SSH-2.0-OpenSSH, and what somebody said\r\n")
         writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(ProviderUnreachable) as raised:
-            await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
+        with pytest.raises(ProviderUnreachable, match=r"answered, but not in HTTP") as raised:
+            await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, body)
     assert "said" not in str(raised.value)
 
 
