@@ -95,7 +95,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(fill),
         tuple(amendments),
         tuple(held),
-        hush=_find_hush(tree, e, messages),
+        hush=_find_hush(tree, e, messages, len(held)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=appending),
         appending=appending,
@@ -240,17 +240,17 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
 
 
-def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage]) -> frozenset[int]:
+def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not kept.
 
-    They match something that was forgotten, or they answer such a message.
+    They match something that was forgotten, or they answer such a message. The first `held` were said on the record.
     """
     tombs = _tombstone_atoms(tree)
     if not tombs and not tree.tombs:
         return frozenset()
     hush: set[int] = set()
     for i, atoms in enumerate(e.inputs[:-1]):
-        is_tomb = atoms in tombs or b"".join(atoms) in tree.tombs
+        is_tomb = i >= held and (atoms in tombs or b"".join(atoms) in tree.tombs)
         if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
             hush.add(i)
     return frozenset(hush)

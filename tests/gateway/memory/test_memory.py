@@ -825,6 +825,12 @@ def test_what_was_off_the_record_can_be_said_on_it(world: World, status: int) ->
     append(world, "Go on.")
     append(world, "third")
     assert spoken(world) == ["first", "Ok.", "Go on.", "Ok.", "third"]
+    # Kept for the next send, it is on the record as well.
+    world.upstream.queue(fail(500))
+    append(world, "Go on.", status=500)
+    append(world, "fourth")
+    append(world, "fifth")
+    assert spoken(world)[4:] == ["third", "Ok.", "Go on.", "fourth", "Ok.", "fifth"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
