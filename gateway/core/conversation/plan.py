@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import Listing, WireMessage, is_user, squash, text_of, words
+from gateway.core.conversation.canonical import (
+    Listing,
+    WireMessage,
+    begins,
+    is_user,
+    letters,
+    squash,
+    text_of,
+    without_remark,
+    words,
+)
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
@@ -72,6 +82,11 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     if appending:
         anchor, held = _tip(tree, query, new)
         found, fill = Match(anchor), tree.line(anchor)
+        heard = 0 if held or anchor is None else _heard(tree, listing, anchor)
+        if heard and anchor is not None:
+            # The last reply came back as it was spoken, in front of what interrupted it.
+            new, fill = new[heard:], fill[:-1]
+            amendments = [Amendment(anchor.id, None, (0, heard))]
     elif found.anchor is not None:
         fill = _left_out(tree, listing, found)
         amendments = _amendments(tree, listing, found)
@@ -289,6 +304,15 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
     elif [(canon.atoms(m), canon.media(m)) for m in held[-len(new) :]] == sent:
         held = held[: -len(new)]  # the cancelled message once more
     return tip, held
+
+
+def _heard(tree: Tree, listing: Listing, tip: Exchange) -> int:
+    """Returns how many messages at the head of a list say the last reply again, as far as it was heard; 0: none."""
+    count = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+    if not count or not tip.reply or not tree.is_soft(tip):
+        return 0
+    heard = letters(without_remark("".join(map(listing.text, range(count)))))
+    return count if begins(heard, letters(text_of(tree.content(tip).said or {}))) else 0
 
 
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:

@@ -106,8 +106,11 @@ def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -
 def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
-    If the process dies, the message stays like that of a cancelled request.
+    If the process dies, the message stays like that of a cancelled request. What was heard of the reply before it is
+    known from now on, since the client tells it once.
     """
+    for amendment in plan.amendments:
+        _amend(tree, plan, amendment)
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(e)

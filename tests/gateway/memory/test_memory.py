@@ -759,6 +759,32 @@ def test_a_result_that_failed_goes_before_what_is_said_next(world: World) -> Non
     assert spoken(world) == ["Look.", None, "ship", "Quick!", "And now?"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("heard", ["One two", "One two...", "One tw"])
+def test_a_reply_that_was_interrupted_is_the_one_that_was_heard(
+    world: World, heard: str, fails: bool
+) -> None:
+    """A voice agent was done with it when the user spoke, and says what was spoken in front of the new message."""
+    world.upstream.queue(say("One two three four."))
+    append(world, "Count.")
+    spoken_part = {"role": "assistant", "content": heard}
+    if fails:
+        world.upstream.queue(fail(500))
+    said = [spoken_part, {"role": "user", "content": "Stop."}]
+    assert world.post(said, APPEND, user="alice").status == (500 if fails else 200)
+    assert spoken(world) == ["Count.", heard, "Stop."]
+    append(world, "Go on.")
+    assert spoken(world) == ["Count.", heard, "Stop.", *(() if fails else ("Ok.",)), "Go on."]
+
+
+def test_what_begins_no_reply_is_somebody_elses(world: World) -> None:
+    world.upstream.queue(say("One two three four."))
+    append(world, "Count.")
+    said = [{"role": "assistant", "content": "A joke."}, {"role": "user", "content": "Ha."}]
+    assert world.post(said, APPEND, user="alice").status == 200
+    assert spoken(world) == ["Count.", "One two three four.", "A joke.", "Ha."]
+
+
 def test_another_picture_is_another_message(world: World) -> None:
     """It may come with the same words as one whose send has failed, or with none."""
 
