@@ -1,6 +1,7 @@
 """An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port.
 
-`stdio PATH`: with a tool `ring`, which notes each bell in that file.
+`stdio PATH`: with a tool `ring`, which notes each bell in that file. `http large`: with a tool `large`, whose schema
+and result have numbers beyond 64 bits.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import asyncio
 import os
 import socket
 import sys
+from typing import Annotated
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult
+from pydantic import Field
 
 server = MCPServer("double")
+LARGE = 2**80
 
 
 @server.tool()
@@ -68,12 +73,19 @@ async def ring(bell: str) -> str:
     return f"{bell} rang"
 
 
+def large(n: Annotated[int, Field(le=LARGE)]) -> Annotated[CallToolResult, dict[str, int]]:
+    """Tells a large number."""
+    return CallToolResult(content=[], structured_content={"large": LARGE})
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "stdio":
         if len(sys.argv) > 2:
             server.tool()(ring)
         server.run()
     else:
+        if "large" in sys.argv:
+            server.tool()(large)
         listening = socket.create_server(("127.0.0.1", 0))
         print(listening.getsockname()[1], flush=True)
         app = server.streamable_http_app(json_response="json" in sys.argv)

@@ -138,4 +138,4 @@ def _schema(name: str, tool: ListedTool) -> dict[str, object]:
 
 def _allowed(name: str, end: str = "") -> str:
     """Returns a name as every provider takes one."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] + end
+    return (re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] or "_") + end

@@ -7,6 +7,7 @@ anew. OAuth and the older transport by events are not spoken.
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -72,7 +73,7 @@ class McpServers:
             cursor = None
             while True:
                 page = await session.list_tools(cursor=cursor)
-                found += [ListedTool(t.name, t.description or "", dict(t.input_schema)) for t in page.tools]
+                found += [ListedTool(t.name, t.description or "", _kept(t.input_schema)) for t in page.tools]
                 cursor = page.next_cursor
                 if not cursor or len(found) >= MOST_TOOLS:
                     return found[:MOST_TOOLS]
@@ -86,7 +87,7 @@ class McpServers:
             return failed(f"Error: {tool} cannot be called: {error}.")
         texts = [_text(each) for each in result.content]
         if not texts and result.structured_content is not None:
-            texts = [orjson.dumps(result.structured_content).decode()]
+            texts = [json.dumps(result.structured_content, ensure_ascii=False)]
         return ToolAnswer("\n".join(texts), "error" if result.is_error else "success")
 
     @asynccontextmanager
@@ -139,6 +140,12 @@ def _load() -> _Opens:
         return mcp_session.http_session(hosts, server.url, headers, faults)
 
     return opens
+
+
+def _kept(schema: Any) -> Json:
+    """Returns a schema as JSON is kept: a number beyond 64 bits is rounded."""
+    found: Json = orjson.loads(json.dumps(schema))
+    return found
 
 
 def _text(block: Any) -> str:

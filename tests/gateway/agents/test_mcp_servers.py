@@ -93,15 +93,15 @@ async def test_tools_follow_their_server(servers: McpRegistry, agents: Registry,
 
 async def test_names_that_somebody_has(servers: McpRegistry, agents: Registry, listing: Listing) -> None:
     await agents.tools.create(PROJECT, "add", ToolDefinition({"name": "add"}, "json"))
-    listing.says("add", "send_message", "x" * 80)
+    listing.says("add", "send_message", "x" * 80, "")
     made = await servers.create(PROJECT, "calc", SERVER)
     names = [each.name for each in await servers.tools(PROJECT, made.uid)]
-    assert names == ["calc_add", "calc_send_message", "x" * 64]
+    assert names == ["calc_add", "calc_send_message", "x" * 64, "_"]
     with pytest.raises(WriteConflict):
         await servers.create(PROJECT, "calc", SERVER)
     other = await servers.create(PROJECT, "calc2", SERVER)
     again = [each.name for each in await servers.tools(PROJECT, other.uid)]
-    assert again == ["calc2_add", "calc2_send_message", ("calc2_" + "x" * 80)[:64]]
+    assert again == ["calc2_add", "calc2_send_message", ("calc2_" + "x" * 80)[:64], "calc2_"]
 
 
 async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: Listing) -> None:

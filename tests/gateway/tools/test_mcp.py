@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 
 import gateway.run.tools
@@ -70,6 +71,16 @@ async def test_over_http(http: McpServerDefinition) -> None:
 async def test_over_http_with_plain_replies() -> None:
     with started("json") as server:
         await check_server(server)
+
+
+async def test_numbers_that_are_too_large_to_be_kept() -> None:
+    with started("large") as server:
+        servers = asking(server)
+        (tool,) = [each for each in await servers.list(server) if each.name == "large"]
+        assert orjson.loads(orjson.dumps(tool.parameters))["properties"]["n"]["maximum"] == float(
+            double.LARGE
+        )
+        assert await servers.call(server, "large", {"n": 1}) == ToolAnswer(f'{{"large": {double.LARGE}}}')
 
 
 async def test_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
