@@ -305,6 +305,14 @@ async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is
     await connection.run(SQL["exchange_update"], (*update_values(e, is_whole=is_whole), e.id, agent))
 
 
+def is_step(e: Exchange) -> bool:
+    """Returns whether what goes upstream of a reply is the reply itself, and no hidden rounds of it.
+
+    Its calls stay with it: their results are messages of their own, which no provider takes without them.
+    """
+    return e.full is not None and bool(orjson.loads(e.full).get("step"))
+
+
 def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
     return [*_values(e), int(e.hidden), int(not is_whole)]

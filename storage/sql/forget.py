@@ -360,9 +360,10 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
+    full = e.full if place >= 0 and history.is_step(e) else None
     rest = replace(
-        e, hush=hush, edits=False, hidden=False, opaque=False if place < 0 else e.opaque, snapshot=None,
-        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=None,
+        e, hush=hush, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque, snapshot=None,
+        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=full,
     )  # fmt: skip
     await history.update_exchange(connection, agent, rest, is_whole=True)
 
@@ -505,7 +506,7 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
         # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind
         # it in its conversation, or where a block went too, it goes unread.
         is_near = e.seq > places.get(e.conversation, e.seq)
-        drops = e.full is not None and (
+        drops = (e.full is not None and not history.is_step(e)) and (
             is_near or has_blocks or work.rules.quotes(e.full.decode(errors="replace"), erased)
         )
         if notes != e.notes or drops:

@@ -283,6 +283,33 @@ def test_results_of_calls_that_were_not_run_are_shown(world: LettaWorld) -> None
     assert messages.create(agent.id, input="Go on.").messages[0].content == "Ok."
 
 
+@pytest.mark.parametrize("place", range(6))
+def test_calls_stay_with_their_results_where_a_message_is_forgotten(world: LettaWorld, place: int) -> None:
+    """Replies that say something by a call, too. No provider takes a result without its call."""
+    agent, messages = world.agent(agent_type="memgpt_v2_agent"), world.letta.agents.messages
+    told = Call("send_message", {"message": "Noted."})
+    world.upstream.queue(call_tools(insert("a"), told), call_tools(insert("b"), told))
+    for text in ("Keep a.", "Keep b."):
+        messages.create(agent.id, input=text)
+    listed = list(messages.list(agent.id, order="asc"))
+    assert kinds(listed[:4]) == [
+        "user_message",
+        "assistant_message",
+        "tool_call_message",
+        "tool_return_message",
+    ]
+    world.letta.delete(f"/v1/agents/{agent.id}/messages/{listed[place].id}", cast_to=object)
+    (said,) = messages.create(agent.id, input="Go on.").messages
+    assert said.content == "Ok."
+    if place < 4:
+        calls = [call["id"] for m in world.upstream.last.messages for call in m.get("tool_calls", ())]
+        assert (
+            calls[-2:]
+            == [m["tool_call_id"] for m in world.upstream.last.messages if m["role"] == "tool"][-2:]
+        )
+        assert len(calls) >= 2
+
+
 def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(say("Hello."))
