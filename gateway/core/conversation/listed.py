@@ -110,7 +110,7 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
     if not text_of(said) and said.get("tool_calls"):
         raise CannotRewrite("it is a call of a tool, which stays as it was made")
     if full:
-        full = {**full, "messages": _told_anew(full["messages"], text)}
+        full = {**full, "messages": _told_anew(full, text)}
     return replace(
         e,
         said=orjson.dumps({**without_fields(said, "fillers"), "content": text}),
@@ -126,11 +126,12 @@ def cut_short(e: Exchange, text: str) -> Exchange:
     """
     said, full = orjson.loads(e.said or b"{}"), _full(e)
     messages = list(full.get("messages") or ())
+    place = _reply_place(full)
     told = with_fillers_of({**without_fields(said, "fillers"), "content": text or None}, said)
-    if (messages[-1] if messages else said).get("tool_calls") and not _speaks(messages):
+    if (messages[place] if messages else said).get("tool_calls") and not _speaks(messages[place:]):
         if messages:
-            last = messages[-1]
-            messages[-1] = (
+            last = messages[place]
+            messages[place] = (
                 {**last, "content": text or None}
                 if text_of(last)
                 else with_private(without_fields(last, "filler"), filler=text or None)
@@ -141,7 +142,7 @@ def cut_short(e: Exchange, text: str) -> Exchange:
             return replace(
                 e, reply=None, reply_key=None, size=0, said=None, full=None, hidden=False, opaque=False
             )
-        messages = _told_anew(messages, own) if messages else messages
+        messages = _told_anew(full, own) if messages else messages
     return replace(
         e,
         size=len(squash(text)),
@@ -150,17 +151,28 @@ def cut_short(e: Exchange, text: str) -> Exchange:
     )
 
 
+def _reply_place(full: dict[str, Any]) -> int:
+    """Returns where among a reply's messages its last one stands: a step's is the first, in front of results."""
+    return 0 if full.get("step") else -1
+
+
 def _speaks(messages: Sequence[WireMessage]) -> bool:
-    calls = messages[-1].get("tool_calls") or () if messages else ()
+    calls = messages[0].get("tool_calls") or () if messages else ()
     return any((call.get("function") or {}).get("name") == _SPEAKS for call in calls)
 
 
-def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
+def _told_anew(full: dict[str, Any], text: str) -> list[WireMessage]:
     """Returns a reply's messages as they go upstream, with another text: it stands in the last, in no round before."""
+    messages = full["messages"]
+    if full.get("step"):
+        reply, *results = messages
+        return [_with_text(reply, text), *results]
     before = _rounds(messages)
-    if len(before) == len(messages):
-        return [_silent(message) for message in before]
-    last = messages[-1]
+    made = [_silent(message) for message in before]
+    return made if len(before) == len(messages) else [*made, _with_text(messages[-1], text)]
+
+
+def _with_text(last: WireMessage, text: str) -> WireMessage:
     spoken = [
         call for call in last.get("tool_calls") or () if call.get("function", {}).get("name") == _SPEAKS
     ]
@@ -173,10 +185,8 @@ def _told_anew(messages: Sequence[WireMessage], text: str) -> list[WireMessage]:
             "arguments": orjson.dumps({**arguments, _ARGUMENT: text}).decode(),
         }
         calls = [{**c, "function": function} if c is spoken[0] else c for c in last["tool_calls"]]
-        last = {**last, "tool_calls": calls}
-    else:
-        last = {**without_fields(last, "filler"), "content": text}
-    return [*(_silent(message) for message in before), last]
+        return {**last, "tool_calls": calls}
+    return {**without_fields(last, "filler"), "content": text}
 
 
 def _rounds(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:

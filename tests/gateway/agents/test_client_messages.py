@@ -302,12 +302,10 @@ def test_calls_stay_with_their_results_where_a_message_is_forgotten(world: Letta
     (said,) = messages.create(agent.id, input="Go on.").messages
     assert said.content == "Ok."
     if place < 4:
-        calls = [call["id"] for m in world.upstream.last.messages for call in m.get("tool_calls", ())]
-        assert (
-            calls[-2:]
-            == [m["tool_call_id"] for m in world.upstream.last.messages if m["role"] == "tool"][-2:]
-        )
-        assert len(calls) >= 2
+        sent = world.upstream.last.messages
+        calls = [call["id"] for m in sent for call in m.get("tool_calls", ())]
+        assert len(calls[-2:]) == 2
+        assert calls[-2:] == [m["tool_call_id"] for m in sent if m["role"] == "tool"][-2:]
 
 
 def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None:
@@ -328,6 +326,28 @@ def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None
     assert world.letta.messages.retrieve(answered.id)[0].content == "Hello."
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert "I am Ann." not in str(world.upstream.last.messages)
+
+
+def test_what_a_call_said_gets_another_text(world: LettaWorld) -> None:
+    """Also of a reply that nothing was run for; a call itself stays as it was made."""
+    agent = world.agent(agent_type="memgpt_v2_agent")
+    told = Call("send_message", {"message": "Hello."})
+    world.upstream.queue(call_tools(told), call_tools(told, insert("a")))
+    for text in ("Hi", "Hi again"):
+        world.letta.agents.messages.create(agent.id, input=text)
+    listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    replies = [each for each in listed if each.message_type == "assistant_message"]
+    assert len(replies) == 2
+    for reply in replies:
+        path = f"/v1/agents/{agent.id}/messages/{reply.id}"
+        status, changed = world.ask("PATCH", path, {"content": "Bye."})
+        assert (status, changed["message_type"], changed["content"]) == (200, "assistant_message", "Bye.")
+        wrong = {"content": "Bye.", "message_type": "tool_call_message"}
+        assert world.ask("PATCH", path, wrong)[0] == 400
+    world.letta.agents.messages.create(agent.id, input="Go on.")
+    calls = [call["function"] for m in world.upstream.last.messages for call in m.get("tool_calls", ())]
+    said = [orjson.loads(call["arguments"]) for call in calls if call["name"] == "send_message"]
+    assert said == [{"message": "Bye."}] * 2
 
 
 def test_messages_begin_anew(world: LettaWorld) -> None:

@@ -147,6 +147,18 @@ def test_a_reply_without_tools_is_cut_too(world: LettaWorld, heard: str | None) 
     assert texts(world, agent)[2:] == ["What is my boat called?", *kept, "Stop.", "Ok."]
 
 
+def test_what_a_call_said_is_cut_too(world: LettaWorld) -> None:
+    world.agent(name="teller", agent_type="memgpt_v2_agent")
+    chat = world.world.chat(model="agent/teller", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Your boat is called Albatross."})))
+    assert chat.say("What is my boat called?") == "Your boat is called Albatross."
+    chat.messages[-1]["content"] = "Your boat is"
+    chat.say("Stop.")
+    assert "Your boat is" in str(world.upstream.last.messages)
+    assert "Albatross" not in str(world.upstream.last.messages)
+
+
 def test_the_same_question_once_more_is_a_question(world: LettaWorld) -> None:
     voice(world)
     chat = world.world.chat(model="agent/vera", headers=OURS)

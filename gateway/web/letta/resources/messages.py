@@ -33,6 +33,7 @@ from storage.records import Agent, RunState
 
 _PAGE = 100
 _SEARCHED = 64  # agents of one search
+_TEXTS = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
 
 
 class MessageRoutes:
@@ -241,12 +242,16 @@ class MessageRoutes:
         wanted, text = self._wanted(agent, asked), text_in(asked.body)
         exchanges = Exchanges(self._api.store, agent, Showing())
         kind = given(asked.body).get("message_type")
-        if kind is not None:
-            shown = exchanges.message(await self._messages.get(agent, wanted))
-            kinds = [each["message_type"] for each in shown]
-            if kind not in kinds:
-                raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
-        return exchanges.message(await self._messages.rewrite(agent, wanted, text))[-1]
+        shown = exchanges.message(await self._messages.get(agent, wanted))
+        kinds = [each["message_type"] for each in shown]
+        if kind is not None and kind not in kinds:
+            raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
+        # Of a reply its text, in front of its calls and what came of them.
+        changes = next((each for each in kinds if each in _TEXTS), None)
+        if kind is not None and kind != changes:
+            raise BadRequest(f"Only a text can be changed, and {kind} is none.", param="message_type")
+        made = exchanges.message(await self._messages.rewrite(agent, wanted, text))
+        return next((each for each in made if each["message_type"] == changes), made[-1])
 
     async def delete(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
