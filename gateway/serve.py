@@ -30,7 +30,7 @@ from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import AdminFile
 from gateway.web.server import bind, listen, make_server
-from storage.errors import StoreError, Unavailable
+from storage.errors import Owned, StoreError, Unavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -54,7 +54,7 @@ print(chat.create(model="{model}", user="alice", messages=ask).choices[0].messag
 def serve(settings: Settings, limits: Limits | None = None, *, works: bool = True) -> int:
     """Serves until it is stopped, and returns the exit code. works: performs background jobs, too.
 
-    Raises: SettingsError: it does not start.
+    Raises: SettingsError: it does not start; GatewayError: it could start later.
     """
     configure_logging()
     _check_shared(settings, None if works else "--no-work")
@@ -172,9 +172,14 @@ def _tell_command_line(admin: AdminFile, address: str) -> None:
 
 
 async def _open_store(settings: Settings, address: str | None = None) -> Store | None:
-    """Opens the store; None: not even its lock can be had, and chat goes on without memory. Raises: SettingsError."""
+    """Opens the store; None: not even its lock can be had, and chat goes on without memory.
+
+    Raises: SettingsError; GatewayError: another process has the file, perhaps a command that soon ends.
+    """
     try:
         return await open_database(settings, address)
+    except Owned as error:
+        raise GatewayError(f"{named_in(settings)}: {error.message}") from error
     except Unavailable as error:
         _log.error("serving without memory: %s", error.message)
         return None

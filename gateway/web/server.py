@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import time
@@ -16,7 +17,7 @@ from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.errors import SettingsError
+from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
@@ -289,7 +290,7 @@ def find_address(host: str, port: int) -> tuple[int, Any]:
 def bind(host: str, port: int) -> socket.socket:
     """Takes a listening address, before anything is started.
 
-    Raises: SettingsError: the address is in use, or is not this machine's.
+    Raises: SettingsError: the address is not this machine's; GatewayError: it is in use.
     """
     family, address = find_address(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -306,7 +307,7 @@ def bind(host: str, port: int) -> socket.socket:
 def listen(listener: socket.socket) -> None:
     """Lets clients come to an address that was taken; they wait until they are served.
 
-    Raises: SettingsError: another process, which took it at the same moment, listens there.
+    Raises: GatewayError: another process, which took it at the same moment, listens there.
     """
     try:
         # uvloop listens too, and passes over the error.
@@ -316,8 +317,10 @@ def listen(listener: socket.socket) -> None:
         raise _not_free(host, port, error) from error
 
 
-def _not_free(host: str, port: int, error: OSError) -> SettingsError:
-    return SettingsError(f"server.port: cannot listen on {host} port {port}: {error.strerror}")
+def _not_free(host: str, port: int, error: OSError) -> GatewayError:
+    # What is in use now may be free at the next start.
+    kind = GatewayError if error.errno == errno.EADDRINUSE else SettingsError
+    return kind(f"server.port: cannot listen on {host} port {port}: {error.strerror}")
 
 
 def make_server(
