@@ -199,16 +199,19 @@ async def _check_keys(settings: Settings, store: Store | None) -> bool:
         # (see Guard).
         _log.error("serving without memory: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
-    check_door(settings, has_keys)
+    check_door(settings, has_keys, can_check=store is not None)
     return has_keys
 
 
-def check_door(settings: Settings, has_keys: bool) -> None:
-    """Refuses to serve other machines without keys. Raises: SettingsError: there are none, or nobody can check one."""
+def check_door(settings: Settings, has_keys: bool, *, can_check: bool) -> None:
+    """Refuses to serve other machines without keys. can_check: the database can be asked for them.
+
+    Raises: SettingsError: there are none, or nobody can check one.
+    """
     if has_keys or is_loopback(settings.server.host):
         return
     why = "it has no keys. Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
-    if settings.server.key is not None:
+    if not can_check:
         why = f"no key can be checked, since the database cannot be opened ({named_in(settings)})."
     raise SettingsError(f"server.host: {settings.server.host!r} would open this gateway to others, and {why}")
 

@@ -280,9 +280,11 @@ def test_check_config_asks_the_database_for_keys_and_makes_none(
     monkeypatch.setenv("MNEMOGATE_KEY", "mg-0123456789abcdefghijklmnopqrstuv")
     assert main(["check-config"]) == 0
     capsys.readouterr()
-    for arguments in (["check-config"], ["serve", "--port", "0"]):
-        assert main([*arguments, "--db", "nowhere/m.db"]) == 2
-        assert "no key can be checked" in capsys.readouterr().err
+    for key in ("mg-0123456789abcdefghijklmnopqrstuv", ""):  # without one there may be some in the database
+        monkeypatch.setenv("MNEMOGATE_KEY", key)
+        for arguments in (["check-config"], ["serve", "--port", "0"]):
+            assert main([*arguments, "--db", "nowhere/m.db"]) == 2
+            assert "no key can be checked" in capsys.readouterr().err
 
 
 def test_the_version_is_a_flag_too(capsys: Out) -> None:
