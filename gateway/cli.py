@@ -67,6 +67,7 @@ OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_line
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
     """Runs one command and returns its exit code. limits: of the gateway that `serve` starts."""
+    _open_closed_streams()
     arguments = _parser().parse_args(argv)
     arguments.limits = limits
     try:
@@ -87,6 +88,13 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _open_closed_streams() -> None:
+    """Opens the standard streams that were closed (`>&-`). Else the next file or socket would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it gets the lowest number: that one
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -113,7 +114,7 @@ async def _work(settings: Settings, limits: Limits | None) -> int:
         loop.add_signal_handler(each, stopped.set)
     try:
         await app.start()
-        print(f"Mnemogate works on {settings.database.shown}", flush=True)
+        _say(f"Mnemogate works on {settings.database.shown}")
         await stopped.wait()
     finally:
         await app.stop()
@@ -219,25 +220,35 @@ def check_door(settings: Settings, has_keys: bool, *, can_check: bool) -> None:
 def _announce(settings: Settings, store: Store | None, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(f"{each.name} ({_described(each)})" for each in settings.upstreams)
     model = example_model(settings)
-    print(f"Mnemogate listens on {url}")
     is_kept = store is not None and store.health.ok
     trouble = "" if is_kept else " cannot be used (the log says why); until it can, nothing is remembered"
-    print(f"Database: {settings.database.shown}{trouble}")
-    print(f"Upstream: {names}")
+    lines = [
+        f"Mnemogate listens on {url}",
+        f"Database: {settings.database.shown}{trouble}",
+        f"Upstream: {names}",
+    ]
     if settings.background_model is None:
-        print(
+        lines.append(
             "Background model: none; memory.background_model names one, to note facts and to write summaries"
         )
     elif settings.memory.background_model is None:
-        print(f"Background model: {settings.background_model}, the cheapest of [[models]]")
+        lines.append(f"Background model: {settings.background_model}, the cheapest of [[models]]")
     demo = settings.profile(DEMO_PROFILE.name)
     if demo and demo.model == DEMO_PROFILE.model:
-        print(
+        lines.append(
             f'Say "remember: I like tea" to model="{AGENT_PREFIX}{demo.name}" and it uses its memory tools.'
         )
-    print()
-    print(EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model))
-    sys.stdout.flush()
+    lines += ["", EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model)]
+    _say("\n".join(lines))
+
+
+def _say(text: str) -> None:
+    """Prints for whoever watches the start. A stdout that nobody reads, or a full disk, is no reason not to serve."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # Python's own last flush must not fail for it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _described(upstream: UpstreamSettings) -> str:

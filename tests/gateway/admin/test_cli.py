@@ -540,6 +540,33 @@ def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
         assert re.search(r"^Database: \S+x\.db cannot be used .* nothing is remembered$", said, re.M)
 
 
+@pytest.mark.parametrize("where", [">/dev/full 2>&1", "<&- >&- 2>&-"], ids=["a full disk", "nowhere"])
+@pytest.mark.sqlite
+def test_serve_goes_on_where_nothing_can_be_printed(where: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(["sh", "-c", f'exec "$@" {where}', "sh", *serve], env=environ) as child:
+        try:
+            while not is_ready(port):
+                assert child.poll() is None
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(30) == 0
+        finally:
+            child.kill()
+
+
+def is_ready(port: int) -> bool:
+    """Says whether a gateway takes requests there."""
+    try:
+        with RawClient(port) as client:
+            client.request("GET", "/health/ready")
+            return bool(client.read_reply().status == 200)
+    except OSError:
+        return False
+
+
 def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream, database: Path) -> None:
     gate = Gate()
     upstream.queue(raw(b"data: 1\n\n", b"data: [DONE]\n\n", hold_after={1: gate}))
