@@ -378,7 +378,12 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
 
 
 def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
-    """Returns whether a message is what is left of the last one that an exchange brought, without its template."""
+    """Returns whether a message is what is left of the last one that an exchange brought, without its template.
+
+    Of what is off the record no words are known: whatever comes back in its place stays off the record too.
+    """
+    if is_tombstone(x):
+        return True
     messages = tree.content(x).messages or ()
     return any(squash(text) in squash(text_of(last)) for last in messages[-1:])
 

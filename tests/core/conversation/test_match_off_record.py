@@ -69,6 +69,22 @@ def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: 
 
 
 @both
+def test_a_turn_that_was_off_stays_so_without_its_template_in_a_trimmed_list(
+    filling: World, key: str | None
+) -> None:
+    history = filling.chat(("hello there", "Good day."), key=key)
+    reply = assistant("Sorry to hear that, I did not expect it at all.")
+    asked = [*history, user("Documents: none.\nQuestion: my diagnosis is X")]
+    filling.say(asked, reply, key, mode=Keeping.OFF)
+    plain = user("my diagnosis is X")
+    filling.say([plain, reply, user("ok one")], "Fine.", key)
+    filling.say([plain, assistant("X is harmless."), user("my bicycle is red")], "Good.", key)
+    stored = b"".join(e.input or b"" for e in filling.memory().records.values())
+    assert b"bicycle" in stored
+    assert b"diagnosis" not in stored
+
+
+@both
 def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World, key: str | None) -> None:
     history = filling.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("my diagnosis is X")]
