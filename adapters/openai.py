@@ -90,9 +90,10 @@ class OpenAICompatible:
         body: bytes | Upload | None = request.body or None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
-        sending = self._transport.send(
-            request.method, self.base_url + request.path, headers, body, timeouts=self._timeouts
-        )
+        url = self.base_url + request.path
+        if request.query:
+            url += f"?{request.query}"
+        sending = self._transport.send(request.method, url, headers, body, timeouts=self._timeouts)
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:

@@ -79,6 +79,7 @@ class ModelRequest(NamedTuple):
     credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
     upload: the body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
     upload_bytes: its size, if it is known.
+    query: the client's, without its "?"; a `path` may have one of its own instead.
     """
 
     body: bytes
@@ -88,6 +89,7 @@ class ModelRequest(NamedTuple):
     method: str = "POST"
     upload: AsyncIterator[bytes] | None = None
     upload_bytes: int | None = None
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,10 @@ class ChatCall:
         return self.send(target, body)
 
     def send(self, target: Target, body: bytes) -> ModelRequest:
-        """Returns the request with the credential that this target may see."""
-        credential = self.credential if target.gets_credential(self.upstream) else None
-        return ModelRequest(body, self.headers, credential)
+        """Returns the request with the credential and the query that this target may see."""
+        if not target.gets_credential(self.upstream):
+            return ModelRequest(body, self.headers)
+        return ModelRequest(body, self.headers, self.credential, query=self.request.query)
 
     def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
         """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.

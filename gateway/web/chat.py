@@ -47,6 +47,8 @@ class ChatRoute:
             trace.bytes_in = len(body)
             named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
             request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
+            if named is None:
+                request.query = scope.get("query_string", b"").decode("latin-1")
             trace.model, trace.stream = request.model, request.stream
             receipt = Receipt(trace.begun)
             caller = trace.caller

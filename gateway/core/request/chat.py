@@ -23,6 +23,7 @@ class ChatRequest:
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: it sent tools, named or not.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.
+    query: of its URL, as it came.
     """
 
     raw: bytes
@@ -36,6 +37,7 @@ class ChatRequest:
     n: int = 1
     max_tokens: int | None = None
     max_tokens_key: str | None = None
+    query: str = ""
     _layout: Layout | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 from typing import Any
+from urllib.parse import parse_qsl
 
 import openai
 import pytest
@@ -62,6 +63,18 @@ def test_the_fallback_answers(two: Open, fault: Reply, kind: str, stream: bool, 
         assert it.counted(f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}') == 1
         assert it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}') == 1
         assert it.waits == []
+
+
+@both
+@forms
+def test_a_query_goes_to_the_upstream_that_it_is_meant_for(two: Open, stream: bool, memory: bool) -> None:
+    with two() as it:
+        it.ask(stream, memory, extra_query={"api-version": "preview", "x": ["1", "ü/ 2"]})
+        sent = "api-version=preview&x[]=1&x[]=%C3%BC/+2"
+        assert parse_qsl(it.first.last.query) == parse_qsl(sent)
+        it.first.queue(fail(503))
+        it.ask(stream, memory, extra_query={"api-version": "preview"})
+        assert (it.first.last.query, it.second.last.query) == ("api-version=preview", "")
 
 
 @both
