@@ -29,6 +29,9 @@ CUT_CHARS = 600
 _SEARCHED_CHARS = 20_000
 # The beginning of a text that is compared first, and of a line of which words are.
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
+# Most of so many candidates were noted before, and are looked up by the lines of the notes; of fewer, to search
+# the notes for each takes less time.
+_MANY = 12
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
 # Facts take the place of a message if they have at least this share of its words. Chosen.
@@ -205,6 +208,7 @@ def choose(
         return []
     limit, generous = cut_chars, room // 2
     known = "\n".join(noted)
+    lines = frozenset(known.split("\n")) if known and len(candidates) >= _MANY else frozenset()
     seen = {"", _quote(query).casefold().strip(_POINTS)}
     keys: list[str] = []
     told = _Told()
@@ -217,19 +221,22 @@ def choose(
         # Most candidates find no room any more: their best part is not looked for.
         if len(line) > _MOST_CHARS * room and limit - _EDGES > _MOST_CHARS * room:
             continue
-        text, is_cut = line, len(line) > limit
+        text = shown = line
+        is_cut = len(line) > limit
         if is_cut:
             keys = keys or _keys(query)
             start, end = _best_part(line, keys, limit)
             text = line[start:end].strip()
+            shown = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
+        if lines and _line(message, shown) in lines:
+            continue
         # The beginning of a text is found, or missed, in a fifth of the time.
         at = known.find(text[:_LOOKED_CHARS]) if known else -1
         if at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0):
             continue
         if is_cut:
-            text = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
-            whole = text.casefold()
-        hit = Recalled.of(message, text)
+            whole = shown.casefold()
+        hit = Recalled.of(message, shown)
         group = hit.day, message.conversation
         heading = "" if group in groups else _heading(hit.day, years)
         cost = estimate_tokens(f"{heading}{hit.line}\n")

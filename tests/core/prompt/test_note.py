@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -235,6 +236,33 @@ def test_what_an_older_note_cut_is_not_told_again() -> None:
     [hit] = choose([message(1, text)], "Where does the quokka live?")
     for mark in ("...", "…"):
         assert not choose([message(1, text)], "the quokka", noted=[hit.text.replace("...", mark)])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_many_candidates_the_same_are_noted_already_as_of_few(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    words = ["Kofi", "zebra", "...", "user:", "lake.", "the", "hills", "are", "far", "<memory>", "é", "\n"]
+
+    def text() -> str:
+        return " ".join(chance.choices(words, k=chance.choice((1, 3, 8, 150))))
+
+    found = [
+        message(
+            seq, text(), chance.choice(("user", "assistant")), speaker=chance.choice((None, "Ingrid", "a [b"))
+        )
+        for seq in range(30)
+    ]
+    noted: list[str] = []
+    for _ in range(6):
+        query, some = text(), chance.sample(found, chance.randint(5, 30))
+        chosen = []
+        for most in (0, 1_000):
+            monkeypatch.setattr("gateway.core.prompt.note._MANY", most)
+            chosen.append(choose(some, query, noted=noted, budget_tokens=400))
+        assert chosen[0] == chosen[1]
+        noted.append(render_note(chosen[0], (), MARCH))
 
 
 def test_a_long_turn_without_the_words_is_cut_at_its_beginning() -> None:
