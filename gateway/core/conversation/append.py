@@ -23,12 +23,13 @@ from gateway.core.conversation.canonical import (
     squash,
     text_of,
     without_remark,
+    words,
 )
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree
-from storage.records import Evicted, Exchange, State
+from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed
 
 
@@ -55,8 +56,8 @@ def as_heard(path: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]
     """
     turn = _newest_turn(path)
     texts = list(map(_told, turn))
-    left, whole = letters(without_remark(heard)), letters(in_a_row(texts))
-    if left == whole or not begins(left, whole):
+    left, whole = letters(without_remark(heard)), in_a_row(texts)
+    if left == letters(whole) or not _is_begun(heard, whole):
         return []
     found, before = [], ""
     for e, text in zip(turn, texts, strict=True):
@@ -73,19 +74,34 @@ def as_heard(path: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]
 
 def unheard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: str
-) -> Sequence[Exchange]:
-    """Returns the newest turn, if a list asks on behind its question without any reply to it.
+) -> tuple[Sequence[Exchange], int]:
+    """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
+    messages these are. In front of the newest one there may be others whose requests were cancelled.
 
-    messages: what is new of the list, which begins with that question. heard: the reply before it.
+    messages: what is new of the list, which begins with those questions. heard: the reply before them.
     """
-    turn = _newest_turn(path)
-    if not turn or not any(map(_told, turn)):
-        return ()
-    asked = turn[0].inputs
-    is_on = len(messages) > len(asked) and asked == tuple(map(canon.atoms, messages[: len(asked)]))
-    above = _newest_turn(path[: -len(turn)])
-    before, told = letters(without_remark(heard)), letters(in_a_row(map(_told, above)))
-    return turn if is_on and (before == told or begins(before, told)) else ()
+    found: list[Exchange] = []
+    asked: tuple[tuple[Atom, ...], ...] = ()
+    longest: tuple[Sequence[Exchange], int] = (), 0
+    while turn := _newest_turn(path):
+        path = path[: -len(turn)]
+        if turn[0].superseded or (found and any(map(_told, turn))):
+            break
+        found, asked = [*turn, *found], turn[0].inputs + asked
+        if len(messages) <= len(asked):
+            break
+        above = in_a_row(map(_told, _newest_turn(path)))
+        is_asked = asked == tuple(map(canon.atoms, messages[: len(asked)]))
+        if is_asked and (letters(without_remark(heard)) == letters(above) or _is_begun(heard, above)):
+            longest = found, len(asked)
+    return longest
+
+
+def _is_begun(heard: str, text: str) -> bool:
+    """Returns whether a reply begins with what was heard: so many letters that it is none by chance, or whole words."""
+    heard = without_remark(heard)
+    spoken = words(heard)
+    return begins(letters(heard), letters(text)) or (bool(spoken) and words(text)[: len(spoken)] == spoken)
 
 
 def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:

@@ -116,10 +116,10 @@ class BeginsRuns:
         cut = as_heard(known.path, sending.heard)
         messages = sending.messages
         if not cut:
-            turn = unheard(known.path, Canon(known.agent.secret), messages, sending.heard)
-            if not turn:
+            turns, count = unheard(known.path, Canon(known.agent.secret), messages, sending.heard)
+            if not turns:
                 return None
-            cut, messages = [(e, "") for e in turn if e.said is not None], messages[len(turn[0].inputs) :]
+            cut, messages = [(e, "") for e in turns if e.said is not None], messages[count:]
         # The last one first, so that what is left of it after a kill is cut by the next request.
         for e, text in reversed(cut):
             edit = partial(cut_short, text=text)

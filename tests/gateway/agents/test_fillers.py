@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.agents.test_client_messages import joined, kinds
+from tests.gateway.sdk import CHAT
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
@@ -157,6 +159,39 @@ def test_what_a_call_said_is_cut_too(world: LettaWorld) -> None:
     chat.say("Stop.")
     assert "Your boat is" in str(world.upstream.last.messages)
     assert "Albatross" not in str(world.upstream.last.messages)
+
+
+def test_of_a_reply_a_word_was_heard(world: LettaWorld) -> None:
+    voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(say("Yes, of course."))
+    chat.say("Are you there?")
+    chat.messages[-1]["content"] = "Yes..."
+    chat.say("Good.")
+    assert sent(world) == ["Are you there?", "Yes...", "Good."]
+
+
+def test_questions_that_were_not_answered_stand_there_once(world: LettaWorld) -> None:
+    """Their requests were cancelled before the first word, and the caller went on."""
+    agent = voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    for text in ("No.", "No.", "Wait."):
+        gate = Gate()
+        world.upstream.queue(say("Unheard.", hold_before_headers=gate))
+        chat.messages.append({"role": "user", "content": text})
+        count = len(world.upstream.seen)
+        with world.world.gateway.connect() as client:
+            body = {"model": "agent/vera", "stream": True, "messages": chat.messages}
+            client.request("POST", CHAT, json.dumps(body).encode(), OURS)
+            world.upstream.arrived(count + 1).wait_sync()
+        world.upstream.seen[count].gone.wait_sync()
+        world.world.settle()
+    chat.say("What is my boat called?")
+    asked = ["No.", "No.", "Wait.", "What is my boat called?"]
+    assert sent(world) == asked
+    assert texts(world, agent)[2:] == [*asked, "Ok."]
 
 
 def test_the_same_question_once_more_is_a_question(world: LettaWorld) -> None:
