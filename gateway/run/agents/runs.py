@@ -18,7 +18,7 @@ from zlib import crc32
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import abandon, heard_before, repeated
-from gateway.core.conversation.canonical import Canon, is_system
+from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of
 from gateway.core.ids import uid_of
 from gateway.core.request.chat import ChatRequest
@@ -55,7 +55,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
 from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
-from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
@@ -226,11 +226,11 @@ class AgentRuns:
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         left_out = set(repeated(request.messages))
-        new = [m for i, m in enumerate(request.messages) if i not in left_out]
-        head = next((i for i, m in enumerate(new) if not is_system(m)), len(new))
-        said = len([m for m in request.messages if not is_system(m)])
-        messages = [of_client(m) for m in new[head:]]
-        receipt.said["x-mnemogate-appended"] = f"{len(messages)} of {said}"
+        head = first_spoken(request.messages)
+        # A system message behind what was said is new ("ask whether they are still there"), at the head it is not.
+        new = [m for i, m in enumerate(request.messages) if i >= head and i not in left_out]
+        messages = [of_client(m) for m in new]
+        receipt.said["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - head}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",

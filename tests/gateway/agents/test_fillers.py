@@ -194,6 +194,19 @@ def test_questions_that_were_not_answered_stand_there_once(world: LettaWorld) ->
     assert texts(world, agent)[2:] == [*asked, "Ok."]
 
 
+def test_a_system_message_behind_what_was_said_asks_for_a_reply(world: LettaWorld) -> None:
+    voice(world)
+    chat = world.world.chat("You answer a phone.", model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(say("Are you still there?"))
+    chat.messages.append({"role": "system", "content": "The caller is silent."})
+    chat.go_on()
+    assert "The caller is silent." in sent(world)[-1]
+    assert "You answer a phone." in world.upstream.last.messages[0]["content"]
+    chat.say("Yes.")
+    assert sent(world)[1:] == ["Are you still there?", "Yes."]
+
+
 def test_the_same_question_once_more_is_a_question(world: LettaWorld) -> None:
     voice(world)
     chat = world.world.chat(model="agent/vera", headers=OURS)
