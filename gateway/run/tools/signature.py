@@ -1,8 +1,8 @@
 """The JSON schema of a tool that is written in Python, read off its last function. The source is never run.
 
-As Letta's server has it: types are required, descriptions come from a Google-style docstring, `self` and `agent_state`
-are not the model's. Beyond it: `dict[str, …]`, unions, defaults. A parameter is required if it has no default, also an
-`Optional` one, which may then be null.
+As Letta's server has it: types are required, descriptions come from the docstring (in Google's, Sphinx's or NumPy's
+style), `self` and `agent_state` are not the model's. Beyond it: `dict[str, …]`, unions, defaults. A parameter is
+required if it has no default, also an `Optional` one, which may then be null.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ _PLAIN: Final[Mapping[str, str]] = {
 }
 _LISTS: Final = ("list", "List", "Sequence", "Iterable")
 _DICTS: Final = ("dict", "Dict", "Mapping")
-_ARGUMENTS: Final = ("args", "arguments", "parameters", "params")
+_ARGUMENTS: Final = ("args", "arguments", "parameters", "params", "keyword args", "keyword arguments")
 _EXAMPLES: Final = ("example", "examples")
 _SECTIONS: Final = (
     *_ARGUMENTS,
     *_EXAMPLES,
     *("returns", "return", "yields", "raises", "attributes", "note", "notes", "warning", "warnings", "todo"),
 )
+_FIELDS: Final = ("param", "parameter", "arg", "argument", "keyword", "key")  # `:param name: text` of Sphinx
+_OTHER_FIELDS: Final = ("type", "return", "returns", "rtype", "raise", "raises", "yield", "yields")
 _PARAMETER = re.compile(r"\*{0,2}(\w++)\s*+(?:\([^)]*\)\s*+)?:\s*(.*)")
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -236,22 +238,51 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
     """Returns the description, examples included, and those of the parameters."""
     sections: dict[str, list[str]] = {"": []}
     current = sections[""]
-    for line in cleandoc(text).splitlines():
+    described: dict[str, str] = {}
+    lines = cleandoc(text).splitlines()
+    is_numpy = False
+    for line, below in zip(lines, (*lines[1:], ""), strict=False):
         title = line.rstrip().removesuffix(":").lower()
-        if line.rstrip().endswith(":") and title in _SECTIONS:
+        if title in _SECTIONS and (line.rstrip().endswith(":") or _is_rule(below)):
+            is_args = title in _ARGUMENTS
+            is_numpy = is_numpy or (is_args and _is_rule(below))
             current = sections.setdefault(
-                "examples" if title in _EXAMPLES else "args" if title in _ARGUMENTS else title, []
+                "examples" if title in _EXAMPLES else "args" if is_args else title, []
             )
             if title in _EXAMPLES:
                 current.append(line)
-        else:
+        elif (field := _field(line)) is not None:
+            # What is written below belongs to it.
+            kind, name, said = field
+            current = sections[f":{kind} {name}"] = [said]
+            if kind in _FIELDS:
+                described[name] = f":{kind} {name}"
+        elif not (_is_rule(line) and len(sections) > 1):
             current.append(line)
     parts = ["\n".join(sections.get(each, ())).strip() for each in ("", "examples")]
-    return "\n\n".join(filter(None, parts)), _described(sections.get("args", ()))
+    found = {name: " ".join(" ".join(sections[field]).split()) for name, field in described.items()}
+    return "\n\n".join(filter(None, parts)), found | _described(sections.get("args", ()), is_numpy=is_numpy)
 
 
-def _described(lines: Sequence[str]) -> dict[str, str]:
-    """Returns the parameters' descriptions: `name (type): text`, its further lines deeper than the first."""
+def _field(line: str) -> tuple[str, str, str] | None:
+    """Returns (kind, name, text) of a line `:kind [type] name: text`; None: it is none."""
+    words, colon, text = line[1:].partition(":")
+    kind, *names = words.split() or [""]
+    if line[:1] not in (":", "@") or not colon or kind not in (*_FIELDS, *_OTHER_FIELDS):
+        return None
+    return kind, names[-1].lstrip("*") if names else "", text
+
+
+def _is_rule(line: str) -> bool:
+    """Returns whether a line underlines a title."""
+    return set(line.strip()) == {"-"}
+
+
+def _described(lines: Sequence[str], *, is_numpy: bool) -> dict[str, str]:
+    """Returns the parameters' descriptions: `name (type): text`, its further lines deeper than the first.
+
+    is_numpy: these lines are `name : type`, and the text is in the further ones.
+    """
     depth = next((len(each) - len(each.lstrip()) for each in lines if each.strip()), 0)
     found: dict[str, str] = {}
     name = ""
@@ -259,7 +290,7 @@ def _described(lines: Sequence[str]) -> dict[str, str]:
         match = _PARAMETER.fullmatch(line.strip()) if len(line) - len(line.lstrip()) <= depth else None
         if match is not None:
             name = match[1]
-            found[name] = match[2].strip()
+            found[name] = "" if is_numpy else match[2].strip()
         elif name and line.strip():
             found[name] = f"{found[name]} {line.strip()}".strip()
     return found

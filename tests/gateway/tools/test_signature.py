@@ -120,6 +120,67 @@ def test_a_whole_function() -> None:
     assert check_arguments(schema["parameters"], {"city": "Rome"}) == "`tags` is missing"
 
 
+STYLES = {
+    "Google": """Fetch a page.
+
+    It is read: all of it.
+
+    Keyword Args:
+        url (str): Where it is,
+            with its scheme.
+        tries: How often.
+
+    Returns:
+        str: the page
+    """,
+    "Sphinx": """Fetch a page.
+
+    It is read: all of it.
+
+    :param url: Where it is,
+        with its scheme.
+    :param int tries: How often.
+    :type url: str
+    :returns: the page
+    :raises ValueError: if there is none
+    """,
+    "Epydoc": """Fetch a page.
+
+    It is read: all of it.
+
+    @param url: Where it is, with its scheme.
+    @param tries: How often.
+    @return: the page
+    """,
+    "NumPy": """Fetch a page.
+
+    It is read: all of it.
+
+    Parameters
+    ----------
+    url : str
+        Where it is,
+        with its scheme.
+    tries : int, optional
+        How often.
+
+    Returns
+    -------
+    str
+        the page
+    """,
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_styles_of_docstrings(style: str) -> None:
+    schema = schema_of(f"def fetch(url: str, tries: int = 1):\n    {STYLES[style]!r}\n    return ''")
+    assert schema["description"] == "Fetch a page.\n\nIt is read: all of it."
+    properties = schema["parameters"]["properties"]
+    assert properties["url"]["description"] == "Where it is, with its scheme."
+    assert properties["tries"]["description"] == "How often."
+
+
 def test_a_function_without_parameters_needs_no_docstring() -> None:
     assert schema_of("def now(): return 1") == {
         "name": "now",
