@@ -189,6 +189,11 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
     return found
 
 
+def is_told(plan: Plan, e: Exchange) -> bool:
+    """Returns whether a reply of the path goes upstream again: not where the question that it answers is gone."""
+    return any(each.exchange.id == e.id for each in _tellable(plan.fill, plan.query.listing))
+
+
 def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.position in element.exchange.hush
 

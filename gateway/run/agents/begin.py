@@ -16,6 +16,7 @@ from gateway.core.conversation.append import as_heard, unheard
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of, cut_short
 from gateway.core.ids import Place, new_uid, place_of, placed
+from gateway.core.prompt.compose import is_told
 from gateway.errors import BadRequest
 from gateway.run.agents.calls import call_number, is_of_step, results_left
 from gateway.run.agents.pauses import PausedRun, decided, left_off, paused
@@ -206,6 +207,9 @@ class BeginsRuns:
         tip = known.path[-1] if known.path else None
         if step is None or tip is None or tip.id != step.exchange:
             raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
+        if not is_told(known.plan, tip):
+            words = "What these calls were made for is forgotten: nothing waits for an answer any more."
+            raise BadRequest(words, param="messages")
         asks = Place(known.agent.uid, tip.seq + len(tip.inputs))
         for each in sending.decisions:
             if each.request is not None and place_of("message", each.request) != asks:

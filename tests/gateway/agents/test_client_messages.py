@@ -267,6 +267,23 @@ def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> No
     assert value.splitlines() == ["Name: Anna", "Cat: Miso"]
 
 
+@pytest.mark.parametrize("before", [[], ["Hello."]])
+def test_calls_whose_question_is_forgotten_wait_no_more(world: LettaWorld, before: list[str]) -> None:
+    """No provider takes a result without its call, and the call goes with its question."""
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    messages = world.letta.agents.messages
+    for text in before:
+        messages.create(agent.id, input=text)
+    world.upstream.queue(call_tools(insert("a")))
+    messages.create(agent.id, input="Keep it.")
+    *_, asked, _ = messages.list(agent.id, order="asc")
+    world.letta.delete(f"/v1/agents/{agent.id}/messages/{asked.id}", cast_to=object)
+    with pytest.raises(BadRequestError, match="forgotten"):
+        messages.create(agent.id, messages=[{"type": "approval", "approve": True}])
+    assert world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value == "Name: Ann"
+    assert messages.create(agent.id, input="Go on.").messages[0].content == "Ok."
+
+
 def test_results_of_calls_that_were_not_run_are_shown(world: LettaWorld) -> None:
     """Also where the run ends with them."""
     agent, messages = world.agent(), world.letta.agents.messages
