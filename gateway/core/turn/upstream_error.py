@@ -27,6 +27,7 @@ _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
 _ERROR_BYTES: Final = 16_384
+_ERROR_BEGINS: Final = 64
 
 
 def is_for_good(status: int, body: bytes) -> bool:
@@ -88,8 +89,8 @@ def refusal_of(body: bytes) -> int | None:
 
     OpenRouter answers so when its upstream fails after the status has left.
     """
-    # Nearly every completion has no such word, and is not parsed for it.
-    if b'"error"' not in body:
+    # An error begins as one, behind white space that came as a sign of life. The rest of a completion is not looked at.
+    if b"error" not in body.lstrip()[:_ERROR_BEGINS]:
         return None
     try:
         parsed = orjson.loads(body)

@@ -402,10 +402,11 @@ async def _unmask_whole(reply: ModelReply) -> ModelReply:
     """
     try:
         body = await reply.read(MAX_REPLY_BYTES)
-    except ProviderError as error:
-        return BufferedReply(reply.status, reply.headers, b"", error)
-    finally:
+    except BaseException as error:
         await reply.aclose()
+        if not isinstance(error, ProviderError):
+            raise
+        return BufferedReply(reply.status, reply.headers, b"", error)
     return BufferedReply(refusal_of(body) or reply.status, reply.headers, body)
 
 
