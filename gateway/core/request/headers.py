@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
-# The third line says to OpenRouter which application asks; the last which conversation it is, since some upstreams keep
-# its prompt cache by it.
+# The third line says to OpenRouter which application asks; the fourth which conversation it is, since some upstreams
+# keep its prompt cache by it; the last how much of a file is wanted.
 _PASS = frozenset(
     b"accept user-agent idempotency-key x-idempotency-key traceparent tracestate x-request-id x-client-request-id "
     b"anthropic-beta anthropic-version "
     b"http-referer x-title "
-    b"x-session-id x-session-affinity x-grok-conv-id".split()
+    b"x-session-id x-session-affinity x-grok-conv-id "
+    b"range if-range".split()
 )
 _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
 _NOMINATES_NONE = (b"keep-alive", b"close")  # as nearly every client says it: no header of these names passes

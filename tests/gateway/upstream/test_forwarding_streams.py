@@ -55,6 +55,15 @@ def test_a_reply_that_leaves_while_it_comes_has_its_length(
         assert client.read_reply().status == 200
 
 
+def test_a_part_of_a_file_is_asked_for_and_given(gateway: Running, upstream: StrictUpstream) -> None:
+    part = {"content-range": "bytes 5-6/7"}
+    upstream.queue(raw(b"67", content_type="audio/mpeg", status=206, headers=part))
+    reply = gateway.ask("GET", "/v1/audio/voices/v", None, {"range": "bytes=5-", "if-range": '"v1"'})
+    assert (upstream.last.headers["range"], upstream.last.headers["if-range"]) == ("bytes=5-", '"v1"')
+    assert (reply.status, reply.body, reply.headers["content-length"]) == (206, b"67", "2")
+    assert reply.headers.items() >= part.items()
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_length_that_is_not_that_of_what_arrives_is_not_said(
     gateway: Running, upstream: StrictUpstream, packed: bool
