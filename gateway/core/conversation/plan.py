@@ -326,9 +326,9 @@ def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
         after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
     cut.sort(key=lambda e: (e.begun, e.id))
-    if not cut or cut[-1].superseded:
+    if not cut:
         return []
-    held = tree.content(cut[-1]).messages or []
+    held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
     said = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
     if said is None or said is cut[-1] or said.superseded:
         return held
