@@ -29,6 +29,8 @@ from gateway.web.headers import as_bytes, header_of
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()
 CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
+# Characters of a path or a model's name in the log. Chosen: more than a real one has. Callers must not fill the disk.
+_LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
@@ -183,13 +185,13 @@ class Edge:
                 "at": round(self._now() * 1000) / 1000,
                 "id": trace.request_id,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": scope["path"][:_LOGGED],
                 "status": trace.status,
                 "ms": round((time.perf_counter() - trace.begun) * 100_000) / 100,
                 "added_ms": None if trace.added_ms is None else round(trace.added_ms * 100) / 100,
                 "in": trace.bytes_in,
                 "out": trace.bytes_out,
-                "model": trace.model,
+                "model": trace.model and trace.model[:_LOGGED],
                 "stream": trace.stream,
                 "memory": trace.memory,
                 "project": trace.caller.project,

@@ -181,6 +181,13 @@ def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
     assert "secret" not in json.dumps(line)
 
 
+def test_what_a_caller_names_does_not_fill_the_log(gateway: Running) -> None:
+    gateway.post({**HELLO, "model": "m" * 100_000})
+    assert len(json.dumps(gateway.last_line())) < 1000
+    gateway.ask("GET", "/" + "p" * 10_000)
+    assert len(json.dumps(gateway.last_line())) < 1000
+
+
 def test_a_head_request_is_answered_at_once(gateway: Running) -> None:
     with gateway.connect() as client:
         for _ in range(2):
