@@ -69,6 +69,13 @@ class CallRecord:
         return answer
 
 
+async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, str]:
+    """Returns the calls of a step that wait for an answer still: id -> whose. e: its exchange. Raises: StoreError."""
+    texts = await store.runs.texts(step.agent, step.run, "result")
+    answered = {orjson.loads(text.data).get("tool_call_id") for text in texts if is_of_step(e, text.seq)}
+    return {id: kind for id, kind in step.waiting.items() if id not in answered}
+
+
 async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection[str]) -> list[ToolResult]:
     """Returns what is known of the calls of a step whose run went no further. e: its exchange. but: these calls.
 

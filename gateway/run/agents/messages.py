@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
 from gateway.core.ids import Place, placed
 from gateway.errors import BadRequest
+from gateway.run.agents.calls import still_waiting
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
@@ -266,15 +267,20 @@ class AgentMessages:
         }
         above = await self._store.messages.replies(agent.id, sorted(asked)) if asked else {}
         calls = {id: calls_of(e) for id, e in (*known.items(), *above.items())}
+        waits = {row.exchange.id: await self._waiting(agent, row.exchange) for row in rows if row.waiting}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             e = row.exchange
             names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
             for m in messages[e.id]:
-                waiting = row.waiting if m.is_reply and m.hidden is None else {}
+                waiting = waits.get(e.id, {}) if m.is_reply and m.hidden is None else {}
                 step = None if row.run is None else e.seq
                 found.append(MessageView(m, row.conversation, row.key, row.run, step, waiting, names))
         return found
+
+    async def _waiting(self, agent: Agent, e: Exchange) -> Mapping[str, str]:
+        step = await self._store.runs.waiting(agent.id, e.conversation)
+        return {} if step is None else await still_waiting(self._store, step, e)
 
 
 def _place(place: Place) -> tuple[int, int]:

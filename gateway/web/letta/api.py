@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from msgspec import UnsetType
 
 from gateway.core import ids
@@ -20,7 +19,6 @@ from gateway.dialects.letta.resources.folder import folder_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.background.accept import BackgroundRuns
-from gateway.run.agents.calls import is_of_step
 from gateway.run.agents.messages import DEFAULT, AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.runs import AgentRuns
@@ -114,11 +112,7 @@ class AgentsApi:
             return None
         exchanges = Exchanges(self.store, agent, Showing())
         shown = await exchanges.of_run(run, [e], with_input=False)
-        asks = next((each for each in shown if each["message_type"] == "approval_request_message"), None)
-        texts = await runs.texts(agent.id, run.id, "result")
-        answered = {orjson.loads(text.data).get("tool_call_id") for text in texts if is_of_step(e, text.seq)}
-        left = [call for call in asks["tool_calls"] if call["tool_call_id"] not in answered] if asks else []
-        return {**asks, "tool_call": left[0], "tool_calls": left} if asks and left else None
+        return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
 
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery

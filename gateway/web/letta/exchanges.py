@@ -10,6 +10,7 @@ from gateway.core import ids
 from gateway.core.conversation.listed import ListedMessage, calls_of, listed
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Origin, Showing, raw_json, shown, summary_shown
+from gateway.run.agents.calls import still_waiting
 from gateway.run.agents.messages import DEFAULT, MessageView
 from storage.records import Agent, Exchange, Run
 from storage.sql.store import Store
@@ -72,7 +73,7 @@ class Exchanges:
         if run.stop == StopReason.REQUIRES_APPROVAL:
             step = await self.store.runs.waiting(self.agent.id, steps[-1].conversation)
             if step is not None and step.exchange == steps[-1].id:
-                waiting = step.waiting
+                waiting = await still_waiting(self.store, step, steps[-1])
         found = []
         for e in steps:
             names.update(calls_of(e))

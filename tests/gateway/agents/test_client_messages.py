@@ -790,6 +790,10 @@ def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
     assert answer("c1").stop_reason.stop_reason == "requires_approval"
     pending: Any = world.letta.agents.retrieve(agent.id).pending_approval
     assert [call.tool_call_id for call in (pending.tool_call, *pending.tool_calls)] == ["c2", "c2"]
+    run_id = world.letta.runs.list(agent_id=agent.id).items[0].id
+    for listed in (messages.list(agent.id, order="asc"), world.letta.runs.messages.list(run_id)):
+        calls = [(each.message_type, [c.tool_call_id for c in each.tool_calls]) for each in list(listed)[1:]]
+        assert calls == [("tool_call_message", ["c1"]), ("approval_request_message", ["c2"])]
     assert answer("c2").stop_reason.stop_reason == "end_turn"
     assert world.letta.agents.retrieve(agent.id).pending_approval is None
 
