@@ -159,8 +159,8 @@ class Edge:
                 headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
-            if error.status == 408 or (error.status == 413 and trace.expects_continue):
-                # The rest of the request's body may still come, and would be read as the next request.
+            if error.status == 408 or (trace.expects_continue and not _has_whole_body(scope)):
+                # The rest of the body may still come, or the next request in its place: nothing says which.
                 headers.append((b"connection", b"close"))
             headers += as_bytes(error.headers)
             body = form.body(error)
@@ -197,6 +197,11 @@ class Edge:
                 "project": trace.caller.project,
             }
         )
+
+
+def _has_whole_body(scope: Scope) -> bool:
+    connection = scope["state"].get("connection")
+    return connection is not None and bool(connection.has_whole_body)
 
 
 def _read_headers(scope: Scope, trace: Trace) -> None:

@@ -303,6 +303,29 @@ def test_a_client_that_waits_for_100_is_refused_without_its_body(upstream: Stric
         assert client.is_closed()  # or its next request could be taken for this one's body
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [("/v1/nothing", {}, 404), (CHAT, {"host": "elsewhere.example"}, 403), ("/v1/models", {}, 405)],
+)
+def test_who_is_refused_before_its_body_was_asked_for_is_let_go(
+    gateway: Running, path: str, headers: dict[str, str], status: int
+) -> None:
+    with gateway.connect() as client:
+        client.request("POST", path, headers={"content-length": "9", "expect": "100-continue", **headers})
+        reply = client.read_reply()
+        assert (reply.status, reply.headers["connection"]) == (status, "close")
+        assert client.is_closed()
+
+
+def test_a_body_that_was_asked_for_and_is_refused_leaves_the_connection_open(gateway: Running) -> None:
+    with gateway.connect() as client:
+        for _ in range(2):
+            client.request("POST", CHAT, headers={"content-length": "1", "expect": "100-continue"})
+            client.read_until(b"100 Continue\r\n\r\n")
+            client.send(b"{")
+            assert client.read_reply().status == 400
+
+
 def test_after_a_413_the_connection_goes_on(upstream: StrictUpstream) -> None:
     with (
         serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway,
