@@ -240,9 +240,17 @@ def finish_turn(
     return changed(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 
-def refuse(e: Exchange) -> Exchange:
-    """Returns an exchange that has ended, which the upstream refused: it is neither shown, recalled nor sent again."""
-    return changed(e, superseded=True, standing=False)
+def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
+    """Returns an exchange that has ended, which the upstream refused: it is neither shown, recalled nor sent again.
+
+    path: in front of it. What its prompt left out to make room comes back, and what it was told of memory is told anew.
+    Behind calls nothing is: the model knows what these have changed.
+    """
+    taken = next((x for x in reversed(path) if x.superseded or x.reply is not None), None)
+    e = changed(e, superseded=True, standing=False, evicted=None if taken is None else taken.evicted)
+    if any(map(is_user, e.inputs)):
+        e = changed(e, snapshot=None if taken is None else taken.snapshot)
+    return e
 
 
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:

@@ -190,7 +190,7 @@ class StepsMemory:
         known, now = self.known, self.keeper.now()
         e = self._finished(self._opened.exchange, prompt, full, said)
         if is_refused:
-            e = refuse(e)
+            e = refuse(e, known.path)
         step = RunStep(
             e.id,
             known.agent.id,

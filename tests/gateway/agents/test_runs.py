@@ -292,6 +292,28 @@ def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life:
     assert sent(life)[2:] == ["No result was given.", "And now?"]
 
 
+def test_what_a_refused_message_was_told_of_memory_is_told_with_the_next_one(life: Life) -> None:
+    life.send("First")
+    life.write_block("Name: Ann")
+    life.upstream.queue(fail(500), fail(400, "It was filtered."), fail(400, "It was filtered."))
+    for words in ("Second", "Bad words", "Worse words"):
+        life.send(words)
+    life.send("Third")
+    assert sent(life)[:2] == ["First", "Ok."]
+    assert "Name: Ann" in sent(life)[2]
+    life.send("Fourth")
+    assert sent(life)[-1] == "Fourth"
+
+
+def test_what_made_room_for_a_refused_message_comes_back(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agents(upstream, tmp_path, context_window=4000) as life:
+        life.send("My roses are red. " * 50)
+        upstream.queue(fail(413, "Too large."))
+        life.send("word " * 3000)
+        life.send("Third")
+        assert [words[:8] for words in sent(life)] == ["My roses", "Ok.", "Third"]
+
+
 def test_another_send_under_the_same_id_is_a_new_one(life: Life) -> None:
     life.send("Hi", otid="o1")
     other = life.send("Something else.", otid="o1")
