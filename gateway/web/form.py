@@ -1,4 +1,4 @@
-"""Multipart forms: one field found in the first bytes of a form, or all fields of a whole one (RFC 7578, RFC 2046 5.1).
+"""Multipart forms (RFC 7578, RFC 2046 5.1): one field found in the first bytes of a form, or all of a whole one.
 
 Forms that are searched are too large to be kept, so only the bytes fed in are known. Nothing is judged there: a body
 that is no form has no fields.
@@ -50,6 +50,13 @@ class FieldSearch:
         while not self.is_over and self._step():
             pass
 
+    def watch(self) -> FieldWatch:
+        """Returns a watch for another field of the name behind the one that was found."""
+        assert self.span is not None
+        watch = FieldWatch(self._mark, self._name)
+        watch.feed(bytes(self.head[self.span[1] :]))
+        return watch
+
     def _step(self) -> bool:
         """Goes on by one piece of the form. Returns False when that takes more bytes, or when the search is over."""
         if self._in_preamble or self._value is not None:
@@ -88,6 +95,40 @@ class FieldSearch:
         self._in_preamble, self._value = False, None
         self._part = self._from = start + len(self._mark)
         return True
+
+
+class FieldWatch:
+    """A watch for a field in what follows. Feed it all that comes; it keeps the head of one part.
+
+    is_found: one of the name has begun, or a part whose head is too long to be judged.
+    """
+
+    def __init__(self, mark: bytes, name: bytes) -> None:
+        self._mark = mark
+        self._name = name
+        self._left = b""
+        self.is_found = self._is_over = False
+
+    def feed(self, piece: bytes) -> None:
+        self._left += piece
+        while not (self._is_over or self.is_found):
+            start = self._left.find(self._mark)
+            if start < 0:
+                self._left = self._left[1 - len(self._mark) :]
+                return
+            behind = start + len(self._mark)
+            if len(self._left) < behind + 2:
+                self._left = self._left[start:]
+                return
+            self._is_over = self._left.startswith(b"--", behind)
+            end = self._left.find(b"\r\n\r\n", start)
+            if end < 0:
+                self._left = self._left[start:]
+                self.is_found = len(self._left) > _MAX_HEAD_BYTES and not self._is_over
+                return
+            named = _NAME.search(self._left, start, end + 2)
+            self.is_found = named is not None and self._name in (named[1], named[2]) and not self._is_over
+            self._left = self._left[end:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,26 @@ def test_a_form_with_an_alias_is_rewritten_on_its_way(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("between", [b"x", b"x" * 3_000_000])
+def test_a_form_that_names_two_models_is_refused(
+    two: tuple[Running, StrictUpstream, StrictUpstream], between: bytes, chunked: bool
+) -> None:
+    """Which of them counts is the upstream's to say, and a closed list would be open."""
+    gateway, first, second = two
+    body = form(("model", b"ears"), ("*file", between), ("model", b"dear"), ("*file", b"y" * 1_000_000))
+    headers = {**FORM, "transfer-encoding": "chunked"} if chunked else FORM
+    with gateway.connect() as client:
+        sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+        client.request("POST", "/v1/audio/transcriptions", None if chunked else sent, headers)
+        if chunked:
+            client.send(sent)
+        reply = client.read_reply()
+    assert (reply.status, reply.error["param"]) == (400, "model")
+    assert first.seen == []
+    assert not any(b"dear" in seen.body for seen in second.seen)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
 def test_a_model_behind_its_file_is_found(
     two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
 ) -> None:
@@ -416,6 +436,32 @@ SEARCHED = [
     (b"no form at all", None),
     (b"--XX\r\n" + b"h" * 20_000, None),
 ]
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (form(("model", b"x")), True),
+        (
+            form(("*file", b"y" * 5_000 + b'\r\n--XY name="model"\r\n\r\n'), ("n", b"2"), ("model", b"x")),
+            True,
+        ),
+        (form(("*file", b"y" * 5_000 + b'\r\n--XY name="model"\r\n\r\n'), ("models", b"2")), False),
+        (form(("n", b"2")) + b'\r\n--XX\r\ncontent-disposition: form-data; name="model"\r\n\r\n', False),
+        (b"--XX\r\n" + b"h" * 20_000, True),  # nobody knows what it names
+        (b"--XX--\r\n" + b"h" * 20_000, False),
+    ],
+)
+def test_another_field_is_found_however_the_form_is_cut(rest: bytes, expected: bool) -> None:
+    for step in (len(rest), 1, 3, 1_000):
+        search = FieldSearch(b"XX", "model")
+        search.feed(form(("model", b"x"), end=False))
+        search.feed(b"--XX\r\n")
+        assert search.is_over
+        watch = search.watch()
+        for at in range(0, len(rest), step):
+            watch.feed((b"\r\n" if not at else b"") + rest[at : at + step])
+        assert watch.is_found is expected
 
 
 @pytest.mark.parametrize(("body", "expected"), SEARCHED)
