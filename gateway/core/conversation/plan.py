@@ -311,8 +311,7 @@ def _heard(tree: Tree, listing: Listing, tip: Exchange) -> int:
     count = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
     if not count or not tip.reply or not tree.is_soft(tip):
         return 0
-    heard = letters(without_remark("".join(map(listing.text, range(count)))))
-    return count if begins(heard, letters(text_of(tree.content(tip).said or {}))) else 0
+    return count if _was_heard(tree, tip, listing, 0, count) else 0
 
 
 def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
@@ -361,8 +360,8 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         if is_turn and block and (is_short or (reply and is_parent)):
             fits = _was_within(tree, x, listing.text(end - 1))
             block = block if fits else None
-        if is_parent and not fits and (is_short or is_turn):
-            reply = None
+        if reply and is_parent and not fits and (is_short or is_turn):
+            reply = reply if _was_heard(tree, x, listing, *reply) else None
         if block or reply:
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
@@ -386,6 +385,12 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
         return True
     messages = tree.content(x).messages or ()
     return any(squash(text) in squash(text_of(last)) for last in messages[-1:])
+
+
+def _was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """Returns whether messages are what was heard of the reply of an exchange."""
+    heard = letters(without_remark("".join(map(listing.text, range(start, end)))))
+    return begins(heard, letters(text_of(tree.content(x).said or {})))
 
 
 def _begin_of_reply(x: Exchange, listing: Listing, end: int) -> int:

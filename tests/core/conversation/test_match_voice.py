@@ -112,6 +112,27 @@ def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: Wor
 
 
 @both
+@pytest.mark.parametrize("trimmed", [0, 1])
+def test_a_cut_reply_whose_question_a_trimmed_list_left_out(
+    world: World, key: str | None, trimmed: int
+) -> None:
+    """The two requests behind it were cancelled, so that the third is the first to finish on it."""
+    said: list[WireMessage] = []
+    for k in range(3):
+        said.append(user(f"what is thing {k}?"))
+        request = world.begin(said[trimmed if k == 2 else 0 :], key)
+        world.cancel(request, [assistant(f"This is a long answer number {k}, UNSPOKEN.")])
+        said.append(assistant(f"This is a long answer number {k}"))
+    world.say([*said[trimmed:], user("thanks")], "Welcome.", key)
+    assert world.tree() == drawn("""
+        carried: what is thing 0? > This is a long answer number 0
+          carried: what is thing 1? > This is a long answer number 1
+            carried: what is thing 2? > This is a long answer number 2
+              stands: thanks > Welcome.
+    """)
+
+
+@both
 def test_a_cut_reply_that_a_speculative_list_lacked(world: World, key: str | None) -> None:
     """A voice agent asks before it has noted down what it was able to say, then with it."""
     history = world.chat(("hello there", "Good day."), key=key)
