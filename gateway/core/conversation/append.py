@@ -16,6 +16,7 @@ from gateway.core.conversation.canonical import (
     WireMessage,
     begins,
     in_a_row,
+    is_result,
     is_system,
     is_user,
     letters,
@@ -143,7 +144,9 @@ def plan_step(
     else:
         e = changed(e, length=length)
     refused = _refused(tree.chain(tip))
-    fill: Iterable[PathElement] = [x for x in tree.line(tip) if x.exchange.id not in refused]
+    fill: Iterable[PathElement] = [
+        x for x in tree.line(tip) if x.exchange.id not in refused or is_result(x.atoms)
+    ]
     if evicted is not None:
         begins = evicted.depth, evicted.offset
         # By the depth as well: an element without atoms has the offset of what follows it.
@@ -158,6 +161,7 @@ def plan_step(
         fill=tuple(fill),
         held=tuple(held),
         appending=True,
+        withheld=frozenset(refused),
     )
 
 
@@ -241,15 +245,17 @@ def finish_turn(
 
 
 def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
-    """Returns an exchange that has ended, which the upstream refused: it is neither shown, recalled nor sent again.
+    """Returns an exchange that has ended, which the upstream refused, so that its words are not sent again.
 
+    A user's message is neither shown nor recalled either. Results say what tools have done: they stay, and the model is
+    told that there are some.
     path: in front of it. What its prompt left out to make room comes back, and what it was told of memory is told anew.
     Behind calls nothing is: the model knows what these have changed.
     """
     taken = next((x for x in reversed(path) if x.superseded or x.reply is not None), None)
-    e = changed(e, superseded=True, standing=False, evicted=None if taken is None else taken.evicted)
+    e = changed(e, superseded=True, evicted=None if taken is None else taken.evicted)
     if any(map(is_user, e.inputs)):
-        e = changed(e, snapshot=None if taken is None else taken.snapshot)
+        e = changed(e, standing=False, snapshot=None if taken is None else taken.snapshot)
     return e
 
 

@@ -180,6 +180,11 @@ def is_user(atoms: tuple[Atom, ...]) -> bool:
     return bool(atoms) and atoms[0][0] == 0x75
 
 
+def is_result(atoms: tuple[Atom, ...]) -> bool:
+    """Returns whether a message is the result of a tool."""
+    return bool(atoms) and atoms[0][:1] == b"t"
+
+
 class Canon:
     """Hashes messages under one agent's secret. Once the secret is gone, no text can be tried against the hashes."""
 

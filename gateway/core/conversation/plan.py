@@ -50,6 +50,7 @@ class Plan:
     messages: its input. fill: what the client left out in front of its list. held: messages of cancelled sends, append
     mode.
     hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
+    withheld: exchanges whose results of tools are told of, without their words.
     quotes: it says again what its conversation said last, and stands only once somebody goes on from it.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     off: bool = False
     appending: bool = False
     quotes: bool = False
+    withheld: frozenset[int] = frozenset()
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:

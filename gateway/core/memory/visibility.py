@@ -12,7 +12,7 @@ from sys import intern
 
 import orjson
 
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.canonical import WireMessage, is_result, text_of
 from gateway.core.conversation.fillers import without_fillers
 from gateway.core.conversation.listed import calls_of
 from gateway.core.conversation.tree import is_tombstone
@@ -33,7 +33,7 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
     inputs: list[WireMessage] = orjson.loads(e.input) if head < len(e.inputs) else []
     found = []
     for i, atoms in enumerate(e.inputs):
-        if i >= head and i not in e.hush and not (atoms and atoms[0][:1] == b"t"):
+        if i >= head and i not in e.hush and not is_result(atoms):
             found.append((i, inputs[i]))
     if takes_reply and e.said is not None and -1 not in e.hush:
         found.append((-1, without_fillers(orjson.loads(e.said))))

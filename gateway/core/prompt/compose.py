@@ -34,6 +34,7 @@ from storage.records import Atom, Exchange
 from storage.value import changed, frozen
 
 UNANSWERED = "No result was given."
+WITHHELD = "The call was made. Its result cannot be told: the provider of the model refused to read it."
 NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
 
 
@@ -219,7 +220,10 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
         if element.position >= 0:
             if content.messages is not None:
                 note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
-                yield FilledMessage.of(content.messages[element.position], element.atoms, element.at, note)
+                message = content.messages[element.position]
+                if x.id in plan.withheld:
+                    message = {**message, "content": WITHHELD}
+                yield FilledMessage.of(message, element.atoms, element.at, note)
         elif content.said is not None:
             is_same = bool(plan.query.model) and x.model == plan.query.model
             if content.is_step:

@@ -152,7 +152,7 @@ class Life:
     def words(self) -> list[str]:
         """What stands in the conversation, message by message: role and text, or the calls."""
         found = []
-        for e in filter(lambda e: not e.superseded, self.path()):
+        for e in filter(lambda e: e.standing or not e.superseded, self.path()):
             for m in (*orjson.loads(e.input or b"[]"), *([orjson.loads(e.said)] if e.said else [])):
                 calls = ",".join(call["function"]["name"] for call in m.get("tool_calls") or ())
                 found.append(f"{m['role']}: {m.get('content') or calls}")
