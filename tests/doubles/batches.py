@@ -81,7 +81,8 @@ class BatchServer:
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
     the next results, then the connection is lost. drop_create: the next batch is made and its maker never told.
     refuse_create: (status, words) for the next ones. rejects: words of a batch that fails as a whole.
-    room: so many requests may be under way, of all batches; one with more of them fails as a whole.
+    room: so many requests may be under way, of all batches; one with more of them fails as a whole. polls: how often a
+    batch was asked for.
     """
 
     key: ClassVar[str]
@@ -96,6 +97,7 @@ class BatchServer:
         self.refuse_create: list[tuple[int, str]] = []
         self.rejects: str | None = None
         self.room: int | None = None
+        self.polls = 0
         self.faults: list[str] = []
         self._numbers = itertools.count(1)
         self._server: uvicorn.Server | None = None
@@ -357,6 +359,7 @@ class OpenAIBatchServer(BatchServer):
         return JSONResponse({"object": "list", "data": page, "has_more": len(found) > limit, **ends})
 
     async def _retrieve(self, request: Request) -> Response:
+        self.polls += 1
         return JSONResponse(self._shown(self.find(request.path_params["id"])))
 
     async def _cancel(self, request: Request) -> Response:
@@ -466,6 +469,7 @@ class AnthropicBatchServer(BatchServer):
         )
 
     async def _retrieve(self, request: Request) -> Response:
+        self.polls += 1
         return JSONResponse(self._shown(self.find(request.path_params["id"])))
 
     async def _results(self, request: Request) -> Response:

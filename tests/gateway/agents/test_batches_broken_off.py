@@ -205,6 +205,22 @@ def test_a_queue_without_room_for_a_day_fails_what_is_left(tmp_path: Path) -> No
         assert len(s.openai.batches[-1].requests) == 3
 
 
+def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        s.openai.room = 4
+        batch = s.post([*s.agents(4, "open/m"), *s.agents(4, "open/long")])
+        # One of the two parts has all the room there is.
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        for _ in range(20):
+            s.world.world.clock.sleep(5_000.0)
+            polls = s.openai.polls
+            s.until(batch, lambda _, polls=polls: s.openai.polls > polls + 1)
+        assert len(s.openai.batches) == 2
+        s.openai.held = False
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 8
+
+
 @pytest.mark.parametrize(
     ("change", "failed"),
     [

@@ -216,7 +216,7 @@ class _Attempt:
                     await self.parts.failed(part, refused=False)
                     waits.append(self._wait(part))
                     continue
-            await self.parts.over(part)
+            await self.parts.over(part, self.jobs.now())
         if waits:
             raise Postponed("its providers stop", min(waits))
         await self._finish(self.batch.state)
@@ -290,7 +290,7 @@ class _Attempt:
                     draft.add(*composed)
             await self._give(part, draft)
             if not draft.items:
-                await self.parts.over(part)
+                await self.parts.over(part, self.jobs.now())
                 return False
             return await self._submit(part, draft, provider)
         finally:
@@ -327,7 +327,7 @@ class _Attempt:
     async def _give_up(self, part: ProviderPart, words: str) -> None:
         """Fails the items of a part that cannot be submitted."""
         await self._fail_all(part, ItemFailed(words, StopReason.UPSTREAM_ERROR))
-        await self.parts.over(part)
+        await self.parts.over(part, self.jobs.now())
 
     async def _fail_all(self, part: ProviderPart, failure: ItemFailed) -> None:
         async for page in self._pages(part.number):
@@ -362,7 +362,7 @@ class _Attempt:
             # What this process has asked itself is read once: what could not be written then is missing.
             await self._lost(part, is_ours=state.is_gone and not provider.is_durable)
         await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
-        await self.parts.over(part)
+        await self.parts.over(part, self.jobs.now())
         await self._discard(id, part, provider)
 
     async def _discard(self, id: str, part: ProviderPart, provider: BatchProvider) -> None:
@@ -389,7 +389,7 @@ class _Attempt:
             return
         async for page in self._pages(part.number):
             await self.outcomes.write([ItemBack(each, each.errors, each.expiries) for each in page])
-        await self.parts.over(part, no_room=self.jobs.now())
+        await self.parts.over(part, self.jobs.now(), no_room=True)
 
     def _wait(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""

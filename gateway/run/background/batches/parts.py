@@ -3,7 +3,7 @@
 part-<n>        it is about to be made: of what, and under which mark
 made-<n>-<m>    the provider's id of it; m: how often it was refused before, each time under another mark
 failed-<n>-<t>  it could not be submitted, for the t-th time, and is not until a time that the provider named
-over-<n>        all of its results were read, or the provider's queue had no room for it, and when it said so
+over-<n>        when all of its results were read, or the provider's queue had no room for it
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class ProviderPart:
     """A part. at: seconds since the epoch when it was thought of.
 
     tries: how often it could not be submitted; refusals: how often of these the provider refused it.
-    until: when it may be tried again, as the provider said. no_room: when the provider's queue had no room for it.
+    until: when it may be tried again, as the provider said. over_at: when it was over; None: it is not.
+    no_room: the provider's queue had no room for it.
     """
 
     number: int
@@ -79,8 +80,12 @@ class ProviderPart:
     tries: int = 0
     refusals: int = 0
     until: float = 0.0
-    is_over: bool = False
-    no_room: float | None = None
+    over_at: float | None = None
+    no_room: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.over_at is not None
 
     @property
     def wanted(self) -> BatchPart:
@@ -114,8 +119,8 @@ class PartJournal:
                 part.until = failure.get("until", 0.0)
             made = journal.get(f"made-{part.number}-{part.refusals}")
             part.id = None if made is None else made["id"]
-            over = journal.get(f"over-{part.number}")
-            part.is_over, part.no_room = over is not None, (over or {}).get("no_room")
+            if (over := journal.get(f"over-{part.number}")) is not None:
+                part.over_at, part.no_room = over.get("at", 0.0), bool(over.get("no_room"))
             found.parts.append(part)
         return found
 
@@ -147,24 +152,21 @@ class PartJournal:
             part.refusals += 1
             part.id = None
 
-    async def over(self, part: ProviderPart, *, no_room: float | None = None) -> None:
-        await self._write(f"over-{part.number}", {} if no_room is None else {"no_room": no_room})
-        part.is_over, part.no_room = True, no_room
+    async def over(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
+        await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
+        part.over_at, part.no_room = at, no_room
 
     @property
-    def _crowded_since(self) -> float | None:
-        """Since when no part has found room; None: the last one has."""
-        found = None
-        for part in reversed(self.parts):
-            if part.is_over and part.no_room is None:
-                break
-            found = part.no_room or found
-        return found
+    def _crowded(self) -> list[float]:
+        """When there was no room, oldest first, since a part was answered last."""
+        over = [(part.over_at, part.no_room) for part in self.parts if part.over_at is not None]
+        answered = max((at for at, no_room in over if not no_room), default=0.0)
+        return sorted(at for at, no_room in over if no_room and at > answered)
 
     def is_patient(self, at: float) -> bool:
         """Returns whether parts that find no room are made smaller; after a day the last one has all that is left."""
-        since = self._crowded_since
-        return since is None or at - since < _PATIENCE_S
+        crowded = self._crowded
+        return not crowded or at - crowded[0] < _PATIENCE_S
 
     def room(self, now: float) -> int | None:
         """Returns how many requests the next part may have; None: any number.
@@ -173,20 +175,21 @@ class PartJournal:
         """
         most: int | None = None
         for part in self.parts:
-            if part.no_room is not None:
+            if part.no_room:
                 most = max(1, part.count // 2)
             elif most is not None and part.is_over:
                 most = max(most, 2 * part.count)
-        return most if self.is_patient(now) else None
+        # A part that is under way may have all the room that there is.
+        return most if self.open or self.is_patient(now) else None
 
     def crowded_s(self, now: float, first_s: float) -> float:
         """Returns the seconds until a queue that had no room is given the next part."""
         if self.open:
             return first_s
-        since, last = self._crowded_since, self.parts[-1].no_room
-        if since is None or last is None:
+        crowded = self._crowded
+        if not crowded:
             return 0.0
-        return last + min(_GROWTH * first_s, max(first_s, (last - since) / _GROWTH)) - now
+        return crowded[-1] + min(_GROWTH * first_s, max(first_s, (crowded[-1] - crowded[0]) / _GROWTH)) - now
 
     async def faulted(self) -> int:
         """Writes down that an attempt ended with an error of ours. Returns how many did."""
