@@ -143,9 +143,9 @@ def plan_step(
         e = changed(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
     else:
         e = changed(e, length=length)
-    refused = _refused(tree.chain(tip))
+    withheld = refused(tree.chain(tip))
     fill: Iterable[PathElement] = [
-        x for x in tree.line(tip) if x.exchange.id not in refused or is_result(x.atoms)
+        x for x in tree.line(tip) if x.exchange.id not in withheld or is_result(x.atoms)
     ]
     if evicted is not None:
         begins = evicted.depth, evicted.offset
@@ -161,11 +161,11 @@ def plan_step(
         fill=tuple(fill),
         held=tuple(held),
         appending=True,
-        withheld=frozenset(refused),
+        withheld=frozenset(withheld),
     )
 
 
-def _refused(path: Sequence[Exchange]) -> set[int]:
+def refused(path: Sequence[Exchange]) -> set[int]:
     """Returns the exchanges that the upstream would refuse again: those it refused, and the unanswered before them.
 
     It has never taken any of these, so each may be the reason.

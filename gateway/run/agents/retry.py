@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.core.conversation.append import refused
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
 from gateway.run.agents.messages import exchanges_of
 from gateway.run.memory.line import DEFAULT
@@ -74,15 +75,21 @@ async def sent_before(
         return None if otid is None else SentBefore(run, agent, (), False, True)
     if is_completed:
         return SentBefore(run, agent, told, True, False)
-    # Where something of a reply was shown, the message is answered anew; what was refused is in no prompt.
+    # Where something of a reply was shown, the message is answered anew.
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    return SentBefore(run, agent, steps, False, is_cut or first.superseded)
+    return SentBefore(run, agent, steps, False, is_cut or await _is_withheld(store, agent, name, first))
 
 
 async def _line(store: Store, agent: Agent, name: str) -> Line | None:
     """Returns the end of a conversation."""
     key, uid = (name, None) if name == DEFAULT else (None, name)
     return await store.append.line(agent, key, uid, 1)
+
+
+async def _is_withheld(store: Store, agent: Agent, name: str, e: Exchange) -> bool:
+    """Returns whether an exchange is in no prompt: the upstream has refused it, or one behind it."""
+    line = await _line(store, agent, name)
+    return e.superseded or (line is not None and e.id in refused(line.path))
 
 
 async def _unanswered(store: Store, agent: Agent, name: str) -> Exchange | None:

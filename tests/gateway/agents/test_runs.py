@@ -286,6 +286,15 @@ def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: L
     assert life.words() == ["user: Bad words", "assistant: Hello."]
 
 
+def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(life: Life) -> None:
+    life.send("First")
+    life.upstream.queue(fail(500), fail(400, "It was filtered."), say("Yes."))
+    assert life.send("Second", otid="o1").sink.status == 500
+    assert life.send("Bad words").sink.status == 400
+    assert life.send("Second", otid="o1").said == ["Yes."]
+    assert sent(life) == ["First", "Ok.", "Second"]
+
+
 def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life: Life) -> None:
     life.upstream.queue(call_tools(insert("Bad words", "c1")), fail(400, "It was filtered."), say("Fine."))
     assert life.send("Note it.").run.stop == "llm_api_error"
