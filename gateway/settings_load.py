@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.errors import SettingsError
 from gateway.settings import (
@@ -361,14 +362,24 @@ def _check_upstream(upstream: UpstreamSettings) -> None:
     for name in upstream.headers:
         if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING:
             raise SettingsError(f"{where}: headers: {name!r} is no header that can be sent")
-    if upstream.proxy is not None and not re.fullmatch(r"http://[^/\s]+/?", upstream.proxy):
+    if upstream.proxy is not None and not _is_proxy(upstream.proxy):
         # It may have a password in it, so it is not told.
-        raise SettingsError(f"{where}: proxy: expected http://host:port")
+        words = "proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
+        raise SettingsError(f"{where}: {words}")
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return
     if url is None or not re.match(r"https?://[^/\s]", url):
         raise SettingsError(f"{where}: base_url must be an http(s) URL, saw {url!r}")
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        found = urlsplit(url)
+        is_whole = bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
+    return is_whole and re.fullmatch(r"http://[^/?#\s]+/?", url) is not None
 
 
 def _check_model(model: ModelSettings, upstreams: list[str]) -> None:

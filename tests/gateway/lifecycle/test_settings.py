@@ -161,9 +161,18 @@ def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, 
             "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\nproxy = 'env:NOT_THERE'",
             "upstreams 'a': proxy names NOT_THERE, which is not set",
         ),
-        (
-            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\nproxy = 'socks5://me:secret@y'",
-            "upstreams 'a': proxy: expected http://host:port",
+        *(
+            (
+                f"[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\nproxy = '{proxy}'",
+                "upstreams 'a': proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)",
+            )
+            for proxy in (
+                "socks5://me:secret@y",
+                "http://me:se#cret@y:3128",
+                "http://me:se?cret@y:3128",
+                "http://y:99999",
+                "http://me@",
+            )
         ),
         (
             "[[upstreams]]\nname = 'a'\nbase_url = 'http://x'\n[[upstreams]]\nname = 'a'\nbase_url = 'http://y'",
