@@ -166,6 +166,10 @@ class _Segment:
                 span = (texts[start][0], texts[end - 1][0])
                 self.spans.setdefault(listing.canon.text_atom(name, joined), span)
 
+    def first_atoms(self) -> Iterable[Atom]:
+        """Returns the atoms with which a reply may begin that the turn has."""
+        return dict.fromkeys([*self.spans, *(a for _, a in self.calls)])
+
     def find(self, reply: Sequence[Atom]) -> ListSpan | None:
         """Returns the first and the last message of a reply; None where the turn does not have all of it."""
         texts = [a for a in reply if a[:1] == b"a"]
@@ -288,7 +292,11 @@ class _Search:
     def __init__(self, tree: Tree, query: Query) -> None:
         self._tree = tree
         self._query = query
-        self._ours = [e for e in tree if e.reply]
+        # By the first atom of the reply, which is that of its text, if it has one.
+        self._ours: dict[Atom, list[Exchange]] = {}
+        for e in tree:
+            if e.reply:
+                self._ours.setdefault(e.reply[0], []).append(e)
         self._turns = _Turns(query.listing)
         self._lines: dict[int, tuple[list[PathElement], list[Atom]]] = {}
 
@@ -313,7 +321,8 @@ class _Search:
         tried = 0
         for number in range(len(self._turns) - 1, -1, -1):
             said = self._turns[number]
-            found = [(span, e) for e in self._ours if e.reply for span in [said.find(e.reply)] if span]
+            near = (e for first in said.first_atoms() for e in self._ours.get(first, ()))
+            found = [(span, e) for e in near if e.reply for span in [said.find(e.reply)] if span]
             if not found:
                 continue
             last = max(span[1] for span, _ in found)

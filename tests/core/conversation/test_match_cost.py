@@ -227,3 +227,23 @@ def test_the_questions_of_many_short_replies_are_asked_for_together(world: World
     request = world.begin([*rewritten, user("and now?")], "c1")
     assert request.plan is not None
     assert request.plan.match.anchor is None
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_a_list_of_other_replies_is_compared_with_few_of_ours(
+    world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may render all replies anew; each of its turns is compared with those of ours that begin as it does."""
+    said = world.chat(*((f"question {k}", f"Yes {k}.") for k in range(40)), key=key)
+    compared = 0
+    find = history._Segment.find
+
+    def counted(segment: history._Segment, reply: Any) -> Any:
+        nonlocal compared
+        compared += 1
+        return find(segment, reply)
+
+    monkeypatch.setattr(history._Segment, "find", counted)
+    altered = [assistant(f"<b>{k}</b>") if m["role"] == "assistant" else m for k, m in enumerate(said)]
+    world.begin([*altered[:-2], user("hm"), said[-1], user("next")], key)
+    assert compared < len(said)
