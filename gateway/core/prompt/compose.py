@@ -249,10 +249,11 @@ def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list
     found = []
     whole = [*(each.message for each in fill), *new]
     for i, each in enumerate(fill):
-        calls = each.message.get("tool_calls") or []
-        readable = [_readable(call) for call in calls]
-        if readable != calls:
-            each = changed(each, message={**each.message, "tool_calls": readable})
+        made = each.message.get("tool_calls") or []
+        calls = [_readable(x) for x in made if isinstance(x, dict)] if isinstance(made, list) else []
+        if calls != made:
+            rest = {name: value for name, value in each.message.items() if name != "tool_calls"}
+            each = changed(each, message={**rest, "tool_calls": calls} if calls else rest)
         found.append(each)
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :]) if calls else ()
         known = {str(y.get("tool_call_id")) for y in results}

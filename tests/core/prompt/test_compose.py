@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.conversation.canonical import WireMessage, squash, text_of, visible
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
-from gateway.core.prompt.compose import prefixed, put_back
+from gateway.core.prompt.compose import FilledMessage, _answered, prefixed, put_back
 from tests.core.conversations import (
     OUR_TOOLS,
     World,
@@ -258,3 +258,10 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
     whole = assistant("Hm. Hello Anna. Bye.")
     back = put_back(Content(None, whole, more, ours), whole, [], OUR_TOOLS)
     assert back == [spoken, full[1], assistant("Bye.")]
+
+
+@pytest.mark.parametrize("calls", ["look", ["look"], {"id": "1"}])
+def test_calls_that_are_none_lock_no_conversation_that_is_ours(calls: object) -> None:
+    """A client's message of a send that failed goes with the next one, whatever it has."""
+    said = FilledMessage({**assistant("Looked."), "tool_calls": calls}, ())
+    assert [each.message for each in _answered([said], [user("And?")])] == [assistant("Looked.")]
