@@ -61,9 +61,12 @@ class ProxyServer:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
+    try:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+    finally:
+        # A client that sends its next request meanwhile learns that this connection is gone.
         writer.close()
 
 
