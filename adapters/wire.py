@@ -45,9 +45,12 @@ class Proxy:
             login = aiohttp.encode_basic_auth(whole.user, whole.password or "")
             self.headers["Proxy-Authorization"] = login
 
+    def is_handed(self, url: URL) -> bool:
+        """Returns whether a request is handed to it, and so has a whole URL and the login in its own head."""
+        return self.url is not None and url.scheme == "http"
+
     def headers_for(self, url: URL) -> dict[str, str]:
-        """Returns what goes in the head of a request itself: of one that is handed to it."""
-        return {} if self.url is None or url.scheme == "https" else self.headers
+        return self.headers if self.is_handed(url) else {}
 
 
 class Address:
@@ -65,8 +68,7 @@ class Address:
             proxy=proxy.url,
             proxy_headers=proxy.headers,
         )
-        is_handed = proxy.url is not None and url.scheme == "http"
-        self.target = f"{url if is_handed else url.raw_path_qs} HTTP/1.1\r\n"
+        self.target = f"{url if proxy.is_handed(url) else url.raw_path_qs} HTTP/1.1\r\n"
         self.fixed = [("Host", str(url.host_port_subcomponent)), *proxy.headers_for(url).items()]
 
     def head(self, method: str, headers: Mapping[str, str], size: int | None) -> bytes:

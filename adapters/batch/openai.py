@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
 _HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
-_TOO_MUCH: Final = (
-    "token_limit_exceeded"  # of a batch that failed: more tokens wait than the account may have waiting
-)
+# Of a batch that failed: more tokens would wait than the account may have waiting.
+_TOO_MUCH: Final = "token_limit_exceeded"
 _EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
 _PAGE: Final = 100
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))

@@ -26,7 +26,7 @@ _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in
 
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
-_ERROR_BYTES: Final = 16_384
+ERROR_BYTES: Final = 64 * 1024  # of an error, that are looked at
 _ERROR_BEGINS: Final = 64
 
 
@@ -40,7 +40,7 @@ def is_for_good(status: int, body: bytes) -> bool:
         status = _status_of(error_of(status, body))
     if not 400 <= status < 500 or status in _MENDABLE:
         return False
-    return context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace")) is None
+    return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
 
 
 def error_in(chunk: Json, name: str | None = None) -> Json | None:

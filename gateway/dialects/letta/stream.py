@@ -129,9 +129,7 @@ class StepView:
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
-    _words: dict[int, str] = field(
-        default_factory=dict
-    )  # of each call that speaks, as far as they are not shown
+    _words: dict[int, str] = field(default_factory=dict)  # of calls that speak, as far as they are not shown
     _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
     _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
     _waits: list[Json] = field(

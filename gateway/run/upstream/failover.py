@@ -21,7 +21,7 @@ from typing import Final
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
-from gateway.core.turn.upstream_error import context_from_error, refusal_in, refusal_of
+from gateway.core.turn.upstream_error import ERROR_BYTES, context_from_error, refusal_in, refusal_of
 from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
     TRANSIENT,
@@ -45,7 +45,6 @@ from gateway.settings import Settings
 CHAT: Final = "/chat/completions"
 # An error that no client gets is read up to this size and for this time, so that its connection can be used again.
 # The same size is searched for the length of a context, because some errors repeat the whole request.
-_ERROR_BYTES: Final = 64 * 1024
 _ERROR_S: Final = 0.1
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
@@ -284,7 +283,7 @@ class Attempts:
         finally:
             await reply.aclose()
         error = BufferedReply(reply.status, reply.headers, body)
-        tokens = context_from_error(body[:_ERROR_BYTES].decode("utf-8", "replace"), request.body)
+        tokens = context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace"), request.body)
         if tokens is None:
             return error
         known, target = self.target.context_window, self.target
@@ -415,6 +414,6 @@ async def _discard(reply: ModelReply) -> None:
     with suppress(ProviderError, TimeoutError):
         try:
             async with asyncio.timeout(_ERROR_S):
-                await reply.read(_ERROR_BYTES)
+                await reply.read(ERROR_BYTES)
         finally:
             await reply.aclose()
