@@ -26,7 +26,7 @@ _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in
 
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
-ERROR_BYTES: Final = 64 * 1024  # of an error, that are looked at
+ERROR_BYTES: Final = 64 * 1024  # that are looked at of an error, since some repeat the whole request
 _ERROR_BEGINS: Final = 64
 
 

@@ -44,7 +44,6 @@ from gateway.settings import Settings
 
 CHAT: Final = "/chat/completions"
 # An error that no client gets is read up to this size and for this time, so that its connection can be used again.
-# The same size is searched for the length of a context, because some errors repeat the whole request.
 _ERROR_S: Final = 0.1
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
