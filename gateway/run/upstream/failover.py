@@ -43,7 +43,7 @@ from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
 CHAT: Final = "/chat/completions"
-# An error that no client gets is read up to this size and for this time, so that its connection can be used again.
+# An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _ERROR_S: Final = 0.1
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
