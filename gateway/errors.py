@@ -28,7 +28,7 @@ GatewayError
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 
 class GatewayError(Exception):
@@ -169,6 +169,16 @@ class TooManySends(GatewayError):
 class MemoryUnavailable(GatewayError):
     status = 503
     code = "memory_unavailable"
+
+    @classmethod
+    def since(cls, status: str) -> Self:
+        """Returns the error for whoever asks while the store is so, in one word.
+
+        What the store says names files and servers. It is for the log, and not for everybody who has a key.
+        """
+        return cls(
+            f"Memory is not available: the store is {status}. The gateway's log says more.", retry_after_s=1.0
+        )
 
 
 class SettingsError(GatewayError):

@@ -27,7 +27,9 @@ from typing import ClassVar, Self
 
 
 class StoreError(Exception):
-    """The root. message: what was wrong, what was seen, what to do."""
+    """The root. message: what was wrong, what was seen, what to do. status: how the store is, in one word."""
+
+    status: ClassVar[str] = "failing"
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -236,9 +236,8 @@ class Chat:
                 else await self.registry.resolve(identity.project, identity.agent)
             )
         except StoreError as error:
-            raise MemoryUnavailable(
-                f"Memory is not available: {error.message}.", retry_after_s=1.0
-            ) from error
+            _log.warning("not answered without memory: %s", error.message)
+            raise MemoryUnavailable.since(error.status) from error
         if found is None:
             raise unknown(identity, model)
         scope = found.scope
@@ -269,10 +268,10 @@ class Chat:
             return None, "none"
         is_strict = identity.mode is Mode.STRICT
         strict = is_strict or identity.append
-        why = "the database could not be opened" if self.keeper is None else None
+        why = "not open" if self.keeper is None else None
         # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
         if strict and self.keeper is not None and not (health := self.keeper.store.health).ok:
-            why = health.error or f"the store is {health.status}"
+            why = health.status
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
@@ -280,13 +279,13 @@ class Chat:
                 return begun, "on" if is_strict else str(identity.mode)
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
-                why = error.message
-            except Exception as error:
+                why = error.status
+            except Exception:
                 # Memory never breaks chat: an error of ours in it must not either.
                 _log.exception("answered without memory")
-                why = type(error).__name__
+                why = StoreError.status
         if strict:
-            raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
+            raise MemoryUnavailable.since(why)
         return None, "unavailable"
 
     def _say_who_is_missing(self) -> None:

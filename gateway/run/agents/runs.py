@@ -318,8 +318,7 @@ class AgentRuns:
         keeper, scope = self._keeper, sending.identity.scope
         assert scope is not None
         if not (health := keeper.store.health).ok:
-            why = health.error or f"the store is {health.status}"
-            raise MemoryUnavailable(f"Memory is not available: {why}.", retry_after_s=1.0)
+            raise MemoryUnavailable.since(health.status)
         with QueuePlace() as place:
             try:
                 with sink.while_here():
@@ -571,4 +570,5 @@ def _told(error: StoreError) -> Exception:
     """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
     if isinstance(error, NotFound):
         return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
-    return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)
+    _log.warning("not performed without memory: %s", error.message)
+    return MemoryUnavailable.since(error.status)

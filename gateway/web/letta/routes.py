@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -30,6 +31,8 @@ from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts
 from gateway.web.middleware import trace_of
 from storage.errors import NotFound, OverLimit, Stale, StoreError, WriteConflict
+
+_log = logging.getLogger("mnemogate")
 
 _ERRORS = LettaErrors()
 _UID = re.compile("'([0-9a-f]{32})'")
@@ -244,4 +247,5 @@ def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
         return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="value")
     if isinstance(error, WriteConflict | Stale):
         return Conflict(f"{error.message[:1].upper()}{error.message[1:]}.")
-    return MemoryUnavailable(f"Memory is not available: {error.message}.", retry_after_s=1.0)
+    _log.warning("not answered without memory: %s", error.message)
+    return MemoryUnavailable.since(error.status)

@@ -140,9 +140,16 @@ def test_a_fault_costs_the_memory_and_not_the_chat(
                 refused = world.post(LONG, headers, stream=stream)
                 assert refused.status == 503
                 assert refused.error["type"] == "server_error"
+                # In a word: which files and servers there are is for the log alone.
+                assert f"the store is {fault.status}." in refused.error["message"]
+                assert str(tmp_path) not in refused.body.decode()
                 assert refused.headers["retry-after"]
         assert world.upstream.last.body.count(b"This fills pages") == 4000
         assert len(world.upstream.chats) == 5  # what is refused is not sent
+        agent = b'{"model": "openai/m"}'
+        asked = world.gateway.ask("POST", "/v1/agents/", agent, {"content-type": "application/json"})
+        assert asked.status == 503
+        assert str(tmp_path) not in asked.body.decode()
 
         fault.mend(world)
         assert world.recover()
