@@ -64,7 +64,8 @@ class Asked:
         """Returns the id in which the request has a uid, which the store knows without its kind."""
         query, body = str(self.request.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
-        found = re.findall(rf"[a-z_]+-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
+        # Tried once for each word of a body, not anew at each of its letters.
+        found = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
         # A place of a memory names it, too, but may be another thing that is missing.
         return min(found, key=len, default=uid)
 
