@@ -26,30 +26,22 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
-from gateway.providers import make_batches, make_embedder, make_providers, own_provider
-from gateway.run.agents.background.accept import BackgroundRuns
-from gateway.run.background.batches.accept import BatchRequests
-from gateway.run.background.batches.items import ItemTurns
-from gateway.run.background.callbacks import Callbacks
-from gateway.run.background.runs import RunServices
+from gateway.providers import make_embedder, make_providers, own_provider
 from gateway.run.background.services import BackgroundServices
-from gateway.run.background.sleeptime import Sleeping
 from gateway.run.chat import Chat
-from gateway.run.memory.blocks import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings, is_loopback
+from gateway.store_parts import StoreParts
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
-from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.resources.all import agents_routes, error_forms
-from gateway.web.letta.run_events import RunEvents
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.sql.store import Store
@@ -64,7 +56,7 @@ _log = logging.getLogger("mnemogate")
 class Gateway:
     """The ASGI application. The server and tests use `readiness`, `metrics` and `guard`.
 
-    background: the background services; None without a store.
+    background, stored: the background services, and all else that needs a store; None without one.
     """
 
     def __init__(
@@ -115,9 +107,9 @@ class Gateway:
         # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
         self._own = make_providers(settings) if store is not None and not given else {}
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
-        self.sleeping = self._make_sleeping()
-        self._serve_batches()
-        self.runs = self._make_runs()
+        self.stored: StoreParts | None = None
+        if self.background is not None and self.chat.agents is not None:
+            self.stored = StoreParts(settings, self.chat.agents, self.chat.failover, self.background, clock)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -134,48 +126,12 @@ class Gateway:
         self._embedder = embedder
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _make_sleeping(self) -> Sleeping | None:
-        """Returns what performs the runs of sleeptime agents; None without a store."""
-        chat, services = self.chat, self.background
-        if chat.keeper is None or services is None or chat.agents is None or chat.registry is None:
-            return None
-        count = services.count_attempt
-        return Sleeping(chat.keeper, chat.registry, chat.agents, services.budget, count)
-
-    def _serve_batches(self) -> None:
-        chat = self.chat
-        if self.background is None or chat.keeper is None or chat.agents is None or chat.registry is None:
-            return
-        turns = ItemTurns(self.settings, chat.keeper, chat.registry, chat.agents, chat.failover)
-        self.background.serve_batches(chat.keeper, turns, make_batches(self.settings))
-
-    def _make_runs(self) -> tuple[BackgroundRuns, RunServices] | None:
-        """Returns the runs that go on without their clients, and what performs them; None without a store."""
-        chat, store, services = self.chat, self.store, self.background
-        if store is None or services is None or chat.keeper is None:
-            return None
-        if chat.agents is None or chat.registry is None:
-            return None
-        shows = RunEvents(store, self._clock)
-        runs = BackgroundRuns(chat.agents, chat.registry, chat.keeper, shows)
-        peers = chat.agents.peers
-        peers.deliver(runs)
-        callbacks = Callbacks(store, chat.agents.foreign.webhooks, shows.callback, self._clock)
-        return runs, RunServices(
-            runs,
-            chat.agents.recover,
-            store,
-            callbacks,
-            services.count_attempt,
-            self._clock,
-            lambda: peers.idle,
-        )
-
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
-        api = self._agents_api(limits)
         # Before the models: `/v1/models/` is a list of the agents API.
-        agents = [] if api is None else agents_routes(api, bodies)
+        agents = (
+            [] if self.stored is None else agents_routes(self.stored.agents_api(self.models, limits), bodies)
+        )
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
@@ -189,35 +145,6 @@ class Gateway:
             operations = make_operations(settings, self.store, self.background.embed_query)
             routes += admin_routes(operations, admin_token)
         return routes
-
-    def _agents_api(self, limits: Limits) -> AgentsApi | None:
-        """Returns the parts that the agents API speaks to; None without a store."""
-        chat, store, background = self.chat, self.store, self.background
-        if (
-            store is None
-            or background is None
-            or chat.keeper is None
-            or chat.agents is None
-            or chat.registry is None
-        ):
-            return None
-        if self.runs is None:
-            return None
-        send_timeout_s = limits.send_timeout_s
-        return AgentsApi(
-            self.settings,
-            store,
-            chat.registry,
-            chat.agents,
-            self.runs[0],
-            BatchRequests(store, self.settings, chat.registry, chat.failover, self._clock),
-            chat.keeper,
-            self.models,
-            background.compactor,
-            self._clock,
-            send_timeout_s,
-            limits.ping_s,
-        )
 
     @property
     def idle(self) -> asyncio.Event:
@@ -258,23 +185,8 @@ class Gateway:
 
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
-        keeper = self.chat.keeper
-        if self.store is not None and self.background is not None:
-            self.store.database.listen()
-            if keeper is not None:
-                if keeper.leases.is_needed:
-                    self._tasks.append(asyncio.create_task(keeper.leases.run()))
-                specs = self.chat.directory.specs
-                await follow_settings(self.store, keeper.leases, specs, self._clock())
-            if self.chat.agents is not None:
-                await self.chat.agents.recover()
-            if self.runs is not None:
-                runs, services = self.runs
-                await runs.recover()
-                self._tasks += map(asyncio.create_task, services.tasks(works=self._works))
-            if self.sleeping is not None and self._works:
-                self._tasks.append(asyncio.create_task(self.sleeping.worker.run()))
-            self._tasks += self.background.start(works=self._works)
+        if self.stored is not None:
+            self._tasks += await self.stored.start(self.chat.directory.specs, works=self._works)
             self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
         # All objects of the start stay, so the garbage collector need not look at them again.

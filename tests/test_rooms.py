@@ -119,6 +119,7 @@ TOP = {
     "gateway.operations",
     "gateway.providers",
     "gateway.database",
+    "gateway.store_parts",
     "gateway.serve",
     "gateway.cli",
     "gateway.__main__",

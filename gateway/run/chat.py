@@ -141,8 +141,8 @@ class Chat:
         if agents is None or identity.conversation is None or not await agents.owns(identity, spec):
             agents = None  # the conversation is none of ours
         if is_defined:
-            if agents is not None and self.registry is not None:
-                spec = await self.registry.in_conversation(project, identity.conversation, spec)
+            if agents is not None:
+                spec = await agents.registry.in_conversation(project, identity.conversation, spec)
             offers = bool(spec.tools) and identity.mode in (Mode.ON, Mode.STRICT) and may_offer(request.json)
             request = with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
         if identity.agent is not None and asks_agent(request.model):

@@ -82,7 +82,11 @@ DISK_WAIT_S = 3600.0
 
 
 class AgentRuns:
-    """Answers sends to conversations of ours. One for the process."""
+    """Answers sends to conversations of ours. One for the process.
+
+    keeper, registry: what they are answered with. foreign: the tools that were defined. peers: how agents speak to each
+    other.
+    """
 
     def __init__(
         self,
@@ -101,7 +105,8 @@ class AgentRuns:
         background: has connections of its own, for the runs that nobody waits for.
         """
         self._settings = settings
-        self._keeper = keeper
+        self.keeper = keeper
+        self.registry = registry
         self._failover = failover
         self._metrics = metrics
         self._pending = pending
@@ -180,7 +185,7 @@ class AgentRuns:
 
     async def preview(self, asked: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
-        keeper, request, spec = self._keeper, request_of(asked), asked.spec
+        keeper, request, spec = self.keeper, request_of(asked), asked.spec
         route = agent_route(self._settings, spec)
         window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
         target = Target(route.upstream, route.model, window)
@@ -199,7 +204,7 @@ class AgentRuns:
             return False
         if name == DEFAULT and spec.uid:
             return True
-        store = self._keeper.store
+        store = self.keeper.store
         try:
             agent = await store.agents.find(scope)
             found = None if agent is None else await store.append.conversation(agent, name, uid)
@@ -259,7 +264,7 @@ class AgentRuns:
 
     async def _left(self, ours: str | None = None) -> list[Run]:
         """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""
-        store = self._keeper.store
+        store = self.keeper.store
         found = await store.runs.live()
         if not store.lines.is_needed:
             return [each.run for each in found]
@@ -272,7 +277,7 @@ class AgentRuns:
 
     async def begin(self, spec: AgentSpec, scope: Scope) -> None:
         """Writes the messages that an agent's own conversation begins with, if it has not begun. Raises: StoreError."""
-        keeper = self._keeper
+        keeper = self.keeper
         if spec.defined is None or not spec.defined.initial_messages:
             return
         identity = Identity(
@@ -315,7 +320,7 @@ class AgentRuns:
     async def _send(
         self, sending: Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
     ) -> RunResult:
-        keeper, scope = self._keeper, sending.identity.scope
+        keeper, scope = self.keeper, sending.identity.scope
         assert scope is not None
         if not (health := keeper.store.health).ok:
             raise MemoryUnavailable.since(health.status)
@@ -344,18 +349,16 @@ class AgentRuns:
         # Answers to a pause are known by the id alone.
         said = None if sending.decisions else sending.messages
         ended = partial(self._ended, line_name(agent.uid, name))
-        return await sent_before(self._keeper.store, agent, name, said, digest, head, ended)
+        return await sent_before(self.keeper.store, agent, name, said, digest, head, ended)
 
     async def _ended(self, ours: str, run: Run) -> Run:
         """Ends a run of a process that has died, whose line is free or ours by now."""
-        is_left = self._keeper.store.lines.is_needed and run.id in {
-            each.id for each in await self._left(ours)
-        }
+        is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(ours)}
         return await self._end(run, RunState.FAILED, StopReason.ERROR) if is_left else run
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
-        identity, queues = sending.identity, self._keeper.queues
+        identity, queues = sending.identity, self.keeper.queues
         if not self.ends.is_shared:
             agent, name = await self._line(sending)
             await queues.enter((agent.uid, name), place, MOST_SENDS)
@@ -381,20 +384,20 @@ class AgentRuns:
         if name == DEFAULT:
             return agent, name
         uid = uid_of("conv", name) or name
-        found = await self._keeper.store.append.conversation(agent, None, uid) if agent.id else None
+        found = await self.keeper.store.append.conversation(agent, None, uid) if agent.id else None
         if found is None:
             raise NotFound(f"there is no conversation {name!r}")
         return agent, DEFAULT if found.key == DEFAULT else uid
 
     async def _is_paused(self, sending: Sending) -> bool:
-        store, agent = self._keeper.store, await self._agent(sending)
+        store, agent = self.keeper.store, await self._agent(sending)
         name = sending.identity.conversation or DEFAULT
         uid = None if name == DEFAULT else name
         found = await store.append.conversation(agent, name, uid) if agent.id else None
         return found is not None and await store.runs.waiting(agent.id, found.id) is not None
 
     async def _agent(self, sending: Sending) -> Agent:
-        scope, agents = sending.identity.scope, self._keeper.store.agents
+        scope, agents = sending.identity.scope, self.keeper.store.agents
         assert scope is not None
         return await agents.find(scope) or agents.draft(scope)
 
@@ -411,7 +414,7 @@ class AgentRuns:
         attempts = failover.attempts(sending.route, key, sink, receipt)
         form = form_for(sending.request, attempts.endpoint)
         asked = MemoryRequest(
-            sending.request, sending.identity, sending.spec, self._keeper.now(), attempts.target, place
+            sending.request, sending.identity, sending.spec, self.keeper.now(), attempts.target, place
         )
         accepted = sending.accepted
         await self._pending.written(sending.scope, self._limits.commit_wait_s)
@@ -460,7 +463,7 @@ class AgentRuns:
             self._live[run.id] = (run.agent, turn)
         try:
             if run.background:
-                now = await self._keeper.store.runs.load(run.agent, run.id)
+                now = await self.keeper.store.runs.load(run.agent, run.id)
                 if now is None or now.is_over:
                     # It was cancelled before it could be stopped.
                     return 200
@@ -469,7 +472,7 @@ class AgentRuns:
             self._live.pop(run.id, None)
 
     async def _end(self, run: Run, state: RunState, stop: StopReason) -> Run:
-        return await self._keeper.store.runs.end(run.agent, run.id, state, stop, self._keeper.now())
+        return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now())
 
     def _tools_of(self, sending: Sending, known: Known) -> MakesToolbox:
         return partial(self.toolbox, speaker=_speaker(sending, known))
@@ -489,7 +492,7 @@ class AgentRuns:
         """
         if not known.offered:
             return NO_TOOLS
-        keeper, tokens, asked = self._keeper, self._settings.memory.recall_tokens, known.asked
+        keeper, tokens, asked = self.keeper, self._settings.memory.recall_tokens, known.asked
         memory = MemoryTools(
             keeper.store, known, changes, tokens, keeper.now, keeper.embed_query, self._archives
         )

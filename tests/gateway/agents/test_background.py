@@ -289,8 +289,8 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
     assert stream(world, run.id)[0]["message_type"] == "ping"
 
     async def clean() -> None:
-        assert world.world.gateway.app.runs is not None
-        await world.world.gateway.app.runs[1].clean()
+        assert world.world.gateway.app.stored is not None
+        await world.world.gateway.app.stored.run_services.clean()
 
     world.world.clock.sleep(3 * 3600 + 1)
     world.world.gateway.call(clean())

@@ -1,0 +1,101 @@
+"""The parts that a gateway has only with a store: agents' runs, batches and sleeptime, and the agents API.
+
+The application asks once whether there is a store. Here there always is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from gateway.core.agent import AgentSpec
+from gateway.limits import Limits
+from gateway.providers import make_batches
+from gateway.run.agents.background.accept import BackgroundRuns
+from gateway.run.agents.runs import AgentRuns
+from gateway.run.background.batches.accept import BatchRequests
+from gateway.run.background.batches.items import ItemTurns
+from gateway.run.background.callbacks import Callbacks
+from gateway.run.background.runs import RunServices
+from gateway.run.background.services import BackgroundServices
+from gateway.run.background.sleeptime import Sleeping
+from gateway.run.memory.blocks import follow_settings
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.models import ModelList
+from gateway.settings import Settings
+from gateway.web.letta.api import AgentsApi
+from gateway.web.letta.run_events import RunEvents
+
+
+class StoreParts:
+    """The parts of one gateway, over the store of its agents.
+
+    runs: those that go on without their clients; run_services: performs them. sleeping: performs the runs of sleeptime
+    agents.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        agents: AgentRuns,
+        failover: Failover,
+        services: BackgroundServices,
+        now: Callable[[], float],
+    ) -> None:
+        """now: seconds since the epoch. Batches are served by the services from here on."""
+        keeper, registry = agents.keeper, agents.registry
+        self._settings, self._agents, self._failover = settings, agents, failover
+        self._services, self._now = services, now
+        self._store = store = keeper.store
+        self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
+        turns = ItemTurns(settings, keeper, registry, agents, failover)
+        services.serve_batches(keeper, turns, make_batches(settings))
+        shows = RunEvents(store, now)
+        self.runs = BackgroundRuns(agents, registry, keeper, shows)
+        peers = agents.peers
+        peers.deliver(self.runs)
+        self.run_services = RunServices(
+            self.runs,
+            agents.recover,
+            store,
+            Callbacks(store, agents.foreign.webhooks, shows.callback, now),
+            services.count_attempt,
+            now,
+            lambda: peers.idle,
+        )
+
+    def agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
+        """Returns the parts that the agents API speaks to."""
+        registry = self._agents.registry
+        return AgentsApi(
+            self._settings,
+            self._store,
+            registry,
+            self._agents,
+            self.runs,
+            BatchRequests(self._store, self._settings, registry, self._failover, self._now),
+            self._agents.keeper,
+            models,
+            self._services.compactor,
+            self._now,
+            limits.send_timeout_s,
+            limits.ping_s,
+        )
+
+    async def start(self, profiles: Sequence[AgentSpec], *, works: bool) -> list[asyncio.Task[None]]:
+        """Takes up what an earlier process left, and starts the tasks, which run until they are cancelled.
+
+        profiles: of the settings. works: jobs are performed here, besides made due.
+        """
+        tasks: list[asyncio.Task[None]] = []
+        self._store.database.listen()
+        leases = self._agents.keeper.leases
+        if leases.is_needed:
+            tasks.append(asyncio.create_task(leases.run()))
+        await follow_settings(self._store, leases, profiles, self._now())
+        await self._agents.recover()
+        await self.runs.recover()
+        tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
+        if works:
+            tasks.append(asyncio.create_task(self.sleeping.worker.run()))
+        return tasks + self._services.start(works=works)
