@@ -159,12 +159,15 @@ class _Segment:
         texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
         # A client may split one reply into messages, or merge two: each run of texts may be one of ours.
         self.spans: dict[Atom, ListSpan] = {}
+        self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):
             for start in range(end):
                 joined = "".join(t for _, t in texts[start:end])
                 name = listing.messages[texts[start][0]].get("name")
                 span = (texts[start][0], texts[end - 1][0])
                 self.spans.setdefault(listing.canon.text_atom(name, joined), span)
+                if name is not None:
+                    self.unnamed.append(listing.canon.text_atom(None, joined))
 
     def first_atoms(self) -> Iterable[Atom]:
         """Returns the atoms with which a reply may begin that the turn has."""
@@ -195,7 +198,8 @@ def spans_of(listing: Listing, turns: int) -> list[Atom]:
     found: dict[Atom, None] = {}
     for segment in _segments(listing)[::-1][: turns + 1]:
         s = _Segment(listing, segment)
-        found.update(dict.fromkeys(s.spans))
+        # A reply has no name before it comes back under one.
+        found.update(dict.fromkeys([*s.spans, *s.unnamed]))
         calls = [a for _, a in s.calls][-16:]
         for end in range(len(calls), 0, -1):
             for start in range(max(0, end - 8), end):

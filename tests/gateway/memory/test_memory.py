@@ -443,6 +443,21 @@ def test_what_a_trimmed_list_left_out_goes_before_it(world: World) -> None:
     assert world.upstream.last.messages[:-1] == whole
 
 
+def test_a_reply_that_comes_back_under_an_agents_name_is_found_without_its_question(world: World) -> None:
+    """LangChain's agents name each reply, and a summary may stand in place of the question."""
+    messages: list[Any] = []
+    told = []
+    for question in (FACT, "What helps her?", "Thanks"):
+        messages.append({"role": "user", "content": question})
+        world.upstream.queue(say(f"I have thought a while about '{question}'"))
+        if question == "Thanks":
+            messages[:3] = [{"role": "user", "content": "Here is a summary: they have a cat."}]
+        reply = world.post(messages, user="alice")
+        messages.append({**reply.json["choices"][0]["message"], "name": "model"})
+        told.append(reply.headers["x-mnemogate-conversation"])
+    assert told == [told[0]] * 3
+
+
 # -- the control header, side requests
 
 
