@@ -160,11 +160,12 @@ class ItemEnd:
 
 @frozen
 class ItemBack:
-    """An item whose request came to nothing, and that is sent again."""
+    """An item whose request came to nothing, and that is sent again. part: with which; 0: with the next one."""
 
     item: BatchItem
     errors: int
     expiries: int
+    part: int = 0
 
 
 ItemWrite = RoundWrite | ItemEnd | ItemBack

@@ -305,7 +305,7 @@ async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
         await connection.lock_sharers(run.agent)
     part, errors, expiries = 0, 0, 0
     if isinstance(write, ItemBack):
-        errors, expiries = write.errors, write.expiries
+        part, errors, expiries = write.part, write.errors, write.expiries
     elif isinstance(write, ItemEnd):
         part = -1
     advanced = await connection.row(SQL["advance"], (item.id, item.sent, part, errors, expiries))

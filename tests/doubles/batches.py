@@ -66,6 +66,11 @@ class Batch:
     code: str = "invalid"
     lines: list[Json] = field(default_factory=list)
 
+    @property
+    def model(self) -> str:
+        """That of its first request."""
+        return str(next(iter(self.requests.values()))["model"])
+
 
 def ok(custom_id: str, body: Json) -> Fate:
     return Fate()
@@ -81,8 +86,8 @@ class BatchServer:
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
     the next results, then the connection is lost. drop_create: the next batch is made and its maker never told.
     refuse_create: (status, words) for the next ones. rejects: words of a batch that fails as a whole.
-    room: so many requests may be under way, of all batches; one with more of them fails as a whole. polls: how often a
-    batch was asked for.
+    room: so many requests of one model may be under way, of all batches; one with more fails as a whole. polls: how
+    often a batch was asked for.
     """
 
     key: ClassVar[str]
@@ -164,7 +169,11 @@ class BatchServer:
             raise Refusal("a batch has one request at least")
         number = next(self._numbers)
         batch = Batch(f"{self.key}_{number}", number, found, time.time(), **more)
-        under_way = sum(len(each.requests) for each in self.batches if each.status == "in_progress")
+        under_way = sum(
+            len(each.requests)
+            for each in self.batches
+            if (each.status, each.model) == ("in_progress", batch.model)
+        )
         self.batches.append(batch)
         if self.room is not None and under_way + len(found) > self.room:
             batch.status, batch.code = "failed", "token_limit_exceeded"

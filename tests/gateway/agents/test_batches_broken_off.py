@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from adapters.batch import local
 from gateway.run.background import services
-from gateway.run.background.batches import accept
+from gateway.run.background.batches import accept, parts
 from gateway.run.background.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
@@ -179,8 +179,7 @@ def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
         s.openai.room = 4
         first = s.post(s.agents(4, "open/m"))
         s.until(first, lambda _: len(s.openai.batches) == 1)
-        agents = s.agents(4, "open/long")
-        second = s.post(agents)
+        second = s.post(s.agents(4, "open/m", tags=["second"]))
         # While nothing ends there is room for nobody, in smaller parts either.
         s.until(second, lambda _: len(s.openai.batches) == 6)
         assert [len(each.requests) for each in s.openai.batches] == [4, 4, 2, 1, 1, 1]
@@ -191,25 +190,60 @@ def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
         assert s.ended(first)["counts"]["completed"] == 4
 
 
-def test_a_queue_without_room_for_a_day_fails_what_is_left(tmp_path: Path) -> None:
+def test_a_queue_without_room_for_a_day_fails_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_PATIENCE_S", 10.0)
+    with scene(tmp_path) as s:
+        s.openai.room = 0
+        batch = s.post([*s.agents(3), *s.agents(2, "claude/claude-opus-4-6")])
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (3, 2)
+        assert {item["error"] for item in s.items(batch)} == {
+            None,
+            "Enqueued token limit reached. Please try again once some batches have been completed.",
+        }
+        assert [len(each.requests) for each in s.openai.batches[:3]] == [3, 1, 1]
+
+
+def test_a_day_in_which_nobody_asked_does_not_count(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         s.openai.room = 0
         batch = s.post(s.agents(3))
         s.until(batch, lambda _: len(s.openai.batches) == 3)
+    with scene(tmp_path) as s:
         s.world.world.clock.sleep(90_000.0)
-        assert s.ended(batch)["counts"]["failed"] == 3
-        assert {item["error"] for item in s.items(batch)} == {
-            "Enqueued token limit reached. Please try again once some batches have been completed."
-        }
-        # The last of them had all that was left.
-        assert len(s.openai.batches[-1].requests) == 3
+        s.openai.room = 0
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        s.openai.room = 2
+        assert s.ended(batch)["counts"]["completed"] == 3
+
+
+def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        s.openai.room = 3
+        crowded, free = s.agents(4, "open/m"), s.agents(3, "open/free")
+        batch = s.post([*crowded, *free])
+        # 4 of the one, 3 of the other, and 2 of the 4, behind which the other 2 have no room.
+        s.until(batch, lambda _: len(s.openai.batches) == 3)
+        assert [(each.model, len(each.requests)) for each in s.openai.batches] == [
+            ("m", 4),
+            ("free", 3),
+            ("m", 2),
+        ]
+        s.openai._end(s.openai.batches[1])
+        s.until(batch, lambda found: found["counts"]["completed"] == 3)
+        assert [len(s.said(agent)) for agent in free] == [2, 2, 2]
+        s.openai.held = False
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 7
 
 
 def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         s.openai.room = 4
-        batch = s.post([*s.agents(4, "open/m"), *s.agents(4, "open/long")])
-        # One of the two parts has all the room there is.
+        batch = s.post(s.agents(8))
+        # One of the two halves has all the room there is.
         s.until(batch, lambda _: len(s.openai.batches) == 2)
         for _ in range(20):
             s.world.world.clock.sleep(5_000.0)

@@ -132,19 +132,17 @@ class _Attempt:
             self.outcomes.cancel()
 
     async def _run(self) -> None:
-        batches, waits = self.jobs.store.batches, list[float]()
+        batches = self.jobs.store.batches
         if self.batch.is_over:
             await self._stop()
             return
-        for part in self.parts.open:
-            wait = await self._serve(part)
-            if wait is not None:
-                waits.append(wait)
-        known = len(self.parts.parts)
+        # What is answered makes room for those that wait.
+        for part in sorted(self.parts.open, key=lambda part: part.id is None):
+            await self._serve(part)
         until_more = await self._submit_ready()
+        waits = [self._wait(part) for part in self.parts.open]
         if until_more is not None:
             waits.append(until_more)
-        waits += [self._wait(part) for part in self.parts.parts[known:] if not part.is_over]
         await self.outcomes.done()
         now = await batches.get(self.batch.id)
         if now is not None and now.is_over:
@@ -255,15 +253,15 @@ class _Attempt:
 
     # -- parts
 
-    async def _serve(self, part: ProviderPart) -> float | None:
-        """Does what can be done about a part. Returns the seconds until it is asked again; None: it is over."""
+    async def _serve(self, part: ProviderPart) -> None:
+        """Does what can be done about a part."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
             await self._give_up(part, f"There is no upstream {part.upstream!r} any more.")
-            return None
-        if part.id is None and self.jobs.now() < part.until:
-            return self._wait(part)
+            return
+        if part.id is None and (self.jobs.now() < part.until or self._queue_s(part) > 0):
+            return
         try:
             if part.id is not None or await self._adopt(part, provider):
                 await self._read(part, provider)
@@ -274,7 +272,6 @@ class _Attempt:
                 error.status < 500 if part.id is None else error.status in _GONE
             ):
                 await self._refused(part, error.message, is_sure=False)
-        return None if part.is_over else self._wait(part)
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
@@ -283,6 +280,8 @@ class _Attempt:
             _log.info("batch %s: found at %s what was submitted before", self._name, part.upstream)
             await self.parts.made(part, found)
             return True
+        if await self._rest_of_day() is not None:
+            return False
         draft = PartDraft(part.upstream, part.model)
         try:
             async for item in self._items(part.number):
@@ -382,44 +381,42 @@ class _Attempt:
             await self.outcomes.write(again)
 
     async def _too_much(self, part: ProviderPart, words: str) -> None:
-        """Has the items of a part sent anew, fewer at a time."""
+        """Makes two smaller parts of a part for which there is no room."""
         _log.info("batch %s: the queue of %s has no room for a part", self._name, part.upstream)
-        if not self.parts.is_patient(part.at):
-            await self._give_up(part, words)
+        now = self.jobs.now()
+        if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
+            for each in self.parts.waiting(part):
+                await self._give_up(each, words)
             return
+        count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
+        halves = [
+            await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
+        ]
+        places = iter([each.number for each in halves for _ in range(each.count)])
         async for page in self._pages(part.number):
-            await self.outcomes.write([ItemBack(each, each.errors, each.expiries) for each in page])
-        await self.parts.over(part, self.jobs.now(), no_room=True)
+            await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(places)) for i in page])
+        await self.parts.over(part, now, no_room=True)
 
     def _wait(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
         provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
         if provider is not None and provider.again_s is not None:
             return min(first, provider.again_s)
-        return part.wait_s(self.jobs.now(), first)
+        wait_s = part.wait_s(self.jobs.now(), first)
+        return wait_s if part.id is not None else max(wait_s, self._queue_s(part))
+
+    def _queue_s(self, part: ProviderPart) -> float:
+        return self.parts.queue_s(part, self.jobs.now(), self.jobs.settings.poll_s)
 
     # -- what is ready
 
     async def _submit_ready(self) -> float | None:
         """Composes what is ready and submits it. Returns the seconds until the rest may be; None: all that was is."""
-        batches, settings = self.jobs.store.batches, self.jobs.settings
+        batches = self.jobs.store.batches
         if not await batches.in_part(self.batch.id, 0):
             return None
-        if settings.daily_tokens:
-            day, passed = divmod(self.jobs.now(), DAY_S)
-            spent = await self.jobs.store.batch_spending.spent(self.batch.project, int(day))
-            if spent >= settings.daily_tokens:
-                _log.info(
-                    "batch %s waits for the next day: its project has used %d of its %d tokens",
-                    self._name, spent, settings.daily_tokens,
-                )  # fmt: skip
-                return DAY_S - passed
-        room = self.parts.room(self.jobs.now())
-        if room is not None:
-            # As many as there is room for, and the next ones when these are answered.
-            wait_s = self.parts.crowded_s(self.jobs.now(), settings.poll_s)
-            if wait_s > 0:
-                return wait_s
+        if (rest_s := await self._rest_of_day()) is not None:
+            return rest_s
         await batches.running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
@@ -432,14 +429,27 @@ class _Attempt:
                     await self._close(drafts[key])
                     drafts.pop(key).release()
                 drafts.setdefault(key, PartDraft(*key)).add(*composed)
-                if room is not None and sum(len(each.items) for each in drafts.values()) >= room:
-                    break
             for draft in drafts.values():
                 await self._close(draft)
         finally:
             for draft in drafts.values():
                 draft.release()
         return None
+
+    async def _rest_of_day(self) -> float | None:
+        """Returns the seconds until the project has tokens again; None: it has some."""
+        settings = self.jobs.settings
+        if not settings.daily_tokens:
+            return None
+        day, passed = divmod(self.jobs.now(), DAY_S)
+        spent = await self.jobs.store.batch_spending.spent(self.batch.project, int(day))
+        if spent < settings.daily_tokens:
+            return None
+        _log.info(
+            "batch %s waits for the next day: its project has used %d of its %d tokens",
+            self._name, spent, settings.daily_tokens,
+        )  # fmt: skip
+        return DAY_S - passed
 
     async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, GivenItem] | None:
         """Returns an item's request and its line; None: it has ended instead."""
@@ -474,11 +484,13 @@ class _Attempt:
 
     async def _close(self, draft: PartDraft) -> None:
         """Makes a part of a draft."""
-        part = await self.parts.add(
-            draft.upstream, draft.model, uuid4().hex, self.jobs.now(), len(draft.items)
-        )
+        part = await self._add(draft.upstream, draft.model, len(draft.items))
         await self._give(part, draft)
-        await self._submit(part, draft, self.jobs.providers[draft.upstream])
+        if self._queue_s(part) <= 0:
+            await self._submit(part, draft, self.jobs.providers[draft.upstream])
+
+    async def _add(self, upstream: str, model: str, count: int) -> ProviderPart:
+        return await self.parts.add(upstream, model, uuid4().hex, self.jobs.now(), count)
 
     async def _give(self, part: ProviderPart, draft: PartDraft) -> None:
         give, items = self.jobs.store.batches.give, draft.items

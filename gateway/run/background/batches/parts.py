@@ -9,7 +9,9 @@ over-<n>        when all of its results were read, or the provider's queue had n
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import BinaryIO
 
 import orjson
@@ -156,40 +158,33 @@ class PartJournal:
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at, part.no_room = at, no_room
 
-    @property
-    def _crowded(self) -> list[float]:
-        """When there was no room, oldest first, since a part was answered last."""
-        over = [(part.over_at, part.no_room) for part in self.parts if part.over_at is not None]
-        answered = max((at for at, no_room in over if not no_room), default=0.0)
-        return sorted(at for at, no_room in over if no_room and at > answered)
+    def queue_s(self, part: ProviderPart, now: float, first_s: float) -> float:
+        """Returns the seconds until a part may be submitted, or more; 0.0: now.
 
-    def is_patient(self, at: float) -> bool:
-        """Returns whether parts that find no room are made smaller; after a day the last one has all that is left."""
-        crowded = self._crowded
-        return not crowded or at - crowded[0] < _PATIENCE_S
-
-    def room(self, now: float) -> int | None:
-        """Returns how many requests the next part may have; None: any number.
-
-        Half of those for which a provider's queue had no room, and twice as many as those for which it had.
+        Once the queue of its model had no room for a part, its parts go one at a time, the smallest first.
         """
-        most: int | None = None
-        for part in self.parts:
-            if part.no_room:
-                most = max(1, part.count // 2)
-            elif most is not None and part.is_over:
-                most = max(most, 2 * part.count)
-        # A part that is under way may have all the room that there is.
-        return most if self.open or self.is_patient(now) else None
-
-    def crowded_s(self, now: float, first_s: float) -> float:
-        """Returns the seconds until a queue that had no room is given the next part."""
-        if self.open:
+        queue = self._queue(part)
+        if not any(each.no_room for each in queue):
+            return 0.0
+        left = [each for each in queue if not each.is_over]
+        if any(each.id is not None for each in left) or part is not min(left, key=lambda each: each.count):
             return first_s
-        crowded = self._crowded
-        if not crowded:
+        if not (crowded := _crowded(queue)):
             return 0.0
         return crowded[-1] + min(_GROWTH * first_s, max(first_s, (crowded[-1] - crowded[0]) / _GROWTH)) - now
+
+    def is_patient(self, part: ProviderPart, now: float, first_s: float) -> bool:
+        """Returns whether a part that found no room is asked for again: for a day, without the time of no asking."""
+        crowded = [*_crowded(self._queue(part)), now]
+        return sum(min(b - a, 2 * _GROWTH * first_s) for a, b in pairwise(crowded)) < _PATIENCE_S
+
+    def waiting(self, part: ProviderPart) -> list[ProviderPart]:
+        """Returns the parts that wait for room in the queue in which a part is, and itself."""
+        return [each for each in self._queue(part) if not each.is_over and (each is part or each.id is None)]
+
+    def _queue(self, part: ProviderPart) -> list[ProviderPart]:
+        key = part.upstream, part.model
+        return [each for each in self.parts if (each.upstream, each.model) == key]
 
     async def faulted(self) -> int:
         """Writes down that an attempt ended with an error of ours. Returns how many did."""
@@ -199,6 +194,13 @@ class PartJournal:
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
+
+
+def _crowded(queue: Sequence[ProviderPart]) -> list[float]:
+    """Returns when a queue had no room, oldest first, since a part of it was answered last."""
+    over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
+    answered = max((at for at, no_room in over if not no_room), default=0.0)
+    return sorted(at for at, no_room in over if no_room and at > answered)
 
 
 def cause(error: ProviderError) -> str:
