@@ -50,12 +50,25 @@ def heard_before(messages: Sequence[WireMessage]) -> str:
     return text_of(replies[-1]) if replies else ""
 
 
-def as_heard(path: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]:
-    """Returns the steps of the newest turn whose replies a barge-in has cut, each with what was heard of it.
+def as_heard(
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: str
+) -> tuple[list[tuple[Exchange, str]], int]:
+    """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
+    head of a list are there already.
 
-    path: oldest first, with contents. heard: the reply as it came back; a text that is no beginning of it cuts nothing.
+    path: oldest first, with contents. messages: what is new of the list. heard: the reply before them; a text that is
+    no beginning of the newest one that was not left out cuts nothing.
     """
-    turn = _newest_turn(path)
+    withheld = refused(path)
+    path = [e for e in path if e.id not in withheld]
+    turns, count = _unheard(path, canon, messages, heard)
+    path = path[: len(path) - len(turns)]
+    while (turn := _newest_turn(path)) and not any(map(_told, turn)):
+        path = path[: -len(turn)]
+    return [*_cut(turn, heard), *((e, "") for e in turns if e.said is not None)], count
+
+
+def _cut(turn: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]:
     texts = list(map(_told, turn))
     left, whole = letters(without_remark(heard)), in_a_row(texts)
     if left == letters(whole) or not _is_begun(heard, whole):
@@ -73,7 +86,7 @@ def as_heard(path: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]
     return found
 
 
-def unheard(
+def _unheard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: str
 ) -> tuple[Sequence[Exchange], int]:
     """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
@@ -86,7 +99,7 @@ def unheard(
     longest: tuple[Sequence[Exchange], int] = (), 0
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
-        if turn[0].superseded or (found and any(map(_told, turn))):
+        if found and any(map(_told, turn)):
             break
         found, asked = [*turn, *found], turn[0].inputs + asked
         if len(messages) <= len(asked):

@@ -12,7 +12,7 @@ from functools import partial
 
 import orjson
 
-from gateway.core.conversation.append import as_heard, unheard
+from gateway.core.conversation.append import as_heard
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of, cut_short
 from gateway.core.ids import Place, new_uid, place_of, placed
@@ -114,13 +114,10 @@ class BeginsRuns:
         """
         if sending.heard is None:
             return None
-        cut = as_heard(known.path, sending.heard)
         messages = sending.messages
-        if not cut:
-            turns, count = unheard(known.path, Canon(known.agent.secret), messages, sending.heard)
-            if not turns:
-                return None
-            cut, messages = [(e, "") for e in turns if e.said is not None], messages[count:]
+        cut, count = as_heard(known.path, Canon(known.agent.secret), messages, sending.heard)
+        if not cut and not count:
+            return None
         # The last one first, so that what is left of it after a kill is cut by the next request.
         for e, text in reversed(cut):
             edit = partial(cut_short, text=text)
@@ -128,7 +125,7 @@ class BeginsRuns:
                 await self._keeper.store.messages.rewrite(known.agent, e.seq + len(e.inputs), edit)
             except (NotFound, Stale):
                 break
-        return replace(sending, messages=messages, heard=None)
+        return replace(sending, messages=messages[count:], heard=None)
 
     async def _run(self, sending: Sending) -> Run:
         if sending.accepted is not None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.agents.test_client_messages import joined, kinds
 from tests.gateway.sdk import CHAT
@@ -192,6 +193,30 @@ def test_questions_that_were_not_answered_stand_there_once(world: LettaWorld) ->
     asked = ["No.", "No.", "Wait.", "What is my boat called?"]
     assert sent(world) == asked
     assert texts(world, agent)[2:] == [*asked, "Ok."]
+
+
+@pytest.mark.parametrize("is_resent", [True, False])
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_barge_in_is_told_behind_a_message_that_failed(
+    world: LettaWorld, status: int, is_resent: bool
+) -> None:
+    agent = voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(say("Your boat is called Albatross."))
+    chat.say("What is my boat called?")
+    # The client had not heard of the cut yet.
+    world.upstream.queue(fail(status))
+    with pytest.raises(openai.APIStatusError):
+        chat.say("Stop.")
+    chat.messages[3]["content"] = "Your boat is"
+    if not is_resent:
+        del chat.messages[4:]
+    chat.say("Never mind.")
+    between = ["Stop."] if is_resent or status == 500 else []
+    told = ["What is my boat called?", "Your boat is", *between, "Never mind."]
+    assert sent(world) == told
+    assert texts(world, agent)[2:] == [*told, "Ok."]
 
 
 def test_a_system_message_behind_what_was_said_asks_for_a_reply(world: LettaWorld) -> None:
