@@ -48,7 +48,7 @@ class Plan:
 
     new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0;
     messages: its input. fill: what the client left out in front of its list. held: messages of cancelled sends, append
-    mode.
+    mode. heard: the messages at the head of its list that say the last reply again, as it was spoken; append mode.
     hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
     withheld: exchanges whose results of tools are told of, without their words.
     quotes: it says again what its conversation said last, and stands only once somebody goes on from it.
@@ -63,6 +63,7 @@ class Plan:
     fill: tuple[PathElement, ...] = ()
     amendments: tuple[Amendment, ...] = ()
     held: tuple[WireMessage, ...] = ()
+    heard: int = 0
     hush: frozenset[int] = frozenset()
     off: bool = False
     appending: bool = False
@@ -79,12 +80,12 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     new = (*results, *range(found.last + 1, len(listing)))
     appending = query.append and found.anchor is None
     held: Sequence[WireMessage] = ()
+    heard = 0
     fill: Sequence[PathElement] = ()
     amendments: Iterable[Amendment] = ()
     if appending:
-        anchor, held = _tip(tree, query, new)
+        anchor, held, heard = _tip(tree, query, new)
         found, fill = Match(anchor), tree.line(anchor)
-        heard = 0 if held or anchor is None else _heard(tree, listing, anchor)
         if heard and anchor is not None:
             # The last reply came back as it was spoken, in front of what interrupted it.
             new, fill = new[heard:], fill[:-1]
@@ -112,6 +113,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(fill),
         tuple(amendments),
         tuple(held),
+        heard,
         hush=_find_hush(tree, e, messages, len(held)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=appending),
@@ -284,8 +286,9 @@ def _tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
     return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
 
-def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None, Sequence[WireMessage]]:
-    """Append mode: returns the exchange that a new message follows, and messages of cancelled sends that come with it.
+def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None, Sequence[WireMessage], int]:
+    """Append mode: returns the exchange that a new message follows, the messages of cancelled sends that come with it,
+    and how many at the head of the list say the reply of that exchange again.
 
     The client sends its new message alone; the path of the exchange touched last comes before it.
     """
@@ -293,19 +296,20 @@ def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None,
     # A turn off the record is no part of the line: it goes on from the same place as what comes next.
     standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
-    # Words alone do not tell another picture from the same one once more.
-    sent = [(query.listing.atoms[i], query.listing.media(i)) for i in new]
     held: Sequence[WireMessage] = _pending(tree, tip)
     if new and all(query.listing.role(i) in _RESULTS for i in new):
         # They stand behind their calls, so what the user has said meanwhile waits for what is said next.
         held = [m for m in held if m.get("role") in _RESULTS]
+    heard = 0 if tip is None else _heard(tree, query.listing, tip)
+    # Words alone do not tell another picture from the same one once more.
+    sent = [(query.listing.atoms[i], query.listing.media(i)) for i in new[heard:]]
     before = [] if tip is None else [*zip(tip.inputs, tip.media, strict=True)]
-    if query.retry and not held and tip is not None and before[-len(new) :] == sent:
+    if query.retry and not held and not heard and tip is not None and before[-len(new) :] == sent:
         # The last turn once more: what it was asked takes its place, beside it.
         held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
-    elif [(canon.atoms(m), canon.media(m)) for m in held[-len(new) :]] == sent:
-        held = held[: -len(new)]  # the cancelled message once more
-    return tip, held
+    elif [(canon.atoms(m), canon.media(m)) for m in held[-len(sent) :]] == sent:
+        held = held[: -len(sent)]  # the cancelled message once more
+    return tip, held, heard
 
 
 def _heard(tree: Tree, listing: Listing, tip: Exchange) -> int:

@@ -66,7 +66,7 @@ class Composition:
     fill: goes before the first of the client's messages that is not a system message.
     list_at: where on the path the client's messages stand, by index; empty for a plain list, where places are counted.
     notes: index -> text before that message's text. note_tokens: of all these, by estimate.
-    hidden: index -> the messages that take its place.
+    hidden: index -> the messages that take its place; none for one that stands in the fill.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
@@ -122,6 +122,9 @@ def compose(
     listing, place = plan.query.listing, plan.match
     held = len(plan.held)
     found = Composition(_filled(tree, plan, offered, fresh) if plan.fill or held else ())
+    if held:
+        # They stand behind the reply as it was heard, which comes back at the head of the list.
+        found.hidden.update((listing.positions[i], []) for i in range(plan.heard))
     for i, note in fresh.items():
         if i >= held and note:
             found.notes[listing.positions[plan.new[i - held]]] = note
@@ -205,6 +208,11 @@ def _filled(
     """Returns what the client left out, and in append mode the messages of sends that were cancelled."""
     found = list(_left_out(tree, plan, offered))
     offset = plan.exchange.offset
+    anchor = plan.match.anchor
+    if plan.held and anchor is not None:
+        listing, at = plan.query.listing, (anchor.depth, offset - len(anchor.reply or ()))
+        heard = range(plan.heard)
+        found += [FilledMessage.of(listing.messages[i], listing.atoms[i], at) for i in heard]
     for i, m in enumerate(plan.held):
         atoms = plan.exchange.inputs[i]
         found.append(FilledMessage.of(m, atoms, (plan.exchange.depth, offset), fresh.get(i, "")))

@@ -178,15 +178,14 @@ def _split(
     """
     fill = len(prompt.composition.fill)
     dropped = set(range(first_spoken(prompt.request.messages), prompt.beginning.start))
-    hidden: dict[int, list[WireMessage]] = {}
+    hidden: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.hidden}
     for n, (index, message) in enumerate(entries):
         if index is None:
             continue
         # The window may have room for the last hidden rounds only.
         if index in prompt.composition.hidden:
-            rounds = hidden.setdefault(index, [])
             if n in kept:
-                rounds.append(message)
+                hidden[index].append(message)
         elif n not in kept:
             dropped.add(index)
     dropped.update(index for index, rounds in hidden.items() if not rounds)

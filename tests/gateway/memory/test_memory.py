@@ -792,6 +792,34 @@ def test_a_reply_that_was_interrupted_is_the_one_that_was_heard(
     assert spoken(world) == ["Count.", heard, "Stop.", *(() if fails else ("Ok.",)), "Go on."]
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_what_was_heard_may_be_told_behind_a_message_that_failed(world: World, status: int) -> None:
+    world.upstream.queue(say("One two three four."), fail(status))
+    append(world, "Count.")
+    append(world, "Wait.", status=status)
+    said = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": "Stop."}]
+    assert world.post(said, APPEND, user="alice").status == 200
+    between = ["Wait."] if status == 500 else []
+    assert spoken(world) == ["Count.", "One two", *between, "Stop."]
+    append(world, "Go on.")
+    assert spoken(world) == ["Count.", "One two", *between, "Stop.", "Ok.", "Go on."]
+
+
+@pytest.mark.parametrize("again", ["Stop.", "Stop. Please."])
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_was_heard_may_be_told_again(world: World, status: int, again: str) -> None:
+    """A voice agent sends a turn again that failed, was cancelled, or whose answer was lost on its way."""
+    world.upstream.queue(say("One two three four."), *([fail(status)] if status == 500 else []))
+    append(world, "Count.")
+    retry = {"x-stainless-retry-count": "1"}
+    for text, headers in (("Stop.", APPEND), (again, {**APPEND, **retry})):
+        said = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": text}]
+        world.post(said, headers, user="alice")
+    assert spoken(world) == ["Count.", "One two", again]
+    append(world, "Go on.")
+    assert spoken(world) == ["Count.", "One two", again, "Ok.", "Go on."]
+
+
 def test_what_begins_no_reply_is_somebody_elses(world: World) -> None:
     world.upstream.queue(say("One two three four."))
     append(world, "Count.")
