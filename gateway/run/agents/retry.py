@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 from gateway.core.conversation.append import refused
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
+from gateway.core.conversation.listed import listed
+from gateway.core.conversation.private import private_of
 from gateway.run.agents.messages import exchanges_of
+from gateway.run.agents.pauses import CallDecision
 from gateway.run.memory.line import DEFAULT
 from storage.commands import Line
+from storage.errors import NotFound
 from storage.records import Agent, Exchange, Run, RunState
 from storage.sql.store import Store
 
@@ -35,16 +39,17 @@ async def sent_before(
     store: Store,
     agent: Agent,
     name: str,
-    messages: Sequence[WireMessage] | None,
+    messages: Sequence[WireMessage],
+    decisions: Sequence[CallDecision],
     otid: bytes | None,
     head: Sequence[WireMessage] = (),
     ended: Callable[[Run], Awaitable[Run]] | None = None,
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
-    name: of the conversation. messages: None: answers to a pause. otid: the digest of the client's id; None: a send
-    counts as the same whose messages are those of the conversation's newest run. head: messages with which a
-    conversation begins. ended: looks at a run that has not ended, and ends it if nobody performs it any more.
+    name: of the conversation. decisions: in place of messages. otid: the digest of the client's id; None: a send
+    counts as the same whose messages or answers are those of the conversation's newest run. head: messages with which
+    a conversation begins. ended: looks at a run that has not ended, and ends it if nobody performs it any more.
     Raises: StoreError.
     """
     if otid is not None:
@@ -62,22 +67,64 @@ async def sent_before(
     steps = tuple(e for e in exchanges if e is not None)
     is_completed = run.state is RunState.COMPLETED
     told = tuple(await exchanges_of(store, agent, run)) if is_completed else steps
-    if messages is None:
-        return SentBefore(run, agent, told, is_completed, is_said_anew=True)
+    # Something of its last reply was shown.
+    is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     # A process that is gone has left no step behind of a call that it was making.
-    first = steps[0] if steps else await _unanswered(store, agent, name)
+    first = next(iter(told), None) or await _unanswered(store, agent, name)
+    begins = [] if first is None else await _beginnings(store, agent, first)
+    if decisions:
+        if not any([await _is_answered(store, agent, e, decisions) for e in begins]):
+            return None if otid is None else SentBefore(run, agent, told, is_completed, is_said_anew=True)
+        # A model cannot be asked anew behind its own reply.
+        return SentBefore(run, agent, told, is_completed or is_cut, is_said_anew=False)
     atoms = Canon(agent.secret).atoms
     said, begun = tuple(map(atoms, messages)), tuple(map(atoms, head))
-    # One that went on in place of a run that had failed begins without a message, and has its id.
+    # One that went on in place of a run that had failed has its id.
     goes_on = first is not None and not any(map(is_user, first.inputs)) and otid is not None
-    if first is None or not (goes_on or first.inputs in (said, begun + said)):
+    if first is None or not (goes_on or begins[-1].inputs in (said, begun + said)):
         # Another send under the same id is a new one, and takes the id.
         return None if otid is None else SentBefore(run, agent, (), False, True)
     if is_completed:
         return SentBefore(run, agent, told, True, False)
     # Where something of a reply was shown, the message is answered anew.
-    is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     return SentBefore(run, agent, steps, False, is_cut or await _is_withheld(store, agent, name, first))
+
+
+async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Exchange]:
+    """Returns the first exchange of a run, and where it has no message, since it goes on in place of one that had
+    failed, those above it up to the one that has: a message, or answers to a pause."""
+    found = [first]
+    while found[-1].parent is not None and not any(map(is_user, found[-1].inputs)):
+        above = await store.turns.exchange(agent, found[-1].parent)
+        if above is None or await _has_waited(store, agent, above):
+            break
+        found.append(above)
+    return found
+
+
+async def _has_waited(store: Store, agent: Agent, e: Exchange) -> bool:
+    """Returns whether a run ended with this exchange, since somebody had to answer its calls."""
+    try:
+        return bool((await store.runs.step(agent.scope.project, agent.uid, e.seq)).step.waiting)
+    except NotFound:
+        # It is of a chat completion that was written as a whole.
+        return False
+
+
+async def _is_answered(store: Store, agent: Agent, e: Exchange, decisions: Sequence[CallDecision]) -> bool:
+    """Returns whether an exchange begins with what these answers gave, and nothing waits for them any more."""
+    results = [m.message for m in listed(e) if m.message.get("role") == "tool"]
+    step = await store.runs.waiting(agent.id, e.conversation)
+    # The step that was answered here may be known as one that waits until another one does.
+    waits = {} if step is None or step.exchange == e.parent else step.waiting
+    for each in decisions:
+        if each.call_id is None:
+            # About all calls that a person has to allow.
+            if "approval" in waits.values() or not any(private_of(m).get("approval") for m in results):
+                return False
+        elif each.call_id in waits or each.call_id not in {m.get("tool_call_id") for m in results}:
+            return False
+    return True
 
 
 async def _line(store: Store, agent: Agent, name: str) -> Line | None:

@@ -333,23 +333,24 @@ class AgentRuns:
                     if (before := await self._before(sending)) is not None:
                         if before.is_answered:
                             return RunResult(before.run, before.agent, before.steps, is_repeat=True)
-                        messages = sending.messages if before.is_said_anew else ()
-                        sending = replace(sending, messages=messages, replaces=before.run)
+                        sending = replace(sending, replaces=before.run)
+                        if not before.is_said_anew:
+                            sending = replace(sending, messages=(), decisions=())
             except StoreError as error:
                 raise _told(error) from error
             return await self._answer(sending, place, view, sink, receipt)
 
     async def _before(self, sending: Sending) -> SentBefore | None:
         agent, identity = await self._agent(sending), sending.identity
-        is_marked = sending.otid or (identity.retry and not sending.decisions)
-        if not agent.id or not is_marked:
+        if not agent.id or not (sending.otid or identity.retry):
             return None
+        # The end of a run whose client has left is perhaps not on disk yet.
+        await self._pending.written(sending.scope, self._limits.commit_wait_s)
         name, digest = identity.conversation or DEFAULT, digest_of(agent, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
-        # Answers to a pause are known by the id alone.
-        said = None if sending.decisions else sending.messages
         ended = partial(self._ended, line_name(agent.uid, name))
-        return await sent_before(self.keeper.store, agent, name, said, digest, head, ended)
+        said = sending.messages, sending.decisions
+        return await sent_before(self.keeper.store, agent, name, *said, digest, head, ended)
 
     async def _ended(self, ours: str, run: Run) -> Run:
         """Ends a run of a process that has died, whose line is free or ours by now."""

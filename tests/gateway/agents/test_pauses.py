@@ -11,9 +11,10 @@ import pytest
 from gateway.core.prompt.compose import UNANSWERED
 from gateway.errors import BadRequest
 from gateway.run.agents.pauses import CallDecision
+from gateway.run.sink import ClientGone
 from storage.records import RunState
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.agents.life import Life, Outcome, agents
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.agents.life import Life, ListeningSink, Outcome, agents
 from tests.gateway.agents.test_runs import insert
 
 WEATHER = {
@@ -115,3 +116,35 @@ def test_an_answer_is_counted_with_the_run_that_it_begins(life: Life) -> None:
         (1, "requires_approval"),
         (1, "end_turn"),
     ]
+
+
+@pytest.mark.parametrize("shown", ["", "text"])
+def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life, shown: str) -> None:
+    """After a lost connection it has no id of its own, only the header that says so."""
+    ask(life, Call("get_weather", {}, "w1"))
+    given: Any = {"decisions": (CallDecision("w1", result={"content": "sunny"}),), "client_tools": (WEATHER,)}
+    gate, sink = Gate(), ListeningSink()
+    hold: Any = {"hold_after": {2: gate}} if shown else {"hold_before_headers": gate}
+    life.upstream.queue(say("text goes on", tokens=["text", " goes on"], **hold), say("Sunny."))
+    arrived = life.upstream.arrived(2)
+    first = life.begin("", sink, messages=(), **given)
+    (sink.wrote if shown else arrived).wait_sync()
+    life.leave(sink)
+    with pytest.raises(ClientGone):
+        first.result(10)
+    gate.open()
+    # What was shown of a reply is the reply; else the model is asked anew, and told the answer once.
+    again = life.send(messages=(), is_retry=True, **given)
+    assert again.said == [shown or "Sunny."]
+    repeat = life.send(messages=(), is_retry=True, **given)
+    assert (repeat.result.is_repeat, repeat.said) == (True, again.said)
+    assert life.words()[2:] == ["tool: sunny", f"assistant: {shown or 'Sunny.'}"]
+
+
+def test_an_answer_sent_again_is_no_answer_to_what_waits_now(life: Life) -> None:
+    """Some models count the calls of each reply anew."""
+    ask(life, Call("get_weather", {}, "w1"))
+    life.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Rainy."))
+    assert answer(life, w1="sunny").run.stop == "requires_approval"
+    decisions = (CallDecision("w1", result={"content": "rainy"}),)
+    assert life.send(messages=(), decisions=decisions, is_retry=True).said == ["Rainy."]

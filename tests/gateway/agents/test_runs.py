@@ -254,6 +254,17 @@ def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life
     assert life.send("Other", is_retry=True).said == ["Ok."]
 
 
+def test_a_send_that_fails_again_is_said_once(life: Life) -> None:
+    """A client's library tries more than once, and names no id."""
+    life.upstream.queue(fail(500), fail(500), fail(500), say("Now."))
+    for retry in (False, True, True):
+        assert life.send("Hi", is_retry=retry).sink.status == 500
+    assert life.send("Hi", is_retry=True).said == ["Now."]
+    assert sent(life) == ["Hi"]
+    assert life.send("Hi", is_retry=True).result.is_repeat
+    assert life.words() == ["user: Hi", "assistant: Now."]
+
+
 def sent(life: Life) -> list[str]:
     """What stood in the last prompt behind the system message."""
     return [m["content"] for m in life.upstream.last.messages[1:]]

@@ -104,7 +104,7 @@ class BackgroundRuns:
             if is_same:
                 return run
             replaces = run.id
-            asked = asked if is_said_anew else replace(asked, messages=())
+            asked = asked if is_said_anew else replace(asked, messages=(), decisions=())
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent or parent,
             max(asked.depth, depth), batch, background=True, otid=digest_of(agent, asked.otid),
@@ -309,7 +309,7 @@ class BackgroundRuns:
         store, digest = self._store, digest_of(agent, asked.otid)
         if digest is not None:
             run = await store.runs.by_otid(agent.id, digest)
-        elif asked.is_retry and conversation and not asked.decisions:
+        elif asked.is_retry and conversation:
             run = await store.runs.newest(agent.id, conversation)
         else:
             return None
@@ -318,15 +318,17 @@ class BackgroundRuns:
         if not run.is_over:
             return (run, True, False) if digest is not None or await self._asks(run, asked) else None
         name = asked.conversation
-        said = None if asked.decisions else asked.messages
         head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
-        before = await sent_before(store, agent, name, said, digest, head)
+        before = await sent_before(store, agent, name, asked.messages, asked.decisions, digest, head)
         return None if before is None else (before.run, before.is_answered, before.is_said_anew)
 
     async def _asks(self, run: Run, asked: RunRequest) -> bool:
         """Returns whether a run that has not begun says the same."""
         texts = await self._store.runs.texts(run.agent, run.id, "request")
-        return bool(texts) and KeptRequest.read(texts[0].data).messages == asked.messages
+        if not texts:
+            return False
+        kept, same = KeptRequest.read(texts[0].data), KeptRequest.of(asked, None, None)
+        return (kept.messages, kept.decisions) == (same.messages, same.decisions)
 
     # -- one attempt
 
