@@ -30,7 +30,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from storage.database import StoreHealth, Told
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
 from storage.sqlite.batch import BatchReport, WriteResult, run_batch
 from storage.sqlite.connection import Driver, translate, try_writing
+from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack, begin_anew, empty
 
@@ -131,11 +131,10 @@ class Writer:
         self._bulk = _Queue()
         self._running: list[_Write[Any]] = []
         self._running_since = 0.0
-        self._worked_before = 0.0  # the loop's processor time when the batch was handed over
-        self._is_loop_busy = False  # it worked on while the last batch was written
         self._is_gathering = False
         self._streak = 0
         self._driver: Driver | None = None
+        self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
         self._fault: Unavailable | None = None
         self._tried = False  # an attempt to mend the present fault has failed
         self._mending: asyncio.Task[None] | None = None
@@ -166,6 +165,7 @@ class Writer:
             self._start_failed(translate(error, self._path))
         except StoreError as error:
             self._start_failed(error)
+        self._calls = LoopCalls()
 
     def _start_failed(self, error: StoreError) -> None:
         if not isinstance(error, Unavailable):
@@ -212,10 +212,14 @@ class Writer:
                 async with asyncio.timeout(timeout_s):
                     await self._stop_copying(self._beside)
         driver, self._driver = self._driver, None
-        if driver is None:
-            return
+        if driver is not None:
+            await self._close(driver, timeout_s, is_whole=drained)
+        if self._calls is not None:
+            self._calls.close()
+
+    async def _close(self, driver: Driver, timeout_s: float, *, is_whole: bool) -> None:
         try:
-            if drained:
+            if is_whole:
                 async with asyncio.timeout(timeout_s):
                     await driver.call(partial(empty, wait_ms=0))
                     await driver.call(lambda connection: connection.close())
@@ -328,10 +332,9 @@ class Writer:
             self._streak = 0
             self._rest()
             return
-        self._running_since, self._worked_before = self._loop.time(), time.thread_time()
-        # A loop that waits leaves the lock alone, and a bulk write has enough to do for a processor of its own.
-        is_near = self._is_loop_busy and self._streak > 0
-        driver.post(partial(self._perform, self._running), is_near=is_near)
+        self._running_since = self._loop.time()
+        # A bulk write has enough to do for a processor of its own.
+        driver.post(partial(self._perform, self._running), is_near=self._streak > 0)
 
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
@@ -350,8 +353,6 @@ class Writer:
 
     def _performed(self, batch: list[_Write[Any]], report: BatchReport, told: Told, wal_bytes: int) -> None:
         self._running = []
-        worked, passed = time.thread_time() - self._worked_before, self._loop.time() - self._running_since
-        self._is_loop_busy = worked > passed / 3
         self._wal_bytes = wal_bytes
         self._told(told)
         if report.fault is not None:
@@ -554,8 +555,8 @@ class Writer:
             return 0
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
-            self._loop.call_soon_threadsafe(function, *arguments)
+        if self._calls is not None:
+            self._calls.call(function, *arguments)
 
 
 def _settle(write: _Write[Any], outcome: WriteResult) -> None:

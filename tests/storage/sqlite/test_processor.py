@@ -1,15 +1,13 @@
-"""Turns are written on the processor of a loop that works meanwhile, and all else where there is room."""
+"""Turns are written on the processor of the loop, and all else where there is room."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import threading
-import time
 
 import pytest
 
-import storage.sqlite.writer
 from tests.storage.conftest import SqliteFile
 
 pytestmark = pytest.mark.skipif(
@@ -23,25 +21,7 @@ def _seen(connection: sqlite3.Connection) -> tuple[str, set[int]]:
     return threading.current_thread().name, os.sched_getaffinity(0)
 
 
-class Load:
-    """What the loop does while something is written: it works all of the time, or it waits."""
-
-    works = True
-
-    def thread_time(self) -> float:
-        return time.monotonic() if self.works else 0.0
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    made = Load()
-    # A busy machine leaves a loop that works only a part of the time.
-    monkeypatch.setattr(storage.sqlite.writer, "time", made)
-    return made
-
-
-@pytest.mark.usefixtures("load")
-async def test_turns_are_written_near_a_loop_that_works_and_bulk_work_anywhere(database: SqliteFile) -> None:
+async def test_turns_are_written_near_the_loop_and_bulk_work_anywhere(database: SqliteFile) -> None:
     store = await database.open()
     writer, anywhere = store.database.writer, os.sched_getaffinity(0)
     await writer.submit(_seen)
@@ -54,19 +34,6 @@ async def test_turns_are_written_near_a_loop_that_works_and_bulk_work_anywhere(d
     await store.close()
 
 
-async def test_turns_behind_which_the_loop_waits_are_written_anywhere(
-    database: SqliteFile, load: Load
-) -> None:
-    store = await database.open()
-    writer, anywhere = store.database.writer, os.sched_getaffinity(0)
-    await writer.submit(_seen)
-    load.works = False
-    assert len((await writer.submit(_seen))[1]) == 1
-    assert (await writer.submit(_seen))[1] == anywhere
-    await store.close()
-
-
-@pytest.mark.usefixtures("load")
 async def test_the_writer_follows_the_loop(database: SqliteFile) -> None:
     store = await database.open()
     writer, anywhere = store.database.writer, os.sched_getaffinity(0)
@@ -80,7 +47,6 @@ async def test_the_writer_follows_the_loop(database: SqliteFile) -> None:
     await store.close()
 
 
-@pytest.mark.usefixtures("load")
 async def test_where_threads_may_not_be_placed_turns_are_written_all_the_same(
     database: SqliteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
