@@ -40,6 +40,14 @@ def refused(why: str) -> Meta:
     return Meta(extra_json_schema={_VERDICT: "refused", "description": why})
 
 
+# What several bodies and queries refuse.
+HOSTED = refused("It belongs to Letta's hosted product.")
+NO_SECRETS = refused("Definitions hold no secrets; the gateway's settings do (tools.headers).")
+NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
+SAID_HERE = refused("The gateway says this, not its caller.")
+ONE_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
+
+
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A body. A field that was not sent is UNSET, so that a null that was sent is known from none."""
 

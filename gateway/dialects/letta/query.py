@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.body import KEPT, NO_TEMPLATES, Body, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.send import MessageType
 
@@ -16,7 +16,6 @@ Limit = Annotated[int, Meta(ge=1, le=1_000)]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("A user is a memory of a profile: look for the tag user:<id>.")
-_NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
 
 
 class PageQuery(Body):
@@ -51,8 +50,8 @@ class AgentsQuery(PageQuery):
     include: list[str] | UnsetType = UNSET
     include_relationships: list[str] | UnsetType = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
-    template_id: Annotated[str | None, _NO_TEMPLATES] | UnsetType = UNSET
-    base_template_id: Annotated[str | None, _NO_TEMPLATES] | UnsetType = UNSET
+    template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
     identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
     created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
@@ -94,7 +93,7 @@ class BlocksQuery(PageQuery):
     connected_to_agents_count_gt: _Count | UnsetType | None = UNSET
     connected_to_agents_count_lt: _Count | UnsetType | None = UNSET
     show_hidden_blocks: bool | UnsetType | None = UNSET
-    templates_only: Annotated[bool | None, _NO_TEMPLATES] | UnsetType = UNSET
+    templates_only: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
     identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET

@@ -26,7 +26,7 @@ from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.write import OURS
-from gateway.dialects.letta.body import Body, convert, parse, refused
+from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, convert, parse
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
@@ -37,8 +37,6 @@ from storage.records import Block
 
 _AT = ("body", "file")
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
-_SECRETS = refused("Definitions hold no secrets; the gateway's settings do (tools.headers).")
-_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
 
 
 class ImportForm(Body):
@@ -53,9 +51,9 @@ class ImportForm(Body):
     override_model_handle: _Name | UnsetType | None = UNSET
     embedding: str | UnsetType | None = UNSET
     override_embedding_handle: str | UnsetType | None = UNSET
-    env_vars_json: Annotated[str | None, _SECRETS] | UnsetType = UNSET
-    secrets: Annotated[str | None, _SECRETS] | UnsetType = UNSET
-    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
+    secrets: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
 class _FileAgent(msgspec.Struct):

@@ -16,11 +16,22 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.body import KEPT, Body, given, kept_beside, refused
+from gateway.dialects.letta.body import (
+    HOSTED,
+    KEPT,
+    NO_SECRETS,
+    ONE_PROJECT,
+    SAID_HERE,
+    Body,
+    given,
+    kept_beside,
+    refused,
+)
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.block import CreateBlock, block_json
 from gateway.dialects.letta.resources.group import check_window, group_json
 from gateway.dialects.letta.resources.model import WINDOW
+from gateway.dialects.letta.resources.tool_rule import ToolRuleBody
 from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
 from gateway.errors import BadRequest
@@ -33,67 +44,9 @@ AgentType = Literal[
 ]  # fmt: skip
 DEFAULT_TYPE = "letta_v1_agent"
 
-_HOSTED = refused("It belongs to Letta's hosted product.")
-
-# -- tool rules
-
-
-class _Rule(Body, kw_only=True):
-    tool_name: str
-    prompt_template: Annotated[str | None, KEPT] | UnsetType = UNSET
-
-
-class RunFirstBody(_Rule, tag_field="type", tag="run_first", kw_only=True):
-    args: dict[str, Any] | UnsetType | None = UNSET
-
-
-class ChildArguments(Body):
-    name: str
-    args: dict[str, Any] | UnsetType | None = UNSET
-
-
-class ConstrainChildrenBody(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
-    children: list[str]
-    child_arg_nodes: list[ChildArguments] | UnsetType | None = UNSET
-
-
-class ConditionalBody(_Rule, tag_field="type", tag="conditional", kw_only=True):
-    child_output_mapping: dict[str, str]
-    default_child: str | UnsetType | None = UNSET
-    require_output_mapping: bool | UnsetType = UNSET
-
-
-class ParentLastBody(_Rule, tag_field="type", tag="parent_last_tool", kw_only=True):
-    children: list[str]
-
-
-class MaxCountBody(_Rule, tag_field="type", tag="max_count_per_step", kw_only=True):
-    max_count_limit: Annotated[int, Meta(ge=0)]
-
-
-class ContinueLoopBody(_Rule, tag_field="type", tag="continue_loop", kw_only=True): ...
-
-
-class ExitLoopBody(_Rule, tag_field="type", tag="exit_loop", kw_only=True): ...
-
-
-class RequiredBeforeExitBody(_Rule, tag_field="type", tag="required_before_exit", kw_only=True): ...
-
-
-class RequiresApprovalBody(_Rule, tag_field="type", tag="requires_approval", kw_only=True): ...
-
-
-ToolRuleBody = (
-    RunFirstBody
-    | ConstrainChildrenBody
-    | ConditionalBody
-    | ParentLastBody
-    | MaxCountBody
-    | ContinueLoopBody
-    | ExitLoopBody
-    | RequiredBeforeExitBody
-    | RequiresApprovalBody
-)
+_NO_IDENTITIES = refused("A user is a memory of a profile: send `user` to agent/<profile>.")
+_NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
+_NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
 
 # -- the bodies
 
@@ -197,50 +150,16 @@ class UpdateAgent(Body):
     per_file_view_window_char_limit: Annotated[int | None, KEPT] | UnsetType = UNSET
 
     enable_sleeptime: bool | UnsetType | None = UNSET
-    template_id: Annotated[str | None, _HOSTED] | UnsetType = UNSET
-    base_template_id: Annotated[str | None, _HOSTED] | UnsetType = UNSET
-    identity_ids: (
-        Annotated[
-            list[str] | None, refused("A user is a memory of a profile: send `user` to agent/<profile>.")
-        ]
-        | UnsetType
-    ) = UNSET
-    project_id: (
-        Annotated[
-            str | None, refused("A key opens one project, and everything that it makes belongs to that.")
-        ]
-        | UnsetType
-    ) = UNSET
-    message_ids: (
-        Annotated[
-            list[str] | None,
-            refused("The window is where the path begins, not a list; delete or compact messages."),
-        ]
-        | UnsetType
-    ) = UNSET
-    secrets: (
-        Annotated[
-            dict[str, str] | None,
-            refused("Definitions hold no secrets; the gateway's settings do (tools.headers)."),
-        ]
-        | UnsetType
-    ) = UNSET
-    tool_exec_environment_variables: (
-        Annotated[
-            dict[str, str] | None,
-            refused("Definitions hold no secrets; the gateway's settings do (tools.headers)."),
-        ]
-        | UnsetType
-    ) = UNSET
-    last_run_completion: (
-        Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType
-    ) = UNSET
-    last_run_duration_ms: (
-        Annotated[int | None, refused("The gateway says this, not its caller.")] | UnsetType
-    ) = UNSET
-    last_stop_reason: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
-        UNSET
-    )
+    template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    identity_ids: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+    message_ids: Annotated[list[str] | None, _NO_LIST] | UnsetType = UNSET
+    secrets: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
+    tool_exec_environment_variables: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
+    last_run_completion: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
+    last_run_duration_ms: Annotated[int | None, SAID_HERE] | UnsetType = UNSET
+    last_stop_reason: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
 
 
 class CreateAgent(UpdateAgent):
@@ -253,13 +172,11 @@ class CreateAgent(UpdateAgent):
     include_base_tool_rules: bool | UnsetType | None = UNSET
     initial_message_sequence: list[dict[str, Any]] | UnsetType | None = UNSET
 
-    from_template: Annotated[str | None, _HOSTED] | UnsetType = UNSET
-    template: Annotated[bool | None, _HOSTED] | UnsetType = UNSET
-    memory_variables: Annotated[dict[str, str] | None, _HOSTED] | UnsetType = UNSET
-    project: Annotated[str | None, _HOSTED] | UnsetType = UNSET
-    include_default_source: (
-        Annotated[bool | None, refused("An agent has no folder of its own; attach one.")] | UnsetType
-    ) = UNSET
+    from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    template: Annotated[bool | None, HOSTED] | UnsetType = UNSET
+    memory_variables: Annotated[dict[str, str] | None, HOSTED] | UnsetType = UNSET
+    project: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    include_default_source: Annotated[bool | None, _NO_OWN_FOLDER] | UnsetType = UNSET
 
 
 # -- from a body to a definition
@@ -429,6 +346,14 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 # -- from a definition to what is shown
 
+# Who made an agent, and where: nothing is known of that here.
+_OF_THE_HOSTED_PRODUCT = dict.fromkeys(
+    (
+        "created_by_id", "last_updated_by_id", "project_id", "template_id", "base_template_id", "deployment_id",
+        "entity_id",
+    )
+)  # fmt: skip
+
 
 def agent_json(
     made: Definition,
@@ -497,18 +422,10 @@ def agent_json(
         "max_files_open": kept.get("max_files_open"),
         "per_file_view_window_char_limit": kept.get("per_file_view_window_char_limit"),
         "pending_approval": pending,
-        "last_run_completion": time_of(last_run.ended) if last_run is not None else None,
-        "last_run_duration_ms": _duration_ms(last_run),
-        "last_stop_reason": last_run.stop if last_run is not None else None,
+        **_last_run_json(last_run),
         "created_at": time_of(made.created),
         "updated_at": time_of(made.updated),
-        "created_by_id": None,
-        "last_updated_by_id": None,
-        "project_id": None,
-        "template_id": None,
-        "base_template_id": None,
-        "deployment_id": None,
-        "entity_id": None,
+        **_OF_THE_HOSTED_PRODUCT,
         "mnemogate": {
             "rebuild": "always" if definition.rebuilds else "free",
             "recall_tokens": definition.recall_tokens,
@@ -518,10 +435,16 @@ def agent_json(
     }
 
 
-def _duration_ms(run: Run | None) -> int | None:
-    if run is None or run.begun is None or run.ended is None:
-        return None
-    return max(0, int((run.ended - run.begun) * 1000))
+def _last_run_json(run: Run | None) -> dict[str, Any]:
+    """Returns what an agent says of its newest run, if it has one."""
+    duration_ms = None
+    if run is not None and run.begun is not None and run.ended is not None:
+        duration_ms = max(0, int((run.ended - run.begun) * 1000))
+    return {
+        "last_run_completion": None if run is None else time_of(run.ended),
+        "last_run_duration_ms": duration_ms,
+        "last_stop_reason": None if run is None else run.stop,
+    }
 
 
 def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import Body, given, refused
+from gateway.dialects.letta.body import NO_TEMPLATES, ONE_PROJECT, Body, given
 from gateway.dialects.letta.shown import time_of
 from storage.listing import BlockChange
 from storage.records import Block, Revision
@@ -17,8 +17,6 @@ DEFAULT_LIMIT = 100_000
 
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
 _Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
-_TEMPLATES = refused("Templates belong to Letta's hosted product.")
-_OTHER_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
 
 
 class CreateBlock(Body):
@@ -32,14 +30,14 @@ class CreateBlock(Body):
     metadata: dict[str, Any] | UnsetType | None = UNSET
     tags: list[str] | UnsetType | None = UNSET
     hidden: bool | UnsetType | None = UNSET
-    is_template: Annotated[bool | None, _TEMPLATES] | UnsetType = UNSET
-    template_name: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
-    template_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
-    base_template_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
-    deployment_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
-    entity_id: Annotated[str | None, _TEMPLATES] | UnsetType = UNSET
-    preserve_on_migration: Annotated[bool | None, _TEMPLATES] | UnsetType = UNSET
-    project_id: Annotated[str | None, _OTHER_PROJECT] | UnsetType = UNSET
+    is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
+    template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    deployment_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    entity_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    preserve_on_migration: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
 class UpdateBlock(CreateBlock):

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
-from gateway.dialects.letta.body import KEPT, Body, given, refused
+from gateway.dialects.letta.body import KEPT, SAID_HERE, Body, given, refused
 from gateway.dialects.letta.query import PageQuery, SpokenQuery
 from gateway.dialects.letta.resources.agent import (
     SETTINGS_KEPT,
@@ -49,9 +49,7 @@ class UpdateConversation(CreateConversation):
     """A change of a conversation; what is left out stays, a null takes a field back to the agent's."""
 
     archived: bool | UnsetType | None = UNSET
-    last_message_at: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
-        UNSET
-    )
+    last_message_at: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
 
 
 class CreateConversationQuery(Body):

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.core.memory.kinds import KINDS
-from gateway.dialects.letta.body import KEPT, Body, convert, refused
+from gateway.dialects.letta.body import KEPT, ONE_PROJECT, Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
 from storage.listing import ReaderEntry
@@ -34,12 +34,7 @@ class UpdateGroup(Body):
     description: Annotated[str | None, KEPT] | UnsetType = UNSET
     agent_ids: Annotated[list[str] | None, _OF_THE_AGENT] | UnsetType = UNSET
     shared_block_ids: Annotated[list[str] | None, _BLOCKS] | UnsetType = UNSET
-    project_id: (
-        Annotated[
-            str | None, refused("A key opens one project, and everything that it makes belongs to that.")
-        ]
-        | UnsetType
-    ) = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
 class SleeptimeConfig(Body):

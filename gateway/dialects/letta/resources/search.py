@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import Body, refused
+from gateway.dialects.letta.body import NO_TEMPLATES, Body, refused
 
 _PROJECT = refused("A key opens one project, and a search is of that.")
-_TEMPLATE = refused("Templates belong to Letta's hosted product.")
 
 
 class SearchMessages(Body):
@@ -30,7 +29,7 @@ class SearchAgents(SearchMessages):
     """The same as older programs send it."""
 
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
-    template_id: Annotated[str | None, _TEMPLATE] | UnsetType = UNSET
+    template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
 
 
 # Message type -> the field that a search shows of it.

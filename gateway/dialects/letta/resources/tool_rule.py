@@ -1,0 +1,67 @@
+"""Tool rules, as the agents API takes them. `gateway.core.turn.rules` reads them, and says what each does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.dialects.letta.body import KEPT, Body
+
+
+class _Rule(Body, kw_only=True):
+    tool_name: str
+    prompt_template: Annotated[str | None, KEPT] | UnsetType = UNSET
+
+
+class RunFirstBody(_Rule, tag_field="type", tag="run_first", kw_only=True):
+    args: dict[str, Any] | UnsetType | None = UNSET
+
+
+class ChildArguments(Body):
+    name: str
+    args: dict[str, Any] | UnsetType | None = UNSET
+
+
+class ConstrainChildrenBody(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
+    children: list[str]
+    child_arg_nodes: list[ChildArguments] | UnsetType | None = UNSET
+
+
+class ConditionalBody(_Rule, tag_field="type", tag="conditional", kw_only=True):
+    child_output_mapping: dict[str, str]
+    default_child: str | UnsetType | None = UNSET
+    require_output_mapping: bool | UnsetType = UNSET
+
+
+class ParentLastBody(_Rule, tag_field="type", tag="parent_last_tool", kw_only=True):
+    children: list[str]
+
+
+class MaxCountBody(_Rule, tag_field="type", tag="max_count_per_step", kw_only=True):
+    max_count_limit: Annotated[int, Meta(ge=0)]
+
+
+class ContinueLoopBody(_Rule, tag_field="type", tag="continue_loop", kw_only=True): ...
+
+
+class ExitLoopBody(_Rule, tag_field="type", tag="exit_loop", kw_only=True): ...
+
+
+class RequiredBeforeExitBody(_Rule, tag_field="type", tag="required_before_exit", kw_only=True): ...
+
+
+class RequiresApprovalBody(_Rule, tag_field="type", tag="requires_approval", kw_only=True): ...
+
+
+ToolRuleBody = (
+    RunFirstBody
+    | ConstrainChildrenBody
+    | ConditionalBody
+    | ParentLastBody
+    | MaxCountBody
+    | ContinueLoopBody
+    | ExitLoopBody
+    | RequiredBeforeExitBody
+    | RequiresApprovalBody
+)
