@@ -141,10 +141,7 @@ class Chat:
         if agents is None or identity.conversation is None or not await agents.owns(identity, spec):
             agents = None  # the conversation is none of ours
         if is_defined:
-            if agents is not None:
-                spec = await agents.registry.in_conversation(project, identity.conversation, spec)
-            offers = bool(spec.tools) and identity.mode in (Mode.ON, Mode.STRICT) and may_offer(request.json)
-            request = with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
+            spec, request = await self._as_defined(spec, identity, request, agents)
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
@@ -166,6 +163,7 @@ class Chat:
             passes = Passes(forwardable(headers), credential)
             begun, status = await self._remember(request, attempts, identity, spec, place, passes)
             call = ChatCall(request, passes.headers, passes.credential, route.upstream, status, receipt)
+            # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
             try:
@@ -229,19 +227,30 @@ class Chat:
         Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
         """
         assert identity.agent is not None
-        try:
-            found = (
-                None
-                if self.registry is None
-                else await self.registry.resolve(identity.project, identity.agent)
-            )
-        except StoreError as error:
-            _log.warning("not answered without memory: %s", error.message)
-            raise MemoryUnavailable.since(error.status) from error
+        found = None
+        if self.registry is not None:
+            try:
+                found = await self.registry.resolve(identity.project, identity.agent)
+            except StoreError as error:
+                raise MemoryUnavailable(
+                    f"Memory is not available: {error.message}.", retry_after_s=1.0
+                ) from error
         if found is None:
             raise unknown(identity, model)
         scope = found.scope
         return found.spec, replace(identity, profile=scope.profile, scope=scope)
+
+    async def _as_defined(
+        self, spec: AgentSpec, identity: Identity, request: ChatRequest, agents: AgentRuns | None
+    ) -> tuple[AgentSpec, ChatRequest]:
+        """Returns an agent that was made over REST as it is in this conversation, and a request with its sampling.
+
+        agents: None: the conversation is none of ours.
+        """
+        if agents is not None:
+            spec = await agents.registry.in_conversation(identity.project, identity.conversation, spec)
+        offers = bool(spec.tools) and identity.mode in (Mode.ON, Mode.STRICT) and may_offer(request.json)
+        return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
 
     async def _remember(
         self,
