@@ -64,7 +64,6 @@ def make_section(
     """Returns the section for one request.
 
     blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
-
     offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
     epoch: the agent's now. idle_s: since the path was last sent upstream. cache_s: how long the provider keeps its
     prompt cache. always: the profile asks for a new one with each request. takes_note: a note can be attached to this
@@ -73,13 +72,10 @@ def make_section(
     """
     if pinned is None and not (system or blocks or offered or summary or made):
         return NO_SECTION
-    if made:
-        system, place, behind = system.partition(CORE_MEMORY)
-    else:
-        place = behind = ""
     # A conversation that began off the record has the profile's prompt alone.
     if goes_on and pinned is None:
-        pinned = Snapshot(0, system + behind, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
+        alone = _join(system, "", has_place=bool(made))
+        pinned = Snapshot(0, alone, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
     now = {b.label: digest(b.value) for b in blocks}
     # It is taken again where it may show what is to be forgotten, and where the provider's cache is gone: after the
     # idle time, or because the prefix breaks anyway.
@@ -91,12 +87,7 @@ def make_section(
         or idle_s > cache_s
     ):
         section = render_section(blocks, describe_tools(list(offered)))
-        parts = (
-            (system, section, behind)
-            if place
-            else (f"{system}\n\n" if system and section else system, section)
-        )
-        text = "".join(parts)
+        text = _join(system, section, has_place=bool(made))
         known = {"blocks": now, "tools": dict(offered), "epoch": epoch}
         if summary:
             known["summary"] = summary
@@ -113,6 +104,14 @@ def make_section(
     # The model learns of the changes by a note; the section's bytes stay, and with them the cached prefix.
     changes = untold(pinned, blocks, blocks)
     return Section(replace(pinned, id=0, known={**pinned.known, "blocks": now}), changes)
+
+
+def _join(system: str, section: str, *, has_place: bool) -> str:
+    """Returns the prompt with its section. has_place: it may say where that stands, as an agent's does."""
+    if has_place and CORE_MEMORY in system:
+        before, _, behind = system.partition(CORE_MEMORY)
+        return f"{before}{section}{behind}"
+    return f"{system}\n\n{section}" if system and section else system + section
 
 
 def untold(pinned: Snapshot | None, read: Sequence[Block], blocks: Sequence[Block]) -> tuple[str, ...]:
