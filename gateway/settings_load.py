@@ -11,7 +11,7 @@ import re
 import shlex
 import tomllib
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from gateway.settings import (
     ServerSettings,
     Settings,
     SideRequest,
-    ToolHeader,
     ToolSettings,
     UpstreamSettings,
 )
@@ -99,43 +98,19 @@ def load_settings(
     environ = os.environ if environ is None else environ
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
     settings = build(Settings, raw, "")
-    # A variable that holds a key may have a name of ours: it is no setting.
-    keys = [key for each in settings.upstreams for key in each.keys]
-    secrets = [getattr(getattr(settings, table), key) for table, key in _SECRETS]
-    secrets += [each.value for each in settings.tools.headers]
-    named = {name for each in (*keys, *secrets) if each is not None and (name := _variable_of(each))}
-    overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
-    for (table, key), value in (flags or {}).items():
-        overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
-        if (table, key) == ("database", "path"):
-            overrides["database", "url"] = None
-    if overrides.keys() & _DATABASE:
-        # A file that is named closer by takes the place of a URL that the settings file names.
-        overrides.setdefault(("database", "url"), None)
-    elif {"path", "url"} <= raw.get("database", {}).keys():
-        raise SettingsError(
-            "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
-        )
-    for (table, key), value in overrides.items():
+    for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
-    if not needs_secrets:
-        settings = _without_unset(settings, environ)
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
     if upstream or "upstreams" not in raw:
+        # What the SDKs' own variables say is a value, whatever it begins with.
+        settings = _with_secrets(replace(settings, upstreams=()), environ, needs_all=needs_secrets)
         settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
     else:
-        settings = replace(
-            settings, upstreams=tuple(_with_keys(each, environ) for each in settings.upstreams)
-        )
-    for table, key in _SECRETS:
-        of_table = getattr(settings, table)
-        secret = getattr(of_table, key)
-        if secret is not None:
-            secret = _value_of(secret, f"{table}.{key}", environ)
-            settings = replace(settings, **{table: replace(of_table, **{key: secret})})
-    settings = replace(settings, database=_named_file(settings.database))
-    headers = tuple(_with_value(each, environ) for each in settings.tools.headers)
-    settings = replace(settings, tools=replace(settings.tools, headers=headers))
+        settings = _with_secrets(settings, environ, needs_all=needs_secrets)
+    hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
+    settings = replace(
+        settings, database=_named_file(settings.database), tools=replace(settings.tools, headers=hosts)
+    )
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
         demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
         settings = replace(settings, profiles=(demo,))
@@ -159,6 +134,40 @@ def _read_file(path: str | None) -> dict[str, Any]:
         raise SettingsError(f"{file}: there is no such settings file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{file}: cannot be read as TOML: {error}") from error
+
+
+def _overrides(
+    raw: Mapping[str, Any],
+    settings: Settings,
+    environ: Mapping[str, str],
+    flags: Mapping[tuple[str, str], Any],
+) -> dict[tuple[str, str], Any]:
+    """Returns what the environment and the flags say in place of the file: (table, key) -> value.
+
+    raw, settings: the file's.
+    """
+    # A variable that holds a key may have a name of ours: it is no setting.
+    named: set[str] = set()
+
+    def note(where: str, said: str) -> str:
+        if (name := _variable_of(said)) is not None:
+            named.add(name)
+        return said
+
+    _map_secrets(settings, note)
+    overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
+    for (table, key), value in flags.items():
+        overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
+        if (table, key) == ("database", "path"):
+            overrides["database", "url"] = None
+    if overrides.keys() & _DATABASE:
+        # A file that is named closer by takes the place of a URL that the settings file names.
+        overrides.setdefault(("database", "url"), None)
+    elif {"path", "url"} <= raw.get("database", {}).keys():
+        raise SettingsError(
+            "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
+        )
+    return overrides
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
@@ -236,54 +245,56 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
     return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
 
 
-def _without_unset(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """Returns the settings without the keys and secrets whose variable is not set; the database's URLs stay."""
-
-    def is_there(value: str) -> bool:
-        name = _variable_of(value)
-        return name is None or bool(environ.get(name))
-
-    def kept(value: str | None) -> str | None:
-        return value if value is None or is_there(value) else None
-
-    memory, tools = settings.memory, settings.tools
-    headers = tuple(each for each in tools.headers if is_there(each.value))
-    return replace(
-        settings,
-        memory=replace(memory, openwebui_jwt_secret=kept(memory.openwebui_jwt_secret)),
-        tools=replace(tools, webhook_secret=kept(tools.webhook_secret), headers=headers),
-        upstreams=tuple(
-            replace(each, api_key=tuple(filter(is_there, each.keys)) or None, proxy=kept(each.proxy))
-            for each in settings.upstreams
-        ),
-    )
+# -- what may name a variable that has its value
 
 
-def _with_keys(upstream: UpstreamSettings, environ: Mapping[str, str]) -> UpstreamSettings:
-    """Returns the upstream with the values of the variables that its keys and its proxy name. Raises: SettingsError."""
-    where = f"upstreams {upstream.name!r}: api_key"
-    keys = [_value_of(key, where, environ) for key in upstream.keys]
-    _unique(where, keys, is_secret=True)
-    proxy = upstream.proxy
-    if proxy is not None:
-        proxy = _value_of(proxy, f"upstreams {upstream.name!r}: proxy", environ)
-    api_key = keys[0] if isinstance(upstream.api_key, str) else tuple(keys) or None
-    return replace(upstream, api_key=api_key, proxy=proxy)
+def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None]) -> Settings:
+    """Returns the settings with another value wherever one may name a variable; these places are listed here alone.
+
+    value_of: is given the setting's name and what it says; None: it is left out.
+    """
+
+    def mapped(where: str, said: str | None) -> str | None:
+        return None if said is None else value_of(where, said)
+
+    upstreams = []
+    for upstream in settings.upstreams:
+        where = f"upstreams {upstream.name!r}"
+        found = [value_of(f"{where}: api_key", key) for key in upstream.keys]
+        keys = tuple(key for key in found if key is not None)
+        api_key = keys[0] if keys and isinstance(upstream.api_key, str) else keys or None
+        upstreams.append(replace(upstream, api_key=api_key, proxy=mapped(f"{where}: proxy", upstream.proxy)))
+    settings = replace(settings, upstreams=tuple(upstreams))
+    for table, key in _SECRETS:
+        of_table = getattr(settings, table)
+        value = mapped(f"{table}.{key}", getattr(of_table, key))
+        settings = replace(settings, **{table: replace(of_table, **{key: value})})
+    headers = []
+    for header in settings.tools.headers:
+        secret = value_of(f"tools.headers {header.name!r}: value", header.value)
+        if secret is not None:
+            headers.append(replace(header, value=secret))
+    return replace(settings, tools=replace(settings.tools, headers=tuple(headers)))
 
 
-def _with_value(header: ToolHeader, environ: Mapping[str, str]) -> ToolHeader:
-    where = f"tools.headers {header.name!r}: value"
-    return replace(header, host=header.host.lower(), value=_value_of(header.value, where, environ))
+def _with_secrets(settings: Settings, environ: Mapping[str, str], *, needs_all: bool) -> Settings:
+    """Returns the settings with the values of the variables that they name.
 
+    needs_all: with False what names a variable that is not set is left out, but for the database's URLs.
+    Raises: SettingsError.
+    """
 
-def _value_of(key: str, where: str, environ: Mapping[str, str]) -> str:
-    """Returns a key, or the value of the variable that it names. Raises: SettingsError."""
-    name = _variable_of(key)
-    if name is None:
-        return key
-    if not environ.get(name):
-        raise SettingsError(f"{where} names {name}, which is not set")
-    return environ[name]
+    def value_of(where: str, said: str) -> str | None:
+        name = _variable_of(said)
+        if name is None:
+            return said
+        if not environ.get(name):
+            if needs_all or where.startswith("database."):
+                raise SettingsError(f"{where} names {name}, which is not set")
+            return None
+        return environ[name]
+
+    return _map_secrets(settings, value_of)
 
 
 def _variable_of(key: str) -> str | None:
@@ -354,6 +365,7 @@ def _check_key(key: str) -> None:
 
 def _check_upstream(upstream: UpstreamSettings) -> None:
     where = f"upstreams {upstream.name!r}"
+    _unique(f"{where}: api_key", upstream.keys, is_secret=True)
     if "#" in upstream.name:
         raise SettingsError(f"{where}: '#' is for the numbers of its keys")
     sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())
@@ -472,7 +484,7 @@ def _is_origin(text: str) -> bool:
     return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 
-def _unique(where: str, names: list[str], *, is_secret: bool = False) -> None:
+def _unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> None:
     for name in names:
         if not name:
             raise SettingsError(f"{where}: an empty name")
