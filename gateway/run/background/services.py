@@ -6,7 +6,7 @@ No reply waits for any of it, but for the vector of a question (gateway.run.back
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -42,8 +42,6 @@ from storage.sql.store import Store
 
 # Batches that are served at once. A job that ends the process is tried again all the same: what it has done is on disk.
 _BATCHES = WorkerLimits(concurrency=4, tries=1_000_000)
-
-
 # So many processes are reckoned with that may serve a memory in turns.
 _SHARES = 4
 # So many turns make nothing due.
@@ -103,20 +101,7 @@ class BackgroundServices:
         self.budget = DailyBudget(store.spending, now, memory.background_daily_tokens, job_metrics.call)
         # The profiles whose users' memories sleeptime agents read.
         asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
-
-        async def unslept() -> None:
-            self.sleep.enqueue_after_rest(await store.readers.unslept(AT_START, asleep))
-
-        self.sleep = Schedule(
-            "sleeptime",
-            SLEEP,
-            store.jobs,
-            unslept,
-            SLEEP_EVERY,
-            memory.idle_s + MARGIN_S,
-            now,
-            spares_last=True,
-        )
+        self.sleep = self._sleep_schedule(memory.idle_s, asleep)
         self.learning: Learning | None = None
         if memory.learn_every and self.model is not None:
             self.learning = Learning(store, self.model, memory, now, asleep)
@@ -124,6 +109,24 @@ class BackgroundServices:
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT] = self.compactor.run
         self.handlers[RETENTION] = self._retain
+
+    def _sleep_schedule(self, idle_s: float, asleep: Sequence[str]) -> Schedule:
+        """Returns what makes runs of sleeptime agents due. asleep: the profiles whose users' memories they read."""
+
+        async def look() -> None:
+            schedule.enqueue_after_rest(await self._store.readers.unslept(AT_START, asleep))
+
+        schedule = Schedule(
+            "sleeptime",
+            SLEEP,
+            self._store.jobs,
+            look,
+            SLEEP_EVERY,
+            idle_s + MARGIN_S,
+            self._now,
+            spares_last=True,
+        )
+        return schedule
 
     def serve_batches(
         self, keeper: MemoryKeeper, turns: ItemTurns, providers: Mapping[str, BatchProvider]
