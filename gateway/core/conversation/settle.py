@@ -332,7 +332,8 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
     """Decides between alternatives at one place: the one touched last stands, the others are superseded.
 
     A turn supersedes what it repeats or extends, and after the first turn also what extends it. If nothing that stands
-    is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded.
+    is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded. Where
+    the same was asked for a person and for a program (a guardrail, a router), the answer to the person stands.
     """
     rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
 
@@ -350,9 +351,24 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
     apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
     for x in near or apart:
         old, new = in_order(x)
+        if tree.is_same_input(x, y) and _is_for_program(tree, new) and not _is_for_program(tree, old):
+            old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
         if not tree.is_carried(old) and (near or named or tree.touched(new) - tree.end(old) <= idle_s):
             tree.change(old.id, superseded=True)
+
+
+def _is_for_program(tree: Tree, e: Exchange) -> bool:
+    """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
+    if tree.kids(e) or is_tombstone(e):
+        return False
+    text = text_of(tree.said(e) or {}).strip() if e.size else ""
+    if text[:1] not in "{[":
+        return False
+    try:
+        return not text or isinstance(orjson.loads(text), (dict, list))
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _mark_carried(tree: Tree, e: Exchange) -> None:

@@ -178,6 +178,10 @@ class Tree:
         self._known[e.id] = found
         return found
 
+    def said(self, e: Exchange) -> WireMessage | None:
+        """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
+        return _load(e.said or self._stored(e).said)  # type: ignore[no-any-return]
+
     def _stored(self, e: Exchange) -> StoredContent | Exchange:
         if e.input is not None or self._contents is None or e.id <= 0:
             return e

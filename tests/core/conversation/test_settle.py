@@ -55,6 +55,51 @@ def test_parallel_first_turns_all_stand(world: World, key: str | None) -> None:
     assert world.standing() == ["fact 0", "r0", "fact 1", "r1", "fact 2", "r2", "on", "On."]
 
 
+VERDICT = '{"is_homework": false}'
+
+
+@both
+@pytest.mark.parametrize("verdict", [VERDICT, call("v", "judge", VERDICT)], ids=["json", "call"])
+@pytest.mark.parametrize("begun", [0, 1])
+@pytest.mark.parametrize("ended", [0, 1, None])
+def test_what_a_program_asks_of_a_message_takes_no_answers_place(
+    world: World, key: str | None, verdict: str | dict[str, object], begun: int, ended: int | None
+) -> None:
+    """A guardrail or a router sends the whole list too. begun, ended: which of both was first; None: side by side."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("I sold my sledge")]
+    replies = ["Who bought it?", verdict if isinstance(verdict, str) else assistant(None, verdict)]
+    if ended is None:
+        for n in (begun, 1 - begun):
+            world.say(asked, replies[n], key)
+    else:
+        begins = [0, 1] if begun == 0 else [1, 0]
+        requests = {n: world.begin(asked, key) for n in begins}
+        for n in (ended, 1 - ended):
+            world.finish(requests[n], replies[n])
+    assert world.standing() == ["hello there", "Good day.", "I sold my sledge", "Who bought it?"]
+
+
+@both
+def test_an_answer_that_begins_with_a_call_takes_the_place_of_one_in_words(
+    world: World, key: str | None
+) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("the weather in Paris")]
+    world.say(asked, "I do not know.", key)
+    world.say(asked, assistant(None, call("1")), key)
+    world.say([*asked, assistant(None, call("1")), result("1", "sunny")], "It is sunny.", key)
+    assert world.standing() == ["hello there", "Good day.", "the weather in Paris", "It is sunny."]
+
+
+@both
+def test_of_two_answers_for_a_program_the_last_one_stands(world: World, key: str | None) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    for reply in ('{"say": "One."}', '{"say": "Two."}'):
+        world.say([*history, user("a number")], reply, key)
+    assert world.standing()[-1] == '{"say": "Two."}'
+
+
 @both
 @pytest.mark.parametrize("overlap", [False, True])
 def test_two_finished_requests_for_one_turn_give_one_turn(

@@ -192,6 +192,16 @@ def test_a_chat_that_began_with_an_answer_for_a_program_is_remembered_when_it_go
     assert FACT in world.upstream.last.body.decode()
 
 
+def test_a_guardrail_beside_a_later_turn_takes_no_answers_place(world: World) -> None:
+    history = [*user("Hello"), {"role": "assistant", "content": "Good day."}, *user(FACT)]
+    world.upstream.queue(say("Good day."), say(ANSWER), say('{"ok":true}'))
+    for messages, fields in ((history[:1], {}), (history, {}), (history, {"response_format": CHECK})):
+        world.post(messages, user="alice", **fields)
+    assert world.query("SELECT standing FROM exchanges ORDER BY id") == [1, 1, 0]
+    world.chat(user="alice").say(QUESTION)
+    assert ANSWER in world.upstream.last.body.decode()
+
+
 def test_a_guardrail_that_is_known_by_its_prompt_takes_no_turn_from_memory(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
