@@ -351,6 +351,9 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
     apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
     for x in near or apart:
         old, new = in_order(x)
+        if old.hush and is_tombstone(new):
+            # Asked again, a turn that lost a part to forgetting is off the record, and the rest would go with it.
+            continue
         if tree.is_same_input(x, y) and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.

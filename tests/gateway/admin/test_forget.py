@@ -336,6 +336,20 @@ def test_the_settings_name_what_is_kept(world: World) -> None:
     assert world.gateway.app.background.retention.days == {"default": 30}
 
 
+def test_what_is_left_of_a_turn_is_not_lost_when_its_reply_is_asked_again(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    world.upstream.queue(say("What a Zqmisox!"), say("I see."), say("Well."))
+    chat.say("My dog is called Rex.")
+    forget(world, user="alice", message=shown(world)["What a Zqmisox!"])
+    chat.messages.pop()
+    chat.go_on()
+    assert "My dog is called Rex." in shown(world)
+    chat.say("Good.")
+    assert "My dog is called Rex." in shown(world)
+    assert "I see." not in shown(world)  # the new reply may say what was forgotten
+
+
 def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(world: World) -> None:
     edit = {"label": "human", "new_string": "has a cat"}
     world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
