@@ -10,17 +10,22 @@ import re
 from dataclasses import dataclass
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
+_SAYS_BOUNDARY = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
 _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M)
 _FILE_NAME = re.compile(
     rb"""^content-disposition:[^\r\n]*;\s*filename=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M
 )
+# Wherever a reader might find a name: readers differ in which of two they take, in blanks and in what quotes hide.
+_MAY_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """Returns the boundary of a `multipart/form-data` type; None for other types, and where it has none."""
+    """Returns the boundary of a `multipart/form-data` type; None for other types, and where it has not just one."""
     if not content_type.lower().startswith("multipart/form-data"):
+        return None
+    if len(_SAYS_BOUNDARY.findall(content_type)) > 1:
         return None
     found = _BOUNDARY.search(content_type)
     return (found[1] or found[2]).encode("latin-1") if found else None
@@ -29,13 +34,14 @@ def boundary_of(content_type: str) -> bytes | None:
 class FieldSearch:
     """A search for a field by its name. Feed it until `is_over`.
 
-    head: all that was fed. span: where the field's value lies in it; None: it was not found.
+    head: all that was fed. span: where the field's value lies in it; None: it was not found. is_whole: the form ended
+    in order without it.
     """
 
     def __init__(self, boundary: bytes, name: str) -> None:
         self.head = bytearray()
         self.span: tuple[int, int] | None = None
-        self.is_over = False
+        self.is_over = self.is_whole = False
         self._mark = b"\r\n--" + boundary
         self._name = name.encode()
         # Three offsets in `head`: the part's beginning, behind its delimiter; its value's beginning, once the part's
@@ -65,7 +71,7 @@ class FieldSearch:
         if len(after) < 2:
             return False
         if after == b"--":
-            self.is_over = True
+            self.is_over = self.is_whole = True
             return False
         # The blank line may have been cut, so the search begins up to three bytes before what is new.
         end = self.head.find(b"\r\n\r\n", max(self._part, self._from - 3))
@@ -86,12 +92,10 @@ class FieldSearch:
         if start < 0:
             self._from = len(self.head)
             return False
-        if self._value is not None:
-            named = _NAME.search(self.head[self._part : self._value])
-            if named is not None and self._name in (named[1], named[2]):
-                self.span = (self._value, start)
-                self.is_over = True
-                return False
+        if self._value is not None and _may_be(self._name, self.head[self._part : self._value]):
+            self.span = (self._value, start)
+            self.is_over = True
+            return False
         self._in_preamble, self._value = False, None
         self._part = self._from = start + len(self._mark)
         return True
@@ -126,9 +130,13 @@ class FieldWatch:
                 self._left = self._left[start:]
                 self.is_found = len(self._left) > _MAX_HEAD_BYTES and not self._is_over
                 return
-            named = _NAME.search(self._left, start, end + 2)
-            self.is_found = named is not None and self._name in (named[1], named[2]) and not self._is_over
+            self.is_found = not self._is_over and _may_be(self._name, self._left[start:end])
             self._left = self._left[end:]
+
+
+def _may_be(name: bytes, head: bytes | bytearray) -> bool:
+    """Returns whether any reader of a part's head may take the part for the field of this name."""
+    return any(found[1] or found[2].strip() == name for found in _MAY_NAME.finditer(head))
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,8 +132,10 @@ class _ForwardedPath:
                 boundary = boundary_of(head.content_type) if not head.is_encoded else None
                 is_read = boundary is not None and _may_name_a_model(head.path)
                 if boundary is not None and is_read:
-                    await upload.look(FieldSearch(boundary, "model"), self.bodies.limit_bytes, quota)
+                    search = FieldSearch(boundary, "model")
+                    await upload.look(search, self.bodies.limit_bytes, quota)
                     trace.model = upload.found or trace.model
+                    is_read = search.span is not None or search.is_whole
                 route = self.forwarding.find(head.path, trace.model, head.named, is_read=is_read)
                 caller = trace.caller
                 outgoing = Outgoing(

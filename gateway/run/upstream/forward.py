@@ -124,8 +124,8 @@ class Forwarding:
         """
         if not is_read and self._settings.models and not path.startswith(_WITHOUT_MODEL):
             raise BadRequest(
-                "The models of this gateway are a closed list, so the body must be JSON that can be read: "
-                "`content-type: application/json`, not compressed.",
+                "The models of this gateway are a closed list, so the body must be one that can be read: JSON "
+                "(`content-type: application/json`, not compressed), or a form whose `model` stands before its file.",
                 param="model",
             )
         route = self._find(path, model, named)

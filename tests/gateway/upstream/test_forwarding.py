@@ -210,6 +210,53 @@ def test_a_form_that_names_two_models_is_refused(
     assert not any(b"dear" in seen.body for seen in second.seen)
 
 
+ALLOWED = b'--XX\r\ncontent-disposition: form-data; name="model"\r\n\r\nears\r\n'
+
+
+@pytest.mark.parametrize("before", [b"", ALLOWED])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'content-disposition: form-data; name = "model"',
+        b'content-disposition: form-data; name="model"; a="; name=x"',
+        b'content-disposition: form-data; a="\\"; name="model"; b="; name=x"',
+        b"content-disposition: form-data; name=x\r\ncontent-disposition: form-data; name=model",
+        b"content-disposition: form-data; name*=utf-8''%6dodel",
+        b"content-disposition: form-data; name*0=mo; name*1=del",
+        b'content-disposition : form-data; NAME=" model "',
+    ],
+)
+def test_a_closed_list_is_closed_to_forms_that_readers_may_take_in_two_ways(
+    two: tuple[Running, StrictUpstream, StrictUpstream], head: bytes, before: bytes
+) -> None:
+    gateway, first, second = two
+    body = before + b"--XX\r\n" + head + b"\r\n\r\ndear\r\n--XX--\r\n"
+    reply = gateway.ask("POST", "/v1/audio/transcriptions", body, FORM)
+    assert (reply.status, reply.error["param"]) == (400 if before else 404, "model")
+    assert first.seen == []
+    assert not any(b"dear" in seen.body for seen in second.seen)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (form(("model", b"dear")).replace(b"\r\n", b"\n"), FORM["content-type"]),
+        (form(("model", b"dear")), 'multipart/form-data; a="; boundary=YY"; boundary=XX'),
+        (form(("model", b"dear"), end=False), FORM["content-type"]),
+        (b"--XX\r\n" + b"h" * 20_000 + b"\r\n--XX--\r\n", FORM["content-type"]),
+        (form(("*file", b"x" * 34_000_000), ("model", b"dear")), FORM["content-type"]),
+    ],
+    ids=["lines", "boundary", "end", "head", "size"],
+)
+def test_a_closed_list_is_closed_to_forms_that_cannot_be_read(
+    two: tuple[Running, StrictUpstream, StrictUpstream], body: bytes, kind: str
+) -> None:
+    gateway, first, second = two
+    reply = gateway.ask("POST", "/v1/audio/transcriptions", body, {"content-type": kind})
+    assert (reply.status, reply.error["param"]) == (400, "model")
+    assert first.seen == second.seen == []
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_model_behind_its_file_is_found(
     two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
@@ -305,6 +352,7 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
         ({"input": "x"}, {"x-mnemogate-memory": "strict"}, 400, "x-mnemogate-memory"),
         ({"input": "x"}, {}, 400, "model"),  # the upstream's own words
         (b'{"model":"ears","model":"first/x"}', {}, 400, "model"),
+        (b'{"\\u006dodel":"dear","model":"ears"}', {}, 400, "model"),  # a reader that takes the first
         (b"{", {}, 400, None),
         (b"[]", {}, 400, None),
     ],
@@ -479,7 +527,9 @@ def test_a_field_is_found_however_the_form_is_cut(body: bytes, expected: bytes |
     [
         ("multipart/form-data; boundary=abc", b"abc"),
         ('Multipart/Form-Data; charset=x; BOUNDARY="a b"', b"a b"),
+        ("multipart/form-data; boundary=----FormBoundaryabc", b"----FormBoundaryabc"),
         ("multipart/form-data", None),
+        ("multipart/form-data; boundary=a; boundary =b", None),  # which of them counts is the reader's to say
         ("application/json; boundary=abc", None),
     ],
 )
