@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
+from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import (
     EDITING,
     REMEMBERED,
@@ -30,6 +31,8 @@ from gateway.run.tools.files import FileTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed
+from gateway.run.tools.written_blocks import write_blocks
+from storage.records import Block
 
 RESULT_CHARS = 50_000
 LEAST_CHARS = 5_000
@@ -88,14 +91,48 @@ class AgentTools:
             return await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
-        perform = partial(self.foreign.run, tool.definition, self._foreign_call(call))
-        answer = await self._once(call, perform)
+        answer = await self._once(call, partial(self._run_defined, call, tool.definition))
         return self._cut(answer, min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         return await (perform() if self.calls is None else self.calls.once(call, perform))
 
-    def _foreign_call(self, call: RunTool) -> ForeignCall:
+    async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
+        """Performs a call of a tool that was defined. What code changes in its copy of the blocks is written."""
+        blocks = await self._blocks() if tool.source_type == "python" else []
+        answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
+        if not answer.blocks:
+            return answer
+        memory = self.memory
+        path = memory.known.path if self.run_uid is not None else ()
+        return await write_blocks(
+            memory.store,
+            answer,
+            blocks,
+            at=memory.now(),
+            origin=f"tool:{call.call_id}",
+            exchange=path[-1].id if path else None,
+            edited=self._edited(),
+        )
+
+    async def _blocks(self) -> Sequence[Block]:
+        """Returns the blocks as they are now; one that edits of this conversation wait for, as its model sees it."""
+        memory = self.memory
+        now = {block.id: block for block in await memory.store.blocks.load(memory.known.agent.id)}
+        waits = self._edited()
+        return [
+            block if block.label in waits else now[block.id]
+            for block in memory.changes.blocks
+            if block.id in now
+        ]
+
+    def _edited(self) -> set[str]:
+        """Returns the labels of blocks with edits that are not in the store yet."""
+        known, changes = self.memory.known, self.memory.changes
+        path = known.path_ids
+        return {op.label for op in (*(op for op in known.look.ops if op.exchange in path), *changes.ops)}
+
+    def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as others are told it. Its key is the same only for the same call of the same step."""
         uid, path, run = self.spec.uid, self.memory.known.path, self.run_uid
         step = "" if run is None or not path else ids.placed("step", uid, path[-1].seq)
@@ -107,16 +144,16 @@ class AgentTools:
             "" if run is None else ids.named("run", run),
             # Providers choose the ids of calls, and headers bear few characters.
             f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
-            self._agent_state(),
+            self._agent_state(blocks),
             self.memory.known.agent.scope.project,
         )
 
-    def _agent_state(self) -> dict[str, Any]:
-        blocks = [
+    def _agent_state(self, blocks: Sequence[Block]) -> dict[str, Any]:
+        shown = [
             {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
-            for b in self.memory.changes.blocks
+            for b in blocks
         ]
-        return {"id": ids.named("agent", self.spec.uid), "name": self.spec.name, "blocks": blocks}
+        return {"id": ids.named("agent", self.spec.uid), "name": self.spec.name, "blocks": shown}
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory

@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import traceback
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -26,12 +27,15 @@ def main() -> None:
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
     os.set_inheritable(pipe, False)
     try:
-        answer = {"result": _text(_call(json.loads(sys.stdin.buffer.read())))}
+        answer = _answer(json.loads(sys.stdin.buffer.read()))
     except BaseException as error:
-        traceback.print_exc()
+        with suppress(Exception):
+            traceback.print_exc()
         answer = {"error": _words(error)}
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A tool may have closed it, or put something else in its place.
+        with suppress(Exception):
+            stream.flush()
     with os.fdopen(pipe, "wb") as out:
         # Half a character (a lone surrogate) has no form in UTF-8.
         out.write(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
@@ -39,7 +43,22 @@ def main() -> None:
     os._exit(0)
 
 
-def _call(work: Any) -> Any:
+def _answer(work: Any) -> Any:
+    """Returns what the function returned, and which blocks it has changed: label -> value."""
+    given = work["agent"]
+    blocks = {block["label"]: SimpleNamespace(**block) for block in given.get("blocks", ())}
+    result = _text(_call(work, _agent(given, blocks)))
+    changed = {}
+    for block in given.get("blocks", ()):
+        label, value = block["label"], blocks[block["label"]].value
+        if not isinstance(value, str):
+            raise TypeError(f"the value of the memory block {label!r} must be a string")
+        if value != block["value"]:
+            changed[label] = value
+    return {"result": result, "blocks": changed} if changed else {"result": result}
+
+
+def _call(work: Any, agent: SimpleNamespace) -> Any:
     tree = ast.parse(work["source"], TOOL)
     function = [each for each in tree.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
     # A module of its own, which dataclasses look up by its name.
@@ -47,17 +66,25 @@ def _call(work: Any) -> Any:
     exec(compile(tree, TOOL, "exec", dont_inherit=True), module.__dict__)
     arguments = work["arguments"]
     if "agent_state" in [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]:
-        arguments["agent_state"] = _agent(work["agent"])
+        arguments["agent_state"] = agent
     result = getattr(module, function.name)(**arguments)
     return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
-def _agent(agent: Any) -> SimpleNamespace:
-    """Returns a copy of the agent, whose changes lead nowhere: `agent_state.memory.get_block("human").value`."""
-    blocks = [SimpleNamespace(**block) for block in agent["blocks"]]
-    by_label = {block.label: block for block in blocks}
-    memory = SimpleNamespace(blocks=blocks, get_block=by_label.__getitem__)
-    return SimpleNamespace(id=agent["id"], name=agent["name"], memory=memory, blocks=blocks)
+def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
+    """Returns a copy of the agent: `agent_state.memory.get_block("human").value`. blocks: its blocks by label."""
+
+    def update_block_value(label: str, value: str) -> None:
+        blocks[label].value = value
+
+    memory = SimpleNamespace(
+        blocks=list(blocks.values()),
+        get_block=lambda label: blocks[label],
+        get_blocks=lambda: list(blocks.values()),
+        list_block_labels=lambda: list(blocks),
+        update_block_value=update_block_value,
+    )
+    return SimpleNamespace(id=agent.get("id"), name=agent.get("name"), memory=memory, blocks=memory.blocks)
 
 
 def _text(result: Any) -> str:

@@ -88,7 +88,9 @@ class Sandbox:
             return ToolAnswer(f"Error: {call.tool} {ended.wrong}.", "error", ended.stdout, ended.stderr)
         if "error" in ended.answer:
             return ToolAnswer(f"Error: {ended.answer['error']}", "error", ended.stdout, ended.stderr)
-        return ToolAnswer(str(ended.answer.get("result", "")), "success", ended.stdout, ended.stderr)
+        written = ended.answer.get("blocks")
+        blocks = written if isinstance(written, dict) else {}
+        return ToolAnswer(str(ended.answer.get("result", "")), "success", ended.stdout, ended.stderr, blocks)
 
     # -- the first call
 

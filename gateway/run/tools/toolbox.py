@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -22,12 +22,14 @@ class ToolAnswer:
     """The answer of a tool.
 
     content: as the model reads it. status: success or error. stdout, stderr: the output of code that it ran.
+    blocks: label -> the value that code gave a block in its copy of the agent; whoever runs the code writes them.
     """
 
     content: str
     status: str = "success"
     stdout: str = ""
     stderr: str = ""
+    blocks: Mapping[str, Any] = field(default_factory=dict)
 
 
 def failed(content: str) -> ToolAnswer:

@@ -62,6 +62,61 @@ def test_a_tool_is_made_of_its_source_and_called(world: LettaWorld) -> None:
         world.letta.agents.tools.run("roll", agent_id=agent.id, args={"sides": "six"})
 
 
+NOTE = '''
+def note(text: str, agent_state: "AgentState") -> str:
+    """Notes a text.
+
+    Args:
+        text: What to note.
+    """
+    before = agent_state.memory.get_block("human").value
+    agent_state.memory.update_block_value(label="human", value=f"{before}\\n{text}")
+    return "noted"
+'''
+
+
+@needs_bwrap
+def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWorld) -> None:
+    world.letta.tools.create(source_code=NOTE)
+    agent, messages = world.agent(tools=["note"]), world.letta.agents.messages
+
+    def human() -> str:
+        return world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+
+    def result() -> str:
+        return str(world.upstream.last.messages[-1]["content"])
+
+    both = Call("note", {"text": "gardener"}, "n1"), Call("note", {"text": "London"}, "n2")
+    world.upstream.queue(call_tools(*both), say("Done."))
+    reply = messages.create(agent.id, input="She gardens in London.")
+    assert human() == "Name: Ann\ngardener\nLondon"
+    # The model is told at once, as of what somebody else changes. Who reads the list is shown what the tool said.
+    assert "it now reads" in result()
+    assert "gardener London" in result()
+    returned = [each for each in reply.messages if each.message_type == "tool_return_message"]
+    assert [each.tool_return for each in returned] == ["noted", "noted"]
+    world.letta.agents.blocks.update("human", agent_id=agent.id, read_only=True)
+    world.upstream.queue(call_tools(Call("note", {"text": "more"})))
+    messages.create(agent.id, input="And more.")
+    assert result() == "noted\nError: the memory block 'human' is read-only, and was not changed."
+    world.letta.agents.blocks.update("human", agent_id=agent.id, read_only=False, limit=29)
+    world.upstream.queue(call_tools(Call("note", {"text": "more"})))
+    messages.create(agent.id, input="And more.")
+    assert "takes 29 characters at most, not 30, and was not changed" in result()
+    edit = Call("memory_insert", {"label": "human", "new_string": "!"}, "n3")
+    world.upstream.queue(call_tools(edit, Call("note", {"text": "?"}, "n4")))
+    messages.create(agent.id, input="Both.")
+    assert human().count("!") == 1
+    # Forgetting what was said forgets what the tool made of it.
+    said = next(each for each in messages.list(agent.id, order="asc"))
+    assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
+    world.world.settle()
+    assert "gardener" not in human()
+    ran = world.letta.agents.tools.run("note", agent_id=agent.id, args={"text": "by hand"})
+    assert ran.func_return == "noted"
+    assert human().endswith("by hand")
+
+
 @needs_bwrap
 def test_a_schema_of_the_arguments_takes_the_place_of_types_and_docstring(world: LettaWorld) -> None:
     """As `Model.model_json_schema()` of pydantic makes it."""

@@ -57,6 +57,10 @@ WORKS = [
         '{"a": [1.5, null, true], "ü": "ß"}',
     ),
     ("def tool(): pass", {}, "null"),
+    # What it prints is nobody's business, and its result is.
+    ("import sys\ndef tool():\n    sys.stdout.close()\n    return 1", {}, "1"),
+    ("import os\ndef tool():\n    os.close(1)\n    print(2)\n    return 1", {}, "1"),
+    ("import sys\ndef tool():\n    sys.stdout = sys.stderr = None\n    return 1", {}, "1"),
     # Where the machine has no memory left, it goes first.
     ("def tool(): return open('/proc/self/oom_score_adj').read().strip()", {}, "1000"),
     ("async def tool(x: int, y: int = 2): return x + y", {"x": 1}, "3"),

@@ -27,6 +27,7 @@ from gateway.run.agents.registry import AgentEdit, AgentView
 from gateway.run.agents.tools import ToolView
 from gateway.run.tools.signature import schema_of
 from gateway.run.tools.toolbox import ForeignCall
+from gateway.run.tools.written_blocks import write_blocks
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, show_tool, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.errors import NotFound
@@ -187,6 +188,11 @@ class ToolRoutes:
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, asked.project)
         answer = await self._api.runs.foreign.run(made, call)
+        if answer.blocks:
+            blocks = [entry.block for entry in view.blocks]
+            answer = await write_blocks(
+                self._api.store, answer, blocks, at=self._api.now(), origin=f"tool:{name}"
+            )
         return execution_json(answer.status, answer.content, answer.stdout, answer.stderr)
 
     def _named(self, view: AgentView, name: str) -> ToolView:
