@@ -7,7 +7,7 @@ nothing is provisional: a step that has ended is carried and stands, with a repl
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import orjson
 
@@ -48,6 +48,23 @@ def heard_before(messages: Sequence[WireMessage]) -> str:
     """Returns the reply in front of what is new in a chat completion's list, as its client has it; "": none."""
     replies = [m for m in messages if m.get("role") == "assistant"]
     return text_of(replies[-1]) if replies else ""
+
+
+def asks_again(
+    path: Sequence[Exchange],
+    canon: Canon,
+    messages: Sequence[WireMessage],
+    heard: str,
+    head: Sequence[WireMessage],
+) -> int:
+    """Returns how many messages at the end of a list are those of the newest turn, if all of them were asked before;
+    0: something is new. Its client has the reply before them, and none to them.
+
+    messages, heard: as in `as_heard`. head: messages with which a conversation begins.
+    """
+    if all(count < len(messages) for _, count in _asked(path, canon, messages, heard, head)):
+        return 0
+    return min(len(_newest_turn(path)[0].inputs), len(messages))
 
 
 def as_heard(
@@ -94,21 +111,35 @@ def _unheard(
 
     messages: what is new of the list, which begins with those questions. heard: the reply before them.
     """
+    found = [each for each in _asked(path, canon, messages, heard) if each[1] < len(messages)]
+    return found[-1] if found else ((), 0)
+
+
+def _asked(
+    path: Sequence[Exchange],
+    canon: Canon,
+    messages: Sequence[WireMessage],
+    heard: str,
+    head: Sequence[WireMessage] = (),
+) -> Iterator[tuple[Sequence[Exchange], int]]:
+    """Yields the newest turns whose questions a list begins with, and how many messages these are, the fewest first."""
     found: list[Exchange] = []
+    said, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
     asked: tuple[tuple[Atom, ...], ...] = ()
-    longest: tuple[Sequence[Exchange], int] = (), 0
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
         if found and any(map(_told, turn)):
-            break
-        found, asked = [*turn, *found], turn[0].inputs + asked
-        if len(messages) <= len(asked):
-            break
+            return
+        question = turn[0].inputs
+        if begun and not path and question[: len(begun)] == begun:
+            question = question[len(begun) :]
+        found, asked = [*turn, *found], question + asked
+        if len(said) < len(asked):
+            return
         above = in_a_row(map(_told, _newest_turn(path)))
-        is_asked = asked == tuple(map(canon.atoms, messages[: len(asked)]))
-        if is_asked and (letters(without_remark(heard)) == letters(above) or _is_begun(heard, above)):
-            longest = found, len(asked)
-    return longest
+        is_above = letters(without_remark(heard)) == letters(above) or _is_begun(heard, above)
+        if asked == said[: len(asked)] and is_above:
+            yield found, len(asked)
 
 
 def _is_begun(heard: str, text: str) -> bool:

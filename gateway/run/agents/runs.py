@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from zlib import crc32
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import abandon, heard_before, repeated
+from gateway.core.conversation.append import abandon, asks_again, heard_before, repeated
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of
 from gateway.core.ids import uid_of
@@ -38,7 +38,7 @@ from gateway.run.agents.guide import guide_of, is_overfull, terms_of
 from gateway.run.agents.pauses import called_before
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.retry import SentBefore, sent_before
+from gateway.run.agents.retry import SentBefore, line_of, say_again, sent_before
 from gateway.run.agents.run import (
     AcceptedRun,
     RunRequest,
@@ -252,7 +252,10 @@ class AgentRuns:
             shows_steps=False,
             heard=heard_before(request.messages),
         )
-        return (await self._send(sending, lambda _: view, sink, receipt)).status
+        result = await self._send(sending, lambda _: view, sink, receipt)
+        if result.is_repeat:
+            await say_again(request, result, view, sink, receipt)
+        return result.status
 
     async def recover(self) -> None:
         """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
@@ -349,8 +352,16 @@ class AgentRuns:
         name, digest = identity.conversation or DEFAULT, digest_of(agent, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
         ended = partial(self._ended, line_name(agent.uid, name))
-        said = sending.messages, sending.decisions
-        return await sent_before(self.keeper.store, agent, name, *said, digest, head, ended)
+        said = sending.messages
+        if sending.heard is not None and any(m.get("role") == "user" for m in said):
+            # A list says what its client has heard: the same words behind their answer are another send.
+            line = await line_of(self.keeper.store, agent, name)
+            path = () if line is None else line.path
+            count = asks_again(path, Canon(agent.secret), said, sending.heard, head)
+            if not count:
+                return None
+            said = said[-count:]
+        return await sent_before(self.keeper.store, agent, name, said, sending.decisions, digest, head, ended)
 
     async def _ended(self, ours: str, run: Run) -> Run:
         """Ends a run of a process that has died, whose line is free or ours by now."""

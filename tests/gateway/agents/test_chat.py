@@ -19,6 +19,8 @@ from tests.gateway.agents.test_runs import insert
 from tests.gateway.sdk import World
 
 OURS = {"x-mnemogate-conversation": "default"}
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+LOOKS = Call("look", id="call_look")
 HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 
 
@@ -370,3 +372,48 @@ def test_a_call_by_a_name_that_nobody_has_stays_in_the_prompt(world: World) -> N
     before = world.upstream.last.messages
     chat.say("Never mind.")
     assert world.upstream.last.messages[: len(before)] == before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_send_that_comes_again_is_answered_as_before(world: World, stream: bool) -> None:
+    """Its answer was lost on its way: the SDK sends it once more, and nothing is asked or done a second time."""
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    chat.say("Hi")
+    world.upstream.queue(call_tools(insert("a"), text="Let me see."), call_tools(LOOKS, text="Now."))
+    chat.messages.append({"role": "user", "content": "Look."})
+    first = chat.complete(stream=stream)
+    asked = len(world.upstream.chats)
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    again = chat.complete(stream=stream)
+    assert again == first
+    assert again["content"] == "Let me see. Now."
+    assert [call["function"]["name"] for call in again["tool_calls"]] == ["look"]
+    assert len(world.upstream.chats) == asked
+
+
+def test_the_same_words_behind_their_answer_are_another_send(world: World) -> None:
+    """The library sends it again since its first request did not arrive."""
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS)
+    world.upstream.queue(say("First."), say("Second."))
+    assert chat.say("Go on.") == "First."
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    assert chat.say("Go on.") == "Second."
+    assert sent(world) == ["Go on.", "First.", "Go on."]
+
+
+def test_a_send_that_comes_again_may_bring_what_was_cancelled_before_it(world: World) -> None:
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS)
+    chat.say("Hi")
+    world.upstream.queue(fail(500), say("Yes."))
+    chat.messages.append({"role": "user", "content": "Are you"})
+    with pytest.raises(openai.InternalServerError):
+        chat.complete()
+    chat.messages.append({"role": "user", "content": "there?"})
+    first = chat.complete()
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    assert chat.go_on() == first["content"] == "Yes."
+    assert chat.say("Good.") == "Ok."
+    assert sent(world) == ["Hi", "Ok.", "Are you", "there?", "Yes.", "Good."]
