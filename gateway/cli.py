@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import http.client
 import json
 import logging
@@ -88,6 +89,13 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # What was printed has no room. Python's own last flush must not fail for it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"mnemogate: what it says cannot be written: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _open_closed_streams() -> None:

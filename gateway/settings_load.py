@@ -59,7 +59,8 @@ _SHORT = {
     "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
 }
-_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", "MNEMOGATE_UPSTREAM_KEY")
+_UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
+_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
 # Besides the keys of upstreams these may name a variable that has their value.
 _SECRETS = (
     ("memory", "openwebui_jwt_secret"),
@@ -96,11 +97,23 @@ def load_settings(
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     environ = os.environ if environ is None else environ
+    for flag, text in (("--config", config), ("--upstream", upstream)):
+        if text == "":  # a script's variable that is not set
+            raise SettingsError(f"{flag}: expected a value, saw ''")
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
     settings = build(Settings, raw, "")
     for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
+    if (
+        needs_secrets
+        and not upstream
+        and environ.get(_UPSTREAM_KEY)
+        and _UPSTREAM_KEY not in _named(settings)
+    ):
+        raise SettingsError(
+            f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given"
+        )
     if upstream or "upstreams" not in raw:
         # What the SDKs' own variables say is a value, whatever it begins with.
         settings = _with_secrets(replace(settings, upstreams=()), environ, needs_all=needs_secrets)
@@ -147,14 +160,7 @@ def _overrides(
     raw, settings: the file's.
     """
     # A variable that holds a key may have a name of ours: it is no setting.
-    named: set[str] = set()
-
-    def note(where: str, said: str) -> str:
-        if (name := _variable_of(said)) is not None:
-            named.add(name)
-        return said
-
-    _map_secrets(settings, note)
+    named = _named(settings)
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
     for (table, key), value in flags.items():
         overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
@@ -168,6 +174,19 @@ def _overrides(
             "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
         )
     return overrides
+
+
+def _named(settings: Settings) -> set[str]:
+    """Returns the variables that the file names for keys and secrets."""
+    found: set[str] = set()
+
+    def note(where: str, said: str) -> str:
+        if (name := _variable_of(said)) is not None:
+            found.add(name)
+        return said
+
+    _map_secrets(settings, note)
+    return found
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
@@ -228,9 +247,7 @@ def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[Ups
     A key that was set for OpenAI goes to no other address that is named here.
     """
     if url:
-        return (
-            UpstreamSettings("openai", base_url=url, api_key=environ.get("MNEMOGATE_UPSTREAM_KEY") or None),
-        )
+        return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
     found = []
     key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
     if key or base:

@@ -557,6 +557,16 @@ def test_serve_goes_on_where_nothing_can_be_printed(where: str) -> None:
             child.kill()
 
 
+@pytest.mark.sqlite
+def test_a_command_says_that_its_output_has_no_room() -> None:
+    check = [sys.executable, "-m", "gateway", "check-config"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(check, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "mnemogate: what it says cannot be written: No space left on device\n"
+
+
 def is_ready(port: int) -> bool:
     """Says whether a gateway takes requests there."""
     try:

@@ -337,6 +337,24 @@ def test_the_providers_own_variables_name_the_upstreams(
     assert load(tmp_path, "", environ, upstream=upstream).upstreams == expected
 
 
+@pytest.mark.parametrize("text", ["", UPSTREAM])
+def test_a_key_of_an_upstream_that_is_not_named_is_refused(tmp_path: Path, text: str) -> None:
+    environ = {"MNEMOGATE_UPSTREAM_KEY": "k"}
+    with pytest.raises(
+        SettingsError, match="the key of MNEMOGATE_UPSTREAM or --upstream, which is not given"
+    ):
+        load(tmp_path, text, environ)
+    assert load(tmp_path, text, environ, needs_secrets=False).upstreams  # commands know nothing of it
+    own = load(tmp_path, UPSTREAM + "api_key = 'env:MNEMOGATE_UPSTREAM_KEY'", environ)
+    assert own.upstreams[0].api_key == "k"
+
+
+@pytest.mark.parametrize("flag", ["upstream", "config"])
+def test_an_empty_flag_is_not_one_that_was_left_out(tmp_path: Path, flag: str) -> None:
+    with pytest.raises(SettingsError, match=f"--{flag}: expected a value, saw ''"):
+        load_settings(environ={}, **{flag: ""})
+
+
 def test_a_stray_key_does_not_open_a_second_upstream(tmp_path: Path) -> None:
     text = "[[upstreams]]\nname = 'local'\nbase_url = 'http://x/v1'\napi_key = 'env:MNEMOGATE_MY_KEY'"
     settings = load(tmp_path, text, {"OPENAI_API_KEY": "k", "MNEMOGATE_MY_KEY": "mine"})
