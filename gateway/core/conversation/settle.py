@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.conversation.canonical import Canon, WireMessage, squash, text_of, visible
+from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.plan import Amendment, Plan, find_opening, is_asked_again
 from gateway.core.conversation.provider_fields import has_opaque
@@ -412,8 +412,9 @@ def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
 def head_of(tree: Tree, e: Exchange) -> int:
     """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
 
-    Elsewhere made are all messages up to the last assistant message. If the list begins with an opening that was sent
-    here before, they are the messages of that opening's head.
+    Elsewhere made are all messages up to the last assistant message; what answers the last user's message is of the
+    turn itself. If the list begins with an opening that was sent here before, they are the messages of that opening's
+    head.
     """
     if e.parent is not None:
         return 0
@@ -422,7 +423,10 @@ def head_of(tree: Tree, e: Exchange) -> int:
     ]
     if sent:
         return head_of(tree, max(sent, key=lambda x: len(x.inputs)))
-    return max((i + 1 for i, atoms in enumerate(e.inputs) if atoms and atoms[0][:1] in b"ac"), default=0)
+    asked = max((i for i, atoms in enumerate(e.inputs) if is_user(atoms)), default=len(e.inputs))
+    return max(
+        (i + 1 for i, atoms in enumerate(e.inputs[:asked]) if atoms and atoms[0][:1] in b"ac"), default=0
+    )
 
 
 def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:

@@ -354,6 +354,16 @@ def test_a_few_shot_answer_that_the_model_repeats_is_no_evidence(world: World, a
 
 
 @both
+def test_a_turn_under_way_that_was_not_kept_when_it_began_is_the_users_own(
+    world: World, key: str | None
+) -> None:
+    """An answer for a program leaves nothing, and may be a call whose result comes next."""
+    asked = [user("Which city is wettest? I live in Cork."), assistant(None, call("1")), result("1", "wet")]
+    world.say([*shots(), *asked], "Cork is.", key)
+    assert world.standing() == ["Which city is wettest? I live in Cork.", "Cork is."]
+
+
+@both
 def test_an_imported_history_is_shown_once_it_was_carried_on(world: World, key: str | None) -> None:
     start = [user("my boat is Ada"), assistant("A boat.")]
     history = world.chat(("one", "r1"), key=key, start=start)
