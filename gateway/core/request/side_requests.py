@@ -239,14 +239,26 @@ class SideRequests:
 def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     """Returns whether a request is one turn whose answer is for a program.
 
-    Such a turn says so by OpenAI's `response_format`, or by a schema or a grammar as local servers take it.
+    Such a turn says so by OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a
+    `tool_choice` that names the only tool.
     """
     wanted = body.get("response_format")
     is_json = isinstance(wanted, dict) and str(wanted.get("type", "")).startswith("json")
-    if not is_json and (_GRAMMARS.isdisjoint(body) or not any(body.get(key) for key in _GRAMMARS)):
+    has_grammar = not _GRAMMARS.isdisjoint(body) and any(body.get(key) for key in _GRAMMARS)
+    if not (is_json or has_grammar or _is_forced(body)):
         return False
     roles = [message.get("role") for message in body.get("messages") or ()]
     return roles.count("user") == 1 and roles[-1] == "user" and "assistant" not in roles
+
+
+def _is_forced(body: Mapping[str, Any]) -> bool:
+    """Returns whether the answer can only be a call of the one tool that there is, named in the request."""
+    for choice, tools in (("tool_choice", "tools"), ("function_call", "functions")):
+        chosen = body.get(choice)
+        if isinstance(chosen, dict) and chosen.get("type") != "allowed_tools":
+            offered = body.get(tools)
+            return isinstance(offered, list) and len(offered) == 1
+    return False
 
 
 def _first_text(content: object) -> str:

@@ -373,6 +373,7 @@ def test_a_long_text_is_looked_at_once(role: str, text: str) -> None:
 
 
 JSON = {"type": "json_schema", "json_schema": {}}
+CITY, RIVER = ({"type": "function", "function": {"name": name}} for name in ("city", "river"))
 
 
 @pytest.mark.parametrize(
@@ -384,6 +385,23 @@ JSON = {"type": "json_schema", "json_schema": {}}
         (say(("user", "a"), ("assistant", "b"), ("user", "c")), {"response_format": JSON}, Mode.ON),
         (say(("user", "extract")), {"response_format": {"type": "text"}}, Mode.ON),
         (say(("user", "extract")), {"response_format": None, "grammar": None}, Mode.ON),
+        # A library's other way to a structured answer: one tool, and it has to be called.
+        (say(("user", "extract")), {"tools": [CITY], "tool_choice": CITY}, Mode.READ),
+        (
+            say(("user", "extract")),
+            {"functions": [{"name": "city"}], "function_call": {"name": "city"}},
+            Mode.READ,
+        ),
+        (
+            say(("user", "a"), ("assistant", "b"), ("user", "c")),
+            {"tools": [CITY], "tool_choice": CITY},
+            Mode.ON,
+        ),
+        # An agent may have to call some tool first, and answers the person afterwards.
+        (say(("user", "weather")), {"tools": [CITY, RIVER], "tool_choice": CITY}, Mode.ON),
+        (say(("user", "weather")), {"tools": [CITY], "tool_choice": "required"}, Mode.ON),
+        (say(("user", "weather")), {"tools": [CITY], "tool_choice": "auto"}, Mode.ON),
+        (say(("user", "weather")), {"tools": [CITY], "tool_choice": {"type": "allowed_tools"}}, Mode.ON),
     ],
 )
 def test_a_single_turn_for_a_program_is_read_only(

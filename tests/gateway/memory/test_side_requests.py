@@ -12,7 +12,7 @@ from gateway.settings import SideRequest
 from storage.commands import Unread
 from storage.records import LEARNER
 from tests.doubles import side_requests as recorded
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, remember
 
 Json = dict[str, Any]
@@ -188,6 +188,21 @@ def test_a_chat_that_began_with_an_answer_for_a_program_is_remembered_when_it_go
         world.post(history, user="alice", response_format=CHECK)
         assert world.upstream.last.messages == history
         history.append({"role": "assistant", "content": "Noted."})
+    world.chat(user="alice").say(QUESTION)
+    assert FACT in world.upstream.last.body.decode()
+
+
+def test_the_call_of_the_one_tool_there_is_leaves_nothing_until_its_result_is_answered(world: World) -> None:
+    """Structured answers of older libraries; an agent that has to search first goes on with what was found."""
+    tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    world.upstream.queue(call_tools(Call("search", id="1")), say(ANSWER))
+    reply = world.post(user(FACT), user="alice", tools=[tool], tool_choice=tool)
+    assert reply.headers["x-mnemogate-memory"] == "read"
+    assert kept(world) == "[]"
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    found = {"role": "tool", "tool_call_id": "1", "content": "Nothing."}
+    world.post([*user(FACT), called, found], user="alice", tools=[tool])
     world.chat(user="alice").say(QUESTION)
     assert FACT in world.upstream.last.body.decode()
 
