@@ -57,8 +57,17 @@ class Exchanges:
         return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
 
     async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Returns what a run has said and done, without what it was told."""
+        """Returns what a run has said and done, without what it was told; if that is nothing, what it waits for."""
+        if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
+            return await self._asked(run)
         return await self.of_run(run, steps, with_input=False)
+
+    async def _asked(self, run: Run) -> list[dict[str, Any]]:
+        """Returns the calls of a run that wait for an answer still."""
+        step = await self.store.runs.waiting(self.agent.id, run.conversation)
+        e = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
+        found = [] if e is None else await self.of_run(run, [e], with_input=False)
+        return [each for each in found if each["message_type"] == "approval_request_message"]
 
     async def of_run(self, run: Run, steps: Sequence[Exchange], *, with_input: bool) -> list[dict[str, Any]]:
         if not steps:

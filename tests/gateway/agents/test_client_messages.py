@@ -782,15 +782,25 @@ def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
     world.upstream.queue(call_tools(insert("a", "c1"), insert("b", "c2")))
     messages = world.letta.agents.messages
     messages.create(agent.id, input="Keep both.")
+    run_id = world.letta.runs.list(agent_id=agent.id).items[0].id
 
-    def answer(id: str) -> Any:
+    def answer(id: str, **options: Any) -> Any:
         decision: Any = {"type": "approval", "tool_call_id": id, "approve": True}
-        return messages.create(agent.id, messages=[{"type": "approval", "approvals": [decision]}])
+        return messages.create(agent.id, messages=[{"type": "approval", "approvals": [decision]}], **options)
 
-    assert answer("c1").stop_reason.stop_reason == "requires_approval"
+    reply = answer("c1")
+    assert reply.stop_reason.stop_reason == "requires_approval"
+    # Programs ask for what the newest request of a reply names.
+    told = [[*reply.messages]]
+    retried = {"x-stainless-retry-count": "1"}
+    told.append([*answer("c1", streaming=True, extra_headers=retried)][:-2])
+    told.append([*answer("c1", background=True, extra_headers=retried).messages])
+    for each in told:
+        assert [(m.message_type, [c.tool_call_id for c in m.tool_calls]) for m in each] == [
+            ("approval_request_message", ["c2"])
+        ]
     pending: Any = world.letta.agents.retrieve(agent.id).pending_approval
     assert [call.tool_call_id for call in (pending.tool_call, *pending.tool_calls)] == ["c2", "c2"]
-    run_id = world.letta.runs.list(agent_id=agent.id).items[0].id
     for listed in (messages.list(agent.id, order="asc"), world.letta.runs.messages.list(run_id)):
         calls = [(each.message_type, [c.tool_call_id for c in each.tool_calls]) for each in list(listed)[1:]]
         assert calls == [("tool_call_message", ["c1"]), ("approval_request_message", ["c2"])]
