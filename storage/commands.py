@@ -503,7 +503,7 @@ class Rules:
     it, seqs that are wanted or None) -> its messages that may be found. merge: what pending operations come to on the
     blocks as they are now. quotes: may this note or hidden round quote what is gone? rebuild: the value of a block
     without what is gone. Its arguments: the block with its last untouched value, and the values it had since, oldest
-    first.
+    first. without_found: (a step with results, the one whose calls they answer) without what they may quote.
     """
 
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
@@ -511,6 +511,7 @@ class Rules:
     quotes: Callable[[str, Erased], bool]
     rebuild: Callable[[Block, Sequence[Revised]], str]
     tools_used: Callable[[Exchange], Sequence[str]]
+    without_found: Callable[[Exchange, Exchange, Erased], Exchange]
 
 
 # -- what passes between export, import and the store

@@ -498,7 +498,7 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
     start = (first and await connection.value(SQL["begun_before"], (agent, first, said - _DAY_S))) or 0
     places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
     rows = await connection.rows(SQL["additions"], (agent, start, after, _PAGE))
-    for (id,) in rows:
+    for id, step in rows:
         e = await history.load_exchange(connection, agent, id)
         if e is None or (e.seq < first and max(e.touched, e.ended or 0.0, e.stopped or 0.0) < said):
             continue
@@ -509,9 +509,12 @@ async def _erase_additions(connection: Connection, work: _Work, after: int) -> i
         drops = (e.full is not None and not history.is_step(e)) and (
             is_near or has_blocks or work.rules.quotes(e.full.decode(errors="replace"), erased)
         )
-        if notes != e.notes or drops:
-            full = None if drops else e.full
-            left = replace(e, notes=notes, full=full, hidden=full is not None)
+        full = None if drops else e.full
+        left = replace(e, notes=notes, full=full, hidden=full is not None)
+        above = None if step is None else await history.load_exchange(connection, agent, step)
+        if above is not None:
+            left = work.rules.without_found(left, above, erased)
+        if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
             await history.update_exchange(connection, agent, left, is_whole=True)
     return rows[-1][0] if len(rows) == _PAGE else None
 

@@ -184,9 +184,11 @@ WHERE agent IN ({seers})
 SELECT seq FROM exchanges WHERE agent = ?1 AND seq < ?2 AND begun < ?3 ORDER BY seq DESC LIMIT 1
 
 -- name: additions
--- Finds a page of exchanges to which we added something.
-SELECT id FROM exchanges WHERE agent = ?1 AND seq > ?2 AND id > ?3 AND (notes IS NOT NULL OR "full" IS NOT NULL)
-ORDER BY id LIMIT ?4
+-- Finds a page of exchanges to which we added something, or which follow a step of a run: its calls may have results.
+SELECT e.id, s.exchange FROM exchanges e LEFT JOIN run_steps s ON s.exchange = e.parent AND s.agent = ?1
+WHERE e.agent = ?1 AND e.seq > ?2 AND e.id > ?3
+    AND (e.notes IS NOT NULL OR e."full" IS NOT NULL OR s.exchange IS NOT NULL)
+ORDER BY e.id LIMIT ?4
 
 -- name: wipe_exchanges (sqlite)
 -- Empties a page of a memory that is gone.

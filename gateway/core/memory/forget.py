@@ -6,15 +6,22 @@ each message that it quotes. In doubt the note is erased as well, since a note c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.private import private_of, without_private
 from gateway.core.dates import date_of
+from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
 from gateway.core.prompt.note import folded_words, mentions_blocks
 from storage.commands import Erased, Revised
-from storage.records import Block
+from storage.records import Block, Exchange
 
+FORGOTTEN = "(forgotten)"  # in the place of what a search found; no hit is shorter
 _REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
 
 
@@ -25,6 +32,28 @@ def quotes(text: str, erased: Erased) -> bool:
     # Notes give the day of the week too, which other texts of ours may leave out, and the year where it is another.
     dates = (date_of(day).split()[0] for day in erased.days)
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
+
+
+def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
+    """Returns a step without what its results may quote of what was erased: hits of searches, and changes of blocks.
+
+    above: the step whose calls they answer. Both with their content.
+    """
+    calls = calls_of(above)
+    messages = orjson.loads(e.input or b"[]")
+    left = [_without_found(m, calls, erased) for m in messages]
+    return e if left == messages else replace(e, input=orjson.dumps(left))
+
+
+def _without_found(message: WireMessage, calls: Mapping[str, str], erased: Erased) -> WireMessage:
+    if message.get("role") != "tool":
+        return message
+    text, said = text_of(message), private_of(message).get("said")
+    if calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:said], erased):
+        return {**without_private(message), "content": FORGOTTEN}
+    if said is not None and quotes(text[said:], erased):
+        return {**message, "content": text[:said]}
+    return message
 
 
 def rebuild(block: Block, later: Sequence[Revised]) -> str:

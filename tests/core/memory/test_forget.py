@@ -7,10 +7,11 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from gateway.core.memory.forget import quotes, rebuild
+from gateway.core.conversation.private import with_private
+from gateway.core.memory.forget import quotes, rebuild, without_found
 from gateway.core.prompt.note import Recalled, render_note
 from storage.commands import Erased, Revised
-from storage.records import Block, BlockOp, Message
+from storage.records import Block, BlockOp, Exchange, Message
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)
@@ -40,6 +41,31 @@ def test_a_day_that_is_told_without_its_year_is_known() -> None:
     told = render_note([Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0)
     assert "2024-10-04" not in told.partition("\n[")[2]
     assert quotes(told, Erased(frozenset({DAY})))
+
+
+def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
+    empty = Exchange(1, 1, None, 0, 0, (), (), (), b"", None, 1.0, 1.0)
+    calls = [
+        {"id": name, "function": {"name": name, "arguments": "{}"}}
+        for name in ("conversation_search", "look")
+    ]
+    above = replace(empty, said=orjson.dumps({"role": "assistant", "content": None, "tool_calls": calls}))
+    hit = "- [2024-10-04, user] My cat is called Miso."
+    told = "Done.\n\n" + note(DAY - 1, ('Memory block "human" has changed',))
+    results = [
+        {"role": "tool", "tool_call_id": "conversation_search", "content": hit},
+        {"role": "tool", "tool_call_id": "look", "content": hit},  # somebody else's words
+        with_private({"role": "tool", "tool_call_id": "look", "content": told}, said=5),
+        {"role": "user", "content": hit},
+    ]
+    step = replace(empty, input=orjson.dumps(results))
+    for erased, changes in (
+        (Erased(frozenset({DAY})), {0: "(forgotten)"}),
+        (Erased(frozenset({DAY - 5}), blocks=True), {2: "Done."}),
+        (Erased(frozenset({DAY - 5})), {}),
+    ):
+        left = orjson.loads(without_found(step, above, erased).input or b"")
+        assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
 
 
 def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:

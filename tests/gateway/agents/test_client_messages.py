@@ -808,6 +808,28 @@ def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(agent.id).pending_approval is None
 
 
+def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) -> None:
+    """The result stays, since no provider takes a call without one."""
+    agent, messages = world.agent(), world.letta.agents.messages
+    messages.create(agent.id, input="My cat is called Miso.")
+    messages.reset(agent.id)
+    beside = world.letta.conversations.create(agent_id=agent.id)
+    list(world.letta.conversations.messages.create(beside.id, input="My dog is called Rex."))
+    world.upstream.queue(
+        call_tools(Call("conversation_search", {"query": "dog called"}, "s1")), say("Found.")
+    )
+    messages.create(agent.id, input="What is it called?")
+    result = world.upstream.last.messages[-1]["content"]
+    assert "Rex" in result
+    said = next(each for each in world.letta.conversations.messages.list(beside.id, order="asc"))
+    assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
+    world.world.settle()
+    returned = [each for each in messages.list(agent.id) if each.message_type == "tool_return_message"]
+    assert [each.tool_return for each in returned] == ["(forgotten)"]
+    messages.create(agent.id, input="Go on.")
+    assert "Rex" not in str(world.upstream.last.messages)
+
+
 def test_what_waits_is_shown_whatever_is_said_in_other_conversations(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     messages, conversations = world.letta.agents.messages, world.letta.conversations
