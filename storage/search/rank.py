@@ -19,8 +19,9 @@ from storage.search.words import split_words, terms_of_word
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
 _FEW_HITS, _FEW_ROWS = 250, 256
-# Distinct words of a query that are looked up.
-_QUERY_WORDS = 256
+# Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
+# book, whose words would be taken apart for each memory that is searched.
+_QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 
 # The most messages that are returned, and read at once, where they are short. Tokens for each term of a message, whose
 # function words the index leaves out; and the most terms of a message that are told.
@@ -76,7 +77,7 @@ def rank(
     only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
     the query nothing is returned. A search tool leaves it off.
     """
-    words = split_words(query)
+    words = split_words(query[:_QUERY_CHARS])
     terms = [*dict.fromkeys(chain.from_iterable(map(terms_of_word, words)))][:_QUERY_WORDS]
     if not terms:
         return []

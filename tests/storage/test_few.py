@@ -48,6 +48,13 @@ def conversation(dice: random.Random, size: int) -> list[Document]:
     return documents
 
 
+def test_of_a_query_as_long_as_a_book_the_beginning_is_read() -> None:
+    """Its words were all taken apart for each memory of a project: two megabytes held everybody for half a minute."""
+    tail = Tail([Document(1, "user", "My zebra has stripes.", 1.7e9, None, None)])
+    assert rank(Index(()), "the " * 2_000 + "zebra", SECRET, tail=tail) == [1]
+    assert rank(Index(()), "the " * 3_000 + "zebra", SECRET, tail=tail) == []
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_few_hits_and_many_are_ranked_alike(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     dice = random.Random(seed)

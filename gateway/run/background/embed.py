@@ -19,6 +19,7 @@ from contextlib import suppress
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
+from gateway.core.prompt.note import make_query
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.model import BUSY_S, CALL_S
@@ -217,7 +218,9 @@ class Embedding:
         wait_ms: at most; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
-        if not query.strip() or wait_ms <= 0 or self._tick() < self._no_questions_until:
+        # One that the embedder refuses as too long would leave everybody without it for a while.
+        query = make_query(query)
+        if not query or wait_ms <= 0 or self._tick() < self._no_questions_until:
             return None
         try:
             if not await self._store.vectors.has(agent, self.embedder.name):

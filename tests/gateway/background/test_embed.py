@@ -14,6 +14,7 @@ import pytest
 
 from gateway.app import Gateway
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
+from gateway.core.prompt.note import QUERY_CHARS
 from gateway.errors import SettingsError
 from gateway.providers import make_embedder
 from gateway.run.admin.show import ShowOperation
@@ -182,6 +183,15 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
         return await operation.show(arguments)
 
     assert TORTOISE in made.world.gateway.call(show())["text"].partition("Would be recalled")[2]
+
+
+def test_a_question_as_long_as_a_book_is_cut_for_it(made: Remembering) -> None:
+    """An embedder refuses what is too long, and is then asked by nobody for a while."""
+    made.mention(TORTOISE)
+    made.rest()
+    asking = made.embedding.embed_query(made.agent_id(), "word " * 100_000, 1000.0)
+    assert made.world.gateway.call(asking) is not None
+    assert max(map(len, made.asked[-1])) <= QUERY_CHARS
 
 
 def test_the_operators_look_uses_it_where_nobody_serves_too(
