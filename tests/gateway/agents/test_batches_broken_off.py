@@ -255,6 +255,19 @@ def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) ->
         assert s.ended(batch)["counts"]["completed"] == 8
 
 
+def test_an_agent_whose_model_is_changed_while_its_part_waits_goes_with_the_new_one(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.openai.room = 0
+        agents = s.agents(2)
+        batch = s.post(agents)
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", {"model": "claude/claude-opus-4-6"})
+        assert status == 200, found
+        s.openai.room = None
+        assert s.ended(batch)["counts"]["completed"] == 2
+        assert (len(s.anthropic.batches), s.openai.faults) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("change", "failed"),
     [

@@ -285,8 +285,14 @@ class _Attempt:
         draft = PartDraft(part.upstream, part.model)
         try:
             async for item in self._items(part.number):
-                if (composed := await self._compose(item)) is not None:
-                    draft.add(*composed)
+                if (made := await self._compose(item)) is None:
+                    continue
+                key = made[0].upstream, made[0].model
+                if key == (part.upstream, part.model) and not draft.is_full(provider, len(made[1])):
+                    draft.add(*made)
+                else:
+                    # Its agent has changed since the part was thought of.
+                    await self.outcomes.write([ItemBack(item, item.errors, item.expiries)])
             await self._give(part, draft)
             if not draft.items:
                 await self.parts.over(part, self.jobs.now())
