@@ -4,6 +4,7 @@ ProviderError
 ├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
 ├── ProviderTimeout       a wait of ours ran out; `phase` says which
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
+│   ├── ProviderGarbled   a file of results came, and has lines that are none
 │   └── UnfinishedEvent   the stream ended inside an event; carries the rest
 ├── ProviderTooLarge      a reply, or one event of it, is larger than our bound
 ├── ProviderUnsure        nobody can tell yet whether a batch was made
@@ -41,6 +42,10 @@ class ProviderTimeout(ProviderError):
 
 class ProviderBroke(ProviderError):
     """The reply ended in the middle."""
+
+
+class ProviderGarbled(ProviderBroke):
+    pass
 
 
 class UnfinishedEvent(ProviderBroke):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
 from contextlib import AbstractContextManager, aclosing
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
@@ -17,7 +17,7 @@ import orjson
 from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.client import as_live
-from adapters.batch.lines import cut_lines
+from adapters.batch.lines import read_results
 from adapters.batch.refused import refusal, translated
 from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import completion
@@ -159,8 +159,8 @@ class AnthropicBatches:
                 options={"headers": {"Accept": "application/binary", RAW_RESPONSE_HEADER: "stream"}},
             )
             try:
-                async for line in cut_lines(reply.iter_bytes()):
-                    yield _result(line, created)
+                async for result in read_results(reply.iter_bytes(), partial(_result, created=created)):
+                    yield result
             finally:
                 await reply.close()
 

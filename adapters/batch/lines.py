@@ -1,46 +1,55 @@
-"""Files of JSON lines, read piece by piece."""
+"""Files of results, one JSON object in each line, read piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import orjson
 
-from adapters.errors import ProviderBroke, ProviderTooLarge
+from adapters.base import PartResult
+from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.types import Json
 
 _MOST_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
+_UNREADABLE = b"?"  # stands for what is not kept of a line, and is no JSON
 
 
-async def cut_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[Json]:
-    """Yields the objects of a file of JSON lines, as its pieces come in.
+async def read_results(
+    pieces: AsyncIterator[bytes], read: Callable[[Json], PartResult]
+) -> AsyncGenerator[PartResult]:
+    """Yields the results of a file, as its pieces come in. read: of an object; it raises ProviderBroke for no result.
 
-    Raises: ProviderBroke: a line is cut off, or is no object; ProviderTooLarge.
+    Raises: ProviderGarbled, when all that can be read was yielded: there are lines that are no results.
     """
+    garbled = 0
+    async for line in _lines(pieces):
+        try:
+            found = orjson.loads(line)
+            if not isinstance(found, dict):
+                raise ProviderBroke("a result is no object")
+            result = read(found)
+        except (orjson.JSONDecodeError, ProviderBroke):
+            garbled += 1
+        else:
+            yield result
+    if garbled:
+        raise ProviderGarbled(f"{garbled} lines of the provider's results cannot be read")
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     held: list[bytes] = []
     size = 0
     async for piece in pieces:
         *whole, rest = piece.split(b"\n")
         for line in whole:
-            yield_of = b"".join((*held, line)) if held else line
+            if (found := b"".join((*held, line))).strip():
+                yield found
             held, size = [], 0
-            if yield_of.strip():
-                yield _object(yield_of)
         if rest:
-            held.append(rest)
             size += len(rest)
+            held.append(rest)
             if size > _MOST_BYTES:
-                raise ProviderTooLarge(f"a result is larger than {_MOST_BYTES} bytes")
+                held = [_UNREADABLE]
     # The last line may lack its end.
-    if held and (last := b"".join(held)).strip():
-        yield _object(last)
-
-
-def _object(line: bytes) -> Json:
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise ProviderBroke("a result is cut off") from error
-    if not isinstance(found, dict):
-        raise ProviderBroke("a result is no object")
-    return found
+    if (last := b"".join(held)).strip():
+        yield last

@@ -16,9 +16,9 @@ import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.client import as_live
-from adapters.batch.lines import cut_lines
+from adapters.batch.lines import read_results
 from adapters.batch.refused import MOST_WORDS, refusal, translated
-from adapters.errors import ProviderBroke, ProviderError, ProviderRefused
+from adapters.errors import ProviderBroke, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -122,12 +122,18 @@ class OpenAIBatches:
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._translated():
             batch = await self._client.batches.retrieve(id)
+            garbled: ProviderGarbled | None = None
             for file in (batch.output_file_id, batch.error_file_id):
                 if not file:
                     continue
-                async with self._client.files.with_streaming_response.content(file) as reply:
-                    async for line in cut_lines(reply.iter_bytes()):
-                        yield _result(line)
+                try:
+                    async with self._client.files.with_streaming_response.content(file) as reply:
+                        async for result in read_results(reply.iter_bytes(), _result):
+                            yield result
+                except ProviderGarbled as error:
+                    garbled = error
+            if garbled is not None:
+                raise garbled
 
     async def cancel(self, id: str) -> None:
         await self._quietly(self._client.batches.cancel(id))

@@ -16,12 +16,14 @@ import orjson
 import pytest
 
 from adapters.base import BatchPart, BatchProvider, PartResult
+from adapters.batch import lines
 from adapters.batch.anthropic import AnthropicBatches
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.errors import (
     ProviderBroke,
     ProviderError,
+    ProviderGarbled,
     ProviderRefused,
     ProviderUnreachable,
     ProviderUnsure,
@@ -263,6 +265,36 @@ async def test_results_that_are_cut(kind: str, cut: int) -> None:
         with pytest.raises(ProviderBroke):
             await bench.read(id)
         assert len(await bench.read(id)) == len(SEEN)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
+    fates = {"b-1": Fate("errored", words="No.", status=400)}
+    async with bench_of(kind, fates) as bench:
+        id = await bench.submit("a-1", "b-1", "c-1")
+        bench.batches.garbage = b"[1]\n\n<p>\n"
+        found: list[str] = []
+        with pytest.raises(ProviderGarbled, match="2 lines"):
+            await _list(bench.provider.results(id), found)
+        assert sorted(found) == ["a-1", "b-1", "c-1"]
+
+
+async def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_MOST_BYTES", 100)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b'{"n": "', b"x" * 90, b"y" * 90, b'"}\n{"n": 1}\n{"n": ', b"2}"):
+            yield piece
+
+    found: list[str] = []
+    with pytest.raises(ProviderGarbled, match="1 lines"):
+        await _list(lines.read_results(pieces(), lambda line: PartResult(str(line["n"]), "expired")), found)
+    assert found == ["1", "2"]
+
+
+async def _list(results: AsyncIterator[PartResult], found: list[str]) -> None:
+    async for result in results:
+        found.append(result.custom_id)
 
 
 @pytest.mark.parametrize("kind", REMOTE)

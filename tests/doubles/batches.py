@@ -84,10 +84,10 @@ class BatchServer:
     """What both have in common. batches: in the order in which they were made. calls: (method, path) as they came.
 
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
-    the next results, then the connection is lost. drop_create: the next batch is made and its maker never told.
-    refuse_create: (status, words) for the next ones. rejects: words of a batch that fails as a whole.
-    room: so many requests of one model may be under way, of all batches; one with more fails as a whole. polls: how
-    often a batch was asked for.
+    the next results, then the connection is lost. garbage: stands before all results. drop_create: the next batch is
+    made and its maker never told. refuse_create: (status, words) for the next ones. rejects: words of a batch that
+    fails as a whole. room: so many requests of one model may be under way, of all batches; one with more fails as a
+    whole. polls: how often a batch was asked for.
     """
 
     key: ClassVar[str]
@@ -98,6 +98,7 @@ class BatchServer:
         self.calls: list[tuple[str, str]] = []
         self.shuffled = False
         self.cut_results: int | None = None
+        self.garbage = b""
         self.drop_create = False
         self.refuse_create: list[tuple[int, str]] = []
         self.rejects: str | None = None
@@ -209,7 +210,7 @@ class BatchServer:
         return next((each for each in self.batches if each.id == id), None) or _missing(id)
 
     def stream(self, lines: Iterable[Json]) -> Response:
-        data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        data = self.garbage + b"".join(orjson.dumps(line) + b"\n" for line in lines)
         cut, self.cut_results = self.cut_results, None
 
         async def pieces() -> AsyncIterator[bytes]:

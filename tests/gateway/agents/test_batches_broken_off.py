@@ -81,6 +81,26 @@ def test_results_that_are_gone_are_read_again_and_then_fail(
         assert len(server.batches) == 1
 
 
+@pytest.mark.parametrize("model", MODELS[:2])
+@pytest.mark.parametrize("garbage", [b"<html>\n", b'{"custom', b"null\n[]\n", b'{"custom_id": null}\n'])
+def test_results_that_cannot_be_read_are_not_read_for_ever(
+    garbage: bytes, model: str, tmp_path: Path
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        server.garbage = garbage
+        agents = s.agents(3, model)
+        batch = s.post(agents)
+        found = s.ended(batch)["counts"]
+        is_glued = not garbage.endswith(b"\n")  # to the first result
+        assert (found["completed"], found["failed"]) == (3 - is_glued, is_glued)
+        assert {item["error"] for item in s.items(batch)} - {None} == (
+            {"1 lines of the provider's results cannot be read"} if is_glued else set()
+        )
+        assert len(server.batches) == 1
+        assert server.deleted
+
+
 def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

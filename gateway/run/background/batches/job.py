@@ -19,7 +19,7 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchProvider, PartResult
-from adapters.errors import ProviderError, ProviderRefused
+from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Count
@@ -268,10 +268,15 @@ class _Attempt:
         except ProviderError as error:
             _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
             # A key that is no longer taken is not taken for a look either.
-            if isinstance(error, ProviderRefused) and (
-                error.status < 500 if part.id is None else error.status in _GONE
-            ):
-                await self._refused(part, error.message, is_sure=False)
+            is_for_good = isinstance(error, ProviderGarbled) or (
+                isinstance(error, ProviderRefused)
+                and (error.status < 500 if part.id is None else error.status in _GONE)
+            )
+            if not is_for_good:
+                return
+            await self._refused(part, error.message, is_sure=False)
+            if part.is_over and part.id is not None:
+                await self._discard(part.id, part, provider)
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
@@ -344,13 +349,12 @@ class _Attempt:
         assert part.id is not None
         state = await provider.poll(part.id)
         if state.has_results:
-            page: dict[str, PartResult] = {}
-            async for result in provider.results(part.id):
-                page[result.custom_id] = result
-                if len(page) >= PAGE:
-                    await self._take(part, page)
-                    page = {}
-            await self._take(part, page)
+            try:
+                await self._read_results(part, provider.results(part.id))
+            except ProviderGarbled:
+                await self.outcomes.done()
+                if await self.jobs.store.batches.in_part(self.batch.id, part.number):
+                    raise
         if not state.is_over:
             return
         await self.outcomes.done()
@@ -369,6 +373,20 @@ class _Attempt:
         await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
         await self.parts.over(part, self.jobs.now())
         await self._discard(id, part, provider)
+
+    async def _read_results(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
+        """Takes results; what there was before they broke off as well. Raises: ProviderError."""
+        page: dict[str, PartResult] = {}
+        try:
+            async for result in results:
+                page[result.custom_id] = result
+                if len(page) >= PAGE:
+                    await self._take(part, page)
+                    page = {}
+        except ProviderError:
+            await self._take(part, page)
+            raise
+        await self._take(part, page)
 
     async def _discard(self, id: str, part: ProviderPart, provider: BatchProvider) -> None:
         try:
