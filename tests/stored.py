@@ -29,6 +29,7 @@ from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
+from storage.postgres.pool import PoolLimits
 from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
 from storage.search.blob import PRESENT, Document, document_type, open_blob
 from storage.search.index import Index
@@ -68,7 +69,9 @@ async def open_store(path: str | Path, **options: Any) -> Store:
         return await storage.open.open_store(path, RULES, **options)
     if "connect" in options:
         pytest.skip("SQLite's own")
-    taken = {name: options[name] for name in ("now", "tick") if name in options}
+    taken: dict[str, Any] = {name: options[name] for name in ("now", "tick") if name in options}
+    # No deadline of a busy machine's shall decide what a test finds.
+    taken["limits"] = PoolLimits(read_s=60.0, wait_s=60.0)
     if (factory := options.get("factory")) is not None:
         taken["factory"] = noting(factory.note)
     return await storage.open.open_store(server.url_of(path), RULES, **taken)

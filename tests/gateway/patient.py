@@ -5,9 +5,11 @@ are short, so that what a killed process held is soon taken over by another one.
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 
 from gateway.run.background import worker
 from gateway.run.memory import leases
+from storage.postgres.pool import PoolLimits
 
 LEASE_S = 2.0
 
@@ -20,6 +22,11 @@ for _default in worker.Worker.__init__.__defaults__ or ():
     if isinstance(_default, worker.WorkerLimits):
         object.__setattr__(_default, "lease_s", LEASE_S)
         object.__setattr__(_default, "heartbeat_s", LEASE_S / 3)
+
+_defaults = list(PoolLimits.__init__.__defaults__ or ())
+for _name in ("read_s", "wait_s"):
+    _defaults[[each.name for each in fields(PoolLimits)].index(_name)] = 60.0
+PoolLimits.__init__.__defaults__ = tuple(_defaults)  # type: ignore[misc]
 
 
 def run() -> int:

@@ -22,7 +22,7 @@ from tests.gateway.agents.letta import LettaWorld, letta
 pytestmark = pytest.mark.both
 
 Json = dict[str, Any]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PATH = "/v1/messages/batches"
 POLL = BatchSettings(poll_s=0.05)
 ENDED = ("completed", "failed", "cancelled")
