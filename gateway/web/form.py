@@ -32,106 +32,54 @@ def boundary_of(content_type: str) -> bytes | None:
 
 
 class FieldSearch:
-    """A search for a field by its name. Feed it until `is_over`.
+    """A search for the fields of a name. Feed it the form as it comes; it keeps the head of one part at most.
 
-    head: all that was fed. span: where the field's value lies in it; None: it was not found. is_whole: the form ended
-    in order without it.
+    span: where the first one's value lies in the form, as soon as it has ended. is_over: there will be no other one.
+    is_twice: another one has begun behind it, or a part whose head is too long to be judged. is_whole: the form has
+    ended in order.
     """
 
     def __init__(self, boundary: bytes, name: str) -> None:
-        self.head = bytearray()
         self.span: tuple[int, int] | None = None
-        self.is_over = self.is_whole = False
+        self.is_over = self.is_twice = self.is_whole = False
         self._mark = b"\r\n--" + boundary
         self._name = name.encode()
-        # Three offsets in `head`: the part's beginning, behind its delimiter; its value's beginning, once the part's
-        # head is complete; and the byte at which the next search goes on.
-        self._part = 0
-        self._value: int | None = None
-        self._from = 0
-        self._in_preamble = True
-
-    def feed(self, piece: bytes) -> None:
-        self.head += piece
-        while not self.is_over and self._step():
-            pass
-
-    def watch(self) -> FieldWatch:
-        """Returns a watch for another field of the name behind the one that was found."""
-        assert self.span is not None
-        watch = FieldWatch(self._mark, self._name)
-        watch.feed(bytes(self.head[self.span[1] :]))
-        return watch
-
-    def _step(self) -> bool:
-        """Goes on by one piece of the form. Returns False when that takes more bytes, or when the search is over."""
-        if self._in_preamble or self._value is not None:
-            return self._find_delimiter()
-        after = self.head[self._part : self._part + 2]
-        if len(after) < 2:
-            return False
-        if after == b"--":
-            self.is_over = self.is_whole = True
-            return False
-        # The blank line may have been cut, so the search begins up to three bytes before what is new.
-        end = self.head.find(b"\r\n\r\n", max(self._part, self._from - 3))
-        if end < 0:
-            self._from = len(self.head)
-            self.is_over = len(self.head) - self._part > _MAX_HEAD_BYTES
-            return False
-        self._value = self._from = end + 4
-        return True
-
-    def _find_delimiter(self) -> bool:
         # A form without a preamble begins with a delimiter that has no line break before it.
-        if self._in_preamble and self.head.startswith(self._mark[2:]):
-            self._in_preamble = False
-            self._part = self._from = len(self._mark) - 2
-            return True
-        start = self.head.find(self._mark, max(0, self._from - len(self._mark) + 1, self._value or 0))
-        if start < 0:
-            self._from = len(self.head)
-            return False
-        if self._value is not None and _may_be(self._name, self.head[self._part : self._value]):
-            self.span = (self._value, start)
-            self.is_over = True
-            return False
-        self._in_preamble, self._value = False, None
-        self._part = self._from = start + len(self._mark)
-        return True
-
-
-class FieldWatch:
-    """A watch for a field in what follows. Feed it all that comes; it keeps the head of one part.
-
-    is_found: one of the name has begun, or a part whose head is too long to be judged.
-    """
-
-    def __init__(self, mark: bytes, name: bytes) -> None:
-        self._mark = mark
-        self._name = name
-        self._left = b""
-        self.is_found = self._is_over = False
+        self._left, self._at = b"\r\n", -2  # what is not yet judged, and where in the form it lies
+        self._value: int | None = None  # where the value begins whose end is looked for
 
     def feed(self, piece: bytes) -> None:
         self._left += piece
-        while not (self._is_over or self.is_found):
-            start = self._left.find(self._mark)
-            if start < 0:
-                self._left = self._left[1 - len(self._mark) :]
-                return
-            behind = start + len(self._mark)
-            if len(self._left) < behind + 2:
-                self._left = self._left[start:]
-                return
-            self._is_over = self._left.startswith(b"--", behind)
-            end = self._left.find(b"\r\n\r\n", start)
-            if end < 0:
-                self._left = self._left[start:]
-                self.is_found = len(self._left) > _MAX_HEAD_BYTES and not self._is_over
-                return
-            self.is_found = not self._is_over and _may_be(self._name, self._left[start:end])
-            self._left = self._left[end:]
+        while not self.is_over and self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Goes on by one part. Returns False when that takes more bytes, or when the search is over."""
+        start = self._left.find(self._mark)
+        if start < 0:
+            self._pass(max(0, len(self._left) + 1 - len(self._mark)))
+            return False
+        self._pass(start)
+        if self._value is not None:
+            self.span, self._value = (min(self._value, self._at), self._at), None
+        behind = self._left[len(self._mark) : len(self._mark) + 2]
+        if behind == b"--":
+            self.is_over = self.is_whole = True
+            return False
+        end = self._left.find(b"\r\n\r\n")
+        if end < 0:
+            self.is_over = len(self._left) > len(self._mark) + _MAX_HEAD_BYTES
+            self.is_twice = self.is_over and self.span is not None
+            return False
+        if _may_be(self._name, self._left[len(self._mark) : end]):
+            self.is_over = self.is_twice = self.span is not None
+            self._value = self._at + end + 4
+        # The line break of an empty line may be that of the next delimiter.
+        self._pass(end + 2)
+        return True
+
+    def _pass(self, count: int) -> None:
+        self._left, self._at = self._left[count:], self._at + count
 
 
 def _may_be(name: bytes, head: bytes | bytearray) -> bool:

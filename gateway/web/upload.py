@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge
 from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
-from gateway.web.form import FieldSearch, FieldWatch
+from gateway.web.form import FieldSearch
 
 PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not blocked
 
@@ -40,21 +40,23 @@ class UploadBody:
         self._left_s = self._timeout_s = timeout_s
         self._head = b""
         self._span: tuple[int, int] | None = None
-        self._watch: FieldWatch | None = None
+        self._search: FieldSearch | None = None
         self._ended = asyncio.Event()
 
     async def look(self, search: FieldSearch, limit_bytes: int, quota: ByteQuota) -> None:
-        """Reads until the search is over, or has seen `limit_bytes`. quota: for what is kept of the body.
+        """Reads until the search has found its field, is over, or has seen `limit_bytes`. quota: for what is kept.
 
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the field is there twice.
         """
-        while not search.is_over and len(search.head) < limit_bytes and not self._ended.is_set():
-            search.feed(await self._next())
-            quota.grow(len(search.head))
-        self._head, self._span = bytes(search.head), search.span
-        if search.span is not None:
-            self._watch = search.watch()
-            self._check(self._watch)
+        self._search, head = search, bytearray()
+        while search.span is None and not (
+            search.is_over or len(head) >= limit_bytes or self._ended.is_set()
+        ):
+            head += await self._next()
+            quota.grow(len(head))
+        self._head, self._span = bytes(head), search.span
+        if search.span is None:
+            self._search = None
 
     @property
     def found(self) -> str | None:
@@ -115,9 +117,11 @@ class UploadBody:
         self._left_s = min(self._timeout_s, self._left_s + earned_s)
         if self.count > self._limit:
             raise self._too_large()
-        if self._watch is not None:
-            self._watch.feed(piece)
-            self._check(self._watch)
+        if self._search is not None:
+            self._search.feed(piece)
+            if self._search.is_twice:
+                # Upstreams differ in which of two they take; the route and the upstream must mean the same one.
+                raise BadRequest("Duplicate field in the form: `model`.", param="model")
         if not message.get("more_body", False):
             self._ended.set()
         return piece
@@ -126,9 +130,3 @@ class UploadBody:
         return BodyTooLarge(
             f"The upload has more than the limit of {self._limit} bytes (server.max_upload_bytes)."
         )
-
-    @staticmethod
-    def _check(watch: FieldWatch) -> None:
-        # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
-        if watch.is_found:
-            raise BadRequest("Duplicate field in the form: `model`.", param="model")
