@@ -159,7 +159,8 @@ class PartState:
     """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
 
     words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
-    is_too_much: it has none because the account's queue has no room for so much.
+    is_too_much: it has none because the account's queue has no room for so much. left: what became of the requests of
+    which the results say nothing.
     """
 
     is_over: bool
@@ -167,6 +168,7 @@ class PartState:
     words: str = ""
     is_gone: bool = False
     is_too_much: bool = False
+    left: Literal["errored", "expired", "cancelled"] = "errored"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 import orjson
 
@@ -117,7 +117,12 @@ class OpenAIBatches:
         has_results = bool(batch.output_file_id or batch.error_file_id)
         is_over = batch.status in _OVER
         is_too_much = any(each.code == _TOO_MUCH for each in errors)
-        return PartState(is_over, is_over and has_results, words[:MOST_WORDS], is_too_much=is_too_much)
+        left: Literal["errored", "expired", "cancelled"] = "errored"
+        if batch.status in ("expired", "cancelled"):
+            left = batch.status
+        return PartState(
+            is_over, is_over and has_results, words[:MOST_WORDS], is_too_much=is_too_much, left=left
+        )
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._translated():

@@ -189,9 +189,9 @@ class BatchServer:
             if batch.status == "in_progress":
                 self._end(batch)
 
-    def cancel(self, batch: Batch) -> None:
+    def cancel(self, batch: Batch, fate: Fate | None = None) -> None:
         if batch.status == "in_progress":
-            self._end(batch, Fate("cancelled"))
+            self._end(batch, fate or Fate("cancelled"))
 
     def _end(self, batch: Batch, fate: Fate | None = None) -> None:
         lines = []
@@ -201,7 +201,7 @@ class BatchServer:
         if self.shuffled:
             random.Random(batch.number).shuffle(lines)
         batch.lines = lines
-        batch.status = "cancelled" if fate is not None else "completed"
+        batch.status = "completed" if fate is None else fate.kind
 
     def line(self, custom_id: str, body: Json, fate: Fate) -> Json:
         raise NotImplementedError

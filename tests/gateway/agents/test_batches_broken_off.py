@@ -103,6 +103,28 @@ def test_results_that_cannot_be_read_are_not_read_for_ever(
         assert server.deleted
 
 
+@pytest.mark.parametrize("times", [0, 1])  # of each in the results
+def test_a_batch_that_somebody_cancels_at_openai(times: int, tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.cancel(s.openai.batches[0], Fate("cancelled", times=times))
+        found = s.ended(batch)
+        assert (found["status"], found["counts"]["cancelled"]) == ("completed", 2)
+        assert all("cancelled" in item["error"] for item in s.items(batch))
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_batch_that_expires_at_openai_is_sent_again(times: int, tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        for made in range(1, 4):
+            s.until(batch, lambda _, made=made: len(s.openai.batches) == made)
+            s.openai.cancel(s.openai.batches[-1], Fate("expired", times=times))
+        assert s.ended(batch)["counts"]["expired"] == 2
+        assert len(s.openai.batches) == 3
+
+
 def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

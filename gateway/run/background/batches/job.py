@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -50,6 +50,12 @@ _ERRORS: Final = 2  # requests of an item that may fail one after the other
 _EXPIRIES: Final = 3
 FAULTS: Final = 8  # attempts that end with an error of ours
 MISSING: Final = "The provider's results say nothing of this item."
+# Of items of which the results say nothing, by what became of their part.
+_LEFT: Final = {
+    "errored": MISSING,
+    "expired": "The provider did not answer it in time.",
+    "cancelled": "The batch was cancelled at its provider.",
+}
 _GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
 INTERNAL: Final = "An error of the gateway's own; its log says more."
 
@@ -341,8 +347,12 @@ class _Attempt:
 
     async def _fail_all(self, part: ProviderPart, failure: ItemFailed) -> None:
         async for page in self._pages(part.number):
-            await self.outcomes.settle([(item, partial(self._failed, item, failure)) for item in page])
-            await self.outcomes.done()
+            await self._settle([(item, partial(self._failed, item, failure)) for item in page])
+
+    async def _settle(self, works: Sequence[Work]) -> None:
+        """Writes what becomes of items, those of busy conversations as well."""
+        await self.outcomes.settle(works)
+        await self.outcomes.done()
 
     async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
@@ -370,7 +380,9 @@ class _Attempt:
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
             await self._lost(part, is_ours=state.is_gone and not provider.is_durable)
-        await self._fail_all(part, ItemFailed(MISSING, StopReason.UPSTREAM_ERROR))
+        left = PartResult("", state.left, words=_LEFT[state.left])
+        async for page in self._pages(part.number):
+            await self._settle([(item, partial(self._answered, item, left)) for item in page])
         await self.parts.over(part, self.jobs.now())
         await self._discard(id, part, provider)
 
