@@ -38,6 +38,10 @@ class Lines(Group):
         """Has a function called with the names of lines that others have given back; None: it may be any."""
         self._database.hear(LINES, function)
 
+    def recovered(self, function: Callable[[], None]) -> None:
+        """Has a function called when the database works again."""
+        self._database.when_recovered(function)
+
     async def take(self, name: str, seconds: float) -> bool:
         """Takes a line, or prolongs the lease of one that is ours. False: another process has it."""
         values = (name, self._me, self._now(), seconds)

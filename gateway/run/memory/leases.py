@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 from contextlib import suppress
+from functools import partial
 
 from storage.errors import StoreError
 from storage.sql.lines import Lines
@@ -32,9 +33,12 @@ class Leases:
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._held: set[str] = set()
+        # Those that are on their way back, by the write of that; None: it has failed.
+        self._leaving: dict[str, asyncio.Future[None] | None] = {}
         self._waiting: dict[str, asyncio.Event] = {}
         self._any = asyncio.Event()
         lines.heard(self._heard)
+        lines.recovered(self._give_again)
 
     @property
     def is_needed(self) -> bool:
@@ -42,8 +46,11 @@ class Leases:
 
     async def try_take(self, name: str) -> bool:
         """Takes a line if nobody has it. Raises: Unavailable."""
+        if (giving := self._leaving.get(name)) is not None:
+            await asyncio.wait([giving])
         if not await self._lines.take(name, LEASE_S):
             return False
+        self._leaving.pop(name, None)
         self._held.add(name)
         self._any.set()
         return True
@@ -67,11 +74,16 @@ class Leases:
             del self._waiting[name]
 
     def give(self, name: str) -> asyncio.Future[None] | None:
-        """Gives a line back. Returns the write of that; None: it cannot be written, and the lease runs out."""
+        """Gives a line back. Returns the write of that; None: it cannot be written now.
+
+        Where it fails the line is given back as soon as the database works again, or its lease runs out.
+        """
         self._held.discard(name)
+        self._leaving[name] = None
         with suppress(StoreError):
-            return self._lines.give(name, LEASE_S)
-        return None
+            giving = self._leaving[name] = self._lines.give(name, LEASE_S)
+            giving.add_done_callback(partial(self._given, name))
+        return self._leaving[name]
 
     async def run(self) -> None:
         """Prolongs the leases that are held, until it is cancelled."""
@@ -85,6 +97,17 @@ class Leases:
                     self._any.clear()
             except StoreError as error:
                 _log.warning("leases on conversations: %s", error.message)
+
+    def _given(self, name: str, giving: asyncio.Future[None]) -> None:
+        if self._leaving.get(name) is giving:
+            if giving.cancelled() or giving.exception() is not None:
+                self._leaving[name] = None
+            else:
+                del self._leaving[name]
+
+    def _give_again(self) -> None:
+        for name in [name for name, giving in self._leaving.items() if giving is None]:
+            self.give(name)
 
     def _heard(self, name: str | None) -> None:
         for each, freed in self._waiting.items():

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.run.memory.leases import LEASE_S, Leases, line_name
 from gateway.run.memory.queue import QueuePlace, Queues
+from storage.errors import Unavailable
 from storage.sql.lines import Lines
 from storage.sql.store import Store
 from tests.stored import open_store
@@ -25,6 +26,19 @@ class Process(Lines):
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
         super().__init__(store.database, now)
         self.others: list[Callable[[str | None], None]] = []
+        self.recoveries: list[Callable[[], None]] = []
+        self.is_broken = False
+
+    def recovered(self, function: Callable[[], None]) -> None:
+        self.recoveries.append(function)
+
+    def give(self, name: str, seconds: float) -> asyncio.Future[None]:
+        if not self.is_broken:
+            return super().give(name, seconds)
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        failed.set_exception(Unavailable("broken"))
+        failed.exception()
+        return failed
 
     def heard(self, function: Callable[[str | None], None]) -> None:
         self.others.append(function)
@@ -84,6 +98,34 @@ async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: Wor
     world.now += LEASE_S
     world.tell()
     await waiting
+
+
+async def test_what_could_not_be_given_back_is_given_back_when_the_database_works_again(world: World) -> None:
+    lines = world.lines[0]
+    first, second, third = QueuePlace(), QueuePlace(), QueuePlace()
+    await world.one.enter(NAME, first)
+    lines.is_broken = True
+    first.leave()
+    await asyncio.sleep(0.05)
+    waiting = await begun(world.other, second)
+    assert not waiting.done()
+    lines.is_broken = False
+    for recovered in lines.recoveries:
+        recovered()
+    await asyncio.sleep(0.05)
+    world.tell(line_name(*NAME))
+    await asyncio.wait_for(waiting, 5)
+    # Only once: what is taken again is not given back behind its holder.
+    behind = await begun(world.one, third)
+    second.leave()
+    await asyncio.sleep(0.05)
+    world.tell(line_name(*NAME))
+    await behind
+    for recovered in lines.recoveries:
+        recovered()
+    await asyncio.sleep(0.05)
+    assert await lines.held([line_name(*NAME)])
+    third.leave()
 
 
 async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World) -> None:
