@@ -325,7 +325,7 @@ class StepOpen:
     request: what stays of what an accepted run was asked, now that its messages are in the exchange; None: it had none.
     end: the run ends with this, and the exchange has no reply. reading: what the run reads, from which its edits come.
     adopts: the conversation was a tree; carries: exchanges of its path that the step carries. ends: an exchange of a
-    process that is gone, as it is now.
+    process that is gone, or one that the step says anew, as it is now.
     """
 
     agent: Agent

@@ -212,7 +212,6 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
             await connection.run(SQL["line_carried"], (each, agent.id))
         await merge_edits(connection, agent.id, write.carries, rules, write.now)
     if write.ends is not None:
-        # A process that is gone has left it open.
         await history.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
     if snapshot is not None and not snapshot.id:

@@ -303,6 +303,16 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     return e
 
 
+def said_anew(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
+    """Returns the exchange whose words are in no prompt, and are said anew, as it is now that they stand elsewhere."""
+    withheld = refused(path)
+    for n in range(len(path) - 1, -1, -1):
+        e = path[n]
+        if e.id in withheld and not e.superseded and e.inputs == tuple(inputs):
+            return refuse(e, path[:n])
+    return None
+
+
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
     return changed(_ended(e, now), path=canon.path(_flat(e), above))

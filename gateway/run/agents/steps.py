@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.append import finish_step, refuse
+from gateway.core.conversation.append import finish_step, refuse, said_anew
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.memory import edits
@@ -119,6 +119,8 @@ class StepsMemory:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
         write = open_write(self.known, prompt, self._to_begin(now), now)
+        if self.replaces is not None and write.ends is None:
+            write = changed(write, ends=said_anew(self.known.path, write.exchange.inputs))
         await self._open(changed(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:

@@ -304,6 +304,7 @@ def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(l
     assert life.send("Bad words").sink.status == 400
     assert life.send("Second", otid="o1").said == ["Yes."]
     assert sent(life) == ["First", "Ok.", "Second"]
+    assert life.words() == ["user: First", "assistant: Ok.", "user: Second", "assistant: Yes."]
 
 
 def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life: Life) -> None:
