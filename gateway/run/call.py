@@ -36,8 +36,7 @@ class ChatCall:
     """
 
     request: ChatRequest
-    headers: tuple[tuple[str, str], ...]
-    credential: str | None
+    passes: Passes
     upstream: str
     memory: str
     receipt: Receipt
@@ -65,9 +64,10 @@ class ChatCall:
 
     def send(self, target: Target, body: bytes) -> ModelRequest:
         """Returns the request with the credential and the query that this target may see."""
+        passes = self.passes
         if not target.gets_credential(self.upstream):
-            return ModelRequest(body, self.headers)
-        return ModelRequest(body, self.headers, self.credential, query=self.request.query)
+            return ModelRequest(body, passes.headers)
+        return ModelRequest(body, passes.headers, passes.credential, query=self.request.query)
 
     def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
         """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.

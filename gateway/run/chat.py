@@ -146,11 +146,10 @@ class Chat:
             route = agent_route(self._settings, spec)
         else:
             route = self._routes.get(request.model) or self._find_route(request.model)
+        passes = Passes(forwardable(headers), credential)
         if agents is not None:
             if identity.mode in (Mode.ON, Mode.STRICT):
-                await agents.append(
-                    request, forwardable(headers), credential, identity, spec, route, view, sink, receipt
-                )
+                await agents.append(request, passes, identity, spec, route, view, sink, receipt)
                 return "on"
             # What an application asks for itself, or wants off the record, is no part of it.
             identity = replace(identity, scope=None, conversation=None)
@@ -160,9 +159,8 @@ class Chat:
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
-            passes = Passes(forwardable(headers), credential)
             begun, status = await self._remember(request, attempts, identity, spec, place, passes)
-            call = ChatCall(request, passes.headers, passes.credential, route.upstream, status, receipt)
+            call = ChatCall(request, passes, route.upstream, status, receipt)
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))

@@ -329,8 +329,7 @@ def _request(sender: Speaker, found: ResolvedAgent, text: str, *, is_awaited: bo
         found.spec,
         found.scope,
         messages=(message_of(sender, text, is_awaited=is_awaited),),
-        headers=sender.passes.headers,
-        credential=sender.passes.credential,
+        passes=sender.passes,
         depth=sender.waiter.depth + 1,
         spares_pauses=True,
     )

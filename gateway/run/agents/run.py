@@ -18,6 +18,7 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
+from gateway.run.call import Passes
 from gateway.run.memory.line import DEFAULT
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
@@ -35,7 +36,7 @@ class RunRequest:
     scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
     decisions: in place of messages, about calls that wait. fields: further ones of the call upstream. client_tools: as
     they go upstream. otid: the client's own id of this send. is_retry: its library sends it again.
-    headers, credential: what of the request may go upstream. parent: the row of a run of another agent that waits for
+    passes: what of the request may go upstream. parent: the row of a run of another agent that waits for
     this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
     calls first, which a message in between would leave without an answer.
     model, system: those that the send names; `spec` has them already. reading: what the messages quote, of another
@@ -52,8 +53,7 @@ class RunRequest:
     max_steps: int = MAX_STEPS
     otid: str | None = None
     is_retry: bool = False
-    headers: tuple[tuple[str, str], ...] = ()
-    credential: str | None = None
+    passes: Passes = field(default_factory=Passes)
     parent: int | None = None
     depth: int = 0
     spares_pauses: bool = False
@@ -126,8 +126,7 @@ class Sending:
     identity: Identity
     spec: AgentSpec
     route: Route
-    headers: tuple[tuple[str, str], ...]
-    credential: str | None
+    passes: Passes
     shows_steps: bool
     max_steps: int = MAX_STEPS
     otid: str | None = None

@@ -171,8 +171,7 @@ class AgentRuns:
             identity_of(asked),
             asked.spec,
             agent_route(self._settings, asked.spec),
-            asked.headers,
-            asked.credential,
+            asked.passes,
             shows_steps=True,
             max_steps=asked.max_steps,
             otid=asked.otid,
@@ -215,8 +214,7 @@ class AgentRuns:
     async def append(
         self,
         request: ChatRequest,
-        headers: tuple[tuple[str, str], ...],
-        credential: str | None,
+        passes: Passes,
         identity: Identity,
         spec: AgentSpec,
         route: Route,
@@ -247,8 +245,7 @@ class AgentRuns:
             identity,
             spec,
             route,
-            headers,
-            credential,
+            passes,
             shows_steps=False,
             heard=heard_before(request.messages),
         )
@@ -441,9 +438,7 @@ class AgentRuns:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             return RunResult(memory.run, memory.known.agent, ())
-        call = ChatCall(
-            sending.request, sending.headers, sending.credential, sending.route.upstream, "on", receipt
-        )
+        call = ChatCall(sending.request, sending.passes, sending.route.upstream, "on", receipt)
         with attempts:
             turn = TurnRun(
                 call,
@@ -541,8 +536,7 @@ def _place(known: Known) -> Hashable | None:
 def _speaker(sending: Sending, known: Known) -> Speaker:
     uid = known.agent.uid
     waiter = Waiter(uid, (uid, sending.identity.conversation or DEFAULT), sending.depth, sending.above)
-    passes = Passes(sending.headers, sending.credential)
-    return Speaker.of(known, waiter, passes, holds_slot=sending.accepted is not None)
+    return Speaker.of(known, waiter, sending.passes, holds_slot=sending.accepted is not None)
 
 
 def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:

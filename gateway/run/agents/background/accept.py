@@ -113,7 +113,7 @@ class BackgroundRuns:
         wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
         # Before it is written: the job may begin in the same moment.
         line = (agent.uid, name)
-        self._line_up(draft, line, Passes(asked.headers, asked.credential))
+        self._line_up(draft, line, asked.passes)
         # Where others may perform it, its log begins with that.
         if shown is not None and not self._shared.is_shared:
             self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
@@ -380,8 +380,7 @@ class BackgroundRuns:
             if kept.system is not None:
                 spec = replace(spec, system=kept.system)
             asked = kept.asked(replace(found, spec=spec), name)
-            passes = self._passes.get(run.uid, Passes())
-            asked = replace(asked, headers=passes.headers, credential=passes.credential)
+            asked = replace(asked, passes=self._passes.get(run.uid, Passes()))
             accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, place, view, sink)
         except MessageGone:

@@ -24,6 +24,7 @@ from gateway.errors import BadRequest
 from gateway.run.agents.messages import DEFAULT
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
+from gateway.run.call import Passes
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.letta.api import AgentsApi
@@ -135,6 +136,7 @@ class SendRoutes:
         if (system := fields.get("override_system")) is not None:
             spec = replace(spec, system=system)
         scope = asked.request.scope
+        passes = Passes(forwardable(scope["headers"]), trace_of(scope).caller.credential)
         request = RunRequest(
             spec,
             found.scope,
@@ -146,8 +148,7 @@ class SendRoutes:
             max_steps=send.max_steps,
             otid=said.otid,
             is_retry=asked.request.headers.get("x-stainless-retry-count", "0") != "0",
-            headers=forwardable(scope["headers"]),
-            credential=trace_of(asked.request.scope).caller.credential,
+            passes=passes,
             model=fields.get("override_model"),
             system=fields.get("override_system"),
         )
