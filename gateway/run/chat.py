@@ -230,9 +230,8 @@ class Chat:
             try:
                 found = await self.registry.resolve(identity.project, identity.agent)
             except StoreError as error:
-                raise MemoryUnavailable(
-                    f"Memory is not available: {error.message}.", retry_after_s=1.0
-                ) from error
+                _log.warning("not answered without memory: %s", error.message)
+                raise MemoryUnavailable.since(error.status) from error
         if found is None:
             raise unknown(identity, model)
         scope = found.scope

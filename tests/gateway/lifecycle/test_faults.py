@@ -150,6 +150,10 @@ def test_a_fault_costs_the_memory_and_not_the_chat(
         asked = world.gateway.ask("POST", "/v1/agents/", agent, {"content-type": "application/json"})
         assert asked.status == 503
         assert str(tmp_path) not in asked.body.decode()
+        chat = b'{"model": "agent/ann", "messages": [{"role": "user", "content": "Hello."}]}'
+        asked = world.gateway.ask("POST", "/v1/chat/completions", chat, {"content-type": "application/json"})
+        assert asked.status in (404, 503)
+        assert str(tmp_path) not in asked.body.decode()
 
         fault.mend(world)
         assert world.recover()
