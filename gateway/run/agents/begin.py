@@ -19,7 +19,7 @@ from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.core.prompt.compose import is_told
 from gateway.errors import BadRequest
 from gateway.run.agents.calls import call_number, is_of_step, results_left
-from gateway.run.agents.pauses import PausedRun, decided, left_off, paused
+from gateway.run.agents.pauses import CallDecision, PausedRun, decided, left_off, paused
 from gateway.run.agents.run import AcceptedRun, Sending
 from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory
 from gateway.run.memory.keeper import MemoryKeeper
@@ -28,6 +28,7 @@ from gateway.run.memory.line import read_line, taken_up
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import Pending
 from gateway.run.sink import Sink
+from gateway.run.tools.toolbox import most_chars, shortened
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Agent, Run, RunState, RunStep, State
 
@@ -216,7 +217,9 @@ class BeginsRuns:
         before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
         is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
         answered = [m["tool_call_id"] for m in before]
-        given = decided(step, answered, sending.decisions, may_repeat=is_marked)
+        window = known.asked.target.context_window
+        decisions = [_with_room(each, window) for each in sending.decisions]
+        given = decided(step, answered, decisions, may_repeat=is_marked)
         for message in given:
             number = call_number(tip, message["tool_call_id"])
             await store.runs.add_text(known.agent.id, step.run, "result", number, orjson.dumps(message))
@@ -224,6 +227,15 @@ class BeginsRuns:
         if run is None:
             raise NotFound("the run that waits is gone")
         return replace(paused(known, step, [*before, *given], run), maker=step.run)
+
+
+def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
+    """Returns a decision whose result leaves room in the window, as results of our own tools do. window: tokens."""
+    text = None if decision.result is None else decision.result.get("content")
+    if window is None or not isinstance(text, str):
+        return decision
+    content = shortened(text, most_chars(len(text), window))
+    return replace(decision, result={**(decision.result or {}), "content": content})
 
 
 def digest_of(agent: Agent, otid: str | None) -> bytes | None:

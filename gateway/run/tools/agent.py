@@ -30,15 +30,11 @@ from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
 from gateway.run.tools.files import FileTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed
+from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
 from gateway.run.tools.written_blocks import write_blocks
 from storage.records import Block
 
 RESULT_CHARS = 50_000
-LEAST_CHARS = 5_000
-CHARS_PER_TOKEN = 4
-WINDOW_SHARE = 5  # a result may take one part in so many of the window
-CUT = "\n[{left} more characters were cut off.]"
 FINISHED = "All edits are done."
 
 
@@ -184,16 +180,11 @@ class AgentTools:
 
     def _most(self, most: int) -> int:
         """Returns how many characters a result may have, so that it leaves room in the window."""
-        if self.window is None:
-            return most
-        return min(most, max(LEAST_CHARS, self.window * CHARS_PER_TOKEN // WINDOW_SHARE))
+        return most_chars(most, self.window)
 
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
-        most, text = self._most(most), answer.content
-        if len(text) <= most:
-            return answer
-        content = text[:most] + CUT.format(left=len(text) - most)
+        content = shortened(answer.content, self._most(most))
         return ToolAnswer(content, answer.status, answer.stdout, answer.stderr)
 
 

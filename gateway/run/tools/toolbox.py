@@ -15,6 +15,10 @@ from storage.value import frozen
 _log = logging.getLogger("mnemogate")
 AT_ONCE = 8  # calls of one round that run side by side
 FAILED = "Error: {name} is not available at the moment."
+LEAST_CHARS = 5_000
+CHARS_PER_TOKEN = 4
+WINDOW_SHARE = 5  # a result may take one part in so many of the window
+CUT = "\n[{left} more characters were cut off.]"
 
 
 @frozen
@@ -34,6 +38,18 @@ class ToolAnswer:
 
 def failed(content: str) -> ToolAnswer:
     return ToolAnswer(content, "error")
+
+
+def most_chars(most: int, window: int | None) -> int:
+    """Returns how many characters of a result leave room in the window. most: at most. window: tokens."""
+    if window is None:
+        return most
+    return min(most, max(LEAST_CHARS, window * CHARS_PER_TOKEN // WINDOW_SHARE))
+
+
+def shortened(content: str, most: int) -> str:
+    """Returns a result in at most so many characters, and says what was cut."""
+    return content if len(content) <= most else content[:most] + CUT.format(left=len(content) - most)
 
 
 @frozen

@@ -808,6 +808,19 @@ def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(agent.id).pending_approval is None
 
 
+def test_a_result_of_the_clients_leaves_room_in_the_window(world: LettaWorld) -> None:
+    """As one of our own tools does; whole, the upstream would refuse the prompt."""
+    agent, messages = world.agent(context_window_limit=10_000), world.letta.agents.messages
+    world.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Long."))
+    tools: Any = [WEATHER]
+    messages.create(agent.id, input="Weather?", client_tools=tools)
+    result: Any = {"type": "tool", "tool_call_id": "w1", "tool_return": "x" * 9000, "status": "success"}
+    answer: Any = [{"type": "approval", "approvals": [result]}]
+    messages.create(agent.id, messages=answer, client_tools=tools)
+    said = world.upstream.last.messages[-1]["content"]
+    assert said == "x" * 8000 + "\n[1000 more characters were cut off.]"
+
+
 def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) -> None:
     """The result stays, since no provider takes a call without one."""
     agent, messages = world.agent(), world.letta.agents.messages
