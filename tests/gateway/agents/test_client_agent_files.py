@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_an_import_does_as_it_is_told(world: LettaWorld) -> None:
     (copied,) = bring_in(world, file, append_copy_suffix=True, strip_messages=True, model="openai/other")
     shown = client.retrieve(copied)
     assert (shown.name, shown.model, list(client.messages.list(copied))) == ("ann_copy", "openai/other", [])
-    (named,) = bring_in(world, json.dumps(json.dumps(file)).encode(), name="bo")
+    (named,) = bring_in(world, BOM_UTF8 + json.dumps(json.dumps(file)).encode(), name="bo")
     assert client.retrieve(named).name == "bo"
     assert len(list(client.messages.list(named))) == 2
     for options in ({"secrets": '{"a": "b"}'}, {"env_vars_json": "{}"}, {"project_id": "x"}):

@@ -6,6 +6,7 @@ export wipes) is left out, and named. Everything else that is wrong is an Unproc
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -208,7 +209,8 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    json = parse(data, _AT)
+    # Editors on Windows write a mark in front.
+    json = parse(data.removeprefix(BOM_UTF8), _AT)
     if isinstance(json, str):
         # Programs that save what the client returns as JSON have the file as one text.
         json = parse(json.encode(), _AT)
