@@ -99,6 +99,7 @@ class Tree:
         # Answers worked out before; a change of the tree drops those that it touches.
         self._known: dict[int, Content] = {}
         self._touched: dict[int, float] = {}
+        self._carried: dict[int, list[Exchange]] = {}
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -119,7 +120,7 @@ class Tree:
             self.remove(old)
         self._link(exchange)
         self.changed.add(exchange.id)
-        self._touched.clear()
+        self._forget_answers()
         return exchange
 
     def remove(self, exchange: Exchange) -> None:
@@ -128,7 +129,7 @@ class Tree:
         of = self._roots[exchange.conversation] if exchange.parent is None else self._kids[exchange.parent]
         of.remove(exchange.id)
         self._known.pop(exchange.id, None)
-        self._touched.clear()
+        self._forget_answers()
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
@@ -136,8 +137,12 @@ class Tree:
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "said", "full", "state")):
             self._known.pop(exchange_id, None)
-        self._touched.clear()
+        self._forget_answers()
         return new
+
+    def _forget_answers(self) -> None:
+        self._touched.clear()
+        self._carried.clear()
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())
@@ -353,4 +358,12 @@ class Tree:
             return True
         # A second root in a named conversation. If the conversation went on elsewhere while this one was not under way,
         # it is detached: it waits to be continued before it stands.
-        return not any(self.is_carried(x) and self.are_apart(x, e) for x in self.siblings(e))
+        return not any(self.are_apart(x, e) for x in self._carried_roots(e.conversation))
+
+    def _carried_roots(self, conversation: int) -> list[Exchange]:
+        """Returns the first exchanges of a conversation that it went on from: each of the others asks for them."""
+        found = self._carried.get(conversation)
+        if found is None:
+            found = [x for x in self.roots(conversation) if self.is_carried(x)]
+            self._carried[conversation] = found
+        return found

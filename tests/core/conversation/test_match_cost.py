@@ -247,3 +247,27 @@ def test_a_list_of_other_replies_is_compared_with_few_of_ours(
     altered = [assistant(f"<b>{k}</b>") if m["role"] == "assistant" else m for k, m in enumerate(said)]
     world.begin([*altered[:-2], user("hm"), said[-1], user("next")], key)
     assert compared < len(said)
+
+
+def test_a_message_among_many_lone_ones_costs_no_more_than_each_of_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each asked all others whether the conversation went on from them: 250 held everybody for a second."""
+    asked = 0
+    plain = Tree.is_carried
+
+    def counted(tree: Tree, e: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return plain(tree, e)
+
+    monkeypatch.setattr(Tree, "is_carried", counted)
+    costs = []
+    world = World()
+    for size in (20, 80):
+        for n in range(size):
+            world.say([user(f"{size} things and {n}")], "Ok.", "c1")
+        asked = 0
+        world.say([user(f"after {size}")], "Ok.", "c1")
+        costs.append(asked)
+    assert costs[1] < 8 * costs[0]  # of 5 times as many
