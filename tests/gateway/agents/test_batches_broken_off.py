@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
 
 from adapters.batch import local
@@ -101,6 +102,26 @@ def test_results_that_cannot_be_read_are_not_read_for_ever(
         )
         assert len(server.batches) == 1
         assert server.deleted
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_batch_is_looked_for_as_long_as_its_provider_is_busy(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        unauthorised, looks = server.unauthorised, list[str]()
+
+        def busy(request: Request) -> Response | None:
+            if request.method == "GET" and request.url.path.endswith("batches") and len(looks) < 10:
+                looks.append(request.url.path)
+                return server.refused(429, "Too many requests.")
+            return unauthorised(request)
+
+        monkeypatch.setattr(server, "unauthorised", busy)
+        server.drop_create = True
+        assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
+        assert (len(looks), len(server.batches)) == (10, 1)
 
 
 @pytest.mark.parametrize("times", [0, 1])  # of each in the results

@@ -57,6 +57,8 @@ _LEFT: Final = {
     "cancelled": "The batch was cancelled at its provider.",
 }
 _GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
+# Of a part that is looked for: a key that is no longer taken, or a server that cannot say what it has.
+_REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 
@@ -273,10 +275,9 @@ class _Attempt:
                 await self._read(part, provider)
         except ProviderError as error:
             _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
-            # A key that is no longer taken is not taken for a look either.
+            gone = _GONE if part.id is not None else _REFUSED
             is_for_good = isinstance(error, ProviderGarbled) or (
-                isinstance(error, ProviderRefused)
-                and (error.status < 500 if part.id is None else error.status in _GONE)
+                isinstance(error, ProviderRefused) and error.status in gone
             )
             if not is_for_good:
                 return
