@@ -498,8 +498,9 @@ def test_what_is_no_batch(tmp_path: Path) -> None:
             ([{"agent_id": unknown, **_said("Hi")}], 404, unknown),
             ([{"agent_id": agent, **_said("Hi"), "client_tools": [tool]}], 400, "client"),
             ([{"agent_id": agent, **approval}], 400, "new messages"),
-            ([{"agent_id": agent}], 422, "messages"),
-            ([_said("Hi")], 422, "agent_id"),
+            ([{"agent_id": unknown, **_said("Hi")}, {"agent_id": agent}], 422, "'requests', 1, 'messages'"),
+            ([{"agent_id": agent, "input": []}], 422, "'requests', 0, 'input'"),
+            ([_said("Hi")], 422, "'requests', 0, 'agent_id'"),
             ([{"custom_id": "x", "params": {"model": "m"}}], 400, "Anthropic"),
             (
                 [{"agent_id": agent, **_said("Hi"), "conversation_id": f"conv-{'0' * 32}"}],

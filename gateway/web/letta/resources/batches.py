@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from msgspec import UnsetType
@@ -162,7 +163,10 @@ def _item(request: BatchRequest, n: int) -> AskedItem:
     at = ("body", "requests", n)
     if not isinstance(request.agent_id, str):
         raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])
-    said = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
+    try:
+        said = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
+    except Unprocessable as error:
+        raise Unprocessable([replace(each, loc=(*at, *each.loc[1:])) for each in error.faults]) from error
     if said.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     fields = given(request)
