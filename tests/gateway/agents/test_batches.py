@@ -267,6 +267,14 @@ def test_nobody_can_be_asked_for_approval(tmp_path: Path) -> None:
         assert s.world.letta.agents.messages.create(agent, input="Hi", override_model="up/m").messages
 
 
+def test_a_tool_that_the_agent_does_not_have_fails_an_item(tmp_path: Path) -> None:
+    with scene(tmp_path, lambda custom_id, body: Fate(calls=(("buy", {}),))) as s:
+        [agent] = s.agents(1, tools=[], include_base_tools=False)
+        batch = s.post([agent])
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert s.items(batch)[0]["error"] == "The reply calls a tool that the agent does not have."
+
+
 def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
         made, name = results(body), asked(body)

@@ -61,12 +61,12 @@ FORGOTTEN = (
 GONE = "The agent was deleted, or its conversation."
 CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
+NO_TOOL = "The reply calls a tool that the agent does not have."
 INTERRUPTED = "Error: the call was interrupted. It may or may not have been done, and is not made again."
 _WORDS: dict[str, str] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read.",
     StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
-    StopReason.REQUIRES_APPROVAL: ASKS,
 }
 
 
@@ -389,14 +389,16 @@ class ItemTurns:
         outcome = command.outcome
         stop = outcome.stop
         is_good = stop.is_proper and not outcome.waiting
+        words = _WORDS.get(stop, "The reply was an error.")
         if outcome.waiting:
             stop = StopReason.REQUIRES_APPROVAL
+            words = NO_TOOL if "client" in outcome.waiting.values() else ASKS
         return Ending(
             opened,
             outcome,
             RunState.COMPLETED if is_good else RunState.FAILED,
             stop,
-            "" if is_good else _WORDS.get(stop, "The reply was an error."),
+            "" if is_good else words,
             opened.counts(counts),
             tokens,
             merged,
