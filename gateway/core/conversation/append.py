@@ -109,9 +109,14 @@ def _unheard(
     """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
     messages these are. In front of the newest one there may be others whose requests were cancelled.
 
-    messages: what is new of the list, which begins with those questions. heard: the reply before them.
+    messages: what is new of the list, which begins with those questions. heard: the reply before them. A list that only
+    asks again what was answered is another turn.
     """
-    found = [each for each in _asked(path, canon, messages, heard) if each[1] < len(messages)]
+    found = [
+        (turns, count)
+        for turns, count in _asked(path, canon, messages, heard)
+        if count < len(messages) or not any(e.reply for e in turns)
+    ]
     return found[-1] if found else ((), 0)
 
 

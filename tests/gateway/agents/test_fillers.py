@@ -219,6 +219,31 @@ def test_a_barge_in_is_told_behind_a_message_that_failed(
     assert texts(world, agent)[2:] == [*told, "Ok."]
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_question_that_was_not_answered_is_asked_again(world: LettaWorld, is_cancelled: bool) -> None:
+    """A voice framework gives a request up whose first word is late, and sends it once more."""
+    agent = voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    for _ in range(2):
+        count = len(world.upstream.seen)
+        gate = Gate()
+        world.upstream.queue(say("Late.", hold_before_headers=gate) if is_cancelled else fail(500))
+        with world.world.gateway.connect() as client:
+            messages = [*chat.messages, {"role": "user", "content": "What is my boat called?"}]
+            body = {"model": "agent/vera", "stream": True, "messages": messages}
+            client.request("POST", CHAT, json.dumps(body).encode(), OURS)
+            world.upstream.arrived(count + 1).wait_sync()
+            if not is_cancelled:
+                assert client.read_reply().status == 500
+        if is_cancelled:
+            world.upstream.seen[count].gone.wait_sync()
+        world.world.settle()
+    chat.say("What is my boat called?")
+    assert sent(world) == ["What is my boat called?"]
+    assert texts(world, agent)[2:] == ["What is my boat called?", "Ok."]
+
+
 def test_a_system_message_behind_what_was_said_asks_for_a_reply(world: LettaWorld) -> None:
     voice(world)
     chat = world.world.chat("You answer a phone.", model="agent/vera", headers=OURS)
