@@ -112,12 +112,13 @@ class _Cycle(RequestResponseCycle):
 
 
 class _ServerConnection(HttpToolsProtocol):
-    """uvicorn's protocol with the two bounds that it lacks: the time for a request's head, and its size.
+    """uvicorn's protocol with the bounds that it lacks: a head's time and size, and how long a client may not read.
 
     The server speaks HTTP/1.1 and nothing else, and reads no trailers (gateway/web/httptools_shim.py).
     """
 
     head_timeout_s = 20.0
+    send_timeout_s = 60.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -125,6 +126,7 @@ class _ServerConnection(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._reads_timer: asyncio.TimerHandle | None = None
         # The reply under way (gateway.web.sse) puts itself here, to be told that its client has closed the connection.
         self.on_lost: Callable[[], object] | None = None
 
@@ -152,6 +154,7 @@ class _ServerConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_watching()
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -194,6 +197,38 @@ class _ServerConnection(HttpToolsProtocol):
         # only by reading is it found that the client left. A request that has to wait for its turn stays paused.
         if not self.pipeline:
             self.flow.resume_reading()
+
+    # A whole reply is written at once, and nobody waits for its client: one that does not read would keep it in memory,
+    # and its connection, also where that is closed in order, for as long as it likes.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_reading()
+
+    def _watch_reading(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and self._reads_timer is None:
+            self._reads_timer = self.loop.call_later(self.send_timeout_s, self._look_at_reading, left)
+
+    def _look_at_reading(self, before: int) -> None:
+        self._reads_timer = None
+        if self.transport.get_write_buffer_size() < before:
+            self._watch_reading()
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._reads_timer is not None:
+            self._reads_timer.cancel()
+            self._reads_timer = None
 
     def _head_timed_out(self) -> None:
         self._head_timer = None
@@ -334,9 +369,10 @@ def make_server(
 
     on_started: called when it listens.
     """
-    head_timeout_s = (limits or Limits()).header_timeout_s
-    # uvicorn makes its protocols itself and takes no arguments for them, so the setting travels in a class.
-    connection = type("Connection", (_ServerConnection,), {"head_timeout_s": head_timeout_s})
+    limits = limits or Limits()
+    times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}
+    # uvicorn makes its protocols itself and takes no arguments for them, so the settings travel in a class.
+    connection = type("Connection", (_ServerConnection,), times)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -483,6 +483,28 @@ def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream) -> None
         assert gateway.last_line()["status"] == 499
 
 
+@pytest.mark.parametrize("head", [{}, {"connection": "close"}])
+def test_a_client_that_does_not_read_a_whole_reply_is_let_go(
+    upstream: StrictUpstream, head: dict[str, str]
+) -> None:
+    """The reply was written, and lay in memory as long as the client liked."""
+    upstream.queue(raw(b'"%s"' % (b"x" * 30_000_000), content_type="application/json"))
+    with (
+        serve(settings_for(upstream), limits=replace(QUIET, send_timeout_s=0.2)) as gateway,
+        gateway.connect() as client,
+    ):
+        client.request("POST", CHAT, json.dumps(HELLO).encode(), head)
+        upstream.arrived(1).wait_sync()
+        connections = gateway.server.server_state.connections
+
+        async def let_go() -> None:
+            async with asyncio.timeout(10):
+                while connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        gateway.call(let_go())
+
+
 def test_a_connection_serves_one_request_after_the_other(gateway: Running, upstream: StrictUpstream) -> None:
     with gateway.connect() as client:
         for _ in range(3):
