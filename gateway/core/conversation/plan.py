@@ -356,11 +356,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         while is_turn and end and listing.role(end - 1) != "user":
             end -= 1
         start = max(0, end - len(x.inputs))
-        fits = (
-            end - start == len(x.inputs)
-            and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
-            and (start == 0 or listing.role(start - 1) == "assistant")
-        )
+        fits = _may_be_inputs(x, listing, start, end)
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
         is_parent = x is not found.anchor
         if is_turn and block and (is_short or (reply and is_parent)):
@@ -380,6 +376,15 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             end = start if x is None else _begin_of_reply(x, listing, start)
             if x is not None and end < start and _is_new_form(x, listing, end, start):
                 reply = (end, start)
+
+
+def _may_be_inputs(x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """Returns whether messages are as many as an exchange brought and of their roles, behind a reply or at the head."""
+    return (
+        end - start == len(x.inputs)
+        and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
+        and (start == 0 or listing.role(start - 1) == "assistant")
+    )
 
 
 def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
