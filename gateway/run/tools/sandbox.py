@@ -53,8 +53,8 @@ import os, sys
 os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-# Read-only, /proc keeps the code from taking this back.
-_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
+# Read-only, /proc keeps the code from taking this back. The shell adds a variable that says where the gateway runs.
+_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 
 class Sandbox:

@@ -155,6 +155,7 @@ ESCAPES = {
     "higher limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "descriptors": "import os; return [n for n in os.listdir('/proc/self/fd') if int(n) > 2][2]",
     "variables": "import os; return os.environ['MARKER']",
+    "where we are": "return [x for x in open('/proc/1/environ').read().split('\\0') if x.startswith('PWD=')][0]",
     "memory": "return len(bytearray(1 << 29))",
     "memory, piece by piece": "x = []\nwhile True: x.append(bytearray(1 << 20))",
     "a large file": "f = open('x', 'wb')\nfor _ in range(100): f.write(bytes(1 << 20)); f.flush()",
