@@ -249,6 +249,12 @@ def encode(
     return blobs
 
 
+def check(blob: bytes, chunk: int) -> None:
+    """Checks a chunk's blob as whoever rewrites it does. Raises: CorruptIndex."""
+    if blob and _unpack(blob).chunk != chunk:
+        raise CorruptIndex(f"this is not chunk {chunk}")
+
+
 def merge(old: bytes | None, new: bytes) -> bytes:
     """Returns one blob of both; where both have a message, only the new one's words count. Raises: CorruptIndex."""
     import numpy as np

@@ -233,7 +233,7 @@ class IndexLayout:
         import numpy as np
 
         back, flags = np.asarray(self.back), np.asarray(self.flags)
-        row = back.nonzero()[0]
+        row = ((back > 0) & (flags > 0)).nonzero()[0]
         seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
         before = self.find_rows(seqs - back[row])
         is_there = (before >= 0) & (flags[before] > 0)

@@ -7,12 +7,13 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.commands import Rules
 from storage.database import Connection, Database
-from storage.errors import TooSlow
+from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
 from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
@@ -24,8 +25,11 @@ from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.passages import load_kept, load_passages
 from storage.sql.remembered import MemoryCache, Remembered, document_of
-from storage.sql.terms import get_terms, replace_terms
+from storage.sql.terms import get_terms, mend_terms, replace_terms
 from storage.sql.vectors import find_near, forget_indexed
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A memory of more messages is read in the reader's thread, the first time (10,000 messages take 15 ms).
 _LONG = 2_000
@@ -41,6 +45,23 @@ _KEPT_BATCH = 1000  # passages and facts not indexed yet that a search reads at 
 _KEPT_STEP = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
 
 
+def _mends(
+    search: Callable[Concatenate[Recall, Agent, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Recall, Agent, P], Coroutine[Any, Any, T]]:
+    """Has a search say what it cannot read of a memory. A damaged index is made again for the next one."""
+
+    async def mending(self: Recall, agent: Agent, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await search(self, agent, *args, **kwargs)
+        except blob.CorruptIndex as error:
+            await self.mend(agent.id)
+            raise Corrupt(f"the search index of memory {agent.id} is made again: {error}") from error
+        except ValueError as error:
+            raise Corrupt(f"a row of memory {agent.id} cannot be read: {error}") from error
+
+    return mending
+
+
 class Recall(Group):
     """The search of a memory, and the upkeep of its index."""
 
@@ -52,6 +73,7 @@ class Recall(Group):
         # nobody who asks after a forgetting may get what was read before it.
         self._reading: dict[tuple[int, int, int], asyncio.Task[Remembered]] = {}
 
+    @_mends
     async def search(
         self,
         agent: Agent,
@@ -72,7 +94,7 @@ class Recall(Group):
         room: tokens that are to be filled; of short messages that takes more than `limit`. takes: says which messages
         are wanted; the others are passed over. vector: the query's, which is compared with those of the same model.
 
-        Raises: TooSlow, Unavailable.
+        Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
         """
         memory = await self._remembered(agent, numbers, skip, deadline_ms)
         if memory is None:
@@ -265,6 +287,13 @@ class Recall(Group):
                 is_busy = loop.time() - begun > _BUSY_S
         return await self._index(of, counted)
 
+    @bulk_writes
+    async def mend(self, connection: Connection, agent: int) -> None:
+        """Empties what is damaged of the search index. The next steps of `index` make it again."""
+        await connection.lock(agent)
+        await mend_terms(connection, agent)
+        self._memories.drop(agent)
+
     @reads
     async def _unindexed(
         self, connection: Connection, agent: int
@@ -317,9 +346,12 @@ class Recall(Group):
         documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
         documents += [document_of(m) for m in kept if m.seq <= end]
         for chunk, data in blob.encode(documents, of.secret, counted).items():
-            await replace_terms(
-                connection, agent, chunk, blob.merge(await get_terms(connection, agent, chunk), data)
-            )
+            try:
+                merged = blob.merge(await get_terms(connection, agent, chunk), data)
+            except blob.CorruptIndex:
+                await mend_terms(connection, agent)
+                return True
+            await replace_terms(connection, agent, chunk, merged)
         for exchange in stale:
             await connection.run(exchanges.SQL["stale_done"], (agent, exchange))
         if end > indexed:

@@ -210,6 +210,10 @@ INSERT INTO terms (agent, chunk, data, stamp)
 VALUES (?1, ?2, ?3, (SELECT coalesce(max(t.stamp), 0) + 1 FROM terms t WHERE t.agent = ?1))
 ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data, stamp = excluded.stamp
 
+-- name: agent_indexed_again
+-- Has the index go back, and what is remembered of it be read again.
+UPDATE agents SET indexed_seq = ?, stamp = stamp + 1 WHERE id = ? AND indexed_seq > ?
+
 -- name: agent_indexed
 -- Notes how far the index has come.
 UPDATE agents SET indexed_seq = ? WHERE id = ?

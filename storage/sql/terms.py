@@ -25,9 +25,25 @@ async def replace_terms(connection: Connection, agent: int, chunk: int, data: by
     await connection.run(SQL["terms_replace"], (agent, chunk, data))
 
 
+async def mend_terms(connection: Connection, agent: int) -> None:
+    """Empties the chunks that are damaged. What they held is indexed again."""
+    for chunk, _, data in await terms_since(connection, agent, -1):
+        try:
+            blob.check(data, chunk)
+        except blob.CorruptIndex:
+            await replace_terms(connection, agent, chunk, b"")
+            behind = chunk * blob.CHUNK - 1
+            await connection.run(SQL["agent_indexed_again"], (behind, agent, behind))
+
+
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
     """Takes these messages out of the index."""
     for chunk, gone in blob.by_chunk(seqs).items():
         data = await get_terms(connection, agent, chunk)
         if data is not None:
-            await replace_terms(connection, agent, chunk, blob.forget(data, gone))
+            try:
+                left = blob.forget(data, gone)
+            except blob.CorruptIndex:
+                await mend_terms(connection, agent)
+            else:
+                await replace_terms(connection, agent, chunk, left)

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge
@@ -399,6 +399,7 @@ def test_any_text_can_be_kept_and_asked(messages: list[tuple[str, str]], query: 
 GOOD = encode([said(n, f"dog {n} fox", previous=n - 1 or None) for n in range(1, 9)], SECRET)[0]
 
 
+@example(278, b")", "overwrite")  # what is no document has a neighbour
 @given(
     st.integers(0, len(GOOD) - 1),
     st.binary(min_size=1, max_size=6),

@@ -19,6 +19,7 @@ import pytest
 
 from gateway.run.background.worker import JobContext
 from gateway.settings import ProfileSettings
+from storage.commands import ForgetTarget
 from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sql.passages import insert_passage
@@ -319,6 +320,52 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
         assert "Miso" in upstream.last.body.decode()
 
 
+@pytest.mark.parametrize("step", ["recalled", "indexed", "forgotten"])
+def test_a_damaged_search_index_is_made_again(upstream: StrictUpstream, tmp_path: Path, step: str) -> None:
+    """By whoever meets it first; neither the search nor the forgetting of that memory fails for good."""
+    with world_of(upstream, tmp_path / "m.db") as world:
+        assert durable(world.post(FACT))
+        assert durable(world.post("My dog is called Rex.", user="alice"))
+        store = world.store
+        (agent,) = world.write(lambda c: [row[0] for row in c.execute("SELECT id FROM agents")])
+
+        async def index() -> None:
+            while await store.recall.index(agent):
+                pass
+
+        async def forget() -> None:
+            await store.forgetting.run(await store.forgetting.begin(agent, ForgetTarget(messages=[3])))
+
+        world.gateway.call(index())
+        world.write(lambda c: c.execute("UPDATE terms SET data = substr(data, 1, length(data) - 3)"))
+        world.gateway.call(store.forgetting.sweep())  # and what is remembered of it
+        if step == "recalled":
+            reply = world.post(QUESTION)
+            assert (reply.status, reply.headers["x-mnemogate-recall"]) == (200, "unavailable")
+            assert durable(reply)
+        elif step == "indexed":
+            assert durable(world.post("Good."))
+            world.gateway.call(index())
+        else:
+            world.gateway.call(forget())
+        for _ in range(2):
+            reply = world.post("And which cat hates thunderstorms?")
+            assert "x-mnemogate-recall" not in reply.headers
+            assert "Miso" in upstream.last.body.decode()
+            world.gateway.call(index())
+
+
+def test_a_damaged_message_costs_the_recall_of_its_memory(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with world_of(upstream, tmp_path / "m.db") as world:
+        assert durable(world.post(FACT, {"x-mnemogate-conversation": "one"}))
+        world.settle()
+        world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff'"))
+        world.gateway.call(world.store.forgetting.sweep())
+        reply = world.post("How loud is thunder?", {"x-mnemogate-conversation": "two"})
+        assert (reply.status, reply.headers["x-mnemogate-recall"]) == (200, "unavailable")
+        assert durable(reply)
+
+
 @pytest.mark.sqlite
 def test_a_database_that_can_never_be_opened_is_said_in_health(
     upstream: StrictUpstream, tmp_path: Path
@@ -438,7 +485,7 @@ def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(
             hold.open()
             reply = client.read_reply()
         assert reply.json["choices"][0]["message"]["content"] == "Ok."
-        assert "not available" in upstream.last.messages[-1]["content"]
+        assert "memory cannot be searched" in upstream.last.messages[-1]["content"]
 
 
 def test_a_read_that_fails_late_costs_the_memory_and_not_the_chat(
