@@ -55,7 +55,10 @@ def messages_of(
         text = note.strip_notes(text_of(m))
         if not text.strip():
             continue
-        seq, name = e.seq + (len(e.inputs) if is_reply else i), m.get("name")
+        place, name = len(e.inputs) if is_reply else i, m.get("name")
+        seq = e.seq + place
+        if place and place - 1 in e.hush:
+            previous = seq - 1  # what the index has, since that was said before it was forgotten
         found.append(
             Message(
                 seq,

@@ -23,6 +23,7 @@ from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
 from storage.listing import PassageDraft
 from storage.records import Agent, Scope, State
+from storage.search.blob import open_blob
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Speaker, open_store, rows, save_passage
@@ -144,6 +145,25 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     await fill(store, lines)  # beside the one it came from
     again = await export(store, CAROL)
     assert without_uids(again) == without_uids(lines)
+
+
+async def test_an_import_is_indexed_as_what_forgetting_left(store: Store, other: Store) -> None:
+    alice, said = Speaker(store, ALICE, Clock()), list[WireMessage]()
+    for n in range(3):
+        said += [user(f"question {n}"), assistant(f"answer {n}")]
+        await alice.say(said[:-1], said[-1])
+
+    async def table(of: Store) -> list[bytes]:
+        while await of.recall.index(1):
+            pass
+        found = await rows(of, "SELECT data FROM terms")
+        return [bytes(open_blob(data).table) for (data,) in found]
+
+    await table(store)
+    target = ForgetTarget(messages=[3])
+    assert await store.forgetting.run(await store.forgetting.begin(alice.agent.id, target))
+    await fill(other, await export(store))
+    assert await table(other) == await table(store)
 
 
 async def test_an_export_from_before_passages_had_tags_is_read(store: Store, other: Store) -> None:
