@@ -182,12 +182,12 @@ def _head_of(text: str) -> int:
 
 def _flags(document: Indexable, words: Sequence[str]) -> int:
     flags = PRESENT | (USER if document.role == "user" else 0)
-    text = document.text.strip()
+    text = document.text[:_DOCUMENT_CHARS].strip()
     if len(text) <= _QUESTION_CHARS:
         asks = _LAST_ASKS.search(text)
         if asks and not _TOLD.search(text, 0, asks.start()):
             flags |= ASKS
-    if len(words) <= _SLIGHT_TERMS and says_nothing(split_words(document.text), words):
+    if len(words) <= _SLIGHT_TERMS and says_nothing(split_words(text), words):
         flags |= SLIGHT
     return flags
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from storage.search.blob import CHUNK, CorruptIndex, Document, encode, forget, merge
+from storage.search import blob
+from storage.search.blob import CHUNK, CorruptIndex, Document, count_terms, encode, forget, merge
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.words import names_in, split_words, words_of
@@ -445,3 +446,15 @@ def test_numpy_is_not_loaded_before_it_is_needed() -> None:
 
 def test_what_holds_more_of_the_query_comes_first() -> None:
     assert found("zebra horse", said(1, "zebra"), said(2, "zebra horse"), said(3, "cow")) == [2, 1]
+
+
+def test_nothing_behind_what_is_indexed_of_a_message_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def split(text: str) -> list[str]:
+        read.append(len(text))
+        return split_words(text)
+
+    monkeypatch.setattr(blob, "split_words", split)
+    count_terms(said(1, "thanks" * 100_000))  # one word
+    assert read == [200_000]

@@ -31,6 +31,7 @@ _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 _SYSTEM = frozenset({"system", "developer"})
 _RESULT = frozenset({"tool", "function"})
 _ATOM_BYTES = 12
+_TRANSCRIPT_CHARS = 100_000  # chosen: two hours of speech, whose words are counted in some milliseconds
 _PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
 
 
@@ -113,9 +114,14 @@ def words(text: str) -> list[str]:
     return words_in(text.lower())
 
 
+def transcribed(text: str) -> list[str]:
+    """Returns the words of a text that may be a transcript; none of one that nobody has spoken."""
+    return words(text) if len(text) <= _TRANSCRIPT_CHARS else []
+
+
 def grows(new: str, old: str) -> bool:
     """Returns whether a transcript went on: it has all words of the old one, of which the last may be completed."""
-    a, b = words(new), words(old)
+    a, b = transcribed(new), transcribed(old)
     if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
         return False
     # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.

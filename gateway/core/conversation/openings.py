@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, words
+from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, transcribed
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
@@ -51,7 +51,7 @@ def _opening(e: Exchange, last: WireMessage | None, at: float) -> Opening:
     """last: the last of its messages; None: its words are not known."""
     if last is None:
         return Opening(at, e.begun, e.inputs, None, None)
-    spoken = words(text_of(last))
+    spoken = transcribed(text_of(last))
     return Opening(at, e.begun, e.inputs, len(spoken), _stem(spoken, len(spoken)))
 
 
@@ -66,7 +66,7 @@ def _may_extend(listing: Listing, old: Opening, spoken: dict[int, list[str]]) ->
             return False
         if old.words is not None:
             if k not in spoken:
-                spoken[k] = words(listing.text(k - 1))
+                spoken[k] = transcribed(listing.text(k - 1))
             mine = spoken[k]
             if not 0 < old.words <= len(mine) or _stem(mine, old.words) != old.stem:
                 return False

@@ -16,8 +16,8 @@ from gateway.core.conversation.canonical import (
     letters,
     squash,
     text_of,
+    transcribed,
     without_remark,
-    words,
 )
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
@@ -198,7 +198,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
 
     def rank(x: Exchange) -> tuple[int, int, float]:
         messages = tree.content(x).messages
-        return len(x.inputs), len(words(text_of(messages[-1]))) if messages else 0, x.begun
+        return len(x.inputs), len(transcribed(text_of(messages[-1]))) if messages else 0, x.begun
 
     return max(near, key=rank)
 

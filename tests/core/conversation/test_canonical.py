@@ -273,6 +273,14 @@ def is_cut_of(spoken: str, ours: str) -> bool:
     return begins(letters(without_remark(spoken)), letters(ours))
 
 
+def test_what_nobody_can_have_spoken_is_no_transcript() -> None:
+    """Its words would be counted with each request of the idle time, for seconds where it has megabytes."""
+    spoken = "so " * 33_000
+    assert grows(spoken + "it goes", spoken)
+    assert not grows(spoken * 2, spoken)
+    assert not grows(spoken * 2 + "it goes", spoken * 2)
+
+
 @pytest.mark.parametrize(
     "spoken",
     [
