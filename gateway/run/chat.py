@@ -140,6 +140,8 @@ class Chat:
         agents = self.agents
         if agents is None or identity.conversation is None or not await agents.owns(identity, spec):
             agents = None  # the conversation is none of ours
+        else:
+            identity = identity.with_history()
         if is_defined:
             spec, request = await self._as_defined(spec, identity, request, agents)
         if identity.agent is not None and asks_agent(request.model):
@@ -155,7 +157,7 @@ class Chat:
             identity = replace(identity, scope=None, conversation=None)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if not identity.append and spec.history == "append" and identity.conversation is not None:
-            identity = replace(identity, append=True)
+            identity = replace(identity.with_history(), append=True)
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:

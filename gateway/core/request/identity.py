@@ -24,7 +24,7 @@ from gateway.core.request.side_requests import (
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
 from gateway.errors import BadRequest, UnknownModel
 from storage.records import Scope
-from storage.value import frozen
+from storage.value import changed, frozen
 
 
 class Mode(StrEnum):
@@ -131,6 +131,7 @@ class Identity:
     side_request: the name of the rule that took the request for the application's own, and so set the mode.
     leaves_nothing: a rule has found out that nobody asks here, and nothing at all is kept of it, since the user's own
     turn may have the same words under another prompt.
+    own: the mode that it has where its history is ours, if its form alone has set another one.
     """
 
     project: str
@@ -144,6 +145,11 @@ class Identity:
     retry: bool = False
     side_request: str | None = None
     leaves_nothing: bool = False
+    own: Mode | None = None
+
+    def with_history(self) -> Identity:
+        """Returns it for a history that is ours: what is not kept of a message there, no later list brings back."""
+        return self if self.own is None else changed(self, mode=self.own, leaves_nothing=False, own=None)
 
 
 def identify(
@@ -175,6 +181,7 @@ def identify(
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     side: SideRule | None = None
     leaves_nothing = False
+    own: Mode | None = None
     if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
@@ -187,8 +194,8 @@ def identify(
             # What an application says in the user's place comes back in later lists, and is known again by its hashes.
             mode, leaves_nothing = Mode(side.memory), side.where == "system"
         elif asked is None and is_single_structured_turn(body):
-            mode, leaves_nothing = Mode.READ, True
-    return Identity(
+            own, mode, leaves_nothing = mode, Mode.READ, True
+    identity = Identity(
         project,
         profile,
         agent,
@@ -200,7 +207,9 @@ def identify(
         found.get(_RETRIES, b"0").strip(b"0").isdigit(),
         None if side is None else side.name,
         leaves_nothing,
+        own,
     )
+    return identity.with_history() if append else identity
 
 
 # ids

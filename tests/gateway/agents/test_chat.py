@@ -278,6 +278,16 @@ def test_what_an_agent_says_of_its_tools_goes_with_these(world: World, mode: str
         assert ("parallel_tool_calls" in asked) is ("tools" in asked) is (mode == "on" and not more)
 
 
+def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(world: World) -> None:
+    make(world)
+    for n in (1, 2):
+        world.upstream.queue(say(f'{{"say":{n}}}'))
+        said = [{"role": "user", "content": f"JSON of {n}."}]
+        reply = world.post(said, OURS, model="agent/ann", response_format={"type": "json_object"})
+        assert reply.headers["x-mnemogate-memory"] == "on"
+    assert sent(world) == ["JSON of 1.", '{"say":1}', "JSON of 2."]
+
+
 def rest_of(world: World, name: str = "ann") -> Life:
     registry = world.gateway.app.chat.registry
     assert registry is not None

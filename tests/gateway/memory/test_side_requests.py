@@ -192,6 +192,20 @@ def test_a_chat_that_began_with_an_answer_for_a_program_is_remembered_when_it_go
     assert FACT in world.upstream.last.body.decode()
 
 
+TOOL = {"type": "function", "function": {"name": "respond", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("fields", [{"response_format": CHECK}, {"tools": [TOOL], "tool_choice": TOOL}])
+def test_a_message_sent_alone_for_an_answer_in_a_form_is_a_turn(world: World, fields: Json) -> None:
+    """A list of one message says nothing of a first turn there, and what is not kept comes back with no later list."""
+    headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
+    for text in (FACT, "Her birthday is in May."):
+        world.upstream.queue(say('{"say":"Noted."}'))
+        reply = world.post(user(text), headers, user="alice", **fields)
+        assert reply.headers["x-mnemogate-memory"] == "on"
+    assert [m["content"] for m in world.upstream.last.messages][:3:2] == [FACT, "Her birthday is in May."]
+
+
 def test_the_call_of_the_one_tool_there_is_leaves_nothing_until_its_result_is_answered(world: World) -> None:
     """Structured answers of older libraries; an agent that has to search first goes on with what was found."""
     tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
