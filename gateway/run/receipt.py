@@ -23,7 +23,9 @@ class Receipt:
         self._sent = self._came = 0.0
 
     def upstream_called(self) -> None:
-        self._sent = time.perf_counter()
+        now = time.perf_counter()
+        self._sent = self._sent or now
+        self._came = 0.0  # what is between two calls is a round's: the upstream's time, and its tools'
 
     def upstream_answered(self) -> None:
         self._came = time.perf_counter()
@@ -31,7 +33,7 @@ class Receipt:
     def close(self) -> list[Header]:
         """Returns the headers as the reply's head leaves, `x-mnemogate-added-ms` with them.
 
-        What is ours is the time before the upstream was called, and the time since its reply began.
+        What is ours is the time before the upstream was first called, and the time since its last reply began.
         """
         now = time.perf_counter()
         self.added_ms = ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000

@@ -305,6 +305,7 @@ class TurnRun:
                             self.call.receipt.upstream_answered()
                             self._whole = command
                         case commands.Save(outcome):
+                            self.call.receipt.upstream_answered()  # to its end, for who gets the turn whole
                             self._task = None  # it is too late to be stopped
                             self._compare(outcome)
                             later += self._turn.feed(await self._save(outcome))

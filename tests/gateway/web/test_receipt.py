@@ -1,0 +1,25 @@
+"""The account of a reply: what of its time was ours."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gateway.run.receipt import Receipt
+
+
+def test_what_passes_between_two_calls_of_an_upstream_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([12.0, 40.0, 41.0, 70.0, 73.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    receipt = Receipt(10.0)
+    receipt.upstream_called()
+    receipt.upstream_answered()  # the head of a round that calls a tool
+    receipt.upstream_called()
+    receipt.upstream_answered()
+    assert receipt.close()[-1] == ("x-mnemogate-added-ms", "5000.00")
+
+
+def test_all_is_ours_where_no_upstream_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 12.0)
+    assert Receipt(10.0).close() == [("x-mnemogate-added-ms", "2000.00")]
