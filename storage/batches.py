@@ -13,6 +13,8 @@ from storage.value import frozen
 BATCH = "batch"  # the kind of its job
 # The stop reason of an item that no provider answered in time.
 EXPIRED = "expired"
+# The bytes of where a value came from, so that its row can be told later without growing: at most 9 of a number.
+SOURCES_ROOM = 40
 
 
 class BatchState(StrEnum):
@@ -96,6 +98,11 @@ def item_state(state: str | None, stop: str | None) -> str:
     if state is None or state == RunState.CREATED:
         return "failed" if state is None else "waiting"
     return EXPIRED if state == RunState.FAILED and stop == EXPIRED else str(state)
+
+
+def origin_of_call(run: str, call_id: str = "") -> str:
+    """Returns the origin of what an item's call writes in a block, until the exchange is known. run: its uid."""
+    return f"tool:{run}/{call_id}"
 
 
 @frozen

@@ -18,6 +18,7 @@ import orjson
 
 from storage.batches import (
     BATCH,
+    SOURCES_ROOM,
     Batch,
     BatchCounts,
     BatchItem,
@@ -29,6 +30,7 @@ from storage.batches import (
     ItemWrite,
     RoundWrite,
     item_state,
+    origin_of_call,
 )
 from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
@@ -47,8 +49,6 @@ SQL = load("batches.sql")
 GONE = "the memory of this item is gone"
 
 _EMPTY = b""
-# The length of where a value came from, so that its row can be told later without growing: 9 bytes of a number at most.
-_ORIGIN = 40
 _BEGIN_SEQ = 0
 _PAGE = 100
 
@@ -342,7 +342,9 @@ async def _edit(
     versions, made = dict(read), list[object]()
     for block, value, op in merged.writes:
         try:
-            await write_block(connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}")
+            await write_block(
+                connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}", room=SOURCES_ROOM
+            )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block] += 1
@@ -357,6 +359,8 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
     if end.turn is not None:
         opened = await open_step(connection, end.turn, rules)
         exchange = opened.exchange.id
+        origin = origin_of_call(run.uid)
+        await connection.run(SQL["origins"], (agent, exchange, _origin(exchange), len(origin), origin))
         for block, version, op in end.edits:
             await connection.run(SQL["origin"], (block, version, exchange, _origin(exchange)))
             await add_op(connection, agent, _of(op, exchange))
@@ -394,7 +398,7 @@ def _of(op: BlockOp, exchange: int) -> BlockOp:
 
 def _origin(exchange: int) -> bytes:
     """Returns the sources of a value whose exchange is known now: with its number they take the room of before."""
-    return f"[{exchange}]".ljust(_ORIGIN - _width(exchange)).encode()
+    return f"[{exchange}]".ljust(SOURCES_ROOM - _width(exchange)).encode()
 
 
 def _width(number: int) -> int:

@@ -140,6 +140,13 @@ SELECT s.exchange FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.nu
 -- Notes which exchange has made a value of a block. Its row keeps its length.
 UPDATE block_history SET exchange = ?3, sources = ?4 WHERE block = ?1 AND version = ?2
 
+-- name: origins
+-- Notes the same of all values that calls of one run have made, which have a common beginning of their origin.
+UPDATE block_history SET exchange = ?2, sources = ?3
+WHERE substr(origin, 1, ?4) = ?5 AND block IN (
+    SELECT id FROM blocks WHERE agent = ?1 UNION ALL SELECT target FROM attached WHERE kind = 'block' AND agent = ?1
+)
+
 -- name: job
 -- Finds the job of a batch.
 SELECT id FROM jobs WHERE agent = 0 AND kind = 'batch' AND key = ?

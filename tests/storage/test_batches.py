@@ -5,12 +5,12 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft, item_state
+from storage.batches import SOURCES_ROOM, Batch, BatchCounts, BatchItem, BatchState, ItemDraft, item_state
 from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Run, RunState, Scope
 from storage.sql.agents import create_agent
-from storage.sql.batches import _ORIGIN, _origin, _width
+from storage.sql.batches import _origin, _width
 from storage.sql.store import Store
 
 
@@ -90,4 +90,4 @@ def test_where_a_value_came_from_takes_the_same_room_before_and_after() -> None:
     for exchange in (1, 127, 128, 32_767, 40_000, 1 << 23, 1 << 31, 1 << 40):
         listed = _origin(exchange)
         assert orjson.loads(listed) == [exchange]
-        assert len(listed) + _width(exchange) == _ORIGIN
+        assert len(listed) + _width(exchange) == SOURCES_ROOM

@@ -509,11 +509,14 @@ class AgentRuns:
         others = None if speaker is None else self.peers.of(speaker, None if run is None else run.id or None)
         uid = None if run is None else run.uid
         calls: KeepsCalls | None = None
-        if maker and known.path:
-            calls = CallRecord(keeper.store, known.agent.id, maker, known.path[-1])
+        step = known.path[-1] if maker and known.path else None
+        if step is not None:
+            calls = CallRecord(keeper.store, known.agent.id, maker, step)
         elif run is None and (place := _place(known)) is not None:
             calls = self._recent.at(place)
-        return AgentTools(memory, self.foreign, asked.spec, asked.request.tools, window, uid, others, calls)
+        return AgentTools(
+            memory, self.foreign, asked.spec, asked.request.tools, window, uid, step, others, calls
+        )
 
     def toolbox_of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""

@@ -32,7 +32,8 @@ from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
 from gateway.run.tools.written_blocks import write_blocks
-from storage.records import Block
+from storage.batches import origin_of_call
+from storage.records import Block, Exchange
 
 RESULT_CHARS = 50_000
 FINISHED = "All edits are done."
@@ -44,8 +45,9 @@ class AgentTools:
 
     memory: edits and searches the agent's memory. foreign: performs those that were defined. theirs: names of tools of
     the client's, which outrank the agent's. window: tokens of the model's context; None: not known.
-    run_uid: of the run that the step belongs to; None: a turn that is written as a whole. others: sends to other
-    agents; None: nothing is called. calls: the record of those that leave the gateway; None: none is kept.
+    run_uid: of the run that the step belongs to. step: what made the calls, as it is stored; None: a turn that is
+    written as a whole, with a run_uid that of a batch's item. others: sends to other agents; None: nothing is called.
+    calls: the record of those that leave the gateway; None: none is kept.
     """
 
     memory: MemoryTools
@@ -54,6 +56,7 @@ class AgentTools:
     theirs: Collection[str] = ()
     window: int | None = None
     run_uid: str | None = None
+    step: Exchange | None = None
     others: SendsToAgents | None = None
     calls: KeepsCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
@@ -99,15 +102,14 @@ class AgentTools:
         answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
         if not answer.blocks:
             return answer
-        memory = self.memory
-        path = memory.known.path if self.run_uid is not None else ()
+        memory, step, run = self.memory, self.step, self.run_uid
         return await write_blocks(
             memory.store,
             answer,
             blocks,
             at=memory.now(),
-            origin=f"tool:{call.call_id}",
-            exchange=path[-1].id if path else None,
+            origin=origin_of_call(run, call.call_id) if step is None and run else f"tool:{call.call_id}",
+            exchange=None if step is None else step.id,
             edited=self._edited(),
         )
 
@@ -130,8 +132,8 @@ class AgentTools:
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as others are told it. Its key is the same only for the same call of the same step."""
-        uid, path, run = self.spec.uid, self.memory.known.path, self.run_uid
-        step = "" if run is None or not path else ids.placed("step", uid, path[-1].seq)
+        uid, run = self.spec.uid, self.run_uid
+        step = "" if self.step is None else ids.placed("step", uid, self.step.seq)
         return ForeignCall(
             call.name,
             call.arguments,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from gateway.run.tools.toolbox import ToolAnswer
+from storage.batches import SOURCES_ROOM
 from storage.errors import NotFound, OverLimit, StoreError, WriteConflict
 from storage.records import Block
 from storage.sql.store import Store
@@ -42,7 +43,7 @@ async def write_blocks(
             try:
                 await store.blocks.write(
                     block.id, block.version, value, at=at, origin=origin, exchange=exchange,
-                    sources=[] if exchange is None else [exchange],
+                    sources=[] if exchange is None else [exchange], room=SOURCES_ROOM,
                 )  # fmt: skip
             except OverLimit:
                 why = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"

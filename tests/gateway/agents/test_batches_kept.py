@@ -21,8 +21,10 @@ from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
 from tests.doubles.batches import Fate
 from tests.doubles.tool_server import OK, served
-from tests.gateway.agents.test_batches import PATH, Json, append, results, scene
+from tests.gateway.agents.test_batches import PATH, Json, _text, append, results, scene
+from tests.gateway.agents.test_client_tools import NOTE
 from tests.gateway.process import command
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 
 def has(folder: Path, text: str) -> list[str]:
@@ -50,6 +52,32 @@ def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> N
         while has(tmp_path, "quokkas"):
             assert time.monotonic() < deadline, has(tmp_path, "quokkas")
             time.sleep(0.05)
+
+
+@needs_bwrap
+def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        said = [m for m in body["messages"] if m["role"] == "user"][-1]["content"]
+        is_done = body["messages"][-1]["role"] == "tool"
+        return Fate(text="Ok.") if is_done else Fate(calls=(("note", {"text": said}),))
+
+    with scene(tmp_path, answer, tools=ToolSettings(python=PYTHON)) as s:
+        s.world.letta.tools.create(source_code=NOTE)
+        [agent] = s.agents(1, tools=["note"])
+        said = ("I keep hens.", "I adore quokkas.", "I row.")
+        for each in said:
+            assert s.ended(s.post([agent], each))["counts"]["completed"] == 1
+        assert s.block(agent).endswith("I keep hens.\nI adore quokkas.\nI row.")
+        s.world.world.settle()
+        messages = s.world.letta.agents.messages.list(agent, order="asc").items
+        [told] = [m for m in messages if _text(m) == "I row."]
+        s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
+        s.world.world.settle()
+        assert s.block(agent).endswith("I keep hens.\nI adore quokkas.")
+        [told] = [m for m in messages if _text(m) == "I keep hens."]
+        s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
+        s.world.world.settle()
+        assert "hens" not in s.block(agent)
 
 
 @pytest.mark.parametrize(
