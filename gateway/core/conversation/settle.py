@@ -64,7 +64,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     for y in judged:
         if y.superseded:
             y = tree.change(y.id, superseded=False)
-        _judge(tree, y, named=query.named, idle_s=query.idle_s)
+        _judge(tree, y, named=query.named, idle_s=query.idle_s, appending=plan.appending)
     if plan.quotes and not tree.is_carried(e):
         tree.change(e.id, superseded=True)
     for i in revived:
@@ -328,12 +328,13 @@ def _refresh_prior(tree: Tree, x: Exchange) -> None:
 # -- who stands
 
 
-def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
+def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bool) -> None:
     """Decides between alternatives at one place: the one touched last stands, the others are superseded.
 
     A turn supersedes what it repeats or extends, and after the first turn also what extends it. If nothing that stands
     is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded. Where
-    the same was asked for a person and for a program (a guardrail, a router), the answer to the person stands.
+    the same was asked for a person and for a program (a guardrail, a router), the answer to the person stands, unless
+    the new message comes alone: then the client has said that it is sent again, and goes on from the last answer.
     """
     rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
 
@@ -354,7 +355,8 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float) -> None:
         if old.hush and is_tombstone(new):
             # Asked again, a turn that lost a part to forgetting is off the record, and the rest would go with it.
             continue
-        if tree.is_same_input(x, y) and _is_for_program(tree, new) and not _is_for_program(tree, old):
+        is_same = tree.is_same_input(x, y) and not appending
+        if is_same and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
         if not tree.is_carried(old) and (near or named or tree.touched(new) - tree.end(old) <= idle_s):

@@ -92,6 +92,17 @@ def test_an_answer_that_begins_with_a_call_takes_the_place_of_one_in_words(
     assert world.standing() == ["hello there", "Good day.", "the weather in Paris", "It is sunny."]
 
 
+@pytest.mark.parametrize("reply", [VERDICT, assistant(None, call("1"))], ids=["json", "call"])
+def test_a_message_that_is_sent_alone_again_has_its_last_answer(
+    world: World, reply: str | dict[str, object]
+) -> None:
+    """Its client never got the first one, and what it sends next follows the last: results of a call, for one."""
+    world.say([user("the weather in Paris")], "I do not know.", "c1", append=True)
+    world.say([user("the weather in Paris")], reply, "c1", append=True, retry=True)
+    after = user("and now?") if isinstance(reply, str) else result("1", "sunny")
+    assert "I do not know." not in str(world.begin([after], "c1", append=True).lines)
+
+
 @both
 def test_of_two_answers_for_a_program_the_last_one_stands(world: World, key: str | None) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
