@@ -15,6 +15,7 @@ from gateway.core.conversation.append import refused
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, is_user, visible
 from gateway.core.conversation.listed import listed
 from gateway.core.conversation.private import private_of
+from gateway.core.ids import Place, place_of
 from gateway.core.request.chat import ChatRequest
 from gateway.core.turn.client import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
@@ -126,19 +127,33 @@ async def _has_waited(store: Store, agent: Agent, e: Exchange) -> bool:
 
 
 async def _is_answered(store: Store, agent: Agent, e: Exchange, decisions: Sequence[CallDecision]) -> bool:
-    """Returns whether an exchange begins with what these answers gave, and nothing waits for them any more."""
+    """Returns whether an exchange begins with what these answers gave.
+
+    Results may be for calls that wait now, where a model names its calls alike. A permission is not: nobody has seen
+    yet, perhaps, what waits now.
+    """
     results = [m.message for m in listed(e) if m.message.get("role") == "tool"]
+    given = {m.get("tool_call_id") for m in results}
+    asks = await _asking(store, agent, e)
     step = await store.runs.waiting(agent.id, e.conversation)
     # The step that was answered here may be known as one that waits until another one does.
     waits = {} if step is None or step.exchange == e.parent else step.waiting
     for each in decisions:
+        if each.request is not None and asks != place_of("message", each.request):
+            return False
         if each.call_id is None:
-            # About all calls that a person has to allow.
-            if "approval" in waits.values() or not any(private_of(m).get("approval") for m in results):
+            # About all calls that a person had to allow.
+            if not any(private_of(m).get("approval") for m in results):
                 return False
-        elif each.call_id in waits or each.call_id not in {m.get("tool_call_id") for m in results}:
+        elif each.call_id not in given or (each.result is not None and each.call_id in waits):
             return False
     return True
+
+
+async def _asking(store: Store, agent: Agent, e: Exchange) -> Place | None:
+    """Returns the place of the message that asked for what an exchange begins with."""
+    above = None if e.parent is None else await store.turns.exchange(agent, e.parent)
+    return None if above is None else Place(agent.uid, above.seq + len(above.inputs))
 
 
 async def line_of(store: Store, agent: Agent, name: str) -> Line | None:

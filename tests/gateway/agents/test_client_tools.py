@@ -200,3 +200,29 @@ def test_approval_is_a_rule_that_comes_and_goes(world: LettaWorld) -> None:
         tools.update_approval("nonsense", agent_id=agent.id, body_requires_approval=True)
     with pytest.raises(BadRequestError, match="own"):
         tools.run("memory_insert", agent_id=agent.id, args={})
+
+
+@needs_bwrap
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_approval_that_comes_again_allows_nothing_that_nobody_has_seen(
+    world: LettaWorld, is_named: bool
+) -> None:
+    world.letta.tools.create(source_code=SOURCE, default_requires_approval=True)
+    agent, messages = world.agent(tools=["roll"]), world.letta.agents.messages
+    again = {"x-stainless-retry-count": "1"}
+
+    def approve(asked: Any, headers: dict[str, str] | None = None) -> list[Any]:
+        named = {"approval_request_id": asked.id} if is_named else {}
+        given: Any = [{"type": "approval", "approve": True, **named}]
+        return messages.create(agent.id, messages=given, extra_headers=headers).messages
+
+    world.upstream.queue(call_tools(Call("roll", {"sides": 6}, "r1")))
+    asked = messages.create(agent.id, input="Roll.").messages[-1]
+    world.upstream.queue(call_tools(Call("roll", {"sides": 20}, "r2")), say("Rolled."))
+    told = approve(asked)
+    assert told[-1].message_type == "approval_request_message"
+    assert [each.id for each in approve(asked, again)] == [each.id for each in told]
+    assert len(world.upstream.chats) == 2
+    done = approve(told[-1])
+    assert (done[-1].message_type, done[-1].content) == ("assistant_message", "Rolled.")
+    assert [each.id for each in approve(told[-1], again)] == [each.id for each in done]
