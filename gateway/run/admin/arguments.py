@@ -46,7 +46,7 @@ class Whose:
     def scope(self) -> Scope:
         """The one memory that is named. Raises: BadRequest: nobody is named."""
         if self.subject is None:
-            raise BadRequest("Say whose memory: user or conversation.", param="user")
+            raise BadRequest("Say whose memory: --user, --conversation or --agent.", param="user")
         return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
 
 
@@ -141,3 +141,9 @@ def _subject_of(id: str) -> str:
         if uid is not None:
             return f"{subject}:{uid}"
     raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")
+
+
+def id_of(subject: str) -> str:
+    """Returns the id of a memory that was made over REST, by its subject."""
+    kind, _, uid = subject.partition(":")
+    return ids.named("source" if kind == "folder" else kind, uid)

@@ -71,7 +71,7 @@ class ForgetRequest:
         # looked for where a request would put it.
         whose = arguments.whose(defaults if part else None)
         if part and whose.subject is None:
-            raise BadRequest(f"Say whose {part.kind}: user, or the conversation of nobody.", param="user")
+            raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
         return cls(whose, part, tuple(arguments.numbers("left")))
 
 

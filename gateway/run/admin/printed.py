@@ -97,7 +97,7 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     summary = f"Forgotten: {count} {what}."
     if number is None:
         return summary
-    names = [name for name in ("project", "profile", "user", "conversation") if name in wanted]
+    names = [name for name in ("project", "profile", "user", "conversation", "agent") if name in wanted]
     named = [(name, wanted[name]) for name in names if (name, wanted[name]) != ("project", "default")]
     # A name may begin with a dash, so each is one word with its option.
     flags = [argument(f"--{name}={value}") for name, value in named]

@@ -11,8 +11,8 @@ from math import inf
 from typing import Any
 
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from storage.records import ListedConversation, ListedMemory, Scope
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, id_of
+from storage.records import API_PROFILE, ListedConversation, ListedMemory, Scope
 from storage.sql.store import Store
 
 # Lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of it for what was said.
@@ -44,7 +44,7 @@ class ListOperations:
         arguments = Arguments(raw)
         whose = arguments.whose(self.defaults)
         if whose.subject is None:
-            raise BadRequest("Say whose conversations: user or conversation.", param="user")
+            raise BadRequest("Say whose conversations: --user, --conversation or --agent.", param="user")
         profile = arguments.optional_text("profile")
         before = (inf, 0)
         if "from" in arguments:
@@ -86,6 +86,8 @@ def _conversation(each: ListedConversation) -> dict[str, Any]:
 
 
 def _named(scope: Scope) -> dict[str, str]:
+    if scope.profile == API_PROFILE:
+        return {"project": scope.project, "agent": id_of(scope.subject)}
     kind, _, name = scope.subject.partition(":")
     return {"project": scope.project, "profile": scope.profile, kind: name}
 

@@ -316,7 +316,7 @@ def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
 def test_memory_show_asks_whose(capsys: Out) -> None:
     assert main(["migrate"]) == 0  # there is a database
     assert main(["memory", "show"]) == 1
-    assert "Say whose memory: user or conversation." in capsys.readouterr().err
+    assert "Say whose memory: --user, --conversation or --agent." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])

@@ -87,6 +87,26 @@ def test_a_line_ends_with_the_arguments_as_a_shell_takes_them(
     assert shlex.split(lines[0])[-1] == f"--user={names[0]}"
 
 
+def test_what_is_said_of_an_agents_chats_forgets_them(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    json_type = {"content-type": "application/json"}
+    with owner(upstream, database) as gateway:
+        made = gateway.ask("POST", "/v1/agents/", b'{"name": "ann", "model": "up/m"}', json_type)
+        id = made.json["id"]
+        for text in (b"Hello", b"And now?"):
+            body = b'{"input": "%b"}' % text
+            assert gateway.ask("POST", f"/v1/agents/{id}/messages", body, json_type).status == 200
+        assert main(["memory", "forget", "--agent", id, "--message", "1"]) == 0
+        commands = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()[1:]]
+        assert commands[0] == f"mnemogate memory forget --agent={id} --exchange 1"
+        assert main(shlex.split(commands[0])[1:]) == 0
+        (chat,) = listed(capsys, "conversations", "--agent", id)
+        assert chat["forget"] == [f"--agent={id}", f"--in={chat['id']}"]
+        assert main(["memory", "forget", *chat["forget"]]) == 0
+        assert "Forgotten: 2 messages." in capsys.readouterr().err
+
+
 def test_lists_are_of_one_project_and_of_so_many_lines(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
@@ -111,7 +131,7 @@ def test_a_user_is_named_by_the_settings_or_has_to_be(
     with owner(upstream, database) as gateway:
         talk(gateway, "owner", "chat")
     assert main(["conversations"]) == 1
-    assert "Say whose conversations: user or conversation." in capsys.readouterr().err
+    assert "Say whose conversations: --user, --conversation or --agent." in capsys.readouterr().err
     Path("mnemogate.toml").write_text("[memory]\nsingle_user = true")
     assert [each["user"] for each in listed(capsys, "conversations")] == ["owner"]
     with pytest.raises(SystemExit):
