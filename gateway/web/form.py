@@ -17,6 +17,7 @@ _FILE_NAME = re.compile(
 )
 # Wherever a reader might find a name: readers differ in which of two they take, in blanks and in what quotes hide.
 _MAY_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
+_DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
 
@@ -35,8 +36,8 @@ class FieldSearch:
     """A search for the fields of a name. Feed it the form as it comes; it keeps the head of one part at most.
 
     span: where the first one's value lies in the form, as soon as it has ended. is_over: there will be no other one.
-    is_twice: another one has begun behind it, or a part whose head is too long to be judged. is_whole: the form has
-    ended in order.
+    is_twice: another one has begun behind it, or what readers may take in two ways, as a head that is too long to be
+    judged. is_whole: the form has ended in order.
     """
 
     def __init__(self, boundary: bytes, name: str) -> None:
@@ -55,11 +56,14 @@ class FieldSearch:
 
     def _step(self) -> bool:
         """Goes on by one part. Returns False when that takes more bytes, or when the search is over."""
-        start = self._left.find(self._mark)
+        # Some readers take a delimiter behind a bare line feed, too, and then read another form than the others.
+        start = self._left.find(self._mark[1:]) - 1
         if start < 0:
             self._pass(max(0, len(self._left) + 1 - len(self._mark)))
             return False
         self._pass(start)
+        if not self._left.startswith(self._mark):
+            return self._lose()
         if self._value is not None:
             self.span, self._value = (min(self._value, self._at), self._at), None
         behind = self._left[len(self._mark) : len(self._mark) + 2]
@@ -68,15 +72,20 @@ class FieldSearch:
             return False
         end = self._left.find(b"\r\n\r\n")
         if end < 0:
-            self.is_over = len(self._left) > len(self._mark) + _MAX_HEAD_BYTES
-            self.is_twice = self.is_over and self.span is not None
-            return False
+            return len(self._left) > len(self._mark) + _MAX_HEAD_BYTES and self._lose()
+        if not _DELIMITER_END.match(self._left, len(self._mark)):
+            return self._lose()
         if _may_be(self._name, self._left[len(self._mark) : end]):
             self.is_over = self.is_twice = self.span is not None
             self._value = self._at + end + 4
         # The line break of an empty line may be that of the next delimiter.
         self._pass(end + 2)
         return True
+
+    def _lose(self) -> bool:
+        """Ends the search where readers may differ in what follows."""
+        self.is_over, self.is_twice = True, self.span is not None
+        return False
 
     def _pass(self, count: int) -> None:
         self._left, self._at = self._left[count:], self._at + count

@@ -241,12 +241,21 @@ def test_a_closed_list_is_closed_to_forms_that_readers_may_take_in_two_ways(
     ("body", "kind"),
     [
         (form(("model", b"dear")).replace(b"\r\n", b"\n"), FORM["content-type"]),
+        # Readers that take bare line feeds end with the first form, the others begin with the second one.
+        (
+            form(("model", b"dear")).replace(b"\r\n", b"\n") + b"\r\n" + form(("model", b"ears")),
+            FORM["content-type"],
+        ),
+        (
+            b"x\n" + form(("model", b"dear")).replace(b"\r\n", b"\n") + b"\r\n" + form(("model", b"ears")),
+            FORM["content-type"],
+        ),
         (form(("model", b"dear")), 'multipart/form-data; a="; boundary=YY"; boundary=XX'),
         (form(("model", b"dear"), end=False), FORM["content-type"]),
         (b"--XX\r\n" + b"h" * 20_000 + b"\r\n--XX--\r\n", FORM["content-type"]),
         (form(("*file", b"x" * 34_000_000), ("model", b"dear")), FORM["content-type"]),
     ],
-    ids=["lines", "boundary", "end", "head", "size"],
+    ids=["lines", "two forms", "behind a preamble", "boundary", "end", "head", "size"],
 )
 def test_a_closed_list_is_closed_to_forms_that_cannot_be_read(
     two: tuple[Running, StrictUpstream, StrictUpstream], body: bytes, kind: str
