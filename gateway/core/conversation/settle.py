@@ -64,7 +64,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     for y in judged:
         if y.superseded:
             y = tree.change(y.id, superseded=False)
-        _judge(tree, y, named=query.named, idle_s=query.idle_s, appending=plan.appending)
+        _judge(tree, y, named=query.named, idle_s=query.idle_s, appending=query.append)
     if plan.quotes and not tree.is_carried(e):
         tree.change(e.id, superseded=True)
     for i in revived:

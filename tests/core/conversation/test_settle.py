@@ -92,15 +92,20 @@ def test_an_answer_that_begins_with_a_call_takes_the_place_of_one_in_words(
     assert world.standing() == ["hello there", "Good day.", "the weather in Paris", "It is sunny."]
 
 
+@pytest.mark.parametrize("heard", [[], [assistant("Good day to")]], ids=["alone", "barge-in"])
 @pytest.mark.parametrize("reply", [VERDICT, assistant(None, call("1"))], ids=["json", "call"])
 def test_a_message_that_is_sent_alone_again_has_its_last_answer(
-    world: World, reply: str | dict[str, object]
+    world: World, reply: str | dict[str, object], heard: list[dict[str, object]]
 ) -> None:
     """Its client never got the first one, and what it sends next follows the last: results of a call, for one."""
-    world.say([user("the weather in Paris")], "I do not know.", "c1", append=True)
-    world.say([user("the weather in Paris")], reply, "c1", append=True, retry=True)
+    world.say([user("hello there")], "Good day to you all.", "c1", append=True)
+    asked = [*heard, user("the weather in Paris")]
+    world.say(asked, "I do not know.", "c1", append=True)
+    world.say(asked, reply, "c1", append=True, retry=True)
     after = user("and now?") if isinstance(reply, str) else result("1", "sunny")
-    assert "I do not know." not in str(world.begin([after], "c1", append=True).lines)
+    sent = world.begin([after], "c1", append=True).lines
+    assert len(sent) == 5
+    assert "I do not know." not in str(sent)
 
 
 @both
