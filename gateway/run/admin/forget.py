@@ -133,7 +133,11 @@ class ForgetOperations:
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:
-            raise BadRequest(error.message, param="block") from error
+            agent = await self.store.agents.find(whose.scope)
+            look = agent and await self.store.turns.look(agent, None, None)
+            waiting = len(look.ops) if look else 0
+            late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
+            raise BadRequest(error.message + late, param="block") from error
         return {"label": after.label, "version": after.version, "value": after.value}
 
     async def _begin_whole(self, whose: Whose, is_late: Callable[[], bool]) -> tuple[list[int], bool]:

@@ -350,6 +350,20 @@ def test_what_is_left_of_a_turn_is_not_lost_when_its_reply_is_asked_again(world:
     assert "I see." not in shown(world)  # the new reply may say what was forgotten
 
 
+def test_undo_says_that_an_edit_waits(world: World) -> None:
+    edit = {"label": "human", "new_string": "has a cat"}
+    world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+    chat = world.chat(model="agent/helper", user="alice")
+    chat.say("I have a cat.")
+    where = {"user": "alice", "profile": "helper", "block": "human"}
+    with pytest.raises(BadRequest, match=r"no change left to undo; edits that wait .*: 1$"):
+        perform(world, "memory-undo", **where)
+    chat.say("Good.")
+    assert perform(world, "memory-undo", **where)["value"] == ""
+    with pytest.raises(BadRequest, match=r"no change left to undo$"):
+        perform(world, "memory-undo", **where)
+
+
 def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(world: World) -> None:
     edit = {"label": "human", "new_string": "has a cat"}
     world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
