@@ -238,7 +238,7 @@ def _announce(settings: Settings, store: Store | None, url: str, local: str, has
         lines.append(
             f'Say "remember: I like tea" to model="{AGENT_PREFIX}{demo.name}" and it uses its memory tools.'
         )
-    lines += ["", EXAMPLE.format(url=local, key="mg-..." if has_keys else "none", model=model)]
+    lines += ["", EXAMPLE.format(url=local, key=example_key(settings, has_keys), model=model)]
     _say("\n".join(lines))
 
 
@@ -254,8 +254,20 @@ def _say(text: str) -> None:
 def _described(upstream: UpstreamSettings) -> str:
     if upstream.kind == "scripted":
         return "built in, no key needed"
-    whose = "" if upstream.keys or upstream.headers else ", with the caller's own key"
+    whose = ", with the caller's own key" if _asks_caller(upstream) else ""
     return f"{upstream.base_url or upstream.kind}{whose}"
+
+
+def _asks_caller(upstream: UpstreamSettings) -> bool:
+    """Says whether the key that goes to an upstream is the caller's."""
+    return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
+
+
+def example_key(settings: Settings, has_keys: bool) -> str:
+    """Returns the `api_key` of the example. has_keys: of the gateway's own."""
+    if has_keys:
+        return "mg-..."
+    return "sk-..." if _asks_caller(settings.upstreams[0]) else "none"
 
 
 def example_model(settings: Settings) -> str:

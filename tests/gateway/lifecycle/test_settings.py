@@ -18,7 +18,7 @@ from gateway.providers import make_providers
 from gateway.run.chat import Chat
 from gateway.run.pending import Pending
 from gateway.run.upstream.route import resolve_route
-from gateway.serve import example_model
+from gateway.serve import example_key, example_model
 from gateway.settings import (
     DEMO_PROFILE,
     Capability,
@@ -292,6 +292,21 @@ def test_the_example_names_a_model_that_is_answered(environ: dict[str, str], exp
     assert resolve_route(settings, expected).model == expected
     own = dataclasses.replace(settings, models=(ModelSettings("quick", "m"),))
     assert example_model(own) == "quick"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "none"),
+        ({"OPENAI_API_KEY": "k"}, "none"),
+        ({"MNEMOGATE_UPSTREAM": "https://api.openai.com/v1"}, "sk-..."),  # the caller's own goes there
+        ({"MNEMOGATE_UPSTREAM": "https://api.openai.com/v1", "MNEMOGATE_UPSTREAM_KEY": "k"}, "none"),
+    ],
+)
+def test_the_example_shows_whose_key_is_asked_for(environ: dict[str, str], expected: str) -> None:
+    settings = load_settings(environ=environ)
+    assert example_key(settings, has_keys=False) == expected
+    assert example_key(settings, has_keys=True) == "mg-..."
 
 
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
