@@ -75,12 +75,16 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     """Plans a request: returns what it will add. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
     found = find_match(tree, query)
+    if query.append and not query.retry and found.anchor is not None and found.first == 0:
+        # It may only tell once more what was heard, in front of what its sends that failed brought.
+        tip, held, heard = _tip(tree, query, range(len(listing)))
+        if held and heard and tip is found.anchor:
+            found = Match()
     # Results of tools that came back within an altered reply are new as well.
     results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in _RESULTS]
     new = (*results, *range(found.last + 1, len(listing)))
     appending = query.append and found.anchor is None
-    held: Sequence[WireMessage] = ()
-    heard = 0
+    held, heard = (), 0
     fill: Sequence[PathElement] = ()
     amendments: Iterable[Amendment] = ()
     if appending:

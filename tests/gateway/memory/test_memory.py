@@ -820,6 +820,18 @@ def test_what_was_heard_may_be_told_again(world: World, status: int, again: str)
     assert spoken(world) == ["Count.", "One two", again, "Ok.", "Go on."]
 
 
+def test_what_was_heard_is_told_with_each_message_until_one_is_answered(world: World) -> None:
+    """The reply is known as it was heard by then, and what failed behind it was said all the same."""
+    world.upstream.queue(say("One two three four."), fail(500))
+    append(world, "Count.")
+    for text in ("Stop.", "Where is my boat?"):
+        said = [{"role": "assistant", "content": "One two"}, {"role": "user", "content": text}]
+        world.post(said, APPEND, user="alice")
+    assert spoken(world) == ["Count.", "One two", "Stop.", "Where is my boat?"]
+    append(world, "Go on.")
+    assert spoken(world) == ["Count.", "One two", "Stop.", "Where is my boat?", "Ok.", "Go on."]
+
+
 def test_what_begins_no_reply_is_somebody_elses(world: World) -> None:
     world.upstream.queue(say("One two three four."))
     append(world, "Count.")
