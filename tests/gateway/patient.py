@@ -23,14 +23,15 @@ for _default in worker.Worker.__init__.__defaults__ or ():
         object.__setattr__(_default, "lease_s", LEASE_S)
         object.__setattr__(_default, "heartbeat_s", LEASE_S / 3)
 
-_defaults = list(PoolLimits.__init__.__defaults__ or ())
-for _name in ("read_s", "wait_s"):
-    _defaults[[each.name for each in fields(PoolLimits)].index(_name)] = 60.0
-PoolLimits.__init__.__defaults__ = tuple(_defaults)  # type: ignore[misc]
-
 
 def run() -> int:
     """Runs the command line."""
+    # Only here: a test that has imported this may be about these limits.
+    defaults = list(PoolLimits.__init__.__defaults__ or ())
+    for name in ("read_s", "wait_s"):
+        defaults[[each.name for each in fields(PoolLimits)].index(name)] = 60.0
+    PoolLimits.__init__.__defaults__ = tuple(defaults)  # type: ignore[misc]
+
     from gateway.cli import main
     from gateway.limits import Limits
 
