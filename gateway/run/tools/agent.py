@@ -31,7 +31,7 @@ from gateway.run.tools.files import FileTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
-from gateway.run.tools.written_blocks import write_blocks
+from gateway.run.tools.written_blocks import edit_blocks, write_blocks
 from storage.batches import origin_of_call
 from storage.records import Block, Exchange
 
@@ -90,25 +90,31 @@ class AgentTools:
             return await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
+        given = self.memory.changes.blocks
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
+        if answer.blocks:
+            answer = edit_blocks(self.memory, answer, given, call.call_id)
         return self._cut(answer, min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         return await (perform() if self.calls is None else self.calls.once(call, perform))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
-        """Performs a call of a tool that was defined. What code changes in its copy of the blocks is written."""
+        """Performs a call of a tool that was defined.
+
+        What code changes in its copy of the blocks is written, unless the turn is written as a whole.
+        """
         blocks = await self._blocks() if tool.source_type == "python" else []
         answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
-        if not answer.blocks:
-            return answer
         memory, step, run = self.memory, self.step, self.run_uid
+        if not answer.blocks or run is None:
+            return answer
         return await write_blocks(
             memory.store,
             answer,
             blocks,
             at=memory.now(),
-            origin=origin_of_call(run, call.call_id) if step is None and run else f"tool:{call.call_id}",
+            origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange=None if step is None else step.id,
             edited=self._edited(),
         )
@@ -116,6 +122,8 @@ class AgentTools:
     async def _blocks(self) -> Sequence[Block]:
         """Returns the blocks as they are now; one that edits of this conversation wait for, as its model sees it."""
         memory = self.memory
+        if self.run_uid is None:
+            return memory.changes.blocks
         now = {block.id: block for block in await memory.store.blocks.load(memory.known.agent.id)}
         waits = self._edited()
         return [

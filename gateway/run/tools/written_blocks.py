@@ -1,17 +1,21 @@
 """The memory blocks that code of a tool has changed in its copy of an agent, as they are written.
 
-It knows nothing of what ran the code.
+It knows nothing of what ran the code. Where the turn is written as a whole they are edits of that turn: they wait with
+it, and whoever forgets it forgets them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.batches import SOURCES_ROOM
 from storage.errors import NotFound, OverLimit, StoreError, WriteConflict
 from storage.records import Block
 from storage.sql.store import Store
+
+_MEANWHILE = "was changed by somebody else meanwhile, and not by this call"
 
 
 async def write_blocks(
@@ -30,10 +34,7 @@ async def write_blocks(
     what came of it. edited: labels of blocks with edits that are not in the store yet.
     """
     wrong = []
-    for block in blocks:
-        if block.label not in answer.blocks:
-            continue
-        value = str(answer.blocks[block.label]).replace("\0", "")
+    for block, value in _changed(blocks, answer):
         why = None
         if block.read_only:
             why = "is read-only, and was not changed"
@@ -48,10 +49,40 @@ async def write_blocks(
             except OverLimit:
                 why = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
             except (WriteConflict, NotFound):
-                why = "was changed by somebody else meanwhile, and not by this call"
+                why = _MEANWHILE
             except StoreError as error:
                 why = f"was not changed: {error.message}"
         if why is not None:
-            wrong.append(f"Error: the memory block {block.label!r} {why}.")
+            wrong.append(_error(block, why))
+    return _answered(answer, wrong)
+
+
+def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block], call_id: str) -> ToolAnswer:
+    """Makes the blocks that an answer names edits of the turn. Returns it, as `write_blocks` does.
+
+    blocks: those of the turn when the code began.
+    """
+    wrong = []
+    for block, value in _changed(blocks, answer):
+        if block not in memory.changes.blocks:
+            wrong.append(_error(block, _MEANWHILE))
+            continue
+        arguments = {"label": block.label, "new_memory": value}
+        edit = memory.edit(call_id, "rethink", block.label, arguments)
+        if edit.status == "error":
+            wrong.append(edit.content)
+    return _answered(answer, wrong)
+
+
+def _changed(blocks: Sequence[Block], answer: ToolAnswer) -> list[tuple[Block, str]]:
+    values = answer.blocks
+    return [(b, str(values[b.label]).replace("\0", "")) for b in blocks if b.label in values]
+
+
+def _error(block: Block, why: str) -> str:
+    return f"Error: the memory block {block.label!r} {why}."
+
+
+def _answered(answer: ToolAnswer, wrong: Sequence[str]) -> ToolAnswer:
     content = "\n".join([answer.content, *wrong])
     return ToolAnswer(content, "error" if wrong else answer.status, answer.stdout, answer.stderr)

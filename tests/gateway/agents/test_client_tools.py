@@ -118,6 +118,31 @@ def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWo
 
 
 @needs_bwrap
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "default"}], ids=["its own", "default"])
+def test_what_python_changes_in_a_chat_completion_is_an_edit_of_that_turn(
+    world: LettaWorld, headers: dict[str, str]
+) -> None:
+    world.letta.tools.create(source_code=NOTE)
+    agent = world.agent(tools=["note"])
+    chat = world.world.chat(model=f"agent/{agent.id}", headers=headers)
+    world.upstream.queue(call_tools(Call("note", {"text": "gardener"}, "n1")), say("Noted."))
+    assert chat.say("She gardens.") == "Noted."
+    assert world.upstream.last.messages[-1]["content"].splitlines()[0] == "noted"
+    chat.say("Well.")
+    world.world.pass_time(3600)
+    block = world.letta.agents.blocks.retrieve("human", agent_id=agent.id)
+    assert block.value == "Name: Ann\ngardener"
+    said = world.letta.agents.messages.list(agent.id, order="asc", limit=1).items[0]
+    assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
+    world.world.settle()
+    assert "gardener" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    world.letta.agents.blocks.update("human", agent_id=agent.id, read_only=True)
+    world.upstream.queue(call_tools(Call("note", {"text": "more"}, "n2")), say("No."))
+    chat.say("More.")
+    assert "read-only" in world.upstream.last.messages[-1]["content"]
+
+
+@needs_bwrap
 def test_a_schema_of_the_arguments_takes_the_place_of_types_and_docstring(world: LettaWorld) -> None:
     """As `Model.model_json_schema()` of pydantic makes it."""
     source = (
