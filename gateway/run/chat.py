@@ -140,7 +140,10 @@ class Chat:
         agents = self.agents
         if agents is None or identity.conversation is None or not await agents.owns(identity, spec):
             agents = None  # the conversation is none of ours
-        else:
+            # The one place where it is decided that the history is ours; it takes a conversation with a name.
+            if not identity.append and spec.history == "append" and identity.conversation is not None:
+                identity = replace(identity, append=True)
+        if agents is not None or identity.append:
             identity = identity.with_history()
         if is_defined:
             spec, request = await self._as_defined(spec, identity, request, agents)
@@ -155,9 +158,6 @@ class Chat:
                 return "on"
             # What an application asks for itself, or wants off the record, is no part of it.
             identity = replace(identity, scope=None, conversation=None)
-        # The one place where it is decided that the history is ours; it takes a conversation with a name.
-        if not identity.append and spec.history == "append" and identity.conversation is not None:
-            identity = replace(identity.with_history(), append=True)
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:

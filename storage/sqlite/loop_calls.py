@@ -2,7 +2,8 @@
 
 `call_soon_threadsafe` of uvloop wakes the loop with the interpreter's lock in hand. The loop finds it taken and sleeps
 again, and when it is let go the system wakes it on another processor, where nothing of it is cached. Here the lock is
-let go before the loop is woken, as asyncio's own loop does it.
+let go before the loop is woken, as asyncio's own loop does it. (What the writer is asked seldom, `Driver.call`, does
+without: its answer may come when nothing is listening here any more.)
 """
 
 from __future__ import annotations

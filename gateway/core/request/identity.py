@@ -195,7 +195,7 @@ def identify(
             mode, leaves_nothing = Mode(side.memory), side.where == "system"
         elif asked is None and is_single_structured_turn(body):
             own, mode, leaves_nothing = mode, Mode.READ, True
-    identity = Identity(
+    return Identity(
         project,
         profile,
         agent,
@@ -209,7 +209,6 @@ def identify(
         leaves_nothing,
         own,
     )
-    return identity.with_history() if append else identity
 
 
 # ids
