@@ -18,13 +18,16 @@ from adapters.transport import HttpTransport, Timeouts, Upload, as_sent, end_to_
 from adapters.types import Capabilities, Header, ModelRequest
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
+_CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))
+_ACCOUNT: Final = frozenset(("openai-organization", "openai-project"))
 
 
 class OpenAICompatible:
     """One upstream. default_path: the path of an address that has none.
 
     base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
-    key: sent as a bearer token; None: the caller's own `Authorization` value is passed on.
+    key: sent as a bearer token; None: the caller's own `Authorization` value is passed on, and with it alone the
+    organization and the project that the caller names.
     headers: sent with every request, before and instead of the caller's of the same name.
     transport: a shared one is closed by its owner; without one the provider makes its own and closes it.
     """
@@ -64,7 +67,9 @@ class OpenAICompatible:
             self._bare[extra_name] = value
         self._fixed = CIMultiDict(self._bare)
         self._fixed.setdefault("Content-Type", "application/json")
-        self._taken = _OURS | {extra_name.lower() for extra_name, _ in headers}
+        own = frozenset(extra_name.lower() for extra_name, _ in headers)
+        # Which account of a key pays is for its owner to say; a caller's organization is none of the operator's.
+        self._taken = _OURS | own if own.isdisjoint(_CREDENTIALS) else _OURS | own | _ACCOUNT
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key

@@ -104,6 +104,34 @@ async def test_headers_go_on_but_for_those_of_the_connection(
     assert headers.keys().isdisjoint({"connection", "x-gone", "transfer-encoding"})
 
 
+@pytest.mark.parametrize(
+    ("key", "headers", "sent"),
+    [
+        (None, (), ("org-caller", "proj-caller")),
+        (
+            "sk-own",
+            (),
+            (None, None),
+        ),  # OpenAI refuses another's organization, or bills a project of the caller's choice
+        ("sk-own", (("OpenAI-Project", "proj-own"),), (None, "proj-own")),
+        (None, (("Authorization", "Bearer sk-own"),), (None, None)),
+        (None, (("api-key", "own"),), (None, None)),
+    ],
+)
+async def test_a_caller_names_the_account_of_its_own_key_alone(
+    transport: HttpTransport,
+    upstream: StrictUpstream,
+    key: str | None,
+    headers: tuple[tuple[str, str], ...],
+    sent: tuple[str | None, str | None],
+) -> None:
+    provider = OpenAICompatible("main", upstream.base_url, key=key, headers=headers, transport=transport)
+    named = (("openai-organization", "org-caller"), ("openai-project", "proj-caller"))
+    await call(provider, request(*named, credential="Bearer sk-caller"))
+    seen = upstream.last.headers
+    assert (seen.get("openai-organization"), seen.get("openai-project")) == sent
+
+
 async def test_a_header_in_utf8_arrives_as_the_same_bytes(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
