@@ -96,11 +96,14 @@ def load_settings(
     secret is left out whose variable is not set, but for the database's: whoever looks into a database has none.
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
-    environ = os.environ if environ is None else environ
+    given = os.environ if environ is None else environ
+    # Files of variables and mounted secrets end lines with blanks that nobody sees. What a name in the settings stands
+    # for ("env:NAME") is taken as it is.
+    environ = {name: text.strip() for name, text in given.items()}
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''")
-    raw = _read_file(config or environ.get("MNEMOGATE_CONFIG"))
+    raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
     settings = build(Settings, raw, "")
     for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
@@ -116,10 +119,10 @@ def load_settings(
         )
     if upstream or "upstreams" not in raw:
         # What the SDKs' own variables say is a value, whatever it begins with.
-        settings = _with_secrets(replace(settings, upstreams=()), environ, needs_all=needs_secrets)
+        settings = _with_secrets(replace(settings, upstreams=()), given, needs_all=needs_secrets)
         settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
     else:
-        settings = _with_secrets(settings, environ, needs_all=needs_secrets)
+        settings = _with_secrets(settings, given, needs_all=needs_secrets)
     hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
     settings = replace(
         settings, database=_named_file(settings.database), tools=replace(settings.tools, headers=hosts)
@@ -133,7 +136,7 @@ def load_settings(
 
 def settings_file(config: str | None) -> Path | None:
     """Returns the file that `load_settings` reads; None: there is none."""
-    file = Path(config or os.environ.get("MNEMOGATE_CONFIG") or DEFAULT_CONFIG)
+    file = Path(config or os.environ.get("MNEMOGATE_CONFIG", "").strip() or DEFAULT_CONFIG)
     return file.absolute() if file.exists() else None
 
 

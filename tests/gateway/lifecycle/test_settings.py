@@ -62,6 +62,23 @@ def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     assert load(tmp_path, text, environ) == load(tmp_path, text)
 
 
+def test_blanks_around_a_variable_do_not_count(tmp_path: Path) -> None:
+    """As files of variables and mounted secrets end lines."""
+    plain = {
+        "MNEMOGATE_DB": "x.db",
+        "MNEMOGATE_KEY": "mg-0123456789abcdef0123456789abcdef",
+        "MNEMOGATE_MEMORY_DEFAULT": "read",
+        "OPENAI_API_KEY": "sk-1",
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
+    }
+    assert load(tmp_path, "", {name: f" {value}\r\n" for name, value in plain.items()}) == load(
+        tmp_path, "", plain
+    )
+    assert load_settings(environ={"MNEMOGATE_CONFIG": " ", "MNEMOGATE_UPSTREAM": "\t"}) == load_settings(
+        environ={}
+    )
+
+
 @pytest.mark.parametrize(
     "environ",
     [
@@ -379,8 +396,11 @@ def test_a_stray_key_does_not_open_a_second_upstream(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "environ"),
     [
-        ("", {"OPENAI_API_KEY": "secret\n"}),  # a mounted secret, as `echo` wrote it
-        ('[[upstreams]]\nname = "a"\nkind = "groq"\napi_key = ["env:K"]', {"K": "secret\r"}),
+        ("", {"OPENAI_API_KEY": "sec\nret"}),
+        (
+            '[[upstreams]]\nname = "a"\nkind = "groq"\napi_key = ["env:K"]',
+            {"K": "secret\n"},
+        ),  # a mounted secret, as `echo` wrote it
         ('[[upstreams]]\nname = "a"\nkind = "groq"\nheaders = {x = "secret\\n"}', {}),
     ],
 )
