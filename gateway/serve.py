@@ -36,7 +36,14 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-EXAMPLE_MODELS = ("gpt-4o-mini", "claude-haiku-5")
+# By an upstream's address, or its kind where that says it all. The scripted model answers to any name, so it is asked
+# for by one that others have.
+EXAMPLE_MODELS = {
+    "scripted": "gpt-4o-mini",
+    "https://api.openai.com/v1": "gpt-4o-mini",
+    "anthropic": "claude-haiku-5",
+    "https://api.anthropic.com/v1": "claude-haiku-5",
+}
 
 # Flush left, so that what is copied is what Python takes.
 EXAMPLE = """\
@@ -271,18 +278,17 @@ def example_key(settings: Settings, has_keys: bool) -> str:
 
 
 def example_model(settings: Settings) -> str:
-    """Returns a model name that is answered here, for the example.
-
-    The scripted model answers to any name, so it is asked for by a name that others have.
-    """
+    """Returns a model name that is answered here, for the example; "..." where the settings tell of none."""
     names = [each.alias for each in settings.models]
     if settings.upstreams[0].kind != "scripted":
         names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]
-    for name in (*names, *EXAMPLE_MODELS):
+    for each in settings.upstreams:
+        names.append(EXAMPLE_MODELS.get((each.base_url or each.kind).rstrip("/"), ""))
+    for name in filter(None, names):
         with suppress(UnknownModel):
             resolve_route(settings, name)
             return name
-    return EXAMPLE_MODELS[0]
+    return "..."
 
 
 def _shown(host: str) -> str:

@@ -301,6 +301,8 @@ def test_a_wrong_environment_is_told_what_is_wrong(name: str, text: str, says: s
         ({"OPENAI_API_KEY": "k"}, "gpt-4o-mini"),
         ({"ANTHROPIC_API_KEY": "a"}, "claude-haiku-5"),
         ({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "a"}, "gpt-4o-mini"),
+        ({"MNEMOGATE_UPSTREAM": "https://api.openai.com/v1/"}, "gpt-4o-mini"),
+        ({"MNEMOGATE_UPSTREAM": "http://127.0.0.1:11434/v1"}, "..."),  # who knows what it serves
     ],
 )
 def test_the_example_names_a_model_that_is_answered(environ: dict[str, str], expected: str) -> None:
