@@ -57,11 +57,6 @@ class CallModel:
     budget_tokens: int | None
     offer: Offer = field(default_factory=Offer, compare=False)
 
-    @property
-    def tools_final(self) -> bool:
-        """True where the limit of rounds is reached: the tools are the same, and none may be called."""
-        return self.offer.is_final
-
 
 @frozen
 class RunTool:

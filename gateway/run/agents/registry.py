@@ -117,7 +117,6 @@ class AgentView:
     tools: Sequence[ToolView]
     tags: Sequence[str]
     last_run: Run | None
-    is_profile: bool
     readers: Sequence[ReaderEntry] = ()
     folders: Sequence[Definition] = ()
 
@@ -449,7 +448,7 @@ class Registry:
     ) -> AgentView:
         agent, definition = entry.agent, entry.definition
         if definition is not None:
-            return AgentView(agent, definition, blocks, tools, tags, last_run, is_profile=False)
+            return AgentView(agent, definition, blocks, tools, tags, last_run)
         spec = self._profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         said = AgentDefinition(
@@ -463,7 +462,7 @@ class Registry:
         names = _TOOLS_OF_A_PROFILE if spec.offers_tools else ()
         own = [*tools, *(ToolView(name, built_in_uid(name)) for name in names)]
         implied = [f"profile:{agent.scope.profile}", agent.scope.subject]
-        return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run, is_profile=True)
+        return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run)
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Gives an agent a tool; one that it has stays in its place. Raises: Conflict: a profile's memory."""

@@ -46,13 +46,8 @@ _PARAMETER = re.compile(r"\*{0,2}(\w++)\s*+(?:\([^)]*\)\s*+)?:\s*(.*)")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def function_in(source: str) -> str:
-    """Returns the name of the function that is the tool: the last one of the module. Raises: BadRequest."""
-    return _last_function(source).name
-
-
 def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns {"name", "description", "parameters"} of the tool. Raises: BadRequest: names the line.
+    """Returns {"name", "description", "parameters"} of the tool, the last function. Raises: BadRequest: names the line.
 
     parameters: their schema, if somebody has said it; then the source needs no types and no `Args:`.
     """

@@ -381,7 +381,7 @@ class TestHiddenRounds:
         rounds = [completion(None, (ours_call(f"c{n}"),)) for n in range(3)]
         played = play(chat_turn(with_tools(max_rounds=2)), [*rounds, completion("Here.")], stream=stream)
         assert [run.call_id for run in played.ran] == ["c0", "c1"]
-        assert [call.tools_final for call in played.called] == [False, False, True]
+        assert [call.offer.is_final for call in played.called] == [False, False, True]
         assert "limit" in played.called[-1].messages[-1]["content"]
         assert client_message(played, stream) == {"text": "Here.", "calls": []}
         assert client_finish(played, stream) == "stop"

@@ -50,5 +50,5 @@ def client_message(played: Played, stream: bool) -> dict[str, Any]:
 
 
 def asked(call: CallModel) -> bytes:
-    asked = [call.messages, call.budget_tokens, call.tools_final]
+    asked = [call.messages, call.budget_tokens, call.offer.is_final]
     return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)

@@ -157,7 +157,7 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
         ("human", {"metadata": {"k": 1}}),
         ("house", {}),
     ]
-    assert (list(made.tags), made.last_run, made.is_profile) == (["a", "b"], None, False)
+    assert (list(made.tags), made.last_run) == (["a", "b"], None)
     assert made == await registry.get(PROJECT, made.agent.uid)
     for broken in (
         new("bob", tools=["nothing"]),
@@ -316,11 +316,7 @@ async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
     await rows(store, "UPDATE agents SET profile = 'helper'")
     uid = alice.agent.uid
     found = await registry.get(PROJECT, uid)
-    assert (found.definition.name, found.is_profile, list(found.tags)) == (
-        "helper alice",
-        True,
-        ["profile:helper", "user:alice"],
-    )
+    assert (found.definition.name, list(found.tags)) == ("helper alice", ["profile:helper", "user:alice"])
     definition = AgentDefinition.of(found.definition.body)
     assert (definition.system, definition.model, definition.learns) == ("Help.", "m", True)
     assert "memory_insert" in names(found)
