@@ -181,6 +181,7 @@ class CreateAgent(UpdateAgent):
 
 # -- from a body to a definition
 
+_MOST, _LEAST = "message_buffer_limit", "message_buffer_min"
 _KEPT = (
     "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
     "max_files_open", "per_file_view_window_char_limit",
@@ -200,11 +201,7 @@ def definition_of(create: CreateAgent) -> AgentDefinition:
 def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
     """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable."""
     sent = _without_none(given(update))
-    values: dict[str, Any] = {}
-    for name in _PLAIN:
-        field = _NAMES.get(name, name)
-        if field in sent:
-            values[name] = sent[field]
+    values: dict[str, Any] = {ours: sent[name] for name, ours in _PLAIN.items() if name in sent}
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
@@ -224,21 +221,17 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
         **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
     }  # fmt: skip
     made = replace(definition, **values)
-    check_window(made, sent, _NAMES["most_messages"], _NAMES["least_messages"])
+    check_window(made, sent, _MOST, _LEAST)
     return made
 
 
-# The fields that are taken over as they are.
-_PLAIN = (
-    "description", "context_window", "most_messages", "least_messages", "model", "system", "metadata", "hidden",
-    "clears", "timezone",
-)  # fmt: skip
-# Our name of a field -> theirs, where they differ.
-_NAMES = {
-    "context_window": "context_window_limit",
-    "most_messages": "message_buffer_limit",
-    "least_messages": "message_buffer_min",
-    "clears": "message_buffer_autoclear",
+# The fields that are taken over, and shown, as they are: their name -> ours.
+_PLAIN = {
+    **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
+    "context_window_limit": "context_window",
+    _MOST: "most_messages",
+    _LEAST: "least_messages",
+    "message_buffer_autoclear": "clears",
 }
 NO_LEARNING = (
     "mnemogate.learn: Nobody learns from what is said to an agent of this API. Give it remember_fact, or turn on "
@@ -346,13 +339,16 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 # -- from a definition to what is shown
 
-# Who made an agent, and where: nothing is known of that here.
-_OF_THE_HOSTED_PRODUCT = dict.fromkeys(
-    (
-        "created_by_id", "last_updated_by_id", "project_id", "template_id", "base_template_id", "deployment_id",
-        "entity_id",
-    )
-)  # fmt: skip
+# Who made an agent, and where: nothing is known of that here. Nor does an agent have any of these lists.
+_OF_THE_HOSTED_PRODUCT: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "created_by_id", "last_updated_by_id", "project_id", "template_id", "base_template_id", "deployment_id",
+            "entity_id",
+        )
+    ),
+    **dict.fromkeys(("identities", "identity_ids", "secrets", "tool_exec_environment_variables"), ()),
+}  # fmt: skip
 
 
 def agent_json(
@@ -383,15 +379,11 @@ def agent_json(
         "id": ids.named("agent", made.uid),
         "name": made.name,
         "agent_type": definition.kind,
-        "description": definition.description,
-        "system": definition.system,
-        "metadata": definition.metadata,
+        **{name: getattr(definition, ours) for name, ours in _PLAIN.items()},
         "tags": list(tags),
-        "hidden": definition.hidden,
         "model": model,
         "model_settings": _settings_json(definition, model),
         "llm_config": _llm_json(definition, model, window),
-        "context_window_limit": definition.context_window,
         "response_format": sampling.get("response_format"),
         "embedding": kept.get("embedding"),
         "embedding_config": kept.get("embedding_config"),
@@ -406,16 +398,8 @@ def agent_json(
         "tools": list(tools),
         "tool_rules": list(definition.rules),
         "sources": list(folders),
-        "identities": [],
-        "identity_ids": [],
-        "secrets": [],
-        "tool_exec_environment_variables": [],
         "message_ids": list(message_ids),
-        "message_buffer_autoclear": definition.clears,
-        "message_buffer_limit": definition.most_messages,
-        "message_buffer_min": definition.least_messages,
         "compaction_settings": definition.compaction or None,
-        "timezone": definition.timezone,
         "enable_sleeptime": group is not None,
         "multi_agent_group": group,
         "managed_group": group,
@@ -428,9 +412,7 @@ def agent_json(
         **_OF_THE_HOSTED_PRODUCT,
         "mnemogate": {
             "rebuild": "always" if definition.rebuilds else "free",
-            "recall_tokens": definition.recall_tokens,
-            "learn": definition.learns,
-            "filler": definition.filler,
+            **{name: getattr(definition, ours) for name, ours in _OWN.items()},
         },
     }
 
