@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
 from string import digits, punctuation
 
@@ -225,9 +225,7 @@ def choose(
         is_cut = len(line) > limit
         if is_cut:
             keys = keys or _keys(query)
-            start, end = _best_part(line, keys, limit)
-            text = line[start:end].strip()
-            shown = (f"{_CUT} " if start else "") + text + (f" {_CUT}" if end < len(line) else "")
+            text, shown = _best_part(line, keys, limit)
         if lines and _line(message, shown) in lines:
             continue
         # The beginning of a text is found, or missed, in a fifth of the time.
@@ -250,7 +248,11 @@ def choose(
         # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
         if room <= generous:
             limit = cut_chars // 2
-    # By day, then by conversation, each as it went.
+    return _in_order(groups)
+
+
+def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
+    """Returns what was chosen by day, then by conversation, each as it went."""
     for hits in groups.values():
         hits.sort(key=_WHEN)
     ordered = sorted(groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1]))
@@ -427,10 +429,10 @@ def _keys(query: str) -> list[str]:
     return keys[:_KEYS]
 
 
-def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:
-    """Returns the span of at most `limit` characters that has most of the query's words, or the beginning.
+def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
+    """Returns the part of at most `limit` characters that has most of the query's words, or the beginning.
 
-    text: on one line, and longer.
+    text: on one line, and longer. Returns the part as it is, and with signs where it was cut.
     """
     low = text.lower()
     start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0
@@ -442,10 +444,11 @@ def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[int, int]:
         space = text.find(" ", start, start + 30)
         start = space + 1 if space >= 0 else start
     end = start + limit
-    if end >= len(text):
-        return start, len(text)
-    space = text.rfind(" ", end - 30, end)
-    return start, space if space > start else end
+    if end < len(text):
+        space = text.rfind(" ", end - 30, end)
+        end = space if space > start else end
+    part = text[start:end].strip()
+    return part, (f"{_CUT} " if start else "") + part + (f" {_CUT}" if end < len(text) else "")
 
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:
