@@ -1,7 +1,11 @@
-"""An agent file as Letta 0.16 writes it, made after its public schema (letta/schemas/agent_file.py) and examples."""
+"""Agent files as Letta 0.16 and 0.6 write them, made after their public schemas and examples.
+
+(letta/schemas/agent_file.py, letta/serialize_schemas/pydantic_agent_schema.py)
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 _NONE: dict[str, Any] = dict.fromkeys(
@@ -166,4 +170,99 @@ LETTA_FILE: dict[str, Any] = {
     ],
     "metadata": {"revision_id": "f6cd5a1e519d"},
     "created_at": "2025-10-31T22:56:56.879513+00:00",
+}  # fmt: skip
+
+
+# -- as Letta 0.6 wrote one
+
+
+def _older_message(role: str, text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "created_at": "2025-04-01T03:46:44.910359", "group_id": None, "model": None, "name": None, "role": role,
+        "content": [{"type": "text", "text": text}], "tool_call_id": None, "tool_calls": [], "tool_returns": [],
+        "updated_at": "2025-04-01T03:46:46", **more,
+    }  # fmt: skip
+
+
+def _older_packed(**fields: Any) -> str:
+    return json.dumps({**fields, "time": "2025-03-31 08:46:44 PM PDT-0700"}, indent=2)
+
+
+def _older_tool(name: str, kind: str) -> dict[str, Any]:
+    properties = {
+        "order": {"type": "string"},
+        "request_heartbeat": {"type": "boolean", "description": "Go on?"},
+    }
+    return {
+        "args_json_schema": None, "created_at": "2025-04-01T03:46:30", "description": "It does.", "name": name,
+        "json_schema": {
+            "name": name, "description": "It does.", "type": None, "required": [],
+            "parameters": {"type": "object", "properties": properties, "required": [*properties]},
+        },
+        "return_char_limit": 6000, "source_code": None, "source_type": "json", "tags": [], "tool_type": kind,
+        "updated_at": "2025-04-01T03:46:30", "metadata_": {},
+    }  # fmt: skip
+
+
+OLDER_FILE: dict[str, Any] = {
+    "agent_type": "memgpt_agent",
+    "core_memory": [
+        {
+            "created_at": "2025-04-01T03:46:31", "description": None, "is_template": False, "label": "human",
+            "limit": 5000, "metadata_": {"from": "the shop"}, "template_name": None,
+            "updated_at": "2025-04-01T03:46:31", "value": "Name: Sarah",
+        }
+    ],
+    "created_at": "2025-04-01T03:46:31",
+    "description": "A clerk",
+    "embedding_config": {"embedding_endpoint_type": "openai", "embedding_model": "text-embedding-ada-002"},
+    "llm_config": {
+        "model": "gpt-4o-mini", "model_endpoint_type": "openai", "model_wrapper": None, "context_window": 32000,
+        "put_inner_thoughts_in_kwargs": True, "handle": "openai/gpt-4o-mini", "temperature": 0.7, "max_tokens": 4096,
+        "enable_reasoner": False, "max_reasoning_tokens": 0,
+    },
+    "message_buffer_autoclear": False,
+    "in_context_message_indices": [4, 1, 2, 3, 5, 6, 7],
+    "messages": [
+        _older_message("system", "You sell pens.\n### Memory [last modified: …]"),
+        _older_message("user", _older_packed(type="user_message", message="Where is my order 7?")),
+        _older_message(
+            "assistant", "She asks for her order.", name="old clerk",
+            tool_calls=_call("call_1", "look_up_order", '{"order": "7", "request_heartbeat": true}'),
+        ),
+        # The prompt again, compiled anew in front of the result.
+        _older_message("system", "You sell pens.\n### Memory [last modified: …]\nName: Sarah"),
+        _older_message(
+            "tool", _older_packed(status="OK", message=_ORDER), name="old clerk", tool_call_id="call_1",
+            tool_returns=[{"status": "success", "stdout": ["Looking.\n"], "stderr": []}],
+        ),
+        _older_message(
+            "assistant", "I tell her.", name="old clerk",
+            tool_calls=_call("call_2", "send_message", '{"message": "It is on its way."}'),
+        ),
+        _older_message(
+            "tool", _older_packed(status="OK", message="None"), name="old clerk", tool_call_id="call_2"
+        ),
+        _older_message("system", _older_packed(type="system_alert", message="The shop closes at six.")),
+    ],
+    "metadata_": {"shop": 1},
+    "multi_agent_group": None,
+    "name": "old clerk",
+    "system": "You sell pens.",
+    "tags": [{"tag": "shop"}],
+    "tool_exec_environment_variables": [
+        {"created_at": "2025-04-01T03:46:30", "description": None, "key": "SHOP_KEY", "updated_at": "", "value": ""}
+    ],
+    "tool_rules": [
+        {"tool_name": "send_message", "type": "exit_loop"},
+        {"tool_name": "look_up_order", "type": "constrain_child_tools", "children": ["send_message"]},
+    ],
+    "tools": [
+        _older_tool("send_message", "letta_core"),
+        _older_tool("core_memory_append", "letta_memory_core"),
+        _older_tool("look_up_order", "custom"),
+        _older_tool("star_repository", "external_composio"),
+    ],
+    "updated_at": "2025-04-01T03:46:49.043727",
+    "version": "0.6.47",
 }  # fmt: skip

@@ -17,7 +17,7 @@ from gateway.settings import ProfileSettings
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
 from tests.gateway.agents.letta import LettaWorld, letta
-from tests.gateway.agents.letta_file import LETTA_FILE
+from tests.gateway.agents.letta_file import LETTA_FILE, OLDER_FILE
 
 File = dict[str, Any]
 
@@ -194,6 +194,38 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert timeless(export(world, twin)) == timeless(again)
 
 
+def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
+    """The prompt stands wherever it was compiled anew, also between a call and its result."""
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(OLDER_FILE)))
+    assert raw.headers["x-mnemogate-left-out"] == "tools.star_repository,secrets.SHOP_KEY"
+    (id,) = raw.parse().agent_ids
+    agent = world.letta.agents.retrieve(id)
+    assert (agent.name, agent.agent_type, agent.system) == ("old clerk", "memgpt_agent", "You sell pens.")
+    assert (agent.model, agent.llm_config.context_window) == ("openai/gpt-4o-mini", 32000)
+    assert (agent.tags, agent.metadata, agent.description) == (["shop"], {"shop": 1}, "A clerk")
+    (block,) = agent.blocks
+    assert (block.label, block.value, block.metadata) == ("human", "Name: Sarah", {"from": "the shop"})
+    assert [tool.name for tool in agent.tools] == ["send_message", "core_memory_append", "look_up_order"]
+    (looks_up,) = [tool for tool in agent.tools if tool.name == "look_up_order"]
+    assert looks_up.json_schema["parameters"] == {  # type: ignore[index]
+        "type": "object", "properties": {"order": {"type": "string"}}, "required": ["order"]
+    }  # fmt: skip
+    assert [rule.type for rule in agent.tool_rules or ()] == ["exit_loop", "constrain_child_tools"]
+    shown = list(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.content for each in shown if each.message_type == "user_message"] == ["Where is my order 7?"]
+    assert [each.content for each in shown if each.message_type == "system_message"] == [
+        "The shop closes at six."
+    ]
+    (told,) = [each for each in shown if each.message_type == "tool_return_message"]
+    assert (told.tool_return, told.stdout) == ("Order 7 is processing.", ["Looking."])
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    reply = world.letta.agents.messages.create(id, input="One more pen, please.")
+    assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
+    sent = world.upstream.last.messages
+    assert [m["tool_call_id"] for m in sent if m["role"] == "tool"] == ["call_1", "call_2"]
+    assert not any("### Memory" in str(m["content"]) for m in sent)
+
+
 def test_a_copy_of_a_users_memory_is_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:
     with letta(upstream, tmp_path, ProfileSettings("helper", model="m")) as world:
         world.world.chat(user="alice", model="agent/helper").say("I grow tulips.")
@@ -274,7 +306,15 @@ HOSTILE: dict[str, Any] = {
     "deep": b"[" * 5000,
     "a text": orjson.dumps("x"),
     "no agents": orjson.dumps({"agents": []}),
-    "older form": orjson.dumps({"agent_type": "memgpt_agent", "core_memory": [], "messages": []}),
+    "older form of a text": orjson.dumps({**OLDER_FILE, "core_memory": "x"}),
+    "older form with a tag of a text": orjson.dumps({**OLDER_FILE, "tags": ["x"]}),
+    "older form with a message of a number": orjson.dumps({**OLDER_FILE, "messages": [7]}),
+    "older form with a prompt of a number": orjson.dumps(
+        {**OLDER_FILE, "messages": [{"role": "system", "content": 7}]}
+    ),
+    "older form with a secret": orjson.dumps(
+        {**OLDER_FILE, "tool_exec_environment_variables": [{"key": "a", "value": "b"}]}
+    ),
     "agents are a text": changed(lambda f: f.update(agents="x")),
     "an agent is a number": changed(lambda f: f.update(agents=[1])),
     "no id": changed(lambda f: agent_of(f).pop("id")),

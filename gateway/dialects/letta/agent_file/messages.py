@@ -169,7 +169,7 @@ def read(message: FileMessage, at: float) -> list[CarriedMessage]:
         case "user" | "summary":
             made = [_named(message, {"role": "user", "content": _content(message.content)})]
         case "system":
-            made = [as_system(_plain(message.content), otid=message.otid, sender=message.sender_id)]
+            made = [as_system(_told(message.content), otid=message.otid, sender=message.sender_id)]
         case "assistant":
             made = [_reply(message)]
         case "approval" if message.tool_calls:
@@ -275,6 +275,22 @@ def _content(content: str | list[dict[str, Any]] | None) -> Any:
     if any(part["type"] != "text" for part in parts):
         return parts
     return "\n".join(part["text"] for part in parts)
+
+
+def is_packed(content: Any) -> bool:
+    """Returns whether this is what somebody said as the system, as an agent of an older type kept it packed."""
+    try:
+        found = msgspec.convert(content, str | list[dict[str, Any]])
+    except msgspec.ValidationError:
+        return False
+    return _told(found) != _plain(found)
+
+
+def _told(content: str | list[dict[str, Any]] | None) -> str:
+    """Returns what was said as the system."""
+    text = _plain(content)
+    packed = _packed(text)
+    return packed["message"] if packed.get("type") == "system_alert" else text
 
 
 def _said(text: str) -> str:

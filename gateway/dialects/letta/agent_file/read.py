@@ -1,4 +1,6 @@
-"""An agent file, read: its own form is that of Letta 0.16; a field that it has and nobody here knows is left alone.
+"""An agent file, read: its form is that of Letta 0.16, or an older one (`older.py`).
+
+A field that it has and nobody here knows is left alone.
 
 What the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
 export wipes) is left out, and named. Everything else that is wrong is an Unprocessable that names the field.
@@ -25,7 +27,9 @@ from gateway.core.agent_file import (
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
+from gateway.core.turn.rules import HEARTBEAT
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
+from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
 from gateway.dialects.letta.agent_file.write import OURS
 from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, convert, parse
 from gateway.dialects.letta.error import Fault, Unprocessable
@@ -155,20 +159,18 @@ class _File(msgspec.Struct):
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     """Returns the content of a file. now: when messages were said that do not say so.
 
-    Raises: Unprocessable; BadRequest: it is of an older form, or has secrets.
+    Raises: Unprocessable; BadRequest: it has secrets.
     """
     json = _parsed(data)
-    if "agents" not in json and "core_memory" in json:
-        raise BadRequest(
-            "This file is of an older form (`use_legacy_format`). Export it without that.", param="file"
-        )
+    if is_older(json):
+        json = in_newer_form(json, _AT)
     file = convert(json, _File, _AT)
     ours = _ours(file.metadata)
     _check_ids(json)
     left_out: list[str] = []
     slept_on, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
-    tools, names = _tools(file.tools, left_out)
+    tools, names = _tools(file.tools, left_out, is_ours=OURS in file.metadata)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
     folders = _folders(file)
     archives: dict[str, CarriedArchive] = {}
@@ -250,9 +252,12 @@ def _known(ids: Sequence[str] | None, there: Mapping[str, Any], at: tuple[str | 
 
 
 def _tools(
-    tools: Sequence[dict[str, Any]], left_out: list[str]
+    tools: Sequence[dict[str, Any]], left_out: list[str], *, is_ours: bool
 ) -> tuple[dict[str, ToolDefinition], dict[str, str]]:
-    """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out."""
+    """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out.
+
+    is_ours: a gateway like this one wrote the file.
+    """
     made: dict[str, ToolDefinition] = {}
     names: dict[str, str] = {}
     for n, raw in enumerate(tools):
@@ -273,8 +278,20 @@ def _tools(
                 raise Unprocessable(
                     [Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")]
                 )
-            made[tool.name] = tool_of(convert(fields, UpdateTool, at))[1]
+            definition = tool_of(convert(fields, UpdateTool, at))[1]
+            schema = definition.schema if is_ours else _without_heartbeat(definition.schema)
+            made[tool.name] = replace(definition, schema=schema)
     return made, names
+
+
+def _without_heartbeat(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a schema without the argument that Letta's older agents added to each tool, which no tool is given."""
+    parameters = schema["parameters"]
+    properties = dict(parameters.get("properties", {}))
+    if properties.pop(HEARTBEAT, None) is None:
+        return dict(schema)
+    required = [name for name in parameters.get("required", ()) if name != HEARTBEAT]
+    return {**schema, "parameters": {**parameters, "properties": properties, "required": required}}
 
 
 _TOOL_FIELDS = (
