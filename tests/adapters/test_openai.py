@@ -108,11 +108,8 @@ async def test_headers_go_on_but_for_those_of_the_connection(
     ("key", "headers", "sent"),
     [
         (None, (), ("org-caller", "proj-caller")),
-        (
-            "sk-own",
-            (),
-            (None, None),
-        ),  # OpenAI refuses another's organization, or bills a project of the caller's choice
+        # OpenAI refuses another's organization, or bills a project of the caller's choice.
+        ("sk-own", (), (None, None)),
         ("sk-own", (("OpenAI-Project", "proj-own"),), (None, "proj-own")),
         (None, (("Authorization", "Bearer sk-own"),), (None, None)),
         (None, (("api-key", "own"),), (None, None)),

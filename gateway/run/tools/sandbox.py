@@ -1,19 +1,21 @@
 """Tools that are written in Python, each call in a sandbox of its own: bubblewrap, or nothing.
 
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
-variables and no rights. Limits of the kernel bound its processor time, memory and processes; we bound its time and what
-it says. Some memory no limit counts (files that lie in it), so the kernel is told to end a call first where the machine
-has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there are no such
-tools.
+variables, no keys and no rights. Limits of the kernel bound its processor time, memory and processes; we bound its time
+and what it says. Some memory no limit counts (files that lie in it), so the kernel is told to end a call first where
+the machine has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there
+are no such tools.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
@@ -53,6 +55,22 @@ import os, sys
 os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
+# A namespace keeps no keys apart (keyrings(7)), so the calls that reach them are refused: add_key, request_key and
+# keyctl, in this order (linux/audit.h, and the kernel's table of calls of each machine). x32's bit is no other call.
+_FIRST_KEY_CALL = {
+    0xC000003E: 248,  # x86_64
+    0x40000003: 286,  # i386
+    0xC00000B7: 217,  # aarch64
+    0x40000028: 309,  # arm
+    0xC00000F3: 217,  # riscv64
+    0xC0000015: 269,  # ppc64le
+    0x80000016: 278,  # s390x
+}
+_X32_BIT = 0x40000000
+# linux/filter.h
+_LOAD, _AND, _SUBTRACT, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x14, 0x15, 0x35, 0x06
+_NUMBER, _MACHINE = 0, 4  # where a call has them (linux/seccomp.h)
+_ALLOW, _NOT_THERE = 0x7FFF0000, 0x00050000 | errno.ENOSYS
 # Read-only, /proc keeps the code from taking this back. The shell adds a variable that says where the gateway runs.
 _ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
@@ -125,15 +143,17 @@ class Sandbox:
 
     async def _perform(self, work: Json, timeout_s: float) -> _Ended:
         receive, send = os.pipe()
+        rules = _rules()
         limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
-                *("-c", self._program, str(send), limits),
+                *("--seccomp", str(rules), "--", self._python, "-I", "-B", "-c", self._program),
+                *(str(send), limits),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=PIPE,
-                pass_fds=(send,),
+                pass_fds=(send, rules),
                 start_new_session=True,
                 env={},
             )
@@ -142,6 +162,7 @@ class Sandbox:
             return _Ended(wrong=f"could not be started ({error.strerror})")
         finally:
             os.close(send)
+            os.close(rules)
         heard = _Heard()
         wrong = ""
         try:
@@ -272,7 +293,7 @@ async def _prefixes(python: str) -> Sequence[str]:
 
 
 def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
-    """Returns the command that runs `python` within."""
+    """Returns the command that sets up the walls for `python`; filters of calls and the program come behind it."""
     walls = [
         *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
         *(
@@ -304,7 +325,27 @@ def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
     for name, value in variables.items():
         walls += ["--setenv", name, value]
     before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
-    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *walls, "--", python, "-I", "-B"]
+    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *walls]
+
+
+def _rules() -> int:
+    """Returns a pipe to be read, with the filter of system calls in it (docs.kernel.org, seccomp_filter)."""
+    lines: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _MACHINE)]
+    for machine, first in _FIRST_KEY_CALL.items():
+        lines += [
+            (_IF_EQUAL, 0, 6, machine),  # else on behind these six
+            (_LOAD, 0, 0, _NUMBER),
+            (_AND, 0, 0, ~_X32_BIT & 0xFFFFFFFF),
+            (_SUBTRACT, 0, 0, first),
+            (_IF_AT_LEAST, 0, 1, 3),  # a number below the first is a very large one by now
+            (_RETURN, 0, 0, _ALLOW),
+            (_RETURN, 0, 0, _NOT_THERE),
+        ]
+    lines.append((_RETURN, 0, 0, _NOT_THERE))  # calls of another machine
+    receive, send = os.pipe()
+    with os.fdopen(send, "wb") as out:
+        out.write(b"".join(struct.pack("=HBBI", *line) for line in lines))
+    return receive
 
 
 # Returns the names of the walls that it has passed. `folder` is on the outside and has a file that all may read.

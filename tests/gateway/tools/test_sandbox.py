@@ -146,6 +146,8 @@ ESCAPES = {
     "other processes": "import glob; return [p for p in glob.glob('/proc/[0-9]*') if int(p[6:]) > 9][0]",
     "killing": "import os; return os.kill(OUTSIDE, 0)",
     "tracing": LIBC + "assert libc.ptrace(16, OUTSIDE, 0, 0) == 0",
+    "keys": LIBC + "import os; call = {'x86_64': 250, 'aarch64': 219}[os.uname().machine]\n"
+    "assert libc.syscall(call, 0, -3, 0) > 0",  # KEYCTL_GET_KEYRING_ID of the session
     "mounting": LIBC + "assert libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None) == 0",
     "mounting anew": LIBC + "assert libc.mount(None, b'/usr', None, 4128, None) == 0",
     "a namespace": LIBC + "assert libc.unshare(0x10000000) == 0",
