@@ -349,7 +349,8 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
 
     Only those may change on which no carried turn rests. The list is walked backwards along the path. The client's own
     summary, and an answer to it, may stand in place of what it left out: where question and reply are both another one,
-    or a question is and the list is shorter than the path, they are not of this turn.
+    or a question is and the list is shorter than the path, they are not of this turn. Nor is a message without words
+    (a framework puts one before a reply that begins its list) the form of one with words.
     """
     x, end = found.anchor, found.first
     is_short = x is not None and listing.before[found.last + 1] < end_offset(x)
@@ -363,8 +364,9 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         fits = _may_be_inputs(x, listing, start, end)
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
         is_parent = x is not found.anchor
-        if is_turn and block and (is_short or (reply and is_parent)):
-            fits = _was_within(tree, x, listing.text(end - 1))
+        asked = listing.text(end - 1) if is_turn and block else ""
+        if is_turn and block and (is_short or (reply and is_parent) or not letters(asked)):
+            fits = _was_within(tree, x, asked)
             block = block if fits else None
         if reply and is_parent and not fits and (is_short or is_turn):
             reply = reply if _was_heard(tree, x, listing, *reply) else None
@@ -398,8 +400,8 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
     """
     if is_tombstone(x):
         return True
-    messages = tree.content(x).messages or ()
-    return any(squash(text) in squash(text_of(last)) for last in messages[-1:])
+    was = "".join(map(text_of, (tree.content(x).messages or ())[-1:]))
+    return squash(text) in squash(was) and bool(letters(text) or not letters(was))
 
 
 def _was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int) -> bool:

@@ -320,6 +320,23 @@ def test_the_clients_own_summary_takes_no_questions_place_within_its_turn(
     assert world.standing() == ["What is the weather in all capitals?", "Sunny everywhere."]
 
 
+@both
+@pytest.mark.parametrize(
+    "before", [[], [user("I have a bike"), assistant("What kind of a bike do you have, if I may ask?")]]
+)
+def test_a_message_without_words_takes_no_questions_place(
+    world: World, key: str | None, before: list[WireMessage]
+) -> None:
+    """Mastra puts one before a reply that begins its list."""
+    said, replied = "It has twelve gears.", "Twelve gears are enough for any hill there is."
+    if before:
+        world.say(before[:1], str(before[1]["content"]), key)
+    world.say([*before, user(said)], replied, key)
+    world.say([user("."), assistant(replied), user("and a bell")], "Ring it.", key)
+    told = [str(message["content"]) for message in before]
+    assert world.standing() == [*told, said, replied, "and a bell", "Ring it."]
+
+
 def shots() -> list[WireMessage]:
     return [
         user("My name is Zoe"),
