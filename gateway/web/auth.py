@@ -17,6 +17,7 @@ from storage.sql.keys import DEFAULT_PROJECT, Keys
 
 KEY_PREFIX = "mg-"
 _MOST_HOSTS = 64
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
 _READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
 
 
@@ -150,7 +151,6 @@ def _bearer(authorization: str | None) -> str | None:
 
 
 def _name_of(host: str) -> str:
-    """Returns the name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    """Returns the name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`; "" of what is none."""
+    match = _HOST.fullmatch(host)
+    return "" if match is None else (match[1] or match[2]).lower()

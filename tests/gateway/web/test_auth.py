@@ -105,7 +105,11 @@ def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
         ({"host": "[::1]:8080"}, 200),
         ({"host": "evil.example"}, 403),  # DNS rebinding
         ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": "[::1].evil.example"}, 403),
+        ({"host": "localhost:80.evil.example"}, 403),
         ({"host": "localhost", "origin": "http://localhost:3000"}, 200),
+        ({"host": "localhost", "origin": "http://[::1]:3000"}, 200),
+        ({"host": "localhost", "origin": "http://localhost:@evil.example"}, 403),
         ({"host": "localhost", "origin": "https://evil.example"}, 403),  # a page that posts blindly
         ({"host": "localhost", "origin": "null"}, 403),
     ],
