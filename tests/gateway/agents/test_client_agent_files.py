@@ -216,6 +216,11 @@ def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert [each.content for each in shown if each.message_type == "system_message"] == [
         "The shop closes at six."
     ]
+    thoughts = [each.reasoning for each in shown if each.message_type == "reasoning_message"]
+    assert thoughts == ["She asks for her order.", "I tell her."]
+    assert [each.content for each in shown if each.message_type == "assistant_message"] == [
+        "It is on its way."
+    ]
     (told,) = [each for each in shown if each.message_type == "tool_return_message"]
     assert (told.tool_return, told.stdout) == ("Order 7 is processing.", ["Looking."])
     world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))

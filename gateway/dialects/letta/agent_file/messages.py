@@ -158,10 +158,10 @@ def _lines(output: Any) -> list[str] | None:
 # -- as they are stored
 
 
-def read(message: FileMessage, at: float) -> list[CarriedMessage]:
+def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[CarriedMessage]:
     """Returns a message of a file as it is stored: several results of tools are several; an answer to a pause is none.
 
-    at: when it was said, where it does not say so.
+    at: when it was said, where it does not say so. thinks: what stands beside calls is a thought.
     """
     moment = _moment(message.created_at, at)
     made: list[dict[str, Any]]
@@ -171,9 +171,9 @@ def read(message: FileMessage, at: float) -> list[CarriedMessage]:
         case "system":
             made = [as_system(_told(message.content), otid=message.otid, sender=message.sender_id)]
         case "assistant":
-            made = [_reply(message)]
+            made = [_reply(message, thinks=thinks)]
         case "approval" if message.tool_calls:
-            made = [_reply(message)]
+            made = [_reply(message, thinks=thinks)]
         case "tool":
             made = _results(message)
         case _:
@@ -202,12 +202,16 @@ def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
     return with_private(with_name(made, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
-def _reply(message: FileMessage) -> dict[str, Any]:
+def _reply(message: FileMessage, *, thinks: bool) -> dict[str, Any]:
     parts = message.content if isinstance(message.content, list) else []
+    text = _plain(message.content)
+    blocks = [block for block in map(_block, parts) if block is not None]
+    if thinks and text and message.tool_calls:
+        blocks.append({"type": "thinking", "thinking": text})
+        text = ""
     # Without calls a reply has a text, if an empty one: providers refuse null.
     nothing = None if message.tool_calls else ""
-    made: dict[str, Any] = {"role": "assistant", "content": _plain(message.content) or nothing}
-    blocks = [block for block in map(_block, parts) if block is not None]
+    made: dict[str, Any] = {"role": "assistant", "content": text or nothing}
     if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
         made["reasoning_content"] = readable
     # What its provider did not sign it does not take back.

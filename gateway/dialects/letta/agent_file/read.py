@@ -27,6 +27,7 @@ from gateway.core.agent_file import (
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
+from gateway.core.memory.kinds import KINDS
 from gateway.core.turn.rules import HEARTBEAT
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
@@ -203,7 +204,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
                 _known(agent.source_ids, folders, (*at, "source_ids")),
                 keys,
                 () if own is None else _passages(own.passages, now),
-                () if form.strip_messages else _messages(agent, now, n, left_out),
+                () if form.strip_messages else _messages(agent, now, n, left_out, is_ours=own is not None),
             )
         )
         _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
@@ -438,12 +439,17 @@ def _passages(passages: Sequence[_FilePassage], now: float) -> list[CarriedPassa
     ]
 
 
-def _messages(agent: _FileAgent, now: float, place: int, left_out: list[str]) -> list[CarriedMessage]:
+def _messages(
+    agent: _FileAgent, now: float, place: int, left_out: list[str], *, is_ours: bool
+) -> list[CarriedMessage]:
     messages = [*enumerate(agent.messages or ())]
     # The first one is the compiled prompt, which is made anew.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
-    found = [(n, made) for n, each in messages for made in read(each, now)]
+    # On Letta's server an agent that speaks by a tool thinks in text.
+    kind = KINDS.get(agent.agent_type or "")
+    thinks = not is_ours and kind is not None and kind.style == "message"
+    found = [(n, made) for n, each in messages for made in read(each, now, thinks=thinks)]
     sound = [*answers(made for _, made in found)]
     left_out += [f"agents.{place}.messages.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
     return [made for (_, made), ok in zip(found, sound, strict=True) if ok]
