@@ -95,13 +95,14 @@ class ToolDefinition:
     """A tool that was made over REST; its name is its definition's.
 
     schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | mcp | json
-    (only declared: nobody runs it here). source: Python, a webhook's URL, or `<uid of an MCP server>/<its name there>`.
+    (only declared) | typescript (of an agent file): nobody runs the last two here. source: Python, TypeScript, a
+    webhook's URL, or `<uid of an MCP server>/<its name there>`.
     needs_approval: a person must approve each call. is_parallel: calls of it may run beside one another.
     result_chars: the most of a result that a model reads.
     """
 
     schema: dict[str, Any]
-    source_type: Literal["python", "webhook", "json", "mcp"] = "python"
+    source_type: Literal["python", "typescript", "webhook", "json", "mcp"] = "python"
     source: str = ""
     description: str | None = None
     needs_approval: bool = False

@@ -44,6 +44,8 @@ class ForeignTools:
                 return f"The webhook cannot be called: {error}."
         if tool.source_type == "python":
             return await self._sandbox.refusal()
+        if tool.source_type == "typescript":
+            return "TypeScript is not run here: write it in Python, or make a webhook of it."
         return None
 
     async def run(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:

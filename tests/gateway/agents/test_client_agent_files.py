@@ -13,6 +13,7 @@ import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError
 
+from gateway.dialects.letta.agent_file.read import ImportForm, read_file
 from gateway.settings import ProfileSettings
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
@@ -229,6 +230,46 @@ def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     sent = world.upstream.last.messages
     assert [m["tool_call_id"] for m in sent if m["role"] == "tool"] == ["call_1", "call_2"]
     assert not any("### Memory" in str(m["content"]) for m in sent)
+
+
+def with_source(kind: str, source: str) -> File:
+    file = copy.deepcopy(LETTA_FILE)
+    file["tools"][2].update(source_type=kind, source_code=source)
+    return file
+
+
+def test_a_tool_in_typescript_is_there_and_says_that_nobody_runs_it(world: LettaWorld) -> None:
+    source = "export function look_up_order(): string { return 'x'; }"
+    file = orjson.dumps(with_source("typescript", source))
+    made = world.letta.agents.import_file(file=("a.af", file))
+    assert "tools.look_up_order.typescript" in made.mnemogate["left_out"]  # type: ignore[attr-defined]
+    (id,) = made.agent_ids
+    (tool,) = [each for each in world.letta.agents.tools.list(id) if each.name == "look_up_order"]
+    assert (tool.source_type, tool.source_code) == ("typescript", source)
+    world.upstream.queue(
+        call_tools(Call("look_up_order", {"request_heartbeat": True})),
+        call_tools(Call("send_message", {"message": "I cannot look."})),
+    )
+    reply = world.letta.agents.messages.create(id, input="Where is my order?")
+    (told,) = [each for each in reply.messages if each.message_type == "tool_return_message"]
+    assert "nobody runs look_up_order here" in told.tool_return
+    (tools,) = [each for each in export(world, id)["tools"] if each["name"] == "look_up_order"]
+    assert (tools["source_type"], tools["source_code"]) == ("typescript", source)
+    # It is made one that runs, and stays so when the file comes again.
+    world.letta.tools.update(tool.id, source_type="json")
+    again = world.letta.agents.import_file(file=("a.af", file))
+    assert "tools.look_up_order.typescript" not in again.mnemogate["left_out"]  # type: ignore[attr-defined]
+    assert world.letta.tools.retrieve(tool.id).source_type == "json"
+    with pytest.raises(BadRequestError, match="TypeScript is not run here"):
+        world.letta.tools.create(source_code=source, source_type="typescript")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"), [("def look_up_order():\n    return 1\n", "python"), ("", "json")]
+)
+def test_source_that_is_not_typescript_is_python_as_on_lettas_server(source: str, kind: str) -> None:
+    file = read_file(orjson.dumps(with_source("json", source)), ImportForm(), 0.0)
+    assert file.tools["look_up_order"].source_type == kind
 
 
 def test_a_copy_of_a_users_memory_is_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -279,6 +279,9 @@ def _tools(
                 raise Unprocessable(
                     [Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")]
                 )
+            if fields.get("source_type") == "json" and fields.get("source_code") and not is_ours:
+                # Letta's server runs all that is not TypeScript as Python.
+                fields["source_type"] = "python"
             definition = tool_of(convert(fields, UpdateTool, at))[1]
             schema = definition.schema if is_ours else _without_heartbeat(definition.schema)
             made[tool.name] = replace(definition, schema=schema)

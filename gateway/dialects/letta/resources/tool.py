@@ -27,7 +27,7 @@ class UpdateTool(Body):
     """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
 
     source_code: str | UnsetType | None = UNSET
-    source_type: Literal["python", "webhook", "json"] | UnsetType | None = UNSET
+    source_type: Literal["python", "typescript", "webhook", "json"] | UnsetType | None = UNSET
     json_schema: dict[str, Any] | UnsetType | None = UNSET
     args_json_schema: dict[str, Any] | UnsetType | None = UNSET
     description: str | UnsetType | None = UNSET

@@ -175,10 +175,14 @@ class AgentFiles:
                 found = await registry.named(project, name)
             except NotFound:
                 found = None
-            if found is not None and not overrides:
+            # What nobody runs here takes nothing's place: it is there to be made something that runs.
+            is_for_show = definition.source_type == "typescript"
+            if found is not None and (is_for_show or not overrides):
                 done.tools[name] = found
                 continue
-            if (why := await self._foreign.refusal(definition)) is not None:
+            if is_for_show:
+                done.left_out.append(f"tools.{name}.typescript")
+            elif (why := await self._foreign.refusal(definition)) is not None:
                 raise BadRequest(f"The tool {name!r}: {why}", param="file")
             if found is None:
                 made = done.tools[name] = await registry.create(project, name, definition)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.dialects.letta.agent_file.read import ImportForm, read_file
-from gateway.dialects.letta.agent_file.write import Travelling, agent_file
+from gateway.dialects.letta.agent_file.write import OURS, Travelling, agent_file
 from gateway.dialects.letta.body import Body
 from gateway.dialects.letta.resources.folder import file_json, folder_json
 from gateway.errors import BadRequest
@@ -102,4 +102,6 @@ class AgentFileRoutes:
         )
         if left_out:
             asked.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[:2000]
-        return {"agent_ids": [ids.named("agent", uid) for uid in made]}
+        # Programs see the body alone.
+        own = {OURS: {"left_out": left_out}} if left_out else {}
+        return {"agent_ids": [ids.named("agent", uid) for uid in made], **own}

@@ -143,11 +143,11 @@ class ToolRoutes:
     async def _made(self, create: CreateTool) -> tuple[str, ToolDefinition]:
         """Returns a tool as it is to be made, with its name. Raises: BadRequest: it cannot be had here."""
         name, made = _edited(create, ToolDefinition({}))
+        await self._check(made)
         if name is None:
             raise Unprocessable(
                 [Fault(("body", "json_schema"), "Field required for this source_type", "missing")]
             )
-        await self._check(made)
         return name, made
 
     async def _check(self, made: ToolDefinition) -> None:
