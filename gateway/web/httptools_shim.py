@@ -2,16 +2,19 @@
 
 `Upgrade`: Java's client offers HTTP/2 with every first request. A server may ignore that (RFC 9110 7.8), but httptools
 takes all that follows such a head for the other protocol's, and the request's body is lost (MagicStack/httptools#124,
-Kludex/uvicorn#2722, both open). Trailers: httptools reports them as headers, and uvicorn adds them to those of the
-request that is being answered, although they are none (RFC 9110 6.5.1); gateway/web/server.py gives them a list that
-nobody reads. Goes away when both are mended there.
+Kludex/uvicorn#2722, both open). A header that comes in two pieces, or behind another request, is not seen here: such a
+request is the last of its connection, since what was its body would be read as the next one.
+
+Trailers: httptools reports them as headers, and uvicorn adds them to those of the request that is being answered,
+although they are none (RFC 9110 6.5.1); gateway/web/server.py gives them a list that nobody reads. Goes away when both
+are mended there.
 """
 
 from __future__ import annotations
 
 import re
 
-_UPGRADE = re.compile(rb"(^|\n)[Uu]pgrade(?=[ \t]*:)")
+_UPGRADE = re.compile(rb"(^|\n)upgrade(?=[ \t]*:)", re.I)
 
 
 def without_upgrade(data: bytes) -> bytes:
@@ -20,7 +23,7 @@ def without_upgrade(data: bytes) -> bytes:
     The field gets the name of another one that is as long and goes no further, so that no offset moves.
     """
     # A head mostly comes with its whole body, through which it would take long to look.
-    if data.find(b"pgrade", 0, data.find(b"\r\n\r\n")) < 0:
+    if b"upgrade" not in data[: data.find(b"\r\n\r\n")].lower():
         return data
     head, blank, rest = data.partition(b"\r\n\r\n")
     return _UPGRADE.sub(b"\\1trailer", head) + blank + rest

@@ -174,6 +174,10 @@ class _ServerConnection(HttpToolsProtocol):
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Is called where httptools has taken a request's body for another protocol's, and lost it."""
+        self.cycle.keep_alive = False
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True

@@ -371,14 +371,22 @@ def test_what_follows_a_chunked_body_is_no_header(gateway: Running) -> None:
         assert client.read_reply().status == 200
 
 
+def asks_for_http2(body: bytes, name: bytes = b"Upgrade") -> bytes:
+    """The head of a request with this body. name: of the header, as it is written."""
+    return (
+        b"POST %b HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: localhost\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n%b: h2c\r\n\r\n"
+    ) % (CHAT.encode(), len(body), name)
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"UPGRADE"])
 @pytest.mark.parametrize("is_apart", [True, False])
-def test_a_client_that_would_rather_speak_http2_is_answered(gateway: Running, is_apart: bool) -> None:
+def test_a_client_that_would_rather_speak_http2_is_answered(
+    gateway: Running, is_apart: bool, name: bytes
+) -> None:
     """Java's asks for it with its first request, body and all."""
     body = json.dumps(HELLO).encode()
-    head = (
-        b"POST %b HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: localhost\r\n"
-        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
-    ) % (CHAT.encode(), len(body))
+    head = asks_for_http2(body, name)
     with gateway.connect() as client:
         for _ in range(2):
             for part in (head, body) if is_apart else (head + body,):
@@ -386,6 +394,15 @@ def test_a_client_that_would_rather_speak_http2_is_answered(gateway: Running, is
             assert client.read_reply().status == 200
         client.request("GET", "/v1/models", headers={"connection": "upgrade", "upgrade": "websocket"})
         assert client.read_reply().status == 200
+
+
+def test_a_body_that_was_lost_is_not_read_as_the_next_request(gateway: Running) -> None:
+    """Else a proxy in front would hand the answer to it to somebody else."""
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with gateway.connect() as client:
+        client.send(health + asks_for_http2(health))
+        assert [client.read_reply().status for _ in range(2)] == [200, 400]
+        assert client.is_closed()
 
 
 def test_a_body_at_the_limit_is_served(upstream: StrictUpstream) -> None:
