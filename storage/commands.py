@@ -299,8 +299,8 @@ class Committed:
 
 
 @frozen
-class Line:
-    """A conversation of ours, or a memory in which it has not begun.
+class OwnPath:
+    """The path of a conversation of ours, empty where it has not begun.
 
     path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.
     summaries: newest first.

@@ -224,7 +224,8 @@ class PassageFilter:
 
 @frozen
 class StandingExchange:
-    """An exchange with its content. key: the client's own id of its conversation. is_tip: it is the end of a line.
+    """An exchange with its content. key: the client's own id of its conversation. is_tip: a conversation of ours
+    ends with it.
 
     run: the public name of the run that it is a step of. waiting: {call id: who must answer it first}, of a tip.
     """

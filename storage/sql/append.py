@@ -1,4 +1,4 @@
-"""Conversations of ours: one line each, which a send goes on from at its tip.
+"""Conversations of ours: one path each, which a send goes on from at its tip.
 
 A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
 user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
@@ -16,9 +16,9 @@ import orjson
 
 from storage.commands import (
     BlockMerge,
-    Line,
     Look,
     LookReader,
+    OwnPath,
     ReadSpan,
     Rules,
     RunAccept,
@@ -64,14 +64,14 @@ _NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
 _PATH_CONTENT, _SKELETON = 6, 9
 
 
-async def read_line(
+async def read_path(
     connection: Connection,
     agent: Agent,
     key: str | None,
     uid: str | None,
     context: int | None,
     turns: int = 0,
-) -> Line | None:
+) -> OwnPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
     key, uid: the client's name of it, or its public one. context: tokens of the model's window; None: unknown, and then
@@ -105,7 +105,7 @@ async def read_line(
                 look.readers.append(LookReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
     look.blocks = _seen(blocks)
     if tip is None or look.conversation is None:
-        return Line(look)
+        return OwnPath(look)
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
@@ -118,7 +118,7 @@ async def read_line(
             path.append(history.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
         else:
             summaries.append(Summary(row[1], history.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
-    return Line(look, tuple(path), tuple(reversed(summaries)))
+    return OwnPath(look, tuple(path), tuple(reversed(summaries)))
 
 
 def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
@@ -138,7 +138,7 @@ class Append(Group):
         self._rules = rules
         self._jobs = jobs
 
-    line = reads(alone(read_line))
+    path = reads(alone(read_path))
 
     @reads
     async def conversation(
@@ -200,16 +200,16 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     rev = write.rev
     if write.conversation is None:
         begun = (agent.id, write.uid, write.key, write.now, write.now)
-        made = await connection.value(SQL["line_begin"], begun)
+        made = await connection.value(SQL["begin"], begun)
         if made is None:
             raise WriteConflict("the conversation was begun by somebody else meanwhile")
         e, rev = changed(e, conversation=int(made)), 0
     if write.adopts:
         adopted = (e.parent or -1, e.conversation, agent.id, rev)
-        if not await connection.run(SQL["line_adopt"], adopted):
+        if not await connection.run(SQL["adopt"], adopted):
             raise WriteConflict("the conversation was moved by somebody else meanwhile")
         for each in write.carries:
-            await connection.run(SQL["line_carried"], (each, agent.id))
+            await connection.run(SQL["carry"], (each, agent.id))
         await merge_edits(connection, agent.id, write.carries, rules, write.now)
     if write.ends is not None:
         await history.update_exchange(connection, agent.id, write.ends)

@@ -1,4 +1,4 @@
--- Every statement on conversations of ours, which are one line. `-- name:` begins one; the next line says what it is for.
+-- Every statement on conversations of ours, which are one path each. `-- name:` begins one; the next line says what it is for.
 
 -- piece: is_there
 -- The name of a conversation that is gone begins with a blank.
@@ -66,16 +66,16 @@ SELECT 'summary', s.id, s.text, s.tokens, s.at, s.model, NULL, NULL, NULL, {skel
 FROM newest JOIN summaries s ON s.id = newest.id JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 ORDER BY 13
 
--- name: line_begin
+-- name: begin
 -- Begins a conversation of ours. No row: somebody was faster.
 INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
 ON CONFLICT DO NOTHING RETURNING id
 
--- name: line_adopt
+-- name: adopt
 -- Makes a tree ours, which goes on from one of its exchanges; nobody else has moved it since it was read.
 UPDATE conversations SET tip = ?1 WHERE id = ?2 AND agent = ?3 AND rev = ?4 AND tip = 0
 
--- name: line_carried
+-- name: carry
 -- Marks an exchange that a conversation of ours goes on from; its memory edits enter the blocks with it.
 UPDATE exchanges SET carried = 1, merged = CASE WHEN edits <> 0 AND merged = '' THEN 'carried' ELSE merged END
 WHERE id = ? AND agent = ?

@@ -57,7 +57,7 @@ class Conversations(Group):
         """Makes a conversation of ours, empty. Raises: NotFound: the agent is gone."""
         await connection.lock(agent.id)
         begun = (agent.id, uid, None, at, at)
-        if await connection.value(append.SQL["line_begin"], begun) is None:
+        if await connection.value(append.SQL["begin"], begun) is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         project = agent.scope.project
         await add_definition(

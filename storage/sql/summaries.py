@@ -68,21 +68,28 @@ class Summaries(Group):
 
     @writes
     async def put(
-        self, connection: Connection, agent: Agent, line: Conversation, summary: Summary, evicted: Evicted
+        self,
+        connection: Connection,
+        agent: Agent,
+        conversation: Conversation,
+        summary: Summary,
+        evicted: Evicted,
     ) -> None:
         """Adds a summary to a conversation of ours, whose window begins behind it from now on.
 
-        line: as it was read. evicted: what the summary stands for.
+        conversation: as it was read. evicted: what the summary stands for.
         Raises: Stale: something was forgotten since; WriteConflict: the conversation has gone on.
         """
         await connection.lock(agent.id)
         if await connection.value(SQL["epoch"], (agent.id,)) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
-        if not await connection.run(SQL["line_moved"], (line.id, agent.id, line.rev, line.tip)):
+        if not await connection.run(
+            SQL["move"], (conversation.id, agent.id, conversation.rev, conversation.tip)
+        ):
             raise WriteConflict("the conversation has gone on meanwhile")
         values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
         await connection.run(SQL["insert"], values)
-        tip = await exchanges.load_exchange(connection, agent.id, line.tip)
+        tip = await exchanges.load_exchange(connection, agent.id, conversation.tip)
         if tip is None:
             raise WriteConflict("the conversation has gone on meanwhile")
         await exchanges.update_exchange(connection, agent.id, replace(tip, evicted=evicted))

@@ -49,6 +49,6 @@ WHERE s.agent = ?1 AND s.agent <> 0 AND s.exchange {in:2:BIGINT:64}
 -- Reads whether something was forgotten.
 SELECT epoch FROM agents WHERE id = ?
 
--- name: line_moved
+-- name: move
 -- Notes that a conversation of ours is not as it was read, if it still is.
 UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ? AND rev = ? AND tip = ?

@@ -298,7 +298,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
     details = v.pop("details", None)
     v.update({name: orjson.dumps(v[name]) for name in ("sources", "arguments") if name in v})
     if part == "conversation":
-        # Each exchange that is added to a line is its end from then on.
+        # Each exchange that is added to a conversation of ours is its end from then on.
         v["ours"] = -1 if v["ours"] else 0
     if part == "passage":
         v["tags"] = orjson.dumps(list(v["tags"])).decode() if v["tags"] else None

@@ -15,7 +15,7 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
-from storage.commands import Line, Look, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import Look, OwnPath, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.database import Connection
 from storage.errors import Stale, WriteConflict
 from storage.records import (
@@ -52,32 +52,32 @@ class Writer:
     opened: StepOpened = field(init=False)
     number: int = 0
 
-    async def read(self, key: str | None = "default", uid: str | None = None) -> Line:
+    async def read(self, key: str | None = "default", uid: str | None = None) -> OwnPath:
         self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
         if not self.agent.id:
-            return Line(Look())
-        line = await self.store.append.line(self.agent, key, uid, self.context)
-        assert line is not None
-        self.agent = replace(self.agent, epoch=line.look.epoch)
-        return line
+            return OwnPath(Look())
+        own = await self.store.append.path(self.agent, key, uid, self.context)
+        assert own is not None
+        self.agent = replace(self.agent, epoch=own.look.epoch)
+        return own
 
     async def begin(
-        self, *messages: WireMessage, line: Line | None = None, evicted: Evicted | None = None, **more: Any
+        self, *messages: WireMessage, own: OwnPath | None = None, evicted: Evicted | None = None, **more: Any
     ) -> StepOpened:
         """Opens a run's first step. more: of `StepOpen`."""
-        line = line or await self.read()
+        own = own or await self.read()
         self.number = 0
         run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, self.now, begun=self.now)
-        tip = line.path[-1] if line.path else None
-        found = line.look.conversation
-        write = self.planned(line, tip, messages, evicted)
+        tip = own.path[-1] if own.path else None
+        found = own.look.conversation
+        write = self.planned(own, tip, messages, evicted)
         return await self._open(
             replace(
                 write,
                 conversation=None if found is None else found.id,
                 rev=0 if found is None else found.rev,
                 run=run,
-                snapshot=line.look.snapshot or Snapshot(0, "section", {"blocks": {}}),
+                snapshot=own.look.snapshot or Snapshot(0, "section", {"blocks": {}}),
                 defaults=(HUMAN,),
                 **more,
             )
@@ -86,7 +86,7 @@ class Writer:
     async def go_on(self, *messages: WireMessage, **more: Any) -> StepOpened:
         """Opens the next step of the run, behind the one that was finished."""
         before = self.opened
-        write = self.planned(Line(Look(), (before.exchange,)), before.exchange, messages, None)
+        write = self.planned(OwnPath(Look(), (before.exchange,)), before.exchange, messages, None)
         conversation, rev = before.exchange.conversation, before.rev
         return await self._open(
             replace(write, conversation=conversation, rev=rev, snapshot=before.snapshot, **more)
@@ -94,14 +94,14 @@ class Writer:
 
     def planned(
         self,
-        line: Line,
+        own: OwnPath,
         tip: Exchange | None,
         messages: Sequence[WireMessage],
         evicted: Evicted | None,
     ) -> StepOpen:
         listing = Listing(Canon(self.agent.secret), messages)
         query = Query(listing, True, Keeping.ON, self.now, IDLE_S, append=True, model="up/m")
-        plan = plan_step(Tree(line.path), query, tip, None if tip is None else tip.conversation)
+        plan = plan_step(Tree(own.path), query, tip, None if tip is None else tip.conversation)
         e = open_step(plan, {}, evicted)
         return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
 
@@ -140,9 +140,9 @@ class Writer:
 
     async def say(self, text: str, reply: str = "Yes.", **more: Any) -> Exchange:
         """One plain message and its reply."""
-        line = await self.read()
-        await self.begin(user(text), line=line, **more)
-        return await self.finish(assistant(reply), line.path[-1].path if line.path else b"")
+        own = await self.read()
+        await self.begin(user(text), own=own, **more)
+        return await self.finish(assistant(reply), own.path[-1].path if own.path else b"")
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ PLAIN = [
 ]  # fmt: skip
 
 
-async def long_line(writer: Writer, steps: int) -> None:
+async def long_path(writer: Writer, steps: int) -> None:
     """A conversation of so many plain messages, in one transaction; the last ten are in the window."""
     await writer.say("Message 0")
     first = await writer.read()
@@ -182,7 +182,7 @@ async def long_line(writer: Writer, steps: int) -> None:
         for n in range(1, steps):
             begin = path[0]
             evicted = Evicted(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
-            planned = writer.planned(Line(Look(), path), path[-1], [user(f"Message {n}")], evicted)
+            planned = writer.planned(OwnPath(Look(), path), path[-1], [user(f"Message {n}")], evicted)
             run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
             opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, snapshot=section)
             opened = await append.open_step(connection, opening, RULES)
@@ -202,18 +202,18 @@ async def long_line(writer: Writer, steps: int) -> None:
 async def test_a_plain_message_is_six_statements_however_long_its_conversation(
     writer: Writer, statements: list[str], steps: int
 ) -> None:
-    await long_line(writer, steps)
+    await long_path(writer, steps)
     statements.clear()
     await writer.say("And now?")
     assert kinds(statements) == PLAIN
 
 
 async def test_a_send_reads_from_where_the_window_begins(writer: Writer) -> None:
-    await long_line(writer, 40)
-    line = await writer.read()
-    assert [x.depth for x in line.path] == list(range(29, 40))
-    assert line.path[0].input is not None
-    assert line.path[-1].said is not None
+    await long_path(writer, 40)
+    own = await writer.read()
+    assert [x.depth for x in own.path] == list(range(29, 40))
+    assert own.path[0].input is not None
+    assert own.path[-1].said is not None
     # A larger window, or one whose size nobody knows, has room for more.
     writer.context = 2000
     assert len((await writer.read()).path) == 40
@@ -227,13 +227,13 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     second = await writer.go_on(result("1", "sunny"))
     assert second.run is not None
     await writer.finish(assistant("Sunny."), first.path)
-    line = await writer.read()
-    assert [x.state for x in line.path] == [State.FINISHED] * 2
-    assert all(x.carried and x.standing for x in line.path)
-    assert line.path[1].parent == line.path[0].id
-    assert line.path[1].offset == end_offset(line.path[0])
-    assert [(x.seq, x.run) for x in line.path] == [(1, 1), (3, 1)]
-    run = await writer.store.runs.newest(writer.agent.id, line.path[0].conversation)
+    own = await writer.read()
+    assert [x.state for x in own.path] == [State.FINISHED] * 2
+    assert all(x.carried and x.standing for x in own.path)
+    assert own.path[1].parent == own.path[0].id
+    assert own.path[1].offset == end_offset(own.path[0])
+    assert [(x.seq, x.run) for x in own.path] == [(1, 1), (3, 1)]
+    run = await writer.store.runs.newest(writer.agent.id, own.path[0].conversation)
     assert run is not None
     assert (run.state, run.stop, run.steps) == (RunState.COMPLETED, "end_turn", 2)
     assert run.counts == Counts(14, 6)
@@ -241,19 +241,19 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
 
 async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
     await writer.begin(user("Are you there?"))
-    line = await writer.read()
-    assert line.path[-1].state is State.OPEN
-    assert b"Are you there?" in (line.path[-1].input or b"")
-    run = await writer.store.runs.newest(writer.agent.id, line.path[0].conversation)
+    own = await writer.read()
+    assert own.path[-1].state is State.OPEN
+    assert b"Are you there?" in (own.path[-1].input or b"")
+    run = await writer.store.runs.newest(writer.agent.id, own.path[0].conversation)
     assert run is not None
     assert run.state is RunState.RUNNING
 
 
-async def test_a_step_that_a_process_left_open_stays_in_the_line(writer: Writer) -> None:
+async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer) -> None:
     await writer.begin(user("Are you there?"))
-    line = await writer.read()
-    ends = abandon(line.path[-1], Canon(writer.agent.secret), b"", 50.0)
-    await writer.begin(user("Hello?"), line=line, ends=ends)
+    own = await writer.read()
+    ends = abandon(own.path[-1], Canon(writer.agent.secret), b"", 50.0)
+    await writer.begin(user("Hello?"), own=own, ends=ends)
     await writer.finish(assistant("Yes."), ends.path)
     path = (await writer.read()).path
     assert [(x.state, x.reply is None, x.standing) for x in path] == [
@@ -262,25 +262,25 @@ async def test_a_step_that_a_process_left_open_stays_in_the_line(writer: Writer)
     ]
 
 
-async def test_a_step_on_a_line_that_moved_is_refused(writer: Writer) -> None:
+async def test_a_step_on_a_path_that_moved_is_refused(writer: Writer) -> None:
     await writer.say("One.")
     before = await writer.read()
     await writer.say("Two.")
     with pytest.raises(WriteConflict):
-        await writer.begin(user("Three."), line=before)
+        await writer.begin(user("Three."), own=before)
     assert len((await writer.read()).path) == 2
 
 
 async def test_a_conversation_begins_once(writer: Writer) -> None:
     await writer.say("One.")
     with pytest.raises(WriteConflict):
-        await writer.begin(user("Other."), line=Line(Look()))
+        await writer.begin(user("Other."), own=OwnPath(Look()))
 
 
 async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -> None:
     e = await writer.say("My secret is 1234.")
-    line = await writer.read()
-    await writer.begin(user("What is it?"), line=line)
+    own = await writer.read()
+    await writer.begin(user("What is it?"), own=own)
     await rows(writer.store, "UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (writer.agent.id,))
     with pytest.raises(Stale):
         await writer.finish(assistant("1234."), e.path)
@@ -299,11 +299,11 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     await writer.store.blocks.write(block.id, block.version, "Bob was here", at=99.0, origin="api")
     with pytest.raises(WriteConflict):
         await writer.go_on(result("1", "done"), edits=merged, versions={block.id: block.version})
-    line = await writer.read()
-    assert [x.id for x in line.path] == [first.exchange.id]
-    assert [b.value for b in line.look.blocks] == ["Bob was here"]
+    own = await writer.read()
+    assert [x.id for x in own.path] == [first.exchange.id]
+    assert [b.value for b in own.look.blocks] == ["Bob was here"]
     # Made again on what is there now.
-    again = edits.merge(line.look.blocks, [op])
+    again = edits.merge(own.look.blocks, [op])
     await writer.go_on(result("1", "done"), edits=again, versions={block.id: block.version + 1})
     (block,) = (await writer.read()).look.blocks
     assert block.value == "Bob was here\nAnn"
@@ -368,24 +368,24 @@ async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenS
     await alice.say([user("one")], assistant("First."), "default")
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "default")
     writer = Writer(store, ALICE)
-    line = await writer.read()
-    assert line.look.conversation is not None
-    assert line.look.conversation.tip == 0
-    assert [x.depth for x in line.path] == [0, 1]
-    await writer.begin(user("three"), line=line, adopts=True, carries=[line.path[-1].id])
-    await writer.finish(assistant("Third."), line.path[-1].path)
+    own = await writer.read()
+    assert own.look.conversation is not None
+    assert own.look.conversation.tip == 0
+    assert [x.depth for x in own.path] == [0, 1]
+    await writer.begin(user("three"), own=own, adopts=True, carries=[own.path[-1].id])
+    await writer.finish(assistant("Third."), own.path[-1].path)
     after = await writer.read()
     assert after.look.conversation is not None
     assert after.look.conversation.tip == after.path[-1].id
     assert [x.carried for x in after.path] == [True] * 3
 
 
-async def test_one_memory_does_not_read_anothers_line(writer: Writer) -> None:
+async def test_one_memory_does_not_read_anothers_path(writer: Writer) -> None:
     await writer.say("Mine.")
     mine = (await writer.read()).look.conversation
     assert mine is not None
     other = Writer(writer.store, Scope("default", "@", "agent:a2"))
     await other.say("Theirs.")
-    line = await other.read(key=None, uid=mine.uid)
-    assert line.look.conversation is None
-    assert line.path == ()
+    own = await other.read(key=None, uid=mine.uid)
+    assert own.look.conversation is None
+    assert own.path == ()

@@ -34,9 +34,9 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     look = await store.turns.look(agent.agent, None, None)
     assert look is not None
     assert [b.label for b in look.blocks] == found
-    line = await store.append.line(agent.agent, "default", None, None)
-    assert line is not None
-    assert [b.label for b in line.look.blocks] == found
+    own = await store.append.path(agent.agent, "default", None, None)
+    assert own is not None
+    assert [b.label for b in own.look.blocks] == found
     return found
 
 

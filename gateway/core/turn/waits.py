@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-Lane = tuple[str, str]  # the uid of an agent's memory, the key of a conversation of ours
+QueueName = tuple[str, str]  # the uid of an agent's memory, the key of a conversation of ours
 
 
 class WaitsInCircle(Exception):
@@ -23,23 +23,23 @@ class WaitsInCircle(Exception):
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """A turn that may wait. agent: uid of its memory. lane: the queue that it holds; None: that of no line of ours.
+    """A turn that may wait. agent: uid of its memory. queue: the one that it holds, if it does.
 
     depth: how many messages of agents led to it. above: what waits for it.
     """
 
     agent: str
-    lane: Lane | None = None
+    queue: QueueName | None = None
     depth: int = 0
     above: Wait | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Wait:
-    """A turn's waiting for one that answers in a lane. is_over: with an answer, or given up."""
+    """A turn's waiting for one that answers in a queue. is_over: with an answer, or given up."""
 
     by: Waiter
-    lane: Lane
+    queue: QueueName
     is_over: bool = False
 
 
@@ -53,11 +53,11 @@ class Waits:
         return len(self._open)
 
     @contextmanager
-    def begin(self, by: Waiter, lane: Lane) -> Iterator[Wait]:
+    def begin(self, by: Waiter, queue: QueueName) -> Iterator[Wait]:
         """Notes a wait up to the end of the block. Raises: WaitsInCircle."""
-        if self._closes(by, lane):
+        if self._closes(by, queue):
             raise WaitsInCircle
-        wait = Wait(by, lane)
+        wait = Wait(by, queue)
         self._open.add(wait)
         try:
             yield wait
@@ -65,18 +65,18 @@ class Waits:
             wait.is_over = True
             self._open.discard(wait)
 
-    def _closes(self, by: Waiter, lane: Lane) -> bool:
+    def _closes(self, by: Waiter, queue: QueueName) -> bool:
         above: Waiter | None = by
         while above is not None:
-            if above.agent == lane[0]:
+            if above.agent == queue[0]:
                 return True
             above = above.above.by if above.above is not None and not above.above.is_over else None
-        # Who holds a lane waits in others: whoever comes behind waits for those as well.
-        seen, due = {lane}, [lane]
+        # Who holds a queue waits in others: whoever comes behind waits for those as well.
+        seen, due = {queue}, [queue]
         while due:
             at = due.pop()
-            behind = {wait.lane for wait in self._open if wait.by.lane == at}
-            if by.lane in behind:
+            behind = {wait.queue for wait in self._open if wait.by.queue == at}
+            if by.queue in behind:
                 return True
             due += behind - seen
             seen |= behind

@@ -24,7 +24,7 @@ from gateway.run.agents.run import AcceptedRun, Sending
 from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.line import read_line, taken_up
+from gateway.run.memory.own_path import read_path, taken_up
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import Pending
 from gateway.run.sink import Sink
@@ -70,7 +70,7 @@ class BeginsRuns:
         run = await self._run(sending)
         for _ in range(TRIES):
             with sink.while_here():
-                known = await read_line(keeper.store, asked, sending.messages, keeper.settings.idle_s)
+                known = await read_path(keeper.store, asked, sending.messages, keeper.settings.idle_s)
                 if (left := await self._cut_short(known, sending)) is not None:
                     # What the model said is shorter now, so all of it is read again.
                     sending = left
@@ -143,7 +143,7 @@ class BeginsRuns:
         self, sending: Sending, accepted: AcceptedRun, asked: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
-        known = await read_line(keeper.store, asked, (), keeper.settings.idle_s)
+        known = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
         e = known.unended
         if e is not None:
             known = taken_up(known)

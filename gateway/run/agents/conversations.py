@@ -1,6 +1,6 @@
 """Conversations of agents beside their own: made, listed, changed, and forgotten when they are deleted.
 
-Each is one line with a window of its own. Blocks, passages and what is recalled are the agent's.
+Each is one path with a window of its own. Blocks, passages and what is recalled are the agent's.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.call import Passes
 from gateway.run.memory.known import Known
-from gateway.run.memory.line import DEFAULT
+from gateway.run.memory.own_path import DEFAULT
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink

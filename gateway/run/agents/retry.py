@@ -23,10 +23,10 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.run.agents.messages import exchanges_of
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunResult
-from gateway.run.memory.line import DEFAULT
+from gateway.run.memory.own_path import DEFAULT
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from storage.commands import Line
+from storage.commands import OwnPath
 from storage.errors import NotFound
 from storage.records import Agent, Exchange, Run, RunState
 from storage.sql.store import Store
@@ -70,8 +70,8 @@ async def sent_before(
     if otid is not None:
         run = await store.runs.by_otid(agent.id, otid)
     else:
-        line = await line_of(store, agent, name)
-        found = None if line is None else line.look.conversation
+        own = await path_of(store, agent, name)
+        found = None if own is None else own.look.conversation
         run = None if found is None else await store.runs.newest(agent.id, found.id)
     if run is not None and not run.is_over and ended is not None:
         run = await ended(run)
@@ -156,22 +156,22 @@ async def _asking(store: Store, agent: Agent, e: Exchange) -> Place | None:
     return None if above is None else Place(agent.uid, above.seq + len(above.inputs))
 
 
-async def line_of(store: Store, agent: Agent, name: str) -> Line | None:
+async def path_of(store: Store, agent: Agent, name: str) -> OwnPath | None:
     """Returns the end of a conversation."""
     key, uid = (name, None) if name == DEFAULT else (None, name)
-    return await store.append.line(agent, key, uid, 1)
+    return await store.append.path(agent, key, uid, 1)
 
 
 async def _is_withheld(store: Store, agent: Agent, name: str, e: Exchange) -> bool:
     """Returns whether an exchange is in no prompt: the upstream has refused it, or one behind it."""
-    line = await line_of(store, agent, name)
-    return e.superseded or (line is not None and e.id in refused(line.path))
+    own = await path_of(store, agent, name)
+    return e.superseded or (own is not None and e.id in refused(own.path))
 
 
 async def _unanswered(store: Store, agent: Agent, name: str) -> Exchange | None:
     """Returns the exchange with which a conversation ends, if it has no reply."""
-    line = await line_of(store, agent, name)
-    tip = line.path[-1] if line is not None and line.path else None
+    own = await path_of(store, agent, name)
+    tip = own.path[-1] if own is not None and own.path else None
     return tip if tip is not None and tip.reply is None else None
 
 

@@ -19,7 +19,7 @@ from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.call import Passes
-from gateway.run.memory.line import DEFAULT
+from gateway.run.memory.own_path import DEFAULT
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
 from storage.records import READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary

@@ -38,7 +38,7 @@ from gateway.run.agents.guide import guide_of, is_overfull, terms_of
 from gateway.run.agents.pauses import called_before
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.retry import SentBefore, line_of, say_again, sent_before
+from gateway.run.agents.retry import SentBefore, path_of, say_again, sent_before
 from gateway.run.agents.run import (
     AcceptedRun,
     RunRequest,
@@ -54,7 +54,7 @@ from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
-from gateway.run.memory.line import DEFAULT, headed, open_write, read_line
+from gateway.run.memory.own_path import DEFAULT, headed, open_write, read_path
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
@@ -189,7 +189,7 @@ class AgentRuns:
         window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
         target = Target(route.upstream, route.model, window)
         seen = MemoryRequest(request, identity_of(asked), spec, keeper.now(), target, QueuePlace())
-        known = await read_line(keeper.store, seen, asked.messages, keeper.settings.idle_s)
+        known = await read_path(keeper.store, seen, asked.messages, keeper.settings.idle_s)
         toolbox = self.toolbox(known, BlockEdits(list(known.blocks)))
         return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
 
@@ -288,7 +288,7 @@ class AgentRuns:
             asked = MemoryRequest(request, identity, spec, keeper.now(), Target("", "", None), place)
             agent = await keeper.store.agents.find(scope) or keeper.store.agents.draft(scope)
             await keeper.queues.enter((agent.uid, DEFAULT), place, MOST_SENDS)
-            known = await read_line(keeper.store, asked, (), keeper.settings.idle_s)
+            known = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
             if known.path:
                 return
             prompt = Prompt(request, asked.target)
@@ -352,8 +352,8 @@ class AgentRuns:
         said = sending.messages
         if sending.heard is not None and any(m.get("role") == "user" for m in said):
             # A list says what its client has heard: the same words behind their answer are another send.
-            line = await line_of(self.keeper.store, agent, name)
-            path = () if line is None else line.path
+            own = await path_of(self.keeper.store, agent, name)
+            path = () if own is None else own.path
             count = asks_again(path, Canon(agent.secret), said, sending.heard, head)
             if not count:
                 return None
@@ -369,13 +369,13 @@ class AgentRuns:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
         identity, queues = sending.identity, self.keeper.queues
         if not self.ends.is_shared:
-            agent, name = await self._line(sending)
+            agent, name = await self._queue_of(sending)
             await queues.enter((agent.uid, name), place, MOST_SENDS)
             return replace(sending, identity=replace(identity, conversation=name))
-        # Sends that wait for a server's answers line up in the order in which they came.
+        # Sends that wait for a server's answers queue in the order in which they came.
         asked = (identity.scope, identity.conversation)
         async with self._arriving.setdefault(asked, asyncio.Lock()):
-            agent, name = await self._line(sending)
+            agent, name = await self._queue_of(sending)
             await self.ends.of_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), place, MOST_SENDS))
             try:
@@ -386,7 +386,7 @@ class AgentRuns:
         await entering
         return replace(sending, identity=replace(identity, conversation=name))
 
-    async def _line(self, sending: Sending) -> tuple[Agent, str]:
+    async def _queue_of(self, sending: Sending) -> tuple[Agent, str]:
         """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
         agent = await self._agent(sending)
         name = sending.identity.conversation or DEFAULT

@@ -32,7 +32,7 @@ from gateway.run.agents.calls import call_number
 from gateway.run.agents.run import reading_of
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, in_order
-from gateway.run.memory.line import ended, go_on, open_write, reread
+from gateway.run.memory.own_path import ended, go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox

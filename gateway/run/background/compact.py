@@ -186,7 +186,7 @@ class Compactor:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 
     async def compact(
-        self, agent: Agent, line: Conversation, terms: SummaryTerms, fallback: Route, size: int
+        self, agent: Agent, conversation: Conversation, terms: SummaryTerms, fallback: Route, size: int
     ) -> str:
         """Summarises a conversation of ours now; its window begins behind the summary from then on. Returns the text.
 
@@ -194,7 +194,7 @@ class Compactor:
         Whoever calls holds the conversation's queue. Raises: BadRequest: there is nothing to summarise; UpstreamError,
         Overloaded: there is no summary; StoreError.
         """
-        path = await self.store.summaries.path(agent.id, line.tip) if line.tip > 0 else []
+        path = await self.store.summaries.path(agent.id, conversation.tip) if conversation.tip > 0 else []
         if not path:
             raise BadRequest(_NOTHING)
         shares = await asyncio.to_thread(_shares, path)
@@ -215,7 +215,7 @@ class Compactor:
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         summary = Summary(0, span.end, text, tokens, self.now(), model.model)
         evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.tokens, ANY_WINDOW)
-        await self.store.summaries.put(agent, line, summary, evicted)
+        await self.store.summaries.put(agent, conversation, summary, evicted)
         return text
 
     async def _span(

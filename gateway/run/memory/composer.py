@@ -162,7 +162,7 @@ class Composer:
         if anchor is None or not known.agent.id or not known.asked.spec.summarises:
             return prompt
         if known.summaries is not None:
-            # All of a line is on its path, though not all of it was loaded.
+            # All of a conversation of ours is on the path, though not all of it was loaded.
             found, covered = known.summaries, {each.exchange.id for each in known.summaries}
         else:
             try:

@@ -99,7 +99,7 @@ class Known:
 
     @property
     def is_ours(self) -> bool:
-        """The conversation is a line of ours."""
+        """The conversation is one of ours, so all that was said in it is one path."""
         return self.plan.appending and self.summaries is not None
 
     @property

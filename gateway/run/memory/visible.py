@@ -54,7 +54,7 @@ def _numbers(known: Known, composition: Composition, window: FittedWindow) -> ra
 
 
 def _first_filled(known: Known, composition: Composition, window: FittedWindow, otherwise: int) -> int:
-    """Returns the number from which on a line of ours is filled in, without a gap and in whole exchanges."""
+    """Returns the number from which on a conversation of ours is filled in, without a gap and in whole exchanges."""
     filled = range(len(composition.fill)) if window.filled is None else window.filled
     if not filled:
         return otherwise

@@ -21,7 +21,7 @@ CANON = Canon(SECRET)
 
 
 class Conversation:
-    """A line that grows step by step, without a store."""
+    """One that grows step by step, without a store."""
 
     def __init__(self) -> None:
         self.tree = Tree()
@@ -121,7 +121,7 @@ def test_a_call_that_nobody_answered_gets_a_result() -> None:
     assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
 
 
-def test_a_step_without_a_reply_stays_in_the_line() -> None:
+def test_a_step_without_a_reply_stays_in_the_path() -> None:
     talk = Conversation()
     e = talk.step(talk.plan(user("Hello?")), None)
     assert (e.state, e.reply, e.carried, e.standing) == (State.FINISHED, None, True, True)
@@ -150,7 +150,7 @@ def test_what_has_left_the_window_is_not_put_in_front() -> None:
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
 
 
-def test_the_path_of_a_line_is_that_of_the_list_that_says_the_same() -> None:
+def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
     e = talk.step(talk.plan(held=[result("1", "sunny")]), assistant("Sunny."))

@@ -7,34 +7,34 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.core.turn.waits import Lane, Wait, Waiter, Waits, WaitsInCircle
+from gateway.core.turn.waits import QueueName, Wait, Waiter, Waits, WaitsInCircle
 
 DEFAULT = "default"
 
 
 class Stage:
-    """Turns that wait for one another. A name is an agent's; each has a lane `default`."""
+    """Turns that wait for one another. A name is an agent's; each has a queue `default`."""
 
     def __init__(self, ends: ExitStack) -> None:
         self.waits = Waits()
         self._ends = ends
 
-    def turn(self, agent: str, above: Wait | None = None, lane: str | None = DEFAULT) -> Waiter:
-        held = None if lane is None else (agent, lane)
+    def turn(self, agent: str, above: Wait | None = None, queue: str | None = DEFAULT) -> Waiter:
+        held = None if queue is None else (agent, queue)
         return Waiter(agent, held, 0 if above is None else above.by.depth + 1, above)
 
     def ask(self, by: Waiter, agent: str) -> Wait:
-        return self._ends.enter_context(self.waits.begin(by, lane(agent)))
+        return self._ends.enter_context(self.waits.begin(by, queue(agent)))
 
     def refuses(self, by: Waiter, agent: str) -> bool:
         try:
-            with self.waits.begin(by, lane(agent)):
+            with self.waits.begin(by, queue(agent)):
                 return False
         except WaitsInCircle:
             return True
 
 
-def lane(agent: str) -> Lane:
+def queue(agent: str) -> QueueName:
     return agent, DEFAULT
 
 
@@ -46,7 +46,7 @@ def stage() -> Iterator[Stage]:
 
 def test_an_agent_that_asks_itself(stage: Stage) -> None:
     assert stage.refuses(stage.turn("a"), "a")
-    assert stage.refuses(stage.turn("a", lane=None), "a")
+    assert stage.refuses(stage.turn("a", queue=None), "a")
 
 
 def test_a_circle_of_those_who_were_asked(stage: Stage) -> None:
@@ -58,8 +58,8 @@ def test_a_circle_of_those_who_were_asked(stage: Stage) -> None:
     assert not stage.refuses(c, "d")
 
 
-def test_one_that_begins_with_a_turn_that_holds_no_lane(stage: Stage) -> None:
-    b = stage.turn("b", stage.ask(stage.turn("a", lane=None), "b"))
+def test_one_that_begins_with_a_turn_that_holds_no_queue(stage: Stage) -> None:
+    b = stage.turn("b", stage.ask(stage.turn("a", queue=None), "b"))
     assert stage.refuses(b, "a")
     # What others ask of that agent has nothing to do with it.
     assert not stage.refuses(stage.turn("c"), "a")
@@ -78,8 +78,8 @@ def test_three_turns_that_nobody_asked(stage: Stage) -> None:
     assert stage.refuses(c, "a")
 
 
-def test_a_lane_that_somebody_else_holds_in_between(stage: Stage) -> None:
-    """A asks B, which asks C; but C's lane is held by a turn that waits for A's."""
+def test_a_queue_that_somebody_else_holds_in_between(stage: Stage) -> None:
+    """A asks B, which asks C; but C's queue is held by a turn that waits for A's."""
     b = stage.turn("b", stage.ask(stage.turn("a"), "b"))
     stage.ask(stage.turn("c"), "a")
     assert stage.refuses(b, "c")
@@ -98,7 +98,7 @@ def test_side_by_side_is_no_circle(stage: Stage) -> None:
 
 def test_what_is_over_closes_no_circle(stage: Stage) -> None:
     a = stage.turn("a")
-    with stage.waits.begin(a, lane("b")) as wait:
+    with stage.waits.begin(a, queue("b")) as wait:
         b = stage.turn("b", wait)
         assert stage.refuses(b, "a")
     assert len(stage.waits) == 0
@@ -106,8 +106,8 @@ def test_what_is_over_closes_no_circle(stage: Stage) -> None:
     assert not stage.refuses(b, "a")
 
 
-def test_two_conversations_of_one_agent_are_two_lanes(stage: Stage) -> None:
-    elsewhere = stage.turn("a", lane="f00")
+def test_two_conversations_of_one_agent_are_two_queues(stage: Stage) -> None:
+    elsewhere = stage.turn("a", queue="f00")
     stage.ask(elsewhere, "b")
     # Nobody waits for that conversation, so another turn of B may ask A's own.
     assert not stage.refuses(stage.turn("b"), "a")

@@ -143,9 +143,9 @@ class Life:
             agent = await self.world.store.agents.find(self.scope)
             if agent is None:
                 return []
-            line = await self.world.store.append.line(agent, "default", None, None)
-            assert line is not None
-            return list(line.path)
+            own = await self.world.store.append.path(agent, "default", None, None)
+            assert own is not None
+            return list(own.path)
 
         return self.world.gateway.call(read())
 

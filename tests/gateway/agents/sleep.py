@@ -13,7 +13,7 @@ from typing import Any
 from letta_client.types import AgentState
 
 from gateway.settings import ProfileSettings
-from storage.commands import Line, Look
+from storage.commands import Look, OwnPath
 from storage.records import Conversation, JobState, Scope
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -144,13 +144,13 @@ class SleepWorld:
 
         async def write() -> None:
             writer = Writer(store, scope)
-            line, path = await writer.read(), b""
+            own, path = await writer.read(), b""
             for n in range(count):
                 if n:
                     tip = writer.opened.exchange
                     found = Conversation(tip.conversation, "", "default", writer.opened.rev, tip.id)
-                    line = Line(Look(conversation=found, snapshot=writer.opened.snapshot), (tip,))
-                await writer.begin(user(f"Message {n}."), line=line)
+                    own = OwnPath(Look(conversation=found, snapshot=writer.opened.snapshot), (tip,))
+                await writer.begin(user(f"Message {n}."), own=own)
                 path = (await writer.finish(assistant("Yes."), path)).path
 
         asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(60.0)

@@ -262,8 +262,8 @@ def test_a_long_conversation_is_cut_to_its_window_and_costs_the_same(
         found = life.world.statements_of(lambda: life.send("And now?"))
         assert [kind for kind in found if kind != "read"] == [kind for kind in PLAIN if " " in kind]
         # What is read begins where the window does.
-        line = life.world.gateway.call(_line(life))
-        assert len(line.path) < 20
+        own = life.world.gateway.call(_path(life))
+        assert len(own.path) < 20
 
 
 @pytest.mark.sqlite
@@ -284,10 +284,10 @@ def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpst
             assert told.count(f"Tortoise{n} eats") == 1 or not recalled
 
 
-async def _line(life: Life):  # type: ignore[no-untyped-def]
+async def _path(life: Life):  # type: ignore[no-untyped-def]
     agent = await life.world.store.agents.find(life.scope)
     assert agent is not None
-    return await life.world.store.append.line(agent, "default", None, 2000)
+    return await life.world.store.append.path(agent, "default", None, 2000)
 
 
 def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(

@@ -31,7 +31,7 @@ from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import Passes
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import new_conversation_uid
-from gateway.run.memory.line import DEFAULT
+from gateway.run.memory.own_path import DEFAULT
 from gateway.run.memory.queue import QueuePlace, Reservation
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
@@ -65,7 +65,7 @@ class BackgroundRuns:
         self._shows = shows
         # Places of runs that are accepted: the first of a conversation is the next one's, whichever that is.
         self._places: dict[tuple[str, str], deque[Reservation]] = {}
-        self._lines: dict[str, tuple[str, str]] = {}
+        self._queues: dict[str, tuple[str, str]] = {}
         self._performed: set[str] = set()  # whose places are taken already
         self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
         self._passes: dict[str, Passes] = {}
@@ -112,18 +112,18 @@ class BackgroundRuns:
         request = KeptRequest.of(asked, shown, callback).written()
         wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
         # Before it is written: the job may begin in the same moment.
-        line = (agent.uid, name)
-        self._line_up(draft, line, asked.passes)
+        queue = (agent.uid, name)
+        self._enqueue(draft, queue, asked.passes)
         # Where others may perform it, its log begins with that.
         if shown is not None and not self._shared.is_shared:
             self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
         try:
             accepted = await store.runs.accept(wanted)
         except BaseException:
-            self._left(draft, line)
+            self._left(draft, queue)
             raise
         if accepted.uid != draft.uid:
-            self._left(draft, line)
+            self._left(draft, queue)
             return accepted
         if (log := self._logs.get(draft.uid)) is not None:
             self._begin_log(log, accepted)
@@ -146,27 +146,27 @@ class BackgroundRuns:
             # Its conversation was deleted.
             if not run.is_over:
                 await self._end(run, StopReason.ERROR)
-            if (lost := self._lines.get(run.uid)) is not None:
+            if (lost := self._queues.get(run.uid)) is not None:
                 self._left(run, lost)
             return None
-        line = (agent.uid, conversation_of(entry))
-        if run.is_over and run.uid not in self._lines:
+        queue = (agent.uid, conversation_of(entry))
+        if run.is_over and run.uid not in self._queues:
             # A process that is gone has ended it; the places are for those that have not ended.
-            return await self._perform(agent, run, line, QueuePlace(), attempt, tries)
-        self._lines[run.uid] = line
+            return await self._perform(agent, run, queue, QueuePlace(), attempt, tries)
+        self._queues[run.uid] = queue
         self._performed.add(run.uid)
-        reserved = self._next_place(line) or self._keeper.queues.reserve(line)
+        reserved = self._next_place(queue) or self._keeper.queues.reserve(queue)
         try:
             place = await reserved.taken()
-            ended = await self._perform(agent, run, line, place, attempt, tries)
+            ended = await self._perform(agent, run, queue, place, attempt, tries)
         except (StoreError, asyncio.CancelledError):
             # Nobody may come in between before it is taken up, unless it was ended from outside.
             if self._shared.is_shared:
                 # Whoever goes on with it may be elsewhere, and must not find the conversation taken.
                 reserved.drop()
-                reserved = self._keeper.queues.reserve(line)
-            if run.uid in self._lines:
-                self._places.setdefault(line, deque()).appendleft(reserved)
+                reserved = self._keeper.queues.reserve(queue)
+            if run.uid in self._queues:
+                self._places.setdefault(queue, deque()).appendleft(reserved)
             else:
                 reserved.drop()
             raise
@@ -192,7 +192,7 @@ class BackgroundRuns:
             for entry, has_job in page:
                 after = entry.run.id
                 if has_job:
-                    self._line_up(entry.run, (entry.agent_uid, conversation_of(entry)), None)
+                    self._enqueue(entry.run, (entry.agent_uid, conversation_of(entry)), None)
                 else:
                     await self._end(entry.run, StopReason.ERROR)
             if len(page) < _PAGE:
@@ -205,9 +205,9 @@ class BackgroundRuns:
 
         Lets go of those that others have ended.
         """
-        if not self._lines:
+        if not self._queues:
             return
-        known, found, is_all = set(self._lines), set[str](), False
+        known, found, is_all = set(self._queues), set[str](), False
         after = 0
         while not is_all:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
@@ -220,8 +220,8 @@ class BackgroundRuns:
 
     async def _end_lost(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            line = self._lines.get(run.uid)
-            if line is None:
+            queue = self._queues.get(run.uid)
+            if queue is None:
                 continue
             now = self._keeper.now()
             ended = await self._store.runs.end(
@@ -233,12 +233,12 @@ class BackgroundRuns:
             if ended.uid in self._performed:
                 self._let_go(ended)
             else:
-                self._left(ended, line)
+                self._left(ended, queue)
 
     def let_go_of(self, agent: str) -> None:
         """Lets go of the runs of an agent that is deleted, so that nobody waits for them. agent: its uid."""
-        for uid, line in [*self._lines.items()]:
-            if line[0] != agent:
+        for uid, queue in [*self._queues.items()]:
+            if queue[0] != agent:
                 continue
             if (log := self._logs.get(uid)) is not None:
                 log.drop(self._shows.refused(uid, Conflict(DELETED)))
@@ -246,7 +246,7 @@ class BackgroundRuns:
             if is_performed:
                 self._let_go(run)
             else:
-                self._left(run, line)
+                self._left(run, queue)
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""
@@ -289,7 +289,7 @@ class BackgroundRuns:
 
     async def _log_ahead(self, run: Run) -> EventLog | None:
         """Returns the log of a run that an earlier process has left, before this one performs it; None: it has none."""
-        if run.uid not in self._lines or self._shared.is_shared:
+        if run.uid not in self._queues or self._shared.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)
         texts = await self._store.runs.texts(run.agent, run.id, "request")
@@ -298,7 +298,7 @@ class BackgroundRuns:
         log = EventLog(self._store, run, agent.epoch, self._shows)
         await log.go_on(agent.epoch)
         # It may have begun meanwhile, or ended.
-        return self._logs.setdefault(run.uid, log) if run.uid in self._lines else self._logs.get(run.uid)
+        return self._logs.setdefault(run.uid, log) if run.uid in self._queues else self._logs.get(run.uid)
 
     # -- the same send again
 
@@ -333,7 +333,7 @@ class BackgroundRuns:
     # -- one attempt
 
     async def _perform(
-        self, agent: Agent, run: Run, line: tuple[str, str], place: QueuePlace, attempt: int, tries: int
+        self, agent: Agent, run: Run, queue: tuple[str, str], place: QueuePlace, attempt: int, tries: int
     ) -> PerformedRun | None:
         store = self._store
         # It may have been cancelled while it waited.
@@ -347,7 +347,7 @@ class BackgroundRuns:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, StopReason.ERROR)
             else:
-                await self._attempt(agent, found, kept, line[1], place, attempt, log)
+                await self._attempt(agent, found, kept, queue[1], place, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
             found = await self._end(found, StopReason.ERROR)
@@ -432,12 +432,12 @@ class BackgroundRuns:
     def _ended_elsewhere(self, uid: str, row: int) -> None:
         """Stops a run that another process has ended, or lets go of its place."""
         self._runs.stop(row)
-        line = self._lines.get(uid)
-        if line is not None and uid not in self._performed:
-            self._left(Run(row, uid, 0, 0, RunState.COMPLETED, 0.0), line)
+        queue = self._queues.get(uid)
+        if queue is not None and uid not in self._performed:
+            self._left(Run(row, uid, 0, 0, RunState.COMPLETED, 0.0), queue)
 
     def _let_go(self, run: Run) -> None:
-        for kept in (self._lines, self._passes, self._logs):
+        for kept in (self._queues, self._passes, self._logs):
             kept.pop(run.uid, None)
         if (event := self._ends.pop(run.uid, None)) is not None:
             event.set()
@@ -461,26 +461,26 @@ class BackgroundRuns:
             return DEFAULT, 0
         return DEFAULT if found.key == DEFAULT else found.uid, found.id
 
-    def _line_up(self, run: Run, line: tuple[str, str], passes: Passes | None) -> None:
-        self._places.setdefault(line, deque()).append(self._keeper.queues.reserve(line))
-        self._lines[run.uid] = line
+    def _enqueue(self, run: Run, queue: tuple[str, str], passes: Passes | None) -> None:
+        self._places.setdefault(queue, deque()).append(self._keeper.queues.reserve(queue))
+        self._queues[run.uid] = queue
         self._ends[run.uid] = asyncio.Event()
         if passes is not None:
             self._passes[run.uid] = passes
 
-    def _left(self, run: Run, line: tuple[str, str]) -> None:
-        """Takes back what was lined up for a run that will not be performed. Any place of the line will do."""
-        if (place := self._next_place(line, last=True)) is not None:
+    def _left(self, run: Run, queue: tuple[str, str]) -> None:
+        """Takes back what was lined up for a run that will not be performed. Any place of the queue will do."""
+        if (place := self._next_place(queue, last=True)) is not None:
             place.drop()
         self._let_go(run)
 
-    def _next_place(self, line: tuple[str, str], *, last: bool = False) -> Reservation | None:
-        places = self._places.get(line)
+    def _next_place(self, queue: tuple[str, str], *, last: bool = False) -> Reservation | None:
+        places = self._places.get(queue)
         if not places:
             return None
         found = places.pop() if last else places.popleft()
         if not places:
-            del self._places[line]
+            del self._places[queue]
         return found
 
 

@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.errors import BadRequest, UnknownModel
 from gateway.run.agents.registry import Registry
 from gateway.run.background.batches.items import ItemRequest
-from gateway.run.memory.line import DEFAULT
+from gateway.run.memory.own_path import DEFAULT
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings

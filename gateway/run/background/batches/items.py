@@ -39,7 +39,7 @@ from gateway.run.call import form_for
 from gateway.run.memory.fit import fit_rounds
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.line import DEFAULT, as_of, open_write, read_line
+from gateway.run.memory.own_path import DEFAULT, as_of, open_write, read_path
 from gateway.run.memory.prompt import FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.agent import alone_of, asides_of
@@ -243,7 +243,7 @@ class ItemTurns:
         memory = await self._memory(item, request)
         spec = memory.spec
         try:
-            known = await read_line(store, memory, request.messages, self._keeper.settings.idle_s)
+            known = await read_path(store, memory, request.messages, self._keeper.settings.idle_s)
         except NotFound as error:
             raise ItemFailed(GONE) from error
         if item.epoch is not None and known.agent.epoch != item.epoch:
@@ -441,7 +441,7 @@ class ItemTurns:
         )  # fmt: skip
         if outcome is None or not (outcome.full or outcome.text):
             return end
-        known = await read_line(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
+        known = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
         request, notes = opened.memory.request, opened.asked.get("notes", {})
         # The messages that a conversation begins with may have been written by a live turn meanwhile.
         head = opened.asked.get("messages", 0) - len(known.plan.held)

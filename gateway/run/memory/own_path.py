@@ -30,7 +30,7 @@ from gateway.run.memory.known import (
     offer_tools,
 )
 from gateway.run.memory.prompt import Prompt, first_spoken
-from storage.commands import Line, Look, StepOpen
+from storage.commands import Look, OwnPath, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Block, Exchange, Run, Snapshot, State
 from storage.sql.store import Store
@@ -54,7 +54,7 @@ def headed(request: ChatRequest) -> ChatRequest:
     )
 
 
-async def read_line(
+async def read_path(
     store: Store, asked: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
 ) -> Known:
     """Returns what a send goes on from. messages: what came in, as it will be stored.
@@ -68,20 +68,20 @@ async def read_line(
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
         agent = await agent_of(store, asked)
-        line = await _line(store, asked, agent) if agent.id else Line(Look())
-        if line is not None:
+        own = await _find(store, asked, agent) if agent.id else OwnPath(Look())
+        if own is not None:
             break
         agents.forget(scope)
     else:
         raise StoreError("the memory of this agent is being removed")
     # Something of this memory was forgotten since the agent was cached.
-    if agent.id and agent.epoch != line.look.epoch:
-        agent = changed(agent, epoch=line.look.epoch)
+    if agent.id and agent.epoch != own.look.epoch:
+        agent = changed(agent, epoch=own.look.epoch)
         agents.remember(agent)
-    conversation = line.look.conversation
+    conversation = own.look.conversation
     if conversation is None and asked.identity.conversation != DEFAULT:
         raise NotFound("there is no such conversation")
-    path = list(line.path)
+    path = list(own.path)
     unended = None
     if path and path[-1].state is State.OPEN:
         above = path[-2].path if len(path) > 1 else b""
@@ -91,20 +91,20 @@ async def read_line(
     known = Known(
         asked,
         agent,
-        line.look,
+        own.look,
         plan_step(tree, _query(asked, agent, idle_s), None, None),
         tree,
         tuple(path),
         is_plain=False,
         conversation_uid=uid,
-        summaries=line.summaries,
+        summaries=own.summaries,
         unended=unended,
     )
-    blocks = in_order(asked.spec, line.look.blocks) if agent.id else await blocks_of_new(store, asked, agent)
-    seen = edits.view(blocks, line.look.ops, known.path_ids)
+    blocks = in_order(asked.spec, own.look.blocks) if agent.id else await blocks_of_new(store, asked, agent)
+    seen = edits.view(blocks, own.look.ops, known.path_ids)
     has_begun = any(not x.superseded for x in path)
     head = () if has_begun or asked.spec.defined is None else asked.spec.defined.initial_messages
-    return _planned(known, [*head, *messages], line.look.snapshot, seen)
+    return _planned(known, [*head, *messages], own.look.snapshot, seen)
 
 
 def taken_up(known: Known) -> Known:
@@ -121,23 +121,21 @@ async def reread(store: Store, known: Known) -> Known | None:
 
     Raises: StoreError.
     """
-    line = await _line(store, known.asked, known.agent)
-    tips = [path[-1].id if path else None for path in (known.path, line.path if line else ())]
-    if line is None or line.look.conversation is None or tips[0] != tips[1]:
+    own = await _find(store, known.asked, known.agent)
+    tips = [path[-1].id if path else None for path in (known.path, own.path if own else ())]
+    if own is None or own.look.conversation is None or tips[0] != tips[1]:
         return None
-    known = changed(
-        known, look=line.look, path=tuple(line.path), tree=Tree(line.path), summaries=line.summaries
-    )
-    blocks = in_order(known.asked.spec, line.look.blocks)
+    known = changed(known, look=own.look, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries)
+    blocks = in_order(known.asked.spec, own.look.blocks)
     return _planned(known, known.plan.held, known.pinned, blocks)
 
 
-async def _line(store: Store, asked: MemoryRequest, agent: Agent) -> Line | None:
+async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> OwnPath | None:
     name = asked.identity.conversation
     key, uid = (name, None) if name == DEFAULT else (None, name)
     sleeptime = asked.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
-    return await store.append.line(agent, key, uid, asked.target.context_window, turns)
+    return await store.append.path(agent, key, uid, asked.target.context_window, turns)
 
 
 def as_of(known: Known, tip: int | None) -> Known:
