@@ -66,10 +66,10 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
             size += len(chunk)
             if size > json_bytes:
                 break
-        if size <= json_bytes:
+        if 0 < size <= json_bytes:
             await _whole(reply, b"".join(held), sink, receipt)
             return
-        # Too large to hold: from here on it goes as it comes.
+        # Too large to hold: from here on it goes as it comes. Or there is nothing, to a HEAD with the length of a GET.
         _start(reply, sink, receipt)
         await sink.write(b"".join(held))
     # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.

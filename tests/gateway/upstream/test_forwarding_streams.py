@@ -39,12 +39,14 @@ def test_a_reply_leaves_while_it_comes(gateway: Running, upstream: StrictUpstrea
         assert client.read_chunk() == b""
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("method", "kind"), [("GET", "audio/mpeg"), ("HEAD", "audio/mpeg"), ("HEAD", "application/json")]
+)
 def test_a_reply_that_leaves_while_it_comes_has_its_length(
-    gateway: Running, upstream: StrictUpstream, method: str
+    gateway: Running, upstream: StrictUpstream, method: str, kind: str
 ) -> None:
     body = bytes(range(256)) * 1000
-    upstream.queue(raw(body, content_type="audio/mpeg"))
+    upstream.queue(raw(body, content_type=kind))
     with gateway.connect() as client:
         client.request(method, "/v1/audio/voices/v")
         head = client.read_head()
