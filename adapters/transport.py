@@ -137,6 +137,9 @@ class HttpTransport:
                 if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
                     raise
                 response = await send_once()
+            if response.status == 101:
+                response.close()
+                raise HttpProcessingError(message="another protocol, which was not asked for (RFC 9110 7.8)")
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, address.url.authority, times, upload) from error
         return HttpReply(response, times, max_event_bytes, begun, pool.pace)

@@ -387,14 +387,23 @@ async def test_a_done_without_its_blank_line_is_whole(
     assert [(event.raw, event.data) for event in events] == [(b"data: 1\n\n", b"1"), (end, b"[DONE]")]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH, and what somebody said\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: said\r\nConnection: upgrade\r\n\r\nwhat somebody said",
+    ],
+)
 @pytest.mark.parametrize("in_pieces", [False, True])
-async def test_what_is_not_http_is_unreachable(transport: HttpTransport, in_pieces: bool) -> None:
+async def test_what_is_not_http_is_unreachable(
+    transport: HttpTransport, in_pieces: bool, answer: bytes
+) -> None:
     body = b" " * 600_000 if in_pieces else b"{}"
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(len(body))
-        writer.write(b"SSH-2.0-OpenSSH, and what somebody said\r\n")
+        writer.write(answer)
         writer.close()
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
