@@ -232,6 +232,21 @@ def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert not any("### Memory" in str(m["content"]) for m in sent)
 
 
+@pytest.mark.parametrize(
+    "field", [{"llm_config": {"model": "m", "max_tokens": 0}}, {"model_settings": {"max_output_tokens": 0}}]
+)
+def test_most_tokens_of_0_are_no_bound_in_a_file_and_an_error_elsewhere(
+    world: LettaWorld, field: dict[str, Any]
+) -> None:
+    (id,) = bring_in(world, changed(lambda f: agent_of(f).update(field)))
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Yes."})))
+    world.letta.agents.messages.create(id, input="Are you there?")
+    assert "max_tokens" not in world.upstream.last.json
+    with pytest.raises(APIStatusError, match="Expected 'int' >= 1") as refused:
+        world.agent(**field)
+    assert refused.value.status_code == 422
+
+
 def with_source(kind: str, source: str) -> File:
     file = copy.deepcopy(LETTA_FILE)
     file["tools"][2].update(source_type=kind, source_code=source)

@@ -394,6 +394,11 @@ def _definition(
         fields["tool_rules"] = list(map(_rule, rules))
     if "compaction_settings" in fields:
         fields["compaction_settings"] = _compaction(fields["compaction_settings"])
+    for name, most in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
+        said = fields.get(name)
+        # Letta's server takes 0 for no bound.
+        if isinstance(said, dict) and said.get(most) == 0:
+            fields[name] = {**said, most: None}
     config = fields.get("llm_config")
     if own is not None:
         more = {
@@ -402,8 +407,8 @@ def _definition(
         }
         fields |= {name: value for name, value in more.items() if value is not None}
         # Nobody learns from a copy of a user's memory, which is no user's.
-        said = {name: value for name, value in own.mnemogate.items() if name != "learn"}
-        fields["mnemogate"] = {name: value for name, value in said.items() if value is not None}
+        ours = {name: value for name, value in own.mnemogate.items() if name != "learn"}
+        fields["mnemogate"] = {name: value for name, value in ours.items() if value is not None}
         # A window that nobody set is the model's, whatever was shown.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}

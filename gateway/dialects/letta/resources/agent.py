@@ -59,6 +59,7 @@ _SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
+_MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
 SETTINGS_KEPT = kept_beside(*_SETTINGS_TYPES, "provider_type")
 
 
@@ -304,6 +305,8 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             words = " or ".join(each.__name__ for each in allowed)
             raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
+        if name in _MOST_TOKENS and isinstance(value, int) and value < 1:
+            raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
 
 
 def _window_in(config: Mapping[str, Any]) -> int:
