@@ -17,7 +17,8 @@ import orjson
 from msgspec import UNSET, Meta
 
 from gateway.core.text import NUL, without_nul
-from gateway.dialects.letta.error import Fault, Unprocessable, name_of
+from gateway.dialects.letta.choice import choices
+from gateway.dialects.letta.error import Fault, Unprocessable, either, name_of
 from gateway.errors import BadRequest
 
 _VERDICT = "x-verdict"
@@ -90,7 +91,7 @@ def read_texts(data: bytes) -> dict[str, str]:
         found = msgspec.json.decode(data or b"{}", type=dict[str, str])
         return without_nul(found) if NUL in data else found
     except msgspec.ValidationError as error:
-        raise Unprocessable([_fault(str(error), None, ("body",))]) from error
+        raise Unprocessable([_fault(str(error), None, ("body",), None)]) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
 
@@ -105,7 +106,7 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
     try:
         made = msgspec.convert(json, kind, strict=not lax)
     except msgspec.ValidationError as error:
-        raise Unprocessable([_fault(str(error), json, at)]) from error
+        raise Unprocessable([_fault(str(error), json, at, kind)]) from error
     check_refused(made)
     return made
 
@@ -215,7 +216,7 @@ _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _FIELD = re.compile(r"`([^`]+)`")
 
 
-def _fault(message: str, json: Any, at: tuple[str | int, ...]) -> Fault:
+def _fault(message: str, json: Any, at: tuple[str | int, ...], body: type[msgspec.Struct] | None) -> Fault:
     """Makes a fault of msgspec's message, e.g. "Expected `str`, got `int` - at `$.blocks[0].label`"."""
     loc: list[str | int] = [*at]
     found = _AT.search(message)
@@ -234,6 +235,8 @@ def _fault(message: str, json: Any, at: tuple[str | int, ...]) -> Fault:
         kind, message, value = "extra_forbidden", "Extra inputs are not permitted", _child(value, name[1])
     elif message.startswith("Expected"):
         kind = "type_error"
+    elif message.startswith("Invalid") and body is not None and (allowed := choices(body, loc[len(at) :])):
+        kind, message = "enum", f"Input should be {either(allowed)}"
     return Fault(tuple(loc), message.replace("`", "'"), kind, value)
 
 

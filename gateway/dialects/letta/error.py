@@ -13,7 +13,8 @@ import orjson
 from gateway.errors import CallerError, GatewayError
 from storage.value import frozen
 
-_SHOWN = 200  # characters of a value, a name or a sentence that an error repeats
+_SHOWN = 200  # characters of a value or a name that an error repeats
+_SAID = 1000  # of its sentence, which may have the values that a field takes
 
 
 @frozen
@@ -30,7 +31,7 @@ class Fault:
 
     def json(self) -> dict[str, Any]:
         loc = [_cut(each) if isinstance(each, str) else each for each in self.loc]
-        return {"type": self.type, "loc": loc, "msg": _cut(self.msg), "input": _short(self.value)}
+        return {"type": self.type, "loc": loc, "msg": _cut(self.msg, _SAID), "input": _short(self.value)}
 
 
 def name_of(value: Any) -> str:
@@ -39,8 +40,14 @@ def name_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+def either(values: Sequence[str]) -> str:
+    """Returns the values in words: 'a', 'b' or 'c'."""
+    *first, last = map(repr, values)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _cut(text: str, most: int = _SHOWN) -> str:
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def _short(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from msgspec import UNSET, Meta, UnsetType
@@ -64,6 +64,39 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
     assert (fault.loc, fault.type) == (loc, kind)
     body = LettaErrors().body(refusal.value)
     assert b'"detail":[{"type":"' + kind.encode() in body
+
+
+class Rule(Body, tag="first", tag_field="type"):
+    pass
+
+
+class OtherRule(Body, tag="last", tag_field="type"):
+    pass
+
+
+class Choosing(Body):
+    order: Literal["asc", "desc"] | UnsetType | None = UNSET
+    kinds: Annotated[list[Literal["a", "b", "c"]], Meta(max_length=3)] | UnsetType | None = UNSET
+    rules: list[Rule | OtherRule] | UnsetType = UNSET
+    by_name: dict[str, Literal["x"]] | UnsetType = UNSET
+    inner: list[Choosing] | UnsetType = UNSET
+
+
+@pytest.mark.parametrize(
+    ("body", "loc", "words"),
+    [
+        ({"order": "up"}, ("body", "order"), "'asc' or 'desc'"),
+        ({"kinds": ["a", "d"]}, ("body", "kinds", 1), "'a', 'b' or 'c'"),
+        ({"rules": [{"type": "middle"}]}, ("body", "rules", 0, "type"), "'first' or 'last'"),
+        ({"by_name": {"k": "y"}}, ("body", "by_name", "..."), "'x'"),
+        ({"inner": [{}, {"order": "x" * 500}]}, ("body", "inner", 1, "order"), "'asc' or 'desc'"),
+    ],
+)
+def test_a_choice_says_what_there_is_to_choose(body: Any, loc: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(Unprocessable) as refusal:
+        convert(body, Choosing, ("body",))
+    (fault,) = refusal.value.faults
+    assert (fault.loc, fault.type, fault.msg) == (loc, "enum", f"Input should be {words}")
 
 
 def test_a_long_value_is_not_repeated_whole() -> None:

@@ -71,7 +71,7 @@ def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | N
     if kind == "voice_sleeptime":
         return convert(config, VoiceSleeptimeConfig, _AT)
     raise Unprocessable(
-        [Fault((*_AT, "manager_type"), "Expected 'sleeptime' or 'voice_sleeptime'", "enum", kind)]
+        [Fault((*_AT, "manager_type"), "Input should be 'sleeptime' or 'voice_sleeptime'", "enum", kind)]
     )
 
 

@@ -70,7 +70,7 @@ def server_of(config: dict[str, Any]) -> McpServerDefinition:
         raise BadRequest("The transport by events is not spoken: use streamable_http.", param="config")
     if kind != "streamable_http":
         raise Unprocessable(
-            [Fault((*_AT, "mcp_server_type"), "Expected 'streamable_http' or 'stdio'", "enum")]
+            [Fault((*_AT, "mcp_server_type"), "Input should be 'streamable_http' or 'stdio'", "enum", kind)]
         )
     http = convert(config, StreamableHttpConfig, _AT)
     return McpServerDefinition(http.server_url, header=given(http).get("auth_header"))
