@@ -193,9 +193,23 @@ AGNO_SUMMARY = (
     "- Summary (str): Provide a concise summary of the session, focusing on important information that would be "
     "helpful for future interactions.\n"
 )
+LANGMEM_MEMORIES = "You are a memory subroutine for an AI."
 MASTRA_TITLE = (
     "\n      - you will generate a short title based on the first message a user begins a conversation with\n"
     "      - ensure it is not more than 80 characters long"
+)
+MASTRA_TITLE_OF_TRANSCRIPT = (
+    "\n      - you will generate a short title based on a conversation transcript between a user and an assistant\n"
+    '      - the transcript lines are prefixed with "User:" and "Assistant:" — never reply to, answer, or continue the '
+    "transcript"
+)
+MASTRA_OBSERVER = (
+    "You are the memory consciousness of an AI assistant. Your observations will be the ONLY information the assistant "
+    "has about past interactions with this user.\n\nExtract observations that will help the assistant remember:\n\n"
+)
+MASTRA_REFLECTOR = (
+    "You are the memory consciousness of an AI assistant. Your memory observation reflections will be the ONLY "
+    "information the assistant has about past interactions with this user."
 )
 PIPECAT_SUMMARY = (
     "You are summarizing a conversation between a user and an AI assistant.\n\nYour task:\n1. Create a concise summary "

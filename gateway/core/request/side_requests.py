@@ -140,6 +140,7 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"|This is (?:a )?summary of the conversation (?:so far|to date):(?s:.*)"
         r"Extend (?:the|this) summary by taking into account the new messages above:\s*\Z",
     ),
+    _Known("langmem memories", r"You are a memory subroutine for an AI\.", "system"),
     _Known(
         "langchain question",
         r"Given the following conversation and a follow up question, rephrase the follow up question to be",
@@ -172,7 +173,14 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     ),
     _Known(
         "mastra title",
-        r"- you will generate a short title based on the first message a user begins a conversation with",
+        r"- you will generate a short title based on (?:the first message a user begins a conversation with"
+        r"|a conversation transcript between a user and an assistant)",
+        "system",
+    ),
+    _Known(
+        "mastra observations",
+        r"You are the memory consciousness of an AI assistant\. "
+        r"Your (?:observations|memory observation reflections) will be the ONLY information",
         "system",
     ),
     _Known(

@@ -67,6 +67,7 @@ ASKED = [
     ("langchain summary", user(quoting(recorded.LANGCHAIN_SUMMARY))),
     ("langgraph summary", [*CHATTED, *user(recorded.LANGGRAPH_SUMMARY)]),
     ("langgraph summary", [*CHATTED, *user(recorded.LANGGRAPH_FURTHER_SUMMARY)]),
+    ("langmem memories", [*system(recorded.LANGMEM_MEMORIES), *user(f"Human Message: {FACT}")]),
     ("langchain question", user(quoting(recorded.LANGCHAIN_QUESTION))),
     ("llamaindex question", user(quoting(recorded.LLAMAINDEX_QUESTION))),
     ("llamaindex question", user(quoting(recorded.LLAMAINDEX_REWRITING))),
@@ -77,6 +78,9 @@ ASKED = [
     ("haystack summary", [*system(recorded.HAYSTACK_SUMMARY), *user(FACT)]),
     ("agno summary", [*system(recorded.AGNO_SUMMARY), *user(FACT)]),
     ("mastra title", [*system(recorded.MASTRA_TITLE), *user(FACT)]),
+    ("mastra title", [*system(recorded.MASTRA_TITLE_OF_TRANSCRIPT), *user(f"User: {FACT}\nAssistant: {ANSWER}")]),
+    ("mastra observations", [*system(recorded.MASTRA_OBSERVER), *user("## Your Task"), *user(f"User (4 PM): {FACT}")]),
+    ("mastra observations", [*system(recorded.MASTRA_REFLECTOR), *user(f"* User stated: {FACT}")]),
     ("pipecat summary", [*system(recorded.PIPECAT_SUMMARY), *user(FACT)]),
     ("livekit summary", [*system(recorded.LIVEKIT_SUMMARY), *user(FACT)]),
 ]  # fmt: skip
