@@ -314,8 +314,7 @@ def _check_config(arguments: argparse.Namespace) -> None:
     for make in (make_providers, background_route, make_embedder):
         make(settings)
     database = check_database(settings)
-    is_keyed = database.is_keyed or (database.can_own and settings.server.key is not None)
-    check_door(settings, is_keyed, can_check=database.can_own)
+    check_door(settings, database.is_keyed or settings.server.key is not None)
     for note in database.notes:
         print(f"mnemogate: {note}", file=sys.stderr)
     if database.fault is not None:

@@ -54,11 +54,9 @@ def may_be_keyed(settings: Settings) -> bool:
 class DatabaseFindings:
     """A database as the start would find it. fault: why memory would not work, in words.
 
-    can_own: the process could take the file, even if it does not work. is_keyed: there are gateway keys, or nobody can
-    know. notes: what else is worth knowing, in words.
+    is_keyed: there are gateway keys, or nobody can know. notes: what else is worth knowing, in words.
     """
 
-    can_own: bool = True
     is_keyed: bool = True
     is_open: bool = False
     fault: str | None = None
@@ -72,9 +70,6 @@ def check_database(settings: Settings) -> DatabaseFindings:
     path = settings.database.path
     try:
         check_place(path)
-    except Unavailable as error:
-        return DatabaseFindings(can_own=False, is_keyed=False, fault=error.message)
-    try:
         found = inspect(path)
     except Unavailable as error:
         return DatabaseFindings(fault=error.message)

@@ -112,8 +112,6 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
 
 async def _work(settings: Settings, limits: Limits | None) -> int:
     store = await _open_store(settings)
-    if store is None:
-        raise SettingsError(f"{named_in(settings)}: the database cannot be opened")
     app = Gateway(settings, store, limits=limits)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -155,12 +153,10 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     admin = AdminFile(settings.database.path) if settings.database.url is None else None
     token = None if admin is None else admin.token
     app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
-    if store is None:
-        app.readiness.checks["store"] = lambda: "unavailable"
     server = make_server(
         app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys), limits
     )
-    if store is not None and admin is not None:
+    if admin is not None:
         _tell_command_line(admin, local)
         # Where the file could not be written, or was taken away with the database, it is written now.
         store.database.when_recovered(partial(_tell_command_line, admin, local))
@@ -179,8 +175,8 @@ def _tell_command_line(admin: AdminFile, address: str) -> None:
         _log.error("the command line will not find this process: %s", error)
 
 
-async def _open_store(settings: Settings, address: str | None = None) -> Store | None:
-    """Opens the store; None: not even its lock can be had, and chat goes on without memory.
+async def _open_store(settings: Settings, address: str | None = None) -> Store:
+    """Opens the store, which need not work yet: chat goes on without memory.
 
     Raises: SettingsError; GatewayError: another process has the file, perhaps a command that soon ends.
     """
@@ -188,46 +184,38 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store |
         return await open_database(settings, address)
     except Owned as error:
         raise GatewayError(f"{named_in(settings)}: {error.message}") from error
-    except Unavailable as error:
-        _log.error("serving without memory: %s", error.message)
-        return None
     except StoreError as error:
         raise SettingsError(f"{named_in(settings)}: {error.message}") from error
 
 
-async def _check_keys(settings: Settings, store: Store | None) -> bool:
+async def _check_keys(settings: Settings, store: Store) -> bool:
     """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
     key = settings.server.key
     try:
-        if store is not None and key is not None:
+        if key is not None:
             await install_key(store, key)
-        has_keys = store is not None and await store.keys.has_any()
+        has_keys = await store.keys.has_any()
     except Unavailable as error:
-        # Damaged or locked: it may come back, and then gets the key. Until then, callers from elsewhere are refused
-        # (see Guard).
+        # It may come back, and then gets the key. Until then, callers from elsewhere are refused (see Guard).
         _log.error("serving without memory: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
-    check_door(settings, has_keys, can_check=store is not None)
+    check_door(settings, has_keys)
     return has_keys
 
 
-def check_door(settings: Settings, has_keys: bool, *, can_check: bool) -> None:
-    """Refuses to serve other machines without keys. can_check: the database can be asked for them.
-
-    Raises: SettingsError: there are none, or nobody can check one.
-    """
-    if has_keys or is_loopback(settings.server.host):
-        return
-    why = "it has no keys. Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
-    if not can_check:
-        why = f"no key can be checked, since the database cannot be opened ({named_in(settings)})."
-    raise SettingsError(f"server.host: {settings.server.host!r} would open this gateway to others, and {why}")
+def check_door(settings: Settings, has_keys: bool) -> None:
+    """Raises: SettingsError: without keys, the gateway would serve other machines."""
+    if not (has_keys or is_loopback(settings.server.host)):
+        raise SettingsError(
+            f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
+            "Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
+        )
 
 
-def _announce(settings: Settings, store: Store | None, url: str, local: str, has_keys: bool) -> None:
+def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: bool) -> None:
     names = ", ".join(f"{each.name} ({_described(each)})" for each in settings.upstreams)
     model = example_model(settings)
-    is_kept = store is not None and store.health.ok
+    is_kept = store.health.ok
     trouble = "" if is_kept else " cannot be used (the log says why); until it can, nothing is remembered"
     lines = [
         f"Mnemogate listens on {url}",

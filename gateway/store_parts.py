@@ -85,6 +85,7 @@ class StoreParts:
     async def start(self, profiles: Sequence[AgentSpec], *, works: bool) -> list[asyncio.Task[None]]:
         """Takes up what an earlier process left, and starts the tasks, which run until they are cancelled.
 
+        Where the store does not work yet, that is taken up as soon as it does.
         profiles: of the settings. works: jobs are performed here, besides made due.
         """
         tasks: list[asyncio.Task[None]] = []
@@ -92,10 +93,24 @@ class StoreParts:
         leases = self._agents.keeper.leases
         if leases.is_needed:
             tasks.append(asyncio.create_task(leases.run()))
-        await follow_settings(self._store, leases, profiles, self._now())
-        await self._agents.recover()
-        await self.runs.recover()
+        if self._store.health.ok:
+            await self._take_up(profiles)
+        else:
+            tasks.append(asyncio.create_task(self._take_up_late(profiles)))
         tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
         if works:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
         return tasks + self._services.start(works=works)
+
+    async def _take_up_late(self, profiles: Sequence[AgentSpec]) -> None:
+        works = asyncio.Event()
+        self._store.database.when_recovered(works.set)
+        if not self._store.health.ok:
+            await works.wait()
+        await self._take_up(profiles)
+
+    async def _take_up(self, profiles: Sequence[AgentSpec]) -> None:
+        # Runs come first, before this process has any that it could take for one of those.
+        await self._agents.recover()
+        await self.runs.recover()
+        await follow_settings(self._store, self._agents.keeper.leases, profiles, self._now())

@@ -164,14 +164,14 @@ class SqliteDatabase:
         limits: WriterLimits | None,
         connect: Callable[[DatabaseFile], sqlite3.Connection],
     ) -> None:
-        self._lock = lock
+        self._target, self._lock = target, lock
         self._listeners: list[Callable[[], None]] = []
         self._told: list[Callable[[Told], None]] = []
         self.path = target.path
         self._watch = watch = Watch()
         self.writer = Writer(
             target.path,
-            lambda: watch.over(connect(target)),
+            lambda: watch.over(self._take(connect)),
             watch,
             told=self._tell,
             limits=limits,
@@ -195,29 +195,32 @@ class SqliteDatabase:
     ) -> Self:
         """Takes the file, brings it to the present schema, and opens it.
 
-        A database that cannot be used for now (full, locked, read-only, damaged) does not stop the start: `health`
-        says so, everything raises the named error, and it comes back by itself. address: where this process serves,
-        for whoever is refused the file. factory: of connections, for tests that count statements. connect: how the
-        writing connection is made, `connect_current` unless a test puts a fault there.
+        A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not there)
+        does not stop the start: `health` says so, everything raises the named error, and it comes back by itself.
+        address: where this process serves, for whoever is refused the file. factory: of connections, for tests that
+        count statements. connect: how the writing connection is made, `connect_current` unless a test puts a fault
+        there.
 
-        Raises: Owned, TooNew, Foreign; ReadOnly or Broken when not even the lock file can be made.
+        Raises: Owned, TooNew, Foreign.
         """
         target = DatabaseFile(_real(path), synchronous, busy_timeout_ms, factory)
-        lock = Lock.acquire(target.path, address)
-        _make_private(target.path)
+        lock = Lock(target.path, address)
         try:
             database = cls(target, lock, limits, connect or connect_current)
             await database.writer.start()
-            database.reader.open()
+            if lock.is_held:
+                database.reader.open()
         except BaseException:
             lock.release()
             raise
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        self._check()
         return self.reader.run(partial(_driven, operation), deadline_ms=deadline_ms)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
+        self._check()
         return await self.long_reader.run(partial(_driven, operation), deadline_ms=deadline_ms)
 
     def write(
@@ -267,6 +270,17 @@ class SqliteDatabase:
         await self.long_reader.close()
         await self.writer.close(timeout_s)
         self._lock.release()
+
+    def _take(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
+        """Opens a writing connection to a file that is ours from then on. Raises: Owned, and what `connect` raises."""
+        self._lock.take()
+        _make_private(self.path)
+        return connect(self._target)
+
+    def _check(self) -> None:
+        """Refuses to read a file that may be another process's. Raises: Unavailable: why it is not ours."""
+        if not self._lock.is_held:
+            raise self.writer.fault
 
     def _tell(self, told: Told) -> None:
         for function in self._told:

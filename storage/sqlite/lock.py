@@ -7,6 +7,7 @@ A program started by the owner does not inherit the descriptor.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -32,15 +33,32 @@ class LockOwner:
 
 
 class Lock:
-    """A lock that is held from `acquire` to `release` or the end of the process."""
+    """The lock of one database, held from `take` to `release` or the end of the process. is_held: by this one."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
+    def __init__(self, database: str | Path, address: str | None = None) -> None:
+        """address: where this process serves, for whoever is refused."""
+        self._database, self._address = str(database), address
+        self._descriptor: int | None = None
+        self.is_held = False
 
     @classmethod
     def acquire(cls, database: str | Path, address: str | None = None) -> Lock:
-        """Takes the lock. Raises: Owned, with what the owner wrote; ReadOnly, Broken: there can be no lock file."""
-        path = lock_path(database)
+        """Returns the lock, which is held. Raises: as `take`."""
+        lock = cls(database, address)
+        lock.take()
+        return lock
+
+    def take(self) -> None:
+        """Takes the lock, unless it is held. One whose file was taken away, with the database, is no lock any more.
+
+        Raises: Owned, with what the owner wrote; ReadOnly, Broken: there can be no lock file.
+        """
+        path = lock_path(self._database)
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(path), os.fstat(self._descriptor)):
+                    return
+            self.release()
         descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             for attempt in range(_TRIES):
@@ -50,10 +68,10 @@ class Lock:
                 except BlockingIOError:
                     if attempt == _TRIES - 1:
                         owner = _read(descriptor)
-                        raise Owned(str(database), owner.pid, owner.address) from None
+                        raise Owned(self._database, owner.pid, owner.address) from None
                     time.sleep(_PAUSE_S)
             # The owner says who it is, for whoever is refused. The file is cut last, so that no reader finds it empty.
-            data = orjson.dumps({"pid": os.getpid(), "address": address})
+            data = orjson.dumps({"pid": os.getpid(), "address": self._address})
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))
         except OSError as error:
@@ -62,11 +80,11 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+        self._descriptor, self.is_held = descriptor, True
 
     def release(self) -> None:
         """Gives the lock back. Idempotent."""
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor, self._descriptor, self.is_held = self._descriptor, None, False
         if descriptor is not None:
             os.close(descriptor)
 

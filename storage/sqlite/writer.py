@@ -230,6 +230,11 @@ class Writer:
         self._wal_bytes = self._wal_size()
 
     @property
+    def fault(self) -> Unavailable:
+        """The error for whoever asks while nothing can be written."""
+        return Closed(f"{self._path} is closed") if self._fault is None else self._fault.again()
+
+    @property
     def health(self) -> StoreHealth:
         return StoreHealth(
             status=self.status,
@@ -290,7 +295,7 @@ class Writer:
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
         """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
         if self._driver is None:
-            raise self._fault.again() if self._fault else Closed(f"{self._path} is closed")
+            raise self.fault
         while not self._log_free.is_set():
             await self._log_free.wait()
         self._log_free.clear()

@@ -279,12 +279,9 @@ def test_check_config_asks_the_database_for_keys_and_makes_none(
     assert main(["check-config"]) == 2
     monkeypatch.setenv("MNEMOGATE_KEY", "mg-0123456789abcdefghijklmnopqrstuv")
     assert main(["check-config"]) == 0
-    capsys.readouterr()
-    for key in ("mg-0123456789abcdefghijklmnopqrstuv", ""):  # without one there may be some in the database
-        monkeypatch.setenv("MNEMOGATE_KEY", key)
-        for arguments in (["check-config"], ["serve", "--port", "0"]):
-            assert main([*arguments, "--db", "nowhere/m.db"]) == 2
-            assert "no key can be checked" in capsys.readouterr().err
+    # Where nobody knows whether there are keys, the gateway waits for its database and lets nobody in.
+    monkeypatch.delenv("MNEMOGATE_KEY")
+    assert main(["check-config", "--db", "nowhere/m.db"]) == 0
 
 
 def test_the_version_is_a_flag_too(capsys: Out) -> None:

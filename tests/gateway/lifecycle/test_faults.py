@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import shutil
@@ -367,18 +368,64 @@ def test_a_damaged_message_costs_the_recall_of_its_memory(upstream: StrictUpstre
 
 
 @pytest.mark.sqlite
-def test_a_database_that_can_never_be_opened_is_said_in_health(
+def test_a_database_whose_directory_comes_later_is_waited_for(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    database = tmp_path / "no" / "such" / "directory" / "m.db"
-    with serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway:
+    """As a volume that is not mounted yet. There is no place for the lock file either."""
+    folder = tmp_path / "volume"
+    with serving(tmp_path, "--db", str(folder / "m.db"), "--upstream", upstream.base_url) as gateway:
         ready = gateway.ask("GET", "/health/ready")
-        assert (ready.status, ready.json) == (200, {"status": "degraded", "store": "unavailable"})
+        assert (ready.status, ready.json) == (200, {"status": "degraded", "store": "broken"})
         body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
+
+        def post(headers: dict[str, str]) -> RawReply:
+            return gateway.ask("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+
         for headers, status in (({}, 200), (STRICT, 503), (APPEND, 503)):
-            reply = gateway.ask("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+            reply = post(headers)
             assert reply.status == status
             assert status != 200 or reply.headers["x-mnemogate-memory"] == "unavailable"
+        folder.mkdir()
+        assert wait_until(lambda: bool(gateway.ask("GET", "/health/ready").json["store"] == "ok"))
+        assert durable(post({}))
+        refused = command("serve", "--db", str(folder / "m.db"), where=tmp_path)
+        assert (refused.returncode, f"process {gateway.child.pid}" in refused.stderr) == (1, True)
+        listed = command("users", "--db", str(folder / "m.db"), where=tmp_path)
+        assert "--user=alice" in listed.stdout
+
+
+@pytest.mark.sqlite
+def test_a_start_without_its_database_takes_up_later_what_there_was(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "volume", tmp_path / "unmounted"
+    folder.mkdir()
+    arguments = ("--db", str(folder / "m.db"), "--upstream", upstream.base_url)
+    profile = '[[profiles]]\nname = "helper"\nmodel = "m"\n[[profiles.blocks]]\nlabel = "human"\nlimit = {}\n'
+    body = {"model": "agent/helper", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
+    with serving(tmp_path, *arguments, settings=profile.format(100)) as gateway:
+        assert gateway.ask("POST", "/v1/chat/completions", json.dumps(body).encode()).status == 200
+        made = gateway.ask("POST", "/v1/agents/", b'{"model": "openai/m", "name": "ann"}').json["id"]
+        sent = gateway.ask("POST", f"/v1/agents/{made}/messages", b'{"input": "Hi"}')
+        assert sent.status == 200, sent.body
+        gateway.kill()
+    with contextlib.closing(sqlite3.connect(folder / "m.db")) as connection, connection:
+        connection.execute("UPDATE runs SET state = 'running'")  # as if it had been killed in the middle
+    folder.rename(elsewhere)
+    with serving(tmp_path, *arguments, settings=profile.format(200)) as gateway:
+        elsewhere.rename(folder)
+
+        def runs() -> list[str]:
+            reply = gateway.ask("GET", "/v1/runs/")
+            return [each["status"] for each in reply.json] if reply.status == 200 else []
+
+        def limits() -> set[int]:
+            with contextlib.closing(sqlite3.connect(folder / "m.db")) as connection:
+                found = connection.execute("SELECT lim FROM blocks WHERE label = 'human'")
+                return {limit for (limit,) in found}
+
+        assert wait_until(lambda: runs() == ["failed"])
+        assert wait_until(lambda: limits() == {200})
 
 
 @pytest.mark.sqlite

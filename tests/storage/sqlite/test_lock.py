@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from storage.errors import Owned
+from gateway.core.memory.rules import RULES
+from storage.errors import Broken, Owned
+from storage.open import open_store as make_store
 from storage.sqlite.lock import Lock, LockOwner, owner_of
 from storage.sqlite.migration import load_migrations, migrate
 
@@ -91,6 +93,38 @@ def test_a_program_started_by_the_owner_does_not_hold_the_lock(path: Path) -> No
     ):
         lock.release()
         Lock.acquire(path).release()
+
+
+def test_a_lock_whose_file_was_taken_away_is_taken_anew(path: Path) -> None:
+    lock = Lock.acquire(path)
+    Path(f"{path}.lock").unlink()  # with its directory, that is
+    other = Lock.acquire(path)
+    with pytest.raises(Owned):
+        lock.take()
+    assert not lock.is_held
+    other.release()
+    lock.take()
+    assert lock.is_held
+    assert owner_of(path) is not None
+    lock.release()
+
+
+async def test_nothing_is_read_of_a_file_that_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "m.db"
+    store = await make_store(path, RULES)
+    assert store.health.status == "broken"
+    with pytest.raises(Broken, match=r"m\.db\.lock cannot be opened"):
+        await store.keys.has_any()
+    path.parent.mkdir()
+    other = Lock.acquire(path, "127.0.0.1:9")
+    assert not await store.database.writer.recover()
+    with pytest.raises(Broken, match=r"in use by process .* serving 127\.0\.0\.1:9"):
+        await store.keys.has_any()
+    assert not path.exists()
+    other.release()
+    assert await store.database.writer.recover()
+    assert not await store.keys.has_any()
+    await store.close()
 
 
 async def test_the_store_holds_the_lock_for_its_life(open_store: Any, path: Path) -> None:

@@ -191,10 +191,10 @@ class BackgroundRuns:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
             for entry, has_job in page:
                 after = entry.run.id
-                if has_job:
-                    self._enqueue(entry.run, (entry.agent_uid, conversation_of(entry)), None)
-                else:
+                if not has_job:
                     await self._end(entry.run, StopReason.ERROR)
+                elif entry.run.uid not in self._queues:  # else it began before the store had come back for us
+                    self._enqueue(entry.run, (entry.agent_uid, conversation_of(entry)), None)
             if len(page) < _PAGE:
                 break
         # So that each stands in its queue.
