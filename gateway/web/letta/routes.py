@@ -230,8 +230,14 @@ def uid_in(kind: str, id: str) -> str:
     """Returns the uid that an id names. Raises: UnknownId."""
     uid = ids.uid_of(kind, id)
     if uid is None:
-        raise UnknownId(f"There is no {kind} {id!r}.")
+        raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {id!r}.")
     return uid
+
+
+# What an id names, where its first part is not the word, or the store has another one: an archive is a memory to it.
+_NOUNS = {
+    "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
+}  # fmt: skip
 
 
 def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
@@ -242,7 +248,8 @@ def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
             id = asked.name_of(uid[1])
             is_place = id.count("-") == 2
             kind = id.partition("-")[0]
-            message = f"there is no {kind} {id!r}" if is_place else message.replace(uid[0], repr(id))
+            noun = kind if is_place else _NOUNS.get(kind)
+            message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
         return UnknownId(f"{message[:1].upper()}{message[1:]}.")
     if isinstance(error, OverLimit):
         return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="value")

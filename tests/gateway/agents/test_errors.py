@@ -47,6 +47,29 @@ def test_what_is_not_there_is_named_as_the_caller_names_it(world: LettaWorld, pa
     assert f"'{id}'" in error["detail"]
 
 
+@pytest.mark.parametrize(
+    ("path", "id", "noun"),
+    [
+        ("/v1/mcp-servers/{}", f"mcp_server-{UID}", "MCP server"),
+        ("/v1/mcp-servers/{}", "x", "MCP server"),
+        ("/v1/folders/{}", f"source-{UID}", "folder"),
+        ("/v1/folders/{}", "x", "folder"),
+        ("/v1/conversations/{}", f"conv-{UID}", "conversation"),
+        ("/v1/archives/?agent_id={}", f"agent-{UID}", "agent"),
+        ("/v1/agents/{agent}/archives/attach/{}", f"archive-{UID}", "archive"),
+    ],
+)
+def test_what_is_not_there_is_called_what_it_would_be(
+    world: LettaWorld, path: str, id: str, noun: str
+) -> None:
+    method = "PATCH" if "attach" in path else "GET"
+    answer = world.ask(method, path.format(id, agent=world.agent().id))
+    assert answer == (404, {"detail": f"There is no {noun} {id!r}."})
+    search = {"query": "x", "archive_id": f"archive-{UID}"}
+    answer = world.ask("POST", "/v1/passages/search", search)
+    assert answer == (404, {"detail": f"There is no archive 'archive-{UID}'."})
+
+
 def test_what_a_body_names_is_named_so_as_well(world: LettaWorld) -> None:
     for field, id in (("block_ids", f"block-{UID}"), ("tool_ids", f"tool-{UID}")):
         status, error = world.ask("POST", "/v1/agents/", {"model": "openai/m", field: [id]})
