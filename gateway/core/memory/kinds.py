@@ -62,7 +62,7 @@ class AgentKind:
 
     tools: those of the gateway's own that it begins with. has_rules: rules for these as well. clears: each turn of the
     user begins with an empty window. most_messages, least_messages: of its window; None: no such bound.
-    speaks_ahead: the model says something ahead of a tool.
+    filler: what is said ahead of a tool where nobody says what.
     """
 
     style: Literal["reply", "message"]
@@ -71,7 +71,7 @@ class AgentKind:
     clears: bool = False
     most_messages: int | None = None
     least_messages: int | None = None
-    speaks_ahead: bool = False
+    filler: Literal["model", "none"] = "none"
 
 
 KINDS: Mapping[str, AgentKind] = MappingProxyType(
@@ -80,7 +80,7 @@ KINDS: Mapping[str, AgentKind] = MappingProxyType(
         "react_agent": AgentKind("reply"),
         "sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
         "voice_convo_agent": AgentKind(
-            "reply", ("search_memory",), most_messages=30, least_messages=15, speaks_ahead=True
+            "reply", ("search_memory",), most_messages=30, least_messages=15, filler="model"
         ),
         "voice_sleeptime_agent": AgentKind("reply", _SLEEPING, has_rules=True, clears=True),
         "memgpt_agent": AgentKind("message", (*_TALKING, *_CORE), has_rules=True),

@@ -225,7 +225,7 @@ class Registry:
             context_window=defined.context_window,
             offers_tools=bool(tools),
             rebuilds=defined.rebuilds,
-            filler=filler_of(defined.filler or ("model" if kind.speaks_ahead else None)),
+            filler=filler_of(defined.filler or kind.filler),
             uid=found.uid,
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),
