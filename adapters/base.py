@@ -225,9 +225,9 @@ class BatchProvider(Protocol):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        """Returns the id of the batch that was made of a part, None if there is none. known: ids of other parts.
+        """Returns the id of the batch that was made of a part; None: there is none, and nothing is left of its making.
 
-        Raises: ProviderUnsure: a batch that is under way may be it; ask again.
+        known: ids of other parts. Raises: ProviderUnsure: a batch that is under way may be it; ask again.
         """
 
     async def poll(self, id: str) -> PartState: ...

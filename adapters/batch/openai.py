@@ -74,8 +74,8 @@ class OpenAIBatches:
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         with lines, self._translated():
-            name = f"{part.mark}.jsonl"
-            file = await self._client.files.create(file=(name, lines, "application/jsonl"), purpose="batch")
+            given = (_name(part), lines, "application/jsonl")
+            file = await self._client.files.create(file=given, purpose="batch")
         try:
             with self._translated():
                 made = await self._client.batches.create(
@@ -102,7 +102,17 @@ class OpenAIBatches:
                     return batch.id
                 if batch.created_at < part.since - _EARLY_S:
                     break
+        await self._delete_upload(part)
         return None
+
+    async def _delete_upload(self, part: BatchPart) -> None:
+        """Deletes the files of a part of which no batch was made."""
+        with suppress(ProviderError), self._translated():
+            async for file in self._client.files.list(purpose="batch", order="desc", limit=_PAGE):
+                if file.created_at < part.since - _EARLY_S:
+                    break
+                if file.filename == _name(part):
+                    await self._client.files.delete(file.id)
 
     async def poll(self, id: str) -> PartState:
         try:
@@ -144,8 +154,13 @@ class OpenAIBatches:
         await self._quietly(self._client.batches.cancel(id))
 
     async def discard(self, id: str) -> None:
-        with self._translated():
-            batch = await self._client.batches.retrieve(id)
+        try:
+            with self._translated():
+                batch = await self._client.batches.retrieve(id)
+        except ProviderRefused as error:
+            if error.status == 404:
+                return
+            raise
         for file in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
             if file:
                 await self._quietly(self._client.files.delete(file))
@@ -168,6 +183,10 @@ class OpenAIBatches:
         import openai
 
         return translated(openai, self._now)
+
+
+def _name(part: BatchPart) -> str:
+    return f"{part.mark}.jsonl"
 
 
 def _result(line: Json) -> PartResult:

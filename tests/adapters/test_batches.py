@@ -306,6 +306,18 @@ async def test_refused(kind: str) -> None:
         assert not bench.batches.batches
 
 
+async def test_a_file_of_which_no_batch_was_made_is_deleted() -> None:
+    async with bench_of("openai") as bench:
+        await bench.submit("a-1", mark="another")
+        bench.batches.refuse_create = [(503, "Busy.")]
+        with pytest.raises(ProviderRefused, match="Busy"):
+            await bench.submit("b-1", mark="own")
+        server: Any = bench.server
+        assert [each["filename"] for each in server.shown] == ["another.jsonl", "own.jsonl"]
+        assert await bench.provider.find(part(1, "own"), {"b-1"}) is None
+        assert [each["filename"] for each in server.shown] == ["another.jsonl"]
+
+
 async def test_refused_as_a_whole() -> None:
     async with bench_of("openai") as bench:
         bench.batches.rejects = "The file is malformed."

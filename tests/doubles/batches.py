@@ -85,9 +85,9 @@ class BatchServer:
 
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
     the next results, then the connection is lost. garbage: stands before all results. drop_create: the next batch is
-    made and its maker never told. refuse_create: (status, words) for the next ones. rejects: words of a batch that
-    fails as a whole. room: so many requests of one model may be under way, of all batches; one with more fails as a
-    whole. polls: how often a batch was asked for.
+    made and its maker never told. refuse_create, refuse_delete: (status, words) for the next ones. rejects: words of a
+    batch that fails as a whole. room: so many requests of one model may be under way, of all batches; one with more
+    fails as a whole. polls: how often a batch was asked for.
     """
 
     key: ClassVar[str]
@@ -101,6 +101,7 @@ class BatchServer:
         self.garbage = b""
         self.drop_create = False
         self.refuse_create: list[tuple[int, str]] = []
+        self.refuse_delete: list[tuple[int, str]] = []
         self.rejects: str | None = None
         self.room: int | None = None
         self.polls = 0
@@ -239,18 +240,23 @@ def _missing(what: str) -> Any:
 
 
 class OpenAIBatchServer(BatchServer):
-    """`/v1/files` and `/v1/batches`. files: by their ids. deleted: ids of those that are gone."""
+    """`/v1/files` and `/v1/batches`. files: by their ids. deleted: ids of those that are gone.
+
+    shown: the files that are there, as they are listed, oldest first.
+    """
 
     key = "batch"
 
     def __init__(self, answer: Answers = ok, *, held: bool = False) -> None:
         super().__init__(answer, held=held)
         self.files: dict[str, bytes] = {}
+        self.shown: list[Json] = []
         self.deleted: list[str] = []
 
     def routes(self) -> list[Route]:
         return [
             self.route("POST", "/v1/files", self._upload),
+            self.route("GET", "/v1/files", self._list_files),
             self.route("GET", "/v1/files/{id}/content", self._content),
             self.route("DELETE", "/v1/files/{id}", self._delete),
             self.route("POST", "/v1/batches", self._create),
@@ -280,12 +286,16 @@ class OpenAIBatchServer(BatchServer):
         id = f"file-{len(self.files) + 1}"
         self.files[id] = parts["file"].value
         size = len(parts["file"].value)
-        return JSONResponse(
-            {
-                "id": id, "object": "file", "bytes": size, "created_at": int(time.time()), "filename": name,
-                "purpose": "batch", "status": "processed",
-            }
-        )  # fmt: skip
+        file = {
+            "id": id, "object": "file", "bytes": size, "created_at": int(time.time()), "filename": name,
+            "purpose": "batch", "status": "processed",
+        }  # fmt: skip
+        self.shown.append(file)
+        return JSONResponse(file)
+
+    async def _list_files(self, request: Request) -> Response:
+        assert (request.query_params["purpose"], request.query_params["order"]) == ("batch", "desc")
+        return self._page(request, [*reversed(self.shown)], 10_000)
 
     async def _create(self, request: Request) -> Response:
         if self.refuse_create:
@@ -359,12 +369,14 @@ class OpenAIBatchServer(BatchServer):
         }  # fmt: skip
 
     async def _list(self, request: Request) -> Response:
-        found = [*reversed(self.batches)]
+        return self._page(request, [self._shown(each) for each in reversed(self.batches)], 100)
+
+    def _page(self, request: Request, found: list[Json], most: int) -> Response:
         if after := request.query_params.get("after"):
-            found = found[1 + [each.id for each in found].index(after) :]
+            found = found[1 + [each["id"] for each in found].index(after) :]
         limit = int(request.query_params.get("limit", 20))
-        assert 1 <= limit <= 100
-        page = [self._shown(each) for each in found[:limit]]
+        assert 1 <= limit <= most
+        page = found[:limit]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
         return JSONResponse({"object": "list", "data": page, "has_more": len(found) > limit, **ends})
 
@@ -385,7 +397,10 @@ class OpenAIBatchServer(BatchServer):
 
     async def _delete(self, request: Request) -> Response:
         id = request.path_params["id"]
+        if self.refuse_delete:
+            return self.refused(*self.refuse_delete.pop(0))
         self.deleted.append(id)
+        self.shown = [each for each in self.shown if each["id"] != id]
         return JSONResponse({"id": id, "object": "file", "deleted": True})
 
 
@@ -495,6 +510,8 @@ class AnthropicBatchServer(BatchServer):
 
     async def _delete(self, request: Request) -> Response:
         batch = self.find(request.path_params["id"])
+        if self.refuse_delete:
+            return self.refused(*self.refuse_delete.pop(0))
         if batch.status == "in_progress":
             return self.refused(400, "Cancel it first.")
         self.deleted.append(batch.id)
