@@ -70,6 +70,13 @@ class Scene:
             self.wait()
         return found
 
+    def until_rest(self) -> None:
+        """Waits until no batch has anything left to be done."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.world.world.query("SELECT kind FROM jobs WHERE kind = 'batch'"):
+            assert time.monotonic() < deadline
+            self.wait()
+
     def wait(self) -> None:
         """Lets the time pass after which a provider is asked again."""
         self.world.world.clock.sleep(1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from gateway.run.background.batches import accept, parts
 from gateway.run.background.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
-from tests.doubles.batches import Fate
+from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.upstream import Gate, say
-from tests.gateway.agents.test_batches import MODELS, PATH, PATIENCE_S, Json, append, asked, results, scene
+from tests.gateway.agents.test_batches import MODELS, PATH, Json, append, asked, results, scene
 
 pytestmark = pytest.mark.both
 
@@ -224,6 +223,102 @@ def test_what_is_refused_is_not_left_with_the_provider(
         assert set(s.openai.files) <= set(s.openai.deleted)
 
 
+def test_a_file_whose_batch_could_not_be_made_is_not_left_there(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.openai.refuse_create = [(503, "Busy.")] * 3
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        assert len(s.openai.files) == 4
+        s.until_rest()
+        assert s.openai.shown == []
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        server.refuse_delete = [(503, "Busy.")] * 3
+        batch = s.post(s.agents(2, model))
+        # The batch does not wait for that.
+        assert s.ended(batch)["counts"]["completed"] == 2
+        s.until_rest()
+        kept = (
+            {server.batches[0].id}
+            if model != "open/m"
+            else {*s.openai.files, f"file-out-{s.openai.batches[0].id}"}
+        )
+        assert kept <= set(server.deleted)
+
+
+def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with scene(tmp_path) as s:
+        s.openai.refuse_delete = [(503, "Busy.")] * 100
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        s.until_rest()
+        assert len(s.openai.refuse_delete) == 92
+    assert f"keeps {s.openai.batches[0].id}" in caplog.text
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_key_that_is_put_right_in_time_goes_on(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path, held=True) as s:
+        server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(server.batches) == 1)
+        server.finish()
+        with monkeypatch.context() as meanwhile:
+            polls = revoke(server, meanwhile)
+            for _ in range(20):
+                clock.sleep(10_000.0)
+                many = len(polls)
+                s.until(batch, lambda _, many=many: len(polls) > many)
+        assert s.ended(batch)["counts"]["completed"] == 2
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_key_that_stays_revoked_fails_the_items(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_SILENCE_S", 20.0)
+    with scene(tmp_path, held=True) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        batch = s.post([*s.agents(2, model), *s.agents(1, "up/m")])
+        s.until(batch, lambda _: len(server.batches) == 1)
+        polls = revoke(server, monkeypatch)
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (2, 1)
+        assert s.items(batch)[0]["error"].endswith("errors, the last one: The key was revoked.")
+        assert len(polls) > 20
+
+
+def test_tries_of_one_thing_are_not_counted_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 7
+        stream, asked = s.openai.stream, list[int]()
+
+        def gone(lines: list[Any]) -> Response:
+            asked.append(len(lines))
+            return s.openai.refused(404, "No such File object.") if len(asked) < 8 else stream(lines)
+
+        monkeypatch.setattr(s.openai, "stream", gone)
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+
+
+def revoke(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has a server refuse all. Returns what it is asked."""
+    asked = list[str]()
+
+    def unauthorised(request: Request) -> Response:
+        asked.append(request.url.path)
+        return server.refused(401, "The key was revoked.")
+
+    monkeypatch.setattr(server, "unauthorised", unauthorised)
+    return asked
+
+
 def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
     """An account may have so many tokens waiting, of all its batches together."""
     with scene(tmp_path) as s:
@@ -379,8 +474,5 @@ def test_calls_of_the_gateways_own_stop_with_a_cancel(
         s.world.upstream.arrived(local.AT_ONCE).wait_sync()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         gate.open()
-        deadline = time.monotonic() + PATIENCE_S
-        while s.world.world.query("SELECT kind FROM jobs WHERE kind = 'batch'"):
-            assert time.monotonic() < deadline
-            s.wait()
+        s.until_rest()
         assert s.get(batch)["counts"]["cancelled"] == 10

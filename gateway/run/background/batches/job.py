@@ -19,7 +19,7 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchProvider, PartResult
-from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused
+from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Count
@@ -32,7 +32,14 @@ from gateway.run.background.batches.items import (
     expired,
 )
 from gateway.run.background.batches.outcomes import ItemOutcomes, Work
-from gateway.run.background.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, cause
+from gateway.run.background.batches.parts import (
+    TRIES,
+    Miss,
+    PartDraft,
+    PartJournal,
+    ProviderPart,
+    cause,
+)
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
@@ -147,6 +154,7 @@ class _Attempt:
         # What is answered makes room for those that wait.
         for part in sorted(self.parts.open, key=lambda part: part.id is None):
             await self._serve(part)
+        await self._clear()
         until_more = await self._submit_ready()
         waits = [self._wait(part) for part in self.parts.open]
         if until_more is not None:
@@ -175,7 +183,8 @@ class _Attempt:
     async def give_up(self) -> None:
         """Fails all items that have not ended, and ends the job."""
         await self._end_open(RunState.FAILED, StopReason.ERROR)
-        await self._finish()
+        await self._end(BatchState.COMPLETED)
+        await self.job.finish()
 
     async def _end_open(self, state: RunState, stop: str) -> None:
         end, at = self.jobs.store.batches.end_page, self.jobs.now()
@@ -185,7 +194,14 @@ class _Attempt:
     # -- the end
 
     async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
-        """Ends the job, and the batch unless it is over; has its maker called back."""
+        """Ends the batch, and the job. Raises: Postponed: providers keep something still."""
+        await self._end(state)
+        if (wait_s := await self._clear()) is not None:
+            raise Postponed("its providers delete what they keep", wait_s)
+        await self.job.finish()
+
+    async def _end(self, state: BatchState) -> None:
+        """Ends the batch once, unless it is over; has its maker called back."""
         store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
         effects = [store.batches.finish(self.batch.id, state, at)]
         if callback is not None:
@@ -202,7 +218,7 @@ class _Attempt:
             for effect in effects:
                 await effect(connection)
 
-        await self.job.finish(end)
+        await self.job.jobs.journal(self.job.job, "end", b"{}", end)
         await self._say()
 
     async def _stop(self) -> None:
@@ -212,35 +228,30 @@ class _Attempt:
         waits = list[float]()
         for part in self.parts.open:
             provider = self.jobs.providers.get(part.upstream)
-            try:
-                if provider is not None and not await self._stopped(part, provider):
-                    waits.append(self._wait(part))
-                    continue
-            except ProviderError as error:
-                _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
-                if part.tries < TRIES:
-                    await self.parts.failed(part, refused=False)
-                    waits.append(self._wait(part))
-                    continue
-            await self.parts.over(part, self.jobs.now())
+            if provider is not None and not await self._stopped(part, provider):
+                waits.append(self._wait(part))
+            else:
+                await self.parts.over(part, self.jobs.now())
         if waits:
             raise Postponed("its providers stop", min(waits))
         await self._finish(self.batch.state)
 
     async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        if part.id is None:
-            found = await self._find(part, provider)
-            if found is None:
+        """Has a provider stop. Returns whether it has, or is asked no more."""
+        try:
+            if part.id is None:
+                found = await self._find(part, provider)
+                if found is None:
+                    return True
+                await self.parts.made(part, found)
+            assert part.id is not None
+            if (await provider.poll(part.id)).is_over:
                 return True
-            await self.parts.made(part, found)
-        assert part.id is not None
-        state = await provider.poll(part.id)
-        if not state.is_over:
             await provider.cancel(part.id)
-            return False
-        if not state.is_gone:
-            await provider.discard(part.id)
-        return True
+        except ProviderError as error:
+            _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
+            return await self._is_enough(part, "unstopped")
+        return False
 
     async def _say(self) -> None:
         counts = await self.jobs.store.batches.counts(self.batch.id)
@@ -273,17 +284,29 @@ class _Attempt:
         try:
             if part.id is not None or await self._adopt(part, provider):
                 await self._read(part, provider)
+        except ProviderUnsure as error:
+            _log.info("batch %s: %s: %s", self._name, part.upstream, cause(error))
         except ProviderError as error:
             _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
-            gone = _GONE if part.id is not None else _REFUSED
-            is_for_good = isinstance(error, ProviderGarbled) or (
-                isinstance(error, ProviderRefused) and error.status in gone
-            )
-            if not is_for_good:
-                return
-            await self._refused(part, error.message, is_sure=False)
-            if part.is_over and part.id is not None:
-                await self._discard(part.id, part, provider)
+            await self._missed(part, error)
+
+    async def _missed(self, part: ProviderPart, error: ProviderError) -> None:
+        """Gives a part up whose provider has said for good that it is lost, or has said nothing for too long."""
+        gone = _GONE if part.id is not None else _REFUSED
+        is_for_good = isinstance(error, ProviderGarbled) or (
+            isinstance(error, ProviderRefused) and error.status in gone
+        )
+        words = error.message
+        if not is_for_good:
+            miss: Miss = "unheard"
+            words = f"For three days the provider gave nothing but errors, the last one: {words}"
+        else:
+            miss = "unfound" if part.id is None else "unread"
+        if await self._is_enough(part, miss):
+            await self._give_up(part, words)
+
+    async def _is_enough(self, part: ProviderPart, miss: Miss) -> bool:
+        return await self.parts.missed(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
@@ -369,14 +392,11 @@ class _Attempt:
         if not state.is_over:
             return
         await self.outcomes.done()
-        id = part.id
         if state.is_too_much and not state.has_results:
             await self._too_much(part, state.words)
-            await self._discard(id, part, provider)
             return
         if state.words and not state.has_results:
             await self._refused(part, state.words, is_sure=True)
-            await self._discard(id, part, provider)
             return
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
@@ -385,7 +405,6 @@ class _Attempt:
         async for page in self._pages(part.number):
             await self._settle([(item, partial(self._answered, item, left)) for item in page])
         await self.parts.over(part, self.jobs.now())
-        await self._discard(id, part, provider)
 
     async def _read_results(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
         """Takes results; what there was before they broke off as well. Raises: ProviderError."""
@@ -401,11 +420,26 @@ class _Attempt:
             raise
         await self._take(part, page)
 
-    async def _discard(self, id: str, part: ProviderPart, provider: BatchProvider) -> None:
-        try:
-            await provider.discard(id)
-        except ProviderError as error:
-            _log.info("batch %s: %s keeps its files: %s", self._name, part.upstream, cause(error))
+    async def _clear(self) -> float | None:
+        """Has providers delete what they keep of parts that are done with. Returns the seconds until the next try."""
+        waits = list[float]()
+        for part in self.parts.parts:
+            provider = self.jobs.providers.get(part.upstream)
+            for made, id in part.kept.items():
+                wait_s = part.delete_s(self.jobs.now(), self.jobs.settings.poll_s)
+                if wait_s > 0:
+                    waits.append(wait_s)
+                    continue
+                try:
+                    if provider is not None:
+                        await provider.discard(id)
+                except ProviderError as error:
+                    _log.warning("batch %s: %s keeps %s: %s", self._name, part.upstream, id, cause(error))
+                    if not await self._is_enough(part, "undeleted"):
+                        waits.append(part.delete_s(self.jobs.now(), self.jobs.settings.poll_s))
+                        continue
+                await self.parts.deleted(part, made)
+        return min(waits, default=None)
 
     async def _lost(self, part: ProviderPart, *, is_ours: bool) -> None:
         """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""

@@ -3,16 +3,18 @@
 part-<n>        it is about to be made: of what, and under which mark
 made-<n>-<m>    the provider's id of it; m: how often it was refused before, each time under another mark
 failed-<n>-<t>  it could not be submitted, for the t-th time, and is not until a time that the provider named
+<miss>-<n>-<t>  something else about it failed for the t-th time (`Miss`)
 over-<n>        when all of its results were read, or the provider's queue had no room for it
+gone-<n>-<m>    the provider keeps nothing of what was made any more
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 import orjson
 
@@ -23,9 +25,14 @@ from gateway.run.background.worker import JobContext
 from storage.batches import GivenItem
 from storage.sql.store import Store
 
-TRIES = 8  # of submitting a part
+TRIES = 8  # of one thing about a part
 _GROWTH = 10  # the longest wait between two polls, in first ones
 _PATIENCE_S = 86_400.0  # as long as a provider takes for a part
+_SILENCE_S = 3 * 86_400.0  # chosen: a key that is refused from Friday on is noticed on Monday
+
+# A provider says that what was submitted is not to be looked for, or that there are no results; it gives no answer at
+# all; it does not stop; it does not delete what it keeps.
+Miss = Literal["unfound", "unread", "unheard", "unstopped", "undeleted"]
 
 
 @dataclass(slots=True)
@@ -68,8 +75,9 @@ class ProviderPart:
     """A part. at: seconds since the epoch when it was thought of.
 
     tries: how often it could not be submitted; refusals: how often of these the provider refused it.
-    until: when it may be tried again, as the provider said. over_at: when it was over; None: it is not.
-    no_room: the provider's queue had no room for it.
+    until: when it may be tried again, as the provider said. misses: when something else failed, oldest first.
+    made: the provider's ids of it, by the refusals before each; deleted: those of which it keeps nothing.
+    over_at: when it was over; None: it is not. no_room: the provider's queue had no room for it.
     """
 
     number: int
@@ -78,16 +86,32 @@ class ProviderPart:
     mark: str
     at: float
     count: int
-    id: str | None = None
     tries: int = 0
     refusals: int = 0
     until: float = 0.0
+    misses: dict[Miss, list[float]] = field(default_factory=dict)
+    made: dict[int, str] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
     over_at: float | None = None
     no_room: bool = False
 
     @property
     def is_over(self) -> bool:
         return self.over_at is not None
+
+    @property
+    def id(self) -> str | None:
+        """The provider's id of it; None: there is none yet, or it was refused."""
+        return self.made.get(self.refusals)
+
+    @property
+    def kept(self) -> Mapping[int, str]:
+        """What of `made` is done with, and not yet deleted by the provider."""
+        return {
+            m: id
+            for m, id in self.made.items()
+            if m not in self.deleted and (self.is_over or m < self.refusals)
+        }
 
     @property
     def wanted(self) -> BatchPart:
@@ -97,6 +121,11 @@ class ProviderPart:
         """Returns the seconds until its provider is asked again: the longer it took so far, the longer they are."""
         wait = min(_GROWTH * first_s, max(first_s, (now - self.at) / _GROWTH))
         return wait if self.id is not None else max(wait, self.until - now)
+
+    def delete_s(self, now: float, first_s: float) -> float:
+        """Returns the seconds until its provider is asked again to delete what it keeps: each time twice as many."""
+        missed = self.misses.get("undeleted")
+        return missed[-1] + first_s * 2.0 ** len(missed) - now if missed else 0.0
 
 
 @dataclass(slots=True)
@@ -119,8 +148,15 @@ class PartJournal:
                 part.tries += 1
                 part.refusals += failure["refused"]
                 part.until = failure.get("until", 0.0)
-            made = journal.get(f"made-{part.number}-{part.refusals}")
-            part.id = None if made is None else made["id"]
+            for m in range(part.refusals + 1):
+                if (made := journal.get(f"made-{part.number}-{m}")) is not None:
+                    part.made[m] = made["id"]
+                if f"gone-{part.number}-{m}" in journal:
+                    part.deleted.add(m)
+            for miss in get_args(Miss):
+                times = part.misses[miss] = []
+                while (missed := journal.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
+                    times.append(missed["at"])
             if (over := journal.get(f"over-{part.number}")) is not None:
                 part.over_at, part.no_room = over.get("at", 0.0), bool(over.get("no_room"))
             found.parts.append(part)
@@ -141,7 +177,7 @@ class PartJournal:
 
     async def made(self, part: ProviderPart, id: str) -> None:
         await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
-        part.id = id
+        part.made[part.refusals] = id
 
     async def failed(self, part: ProviderPart, *, refused: bool, until: float = 0.0) -> None:
         """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark.
@@ -150,9 +186,18 @@ class PartJournal:
         """
         await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused, "until": until})
         part.tries, part.until = part.tries + 1, until
-        if refused:
-            part.refusals += 1
-            part.id = None
+        part.refusals += refused
+
+    async def missed(self, part: ProviderPart, miss: Miss, at: float, first_s: float) -> bool:
+        """Writes down that something about a part has failed. Returns whether that is often or long enough."""
+        times = part.misses.setdefault(miss, [])
+        await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
+        times.append(at)
+        return _lasted(times, first_s) >= _SILENCE_S if miss == "unheard" else len(times) >= TRIES
+
+    async def deleted(self, part: ProviderPart, made: int) -> None:
+        await self._write(f"gone-{part.number}-{made}", {})
+        part.deleted.add(made)
 
     async def over(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
@@ -175,8 +220,7 @@ class PartJournal:
 
     def is_patient(self, part: ProviderPart, now: float, first_s: float) -> bool:
         """Returns whether a part that found no room is asked for again: for a day, without the time of no asking."""
-        crowded = [*_crowded(self._queue(part)), now]
-        return sum(min(b - a, 2 * _GROWTH * first_s) for a, b in pairwise(crowded)) < _PATIENCE_S
+        return _lasted([*_crowded(self._queue(part)), now], first_s) < _PATIENCE_S
 
     def waiting(self, part: ProviderPart) -> list[ProviderPart]:
         """Returns the parts that wait for room in the queue in which a part is, and itself."""
@@ -201,6 +245,11 @@ def _crowded(queue: Sequence[ProviderPart]) -> list[float]:
     over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)
+
+
+def _lasted(times: Sequence[float], first_s: float) -> float:
+    """Returns the seconds between the first of some failures and the last, without the time of no asking."""
+    return sum(min(b - a, 2 * _GROWTH * first_s) for a, b in pairwise(times))
 
 
 def cause(error: ProviderError) -> str:
