@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import orjson
 
-from adapters.base import BatchProvider, PartResult
+from adapters.base import BatchProvider
 from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
@@ -26,12 +26,10 @@ from gateway.metrics import Count
 from gateway.run.background.batches.items import (
     GONE,
     Composed,
-    Ending,
     ItemFailed,
     ItemTurns,
-    expired,
 )
-from gateway.run.background.batches.outcomes import ItemOutcomes, Work
+from gateway.run.background.batches.outcomes import ItemOutcomes
 from gateway.run.background.batches.parts import (
     TRIES,
     Miss,
@@ -40,33 +38,23 @@ from gateway.run.background.batches.parts import (
     ProviderPart,
     cause,
 )
+from gateway.run.background.batches.results import INTERNAL, PAGE, PartResults
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
-from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack, ItemWrite
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack
 from storage.database import Connection
 from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-PAGE: Final = 50  # items of one transaction
-_ERRORS: Final = 2  # requests of an item that may fail one after the other
-_EXPIRIES: Final = 3
 FAULTS: Final = 8  # attempts that end with an error of ours
-MISSING: Final = "The provider's results say nothing of this item."
-# Of items of which the results say nothing, by what became of their part.
-_LEFT: Final = {
-    "errored": MISSING,
-    "expired": "The provider did not answer it in time.",
-    "cancelled": "The batch was cancelled at its provider.",
-}
 _GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
 # Of a part that is looked for: a key that is no longer taken, or a server that cannot say what it has.
 _REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
-INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 
 @dataclass(eq=False)
@@ -100,7 +88,8 @@ class BatchJobs:
         batch = await self.store.batches.find(None, job.job.key)
         parts = await PartJournal.load(job, self.store)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
-        attempt = _Attempt(self, job, batch, parts, outcomes)
+        results = PartResults(self.store, self.turns, batch, outcomes)
+        attempt = _Attempt(self, job, batch, parts, outcomes, results)
         try:
             await attempt.run()
         except Postponed as error:
@@ -139,6 +128,7 @@ class _Attempt:
     batch: Batch
     parts: PartJournal
     outcomes: ItemOutcomes
+    results: PartResults
 
     async def run(self) -> None:
         try:
@@ -342,7 +332,7 @@ class _Attempt:
 
     async def _custom_ids(self, part: ProviderPart) -> set[str]:
         found: set[str] = set()
-        async for page in self._pages(part.number):
+        async for page in self.results.pages(part.number):
             found |= {f"{item.run.uid}-{item.sent}" for item in page if item.run is not None}
         return found
 
@@ -366,17 +356,8 @@ class _Attempt:
 
     async def _give_up(self, part: ProviderPart, words: str) -> None:
         """Fails the items of a part that cannot be submitted."""
-        await self._fail_all(part, ItemFailed(words, StopReason.UPSTREAM_ERROR))
+        await self.results.fail(part, ItemFailed(words, StopReason.UPSTREAM_ERROR))
         await self.parts.over(part, self.jobs.now())
-
-    async def _fail_all(self, part: ProviderPart, failure: ItemFailed) -> None:
-        async for page in self._pages(part.number):
-            await self._settle([(item, partial(self._failed, item, failure)) for item in page])
-
-    async def _settle(self, works: Sequence[Work]) -> None:
-        """Writes what becomes of items, those of busy conversations as well."""
-        await self.outcomes.settle(works)
-        await self.outcomes.done()
 
     async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
@@ -384,7 +365,7 @@ class _Attempt:
         state = await provider.poll(part.id)
         if state.has_results:
             try:
-                await self._read_results(part, provider.results(part.id))
+                await self.results.take(part, provider.results(part.id))
             except ProviderGarbled:
                 await self.outcomes.done()
                 if await self.jobs.store.batches.in_part(self.batch.id, part.number):
@@ -400,25 +381,9 @@ class _Attempt:
             return
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
-            await self._lost(part, is_ours=state.is_gone and not provider.is_durable)
-        left = PartResult("", state.left, words=_LEFT[state.left])
-        async for page in self._pages(part.number):
-            await self._settle([(item, partial(self._answered, item, left)) for item in page])
+            await self.results.again(part, is_ours=state.is_gone and not provider.is_durable)
+        await self.results.take_left(part, state.left)
         await self.parts.over(part, self.jobs.now())
-
-    async def _read_results(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
-        """Takes results; what there was before they broke off as well. Raises: ProviderError."""
-        page: dict[str, PartResult] = {}
-        try:
-            async for result in results:
-                page[result.custom_id] = result
-                if len(page) >= PAGE:
-                    await self._take(part, page)
-                    page = {}
-        except ProviderError:
-            await self._take(part, page)
-            raise
-        await self._take(part, page)
 
     async def _clear(self) -> float | None:
         """Has providers delete what they keep of parts that are done with. Returns the seconds until the next try."""
@@ -441,16 +406,6 @@ class _Attempt:
                 await self.parts.deleted(part, made)
         return min(waits, default=None)
 
-    async def _lost(self, part: ProviderPart, *, is_ours: bool) -> None:
-        """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""
-        async for page in self._pages(part.number):
-            again = [
-                ItemBack(each, each.errors, each.expiries + (not is_ours))
-                for each in page
-                if is_ours or each.expiries + 1 < _EXPIRIES
-            ]
-            await self.outcomes.write(again)
-
     async def _too_much(self, part: ProviderPart, words: str) -> None:
         """Makes two smaller parts of a part for which there is no room."""
         _log.info("batch %s: the queue of %s has no room for a part", self._name, part.upstream)
@@ -464,7 +419,7 @@ class _Attempt:
             await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
         ]
         places = iter([each.number for each in halves for _ in range(each.count)])
-        async for page in self._pages(part.number):
+        async for page in self.results.pages(part.number):
             await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(places)) for i in page])
         await self.parts.over(part, now, no_room=True)
 
@@ -535,17 +490,17 @@ class _Attempt:
             if len(line) > provider.most_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:
-            await self.outcomes.settle([(item, partial(self._failed, item, error))])
+            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, error))])
             return None
         except ProviderRefused as error:
             refused = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
-            await self.outcomes.settle([(item, partial(self._failed, item, refused))])
+            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, refused))])
             return None
         except StoreError:
             raise
         except Exception:
             _log.exception("batch %s: an item could not be composed", self._name)
-            await self.outcomes.settle([(item, partial(self._failed, item, ItemFailed(INTERNAL)))])
+            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
             return None
         return (
             composed,
@@ -568,57 +523,7 @@ class _Attempt:
         for n in range(0, len(items), PAGE):
             await self.job.commit(give(part.number, items[n : n + PAGE], self.jobs.now()))
 
-    # -- what came back
-
-    async def _take(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
-        """Takes results; those that were taken before say nothing new."""
-        works: list[Work] = []
-        for custom_id, result in page.items():
-            uid, _, sent = custom_id.rpartition("-")
-            item = await self.jobs.store.batches.item(self.batch.id, uid)
-            if item is not None and item.part == part.number and sent == str(item.sent):
-                works.append((item, partial(self._answered, item, result)))
-        await self.outcomes.settle(works)
-
-    async def _answered(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
-        """Returns what becomes of an item by a result."""
-        words = result.words
-        try:
-            match result.outcome:
-                case "succeeded":
-                    return await self.jobs.turns.take(item, result.body)
-                case "errored" if result.is_transient and item.errors + 1 < _ERRORS:
-                    return ItemBack(item, item.errors + 1, item.expiries)
-                case "errored":
-                    failure = ItemFailed(words, StopReason.UPSTREAM_ERROR)
-                case "expired" if item.expiries + 1 < _EXPIRIES:
-                    return ItemBack(item, item.errors, item.expiries + 1)
-                case "expired":
-                    failure = expired(words)
-                case _:
-                    failure = ItemFailed(words, StopReason.CANCELLED, RunState.CANCELLED)
-        except ItemFailed as error:
-            failure = error
-        except StoreError:
-            raise
-        except Exception:
-            _log.exception("batch %s: a result could not be taken", self._name)
-            failure = ItemFailed(INTERNAL)
-        return await self._failed(item, failure)
-
-    async def _failed(self, item: BatchItem, failure: ItemFailed) -> ItemWrite | Ending:
-        return await self.jobs.turns.give_up(item, failure)
-
-    # -- items
-
-    async def _pages(self, part: int) -> AsyncIterator[list[BatchItem]]:
-        """Yields the items that are in a part, and may leave it meanwhile."""
-        after = 0
-        while page := await self.jobs.store.batches.items(self.batch.id, part=part, after=after, limit=PAGE):
-            after = page[-1].id
-            yield page
-
     async def _items(self, part: int) -> AsyncIterator[BatchItem]:
-        async for page in self._pages(part):
+        async for page in self.results.pages(part):
             for item in page:
                 yield item

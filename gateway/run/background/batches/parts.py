@@ -106,7 +106,7 @@ class ProviderPart:
 
     @property
     def kept(self) -> Mapping[int, str]:
-        """What of `made` is done with, and not yet deleted by the provider."""
+        """The ids of `made` that are done with, and not yet deleted by the provider."""
         return {
             m: id
             for m, id in self.made.items()
