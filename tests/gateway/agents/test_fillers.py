@@ -280,6 +280,13 @@ def test_other_kinds_of_agents_have_it_where_they_are_told_to(world: LettaWorld)
         assert ("pre_exec_msg" in str(world.upstream.last.json["tools"])) is has
 
 
+@pytest.mark.parametrize(("kind", "filler"), [("voice_convo_agent", "model"), ("letta_v1_agent", "none")])
+def test_an_agent_shows_the_filler_that_is_in_force(world: LettaWorld, kind: str, filler: str) -> None:
+    asked = {"name": "ann", "model": "openai/m", "agent_type": kind}
+    _, made = world.ask("POST", "/v1/agents", asked)
+    assert made["mnemogate"]["filler"] == filler
+
+
 def test_an_agent_that_speaks_by_a_tool_needs_none_ahead_of_it(world: LettaWorld) -> None:
     world.ask(
         "POST",

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
+from gateway.core.memory.kinds import KINDS
 from gateway.dialects.letta.body import (
     HOSTED,
     KEPT,
@@ -416,6 +417,7 @@ def agent_json(
         "mnemogate": {
             "rebuild": "always" if definition.rebuilds else "free",
             **{name: getattr(definition, ours) for name, ours in _OWN.items()},
+            "filler": definition.filler or KINDS.get(definition.kind, KINDS[DEFAULT_TYPE]).filler,
         },
     }
 
