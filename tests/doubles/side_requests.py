@@ -193,6 +193,15 @@ AGNO_SUMMARY = (
     "- Summary (str): Provide a concise summary of the session, focusing on important information that would be "
     "helpful for future interactions.\n"
 )
+STRANDS_SUMMARY = (
+    "You are a conversation summarizer. Provide a concise summary of the conversation history.\n\n"
+    "Format Requirements:\n- You MUST create a structured and concise summary in bullet-point format."
+)
+ADK_SUMMARY = (
+    "The following is a conversation history between a user and an AI agent. It may or may not start from a compacted "
+    "history. Please identify and reiterate the user request, summarize the context so far, focusing on key decisions "
+    "made and information obtained, as well as any unresolved questions or tasks. \n\nuser: {question}"
+)
 LANGMEM_MEMORIES = "You are a memory subroutine for an AI."
 MASTRA_TITLE = (
     "\n      - you will generate a short title based on the first message a user begins a conversation with\n"

@@ -172,6 +172,16 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "system",
     ),
     _Known(
+        "strands summary",
+        r"You are a conversation summarizer\. Provide a concise summary of the conversation history\.",
+        "system",
+    ),
+    _Known(
+        "adk summary",
+        r"The following is a conversation history between a user and an AI agent\. It may or may not start from a "
+        r"compacted history\.",
+    ),
+    _Known(
         "mastra title",
         r"- you will generate a short title based on (?:the first message a user begins a conversation with"
         r"|a conversation transcript between a user and an assistant)",

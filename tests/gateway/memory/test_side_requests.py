@@ -77,6 +77,8 @@ ASKED = [
     ("llamaindex summary", [*system(recorded.LLAMAINDEX_SUMMARY), *user(FACT)]),
     ("haystack summary", [*system(recorded.HAYSTACK_SUMMARY), *user(FACT)]),
     ("agno summary", [*system(recorded.AGNO_SUMMARY), *user(FACT)]),
+    ("strands summary", [*system(recorded.STRANDS_SUMMARY), *CHATTED, *user("Please summarize this conversation.")]),
+    ("adk summary", user(quoting(recorded.ADK_SUMMARY))),
     ("mastra title", [*system(recorded.MASTRA_TITLE), *user(FACT)]),
     ("mastra title", [*system(recorded.MASTRA_TITLE_OF_TRANSCRIPT), *user(f"User: {FACT}\nAssistant: {ANSWER}")]),
     ("mastra observations", [*system(recorded.MASTRA_OBSERVER), *user("## Your Task"), *user(f"User (4 PM): {FACT}")]),
