@@ -113,7 +113,7 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
         snapshot,
         ended.edits,
         ended.evicted,
-        **contents(plan, ended),
+        **contents(plan, ended, plan.hush),
     )
 
 

@@ -118,7 +118,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(amendments),
         tuple(held),
         heard,
-        hush=_find_hush(tree, e, messages, len(held)),
+        hush=_find_hush(tree, e, messages, len(held), _rivals(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=appending),
         appending=appending,
@@ -214,6 +214,16 @@ def _rivals(tree: Tree, anchor: Exchange | None, conversation: int | None) -> li
     return [] if conversation is None else tree.roots(conversation)
 
 
+def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
+    """Returns the indices of messages in front of its last one that another request at its place has kept."""
+    kept: set[int] = set()
+    for x in rivals:
+        n = len(x.inputs)
+        if n < len(e.inputs) and x.inputs == e.inputs[:n] and not is_tombstone(x):
+            kept.update(i for i in range(n) if i not in x.hush)
+    return kept
+
+
 def _was_off(
     tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None, *, appending: bool
 ) -> bool:
@@ -263,17 +273,20 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
 
 
-def _find_hush(tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int) -> frozenset[int]:
+def _find_hush(
+    tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
+) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not kept.
 
-    They match something that was forgotten, or they answer such a message. The first `held` were said on the record.
+    They match something that was forgotten, or they answer such a message. The first `held` were said on the
+    record, and so were those that one of its rivals has kept.
     """
     tombs = _tombstone_atoms(tree)
     if not tombs and not tree.tombs:
         return frozenset()
-    hush: set[int] = set()
+    said, hush = on_record(e, rivals), set[int]()
     for i, atoms in enumerate(e.inputs[:-1]):
-        is_tomb = i >= held and (atoms in tombs or b"".join(atoms) in tree.tombs)
+        is_tomb = i >= held and ((i not in said and atoms in tombs) or b"".join(atoms) in tree.tombs)
         if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
             hush.add(i)
     return frozenset(hush)

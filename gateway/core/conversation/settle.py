@@ -13,7 +13,8 @@ import orjson
 
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
-from gateway.core.conversation.plan import Amendment, Plan, find_opening, is_asked_again
+from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.plan import Amendment, Plan, find_opening, is_asked_again, on_record
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
@@ -78,13 +79,13 @@ def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
     """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
     for x in tree.siblings(e):
         is_same = x.ended is not None and tree.is_same_input(x, e) and x.reply == e.reply
-        if is_same and is_tombstone(x) == is_tombstone(e):
+        if is_same and _gone(x) == _gone(e):
             return x
     return None
 
 
 def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
-    said = {} if is_tombstone(e) else {**contents(plan, ended), "edits": ended.edits}
+    said = {} if is_tombstone(e) else {**contents(plan, ended, e.hush), "edits": ended.edits}
     canon = plan.query.listing.canon
     key = canon.reply_key(e.reply or ())
     return tree.add(changed(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **said))
@@ -95,7 +96,7 @@ def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -
     e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
     if is_tombstone(e):
         return e
-    e = tree.change(e.id, **contents(plan, ended), notes=twin.notes or ended.notes)
+    e = tree.change(e.id, **contents(plan, ended, e.hush), notes=twin.notes or ended.notes)
     # Edits that were merged into the blocks already are not merged once more.
     if not e.merged:
         e = tree.change(e.id, edits=ended.edits)
@@ -125,7 +126,7 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(changed(e, stopped=ended.now))
-    e = changed(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended))
+    e = changed(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, e.hush))
     if ended.full:
         e = changed(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
     else:
@@ -143,7 +144,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
     Where its anchor was forgotten meanwhile, it begins a new tree.
     """
-    conversation = plan.conversation
+    query, conversation = plan.query, plan.conversation
     parent = tree.get(plan.exchange.parent)
     # In append mode the user's message was written before the model was asked.
     draft = tree.get(ended.id)
@@ -171,10 +172,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     if parent is not None and draft is None:
         e = changed(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
     tree.lend(e.id, plan.messages)
-    if parent is None and not plan.query.named:
+    if parent is None and not query.named:
         opening = _later_opening(tree, e)
         if opening is None and conversation is None:
-            opening = find_opening(tree, e, plan.query)
+            opening = find_opening(tree, e, query)
         conversation = opening.conversation if opening else conversation
     e = changed(e, conversation=conversation if conversation is not None else e.id)
     again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
@@ -182,6 +183,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         # What was held back for it is kept already, and goes with the next request on the record.
         own = len(plan.held)
         inputs, media = e.inputs[own:], e.media[own:]
+        is_asked = query.mode is not Keeping.ON and not plan.appending
+        if is_asked and (said := on_record(e, tree.siblings(e))):
+            # What was said on the record stays there: nothing else has it, where its reply was not heard.
+            return changed(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
         return changed(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
     return e
 
@@ -209,13 +214,15 @@ def _kept(messages: Sequence[WireMessage], hush: frozenset[int]) -> bytes:
     )
 
 
-def contents(plan: Plan, ended: Ended) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold what was said."""
+def contents(plan: Plan, ended: Ended, hush: frozenset[int]) -> dict[str, Any]:
+    """Returns the fields of an exchange that hold what was said. hush: what is not kept; -1: the reply."""
+    if -1 in hush:
+        return {"input": _kept(plan.messages, hush), "said": None, "full": None, "model": plan.query.model}
     hidden = len(ended.full) > 1
     full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
     said = ended.full[0] if len(ended.full) == 1 else ended.said
     return {
-        "input": _kept(plan.messages, plan.hush),
+        "input": _kept(plan.messages, hush),
         "said": orjson.dumps(said),
         "full": full,
         "hidden": hidden,
@@ -335,6 +342,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded. Where
     the same was asked for a person and for a program (a guardrail, a router), the answer to the person stands, unless
     the new message comes alone: then the client has said that it is sent again, and goes on from the last answer.
+    What is off the record takes the place of what it extends alone: elsewhere words would be lost that were on it.
     """
     rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
 
@@ -345,22 +353,33 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     def is_like(x: Exchange) -> bool:
         old, new = in_order(x)
         # After an anchor the place is certain, so a shorter form of a question is the same question too.
-        return tree.extends(new, old) or (y.parent is not None and tree.extends(old, new))
+        if tree.extends(new, old) or (y.parent is not None and tree.extends(old, new)):
+            return True
+        return -1 in old.hush and -1 in new.hush and _left(old) == _left(new)
 
     near = [x for x in rivals if is_like(x)]
     # Alternatives that overlapped are requests side by side, and all of them stand.
     apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
     for x in near or apart:
         old, new = in_order(x)
-        if old.hush and is_tombstone(new):
-            # Asked again, a turn that lost a part to forgetting is off the record, and the rest would go with it.
+        is_same = tree.is_same_input(x, y)
+        if _gone(new) > _gone(old) and (is_same or not tree.extends(new, old)):
             continue
-        is_same = tree.is_same_input(x, y) and not appending
-        if is_same and _is_for_program(tree, new) and not _is_for_program(tree, old):
+        if is_same and not appending and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
         if not tree.is_carried(old) and (near or named or tree.touched(new) - tree.end(old) <= idle_s):
             tree.change(old.id, superseded=True)
+
+
+def _gone(e: Exchange) -> tuple[bool, bool]:
+    """Returns whether all of an exchange, and whether its last message or reply, is forgotten or off the record."""
+    return is_tombstone(e), is_forgotten(e)
+
+
+def _left(e: Exchange) -> list[tuple[Atom, ...]]:
+    """Returns what is kept of the messages that an exchange brought."""
+    return [atoms for i, atoms in enumerate(e.inputs) if i not in e.hush]
 
 
 def _is_for_program(tree: Tree, e: Exchange) -> bool:

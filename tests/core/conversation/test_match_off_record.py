@@ -141,3 +141,72 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
     assert not any("1234" in text for text in world.standing())
     trimmed = world.begin([history[-1], user("again")])
     assert "1234" not in "".join(trimmed.lines)  # nor is it filled in
+
+
+# -- what was said on the record before
+
+
+@both
+@pytest.mark.parametrize("mode", [Keeping.OFF, Keeping.READ])
+@pytest.mark.parametrize("asks", ["hello there", "Is the user angry? hello there"])
+def test_what_is_off_the_record_takes_nobodys_place(
+    world: World, key: str | None, mode: Keeping, asks: str
+) -> None:
+    """An application asks about the user's message, with memory off, once it has been answered."""
+    world.say([user("hello there")], "Good day.", key)
+    world.say([user(asks)], "No.", key, mode=mode)
+    assert world.standing() == ["hello there", "Good day."]
+    history = world.chat(("two", "Second."), key=key, start=[user("hello there"), assistant("Good day.")])
+    asked = [*history, user("three")]
+    world.say(asked, "Third.", key)
+    world.say([*history, user(asks)], "No.", key, mode=mode)
+    assert world.standing() == ["hello there", "Good day.", "two", "Second.", "three", "Third."]
+
+
+@both
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
+    world: World, key: str | None, is_answered: bool
+) -> None:
+    """Nothing of a reply was heard, and the next message is off the record; the list tells both together."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my bicycle is red")]
+    if is_answered:
+        world.say(asked, "Red is a good colour.", key)
+    else:
+        world.cancel(world.begin(asked, key))
+    for heard in ("my diagnosis", "my diagnosis is X"):  # a transcript that grows
+        world.say([*asked, user(heard)], "X is harmless.", key, mode=Keeping.OFF)
+        assert world.standing() == ["hello there", "Good day.", "my bicycle is red"]
+    asked += [user("my diagnosis is X")]
+    for _ in range(2):
+        world.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
+        assert world.standing() == ["hello there", "Good day.", "my bicycle is red"]
+    asked += [assistant("Sorry to"), user("bye")]
+    assert world.say(asked, "Bye.", key).is_untouched
+    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "bye", "Bye."]
+    stored = b"".join((e.input or b"") + (e.said or b"") for e in world.memory().records.values())
+    assert b"diagnosis" not in stored
+    assert b"Sorry" not in stored
+    assert b"harmless" not in stored
+
+
+@both
+def test_what_was_said_on_the_record_and_asked_about_off_it_is_kept_with_what_follows(
+    world: World, key: str | None
+) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my bicycle is red")]
+    world.say(asked, "Red is a good colour.", key)
+    world.say(asked, '{"angry": false}', key, mode=Keeping.OFF)
+    world.say([*asked, user("and fast")], "I see.", key)  # nothing of the reply was heard
+    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "and fast", "I see."]
+
+
+@both
+def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, key: str | None) -> None:
+    """A transcript that grew."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    world.say([*history, user("my diagnosis")], "Yes?", key)
+    world.say([*history, user("my diagnosis is X")], "Sorry.", key, mode=Keeping.OFF)
+    assert world.standing() == ["hello there", "Good day."]

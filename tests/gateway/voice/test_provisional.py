@@ -226,3 +226,35 @@ def test_an_edited_message_takes_what_followed_with_it(world: World) -> None:
     note = world.upstream.last.messages[-1]["content"].partition("</memory>")[0]
     assert "Chile" in note
     assert "stamps from Peru" not in note
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_what_was_said_on_the_record_outlives_what_is_asked_off_it(world: World, mode: str) -> None:
+    """It is asked about with memory off, and nothing of its reply is heard before a turn that is off."""
+    off = {"x-mnemogate-memory": mode}
+    chat = world.chat(user="alice", stream=True, headers={"x-livekit-room-id": "room-1"})
+    chat.say("Hello.")
+    world.upstream.queue(say("Red is a good colour."), say('{"angry": false}'))
+    chat.messages.append({"role": "user", "content": "My bicycle is red."})
+    chat.complete()
+    chat.complete(extra_headers={**chat.headers, **off})
+    recalled(world, "Which colour is my bicycle?", "My bicycle is red.")
+    world.upstream.queue(say("Sorry to hear that."))
+    chat.say("My diagnosis is X.", extra_headers={**chat.headers, **off})
+    recalled(world, "Which colour is my bicycle?", "My bicycle is red.")
+    chat.say("What now?")
+    note = recalled(
+        world, "Which diagnosis do I have, and which colour has my bicycle?", "My bicycle is red."
+    )
+    assert "diagnosis is X" not in note
+    assert "good colour" not in note
+    assert b"diagnosis is X" not in world.data()
+
+
+def recalled(world: World, question: str, text: str) -> str:
+    """Asks in a conversation of its own. Returns what the model was sent, which has the text once."""
+    world.chat(user="alice", headers={"x-mnemogate-memory": "read"}).say(question)
+    sent = world.upstream.last.body.decode()
+    assert sent.count(text) == 1, sent
+    return sent
