@@ -1,11 +1,23 @@
-"""Values that the agents API hands to the store and gets from it: pages, filters, drafts, changes, rows of lists."""
+"""Values of lists, and of what the agents API changes: pages, filters, drafts, changes, rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from storage.records import Agent, Block, Conversation, Definition, Exchange, Passage, Run, RunState, RunStep
+from storage.records import (
+    DEFAULT,
+    Agent,
+    Block,
+    Conversation,
+    Definition,
+    Exchange,
+    Passage,
+    Run,
+    RunState,
+    RunStep,
+    Scope,
+)
 from storage.value import frozen
 
 _LAST = 2**62  # above every number
@@ -54,6 +66,11 @@ class RunEntry:
     agent_uid: str
     conversation_uid: str
     key: str | None
+
+    @property
+    def conversation(self) -> str:
+        """The name that all sends to the conversation use: `default`, or its public one."""
+        return DEFAULT if self.key == DEFAULT else self.conversation_uid
 
 
 @frozen
@@ -266,3 +283,36 @@ class ConversationFilter:
     archived: bool | None = False
     hidden: bool = False
     order: Literal["created", "spoken", "completed"] = "created"
+
+
+@frozen
+class ListedMemory:
+    """A memory in the operator's list. facts: those that are true. conversations, messages: in which something is left.
+
+    last_at: when its last turn ended; None: nothing is left. bytes: of what was said.
+    """
+
+    id: int
+    uid: str
+    scope: Scope
+    created: float
+    blocks: int
+    facts: int
+    passages: int
+    conversations: int = 0
+    last_at: float | None = None
+    messages: int = 0
+    bytes: int = 0
+
+
+@frozen
+class ListedConversation:
+    """A conversation in the operator's list. key: the client's own id."""
+
+    id: int
+    uid: str
+    key: str | None
+    scope: Scope
+    last_at: float
+    messages: int
+    bytes: int

@@ -17,6 +17,8 @@ from storage.value import frozen
 Atom = bytes
 USER_ATOM = b"u"
 
+# The client's name of an agent's own conversation, its message list.
+DEFAULT = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
 # The built-in learner, among the readers of a memory. Any other is the memory of a sleeptime agent.
@@ -81,7 +83,7 @@ class Numbers(NamedTuple):
 class Conversation:
     """A conversation. key: the client's own id, unique within the agent; None for one found from its messages.
 
-    tip: 0 for a tree, the client's; else it is one line, ours, and this its last exchange, -1 while it is empty.
+    tip: 0 for a tree, the client's; else it is one path, ours, and this its last exchange, -1 while it is empty.
     """
 
     id: int
@@ -89,6 +91,11 @@ class Conversation:
     key: str | None
     rev: int = 0
     tip: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name that all sends to it use: `default`, or its public one."""
+        return DEFAULT if self.key == DEFAULT else self.uid
 
 
 class State(StrEnum):
@@ -356,39 +363,6 @@ class Fact:
     sources: tuple[int, ...] = ()
     ended_at: float | None = None
     successor: int | None = None
-
-
-@frozen
-class ListedMemory:
-    """A memory in the operator's list. facts: those that are true. conversations, messages: in which something is left.
-
-    last_at: when its last turn ended; None: nothing is left. bytes: of what was said.
-    """
-
-    id: int
-    uid: str
-    scope: Scope
-    created: float
-    blocks: int
-    facts: int
-    passages: int
-    conversations: int = 0
-    last_at: float | None = None
-    messages: int = 0
-    bytes: int = 0
-
-
-@frozen
-class ListedConversation:
-    """A conversation in the operator's list. key: the client's own id."""
-
-    id: int
-    uid: str
-    key: str | None
-    scope: Scope
-    last_at: float
-    messages: int
-    bytes: int
 
 
 @frozen

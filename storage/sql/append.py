@@ -30,6 +30,7 @@ from storage.commands import (
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import (
+    DEFAULT,
     Agent,
     Block,
     BlockOp,
@@ -67,18 +68,17 @@ _PATH_CONTENT, _SKELETON = 6, 9
 async def read_path(
     connection: Connection,
     agent: Agent,
-    key: str | None,
-    uid: str | None,
+    name: str,
     context: int | None,
     turns: int = 0,
 ) -> OwnPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
-    key, uid: the client's name of it, or its public one. context: tokens of the model's window; None: unknown, and then
+    name: `default`, or its public one. context: tokens of the model's window; None: unknown, and then
     all of it is read. turns: so many that sleeptime agents have not read are counted at most; 0: nobody asks for them.
     """
     scope = agent.scope
-    values = (agent.id, key, uid, scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
+    values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
     rows = await connection.rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":
         return None
@@ -121,6 +121,10 @@ async def read_path(
     return OwnPath(look, tuple(path), tuple(reversed(summaries)))
 
 
+def _key_and_uid(name: str) -> tuple[str | None, str | None]:
+    return (name, None) if name == DEFAULT else (None, name)
+
+
 def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
     """Returns the blocks that an agent sees. Of a shared one and its own of that label, its own counts."""
     own = {block.label for whose, block in blocks if not whose}
@@ -141,11 +145,9 @@ class Append(Group):
     path = reads(alone(read_path))
 
     @reads
-    async def conversation(
-        self, connection: Connection, agent: Agent, key: str | None, uid: str | None
-    ) -> Conversation | None:
-        """Returns a conversation by the client's name of it, or by its public one."""
-        row = await connection.row(SQL["conversation_named"], (agent.id, key, uid))
+    async def conversation(self, connection: Connection, agent: Agent, name: str) -> Conversation | None:
+        """Returns a conversation by its name: `default`, or its public one."""
+        row = await connection.row(SQL["conversation_named"], (agent.id, *_key_and_uid(name)))
         return None if row is None else Conversation(*row)
 
     def open(self, write: StepOpen) -> Future[StepOpened]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import inf
 
 from storage.database import Connection
-from storage.records import ListedConversation, ListedMemory, Scope
+from storage.listing import ListedConversation, ListedMemory
+from storage.records import Scope
 from storage.sql.group import Group, long_reads
 from storage.sql.statements import load, rows_of
 

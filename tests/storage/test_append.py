@@ -52,11 +52,11 @@ class Writer:
     opened: StepOpened = field(init=False)
     number: int = 0
 
-    async def read(self, key: str | None = "default", uid: str | None = None) -> OwnPath:
+    async def read(self, name: str = "default") -> OwnPath:
         self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
         if not self.agent.id:
             return OwnPath(Look())
-        own = await self.store.append.path(self.agent, key, uid, self.context)
+        own = await self.store.append.path(self.agent, name, self.context)
         assert own is not None
         self.agent = replace(self.agent, epoch=own.look.epoch)
         return own
@@ -386,6 +386,6 @@ async def test_one_memory_does_not_read_anothers_path(writer: Writer) -> None:
     assert mine is not None
     other = Writer(writer.store, Scope("default", "@", "agent:a2"))
     await other.say("Theirs.")
-    own = await other.read(key=None, uid=mine.uid)
+    own = await other.read(mine.uid)
     assert own.look.conversation is None
     assert own.path == ()

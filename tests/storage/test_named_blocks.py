@@ -34,7 +34,7 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     look = await store.turns.look(agent.agent, None, None)
     assert look is not None
     assert [b.label for b in look.blocks] == found
-    own = await store.append.path(agent.agent, "default", None, None)
+    own = await store.append.path(agent.agent, "default", None)
     assert own is not None
     assert [b.label for b in own.look.blocks] == found
     return found

@@ -12,7 +12,8 @@ from typing import Any
 
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, id_of
-from storage.records import API_PROFILE, ListedConversation, ListedMemory, Scope
+from storage.listing import ListedConversation, ListedMemory
+from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store
 
 # Lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of it for what was said.

@@ -13,11 +13,9 @@ from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, StandingExchange
-from storage.records import Agent, Conversation, Exchange, Message, Run
+from storage.records import DEFAULT, Agent, Conversation, Exchange, Message, Run
 from storage.sql.store import Store
 
-# The agent's own conversation, its message list.
-DEFAULT = "default"
 # The most numbers that are told of a conversation.
 NUMBERS = 1000
 _BATCH = 50

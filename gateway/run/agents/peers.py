@@ -31,14 +31,13 @@ from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.call import Passes
 from gateway.run.memory.known import Known
-from gateway.run.memory.own_path import DEFAULT
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from gateway.run.tools.agents import AgentAnswer
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, AgentFilter
-from storage.records import Run, RunState
+from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

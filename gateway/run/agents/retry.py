@@ -23,7 +23,6 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.run.agents.messages import exchanges_of
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunResult
-from gateway.run.memory.own_path import DEFAULT
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from storage.commands import OwnPath
@@ -158,8 +157,7 @@ async def _asking(store: Store, agent: Agent, e: Exchange) -> Place | None:
 
 async def path_of(store: Store, agent: Agent, name: str) -> OwnPath | None:
     """Returns the end of a conversation."""
-    key, uid = (name, None) if name == DEFAULT else (None, name)
-    return await store.append.path(agent, key, uid, 1)
+    return await store.append.path(agent, name, 1)
 
 
 async def _is_withheld(store: Store, agent: Agent, name: str, e: Exchange) -> bool:

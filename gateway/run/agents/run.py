@@ -19,10 +19,9 @@ from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.waits import Wait
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.call import Passes
-from gateway.run.memory.own_path import DEFAULT
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
-from storage.records import READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary
+from storage.records import DEFAULT, READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary
 
 MAX_STEPS = 50
 # The kind of the job that performs the runs of a memory's sleeptime agents.

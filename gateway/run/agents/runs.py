@@ -54,7 +54,7 @@ from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
-from gateway.run.memory.own_path import DEFAULT, headed, open_write, read_path
+from gateway.run.memory.own_path import headed, open_write, read_path
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
@@ -72,7 +72,7 @@ from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
 from storage.errors import NotFound, StoreError
-from storage.records import Agent, Run, RunState, Scope, Summary
+from storage.records import DEFAULT, Agent, Run, RunState, Scope, Summary
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -206,7 +206,7 @@ class AgentRuns:
         store = self.keeper.store
         try:
             agent = await store.agents.find(scope)
-            found = None if agent is None else await store.append.conversation(agent, name, uid)
+            found = None if agent is None else await store.append.conversation(agent, uid or DEFAULT)
         except StoreError:
             return False
         return found is not None and bool(found.tip)
@@ -268,10 +268,7 @@ class AgentRuns:
         found = await store.runs.live()
         if not store.lines.is_needed:
             return [each.run for each in found]
-        lines = [
-            line_name(each.agent_uid, DEFAULT if each.key == DEFAULT else each.conversation_uid)
-            for each in found
-        ]
+        lines = [line_name(each.agent_uid, each.conversation) for each in found]
         held = await store.lines.held(lines) - {ours}
         return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
 
@@ -393,16 +390,15 @@ class AgentRuns:
         if name == DEFAULT:
             return agent, name
         uid = uid_of("conv", name) or name
-        found = await self.keeper.store.append.conversation(agent, None, uid) if agent.id else None
+        found = await self.keeper.store.append.conversation(agent, uid) if agent.id else None
         if found is None:
             raise NotFound(f"there is no conversation {name!r}")
-        return agent, DEFAULT if found.key == DEFAULT else uid
+        return agent, found.name
 
     async def _is_paused(self, sending: Sending) -> bool:
         store, agent = self.keeper.store, await self._agent(sending)
         name = sending.identity.conversation or DEFAULT
-        uid = None if name == DEFAULT else name
-        found = await store.append.conversation(agent, name, uid) if agent.id else None
+        found = await store.append.conversation(agent, name) if agent.id else None
         return found is not None and await store.runs.waiting(agent.id, found.id) is not None
 
     async def _agent(self, sending: Sending) -> Agent:

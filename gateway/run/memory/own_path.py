@@ -32,12 +32,9 @@ from gateway.run.memory.known import (
 from gateway.run.memory.prompt import Prompt, first_spoken
 from storage.commands import Look, OwnPath, StepOpen
 from storage.errors import NotFound, StoreError
-from storage.records import Agent, Block, Exchange, Run, Snapshot, State
+from storage.records import DEFAULT, Agent, Block, Exchange, Run, Snapshot, State
 from storage.sql.store import Store
 from storage.value import changed
-
-# The client's name of an agent's own conversation, its message list.
-DEFAULT = "default"
 
 
 def headed(request: ChatRequest) -> ChatRequest:
@@ -131,11 +128,9 @@ async def reread(store: Store, known: Known) -> Known | None:
 
 
 async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> OwnPath | None:
-    name = asked.identity.conversation
-    key, uid = (name, None) if name == DEFAULT else (None, name)
-    sleeptime = asked.spec.sleeptime
+    name, sleeptime = asked.identity.conversation or DEFAULT, asked.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
-    return await store.append.path(agent, key, uid, asked.target.context_window, turns)
+    return await store.append.path(agent, name, asked.target.context_window, turns)
 
 
 def as_of(known: Known, tip: int | None) -> Known:

@@ -19,7 +19,7 @@ from gateway.dialects.letta.resources.folder import folder_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.background.accept import BackgroundRuns
-from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.tools import ToolView
@@ -31,7 +31,7 @@ from gateway.settings import Settings
 from gateway.web.letta.exchanges import Exchanges
 from gateway.web.letta.routes import Asked, uid_in
 from storage.listing import AgentEntry, Page
-from storage.records import DefinitionKind, RunStep
+from storage.records import DEFAULT, DefinitionKind, RunStep
 from storage.sql.store import Store
 
 # Who wrote a value that came over this API.

@@ -287,7 +287,7 @@ def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpst
 async def _path(life: Life):  # type: ignore[no-untyped-def]
     agent = await life.world.store.agents.find(life.scope)
     assert agent is not None
-    return await life.world.store.append.path(agent, "default", None, 2000)
+    return await life.world.store.append.path(agent, "default", 2000)
 
 
 def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(

@@ -31,13 +31,11 @@ from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import Passes
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import new_conversation_uid
-from gateway.run.memory.own_path import DEFAULT
 from gateway.run.memory.queue import QueuePlace, Reservation
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
-from storage.listing import RunEntry
-from storage.records import Agent, Run, RunState
+from storage.records import DEFAULT, Agent, Run, RunState
 
 # How often a run is tried that took the process with it, or may have. One that has not begun has done nothing yet.
 MOST_TRIES = 3
@@ -149,7 +147,7 @@ class BackgroundRuns:
             if (lost := self._queues.get(run.uid)) is not None:
                 self._left(run, lost)
             return None
-        queue = (agent.uid, conversation_of(entry))
+        queue = (agent.uid, entry.conversation)
         if run.is_over and run.uid not in self._queues:
             # A process that is gone has ended it; the places are for those that have not ended.
             return await self._perform(agent, run, queue, QueuePlace(), attempt, tries)
@@ -194,7 +192,7 @@ class BackgroundRuns:
                 if not has_job:
                     await self._end(entry.run, StopReason.ERROR)
                 elif entry.run.uid not in self._queues:  # else it began before the store had come back for us
-                    self._enqueue(entry.run, (entry.agent_uid, conversation_of(entry)), None)
+                    self._enqueue(entry.run, (entry.agent_uid, entry.conversation), None)
             if len(page) < _PAGE:
                 break
         # So that each stands in its queue.
@@ -452,14 +450,12 @@ class BackgroundRuns:
 
         Raises: NotFound.
         """
-        uid = None if name == DEFAULT else uid_of("conv", name) or name
-        key = DEFAULT if name == DEFAULT else None
-        found = await self._store.append.conversation(agent, key, uid)
+        found = await self._store.append.conversation(agent, uid_of("conv", name) or name)
         if found is None:
             if name != DEFAULT:
                 raise NotFound(f"there is no conversation {name!r}")
             return DEFAULT, 0
-        return DEFAULT if found.key == DEFAULT else found.uid, found.id
+        return found.name, found.id
 
     def _enqueue(self, run: Run, queue: tuple[str, str], passes: Passes | None) -> None:
         self._places.setdefault(queue, deque()).append(self._keeper.queues.reserve(queue))
@@ -482,8 +478,3 @@ class BackgroundRuns:
         if not places:
             del self._places[queue]
         return found
-
-
-def conversation_of(entry: RunEntry) -> str:
-    """Returns the name of a run's conversation that all of its sends use."""
-    return DEFAULT if entry.key == DEFAULT else entry.conversation_uid

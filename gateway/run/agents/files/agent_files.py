@@ -25,14 +25,13 @@ from gateway.run.admin.transfer import WRITTEN, LineReader
 from gateway.run.agents.archives import ARCHIVE, Archives
 from gateway.run.agents.files.exchanges import exchange_lines
 from gateway.run.agents.files.folders import Folders, SentFile
-from gateway.run.agents.messages import DEFAULT
 from gateway.run.agents.registry import Registry, api_scope
 from gateway.run.agents.tools import ToolView
 from gateway.run.memory.keeper import TurnEvents
 from gateway.run.tools.foreign import ForeignTools
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page
-from storage.records import Agent, DefinitionKind, Exchange
+from storage.records import DEFAULT, Agent, DefinitionKind, Exchange
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")

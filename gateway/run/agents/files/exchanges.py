@@ -13,7 +13,7 @@ from gateway.core.agent_file import CarriedMessage
 from gateway.core.conversation.canonical import squash, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.run.agents.messages import DEFAULT
+from storage.records import DEFAULT
 
 # The upstream of replies that were made elsewhere: what only its provider can read is sent to no other.
 _ELSEWHERE = "import"

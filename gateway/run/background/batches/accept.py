@@ -13,14 +13,13 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.errors import BadRequest, UnknownModel
 from gateway.run.agents.registry import Registry
 from gateway.run.background.batches.items import ItemRequest
-from gateway.run.memory.own_path import DEFAULT
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
 from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
 from storage.listing import Page
-from storage.records import Run, RunState
+from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 from storage.value import frozen
 
@@ -112,11 +111,7 @@ class BatchRequests:
         agent, conversation = rows[item.agent], 0
         if item.conversation != DEFAULT:
             owner = await self.store.agents.load(agent)
-            found = (
-                None
-                if owner is None
-                else await self.store.append.conversation(owner, None, item.conversation)
-            )
+            found = None if owner is None else await self.store.append.conversation(owner, item.conversation)
             if found is None:
                 raise NotFound(f"there is no conversation {ids.named('conv', item.conversation)!r}")
             conversation = found.id

@@ -39,7 +39,7 @@ from gateway.run.call import form_for
 from gateway.run.memory.fit import fit_rounds
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.own_path import DEFAULT, as_of, open_write, read_path
+from gateway.run.memory.own_path import as_of, open_write, read_path
 from gateway.run.memory.prompt import FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.agent import alone_of, asides_of
@@ -51,7 +51,7 @@ from gateway.settings import Settings
 from storage.batches import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
-from storage.records import BlockOp, Counts, Run, RunState, RunStep
+from storage.records import DEFAULT, BlockOp, Counts, Run, RunState, RunStep
 from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")

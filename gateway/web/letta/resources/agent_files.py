@@ -19,11 +19,10 @@ from gateway.errors import BadRequest
 from gateway.run.agents.archives import Archives
 from gateway.run.agents.files.agent_files import AgentFiles
 from gateway.run.agents.files.folders import Folders
-from gateway.run.agents.messages import DEFAULT
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.routes import AgentsRoute, Asked
 from storage.listing import Page
-from storage.records import Definition
+from storage.records import DEFAULT, Definition
 
 _FILES = 1000  # of a folder
 

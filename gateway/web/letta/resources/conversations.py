@@ -30,7 +30,7 @@ from gateway.dialects.letta.resources.conversation import (
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.begin import digest_of
 from gateway.run.agents.conversations import AgentConversations, said_of
-from gateway.run.agents.messages import DEFAULT, AgentMessages
+from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.run import RunRequest
 from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
 from gateway.web.letta.resources.messages import MessageRoutes
@@ -38,7 +38,7 @@ from gateway.web.letta.resources.runs import stream_of
 from gateway.web.letta.resources.sends import SendRoutes
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import ConversationEntry, ConversationFilter
-from storage.records import Agent
+from storage.records import DEFAULT, Agent
 from storage.value import frozen
 
 _ARCHIVED = {"unarchived": False, "archived": True, "all": None}

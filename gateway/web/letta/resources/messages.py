@@ -20,7 +20,7 @@ from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.search import SearchAgents, SearchMessages, found_json, ranked_json
 from gateway.dialects.letta.send import CancelRuns, ResetMessages, UpdateMessage, text_in
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.messages import DEFAULT, AgentMessages, MessageView
+from gateway.run.agents.messages import AgentMessages, MessageView
 from gateway.run.agents.run import RunRequest
 from gateway.run.agents.runs import MOST_SENDS
 from gateway.run.memory.queue import QueuePlace
@@ -29,7 +29,7 @@ from gateway.web.letta.api import AgentsApi, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import AgentFilter, Page, RunFilter
-from storage.records import Agent, RunState
+from storage.records import DEFAULT, Agent, RunState
 
 _PAGE = 100
 _SEARCHED = 64  # agents of one search

@@ -27,7 +27,7 @@ from gateway.dialects.letta.run import (
 )
 from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.messages import DEFAULT, AgentMessages, exchanges_of
+from gateway.run.agents.messages import AgentMessages, exchanges_of
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
@@ -35,7 +35,7 @@ from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import Agent, Conversation, Exchange, Run, RunState
+from storage.records import DEFAULT, Agent, Conversation, Exchange, Run, RunState
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 

@@ -21,7 +21,6 @@ from gateway.dialects.letta.run import result_json, stop_json, usage_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent
 from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
-from gateway.run.agents.messages import DEFAULT
 from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.call import Passes
@@ -35,7 +34,7 @@ from gateway.web.letta.routes import AgentsRoute, Asked
 from gateway.web.letta.run_events import options_of, view_of
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
-from storage.records import Run
+from storage.records import DEFAULT, Run
 
 
 class SendRoutes:
