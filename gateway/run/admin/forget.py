@@ -122,7 +122,10 @@ class ForgetOperations:
         return {"memories": count, "left": left, "done": done, "swept": swept, **asdict(extent)}
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
-        """Takes back the last change of a block. Returns {"label", "version", "value"}."""
+        """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.
+
+        waiting: how many edits of the block wait until their turns are confirmed. None of them is in the block yet.
+        """
         arguments = Arguments(raw)
         whose, label = arguments.whose(self.defaults), arguments.text("block")
         agents = await self._find(whose) if whose.subject else []
@@ -130,15 +133,15 @@ class ForgetOperations:
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
             raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
+        agent = await self.store.agents.find(whose.scope)
+        look = agent and await self.store.turns.look(agent, None, None)
+        waiting = sum(op.label == label for op in look.ops) if look else 0
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:
-            agent = await self.store.agents.find(whose.scope)
-            look = agent and await self.store.turns.look(agent, None, None)
-            waiting = len(look.ops) if look else 0
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
-        return {"label": after.label, "version": after.version, "value": after.value}
+        return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
     async def _begin_whole(self, whose: Whose, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns their numbers, and whether there may be more."""

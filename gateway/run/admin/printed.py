@@ -45,6 +45,12 @@ def show_memory(shown: dict[str, str]) -> None:
 def show_block(block: dict[str, Any]) -> None:
     print(f"{block['label']} (version {block['version']})", file=sys.stderr)
     print(plain(block["value"]))
+    if waiting := block.get("waiting"):  # a gateway of an older version does not say
+        edits, are = ("edit", "is") if waiting == 1 else ("edits", "are")
+        late = (
+            f"{waiting} newer {edits} of it {are} not in the block until confirmed, and can be undone then."
+        )
+        print(late, file=sys.stderr)
 
 
 def show_enqueued(answer: dict[str, int]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.run.admin.forget import ForgetOperations, Retention
+from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import BlockSettings, ProjectSettings
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
@@ -364,6 +365,23 @@ def test_undo_says_that_an_edit_waits(world: World) -> None:
         perform(world, "memory-undo", **where)
 
 
+def test_undo_counts_the_newer_edits_of_the_block_that_wait(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = world.chat(model="agent/helper", user="alice")
+    for text, label in (("has a cat", "human"), ("has a dog", "human"), ("is kind", "persona")):
+        edit = {"label": label, "new_string": text}
+        world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+        chat.say(f"Note that Alice {text}.")
+        if text == "has a dog":
+            undone = perform(world, "memory-undo", user="alice", profile="helper", block="human")
+            assert (undone["value"], undone["waiting"]) == ("", 1)
+            show_block(undone)
+            assert "1 newer edit of it is not in the block" in capsys.readouterr().err
+    undone = perform(world, "memory-undo", user="alice", profile="helper", block="human")
+    assert undone["waiting"] == 0
+
+
 def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(world: World) -> None:
     edit = {"label": "human", "new_string": "has a cat"}
     world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
@@ -379,7 +397,7 @@ def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(worl
     assert "from message 1 [2025-10-09" in text
     assert "I have a cat." in text.split("Where blocks come from")[1]
     undone = perform(world, "memory-undo", **where, block="human")
-    assert undone == {"label": "human", "version": 4, "value": "has a cat"}
+    assert undone == {"label": "human", "version": 4, "value": "has a cat", "waiting": 0}
     assert "undo, back to version 2" in perform(world, "memory-show", **where, why=True)["text"]
     assert perform(world, "memory-undo", **where, block="human")["value"] == ""
     for wrong in (
