@@ -418,10 +418,12 @@ def _memory_export(arguments: argparse.Namespace) -> None:
 
 
 def _memory_import(arguments: argparse.Namespace) -> None:
-    settings, wanted, place = _settings(arguments), _given(arguments), None
+    settings, wanted, place, line = _settings(arguments), _given(arguments), None, 1
     with _opened(arguments.file, "r", sys.stdin) as file:
         for lines in _pages(file):
-            place = _perform(settings, "memory-import", {**wanted, "lines": lines, "at": place})["at"]
+            page = {**wanted, "lines": lines, "line": line, "at": place}
+            place = _perform(settings, "memory-import", page)["at"]
+            line += len(lines)
     if place is None:
         raise BadRequest("There is nothing to import.")
     _perform(settings, "memory-import", {**wanted, "lines": [], "at": place, "end": True})

@@ -10,7 +10,8 @@ its position, and matches nothing there, since nobody knows its words any more.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -58,6 +59,10 @@ class ExportPosition:
     part: str
     after: int
     edge: dict[str, Any]
+
+
+# What reading a line raises that is not one of an export.
+WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,45 +121,58 @@ class TransferOperations:
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
         """Reads lines of an export into a memory that must be new.
 
-        at: what the call before answered, None at first. end: there are no more lines. Returns {"at"}.
+        line: the number of the first one, for errors. at: what the call before answered, None at first. end: there are
+        no more lines. Returns {"at"}.
         """
         arguments = Arguments(raw)
         scope, lines = arguments.whose(self.defaults).scope, arguments.texts("lines")
         at = ImportPosition(*arguments.list_of("at", 4)) if "at" in arguments else None
-        given = [line for line in lines if line.strip()]
-        return {"at": list(astuple(await self.write(scope, at, given, is_end=arguments.flag("end"))))}
+        first = arguments.optional_number("line") or 1
+        done = await self.write(scope, at, lines, first=first, is_end=arguments.flag("end"))
+        return {"at": list(astuple(done))}
 
     async def write(
-        self, scope: Scope, at: ImportPosition | None, lines: Sequence[str | bytes], *, is_end: bool = False
+        self,
+        scope: Scope,
+        at: ImportPosition | None,
+        lines: Sequence[str | bytes],
+        *,
+        first: int = 1,
+        is_end: bool = False,
     ) -> ImportPosition:
-        """Reads lines into a memory that must be new, as `restore`. Raises: BadRequest."""
+        """Reads lines into a memory that must be new, as `restore`. first: a line's number. Raises: BadRequest."""
+        numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
         try:
-            return await self._write(scope, at, [orjson.loads(line) for line in lines], is_end=is_end)
+            return await self._write(scope, at, numbered, is_end=is_end)
         except (WriteConflict, NotFound) as error:
             raise BadRequest(f"This cannot be imported: {error.message}.", param="lines") from error
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise BadRequest(f"This is no exported memory: {error!r}.", param="lines") from error
+        except WRONG as error:
+            raise _no_export(repr(error)) from error
         except StatementFailed as error:  # a field of another type, which the database has refused
-            raise BadRequest(f"This is no exported memory: {error.message}.", param="lines") from error
+            raise _no_export(error.message) from error
 
     async def _write(
-        self, scope: Scope, at: ImportPosition | None, lines: list[Any], *, is_end: bool
+        self, scope: Scope, at: ImportPosition | None, lines: list[tuple[int, str | bytes]], *, is_end: bool
     ) -> ImportPosition:
         transfer = self.store.transfer
         if at is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
-            at, lines = await self._begin(scope, lines[0]), lines[1:]
+            number, line = lines[0]
+            with _told(number):
+                at, lines = await self._begin(scope, orjson.loads(line)), lines[1:]
         found = await transfer.under_way(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
         reader, is_whole = LineReader(self.store, found), at.is_whole
         records: list[tuple[str, TransferRecord]] = []
-        for line in lines:
-            if line == END:
-                is_whole = True
-            else:
-                records.append(await reader.read(line))
+        for number, line in lines:
+            with _told(number):
+                read = orjson.loads(line)
+                if read == END:
+                    is_whole = True
+                else:
+                    records.append(await reader.read(read))
             if len(records) == WRITTEN:
                 await self._put(found, records)
                 records = []
@@ -184,6 +202,21 @@ class TransferOperations:
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
         agent = await self.store.transfer.begin(draft)
         return ImportPosition(agent.uid, int(head["next_seq"]), False, head.get("uid"))
+
+
+def _no_export(why: str) -> BadRequest:
+    return BadRequest(f"This is no exported memory: {why}.", param="lines")
+
+
+@contextmanager
+def _told(number: int) -> Iterator[None]:
+    """Tells the number of a line that is read in vain."""
+    try:
+        yield
+    except orjson.JSONDecodeError as error:
+        raise _no_export(f"line {number} is no JSON ({error.msg}, column {error.colno})") from error
+    except WRONG as error:
+        raise _no_export(f"line {number}: {error!r}") from error
 
 
 # -- records to lines

@@ -382,6 +382,25 @@ async def test_a_line_that_was_altered_is_refused_and_named(
     assert await other.agents.find(CAROL) is None
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("Dear Diary,", "line 203 is no JSON ("),
+        ('{"exchange": {}}', "line 203: KeyError('state')"),
+        ("[]", "line 203: AttributeError"),
+        ('{"diary": {}}', "line 203: ValueError(\"unknown line 'diary'\")"),
+    ],
+)
+async def test_the_line_that_cannot_be_imported_is_told(store: Store, line: str, says: str) -> None:
+    operations = TransferOperations(store)
+    given = {"project": "default", "user": "carol"}
+    head = '{"memory": {"format": 2, "next_seq": 1, "created": 1.0}}'
+    begun = await operations.restore({**given, "lines": [head]})
+    with pytest.raises(BadRequest) as caught:
+        await operations.restore({**given, **begun, "lines": ["", " ", line], "line": 201})
+    assert says in caught.value.message
+
+
 async def test_another_scope_is_not_told(store: Store) -> None:
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
