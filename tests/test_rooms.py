@@ -81,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids", "text"},
+        {"dates", "definition", "ids", "nesting", "text"},
     ],
     "gateway.run": [
         {"background"},

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from gateway.core.nesting import MOST_LEVELS, is_too_deep
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.scan import scan
 from gateway.errors import BadRequest
@@ -51,6 +52,10 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     if agent is not None:
         json["model"] = f"agent/{agent}"
     messages = _messages(json, max_messages)
+    if is_too_deep(body, [json.get(key) for key in _WRITTEN_AGAIN]):
+        raise BadRequest(
+            f"Messages and tools may be nested {MOST_LEVELS} levels deep, and one of these is deeper."
+        )
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages, _layout=layout)
     stream_options = _optional(json, "stream_options", dict)
@@ -79,6 +84,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 # Fields that have a type to be checked and a meaning here.
 _SHAPED = frozenset((*_MAX_TOKENS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
+_WRITTEN_AGAIN = ("messages", "tools", "functions")  # to be kept, or to have their tokens counted
 _QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
 _AS_KEY = {key: re.compile(quoted + rb"\s*:") for key, quoted in _QUOTED.items()}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta
 
+from gateway.core.nesting import MOST_LEVELS, is_too_deep
 from gateway.core.text import NUL, without_nul
 from gateway.dialects.letta.choice import choices
 from gateway.dialects.letta.error import Fault, Unprocessable, either, name_of
@@ -27,8 +28,6 @@ KEPT = Meta(extra_json_schema={_VERDICT: "kept"})
 _HONOURED: Final = "x-honoured"
 _NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MOST_NAMED: Final = 50
-# What is read is written again within JSON of ours, and orjson writes 254 levels. Chosen: far above any schema.
-_MOST_LEVELS: Final = 128
 
 
 def kept_beside(*honoured: str) -> Meta:
@@ -68,21 +67,10 @@ def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
     except orjson.JSONDecodeError as error:
         fault = Fault((*at, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
         raise Unprocessable([fault]) from error
-    if data.count(b"[") + data.count(b"{") > _MOST_LEVELS and _has_levels(json, _MOST_LEVELS + 1):
-        message = f"JSON may be nested {_MOST_LEVELS} levels deep, and this is deeper"
+    if is_too_deep(data, json):
+        message = f"JSON may be nested {MOST_LEVELS} levels deep, and this is deeper"
         raise Unprocessable([Fault(at, message, "json_invalid")])
     return without_nul(json) if NUL in data else json
-
-
-def _has_levels(json: Any, count: int) -> bool:
-    """Returns whether JSON has so many levels of lists and objects."""
-    level = [json]
-    for _ in range(count):
-        level = [each for each in level if isinstance(each, dict | list)]
-        if not level:
-            return False
-        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
-    return True
 
 
 def read_texts(data: bytes) -> dict[str, str]:
