@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
@@ -15,6 +16,8 @@ BATCH = "batch"  # the kind of its job
 EXPIRED = "expired"
 # The bytes of where a value came from, so that its row can be told later without growing: at most 9 of a number.
 SOURCES_ROOM = 40
+
+_ORIGIN = re.compile(r"tool:(?:([0-9a-f]{32})/)?(.*)", re.DOTALL)
 
 
 class BatchState(StrEnum):
@@ -101,8 +104,14 @@ def item_state(state: str | None, stop: str | None) -> str:
 
 
 def origin_of_call(run: str, call_id: str = "") -> str:
-    """Returns the origin of what an item's call writes in a block, until the exchange is known. run: its uid."""
+    """Returns the origin of what an item's call writes in a block, before there is an exchange. run: its uid."""
     return f"tool:{run}/{call_id}"
+
+
+def call_of_origin(origin: str) -> tuple[str, str] | None:
+    """Returns the item's run, or "", and the call that have written in a block; None: no tool has."""
+    found = _ORIGIN.fullmatch(origin)
+    return None if found is None else (found[1] or "", found[2])
 
 
 @frozen

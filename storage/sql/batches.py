@@ -321,7 +321,7 @@ async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
     if isinstance(write, RoundWrite):
         if epoch != item.epoch:
             raise WriteConflict(GONE)
-        made = await _edit(connection, run.agent, write.edits, write.versions, write.now)
+        made = await _edit(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": made})
         await add_text(connection, run.agent, run.id, "round", write.number, data)
         return write.tokens
@@ -333,7 +333,7 @@ async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:
 
 
 async def _edit(
-    connection: Connection, agent: int, merged: BlockMerge, read: Mapping[int, int], now: float
+    connection: Connection, run: Run, merged: BlockMerge, read: Mapping[int, int], now: float
 ) -> list[object]:
     """Writes the edits of a round, each on the version that its result was made on. Raises: WriteConflict.
 
@@ -343,7 +343,8 @@ async def _edit(
     for block, value, op in merged.writes:
         try:
             await write_block(
-                connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}", room=SOURCES_ROOM
+                connection, block, versions[block], value, at=now, origin=origin_of_call(run.uid, op.call_id),
+                room=SOURCES_ROOM,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error

@@ -450,7 +450,7 @@ async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> in
             return None
         project, profile = row[0], row[1]
     for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
-        if await rebuild_block(connection, block, work.rules, work.now):
+        if await rebuild_block(connection, work.agent, block, work.rules, work.now):
             await history.mark(connection, work.agent, "blocks", (b"",), 0)
             await empty_snapshots(connection, "snapshots_showing", (block,))
             if owner == work.agent:

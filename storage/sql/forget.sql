@@ -150,6 +150,11 @@ UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reade
 -- Reads all values of a block, oldest first.
 SELECT version, restores, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
 
+-- name: versions_turnless
+-- Finds the values that items of batches of a memory have written whose turn is not there: it is not yet, or never will be.
+SELECT h.version FROM block_history h JOIN runs r ON r.uid = substr(h.origin, 6, 32) AND r.agent = ?1 AND r.batch IS NOT NULL
+WHERE h.block = ?2 AND h.exchange IS NULL AND substr(h.origin, 1, 5) = 'tool:'
+
 -- name: version_erase
 -- Empties one value of a block.
 UPDATE block_history SET restores = NULL, origin = ?1, exchange = NULL, sources = ?4, value = ''

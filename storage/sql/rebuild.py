@@ -8,6 +8,7 @@ from itertools import chain
 
 import orjson
 
+from storage.batches import call_of_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
 from storage.records import BlockOp
@@ -17,7 +18,6 @@ from storage.sql.statements import load, rows_of
 SQL = load("forget.sql")
 
 _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
-_TOOL = "tool:"
 
 
 async def erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
@@ -30,9 +30,13 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
-async def rebuild_block(connection: Connection, block: int, rules: Rules, now: float) -> bool:
-    """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some."""
+async def rebuild_block(connection: Connection, agent: int, block: int, rules: Rules, now: float) -> bool:
+    """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some.
+
+    agent: whose memory something is gone from. What its items of batches have written that have no turn goes too.
+    """
     rows = await connection.rows(SQL["block_versions"], (block,))
+    turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
     origins = {version: origins_of(exchange, listed) for version, _, _, exchange, listed, _ in rows}
     erased = await erased_among(connection, chain.from_iterable(origins.values()))
     # The versions before the first one that came from what is gone stay as they are. From that one on each may hold
@@ -44,7 +48,7 @@ async def rebuild_block(connection: Connection, block: int, rules: Rules, now: f
     for version, restores, origin, exchange, _, value in rows:
         if origin == FORGOTTEN_ORIGIN:
             continue
-        is_erased = bool(origins[version] & erased)
+        is_erased = version in turnless or bool(origins[version] & erased)
         if not later and not is_erased:
             clean[version] = value
             kept = origins[version]
@@ -55,9 +59,9 @@ async def rebuild_block(connection: Connection, block: int, rules: Rules, now: f
             continue
         op = await _op_of(connection, exchange, origin) if not is_erased else None
         later.append(Revised(value, is_erased=is_erased, op=op))
-        if is_erased and exchange is not None and origin.startswith(_TOOL):
+        if is_erased and exchange is not None and (call := call_of_origin(origin)) is not None:
             # A sleeptime agent's, whose own exchange stays.
-            await connection.run(SQL["op_erase"], (exchange, origin.removeprefix(_TOOL), _NO_ARGUMENTS))
+            await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
         if not is_erased:
             sources |= origins[version]
     if not any(r.is_erased for r in later):
@@ -85,7 +89,8 @@ async def rebuild_block(connection: Connection, block: int, rules: Rules, now: f
 
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
     """Returns the edit that made a version of a block, if a turn's tool did."""
-    if exchange is None or not origin.startswith(_TOOL):
+    call = call_of_origin(origin)
+    if exchange is None or call is None:
         return None
-    row = await connection.row(SQL["op_done"], (exchange, origin.removeprefix(_TOOL)))
+    row = await connection.row(SQL["op_done"], (exchange, call[1]))
     return None if row is None else BlockOp(*row)

@@ -106,6 +106,31 @@ def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path, fate
             time.sleep(0.05)
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("what", ["its conversation", "another message"])
+def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: Path, what: str) -> None:
+    with scene(tmp_path, noting, held=True) as s:
+        [agent] = s.agents(1)
+        s.world.letta.agents.messages.create(agent, input="Hi", override_model="up/m")
+        conversation = s.world.letta.conversations.create(agent_id=agent)
+        batch = s.post([agent], "I adore quokkas.", conversation_id=conversation.id)
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        s.world.letta.agents.blocks.update("human", agent_id=agent, value=s.block(agent) + "\nShe rows.")
+        assert "quokkas" in s.block(agent)
+        if what == "its conversation":
+            s.world.letta.conversations.delete(conversation.id)
+        else:
+            message = s.world.letta.agents.messages.list(agent, conversation_id="default").items[0]
+            assert s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")[0] == 200
+        assert "quokkas" not in s.block(agent)
+        assert s.block(agent).endswith("She rows.")
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 0
+        assert "quokkas" not in s.block(agent)
+
+
 def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenAIBatches, "most_requests", 2)
     with scene(tmp_path) as s:
