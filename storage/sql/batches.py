@@ -175,6 +175,11 @@ class Batches(Group):
         return await connection.value(SQL["left"], (batch,)) is not None
 
     @reads
+    async def open_items(self, connection: Connection, batch: int, limit: int) -> builtins.list[BatchItem]:
+        """Returns some items that have not ended."""
+        return [_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch, limit))]
+
+    @reads
     async def texts(
         self, connection: Connection, agent: int, run: int, kind: str
     ) -> builtins.list[tuple[int, bytes]]:
@@ -258,14 +263,16 @@ class Batches(Group):
         )
 
     async def cancel(self, batch: Batch, at: float) -> Batch:
-        """Cancels a batch, with all of its items that have not ended. Returns it as it is now."""
+        """Cancels a batch, with its items that had no reply; its job ends the others. Returns it as it is now."""
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
         )
         found = await self.get(batch.id)
         assert found is not None
         if found.state is BatchState.CANCELLED:
-            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, _PAGE):
+            while await self.end_page(
+                batch.id, RunState.CANCELLED, "cancelled", at, _PAGE, "of_batch_unheard"
+            ):
                 pass
         job = await self._job(batch)
         if job is not None:
@@ -276,10 +283,17 @@ class Batches(Group):
 
     @bulk_writes
     async def end_page(
-        self, connection: Connection, batch: int, state: RunState, stop: str, at: float, page: int
+        self,
+        connection: Connection,
+        batch: int,
+        state: RunState,
+        stop: str,
+        at: float,
+        page: int,
+        which: str = "of_batch_open",
     ) -> int:
-        """Ends some of a batch's items that have not ended. Returns how many."""
-        items = [_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch, page))]
+        """Ends some of a batch's items that have not ended, whatever they did. Returns how many."""
+        items = [_item(row) for row in await connection.rows(SQL[which], (batch, page))]
         for agent in sorted({item.run.agent for item in items if item.run is not None}):
             await connection.lock(agent)
         for item in items:

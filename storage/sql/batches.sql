@@ -110,6 +110,12 @@ UPDATE batches SET state = ?2, ended = ?3 WHERE id = ?1 AND state IN ('created',
 -- Reads some of a batch's items that have not ended.
 SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
 
+-- name: of_batch_unheard
+-- Reads some of those that had no reply.
+SELECT {item} WHERE i.batch = ?1 AND i.part >= 0
+AND NOT EXISTS (SELECT 1 FROM run_texts x WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
+ORDER BY i.run LIMIT ?2
+
 -- name: texts_empty
 -- Empties what an item held until its end; the words of its error stay.
 UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'

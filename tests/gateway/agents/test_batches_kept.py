@@ -131,6 +131,27 @@ def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: 
         assert "quokkas" not in s.block(agent)
 
 
+@pytest.mark.both
+def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) -> None:
+    with scene(tmp_path, noting, held=True) as s:
+        agents = s.agents(2)
+        batch = s.post(agents, "I adore quokkas.")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        status, found = s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")
+        assert (status, found["status"]) == (200, "cancelled")
+        s.until(batch, lambda found: found["counts"]["cancelled"] == 2)
+        assert s.items(batch)[0]["stop_reason"] == "cancelled"
+        said = s.said(agents[0])
+        assert said[:2] == ["user_message: I adore quokkas.", "tool_call_message: core_memory_append"]
+        # What forgets the turn takes back what it wrote.
+        message = s.world.letta.agents.messages.list(agents[0], order="asc").items[0]
+        assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")[0] == 200
+        assert "quokkas" not in s.block(agents[0])
+        assert "quokkas" in s.block(agents[1])
+
+
 def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenAIBatches, "most_requests", 2)
     with scene(tmp_path) as s:

@@ -172,14 +172,11 @@ class _Attempt:
 
     async def give_up(self) -> None:
         """Fails all items that have not ended, and ends the job."""
-        await self._end_open(RunState.FAILED, StopReason.ERROR)
+        end, at = self.jobs.store.batches.end_page, self.jobs.now()
+        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at, PAGE):
+            pass
         await self._end(BatchState.COMPLETED)
         await self.job.finish()
-
-    async def _end_open(self, state: RunState, stop: str) -> None:
-        end, at = self.jobs.store.batches.end_page, self.jobs.now()
-        while await end(self.batch.id, state, stop, at, PAGE):
-            pass
 
     # -- the end
 
@@ -213,8 +210,7 @@ class _Attempt:
 
     async def _stop(self) -> None:
         """Stops what providers still do for a batch that is over. Raises: Postponed: one is still at it."""
-        # Whoever cancelled it may have been killed before all of them had ended.
-        await self._end_open(RunState.CANCELLED, StopReason.CANCELLED)
+        await self.results.cancel()
         waits = list[float]()
         for part in self.parts.open:
             provider = self.jobs.providers.get(part.upstream)

@@ -77,6 +77,12 @@ class PartResults:
         async for page in self.pages(part.number):
             await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in page])
 
+    async def cancel(self) -> None:
+        """Cancels the items that have not ended. Rounds that were done stay."""
+        failure = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
+        while items := await self.store.batches.open_items(self.batch.id, PAGE):
+            await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in items])
+
     async def pages(self, part: int) -> AsyncIterator[list[BatchItem]]:
         """Yields the items that are in a part, and may leave it meanwhile."""
         after, items = 0, self.store.batches.items
