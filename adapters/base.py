@@ -159,8 +159,8 @@ class PartState:
     """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
 
     words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
-    is_too_much: it has none because the account's queue has no room for so much. left: what became of the requests of
-    which the results say nothing.
+    is_too_much: it has none because the account's queue has no room for so much. room: the tokens that the queue takes
+    when it is empty, where the provider says so. left: what became of the requests of which the results say nothing.
     """
 
     is_over: bool
@@ -168,6 +168,7 @@ class PartState:
     words: str = ""
     is_gone: bool = False
     is_too_much: bool = False
+    room: int | None = None
     left: Literal["errored", "expired", "cancelled"] = "errored"
 
 

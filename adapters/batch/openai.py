@@ -7,6 +7,7 @@ The official SDK speaks to it and is imported when it is first needed (a second 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
@@ -29,6 +30,7 @@ _HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions",
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # Of a batch that failed: more tokens would wait than the account may have waiting.
 _TOO_MUCH: Final = "token_limit_exceeded"
+_ROOM: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 _EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
 _PAGE: Final = 100
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
@@ -130,8 +132,14 @@ class OpenAIBatches:
         left: Literal["errored", "expired", "cancelled"] = "errored"
         if batch.status in ("expired", "cancelled"):
             left = batch.status
+        room = _ROOM.search(words) if is_too_much else None
         return PartState(
-            is_over, is_over and has_results, words[:MOST_WORDS], is_too_much=is_too_much, left=left
+            is_over,
+            is_over and has_results,
+            words[:MOST_WORDS],
+            is_too_much=is_too_much,
+            room=None if room is None else int(room[1].replace(",", "")),
+            left=left,
         )
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:

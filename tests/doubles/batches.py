@@ -87,7 +87,8 @@ class BatchServer:
     the next results, then the connection is lost. garbage: stands before all results. drop_create: the next batch is
     made and its maker never told. refuse_create, refuse_delete: (status, words) for the next ones. rejects: words of a
     batch that fails as a whole. room: so many requests of one model may be under way, of all batches; one with more
-    fails as a whole. polls: how often a batch was asked for.
+    fails as a whole. most_bytes: as one that is larger than all that may be enqueued, which its words name. polls: how
+    often a batch was asked for.
     """
 
     key: ClassVar[str]
@@ -104,6 +105,7 @@ class BatchServer:
         self.refuse_delete: list[tuple[int, str]] = []
         self.rejects: str | None = None
         self.room: int | None = None
+        self.most_bytes: int | None = None
         self.polls = 0
         self.faults: list[str] = []
         self._numbers = itertools.count(1)
@@ -177,7 +179,8 @@ class BatchServer:
             if (each.status, each.model) == ("in_progress", batch.model)
         )
         self.batches.append(batch)
-        if self.room is not None and under_way + len(found) > self.room:
+        is_large = self.most_bytes is not None and len(json.dumps(found)) > self.most_bytes
+        if is_large or (self.room is not None and under_way + len(found) > self.room):
             batch.status, batch.code = "failed", "token_limit_exceeded"
         elif self.rejects is not None:
             batch.status = "failed"
@@ -353,10 +356,9 @@ class OpenAIBatchServer(BatchServer):
         good, bad = self._files_of(batch)
         errors = None
         if batch.status == "failed":
-            words = (
-                self.rejects
-                or "Enqueued token limit reached. Please try again once some batches have been completed."
-            )
+            limit = "" if self.most_bytes is None else f" Limit: {self.most_bytes // 4:,} enqueued tokens."
+            again = "Please try again once some batches have been completed."
+            words = self.rejects or f"Enqueued token limit reached.{limit} {again}"
             data = [{"code": batch.code, "line": None, "message": words, "param": None}]
             errors = {"object": "list", "data": data}
         return {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, chain
+from typing import Any
 
 import orjson
 
@@ -144,6 +145,15 @@ def is_crowded(prompt: Prompt) -> bool:
 async def count_tokens(model: str, text: str) -> int:
     """Returns the tokens of a text by a model's tokenizer."""
     return (await _counter(model))(text)
+
+
+async def request_tokens(model: str, body: Mapping[str, Any]) -> int:
+    """Returns the tokens of a chat completion request: its messages and tools."""
+    count = await _counter(model)
+    tools = body.get("tools")
+    return sum(message_tokens(m, count) for m in body["messages"]) + (
+        count(dump(tools).decode()) if tools else 0
+    )
 
 
 async def _counter(model: str) -> Callable[[str], int]:

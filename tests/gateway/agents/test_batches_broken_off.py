@@ -333,6 +333,18 @@ def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
         assert set(s.openai.files) <= set(s.openai.deleted)
 
 
+def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = s.agents(4)
+        s.openai.most_bytes = 20_000
+        # It is met first, before anything has told that there is room.
+        batch = s.post(agents, "word " * 10_000, "Hi", "Hi", "Hi")
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (1, 3)
+        assert s.items(batch)[0]["error"].startswith("The request alone is larger than its provider's queue")
+        assert "Limit: 5,000 enqueued tokens." in s.items(batch)[0]["error"]
+
+
 def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         clock = s.world.world.clock

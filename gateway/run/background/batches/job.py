@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import orjson
 
-from adapters.base import BatchProvider
+from adapters.base import BatchProvider, PartState
 from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
@@ -42,6 +42,7 @@ from gateway.run.background.batches.results import INTERNAL, PAGE, PartResults
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.callbacks import calling_back
 from gateway.run.background.worker import JobContext, Postponed
+from gateway.run.memory.fit import request_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
 from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack
@@ -316,7 +317,7 @@ class _Attempt:
                     await self.outcomes.write([ItemBack(item, item.errors, item.expiries)])
             await self._give(part, draft)
             if not draft.items:
-                await self.parts.over(part, self.jobs.now())
+                await self.parts.over(part)
                 return False
             return await self._submit(part, draft, provider)
         finally:
@@ -370,7 +371,7 @@ class _Attempt:
             return
         await self.outcomes.done()
         if state.is_too_much and not state.has_results:
-            await self._too_much(part, state.words)
+            await self._too_much(part, state)
             return
         if state.words and not state.has_results:
             await self._refused(part, state.words, is_sure=True)
@@ -402,15 +403,19 @@ class _Attempt:
                 await self.parts.deleted(part, made)
         return min(waits, default=None)
 
-    async def _too_much(self, part: ProviderPart, words: str) -> None:
+    async def _too_much(self, part: ProviderPart, state: PartState) -> None:
         """Makes two smaller parts of a part for which there is no room."""
         _log.info("batch %s: the queue of %s has no room for a part", self._name, part.upstream)
         now = self.jobs.now()
+        count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
+        if count == 1 and state.room is not None and await self._tokens(part) > state.room:
+            words = f"The request alone is larger than its provider's queue for the model: {state.words}"
+            await self._give_up(part, words)
+            return
         if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
             for each in self.parts.waiting(part):
-                await self._give_up(each, words)
+                await self._give_up(each, state.words)
             return
-        count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
         halves = [
             await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
         ]
@@ -418,6 +423,14 @@ class _Attempt:
         async for page in self.results.pages(part.number):
             await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(places)) for i in page])
         await self.parts.over(part, now, no_room=True)
+
+    async def _tokens(self, part: ProviderPart) -> int:
+        """Returns about how many tokens the requests of a part have."""
+        tokens = 0
+        async for item in self._items(part.number):
+            if (made := await self._compose(item)) is not None:
+                tokens += await request_tokens(part.model, orjson.loads(made[0].body))
+        return tokens
 
     def _wait(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""

@@ -199,7 +199,8 @@ class PartJournal:
         await self._write(f"gone-{part.number}-{made}", {})
         part.deleted.add(made)
 
-    async def over(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
+    async def over(self, part: ProviderPart, at: float = 0.0, *, no_room: bool = False) -> None:
+        """Writes down that a part is over. at: since when; 0.0: its provider was never asked for it."""
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at, part.no_room = at, no_room
 

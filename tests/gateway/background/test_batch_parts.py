@@ -1,0 +1,40 @@
+"""The parts of a batch as its job's journal has them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from gateway.run.background.batches.parts import PartJournal, ProviderPart
+from gateway.run.background.worker import JobContext
+
+POLL_S = 60.0
+
+
+class Journal:
+    """Keeps what a job writes down."""
+
+    def __init__(self) -> None:
+        self.jobs = self
+        self.job = None
+        self.kept: dict[str, bytes] = {}
+
+    async def journal(self, job: Any, name: str, result: bytes) -> bytes:
+        return self.kept.setdefault(name, result)
+
+
+def part(number: int, count: int) -> ProviderPart:
+    return ProviderPart(number, "open", "m", f"mark{number}", 0.0, count)
+
+
+async def test_a_part_that_a_kill_has_left_empty_tells_nothing_of_room() -> None:
+    whole, empty, half = part(1, 4), part(2, 2), part(3, 2)
+    parts = PartJournal(cast(JobContext, Journal()), [whole, empty, half])
+    await parts.over(whole, 1000.0, no_room=True)
+    assert parts.queue_s(half, 1001.0, POLL_S) == POLL_S
+    await parts.over(empty)
+    assert parts.queue_s(half, 1001.0, POLL_S) == POLL_S - 1.0
+    # One that was answered makes room.
+    other = part(4, 1)
+    parts.parts.append(other)
+    await parts.over(other, 1010.0)
+    assert parts.queue_s(half, 1011.0, POLL_S) == 0.0
