@@ -112,8 +112,11 @@ class Request:
     def _check_that_the_client_is_quoted(self) -> None:
         made, at = self.composition, 0
         sent = [m for kind, m in self.sent if kind != "+ "]
+        filled = [m for kind, m in self.sent if kind == "+ "]
         for i, message in enumerate(self.messages):
-            if i in made.hidden:
+            if made.hidden.get(i) == []:
+                assert message in filled  # what was heard, before what failed after it
+            elif i in made.hidden:
                 span = sent[at : at + len(made.hidden[i])]
                 ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
                 says = visible(span, ours)
@@ -144,7 +147,8 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     path = [_sent_before(tree, element) for element in line]
     if plan.appending:
         # The last reply as it was heard comes with the list.
-        assert fill == [*path[: len(path) - bool(plan.heard)], *plan.held]
+        heard = listing.messages[: plan.heard] if plan.held else []
+        assert fill == [*path[: len(path) - bool(plan.heard)], *heard, *plan.held]
         return
     listed = listing.atoms[: listing.said]
     if plan.match.form:  # its last reply came back altered, or not at all
@@ -381,7 +385,7 @@ class World:
     def cancel(self, request: Request, got: Sequence[WireMessage] = (), edits: Sequence[str] = ()) -> Request:
         """Lets the client leave. got: the text that it had received by then."""
         self.now += 1
-        return self._end(request, list(got), edits, settle.cancel)
+        return self._end(request, list(got), edits, _leave)
 
     def _end(
         self,
@@ -495,6 +499,12 @@ class World:
     def learned(self, who: str | None = "alice") -> list[str]:
         """Returns the block's value after all edits."""
         return self.memory(who).blocks[0].value.split()
+
+
+def _leave(tree: Tree, plan: Plan, ended: settle.Ended) -> Exchange:
+    if plan.appending:
+        settle.open_(tree, plan, ended)  # as a gateway does before it asks the model
+    return settle.cancel(tree, plan, ended)
 
 
 def drawn(text: str) -> str:

@@ -11,22 +11,20 @@ from collections.abc import Iterable, Sequence
 from gateway.core.conversation.canonical import (
     Listing,
     WireMessage,
-    begins,
     is_user,
     letters,
     squash,
     text_of,
     transcribed,
-    without_remark,
 )
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
+from gateway.core.conversation.tip import RESULTS, find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 
 # Characters, white space aside. Chosen: "Hi" and "Hello" stand in many messages that quote nobody.
 _MIN_QUOTE = 16
-_RESULTS = ("tool", "function")
 
 
 @frozen
@@ -75,28 +73,24 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     """Plans a request: returns what it will add. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
     found = find_match(tree, query)
-    if query.append and not query.retry and found.anchor is not None and found.first == 0:
-        # It may only tell once more what was heard, in front of what its sends that failed brought.
-        tip, held, heard = _tip(tree, query, range(len(listing)))
-        if held and heard and tip is found.anchor:
-            found = Match()
-    # Results of tools that came back within an altered reply are new as well.
-    results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in _RESULTS]
-    new = (*results, *range(found.last + 1, len(listing)))
-    appending = query.append and found.anchor is None
-    held, heard = (), 0
+    tip = find_tip(tree, query, found) if query.append else None
+    held, heard = (tip.held, tip.heard) if tip else ((), 0)
     fill: Sequence[PathElement] = ()
     amendments: Iterable[Amendment] = ()
-    if appending:
-        anchor, held, heard = _tip(tree, query, new)
-        found, fill = Match(anchor), tree.line(anchor)
-        if heard and anchor is not None:
+    if tip is not None:
+        found, new = Match(tip.exchange), tuple(range(heard, len(listing)))
+        fill = tree.line(tip.exchange)
+        if tip.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.
-            new, fill = new[heard:], fill[:-1]
-            amendments = [Amendment(anchor.id, None, (0, heard))]
-    elif found.anchor is not None:
-        fill = _left_out(tree, listing, found)
-        amendments = _amendments(tree, listing, found)
+            fill = fill[:-1]
+            amendments = [Amendment(tip.exchange.id, None, (0, heard))]
+    else:
+        # Results of tools that came back within an altered reply are new as well.
+        results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in RESULTS]
+        new = (*results, *range(found.last + 1, len(listing)))
+        if found.anchor is not None:
+            fill = _left_out(tree, listing, found)
+            amendments = _amendments(tree, listing, found)
     messages = [*held, *(listing.messages[i] for i in new)]
     e = new_exchange(query, found.anchor, held, new)
     tree.lend(0, messages)
@@ -120,8 +114,8 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         heard,
         hush=_find_hush(tree, e, messages, len(held), _rivals(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
-        or _was_off(tree, e, found.anchor, conversation, appending=appending),
-        appending=appending,
+        or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),
+        appending=tip is not None,
         quotes=found.anchor is None and not query.append and _quotes(tree, query, messages),
     )
 
@@ -303,60 +297,6 @@ def _tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
     return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
 
-def _tip(tree: Tree, query: Query, new: Sequence[int]) -> tuple[Exchange | None, Sequence[WireMessage], int]:
-    """Append mode: returns the exchange that a new message follows, the messages of cancelled sends that come with it,
-    and how many at the head of the list say the reply of that exchange again.
-
-    The client sends its new message alone; the path of the exchange touched last comes before it.
-    """
-    canon = query.listing.canon
-    # A turn off the record is no part of the line: it goes on from the same place as what comes next.
-    standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
-    tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
-    held: Sequence[WireMessage] = _pending(tree, tip)
-    if new and all(query.listing.role(i) in _RESULTS for i in new):
-        # They stand behind their calls, so what the user has said meanwhile waits for what is said next.
-        held = [m for m in held if m.get("role") in _RESULTS]
-    heard = 0 if tip is None else _heard(tree, query.listing, tip)
-    # Words alone do not tell another picture from the same one once more.
-    sent = [(query.listing.atoms[i], query.listing.media(i)) for i in new[heard:]]
-    before = [] if tip is None else [*zip(tip.inputs, tip.media, strict=True)]
-    if query.retry and not held and not heard and tip is not None and before[-len(new) :] == sent:
-        # The last turn once more: what it was asked takes its place, beside it.
-        held, tip = (tree.content(tip).messages or [])[: -len(new)], tree.parent(tip)
-    elif [(canon.atoms(m), canon.media(m)) for m in held[-len(sent) :]] == sent:
-        held = held[: -len(sent)]  # the cancelled message once more
-    return tip, held, heard
-
-
-def _heard(tree: Tree, listing: Listing, tip: Exchange) -> int:
-    """Returns how many messages at the head of a list say the last reply again, as far as it was heard; 0: none."""
-    count = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
-    if not count or not tip.reply or not tree.is_soft(tip):
-        return 0
-    return count if _was_heard(tree, tip, listing, 0, count) else 0
-
-
-def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
-    """Returns the messages of a cancelled send, which are kept and sent with the next one.
-
-    Those that the upstream has refused would only be refused again. A user's may have waited for results of tools.
-    """
-    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
-    while tip is not None and tree.goes_on(tip):
-        tip = tree.parent(tip)
-        after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
-    cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
-    cut.sort(key=lambda e: (e.begun, e.id))
-    if not cut:
-        return []
-    held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
-    said = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
-    if said is None or said is cut[-1] or said.superseded:
-        return held
-    return [*held, *(m for m in tree.content(said).messages or () if m.get("role") == "user")]
-
-
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
@@ -382,7 +322,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             fits = _was_within(tree, x, asked)
             block = block if fits else None
         if reply and is_parent and not fits and (is_short or is_turn):
-            reply = reply if _was_heard(tree, x, listing, *reply) else None
+            reply = reply if was_heard(tree, x, listing, *reply) else None
         if block or reply:
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
@@ -415,12 +355,6 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
         return True
     was = "".join(map(text_of, (tree.content(x).messages or ())[-1:]))
     return squash(text) in squash(was) and bool(letters(text) or not letters(was))
-
-
-def _was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int) -> bool:
-    """Returns whether messages are what was heard of the reply of an exchange."""
-    heard = letters(without_remark("".join(map(listing.text, range(start, end)))))
-    return begins(heard, letters(text_of(tree.content(x).said or {})))
 
 
 def _begin_of_reply(x: Exchange, listing: Listing, end: int) -> int:

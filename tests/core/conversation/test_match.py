@@ -469,6 +469,25 @@ def test_a_cancelled_message_that_is_sent_again_in_append_mode_is_there_once(fil
     assert filling.standing() == ["one", "r1", "lost?", "Found."]
 
 
+def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling: World) -> None:
+    filling.say([user("one")], "r1", "c1", append=True)
+    for text in ("I would li", "I would like a"):
+        filling.cancel(filling.begin([user(text)], "c1", append=True))
+    request = filling.say([user("I would like a boat")], "Which?", "c1", append=True)
+    assert request.lines == ["+ user: one", "+ assistant: r1", "user: I would like a boat"]
+    assert filling.standing() == ["one", "r1", "I would like a boat", "Which?"]
+
+
+def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: World) -> None:
+    """The client tells what was heard of the reply before it, and not a word of the last one."""
+    filling.say([user("one")], "This is the first reply.", "c1", append=True)
+    told = assistant("This is the first")
+    filling.say([told, user("two")], "Nobody heard this.", "c1", append=True)
+    request = filling.say([told, user("three")], "Third.", "c1", append=True)
+    assert request.lines == ["+ user: one", "+ assistant: This is the first", "+ user: two", "user: three"]
+    assert filling.standing() == ["one", "This is the first", "two", "three", "Third."]
+
+
 def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: World) -> None:
     world.say([user("one")], "r1", "c1", append=True)
     request = world.say([user("one"), assistant("r1"), user("two")], "r2", "c1", append=True)

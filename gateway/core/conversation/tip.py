@@ -1,0 +1,130 @@
+"""Append mode: finding where a list goes on whose client sends its new messages alone.
+
+The path touched last comes before them, then the messages of sends that were cancelled. At the head of the list the
+client may tell how much of a reply was heard. Rule 13 of docs/conversations.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.core.conversation.canonical import (
+    Canon,
+    Listing,
+    WireMessage,
+    begins,
+    grows,
+    letters,
+    text_of,
+    without_remark,
+)
+from gateway.core.conversation.match import Match, Query
+from gateway.core.conversation.tree import Tree
+from storage.records import Exchange, State
+from storage.value import frozen
+
+RESULTS = ("tool", "function")
+
+
+@frozen
+class Tip:
+    """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
+
+    held: the messages of cancelled sends that come before it. heard: so many messages at its head say the reply of that
+    exchange again.
+    """
+
+    exchange: Exchange | None
+    held: Sequence[WireMessage]
+    heard: int
+
+
+def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
+    """Returns the place from which a list goes on in append mode; None where it is found by what the list repeats.
+
+    The client sends its new message alone; the path of the exchange touched last comes before it.
+    """
+    if found.first > 0:
+        return None
+    listing, canon = query.listing, query.listing.canon
+    # A turn off the record is no part of the line: it goes on from the same place as what comes next.
+    standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
+    tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
+    held: Sequence[WireMessage] = _pending(tree, tip)
+    if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
+        # They stand behind their calls, so what the user has said meanwhile waits for what is said next.
+        held = [m for m in held if m.get("role") in RESULTS]
+    above = tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
+    heard, before = _heard(tree, listing, tip), _heard(tree, listing, above)
+    told = heard or before
+    is_unheard = before > heard
+    said = listing.messages[told:]
+    if _repeats(canon, said, held):
+        held = held[: -len(said)]  # the cancelled message once more
+    elif tip is not None and not held and (is_unheard or (query.retry and before == told)):
+        messages = tree.content(tip).messages or []
+        if _repeats(canon, said, messages):
+            # The last turn once more: what it was asked takes its place, beside it.
+            return Tip(tree.parent(tip), messages[: -len(said)], before)
+    if tip is not None and is_unheard:
+        # Nobody heard its reply: what it was asked comes with what is said next, beside it.
+        return Tip(above, [*(tree.content(tip).messages or ()), *held], before)
+    return Tip(tip, held, heard) if heard or found.anchor is None else None
+
+
+def _repeats(canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMessage]) -> bool:
+    """Returns whether messages are the last ones before them once more, or a transcript of these that went on."""
+    if not new or len(before) < len(new):
+        return False
+    pairs = [*zip(new, before[-len(new) :], strict=True)]
+    # Words alone do not tell another picture from the same one once more.
+    if any(canon.media(a) != canon.media(b) for a, b in pairs):
+        return False
+    others = [(a, b) for a, b in pairs if canon.atoms(a) != canon.atoms(b)]
+    if not others:
+        return True
+    (last, earlier), *_ = others
+    is_user = last.get("role") == earlier.get("role") == "user"
+    return others == pairs[-1:] and is_user and grows(text_of(last), text_of(earlier))
+
+
+def _heard(tree: Tree, listing: Listing, e: Exchange | None) -> int:
+    """Returns how many messages at the head of a list say the reply of an exchange again, as far as it was heard."""
+    count = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+    if e is None or not count or not e.reply or not tree.is_soft(e):
+        return 0
+    return count if was_heard(tree, e, listing, 0, count) else 0
+
+
+def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
+    """Returns the messages of a cancelled send, which are kept and sent with the next one.
+
+    Those that the upstream has refused would only be refused again. A user's may have waited for results of tools. One
+    that asked the question of the tip once more stands beside it, and brings what follows that question.
+    """
+    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
+    asked = 0
+    if tip is not None and not tree.goes_on(tip):
+        asked = len(tip.inputs)
+        beside = (e for e in tree.siblings(tip) if e.begun > tip.begun)
+        after += [e for e in beside if e.inputs[:asked] == tip.inputs]
+    while tip is not None and tree.goes_on(tip):
+        tip = tree.parent(tip)
+        after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
+    cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
+    cut.sort(key=lambda e: (e.begun, e.id))
+    if not cut:
+        return []
+    held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
+    if asked and tip is not None and cut[-1].parent == tip.parent:
+        return held[asked:]
+    said = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
+    if said is None or said is cut[-1] or said.superseded:
+        return held
+    return [*held, *(m for m in tree.content(said).messages or () if m.get("role") == "user")]
+
+
+def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int) -> bool:
+    """Returns whether messages are what was heard of the reply of an exchange."""
+    heard = letters(without_remark("".join(map(listing.text, range(start, end)))))
+    return begins(heard, letters(text_of(tree.content(x).said or {})))

@@ -1,0 +1,66 @@
+"""Append mode with random clients that leave, lose replies, send again and tell what was heard.
+
+Whatever happens, the model gets each message of the user once, in order, and of a reply what was heard.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from tests.core.conversations import World, assistant, user
+
+
+class Talker:
+    """A client that sends its new message alone, and tells before it what was heard of the last reply that it got."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.world = World()
+        self.said: list[str] = []
+        self.cut: list[str] = []
+        self.reply = self.heard = self.lost = ""
+
+    def talk(self) -> None:
+        for _ in range(self.chance.randint(3, 9)):
+            self.turn(f"message {len(self.said)}.")
+
+    def turn(self, text: str) -> None:
+        messages = [user(text)]
+        if self.reply and self.chance.random() < 0.5:
+            if not self.heard:
+                self.heard = self.reply[: self.chance.randint(10, len(self.reply) - 1)].rstrip()
+                self.cut.append(self.reply)
+            messages = [assistant(self.heard), *messages]
+        self.said.append(text)
+        retry = False
+        while not self.is_answered(messages, text, retry=retry):
+            if self.chance.random() < 0.5:
+                return
+            retry = True
+
+    def is_answered(self, messages: list[WireMessage], text: str, *, retry: bool) -> bool:
+        request = self.world.begin(messages, "c1", append=True, retry=retry)
+        sent = [m for _, m in request.sent]
+        assert [text_of(m) for m in sent if m["role"] == "user"] == self.said
+        replies = [text_of(m) for m in sent if m["role"] == "assistant"]
+        assert not set(replies) & set(self.cut)
+        assert len(messages) == 1 or self.heard in replies
+        if self.chance.random() < 0.3:
+            self.world.cancel(request)
+            return False
+        answer = f"{self.world.now:.0f} is when I answer {text} And there is more."
+        self.world.finish(request, answer)
+        # Two replies in a row that got lost cannot be told from a conversation that goes on from an older place.
+        if self.lost in ("", text) and self.chance.random() < 0.3:
+            self.lost = text
+            return False
+        self.reply, self.heard, self.lost = answer, "", ""
+        return True
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> None:
+    Talker(seed).talk()
