@@ -205,7 +205,8 @@ async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
     agents = store.agents
     if not store.database.is_shared:
         return agents.at_hand(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
-    if not spec.uid and asked.identity.mode in (Mode.ON, Mode.STRICT):
+    # Of what is off the record hashes are kept, under the agent's secret.
+    if not spec.uid and not asked.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, asked.now)
     return await agents.find_or_draft(scope, is_made=bool(spec.uid))
 

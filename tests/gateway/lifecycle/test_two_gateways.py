@@ -156,6 +156,34 @@ def test_first_requests_at_both_are_one_persons(world: Two) -> None:
     assert "I like rain." in note
 
 
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_what_is_off_the_record_at_first_stays_so_whoever_begins_the_memory(world: Two, mode: str) -> None:
+    gate = Gate()
+    world.upstream.queue(say("Sorry.", hold_before_headers=gate), say("Hello."))
+    off = {"x-mnemogate-memory": mode}
+    secret = world.threads.submit(world.chat, world.one, "My diagnosis is X.", **off)
+    becomes(lambda: len(world.prompts()) == 1)
+    world.chat(world.other, "Good morning.")
+    gate.open()
+    assert "x-mnemogate-durable" not in secret.result().headers
+    assert world.chat(world.other, "My diagnosis is X.", "Sorry.", "What now?").status == 200
+    stored = world.one.call(_read(world.one, "SELECT input, said FROM exchanges"))
+    assert "What now?" in str(stored)
+    assert "diagnosis" not in str(stored)
+
+
+def test_a_first_request_that_leaves_nothing_begins_no_memory(world: Two) -> None:
+    schema = {"response_format": {"type": "json_object"}}
+    body = {
+        "model": "m",
+        "user": "alice",
+        "messages": [{"role": "user", "content": "Is it rude? Say it in JSON."}],
+    }
+    world.upstream.queue(say("{}"))
+    assert world.one.post({**body, **schema}).headers["x-mnemogate-memory"] == "read"
+    assert not world.one.call(_read(world.one, "SELECT uid FROM agents"))
+
+
 def test_appended_requests_at_both_are_answered_in_turn(world: Two) -> None:
     gate = Gate()
     world.upstream.queue(say("First reply.", hold_before_headers=gate), say("Second reply."))
