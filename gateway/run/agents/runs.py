@@ -72,7 +72,7 @@ from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT, Agent, Run, RunState, Scope, Summary
+from storage.records import DEFAULT, Agent, Counts, Run, RunState, Scope, Summary
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -433,7 +433,8 @@ class AgentRuns:
         if resumed is not None and resumed.is_partial:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
-            return RunResult(memory.run, memory.known.agent, ())
+            # What the calls' own reply has cost was told with it.
+            return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
         call = ChatCall(sending.request, sending.passes, sending.route.upstream, "on", receipt)
         with attempts:
             turn = TurnRun(

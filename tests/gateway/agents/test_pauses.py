@@ -109,6 +109,16 @@ def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
     assert results == [("w1", "sunny"), ("w2", "rainy")]
 
 
+def test_part_of_the_answers_costs_nothing_again(life: Life) -> None:
+    asked = ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
+    told = [(asked.run.steps, asked.run.counts)]
+    for id in ("w1", "w2"):
+        run = answer(life, **{id: "dry"}).run
+        told.append((run.steps, run.counts))
+    prompts = life.world.query("SELECT prompt FROM runs ORDER BY id")
+    assert [(steps, counts.prompt) for steps, counts in told] == [(1, prompts[0]), (0, 0), (1, prompts[1])]
+
+
 def test_an_answer_is_counted_with_the_run_that_it_begins(life: Life) -> None:
     ask(life, Call("get_weather", {}, "w1"))
     answer(life, w1="sunny")
