@@ -19,7 +19,7 @@ from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
 from gateway.core.prompt.note import folded_words, mentions_blocks
 from storage.commands import Erased, Revised
-from storage.records import Block, Exchange
+from storage.records import Block, Exchange, State
 
 FORGOTTEN = "(forgotten)"  # in the place of what a search found; no hit is shorter
 _REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
@@ -37,19 +37,22 @@ def quotes(text: str, erased: Erased) -> bool:
 def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
     """Returns a step without what its results may quote of what was erased: hits of searches, and changes of blocks.
 
-    above: the step whose calls they answer. Both with their content.
+    above: the step whose calls they answer. Both with their content. Of calls that were erased no result is left.
     """
-    calls = calls_of(above)
+    is_gone = above.state is State.FORGOTTEN or -1 in above.hush
+    calls = None if is_gone else calls_of(above)
     messages = orjson.loads(e.input or b"[]")
     left = [_without_found(m, calls, erased) for m in messages]
     return e if left == messages else replace(e, input=orjson.dumps(left))
 
 
-def _without_found(message: WireMessage, calls: Mapping[str, str], erased: Erased) -> WireMessage:
+def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
     if message.get("role") != "tool":
         return message
     text, said = text_of(message), private_of(message).get("said")
-    if calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:said], erased):
+    if calls is None or (
+        calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:said], erased)
+    ):
         return {**without_private(message), "content": FORGOTTEN}
     if said is not None and quotes(text[said:], erased):
         return {**message, "content": text[:said]}

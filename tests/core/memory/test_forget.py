@@ -11,7 +11,7 @@ from gateway.core.conversation.private import with_private
 from gateway.core.memory.forget import quotes, rebuild, without_found
 from gateway.core.prompt.note import Recalled, render_note
 from storage.commands import Erased, Revised
-from storage.records import Block, BlockOp, Exchange, Message
+from storage.records import Block, BlockOp, Exchange, Message, State
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)
@@ -66,6 +66,9 @@ def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
     ):
         left = orjson.loads(without_found(step, above, erased).input or b"")
         assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
+    for gone in (replace(above, said=None, state=State.FORGOTTEN), replace(above, hush=frozenset({-1}))):
+        left = orjson.loads(without_found(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
+        assert [m["content"] for m in left] == ["(forgotten)"] * 3 + [hit]
 
 
 def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:

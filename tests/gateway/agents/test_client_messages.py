@@ -21,6 +21,7 @@ from letta_client import (
     UnprocessableEntityError,
 )
 
+from gateway.operations import make_operations
 from gateway.settings import UpstreamSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.letta import LettaWorld, letta
@@ -839,6 +840,27 @@ def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) 
     world.world.settle()
     returned = [each for each in messages.list(agent.id) if each.message_type == "tool_return_message"]
     assert [each.tool_return for each in returned] == ["(forgotten)"]
+    messages.create(agent.id, input="Go on.")
+    assert "Rex" not in str(world.upstream.last.messages)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call("conversation_search", {"query": "dog called"}),
+        Call("memory_insert", {"label": "human", "new_string": "Her dog is called Rex."}),
+    ],
+)
+def test_what_a_forgotten_call_had_for_an_answer_goes_with_it(world: LettaWorld, call: Call) -> None:
+    """As with `memory forget --agent … --exchange 1`: the answer is in the step behind it."""
+    agent, messages = world.agent(tools=[call.name]), world.letta.agents.messages
+    world.upstream.queue(call_tools(call), say("Noted."))
+    messages.create(agent.id, input="My dog is called Rex.")
+    assert "Rex" in world.upstream.last.messages[-1]["content"]
+    operations = make_operations(world.world.gateway.app.settings, world.world.store)
+    wanted = {"project": "default", "agent": agent.id, "exchange": 1}
+    assert world.world.gateway.call(operations.perform("memory-forget", wanted))["messages"] == 2
+    assert b"Rex" not in world.world.data()
     messages.create(agent.id, input="Go on.")
     assert "Rex" not in str(world.upstream.last.messages)
 
