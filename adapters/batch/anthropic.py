@@ -131,7 +131,9 @@ class AnthropicBatches:
     async def _has(self, id: str, custom_ids: Container[str]) -> bool:
         async with aclosing(self.results(id)) as results:
             async for result in results:
-                return result.custom_id in custom_ids
+                # Of some the agent may have been deleted meanwhile.
+                if result.custom_id in custom_ids:
+                    return True
         return False
 
     async def poll(self, id: str) -> PartState:
