@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -247,6 +248,27 @@ def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) 
             else {*s.openai.files, f"file-out-{s.openai.batches[0].id}"}
         )
         assert kept <= set(server.deleted)
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_results_that_break_off_behind_the_last_one_are_deleted(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        stream = server.stream
+
+        def cut_last(lines: list[Any]) -> Response:
+            if lines:
+                server.cut_results = sum(len(orjson.dumps(line)) + 1 for line in lines)
+                monkeypatch.setattr(server, "stream", stream)
+            return stream(lines)
+
+        monkeypatch.setattr(server, "stream", cut_last)
+        assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
+        s.until_rest()
+        assert server.cut_results is None
+        assert server.deleted
 
 
 def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -140,7 +140,7 @@ class _Attempt:
     async def _run(self) -> None:
         batches = self.jobs.store.batches
         if self.batch.is_over:
-            await self._stop()
+            await self._cancel()
             return
         # What is answered makes room for those that wait.
         for part in sorted(self.parts.open, key=lambda part: part.id is None):
@@ -154,7 +154,7 @@ class _Attempt:
         now = await batches.get(self.batch.id)
         if now is not None and now.is_over:
             self.batch = now
-            await self._stop()
+            await self._cancel()
         elif await batches.is_open(self.batch.id):
             await self._say()
             # Some have become ready meanwhile.
@@ -171,6 +171,11 @@ class _Attempt:
         providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
+    async def _cancel(self) -> None:
+        """Ends a batch that is over already. Raises: Postponed."""
+        await self.results.cancel()
+        await self._finish(self.batch.state)
+
     async def give_up(self) -> None:
         """Fails all items that have not ended, and ends the job."""
         end, at = self.jobs.store.batches.end_page, self.jobs.now()
@@ -182,10 +187,20 @@ class _Attempt:
     # -- the end
 
     async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
-        """Ends the batch, and the job. Raises: Postponed: providers keep something still."""
+        """Ends the batch, then what providers still do and keep for it, then the job. Raises: Postponed."""
         await self._end(state)
+        waits = list[float]()
+        # Where results broke off behind the last one that is needed, a part is open still.
+        for part in self.parts.open:
+            provider = self.jobs.providers.get(part.upstream)
+            if provider is not None and not await self._stopped(part, provider):
+                waits.append(self._wait(part))
+            else:
+                await self.parts.over(part, self.jobs.now())
         if (wait_s := await self._clear()) is not None:
-            raise Postponed("its providers delete what they keep", wait_s)
+            waits.append(wait_s)
+        if waits:
+            raise Postponed("its providers stop, and delete what they keep", min(waits))
         await self.job.finish()
 
     async def _end(self, state: BatchState) -> None:
@@ -208,20 +223,6 @@ class _Attempt:
 
         await self.job.jobs.journal(self.job.job, "end", b"{}", end)
         await self._say()
-
-    async def _stop(self) -> None:
-        """Stops what providers still do for a batch that is over. Raises: Postponed: one is still at it."""
-        await self.results.cancel()
-        waits = list[float]()
-        for part in self.parts.open:
-            provider = self.jobs.providers.get(part.upstream)
-            if provider is not None and not await self._stopped(part, provider):
-                waits.append(self._wait(part))
-            else:
-                await self.parts.over(part, self.jobs.now())
-        if waits:
-            raise Postponed("its providers stop", min(waits))
-        await self._finish(self.batch.state)
 
     async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Has a provider stop. Returns whether it has, or is asked no more."""
