@@ -344,12 +344,7 @@ def table(figures: Figures, steps: int) -> str:
         ("first text of a stream: added, p50", f"{agent:.2f} ms", "", ""),
         ("of the same as a chat completion", f"{other:.2f} ms", "within 0.5 ms", ""),
     ]
-    widths = [max(len(row[index]) for row in rows) for index in range(4)]
-    rows.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    )
+    return load.table(rows, str.ljust)
 
 
 def main() -> None:

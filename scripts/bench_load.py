@@ -223,12 +223,7 @@ def table(targets: list[Target]) -> str:
         for value in (target.median(name) for target in targets):
             shown.append("-" if value is None else f"{value:,.{0 if value >= 100 else 2}f}")
         rows.append([name, *shown, " / ".join(goal or "-" for goal in goals) if any(goals) else ""])
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    )
+    return load.table(rows)
 
 
 async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:

@@ -226,12 +226,7 @@ def table(ways: list[Way]) -> str:
     rows = [["", *(way.name for way in ways)]]
     for name in names:
         rows.append([name, *(f"{way.median(name):,.2f}" if name in way.figures else "-" for way in ways)])
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    )
+    return load.table(rows)
 
 
 def judge(ways: list[Way]) -> Iterator[str]:

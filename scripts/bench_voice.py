@@ -248,12 +248,7 @@ def table(figures: Figures) -> str:
         ),
         ("of a turn with filler, tool and answer", f"{figures.median('cpu, filler'):.1f} ms", ""),
     ]
-    widths = [max(len(row[index]) for row in rows) for index in range(3)]
-    rows.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2]))
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    )
+    return load.table(rows, str.ljust)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -269,6 +269,16 @@ class Talks:
 
 
 # --- the servers
+
+
+def table(rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.rjust) -> str:
+    """Returns the rows as a table in Markdown. The first one is its head. align: puts a cell to its width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *rest = rows
+    return "\n".join(
+        "| " + " | ".join(align(cell, width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in (head, ["-" * width for width in widths], *rest)
+    )
 
 
 def free_port() -> int:
