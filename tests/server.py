@@ -24,13 +24,13 @@ from gateway.log import AccessLog
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
 from gateway.web.server import GatewayServer, bind, make_server
 from storage.sql.store import Store
+from tests.doubles.upstream import PATIENCE_S
 
 __all__ = ["QUIET", "RawClient", "RawReply", "Running", "serve", "settings_for"]
 
 T = TypeVar("T")
 # Upstreams are not asked for their models, so that they see only what a test sends.
 QUIET = Limits(models_refresh_s=0.0)
-PATIENCE_S = 10.0  # how long a test waits for what must come; never waited out when all is well
 
 
 def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:

@@ -8,6 +8,7 @@ with remember(upstream, tmp_path) as world:
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,11 @@ import openai
 from gateway.core.request.scan import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
-from storage.records import Block, Scope
+from storage.records import Block, JobState, Scope
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.doubles.statements import counting
-from tests.doubles.upstream import Seen, StrictUpstream
+from tests.doubles.upstream import PATIENCE_S, Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import data_of, open_store
 
@@ -34,6 +35,7 @@ __all__ = [
     "Clock",
     "World",
     "agent",
+    "have_run",
     "message_bytes",
     "prefix_bytes",
     "remember",
@@ -66,6 +68,11 @@ def agent(name: str = "helper", **options: Any) -> ProfileSettings:
     return ProfileSettings(
         name, **{"model": "m", "system": "You help.", "memory_tools": True, "blocks": blocks, **options}
     )
+
+
+def have_run(counts: Mapping[JobState, int]) -> bool:
+    """Nothing is left to be done now; what has failed may wait for another attempt."""
+    return not counts[JobState.PENDING] and not counts[JobState.RUNNING]
 
 
 def kind_of(statement: str) -> str:
@@ -143,6 +150,16 @@ class World:
             await background.maintenance.step()
 
         self.gateway.call(work())
+
+    def until_jobs(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+        """Waits until it holds of how many jobs there are of each state."""
+
+        async def wait() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds(await self.store.jobs.counts()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+        self.gateway.call(wait())
 
     def query(self, sql: str, *values: object) -> list[Any]:
         self.settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ from storage.records import Conversation, JobState, Scope
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.sdk import have_run
 from tests.storage.test_append import Writer
 
 IDLE_S = 200.0
-PATIENCE_S = 20.0
 _ENTRY = re.compile(r"^\[[^\]]*, user[^\]]*\] (.*)$", re.MULTILINE)
 
 
@@ -108,18 +108,11 @@ class SleepWorld:
 
     def slept(self) -> None:
         """Waits until nothing is left to be done now."""
-        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        self.until(have_run)
         self.letta.world.settle()
 
-    def until(self, holds: Callable[[dict[JobState, int]], bool]) -> None:
-        store = self.letta.world.store
-
-        async def wait() -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while not holds(await store.jobs.counts()):  # noqa: ASYNC110
-                    await asyncio.sleep(0.002)
-
-        self.letta.world.gateway.call(wait())
+    def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
+        self.letta.world.until_jobs(holds)
 
     def until_waiting(self) -> None:
         """Waits until a job has failed and waits for its next attempt."""
@@ -162,7 +155,7 @@ class SleepWorld:
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""
         before = len(self.model.seen)
-        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        self.until(have_run)
         self.later()
         self.until(lambda counts: len(self.model.seen) > before)
         self.slept()

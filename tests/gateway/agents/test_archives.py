@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
 
@@ -16,7 +16,7 @@ from storage.records import Agent, Definition, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
-from tests.stored import Speaker, open_store, rows
+from tests.stored import Speaker, rows
 
 ANY = PassageFilter()
 
@@ -27,13 +27,6 @@ class Clock:
     def __call__(self) -> float:
         self.now += 1
         return self.now
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path / "memory.db")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

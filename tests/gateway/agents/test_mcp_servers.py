@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import Page
 from storage.sql.store import Store
 from tests.gateway.tools.test_mcp import ALLOWED, STDIO
-from tests.stored import open_store
 
 PROJECT = "default"
 SERVER = McpServerDefinition("https://mcp.example.org/mcp")
@@ -42,13 +40,6 @@ class Listing(McpServers):
 
     def says(self, *names: str, about: str = "") -> None:
         self.tools = [ListedTool(name, about, ANY) for name in names]
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path / "memory.db")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

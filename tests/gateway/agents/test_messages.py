@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,9 @@ from storage.sql.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent
-from tests.stored import Speaker, open_store, rows, save_passage
+from tests.stored import Speaker, rows, save_passage
 
 UID = "0" * 32
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path / "memory.db")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,6 @@ SETTINGS = Settings(
     profiles=(ProfileSettings("helper"),),
     models=(ModelSettings("openai/alias", "gpt-x"),),
 )
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path / "memory.db")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

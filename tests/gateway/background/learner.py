@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +13,10 @@ from gateway.limits import Limits
 from gateway.run.background.learn import Learning
 from storage.records import Fact, JobState, Scope
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import World, agent, have_run, remember
 from tests.server import QUIET
 
 IDLE_S = 200.0
-
-PATIENCE_S = 10.0
 
 
 def fact(text: str, **more: Any) -> ScriptedCall:
@@ -64,15 +61,10 @@ class Learner:
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
-        self.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+        self.until(have_run)
 
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        async def wait() -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while not holds(dict.fromkeys(JobState, 0) | await self.world.store.jobs.counts()):  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
-
-        self.world.gateway.call(wait())
+        self.world.until_jobs(holds)
         self.world.settle()
 
     def facts(self, user: str = "alice", *, is_all: bool = False, profile: str = "default") -> list[Fact]:

@@ -24,12 +24,11 @@ from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
-from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import PATIENCE_S, Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
 from tests.stored import save_passage, url_of
 
-PATIENCE_S = 10.0
 IDLE_S = 200.0
 TORTOISE = "My tortoise likes dandelions."
 QUESTION = "Which nourishment suits reptiles?"  # not a word of it was said
@@ -70,12 +69,7 @@ class Remembering:
         self.until(lambda counts: not any(counts[state] for state in busy))
 
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
-        async def wait() -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while not holds(dict.fromkeys(JobState, 0) | await self.world.store.jobs.counts()):  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
-
-        self.world.gateway.call(wait())
+        self.world.until_jobs(holds)
         self.world.settle()
 
     def mention(self, *texts: str, others: int = 6, user: str = "alice") -> None:

@@ -15,9 +15,9 @@ from adapters.scripted import Said, ScriptedProvider
 from adapters.types import ModelRequest
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.background.model import ModelAnswer
-from storage.records import JobState
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
+from tests.gateway.sdk import have_run
 from tests.server import QUIET
 
 # -- forgetting
@@ -142,5 +142,5 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
 
             world.gateway.call(forget())
             held.open()
-            learner.until(lambda counts: not counts[JobState.PENDING] and not counts[JobState.RUNNING])
+            learner.until(have_run)
         assert not any("Zqmisox" in text for text in learner.shown)

@@ -27,7 +27,7 @@ from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import PATIENCE_S, Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.lifecycle.faulty import (
     APPEND,
     FACT,
@@ -43,7 +43,6 @@ from tests.server import RawReply
 
 LONG = "This fills pages. " * 4000  # more than the free room of a small file
 
-PATIENCE_S = 10.0
 
 # -- faults of the machine
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +11,6 @@ from gateway.core.conversation.match import Keeping
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, Request, assistant, user
 from tests.gateway.memory.test_two_paths import Pair
-from tests.stored import open_store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path / "memory.db")
-    yield opened
-    await opened.close()
 
 
 def _texts(dice: random.Random) -> list[str]:

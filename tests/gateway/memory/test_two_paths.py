@@ -7,9 +7,8 @@ its bounded look-ups, its skeletons without content, and the plain path wherever
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +33,7 @@ from tests.core.conversations import (
     user,
     without_numbers,
 )
-from tests.stored import ALICE, Speaker, StoredTurn, open_store
+from tests.stored import ALICE, Speaker, StoredTurn
 
 
 class Pair:
@@ -281,13 +280,6 @@ class Client:
         else:
             await self.pair.finish(request, [said])
         await self.plain([*asked, said, result(id, "sunny")])
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path / "memory.db")
-    yield opened
-    await opened.close()
 
 
 async def converse(store: Store, seed: int, turns: int) -> Pair:
