@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gateway.settings import MemorySettings
 from storage.sql.store import Store
-from storage.sqlite.connection import DatabaseFile
-from storage.sqlite.database import connect_current
 from storage.sqlite.writer import WriterLimits
+from tests.doubles.disk import Disk
 from tests.doubles.upstream import StrictUpstream
 from tests.server import QUIET, RawClient, RawReply, Running, serve, settings_for
 from tests.stored import open_store
@@ -107,31 +106,6 @@ class World:
             return self.store.database.reader.run(lambda c: c.execute(sql).fetchall())
 
         return [json.loads(row[0])[-1]["content"] for row in self.gateway.call(read())]
-
-
-class Disk:
-    """Where the writing connection is opened, and what is wrong there."""
-
-    full = False
-    read_only = False
-
-    def connect(self, target: DatabaseFile) -> sqlite3.Connection:
-        if self.read_only:
-            return sqlite3.connect(
-                f"file:{target.path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-            )
-        connection = connect_current(target)
-        if self.full:
-            may_not_grow(connection)
-            with suppress(sqlite3.OperationalError):
-                while True:  # the pages that are free in the file, too
-                    connection.execute("INSERT INTO probe (filler) VALUES (zeroblob(3000))")
-        return connection
-
-
-def may_not_grow(connection: sqlite3.Connection) -> None:
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 @contextmanager

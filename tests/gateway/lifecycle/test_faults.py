@@ -27,6 +27,7 @@ from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
+from tests.doubles.disk import may_not_grow
 from tests.doubles.upstream import PATIENCE_S, Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.lifecycle.faulty import (
     APPEND,
@@ -35,7 +36,6 @@ from tests.gateway.lifecycle.faulty import (
     STRICT,
     World,
     durable,
-    may_not_grow,
     world_of,
 )
 from tests.gateway.process import command, serving

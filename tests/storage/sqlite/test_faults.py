@@ -22,42 +22,12 @@ from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
-from storage.sqlite.database import connect_current
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import WriterLimits
+from tests.doubles.disk import Disk, may_not_grow, use_page
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
-
-
-class Disk:
-    """A place where the writing connection is opened, and what is wrong with it."""
-
-    full = False
-    read_only = False
-
-    def connect(self, target: DatabaseFile) -> sqlite3.Connection:
-        if self.read_only:
-            return sqlite3.connect(
-                f"file:{target.path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-            )
-        connection = connect_current(target)
-        if self.full:
-            limit(connection)
-            with contextlib.suppress(sqlite3.OperationalError):
-                while True:  # the pages that are free in the file, too
-                    use_page(connection)
-        return connection
-
-
-def limit(connection: sqlite3.Connection) -> None:
-    """The file may not grow any more."""
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count = {pages}")
-
-
-def use_page(connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO probe (filler) VALUES (zeroblob(3000))")
 
 
 def write(agent: Agent, text: str = "something") -> Operation[Passage]:
@@ -95,7 +65,7 @@ async def test_disk_full(open_store: Any) -> None:
     store = await open_store(limits=BY_HAND, connect=disk.connect)
     agent = await make_agent(store)
     kept = await store.database.write(write(agent, "before"))
-    await store.database.writer.submit(limit)
+    await store.database.writer.submit(may_not_grow)
     disk.full = True
     futures = [store.database.write(write(agent, "x" * 60_000)) for _ in range(3)]
     for result in await asyncio.gather(*futures, return_exceptions=True):
@@ -117,7 +87,7 @@ async def stall(store: Store) -> threading.Event:
 async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -> None:
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
-    await store.database.writer.submit(limit)
+    await store.database.writer.submit(may_not_grow)
     gate = await stall(store)
     small = store.database.write(write(agent, "small"))
     big = store.database.write(write(agent, "x" * 60_000))
@@ -137,7 +107,7 @@ async def test_a_writer_that_is_opened_anew_is_in_no_readers_way(
     agent = await make_agent(store)
     for _ in range(faults):
         await store.database.write(write(agent, "y" * 200_000))
-        await store.database.writer.submit(limit)
+        await store.database.writer.submit(may_not_grow)
         with pytest.raises(Full):
             await store.database.write(write(agent, "x" * 60_000))
         assert await store.database.writer.recover()
@@ -152,7 +122,7 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
     """SQLite rolls everything back when a plain insert finds no room, what came before it in the batch included."""
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
-    await store.database.writer.submit(limit)
+    await store.database.writer.submit(may_not_grow)
 
     def swallow(connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.OperationalError):
@@ -170,7 +140,7 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
             await future
     assert await store.passages.list(agent.id) == ()
     assert await store.database.writer.recover()
-    await store.database.writer.submit(limit)
+    await store.database.writer.submit(may_not_grow)
     with pytest.raises(StatementFailed):
         await store.database.writer.submit(swallow)
     assert store.database.reader.connection.execute("SELECT count(*) FROM probe").fetchone() == (0,)
@@ -330,6 +300,7 @@ from storage.sql.passages import insert_passage
 from tests.stored import open_store
 from storage.sql.terms import replace_terms
 from storage.sqlite.writer import WriterLimits
+from tests.doubles.disk import Disk, may_not_grow, use_page
 
 async def main():
     store = await open_store(sys.argv[1], limits=WriterLimits(checkpoint_bytes=300_000))
