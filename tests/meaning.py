@@ -10,8 +10,6 @@ import re
 from array import array
 from functools import cache
 
-__all__ = ["DIMENSION", "unit_bytes", "vector_of"]
-
 DIMENSION = 400  # enough for two words that are not the same to be hardly alike
 _SAME = {"reptile": "tortoise", "pet": "tortoise", "nourishment": "dandelions", "meal": "dandelions"}
 

@@ -26,8 +26,6 @@ from gateway.web.server import GatewayServer, bind, make_server
 from storage.sql.store import Store
 from tests.doubles.upstream import PATIENCE_S
 
-__all__ = ["QUIET", "RawClient", "RawReply", "Running", "serve", "settings_for"]
-
 T = TypeVar("T")
 # Upstreams are not asked for their models, so that they see only what a test sends.
 QUIET = Limits(models_refresh_s=0.0)

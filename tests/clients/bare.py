@@ -16,8 +16,6 @@ import requests
 
 from tests.clients.base import TIMEOUT_S, Failure, Json, Talks
 
-__all__ = ["Aiohttp", "Httpx", "Requests", "Urllib"]
-
 
 class _Refused(Exception):
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:

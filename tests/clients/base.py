@@ -11,8 +11,6 @@ from typing import Any, Protocol
 import openai
 import pydantic
 
-__all__ = ["KIND", "TIMEOUT_S", "City", "Client", "Failure", "Json", "Talks", "from_sdk", "rain"]
-
 Json = dict[str, Any]
 TIMEOUT_S = 10.0
 KIND = "You are kind."

@@ -14,8 +14,6 @@ import pydantic
 from tests.clients.base import KIND, TIMEOUT_S, City, Client, Failure, from_sdk, rain
 from tests.clients.sdks import async_client
 
-__all__ = ["Agno", "Haystack", "LangChain", "LiveKit", "OpenAIAgents", "PydanticAI", "Smolagents"]
-
 Headers = Mapping[str, str]
 
 

@@ -30,8 +30,6 @@ from livekit.plugins import openai as plugin
 from tests.doubles.upstream import PATIENCE_S
 from tests.gateway.sdk import World
 
-__all__ = ["Phone", "dial"]
-
 RATE = 16_000
 Heard = stt.SpeechEventType
 

@@ -12,8 +12,6 @@ import openai
 
 from tests.clients.base import TIMEOUT_S, WEATHER, City, Failure, Json, Talks, from_sdk, rain
 
-__all__ = ["Async", "Helpers", "Sync", "async_client"]
-
 
 def async_client(url: str, headers: Mapping[str, str]) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(

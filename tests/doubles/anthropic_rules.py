@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["LATE_SYSTEM", "OLD_VERSION", "VERSIONS", "Refused", "check_request", "sign"]
-
 Json = dict[str, Any]
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"

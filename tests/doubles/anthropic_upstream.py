@@ -20,8 +20,6 @@ from tests.doubles.anthropic_rules import Refused, check_request, sign
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, _call_id, _tokens
 
-__all__ = ["Message", "StrictAnthropic", "message", "refuse", "think"]
-
 Json = dict[str, Any]
 
 _STOPS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal"}

@@ -14,8 +14,6 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
 
-__all__ = ["LinesView"]
-
 
 class LinesView:
     """Everything that happens, each as one line; tools of ours too, as a dialect of agents shows them."""

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Refusal", "Rules", "check_chat"]
-
 JSON = Any
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")

@@ -14,8 +14,6 @@ import orjson
 
 from tests.doubles.openai_rules import Refusal
 
-__all__ = ["Answer", "Endpoints", "Part", "parse_form"]
-
 Json = dict[str, Any]
 CREATED = 1_700_000_000
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import asyncpg
 
-__all__ = ["counting", "noting"]
-
 
 def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
     """A class of connections that call `note` with each statement but pragmas. It says itself which: its `note`."""

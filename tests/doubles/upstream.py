@@ -29,20 +29,6 @@ import orjson
 from tests.doubles.openai_rules import Refusal, Rules, check_chat
 from tests.doubles.other_endpoints import Endpoints
 
-__all__ = [
-    "Call",
-    "Gate",
-    "Reply",
-    "Rules",
-    "Seen",
-    "StrictUpstream",
-    "call_tools",
-    "fail",
-    "full_backlog",
-    "raw",
-    "say",
-]
-
 PATIENCE_S = 10.0
 """How long a test waits for what must come before it fails; never waited out when all is well."""
 

@@ -16,8 +16,6 @@ import openai
 from tests import stored
 from tests.server import RawClient, RawReply
 
-__all__ = ["ROOT", "Process", "command", "serving"]
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -29,19 +29,6 @@ from tests.doubles.upstream import PATIENCE_S, Seen, StrictUpstream
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import data_of, open_store
 
-__all__ = [
-    "CHAT",
-    "Chat",
-    "Clock",
-    "World",
-    "agent",
-    "have_run",
-    "message_bytes",
-    "prefix_bytes",
-    "remember",
-    "streamed",
-]
-
 Json = dict[str, Any]
 CHAT = "/v1/chat/completions"
 CONTROL = ("begin", "savepoint", "release", "rollback", "commit")

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Golden", "find"]
-
 ROOT = Path(__file__).parent
 
 

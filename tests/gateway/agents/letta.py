@@ -20,8 +20,6 @@ from gateway.settings import ProfileSettings, UpstreamSettings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
 
-__all__ = ["LettaWorld", "letta"]
-
 
 @dataclass
 class LettaWorld:

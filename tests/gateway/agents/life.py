@@ -32,8 +32,6 @@ from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import PATIENCE_S, Gate, StrictUpstream
 from tests.gateway.sdk import World, remember
 
-__all__ = ["HUMAN", "Life", "ListeningSink", "Outcome", "agents"]
-
 HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 
 

@@ -21,8 +21,6 @@ from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, raw
 from tests.gateway.sdk import World, agent, remember
 
-__all__ = ["CLAUDE", "KINDS", "MODES", "WEATHER", "Kind", "Mode", "Talk", "chunks", "talk_in", "whole"]
-
 Json = dict[str, Any]
 
 WEATHER: Json = {

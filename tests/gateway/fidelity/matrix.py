@@ -25,8 +25,6 @@ from tests.gateway.fidelity.checks import WEATHER
 from tests.gateway.sdk import remember
 from tests.server import RawClient
 
-__all__ = ["CHECKS", "WAYS", "WINDOWS", "Cell", "Way", "cancel_times", "open_way"]
-
 Json = dict[str, Any]
 ODD = {"odd": [1, None, {"x": 1.5}]}
 CANCEL_S = 1.0  # chosen: whoever is slower has gone on generating

@@ -17,18 +17,6 @@ from gateway.settings import BlockSettings
 from tests.doubles.upstream import Call, Seen, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes
 
-__all__ = [
-    "PROFILE",
-    "TOPICS",
-    "WEATHER",
-    "Share",
-    "converse",
-    "drive",
-    "insert",
-    "mention_topics",
-    "share_of",
-]
-
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object"}},
