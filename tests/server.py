@@ -134,8 +134,24 @@ class RawClient:
         return found
 
 
+class Listener:
+    """Something that listens on a port of this machine."""
+
+    port: int
+
+    def connect(self) -> RawClient:
+        return RawClient(self.port)
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> RawReply:
+        with self.connect() as client:
+            client.request(method, path, body, headers)
+            return client.read_reply()
+
+
 @dataclass
-class Running:
+class Running(Listener):
     """A gateway that serves, with the lines of its access log."""
 
     app: Gateway
@@ -147,16 +163,6 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def connect(self) -> RawClient:
-        return RawClient(self.port)
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> RawReply:
-        with self.connect() as client:
-            client.request(method, path, body, headers)
-            return client.read_reply()
 
     def post(self, body: Any, headers: Mapping[str, str] | None = None) -> RawReply:
         """Posts a chat completion. body: bytes as they are, or a value that is dumped as JSON."""

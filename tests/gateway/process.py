@@ -14,7 +14,7 @@ from pathlib import Path
 import openai
 
 from tests import stored
-from tests.server import RawClient, RawReply
+from tests.server import Listener
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,22 +51,12 @@ def without_file(arguments: Sequence[str]) -> list[str]:
 
 
 @dataclass
-class Process:
+class Process(Listener):
     """A gateway in a process of its own, whose standard error goes to `log`."""
 
     child: subprocess.Popen[str]
     port: int
     log: Path
-
-    def connect(self) -> RawClient:
-        return RawClient(self.port)
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> RawReply:
-        with self.connect() as client:
-            client.request(method, path, body, headers)
-            return client.read_reply()
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(
