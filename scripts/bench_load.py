@@ -31,6 +31,8 @@ OPENERS, OPENINGS = 200, 10
 GOALS = {
     "p50 ms": ("", ""),
     "added p50 ms": ("< 0.2", "< 0.7"),
+    # The goals in milliseconds are of an hour in which the bare parts added 0.19 ms.
+    "added, times bare parts": ("< 1.05", "< 3.7"),
     "p99 / p50": ("", "< 3"),
     "req/s": ("> 8,100", "> 2,000"),
     "CPU ms": ("", ""),
@@ -240,10 +242,11 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
     more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
     memory.errors += (await load.drive(memory.port, more, 16)).errors
     memory.note("MB 10k users", load.resident_mb(memory.pid))
-    bare = next(target.median("CPU ms") for target in targets if target.name == "bare parts")
-    for target in targets:
-        if target.pid and bare:
-            target.note("CPU, times bare parts", (target.median("CPU ms") or 0.0) / bare)
+    bare = next(target for target in targets if target.name == "bare parts")
+    for ratio, of in (("added, times bare parts", "added p50 ms"), ("CPU, times bare parts", "CPU ms")):
+        for target in targets:
+            if target.pid and (part := bare.median(of)):
+                target.note(ratio, (target.median(of) or 0.0) / part)
     print(table(targets))
     print(f"memory was measured after {max(met, sizes.users):,} users")
     if sizes is QUICK:
