@@ -112,7 +112,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(amendments),
         tuple(held),
         heard,
-        hush=_find_hush(tree, e, messages, len(held), _rivals(tree, found.anchor, conversation)),
+        hush=find_hush(tree, e, messages, len(held), _rivals(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),
         appending=tip is not None,
@@ -267,7 +267,7 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
 
 
-def _find_hush(
+def find_hush(
     tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
 ) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not kept.

@@ -14,7 +14,7 @@ import orjson
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.match import Keeping
-from gateway.core.conversation.plan import Amendment, Plan, find_opening, is_asked_again, on_record
+from gateway.core.conversation.plan import Amendment, Plan, find_hush, find_opening, is_asked_again, on_record
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
@@ -115,7 +115,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(e)
-    return tree.add(changed(e, state=State.OPEN, input=_kept(plan.messages, plan.hush)))
+    return tree.add(changed(e, state=State.OPEN, input=_kept(plan.messages, e.hush)))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -157,7 +157,6 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         run=draft.run if draft else 0,
         parent=None if parent is None else parent.id,
         notes=dict(ended.notes),
-        hush=plan.hush,
         evicted=ended.evicted,
         length=len(plan.exchange.inputs) + 1,
     )
@@ -178,6 +177,9 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
             opening = find_opening(tree, e, query)
         conversation = opening.conversation if opening else conversation
     e = changed(e, conversation=conversation if conversation is not None else e.id)
+    # Another request, which was off the record, may have ended since this one was planned.
+    hush = find_hush(tree, e, plan.messages, len(plan.held), tree.siblings(e))
+    e = changed(e, hush=plan.hush | hush)
     again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
     if plan.off or any(map(is_forgotten, again)):
         # What was held back for it is kept already, and goes with the next request on the record.

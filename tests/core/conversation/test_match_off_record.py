@@ -210,3 +210,22 @@ def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, k
     world.say([*history, user("my diagnosis")], "Yes?", key)
     world.say([*history, user("my diagnosis is X")], "Sorry.", key, mode=Keeping.OFF)
     assert world.standing() == ["hello there", "Good day."]
+
+
+@both
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_what_was_off_the_record_and_ended_meanwhile_is_not_kept(
+    world: World, key: str | None, is_heard: bool
+) -> None:
+    """The client left it and went on at another gateway, before that could know of it."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my diagnosis is X")]
+    secret = world.begin(asked, key, mode=Keeping.OFF)
+    heard = [assistant("Sorry to")] if is_heard else []
+    later = world.begin([*asked, *heard, user("my bicycle is red")], key)
+    world.cancel(secret, [assistant("Sorry to hear that.")])
+    world.finish(later, "Good.")
+    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "Good."]
+    stored = b"".join((e.input or b"") + (e.said or b"") for e in world.memory().records.values())
+    assert b"diagnosis" not in stored
+    assert b"Sorry" not in stored
