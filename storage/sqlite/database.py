@@ -165,6 +165,7 @@ class SqliteDatabase:
         connect: Callable[[DatabaseFile], sqlite3.Connection],
     ) -> None:
         self._target, self._lock = target, lock
+        self._is_current = False  # the file has the present schema
         self._listeners: list[Callable[[], None]] = []
         self._told: list[Callable[[Told], None]] = []
         self.path = target.path
@@ -208,7 +209,7 @@ class SqliteDatabase:
         try:
             database = cls(target, lock, limits, connect or connect_current)
             await database.writer.start()
-            if lock.is_held:
+            if database._is_current:
                 database.reader.open()
         except BaseException:
             lock.release()
@@ -275,11 +276,13 @@ class SqliteDatabase:
         """Opens a writing connection to a file that is ours from then on. Raises: Owned, and what `connect` raises."""
         self._lock.take()
         _make_private(self.path)
-        return connect(self._target)
+        connection = connect(self._target)
+        self._is_current = True
+        return connection
 
     def _check(self) -> None:
-        """Refuses to read a file that may be another process's. Raises: Unavailable: why it is not ours."""
-        if not self._lock.is_held:
+        """Refuses to read a file that may be another process's, or lacks tables. Raises: Unavailable: why it is so."""
+        if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 
     def _tell(self, told: Told) -> None:

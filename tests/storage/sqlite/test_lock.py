@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.rules import RULES
-from storage.errors import Broken, Owned
+from storage.errors import Broken, Full, Owned
 from storage.open import open_store as make_store
+from storage.sqlite.connection import DatabaseFile
+from storage.sqlite.database import connect_current
 from storage.sqlite.lock import Lock, LockOwner, owner_of
 from storage.sqlite.migration import load_migrations, migrate
 
@@ -122,6 +124,29 @@ async def test_nothing_is_read_of_a_file_that_is_not_ours(tmp_path: Path) -> Non
         await store.keys.has_any()
     assert not path.exists()
     other.release()
+    assert await store.database.writer.recover()
+    assert not await store.keys.has_any()
+    await store.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+async def test_nothing_is_read_of_a_file_whose_schema_has_no_room(path: Path, steps: int) -> None:
+    """As on a disk that is full at the first start, or at the first one after an upgrade."""
+    if steps:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            migrate(connection, str(path), load_migrations()[:steps])
+    is_full = True
+
+    def connect(target: DatabaseFile) -> sqlite3.Connection:
+        if is_full:
+            raise Full("the disk is full")
+        return connect_current(target)
+
+    store = await make_store(path, RULES, connect=connect)
+    for read in (store.keys.has_any(), store.recall.behind(0, 1)):
+        with pytest.raises(Full):
+            await read
+    is_full = False
     assert await store.database.writer.recover()
     assert not await store.keys.has_any()
     await store.close()
