@@ -1,15 +1,20 @@
-"""A look at a database that gateways may be serving: it makes nothing and changes nothing."""
+"""A look at a database that gateways may be serving: it leaves nothing and changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 
 from storage.database import ServerFindings
 from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
-from storage.postgres.migration import find_version
+from storage.postgres.migration import find_version, load_migrations, migrate
 
 _ANSWER_S = 2.0
+
+
+class _Undone(Exception):
+    """Ends a transaction that is not to be kept."""
 
 
 async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
@@ -18,6 +23,8 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
+        if not 0 < version < len(load_migrations()):
+            await _try_migrating(raw, place.name)
         is_keyed = version > 0 and bool(await raw.fetchval("SELECT EXISTS (SELECT 1 FROM keys)"))
         hears = await _hears(raw, ear)
     except FAULTS as error:
@@ -25,6 +32,14 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
     finally:
         raw.terminate()
     return ServerFindings(server, version, is_keyed, hears)
+
+
+async def _try_migrating(raw: RawConnection, name: str) -> None:
+    """Makes the tables and takes them back. Raises: what keeps a start from it. (An upgrade would hold others up.)"""
+    with suppress(_Undone):
+        async with raw.transaction():
+            await migrate(raw, name)
+            raise _Undone
 
 
 async def _hears(raw: RawConnection, ear: PostgresPlace) -> bool:

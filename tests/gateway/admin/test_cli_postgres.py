@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from tests.postgres import empty_database
+from tests.postgres import empty_database, query
 
 Out = pytest.CaptureFixture[str]
 NOWHERE = "postgresql://ann:hush@127.0.0.1:1/memory"
@@ -46,6 +46,42 @@ def test_check_config_shows_the_server_and_whether_notifications_arrive(capsys: 
     assert "schema version 1" in said.err
     assert "notifications between gateways arrive" in said.err
     assert json.loads(said.out)["database"]["url"].startswith("postgresql://")
+
+
+@pytest.mark.parametrize(
+    ("setup", "says"),
+    [
+        ("CREATE TABLE theirs.agents (id BIGINT)", "has tables that are not ours"),
+        (
+            "CREATE TABLE theirs.schema_versions AS SELECT 99::BIGINT AS version, 99::BIGINT AS oldest",
+            "written by a newer Mnemogate",
+        ),
+        (
+            "DO $$ BEGIN CREATE ROLE poor LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+            "permission denied",
+        ),
+        ("SELECT 1", None),
+    ],
+)
+def test_check_config_refuses_a_schema_that_the_start_would_refuse(
+    url: str, capsys: Out, monkeypatch: pytest.MonkeyPatch, setup: str, says: str | None
+) -> None:
+    query(url, "CREATE SCHEMA theirs")
+    try:
+        query(url, setup)
+        query(url, "GRANT USAGE ON SCHEMA theirs TO PUBLIC")
+        there = f"{url}&search_path=theirs"
+        is_poor = says == "permission denied"
+        monkeypatch.setenv(
+            "MNEMOGATE_DATABASE_URL", there.replace("postgres:@", "poor:@") if is_poor else there
+        )
+        for command in (["check-config"], ["serve", "--port", "0"]) if says else (["check-config"],):
+            assert main(command) == (2 if says else 0)
+            assert (says or "no tables yet") in capsys.readouterr().err
+        made = query(url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'theirs'")
+        assert made[0][0] <= 1
+    finally:
+        query(url, "DROP SCHEMA theirs CASCADE")
 
 
 def test_a_server_that_is_down_is_said_and_its_password_is_not(
