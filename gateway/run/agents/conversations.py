@@ -1,18 +1,18 @@
-"""Conversations of agents beside their own: made, listed, changed, and forgotten when they are deleted.
+"""Conversations of agents beside their own: made, changed, and forgotten when they are deleted.
 
 Each is one path with a window of its own. Blocks, passages and what is recalled are the agent's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import Conflict
 from gateway.run.agents.tools import TRIES
 from storage.errors import WriteConflict
-from storage.listing import ConversationEntry, ConversationFilter
+from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, Agent
 from storage.sql.store import Store
 
@@ -37,30 +37,12 @@ class AgentConversations:
         _check(agent, said)
         return await self._store.conversations.create(agent, ids.new_uid(), said.body(), at=self._now())
 
-    async def get(self, project: str, uid: str) -> ConversationEntry:
-        return await self._store.conversations.get(project, uid)
-
-    async def list(
-        self,
-        project: str,
-        wanted: ConversationFilter,
-        *,
-        after: str | None = None,
-        before: str | None = None,
-        limit: int = 50,
-        newest_first: bool = True,
-    ) -> Sequence[ConversationEntry]:
-        """Returns a page of conversations, agents' own ones left out. after, before: uids, in the order asked for."""
-        return await self._store.conversations.list(
-            project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
-        )
-
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]
     ) -> ConversationEntry:
         """Says something else of a conversation, on what was said at that moment. Raises: Conflict: as `create`."""
         for attempt in range(TRIES):
-            found = await self.get(project, uid)
+            found = await self._store.conversations.get(project, uid)
             said = edit(said_of(found))
             _check(found.agent, said)
             try:

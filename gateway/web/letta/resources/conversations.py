@@ -136,7 +136,7 @@ class ConversationRoutes:
             archived=_ARCHIVED[query.archive_status],
             order=query.sorting,
         )
-        found = await self._conversations.list(
+        found = await self._api.store.conversations.list(
             asked.project,
             wanted,
             after=uid_or_none("conv", query.after),
@@ -232,7 +232,7 @@ class ConversationRoutes:
             elif agent is None:
                 raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
             return NamedConversation((await registry.find(asked.project, agent)).agent, DEFAULT, None)
-        entry = await self._conversations.get(asked.project, uid)
+        entry = await self._api.store.conversations.get(asked.project, uid)
         if agent not in (None, entry.agent.uid):
             raise UnknownId(f"There is no conversation {name!r} of this agent.")
         if entry.conversation.key == DEFAULT:
