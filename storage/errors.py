@@ -13,7 +13,7 @@ StoreError
 ├── Owned                  at start: another process owns the file
 ├── TooNew                 at start: the file was written by a newer program
 ├── Foreign                at start: the database is one of something else
-├── NotAdmitted                at start: the server does not let us in, or cannot serve us
+├── NotAdmitted            at start: the server does not let us in, or cannot serve us
 ├── NotFound               what was asked for does not exist
 ├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
 │   └── OverLimit          a value is longer than its block may be

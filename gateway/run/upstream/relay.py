@@ -26,7 +26,7 @@ async def relay(
     sending: Awaitable[ModelReply],
     sink: Sink,
     receipt: Receipt,
-    beat_s: float = 0.0,
+    beat_s: float,
     json_bytes: int | None = None,
 ) -> None:
     """Answers `sink` with the upstream's reply.

@@ -80,7 +80,7 @@ def details_of(block: CreateBlock) -> dict[str, Any]:
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 
 
-def block_json(block: Block, document: dict[str, Any] | None = None) -> dict[str, Any]:
+def block_json(block: Block, document: dict[str, Any] | None) -> dict[str, Any]:
     """Returns a block as it is shown. document: its definition's body, with what a turn does not need."""
     more = document or {}
     return {

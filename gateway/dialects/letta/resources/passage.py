@@ -40,7 +40,7 @@ class SearchPassages(Body):
     end_date: str | UnsetType | None = UNSET
 
 
-def passage_json(uid: str, passage: Passage, file: StoredFile | None = None) -> dict[str, Any]:
+def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
     """Returns a passage. uid: of the memory in which it lies. file: it is a part of."""
     return {
         "id": ids.placed("passage", uid, passage.seq),

@@ -219,7 +219,7 @@ class AgentFiles:
         memory = await transfer.begin(draft)
         done.undo.append(lambda: self._store.forgetting.wipe(memory.id))
         reader = LineReader(self._store, memory)
-        messages, next_seq = exchange_lines(agent.messages, 1, ids.new_uid())
+        messages, next_seq = exchange_lines(agent.messages, ids.new_uid())
         lines = iter(
             [
                 *messages,

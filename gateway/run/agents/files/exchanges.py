@@ -19,19 +19,17 @@ from storage.records import DEFAULT
 _ELSEWHERE = "import"
 
 
-def exchange_lines(
-    messages: Sequence[CarriedMessage], first: int, uid: str
-) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of the conversation `default`, and the next number. first: number; uid: its public name."""
+def exchange_lines(messages: Sequence[CarriedMessage], uid: str) -> tuple[list[dict[str, Any]], int]:
+    """Returns the lines of the conversation `default`, and the next number. uid: its public name."""
     lines: list[dict[str, Any]] = []
-    seq, parent, prior = first, None, None
+    seq, parent, prior = 1, None, None
     for came, reply in grouped(messages):
         line = _line(uid, seq, parent, prior, came, reply)
         lines.append({"exchange": line})
         prior = seq if line["full"] is not None else prior
         seq, parent = seq + len(came) + 1, seq
     if not lines:
-        return [], first
+        return [], seq
     begun, last = messages[0].at, messages[-1].at
     conversation = {
         "uid": uid, "key": DEFAULT, "begun": begun, "last_at": last, "settled_at": 0.0, "ours": True,
