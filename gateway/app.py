@@ -89,21 +89,14 @@ class Gateway:
         self.readiness = Readiness()
         self.metrics = Metrics()
         self.access = access or AccessLog(enabled=settings.server.access_log)
-        # Never one of `providers`, whose connections are for live turns.
-        make_own, embedder = partial(own_provider, settings), make_embedder(settings)
         server = settings.server
         self.guard = _make_guard(settings, store)
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
         _watch_writes(self.metrics, store)
         self.background: BackgroundServices | None = None
-        keeper: MemoryKeeper | None = None
-        if store is not None:
-            services = BackgroundServices(settings, store, self.metrics, clock, make_own, embedder, limits)
-            keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
-            self.background = services
-            self.readiness.checks["store"] = lambda: store.health.status
-            store.database.when_recovered(self._recovered)
+        self._embedder = make_embedder(settings)
+        keeper = None if store is None else self._make_keeper(store, limits)
         # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
         self._own = make_providers(settings) if store is not None and not given else {}
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
@@ -123,8 +116,19 @@ class Gateway:
             error_forms=error_forms(),
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
-        self._embedder = embedder
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _make_keeper(self, store: Store, limits: Limits) -> MemoryKeeper:
+        """Makes the keeper of memories, with the background services that follow it."""
+        settings, clock = self.settings, self._clock
+        # Never one of `providers`, whose connections are for live turns.
+        make_own = partial(own_provider, settings)
+        self.background = BackgroundServices(
+            settings, store, self.metrics, clock, make_own, self._embedder, limits
+        )
+        self.readiness.checks["store"] = lambda: store.health.status
+        store.database.when_recovered(self._recovered)
+        return MemoryKeeper(store, settings.memory, clock, self.background, self.background.embed_query)
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
