@@ -15,7 +15,8 @@ from gateway.core.conversation.canonical import call_id
 # These fields are written by adapters/claude and by OpenRouter
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
 FIELDS = ("thinking_blocks", "provider_blocks", "reasoning_details")
-CALL_FIELDS = ("extra_content",)  # ai.google.dev/gemini-api/docs/thought-signatures
+# ai.google.dev/gemini-api/docs/thought-signatures, as Google and as LiteLLM have them
+CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _OPAQUE = frozenset((*FIELDS, "tool_calls"))
 _THOUGHTS = frozenset((*FIELDS, "reasoning_content", "reasoning"))
 

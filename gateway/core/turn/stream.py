@@ -225,13 +225,17 @@ class Draft:
         return "".join(parts)
 
     def message(self, calls: Iterable[ToolCall] = ()) -> Json:
-        """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back."""
+        """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
+
+        LiteLLM's wrapper for other providers' fields is not in it: it hands the wrapper on to servers that refuse it.
+        """
         built: Json = {"role": "assistant", **self._fields}
         for key, texts in self._texts.items():
             text, value = "".join(texts), built[key]
             built[key] = _continue(value, text) if value else text
         built["role"] = built["role"] or "assistant"
         built.pop("tool_calls", None)
+        built.pop("provider_specific_fields", None)
         made = [call.built() for call in calls] if calls else []
         if not built.get("content"):
             built["content"] = None if made or built.get("function_call") else ""

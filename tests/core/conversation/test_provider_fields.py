@@ -45,6 +45,14 @@ def test_what_the_client_dropped_is_put_back() -> None:
     assert refilled(own, said) is None, "what the client says counts"
 
 
+def test_a_signature_in_litellms_wrapper_is_its_calls_own() -> None:
+    signed = {**CALL, "provider_specific_fields": {"thought_signature": "EjQK"}}
+    client, said = ({"role": "assistant", "content": "Hi", "tool_calls": [call]} for call in (CALL, signed))
+    assert has_opaque(said)
+    assert refilled(client, said) == said
+    assert without_opaque(said) == client
+
+
 def test_a_call_gets_back_what_is_its_own() -> None:
     said = [{**CALL, "extra_content": SIGNED}, {**CALL, "id": "b"}]
     given: list[Any] = [{**CALL, "id": "b"}, CALL, {**CALL, "id": ["a"]}, {"function": {}}, "no call"]

@@ -25,6 +25,24 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+@both_ways
+@pytest.mark.parametrize("wrapped", [{"refusal": None}, {"refusal": "No."}, "odd"])
+def test_litellms_wrapper_around_what_it_does_not_know_is_not_sent_to_it_again(
+    world: World, stream: bool, wrapped: Any
+) -> None:
+    """LiteLLM hands it on to a provider that refuses it: neither a hidden round nor a later turn would come through."""
+    delta = {"provider_specific_fields": wrapped}
+    world.upstream.queue(
+        call_tools(insert("Ann"), delta=delta), say("Noted.", delta=delta), say("Yes.", delta=delta)
+    )
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    for text in ("I am Ann.", "Do you know me?", "Who am I?"):
+        asked: Any = [{"role": "user", "content": text}]
+        assert world.post(asked, headers, user="alice", model="agent/helper", stream=stream).status == 200
+    assert len(world.upstream.chats) == 4
+    assert not [seen.refusal for seen in world.upstream.chats if seen.refusal is not None]
+
+
 # -- what the model is offered
 
 
