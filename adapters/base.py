@@ -220,7 +220,8 @@ class BatchProvider(Protocol):
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         """Makes a batch of a file of lines, which is read as it is sent and then closed. Returns its id.
 
-        Raises: ProviderRefused: it was not made; other errors: it may have been made.
+        Raises: ProviderCrowded: the account's queue has no room for it; ProviderRefused: it was not made; other errors:
+        it may have been made.
         """
 
     async def find(

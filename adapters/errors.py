@@ -9,6 +9,7 @@ ProviderError
 ├── ProviderTooLarge      a reply, or one event of it, is larger than our bound
 ├── ProviderUnsure        nobody can tell yet whether a batch was made
 └── ProviderRefused       an error status where only an answer will do (never from `send`)
+    └── ProviderCrowded   the account's queue has no room for a batch
 """
 
 from __future__ import annotations
@@ -71,3 +72,11 @@ class ProviderRefused(ProviderError):
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+class ProviderCrowded(ProviderRefused):
+    """The account's queue has no room for a batch. room: the tokens that it takes when empty, where that was said."""
+
+    def __init__(self, message: str, *, status: int, room: int | None = None) -> None:
+        super().__init__(message, status=status)
+        self.room = room

@@ -19,7 +19,7 @@ from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.client import as_live
 from adapters.batch.lines import read_results
 from adapters.batch.refused import MOST_WORDS, refusal, translated
-from adapters.errors import ProviderBroke, ProviderError, ProviderGarbled, ProviderRefused
+from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions",
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # Of a batch that failed: more tokens would wait than the account may have waiting.
 _TOO_MUCH: Final = "token_limit_exceeded"
+# The same of one that is not even made.
+_CROWDED: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
 _ROOM: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 _EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
 _PAGE: Final = 100
@@ -91,6 +93,9 @@ class OpenAIBatches:
                 # Nobody else will delete it. What was refused is said in any case.
                 with suppress(ProviderError):
                     await self._quietly(self._client.files.delete(file.id))
+                if _CROWDED.search(error.message):
+                    words = error.message
+                    raise ProviderCrowded(words, status=error.status, room=_room(words)) from error
             raise
         return made.id
 
@@ -132,13 +137,12 @@ class OpenAIBatches:
         left: Literal["errored", "expired", "cancelled"] = "errored"
         if batch.status in ("expired", "cancelled"):
             left = batch.status
-        room = _ROOM.search(words) if is_too_much else None
         return PartState(
             is_over,
             is_over and has_results,
             words[:MOST_WORDS],
             is_too_much=is_too_much,
-            room=None if room is None else int(room[1].replace(",", "")),
+            room=_room(words),
             left=left,
         )
 
@@ -195,6 +199,12 @@ class OpenAIBatches:
 
 def _name(part: BatchPart) -> str:
     return f"{part.mark}.jsonl"
+
+
+def _room(words: str) -> int | None:
+    """Returns the tokens that may be enqueued, where a provider's words say so."""
+    found = _ROOM.search(words)
+    return None if found is None else int(found[1].replace(",", ""))
 
 
 def _result(line: Json) -> PartResult:

@@ -355,6 +355,16 @@ def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
         assert set(s.openai.files) <= set(s.openai.deleted)
 
 
+def test_a_queue_that_refuses_what_it_has_no_room_for_is_waited_for(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        words = "Enqueued token limit reached for m in organization org. Limit: 90,000 enqueued tokens."
+        s.openai.refuse_create = [(400, words), (429, words)] * 10
+        batch = s.post(s.agents(3))
+        # Longer than a part is tried that is refused for another reason.
+        assert s.ended(batch)["counts"]["completed"] == 3
+        assert (s.openai.refuse_create, s.openai.shown) == ([], [])
+
+
 def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         agents = s.agents(4)

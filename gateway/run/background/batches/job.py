@@ -18,8 +18,8 @@ from uuid import uuid4
 
 import orjson
 
-from adapters.base import BatchProvider, PartState
-from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
+from adapters.base import BatchProvider
+from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Count
@@ -337,6 +337,9 @@ class _Attempt:
     async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         try:
             id = await provider.submit(part.wanted, draft.hand_over())
+        except ProviderCrowded as error:
+            await self._too_much(part, error.message, error.room)
+            return False
         except ProviderError as error:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
             wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
@@ -372,7 +375,7 @@ class _Attempt:
             return
         await self.outcomes.done()
         if state.is_too_much and not state.has_results:
-            await self._too_much(part, state)
+            await self._too_much(part, state.words, state.room)
             return
         if state.words and not state.has_results:
             await self._refused(part, state.words, is_sure=True)
@@ -404,18 +407,18 @@ class _Attempt:
                 await self.parts.deleted(part, made)
         return min(waits, default=None)
 
-    async def _too_much(self, part: ProviderPart, state: PartState) -> None:
+    async def _too_much(self, part: ProviderPart, words: str, room: int | None) -> None:
         """Makes two smaller parts of a part for which there is no room."""
         _log.info("batch %s: the queue of %s has no room for a part", self._name, part.upstream)
         now = self.jobs.now()
         count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
-        if count == 1 and state.room is not None and await self._tokens(part) > state.room:
-            words = f"The request alone is larger than its provider's queue for the model: {state.words}"
-            await self._give_up(part, words)
+        if count == 1 and room is not None and await self._tokens(part) > room:
+            alone = f"The request alone is larger than its provider's queue for the model: {words}"
+            await self._give_up(part, alone)
             return
         if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
             for each in self.parts.waiting(part):
-                await self._give_up(each, state.words)
+                await self._give_up(each, words)
             return
         halves = [
             await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
