@@ -13,6 +13,8 @@ from gateway.dialects.letta.send import MessageType
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
+# A part of a text that is looked for, as SQLite takes it: 50,000 bytes of a pattern, in which some letters have four.
+Fragment = Annotated[str, Meta(max_length=10_000)]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("A user is a memory of a profile: look for the tag user:<id>.")
@@ -42,7 +44,7 @@ class AgentsQuery(PageQuery):
     order_by: _AgentOrder | UnsetType | None = UNSET  # type: ignore[assignment]
     sort_by: str | UnsetType | None = UNSET
     name: str | UnsetType | None = UNSET
-    query_text: str | UnsetType | None = UNSET
+    query_text: Fragment | UnsetType | None = UNSET
     tags: list[str] | UnsetType = UNSET
     match_all_tags: bool = False
     last_stop_reason: str | UnsetType | None = UNSET
@@ -83,9 +85,9 @@ class AgentsOfQuery(PageQuery):
 
 class BlocksQuery(PageQuery):
     label: str | UnsetType | None = UNSET
-    label_search: str | UnsetType | None = UNSET
-    description_search: str | UnsetType | None = UNSET
-    value_search: str | UnsetType | None = UNSET
+    label_search: Fragment | UnsetType | None = UNSET
+    description_search: Fragment | UnsetType | None = UNSET
+    value_search: Fragment | UnsetType | None = UNSET
     name: str | UnsetType | None = UNSET
     tags: list[str] | UnsetType = UNSET
     match_all_tags: bool = False
@@ -103,7 +105,7 @@ class ToolsQuery(PageQuery):
     name: str | UnsetType | None = UNSET
     names: list[str] | UnsetType = UNSET
     tool_ids: list[str] | UnsetType = UNSET
-    search: str | UnsetType | None = UNSET
+    search: Fragment | UnsetType | None = UNSET
     tool_types: list[str] | UnsetType = UNSET
     exclude_tool_types: list[str] | UnsetType = UNSET
     return_only_letta_tools: bool | UnsetType | None = UNSET
@@ -111,8 +113,8 @@ class ToolsQuery(PageQuery):
 
 class TagsQuery(PageQuery):
     order_by: Literal["name"] | UnsetType | None = UNSET  # type: ignore[assignment]
-    name: str | UnsetType | None = UNSET
-    query_text: str | UnsetType | None = UNSET
+    name: Fragment | UnsetType | None = UNSET
+    query_text: Fragment | UnsetType | None = UNSET
 
 
 class ModelsQuery(Body):
@@ -122,7 +124,7 @@ class ModelsQuery(Body):
 
 
 class PassagesQuery(PageQuery):
-    search: str | UnsetType | None = UNSET
+    search: Fragment | UnsetType | None = UNSET
 
 
 class PassageSearchQuery(Body):

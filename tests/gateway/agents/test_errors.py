@@ -109,6 +109,28 @@ def test_a_number_that_no_database_has_is_refused(world: LettaWorld) -> None:
         assert (status, told["detail"][0]["loc"][1]) == (422, f"connected_to_agents_count_{name}")
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/agents/", "query_text"),
+        ("/v1/blocks/", "label_search"),
+        ("/v1/blocks/", "description_search"),
+        ("/v1/blocks/", "value_search"),
+        ("/v1/tags/", "name"),
+        ("/v1/tags/", "query_text"),
+        ("/v1/agents/{agent}/archival-memory", "search"),
+    ],
+)
+def test_a_part_that_is_longer_than_databases_look_for_is_refused(
+    world: LettaWorld, path: str, field: str
+) -> None:
+    path = path.format(agent=world.agent().id)
+    assert world.ask("GET", f"{path}?{field}={'%25' * 10_000}")[0] == 200
+    status, told = world.ask("GET", f"{path}?{field}={'x' * 10_001}")
+    assert (status, told["detail"][0]["loc"]) == (422, ["query", field])
+    assert world.ask("GET", f"{path}?{field}={'%F0%9F%90%8B' * 4_000}")[0] == 200
+
+
 def test_nothing_is_ignored_in_silence(world: LettaWorld) -> None:
     agent = world.agent().id
     for method, path in (("GET", f"/v1/agents/{agent}/memory"), ("DELETE", f"/v1/agents/{agent}")):
