@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from adapters.types import Json
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
@@ -239,4 +240,17 @@ def _definitions(spec: AgentSpec, theirs: Collection[str]) -> dict[str, dict[str
 def _definition(tool: AgentTool) -> dict[str, Any] | None:
     if tool.definition is None:
         return definition_of(tool.name)
-    return {"type": "function", "function": {**tool.definition.schema, "name": tool.name}}
+    schema = tool.definition.schema
+    return {
+        "type": "function",
+        "function": {**schema, "name": tool.name, "parameters": _parameters(schema.get("parameters"))},
+    }
+
+
+def _parameters(schema: Json | None) -> Json:
+    """Returns a schema of arguments as every provider takes it.
+
+    Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.
+    """
+    said = {name: value for name, value in (schema or {}).items() if value is not None}
+    return {**said, "type": said.get("type", "object"), "properties": said.get("properties", {})}

@@ -169,6 +169,20 @@ def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_pa
         assert (again.choices[0].message.content, len(server.bodies)) == ("Done.", 1)
 
 
+@pytest.mark.parametrize(
+    "parameters", [{"type": "object"}, {"type": "object", "properties": None, "required": None}, {}, None]
+)
+def test_a_tool_without_arguments_goes_upstream_as_every_provider_takes_it(
+    upstream: StrictUpstream, tmp_path: Path, parameters: Any
+) -> None:
+    """Many MCP servers list {"type": "object"}, which OpenAI refuses: each send to the agent would be a 400."""
+    tool = ToolDefinition({**SCHEMA, "parameters": parameters}, "json")
+    with agents(upstream, tmp_path, ToolSettings(), **options(tool)) as life:
+        life.send("Look it up.")
+        sent = {each["function"]["name"]: each["function"] for each in upstream.last.json["tools"]}
+        assert sent["lookup"]["parameters"] == {"type": "object", "properties": {}}
+
+
 def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
