@@ -95,7 +95,7 @@ class McpRegistry:
     async def _sync(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
         """Makes the tools those that were listed. What a person has set of one (approval, say) stays."""
         here = {_name_there(each, server.uid): each for each in await self.tools(project, server.uid)}
-        for tool in listed:
+        for tool in {each.name: each for each in listed}.values():
             known = here.pop(tool.name, None)
             if known is None:
                 await self._add(project, server, tool)

@@ -36,6 +36,10 @@ class HostError(Exception):
     """An address that is not to be spoken to, or that does not answer. Its text is for who named the address."""
 
 
+class StatusFault(HostError):
+    """An MCP server answered a message with an HTTP status, and perhaps with a message of its own beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostReply:
     """A reply whose headers have come. headers: lower-case names."""

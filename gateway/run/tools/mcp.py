@@ -18,7 +18,7 @@ from yarl import URL
 
 from adapters.types import Json
 from gateway.core.definition import McpServerDefinition
-from gateway.run.tools.hosts import HostError, ToolHosts
+from gateway.run.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from gateway.settings import ToolHeader, ToolSettings
 from storage.value import frozen
@@ -108,7 +108,7 @@ class McpServers:
             raise
         except Exception as error:
             # The package raises what its parts raise, in groups of groups.
-            raise McpFault(str(faults[0]) if faults else _words(error)) from error
+            raise McpFault(_words(error, faults)) from error
 
     def _header(self, server: McpServerDefinition) -> ToolHeader | None:
         """Returns the header that the settings have for a server. Raises: McpFault: none for this host."""
@@ -156,10 +156,17 @@ def _text(block: Any) -> str:
     return text if isinstance(text, str) else f"[{block.type}]"
 
 
-def _words(error: BaseException) -> str:
+# What the package says where a status is all that it knows.
+_NO_WORDS = ("Server returned an error response", "Session terminated", "Not Found")
+
+
+def _words(error: BaseException, faults: Sequence[HostError]) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    text = " ".join(str(error).split())[:200]
+    for fault in faults:
+        if not isinstance(fault, StatusFault) or text in _NO_WORDS:
+            return str(fault)
     if isinstance(error, FileNotFoundError):
         return "its program is not there"
-    text = " ".join(str(error).split())[:200]
     return f"its server failed ({text or type(error).__name__})"

@@ -15,7 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from gateway.run.tools.hosts import HostError, HostReply, ToolHosts
+from gateway.run.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 
 LIMIT_BYTES = 1_000_000  # of one reply
 # It logs what is said; what goes wrong is told by who asked.
@@ -67,6 +67,11 @@ class _Judged(httpx2.AsyncBaseTransport):
         except HostError as error:
             self._faults.append(error)
             raise httpx2.ConnectError(str(error)) from error
+        if request.method == "POST":
+            # What was answered before has been got over.
+            self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
+            if reply.status >= 400:
+                self._faults.append(StatusFault(f"its server answered with the status {reply.status}"))
         return httpx2.Response(
             reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._faults)
         )

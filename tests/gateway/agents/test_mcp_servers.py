@@ -95,6 +95,14 @@ async def test_names_that_somebody_has(servers: McpRegistry, agents: Registry, l
     assert again == ["calc2_add", "calc2_send_message", ("calc2_" + "x" * 80)[:64], "calc2_"]
 
 
+async def test_a_tool_that_is_listed_twice_is_one(servers: McpRegistry, listing: Listing) -> None:
+    """Each refresh would make another one."""
+    listing.says("add", "add")
+    made = await servers.create(PROJECT, "calc", SERVER)
+    for _ in range(2):
+        assert [each.name for each in await servers.refresh(PROJECT, made.uid)] == ["add"]
+
+
 async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: Listing) -> None:
     listing.tools = None
     with pytest.raises(BadRequest, match="cannot be asked: it could not be reached"):

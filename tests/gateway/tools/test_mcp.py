@@ -133,6 +133,27 @@ async def test_what_speaks_something_else() -> None:
             await asking(named).list(named)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        ("401 Unauthorized", b'{"error": "invalid_token"}', "its server answered with the status 401"),
+        ("503 Service Unavailable", b"", "its server answered with the status 503"),
+        (
+            "400 Bad Request",
+            b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": "Say who you are"}}',
+            "its server failed (Say who you are)",
+        ),
+    ],
+)
+async def test_a_server_that_refuses_says_why_or_its_status(status: str, body: bytes, words: str) -> None:
+    reply = replying(f"{status}\r\nContent-Type: application/json", body)
+    async with serving(reply) as server:
+        named = McpServerDefinition(f"{server.url}/mcp")
+        with pytest.raises(McpFault) as fault:
+            await asking(named).list(named)
+    assert str(fault.value) == words
+
+
 # -- what may be asked
 
 
@@ -144,7 +165,7 @@ async def test_a_header_goes_to_its_host_alone() -> None:
         )
         settings = ToolSettings(private_hosts=(server.url,), headers=headers)
         servers = McpServers(settings, ToolHosts(settings))
-        with pytest.raises(McpFault, match="its server failed"):
+        with pytest.raises(McpFault, match="its server answered with the status 401"):
             await servers.list(McpServerDefinition(f"{server.url}/mcp", header="ours"))
         assert server.heads
         assert all("\r\nAuthorization: Bearer s3cret\r\n" in head for head in server.heads)
