@@ -358,7 +358,8 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
     while not answer["done"]:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
         count += answer["memories"]
-    print(describe_forgotten(wanted, count, first), file=sys.stderr)
+    files = {"config": arguments.config, "db": arguments.db}
+    print(describe_forgotten({**files, **wanted}, count, first), file=sys.stderr)
     if not answer.get("swept", True):  # a gateway of an older version does not say
         print(describe_unswept(bool(settings.database.url)), file=sys.stderr)
 

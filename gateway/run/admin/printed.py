@@ -92,7 +92,10 @@ def show_cancelled(job: dict[str, Any]) -> None:
 
 
 def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Says what is gone, and which commands forget what may still quote it."""
+    """Says what is gone, and which commands forget what may still quote it.
+
+    wanted: as the command line gave it, `config` and `db` too.
+    """
     number = wanted.get("message", wanted.get("exchange"))
     if number is None and "in" not in wanted:
         count, what = memories, "memory" if memories == 1 else "memories"
@@ -103,8 +106,9 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     summary = f"Forgotten: {count} {what}."
     if number is None:
         return summary
-    names = [name for name in ("project", "profile", "user", "conversation", "agent") if name in wanted]
-    named = [(name, wanted[name]) for name in names if (name, wanted[name]) != ("project", "default")]
+    names = ("config", "db", "project", "profile", "user", "conversation", "agent")
+    given = [(name, wanted[name]) for name in names if wanted.get(name) is not None]
+    named = [each for each in given if each != ("project", "default")]
     # A name may begin with a dash, so each is one word with its option.
     flags = [argument(f"--{name}={value}") for name, value in named]
     command, look = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))

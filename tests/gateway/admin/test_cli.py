@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.run.admin.printed import describe_forgotten
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
@@ -282,6 +283,13 @@ def test_check_config_asks_the_database_for_keys_and_makes_none(
     # Where nobody knows whether there are keys, the gateway waits for its database and lets nobody in.
     monkeypatch.delenv("MNEMOGATE_KEY")
     assert main(["check-config", "--db", "nowhere/m.db"]) == 0
+
+
+def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
+    wanted = {"config": None, "db": "a b.db", "project": "default", "user": "ann", "message": 1}
+    told = describe_forgotten(wanted, 1, {"messages": 1, "kept": 1, "conversation": "c"})
+    assert "mnemogate memory forget '--db=a b.db' --user=ann --exchange 1" in told
+    assert "mnemogate memory show '--db=a b.db' --user=ann --query WORDS" in told
 
 
 def test_the_version_is_a_flag_too(capsys: Out) -> None:
