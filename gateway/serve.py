@@ -157,7 +157,8 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         app, settings.server, app.readiness, lambda: _announce(settings, store, url, local, has_keys), limits
     )
     if admin is not None:
-        _tell_command_line(admin, local)
+        if store.database.is_owned:  # else the file is the owner's
+            _tell_command_line(admin, local)
         # Where the file could not be written, or was taken away with the database, it is written now.
         store.database.when_recovered(partial(_tell_command_line, admin, local))
     try:

@@ -170,8 +170,8 @@ class Database(Protocol):
     """Five doors to the data: read, long_read, write, write_one, bulk.
 
     Each raises what its operation raises, and Unavailable; those that write also Busy, where too many bytes wait.
-    is_shared: other processes may read and write the same data. ahead: the seconds by which the clock that they share
-    is ahead of this machine's.
+    is_shared: other processes may read and write the same data. is_owned: this one alone may, as of now. ahead: the
+    seconds by which the clock that they share is ahead of this machine's.
     """
 
     @property
@@ -179,6 +179,9 @@ class Database(Protocol):
 
     @property
     def is_shared(self) -> bool: ...
+
+    @property
+    def is_owned(self) -> bool: ...
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a short, indexed read. Raises: TooSlow past the deadline."""

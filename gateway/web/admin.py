@@ -31,15 +31,22 @@ class AdminFile:
     def __init__(self, database: str) -> None:
         self.path = Path(os.path.realpath(database) + ".admin")
         self.token = secrets.token_urlsafe(32)
+        self._is_written = False
 
     def write(self, address: str) -> None:
         # A file of a process that was killed may still lie here, perhaps with other rights: it is never written into.
-        self.remove()
+        self._unlink()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps({"pid": os.getpid(), "address": address, "token": self.token}))
+        self._is_written = True
 
     def remove(self) -> None:
+        """Removes the file, if this process has written it."""
+        if self._is_written:
+            self._unlink()
+
+    def _unlink(self) -> None:
         with suppress(FileNotFoundError):
             self.path.unlink()
 

@@ -50,6 +50,7 @@ class PostgresDatabase:
     """Made by `open`."""
 
     is_shared = True
+    is_owned = False
 
     def __init__(self, place: PostgresPlace, limits: PoolLimits, ear: PostgresPlace | None) -> None:
         self._place = place

@@ -257,6 +257,10 @@ class SqliteDatabase:
         self._listeners.append(function)
 
     @property
+    def is_owned(self) -> bool:
+        return self._lock.is_held
+
+    @property
     def health(self) -> StoreHealth:
         return self.writer.health
 

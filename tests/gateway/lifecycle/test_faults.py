@@ -394,6 +394,21 @@ def test_a_database_whose_directory_comes_later_is_waited_for(
 
 
 @pytest.mark.sqlite
+def test_a_start_that_cannot_have_the_lock_leaves_the_owners_file(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """As one by another account, which may write in the directory and not open the lock file."""
+    (tmp_path / "m.db.lock").mkdir()
+    (tmp_path / "m.db.admin").write_text("the owner's")
+    arguments = ("--db", str(tmp_path / "m.db"), "--upstream", upstream.base_url)
+    with serving(tmp_path, *arguments) as gateway:
+        assert (tmp_path / "m.db.admin").read_text() == "the owner's"
+        gateway.child.terminate()
+        assert gateway.child.wait(20) == 0
+    assert (tmp_path / "m.db.admin").read_text() == "the owner's"
+
+
+@pytest.mark.sqlite
 def test_a_start_without_its_database_takes_up_later_what_there_was(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
