@@ -50,6 +50,33 @@ def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
 
 
+@pytest.mark.parametrize("model", MODELS[:2])
+@pytest.mark.parametrize("cycle", [1, 2])
+def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: str, tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        server.drop_create = cycle == 1
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(server.batches) == 1)
+        if cycle == 2:
+            server.drop_create = True
+            server.finish()
+            s.until(batch, lambda _: len(server.batches) == 2)
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        # Anthropic does not say which batch it is before that has ended.
+        is_listed = ("GET", "/v1/messages/batches")
+        s.until(batch, lambda _: model == "open/m" or server.calls.count(is_listed) > 10)
+        server.finish()
+        s.until_rest()
+        assert s.get(batch)["counts"]["cancelled"] == 2
+        assert len(server.batches) == cycle
+        assert s.openai.shown == []
+        assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
+
+
 def test_a_batch_that_is_not_accepted_whole_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,7 +228,7 @@ class _Attempt:
         """Has a provider stop. Returns whether it has, or is asked no more."""
         try:
             if part.id is None:
-                found = await self._find(part, provider)
+                found = await self._find(part, provider, None)
                 if found is None:
                     return True
                 await self.parts.made(part, found)
@@ -238,7 +238,10 @@ class _Attempt:
             await provider.cancel(part.id)
         except ProviderError as error:
             _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
-            return await self._is_enough(part, "unstopped")
+            # Which one it is shows when it has ended, a day later perhaps.
+            return await self._is_enough(
+                part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
+            )
         return False
 
     async def _say(self) -> None:
@@ -298,7 +301,7 @@ class _Attempt:
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
-        found = await self._find(part, provider)
+        found = await self._find(part, provider, part.number)
         if found is not None:
             _log.info("batch %s: found at %s what was submitted before", self._name, part.upstream)
             await self.parts.made(part, found)
@@ -324,15 +327,15 @@ class _Attempt:
         finally:
             draft.release()
 
-    async def _find(self, part: ProviderPart, provider: BatchProvider) -> str | None:
+    async def _find(self, part: ProviderPart, provider: BatchProvider, items: int | None) -> str | None:
+        """Looks for a part by what is in it. items: the part that they are in; None: those that have ended as well."""
         known = {orjson.loads(each)["id"] for each in await self.jobs.store.batches.known_parts()}
-        return await provider.find(part.wanted, await self._custom_ids(part), known)
-
-    async def _custom_ids(self, part: ProviderPart) -> set[str]:
-        found: set[str] = set()
-        async for page in self.results.pages(part.number):
-            found |= {f"{item.run.uid}-{item.sent}" for item in page if item.run is not None}
-        return found
+        ids: set[str] = set()
+        async for page in self.results.pages(items):
+            for item in page:
+                if item.run is not None:
+                    ids |= {f"{item.run.uid}-{sent}" for sent in (item.sent, item.sent - (items is None))}
+        return await provider.find(part.wanted, ids, known)
 
     async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         try:

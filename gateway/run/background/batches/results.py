@@ -83,8 +83,8 @@ class PartResults:
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
             await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in items])
 
-    async def pages(self, part: int) -> AsyncIterator[list[BatchItem]]:
-        """Yields the items that are in a part, and may leave it meanwhile."""
+    async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
+        """Yields the items that are in a part, and may leave it meanwhile; None: all of the batch."""
         after, items = 0, self.store.batches.items
         while page := await items(self.batch.id, part=part, after=after, limit=PAGE):
             after = page[-1].id
