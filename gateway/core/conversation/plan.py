@@ -314,7 +314,8 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         while is_turn and end and listing.role(end - 1) != "user":
             end -= 1
         start = max(0, end - len(x.inputs))
-        fits = _may_be_inputs(x, listing, start, end)
+        parent = tree.parent(x)
+        fits = _may_be_inputs(x, parent, listing, start, end)
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
         is_parent = x is not found.anchor
         asked = listing.text(end - 1) if is_turn and block else ""
@@ -330,19 +331,25 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
         # Where the question of an exchange is not found in the list, nothing before it is found either.
         if not fits and is_turn:
             return
-        reply, x = None, tree.parent(x)
+        reply, x = None, parent
         if fits:
             end = start if x is None else _begin_of_reply(x, listing, start)
             if x is not None and end < start and _is_new_form(x, listing, end, start):
                 reply = (end, start)
 
 
-def _may_be_inputs(x: Exchange, listing: Listing, start: int, end: int) -> bool:
-    """Returns whether messages are as many as an exchange brought and of their roles, behind a reply or at the head."""
+def _may_be_inputs(x: Exchange, parent: Exchange | None, listing: Listing, start: int, end: int) -> bool:
+    """Returns whether messages are as many as an exchange brought and of their roles, behind a reply or at the head.
+
+    If the reply before it is among them, the client has left out messages of its own (aider: the files in the chat),
+    and the first ones are those of the turn before.
+    """
+    before = None if parent is None else parent.reply
     return (
         end - start == len(x.inputs)
         and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
         and (start == 0 or listing.role(start - 1) == "assistant")
+        and (not before or listing.atoms[start:end].count(before) <= x.inputs.count(before))
     )
 
 

@@ -321,6 +321,28 @@ def test_the_clients_own_summary_takes_no_questions_place_within_its_turn(
 
 
 @both
+def test_a_turn_takes_none_of_the_turn_before_it_where_the_clients_own_messages_moved(
+    world: World, key: str | None
+) -> None:
+    """aider shows its files before what was said since the last commit, and tells of that commit."""
+    files = [user("These are the files: a.py"), assistant("Ok, I will change those.")]
+    rules, committed = "\nWrite blocks.", [user("I committed the changes."), assistant("Ok.")]
+    turns = [(f"Make change {k}", f"This is the change number {k} that you asked for.") for k in range(4)]
+    done: list[WireMessage] = []
+    for k, (asked, changed) in enumerate(turns):
+        world.say([*done, *files, user(asked + rules)], changed, key)
+        done += [user(asked), assistant(changed), *committed]
+        remark, answer = f"I like it {k}", f"I am glad to hear that you like it {k}."
+        world.say([*done, *files, user(remark + rules)], answer, key)
+        world.say(
+            [*done, *files, user(remark), assistant(answer), user(f"And {k}?" + rules)], f"And {k}.", key
+        )
+        done += [user(remark), assistant(answer), user(f"And {k}?"), assistant(f"And {k}.")]
+    told = [text for text in world.standing() if text.startswith(("Make", "This is"))]
+    assert [text.removesuffix(rules) for text in told] == [text for turn in turns for text in turn]
+
+
+@both
 @pytest.mark.parametrize(
     "before", [[], [user("I have a bike"), assistant("What kind of a bike do you have, if I may ask?")]]
 )
