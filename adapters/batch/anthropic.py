@@ -7,7 +7,7 @@ interrupted is known by the ids of its results, which are there once it has ende
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Container
 from contextlib import AbstractContextManager, aclosing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -16,7 +16,7 @@ import orjson
 
 from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.client import as_live
+from adapters.batch.client import SdkBatches, as_live
 from adapters.batch.lines import read_results
 from adapters.batch.refused import refusal, translated
 from adapters.claude.errors import Untranslatable
@@ -42,27 +42,11 @@ _MARKED: Final = b'"cache_control"'
 _SAMPLED: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
 
 
-class AnthropicBatches:
+class AnthropicBatches(SdkBatches):
     """Implements BatchProvider. base_url: with its version, as the live adapter has it."""
 
     most_requests = 100_000
     most_bytes = 256 * 1000 * 1000
-    again_s: float | None = None
-    is_durable = True
-
-    def __init__(
-        self,
-        base_url: str,
-        key: str | None,
-        headers: Mapping[str, str],
-        now: Callable[[], float],
-        proxy: str | None = None,
-    ) -> None:
-        self._base_url = base_url.removesuffix("/v1")
-        self._key = key
-        self._headers = dict(headers)
-        self._now = now
-        self._proxy = proxy
 
     @cached_property
     def _client(self) -> AsyncAnthropic:
@@ -72,7 +56,7 @@ class AnthropicBatches:
         return AsyncAnthropic(
             api_key=None if is_token else key,
             auth_token=key if is_token else None,
-            base_url=self._base_url,
+            base_url=self._base_url.removesuffix("/v1"),
             default_headers={"anthropic-version": DEFAULT_VERSION, **self._headers},
             max_retries=0,
             http_client=DefaultAsyncHttpxClient(**as_live(self._proxy)),

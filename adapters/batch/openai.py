@@ -8,7 +8,7 @@ The official SDK speaks to it and is imported when it is first needed (a second 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Container, Coroutine
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.client import as_live
+from adapters.batch.client import SdkBatches, as_live
 from adapters.batch.lines import read_results
 from adapters.batch.refused import MOST_WORDS, refusal, translated
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
@@ -38,27 +38,11 @@ _PAGE: Final = 100
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
-class OpenAIBatches:
-    """Implements BatchProvider. key: None for a server without keys. headers: sent with every request."""
+class OpenAIBatches(SdkBatches):
+    """Implements BatchProvider. key: None for a server without keys."""
 
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
-    again_s: float | None = None
-    is_durable = True
-
-    def __init__(
-        self,
-        base_url: str,
-        key: str | None,
-        headers: Mapping[str, str],
-        now: Callable[[], float],
-        proxy: str | None = None,
-    ) -> None:
-        self._base_url = base_url
-        self._key = key
-        self._headers = dict(headers)
-        self._now = now
-        self._proxy = proxy
 
     @cached_property
     def _client(self) -> AsyncOpenAI:
