@@ -32,6 +32,16 @@ def options(tool: ToolDefinition) -> dict[str, Any]:
     return {"uid": UID, "tools": (AgentTool("lookup", "lookup", tool),), "defined": defined}
 
 
+def make_ann(life: Life, url: str) -> None:
+    """Makes an agent that has the tool `lookup`, which is called at this URL."""
+    registry = life.world.gateway.app.chat.registry
+    assert registry is not None
+    tool = ToolDefinition(SCHEMA, "webhook", url)
+    life.world.gateway.call(registry.tools.create("default", "lookup", tool))
+    defined = AgentDefinition("react_agent", "You help.", model="m")
+    life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+
+
 def results(life: Life) -> list[tuple[str, str]]:
     """The results that went upstream with the newest call."""
     return [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
@@ -105,12 +115,7 @@ def test_a_chat_completion_that_comes_again_calls_nobody_twice(
         served(replying("200 OK", b"Sent.")) as server,
         agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
     ):
-        registry = life.world.gateway.app.chat.registry
-        assert registry is not None
-        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
-        life.world.gateway.call(registry.tools.create("default", "lookup", tool))
-        defined = AgentDefinition("react_agent", "You help.", model="m")
-        life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+        make_ann(life, f"{server.url}/hook")
 
         def ask(*messages: Any, **options: Any) -> None:
             """Asks once; the model makes two calls alike, and says it is done."""
@@ -142,12 +147,7 @@ def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_pa
         served(replying("200 OK", b"Sent.")) as server,
         agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
     ):
-        registry = life.world.gateway.app.chat.registry
-        assert registry is not None
-        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
-        life.world.gateway.call(registry.tools.create("default", "lookup", tool))
-        defined = AgentDefinition("react_agent", "You help.", model="m")
-        life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+        make_ann(life, f"{server.url}/hook")
         gate = Gate()
         upstream.queue(
             call_tools(Call("lookup", {"q": "a"}), text="One moment."), say("Late.", hold_before_headers=gate)

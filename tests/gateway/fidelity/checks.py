@@ -154,11 +154,6 @@ class Talk:
             return [tool["name"] for tool in seen.json.get("tools", ())]
         return seen.tool_names
 
-    def has_schema(self, seen: Seen) -> bool:
-        if self.is_claude:
-            return "format" in seen.json.get("output_config", {})
-        return "response_format" in seen.json
-
     def turns(self) -> list[str]:
         """Returns the replies that stand in memory, as text."""
         return [
