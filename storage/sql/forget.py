@@ -1,75 +1,42 @@
 """Forgetting: of messages, exchanges, conversations, whole memories, and of what has grown too old.
 
 The target is written down first (`forgetting`), with the epoch raised, so that turns under way commit no more. Then it
-goes in short transactions. Each of them can be done again, so that a process that dies goes on where it was:
-
-    exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
-               index, and its vectors go; with one that was named go those that it took the place of
-    files      those that are too old; named ones have gone with the intention
-    passages   those that came from an erased exchange, are a file's that goes, or too old
-    facts      likewise
-    blocks     versions that came from one, and those built on them; a new value is made of what is left
-    run_texts  what runs of the memory hold beside their exchanges
-    readings   what runs of its sleeptime agents hold of it
-    additions  notes and hidden rounds that may quote what is gone
-    end        marks and intention are deleted
+goes in short transactions, phase by phase (`storage/sql/erase.py`). Each of them can be done again, so that a process
+that dies goes on where it was.
 
 A memory that goes as a whole loses its row in `agents`, and with it its secret, before anything else.
-The store's `Rules` decide what quotes what, and what is left of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from collections.abc import Callable
 
 import orjson
 
-from storage.commands import Erased, Extent, ForgetTarget, Rules
+from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import GONE, Connection, Database
-from storage.records import API_PROFILE, Exchange, State
+from storage.records import Exchange, State
 from storage.sql import exchanges as history
-from storage.sql.agents import Agents, load_agent
-from storage.sql.blocks import empty_snapshots
+from storage.sql.agents import Agents
 from storage.sql.definitions import remove_definitions
+from storage.sql.erase import (
+    FIRST,
+    SQL,
+    ErasingWork,
+    exchange_of,
+    phases_of,
+    raise_epoch,
+    read_ids,
+    wipe_shared,
+)
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.kept import KeptLooks
-from storage.sql.named_blocks import hand_over_blocks
 from storage.sql.readers import load_sleepers
-from storage.sql.readings import empty_readings, end_readings
-from storage.sql.rebuild import erased_among, origins_of, rebuild_block
+from storage.sql.readings import end_readings
 from storage.sql.remembered import MemoryCache
-from storage.sql.runs import erase_texts
-from storage.sql.statements import load
-from storage.sql.vectors import forget_indexed
-
-SQL = load("forget.sql")
-
-# The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
-_PAGE = 32
-# The rows of one transaction where most are read and stay.
-_READ_PAGE = 128
-# The conversations of one transaction that are emptied whole.
-_FEW = 4
-_DAY_S = 86_400
-_NO_SOURCES = b"[]"
 
 _Cursor = tuple[str, int]
-_Phase = Callable[[Connection, "_Work", int], Awaitable[int | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """The parameters of one step."""
-
-    id: int
-    agent: int
-    target: dict[str, Any]
-    rules: Rules
-    now: float
 
 
 class Forgetting(Group):
@@ -108,14 +75,14 @@ class Forgetting(Group):
         limit: int = 100,
     ) -> list[int]:
         """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
-        return await _ids(connection, "agents_of", (project, profile, subject, after, limit))
+        return await read_ids(connection, "agents_of", (project, profile, subject, after, limit))
 
     @long_reads
     async def aged(
         self, connection: Connection, project: str, before: float, *, after: int = 0, limit: int = 100
     ) -> list[int]:
         """Returns a page of the memories of a project that hold something older than that."""
-        return await _ids(connection, "agents_before", (project, before, after, limit))
+        return await read_ids(connection, "agents_before", (project, before, after, limit))
 
     @reads
     async def conversation(self, connection: Connection, agent: int, name: str) -> int | None:
@@ -126,12 +93,12 @@ class Forgetting(Group):
     @reads
     async def exchange(self, connection: Connection, agent: int, seq: int) -> int | None:
         """Returns the exchange that holds this message."""
-        return await _exchange_of(connection, agent, seq)
+        return await exchange_of(connection, agent, seq)
 
     @reads
     async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
         """Returns how much the target is, now: messages and exchanges named one at a time, or a conversation."""
-        ids = [await _exchange_of(connection, agent, seq) for seq in target.messages]
+        ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
         loaded = [
             await history.load_exchange(connection, agent, id)
             for id in (*ids, *target.exchanges)
@@ -148,7 +115,7 @@ class Forgetting(Group):
     @reads
     async def unfinished(self, connection: Connection) -> list[int]:
         """Returns what was begun and not ended, by this process or one before it."""
-        return await _ids(connection, "unfinished", ())
+        return await read_ids(connection, "unfinished", ())
 
     async def begin(self, agent: int, target: ForgetTarget) -> int:
         """Writes the target down, after which nothing that was under way commits any more. Returns what `run` takes.
@@ -176,7 +143,7 @@ class Forgetting(Group):
 
     async def forget_project(self, project: str) -> None:
         """Deletes what its users shared, and what was defined in it; its memories are forgotten one by one, before."""
-        while await self._database.bulk(lambda connection: _wipe_shared(connection, project)):
+        while await self._database.bulk(lambda connection: wipe_shared(connection, project)):
             pass
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
@@ -186,7 +153,7 @@ class Forgetting(Group):
                 return False
             del before[0]
         self._before.pop(id, None)
-        cursor: _Cursor | None = self._cursors.pop(id, (_FIRST, 0))
+        cursor: _Cursor | None = self._cursors.pop(id, (FIRST, 0))
         while cursor is not None:
             at, now = cursor, self._now()
             cursor, has_changed, agent = await self._database.bulk(
@@ -217,16 +184,6 @@ class Forgetting(Group):
         return await self._database.sweep(wait_ms=wait_ms)
 
 
-async def _ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
-    return [row[0] for row in await connection.rows(SQL[statement], values)]
-
-
-async def _exchange_of(connection: Connection, agent: int, seq: int) -> int | None:
-    """Returns the exchange that holds a message."""
-    found: int | None = await connection.value(SQL["exchange_of"], (agent, seq))
-    return found
-
-
 def _numbers(e: Exchange) -> list[int]:
     """Returns the numbers of the messages of people and models that are still there."""
     if e.state in (State.FORGOTTEN, State.OFF):
@@ -250,14 +207,9 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
     else:
         for file in target.files:
             await connection.run(SQL["file_erase"], (file, agent))
-        await _raise_epoch(connection, agent)
+        await raise_epoch(connection, agent)
     id: int = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
     return id
-
-
-async def _raise_epoch(connection: Connection, agent: int) -> None:
-    await connection.run(SQL["raise_epoch"], (agent,))
-    await forget_jobs(connection, agent, keep=lambda job: job.payload)
 
 
 async def _step(
@@ -268,8 +220,8 @@ async def _step(
     row = await connection.row(SQL["intended"], (id,))
     if row is None:
         return None, False, 0
-    work = _Work(id, row[0], orjson.loads(row[1]), rules, now)
-    phases = _phases_of(work.target)
+    work = ErasingWork(id, row[0], orjson.loads(row[1]), rules, now)
+    phases = phases_of(work.target)
     await connection.lock_sharers(work.agent)
     phase, after = at
     # What was begun by another process, or was left off in another table, begins anew: each phase can be done again.
@@ -284,314 +236,3 @@ async def _step(
         return (rest[0], 0), has_changed, work.agent
     await connection.run(SQL["forgotten"], (id,))
     return None, has_changed, work.agent
-
-
-# -- exchanges
-
-
-async def _erase_exchanges(connection: Connection, work: _Work, after: int) -> int | None:
-    """Erases a page of the target. after: how many of the named messages and exchanges are done."""
-    agent, target = work.agent, work.target
-    # The whole memory may have gone meanwhile.
-    if await load_agent(connection, agent) is None:
-        return None
-    messages, exchanges = target["messages"], target["exchanges"]
-    # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
-    # again on each step: what is erased drops out of these statements.
-    if after < len(messages):
-        for seq in messages[after : after + _PAGE]:
-            id = await _exchange_of(connection, agent, seq)
-            if id is not None:
-                await _erase_message(connection, agent, id, seq)
-                await _erase_alternatives(connection, agent, id, seq)
-        await _raise_epoch(connection, agent)
-        return after + _PAGE
-    if after - len(messages) < len(exchanges):
-        start = after - len(messages)
-        await _erase_all(connection, agent, exchanges[start : start + _PAGE])
-        for id in exchanges[start : start + _PAGE]:
-            await _erase_alternatives(connection, agent, id)
-        return after + _PAGE
-    ids: list[int] = []
-    if target["conversation"] is not None:
-        ids = await _ids(connection, "exchanges_of", (agent, target["conversation"], _PAGE))
-    if target["before"] is not None and not ids:
-        ids = await _ids(connection, "exchanges_before", (agent, target["before"], _PAGE))
-    if not ids:
-        return None
-    await _erase_all(connection, agent, ids)
-    return after
-
-
-async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> None:
-    for id in ids:
-        e = await history.load_exchange(connection, agent, id)
-        if e is not None and e.state is not State.FORGOTTEN:
-            await _erase(connection, agent, e)
-    await _raise_epoch(connection, agent)
-
-
-async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
-    """Erases a whole exchange; a tombstone stays."""
-    await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    tombstone = replace(
-        e, state=State.FORGOTTEN, standing=False, edits=False, merged="", model="", opaque=False, hidden=False,
-        hush=frozenset(), notes={}, snapshot=None, size=0, evicted=None, input=None, said=None, full=None,
-    )  # fmt: skip
-    await history.update_exchange(connection, agent, tombstone, is_whole=True)
-
-
-async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
-    """Erases one message of an exchange, and with the last of them the whole exchange."""
-    e = await history.load_exchange(connection, agent, id)
-    if e is None or e.state in (State.FORGOTTEN, State.OFF):
-        return
-    place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
-    hush = e.hush | {place}
-    # Results of tools (`t`) do not count: with nothing but these left, nobody said anything here any more.
-    left = [i for i, atoms in enumerate(e.inputs) if i not in hush and atoms and atoms[0][:1] != b"t"]
-    if e.said is not None and -1 not in hush:
-        left.append(-1)
-    if not left:
-        await _erase(connection, agent, e)
-        return
-    await _unlink(connection, agent, e, [place])
-    messages = orjson.loads(e.input or b"[]")
-    if 0 <= place < len(messages):
-        messages[place] = {"role": messages[place].get("role"), "content": ""}
-    # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full = e.full if place >= 0 and history.is_step(e) else None
-    rest = replace(
-        e, hush=hush, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque, snapshot=None,
-        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=full,
-    )  # fmt: skip
-    await history.update_exchange(connection, agent, rest, is_whole=True)
-
-
-async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
-    """Erases what an exchange took the place of: a transcript that grew, a cancelled request, an answer repeated.
-
-    Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
-    """
-    e = await history.load_exchange(connection, agent, id)
-    if e is None:
-        return
-    is_reply = seq == e.seq + len(e.inputs)
-    for (other,) in await connection.rows(
-        SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
-    ):
-        if is_reply:
-            x = await history.load_exchange(connection, agent, other)
-            assert x is not None
-            await _erase_message(connection, agent, other, x.seq + len(x.inputs))
-        else:
-            await _erase_all(connection, agent, [other])
-
-
-async def _unlink(connection: Connection, agent: int, e: Exchange, places: Collection[int]) -> None:
-    """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
-    seqs, tombs = [], []
-    for place in places:
-        atoms = (e.reply or ()) if place < 0 else e.inputs[place]
-        seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
-        if atoms and atoms[0][:1] in b"ua":
-            tombs.append(b"".join(atoms))
-    await history.mark(connection, agent, "tomb", tombs, e.id)
-    await history.mark(connection, agent, "erased", (b"",), e.id)
-    if -1 in places:
-        await connection.run(SQL["waiting_erase"], (e.id, agent))
-    if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
-        # The path of the turn saw these edits at once, and may have a memory section that shows them.
-        await history.mark(connection, agent, "blocks", (b"",), 0)
-        await empty_snapshots(connection, "snapshots_of", (agent,))
-    await forget_indexed(connection, agent, seqs)
-
-
-# -- what came from them
-
-
-def _erasing(kind: str) -> _Phase:
-    """Makes a phase that goes through what was saved of one kind, passages or facts."""
-
-    async def erase(connection: Connection, work: _Work, after: int) -> int | None:
-        agent, before = work.agent, work.target["before"]
-        named = work.target.get("passages", ()) if kind == "passage" else ()
-        files = work.target.get("files", ())
-        rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
-        origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
-        erased = await erased_among(connection, chain.from_iterable(origins.values()))
-        for id, seq, at, _, _, file in rows:
-            is_named = seq in named or file in files
-            if is_named or (before is not None and at < before) or origins[id] & erased:
-                await connection.run(SQL[f"{kind}_erase"], (id, agent, _NO_SOURCES))
-                if kind == "fact":
-                    await connection.run(SQL["fact_ended_erase"], (id, agent))
-                # Its day is kept until what quotes it is gone too.
-                await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
-                await forget_indexed(connection, agent, [seq])
-        return rows[-1][0] if len(rows) == _READ_PAGE else None
-
-    return erase
-
-
-async def _erase_files(connection: Connection, work: _Work, after: int) -> int | None:
-    if work.target["before"] is not None:
-        await connection.run(SQL["files_before"], (work.agent, work.target["before"]))
-    return None
-
-
-async def _rebuild_blocks(connection: Connection, work: _Work, after: int) -> int | None:
-    """Rebuilds all blocks that an agent could write, at once: there are a few."""
-    if "all" in work.target:
-        project, profile = work.target["all"]
-    else:
-        row = await connection.row(SQL["scope_of"], (work.agent,))
-        if row is None:
-            return None
-        project, profile = row[0], row[1]
-    for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
-        if await rebuild_block(connection, work.agent, block, work.rules, work.now):
-            await history.mark(connection, work.agent, "blocks", (b"",), 0)
-            await empty_snapshots(connection, "snapshots_showing", (block,))
-            if owner == work.agent:
-                await _raise_epoch(connection, work.agent)
-            else:
-                for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
-                    await connection.run(SQL[statement], (block,))
-    return None
-
-
-async def _hand_over(connection: Connection, work: _Work, after: int) -> int | None:
-    """Leaves the blocks that others see to them, with what an agent wrote there.
-
-    A person takes along what was said, from every block.
-    """
-    if work.target["all"][1] == API_PROFILE:
-        await hand_over_blocks(connection, work.agent)
-        await connection.run(SQL["wipe_attached"], (work.agent,))
-    return None
-
-
-async def _erase_run_texts(connection: Connection, work: _Work, after: int) -> int | None:
-    return await erase_texts(connection, work.agent, after, _PAGE)
-
-
-async def _empty_readings(connection: Connection, work: _Work, after: int) -> int | None:
-    return after + 1 if await empty_readings(connection, work.agent, _FEW) else None
-
-
-async def _erase_additions(connection: Connection, work: _Work, after: int) -> int | None:
-    """Erases notes and hidden rounds, later than what is gone, that may quote it."""
-    agent = work.agent
-    touched = await connection.rows(SQL["touched"], (agent,))
-    days = {int(row[0]) for row in await connection.rows(SQL["gone_days"], (agent,))}
-    for _, _, _, begun, ended in touched:
-        days.update(int(at // _DAY_S) for at in (begun, ended) if at is not None)
-    has_blocks = await connection.value(SQL["is_blocks"], (agent,))
-    if not days and not has_blocks:
-        return None
-    erased = Erased(frozenset(days), bool(has_blocks))
-    # By conversation the first number that is gone: whatever followed it there may have been built on it.
-    first = min((row[1] for row in touched), default=0)
-    said = min((row[3] for row in touched), default=0.0)
-    # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
-    start = (first and await connection.value(SQL["begun_before"], (agent, first, said - _DAY_S))) or 0
-    places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
-    rows = await connection.rows(SQL["additions"], (agent, start, after, _PAGE))
-    for id, step in rows:
-        e = await history.load_exchange(connection, agent, id)
-        if e is None or (e.seq < first and max(e.touched, e.ended or 0.0, e.stopped or 0.0) < said):
-            continue
-        notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}
-        # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind
-        # it in its conversation, or where a block went too, it goes unread.
-        is_near = e.seq > places.get(e.conversation, e.seq)
-        drops = (e.full is not None and not history.is_step(e)) and (
-            is_near or has_blocks or work.rules.quotes(e.full.decode(errors="replace"), erased)
-        )
-        full = None if drops else e.full
-        left = replace(e, notes=notes, full=full, hidden=full is not None)
-        above = None if step is None else await history.load_exchange(connection, agent, step)
-        if above is not None:
-            left = work.rules.without_found(left, above, erased)
-        if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
-            await history.update_exchange(connection, agent, left, is_whole=True)
-    return rows[-1][0] if len(rows) == _PAGE else None
-
-
-async def _end(connection: Connection, work: _Work, after: int) -> int | None:
-    """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
-    await _raise_epoch(connection, work.agent)
-    await connection.run(SQL["erased_done"], (work.agent, work.id))
-    return None
-
-
-# -- a whole memory
-
-
-def _wiping(name: str, *, is_paged: bool) -> _Phase:
-    """Makes a phase of a statement that takes a page of rows, or all of them at once."""
-
-    async def wipe(connection: Connection, work: _Work, after: int) -> int | None:
-        gone = await connection.run(SQL[name], (work.agent, _PAGE) if is_paged else (work.agent,))
-        return after + gone if is_paged and gone == _PAGE else None
-
-    return wipe
-
-
-async def _wipe_shared(connection: Connection, project: str) -> bool:
-    """Empties a page of what a project's users shared. True: there is more."""
-    gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
-    if gone < _PAGE:
-        await connection.run(SQL["wipe_shared_blocks"], (project,))
-        await connection.run(SQL["wipe_project_texts"], (project, b""))
-        await connection.run(SQL["wipe_project_definitions"], (project,))
-    return gone == _PAGE
-
-
-_ERASING: dict[str, _Phase] = {
-    "exchanges": _erase_exchanges,
-    "readings": _empty_readings,
-    "run_texts": _erase_run_texts,
-    "files": _erase_files,
-    "passages": _erasing("passage"),
-    "facts": _erasing("fact"),
-    "blocks": _rebuild_blocks,
-    "additions": _erase_additions,
-    "end": _end,
-}
-# Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
-_PAGED = (
-    "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
-    "run_steps", "runs", "files",
-)  # fmt: skip
-_WHOLE = (
-    "block_texts",
-    "block_details",
-    "block_sharing",
-    "blocks",
-    "attached",
-    "ended",
-    "readers",
-    "marks",
-    "terms",
-    "embedded",
-)
-_WIPING: dict[str, _Phase] = {
-    "handed": _hand_over,
-    "shared": _rebuild_blocks,
-    **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},
-}
-_FIRST = "exchanges"
-
-
-def _phases_of(target: dict[str, Any]) -> dict[str, _Phase]:
-    if "all" in target:
-        return _WIPING
-    if target.get("keeps_memory"):
-        return {
-            name: phase
-            for name, phase in _ERASING.items()
-            if name not in ("files", "passages", "facts", "blocks")
-        }
-    return _ERASING

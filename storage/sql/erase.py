@@ -1,0 +1,390 @@
+"""The phases of forgetting, each of which takes a page of rows in a transaction and can be done again.
+
+    exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
+               index, and its vectors go; with one that was named go those that it took the place of
+    files      those that are too old; named ones have gone with the intention
+    passages   those that came from an erased exchange, are a file's that goes, or too old
+    facts      likewise
+    blocks     versions that came from one, and those built on them; a new value is made of what is left
+    run_texts  what runs of the memory hold beside their exchanges
+    readings   what runs of its sleeptime agents hold of it
+    additions  notes and hidden rounds that may quote what is gone
+    end        marks and intention are deleted
+
+The store's `Rules` decide what quotes what, and what is left of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import orjson
+
+from storage.commands import Erased, Rules
+from storage.database import Connection
+from storage.records import API_PROFILE, Exchange, State
+from storage.sql import exchanges as history
+from storage.sql.agents import load_agent
+from storage.sql.blocks import empty_snapshots
+from storage.sql.jobs import forget_jobs
+from storage.sql.named_blocks import hand_over_blocks
+from storage.sql.readings import empty_readings
+from storage.sql.rebuild import erased_among, origins_of, rebuild_block
+from storage.sql.runs import erase_texts
+from storage.sql.statements import load
+from storage.sql.vectors import forget_indexed
+
+SQL = load("forget.sql")
+
+# The rows of one transaction. A row was measured at 20 to 60 us, and a bulk write should stay below 5 ms.
+_PAGE = 32
+# The rows of one transaction where most are read and stay.
+_READ_PAGE = 128
+# The conversations of one transaction that are emptied whole.
+_FEW = 4
+_DAY_S = 86_400
+_NO_SOURCES = b"[]"
+
+ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ErasingWork:
+    """The parameters of one transaction. id: the intention's row. target: what it says. now: seconds."""
+
+    id: int
+    agent: int
+    target: dict[str, Any]
+    rules: Rules
+    now: float
+
+
+async def read_ids(connection: Connection, statement: str, values: Sequence[object]) -> list[int]:
+    """Returns the first column of what a statement of forgetting finds."""
+    return [row[0] for row in await connection.rows(SQL[statement], values)]
+
+
+async def exchange_of(connection: Connection, agent: int, seq: int) -> int | None:
+    """Returns the exchange that holds a message."""
+    found: int | None = await connection.value(SQL["exchange_of"], (agent, seq))
+    return found
+
+
+async def raise_epoch(connection: Connection, agent: int) -> None:
+    """Refuses from now on what was planned before, and has jobs of the memory begin again."""
+    await connection.run(SQL["raise_epoch"], (agent,))
+    await forget_jobs(connection, agent, keep=lambda job: job.payload)
+
+
+# -- exchanges
+
+
+async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of the target. after: how many of the named messages and exchanges are done."""
+    agent, target = work.agent, work.target
+    # The whole memory may have gone meanwhile.
+    if await load_agent(connection, agent) is None:
+        return None
+    messages, exchanges = target["messages"], target["exchanges"]
+    # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
+    # again on each step: what is erased drops out of these statements.
+    if after < len(messages):
+        for seq in messages[after : after + _PAGE]:
+            id = await exchange_of(connection, agent, seq)
+            if id is not None:
+                await _erase_message(connection, agent, id, seq)
+                await _erase_alternatives(connection, agent, id, seq)
+        await raise_epoch(connection, agent)
+        return after + _PAGE
+    if after - len(messages) < len(exchanges):
+        start = after - len(messages)
+        await _erase_all(connection, agent, exchanges[start : start + _PAGE])
+        for id in exchanges[start : start + _PAGE]:
+            await _erase_alternatives(connection, agent, id)
+        return after + _PAGE
+    ids: list[int] = []
+    if target["conversation"] is not None:
+        ids = await read_ids(connection, "exchanges_of", (agent, target["conversation"], _PAGE))
+    if target["before"] is not None and not ids:
+        ids = await read_ids(connection, "exchanges_before", (agent, target["before"], _PAGE))
+    if not ids:
+        return None
+    await _erase_all(connection, agent, ids)
+    return after
+
+
+async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> None:
+    for id in ids:
+        e = await history.load_exchange(connection, agent, id)
+        if e is not None and e.state is not State.FORGOTTEN:
+            await _erase(connection, agent, e)
+    await raise_epoch(connection, agent)
+
+
+async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
+    """Erases a whole exchange; a tombstone stays."""
+    await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
+    tombstone = replace(
+        e, state=State.FORGOTTEN, standing=False, edits=False, merged="", model="", opaque=False, hidden=False,
+        hush=frozenset(), notes={}, snapshot=None, size=0, evicted=None, input=None, said=None, full=None,
+    )  # fmt: skip
+    await history.update_exchange(connection, agent, tombstone, is_whole=True)
+
+
+async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
+    """Erases one message of an exchange, and with the last of them the whole exchange."""
+    e = await history.load_exchange(connection, agent, id)
+    if e is None or e.state in (State.FORGOTTEN, State.OFF):
+        return
+    place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
+    hush = e.hush | {place}
+    # Results of tools (`t`) do not count: with nothing but these left, nobody said anything here any more.
+    left = [i for i, atoms in enumerate(e.inputs) if i not in hush and atoms and atoms[0][:1] != b"t"]
+    if e.said is not None and -1 not in hush:
+        left.append(-1)
+    if not left:
+        await _erase(connection, agent, e)
+        return
+    await _unlink(connection, agent, e, [place])
+    messages = orjson.loads(e.input or b"[]")
+    if 0 <= place < len(messages):
+        messages[place] = {"role": messages[place].get("role"), "content": ""}
+    # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
+    full = e.full if place >= 0 and history.is_step(e) else None
+    rest = replace(
+        e, hush=hush, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque, snapshot=None,
+        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=full,
+    )  # fmt: skip
+    await history.update_exchange(connection, agent, rest, is_whole=True)
+
+
+async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
+    """Erases what an exchange took the place of: a transcript that grew, a cancelled request, an answer repeated.
+
+    Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
+    """
+    e = await history.load_exchange(connection, agent, id)
+    if e is None:
+        return
+    is_reply = seq == e.seq + len(e.inputs)
+    for (other,) in await connection.rows(
+        SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
+    ):
+        if is_reply:
+            x = await history.load_exchange(connection, agent, other)
+            assert x is not None
+            await _erase_message(connection, agent, other, x.seq + len(x.inputs))
+        else:
+            await _erase_all(connection, agent, [other])
+
+
+async def _unlink(connection: Connection, agent: int, e: Exchange, places: Collection[int]) -> None:
+    """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
+    seqs, tombs = [], []
+    for place in places:
+        atoms = (e.reply or ()) if place < 0 else e.inputs[place]
+        seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
+        if atoms and atoms[0][:1] in b"ua":
+            tombs.append(b"".join(atoms))
+    await history.mark(connection, agent, "tomb", tombs, e.id)
+    await history.mark(connection, agent, "erased", (b"",), e.id)
+    if -1 in places:
+        await connection.run(SQL["waiting_erase"], (e.id, agent))
+    if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
+        # The path of the turn saw these edits at once, and may have a memory section that shows them.
+        await history.mark(connection, agent, "blocks", (b"",), 0)
+        await empty_snapshots(connection, "snapshots_of", (agent,))
+    await forget_indexed(connection, agent, seqs)
+
+
+# -- what came from them
+
+
+def _erasing(kind: str) -> ErasingPhase:
+    """Makes a phase that goes through what was saved of one kind, passages or facts."""
+
+    async def erase(connection: Connection, work: ErasingWork, after: int) -> int | None:
+        agent, before = work.agent, work.target["before"]
+        named = work.target.get("passages", ()) if kind == "passage" else ()
+        files = work.target.get("files", ())
+        rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
+        origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
+        erased = await erased_among(connection, chain.from_iterable(origins.values()))
+        for id, seq, at, _, _, file in rows:
+            is_named = seq in named or file in files
+            if is_named or (before is not None and at < before) or origins[id] & erased:
+                await connection.run(SQL[f"{kind}_erase"], (id, agent, _NO_SOURCES))
+                if kind == "fact":
+                    await connection.run(SQL["fact_ended_erase"], (id, agent))
+                # Its day is kept until what quotes it is gone too.
+                await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
+                await forget_indexed(connection, agent, [seq])
+        return rows[-1][0] if len(rows) == _READ_PAGE else None
+
+    return erase
+
+
+async def _erase_files(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    if work.target["before"] is not None:
+        await connection.run(SQL["files_before"], (work.agent, work.target["before"]))
+    return None
+
+
+async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Rebuilds all blocks that an agent could write, at once: there are a few."""
+    if "all" in work.target:
+        project, profile = work.target["all"]
+    else:
+        row = await connection.row(SQL["scope_of"], (work.agent,))
+        if row is None:
+            return None
+        project, profile = row[0], row[1]
+    for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
+        if await rebuild_block(connection, work.agent, block, work.rules, work.now):
+            await history.mark(connection, work.agent, "blocks", (b"",), 0)
+            await empty_snapshots(connection, "snapshots_showing", (block,))
+            if owner == work.agent:
+                await raise_epoch(connection, work.agent)
+            else:
+                for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
+                    await connection.run(SQL[statement], (block,))
+    return None
+
+
+async def _hand_over(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Leaves the blocks that others see to them, with what an agent wrote there.
+
+    A person takes along what was said, from every block.
+    """
+    if work.target["all"][1] == API_PROFILE:
+        await hand_over_blocks(connection, work.agent)
+        await connection.run(SQL["wipe_attached"], (work.agent,))
+    return None
+
+
+async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    return await erase_texts(connection, work.agent, after, _PAGE)
+
+
+async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    return after + 1 if await empty_readings(connection, work.agent, _FEW) else None
+
+
+async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases notes and hidden rounds, later than what is gone, that may quote it."""
+    agent = work.agent
+    touched = await connection.rows(SQL["touched"], (agent,))
+    days = {int(row[0]) for row in await connection.rows(SQL["gone_days"], (agent,))}
+    for _, _, _, begun, ended in touched:
+        days.update(int(at // _DAY_S) for at in (begun, ended) if at is not None)
+    has_blocks = await connection.value(SQL["is_blocks"], (agent,))
+    if not days and not has_blocks:
+        return None
+    erased = Erased(frozenset(days), bool(has_blocks))
+    # By conversation the first number that is gone: whatever followed it there may have been built on it.
+    first = min((row[1] for row in touched), default=0)
+    said = min((row[3] for row in touched), default=0.0)
+    # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
+    start = (first and await connection.value(SQL["begun_before"], (agent, first, said - _DAY_S))) or 0
+    places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
+    rows = await connection.rows(SQL["additions"], (agent, start, after, _PAGE))
+    for id, step in rows:
+        e = await history.load_exchange(connection, agent, id)
+        if e is None or (e.seq < first and max(e.touched, e.ended or 0.0, e.stopped or 0.0) < said):
+            continue
+        notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}
+        # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind
+        # it in its conversation, or where a block went too, it goes unread.
+        is_near = e.seq > places.get(e.conversation, e.seq)
+        drops = (e.full is not None and not history.is_step(e)) and (
+            is_near or has_blocks or work.rules.quotes(e.full.decode(errors="replace"), erased)
+        )
+        full = None if drops else e.full
+        left = replace(e, notes=notes, full=full, hidden=full is not None)
+        above = None if step is None else await history.load_exchange(connection, agent, step)
+        if above is not None:
+            left = work.rules.without_found(left, above, erased)
+        if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
+            await history.update_exchange(connection, agent, left, is_whole=True)
+    return rows[-1][0] if len(rows) == _PAGE else None
+
+
+async def _end(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
+    await raise_epoch(connection, work.agent)
+    await connection.run(SQL["erased_done"], (work.agent, work.id))
+    return None
+
+
+# -- a whole memory
+
+
+def _wiping(name: str, *, is_paged: bool) -> ErasingPhase:
+    """Makes a phase of a statement that takes a page of rows, or all of them at once."""
+
+    async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
+        gone = await connection.run(SQL[name], (work.agent, _PAGE) if is_paged else (work.agent,))
+        return after + gone if is_paged and gone == _PAGE else None
+
+    return wipe
+
+
+async def wipe_shared(connection: Connection, project: str) -> bool:
+    """Empties a page of what a project's users shared. True: there is more."""
+    gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
+    if gone < _PAGE:
+        await connection.run(SQL["wipe_shared_blocks"], (project,))
+        await connection.run(SQL["wipe_project_texts"], (project, b""))
+        await connection.run(SQL["wipe_project_definitions"], (project,))
+    return gone == _PAGE
+
+
+_ERASING: dict[str, ErasingPhase] = {
+    "exchanges": _erase_exchanges,
+    "readings": _empty_readings,
+    "run_texts": _erase_run_texts,
+    "files": _erase_files,
+    "passages": _erasing("passage"),
+    "facts": _erasing("fact"),
+    "blocks": _rebuild_blocks,
+    "additions": _erase_additions,
+    "end": _end,
+}
+# Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
+_PAGED = (
+    "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
+    "run_steps", "runs", "files",
+)  # fmt: skip
+_WHOLE = (
+    "block_texts",
+    "block_details",
+    "block_sharing",
+    "blocks",
+    "attached",
+    "ended",
+    "readers",
+    "marks",
+    "terms",
+    "embedded",
+)
+_WIPING: dict[str, ErasingPhase] = {
+    "handed": _hand_over,
+    "shared": _rebuild_blocks,
+    **{f"wipe_{name}": _wiping(f"wipe_{name}", is_paged=name in _PAGED) for name in (*_PAGED, *_WHOLE)},
+}
+FIRST = "exchanges"
+
+
+def phases_of(target: dict[str, Any]) -> dict[str, ErasingPhase]:
+    if "all" in target:
+        return _WIPING
+    if target.get("keeps_memory"):
+        return {
+            name: phase
+            for name, phase in _ERASING.items()
+            if name not in ("files", "passages", "facts", "blocks")
+        }
+    return _ERASING
