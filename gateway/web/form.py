@@ -20,6 +20,7 @@ _MAY_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", r
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
+_MOST_PARTS = 1_000  # chosen: far above those of any form; millions of empty ones would take seconds to read
 
 
 def boundary_of(content_type: str) -> bytes | None:
@@ -107,11 +108,11 @@ class FormPart:
 
 
 def form_parts(data: bytes, boundary: bytes) -> list[FormPart] | None:
-    """Returns the fields of a whole form, in their order; None: this is no form that ends."""
+    """Returns the fields of a whole form, in their order; None: this is no form that ends, or has very many."""
     mark = b"\r\n--" + boundary
     found: list[FormPart] = []
     # What stands before the first delimiter is nobody's; the last one ends in "--".
-    _, *pieces = (b"\r\n" + data).split(mark)
+    _, *pieces = (b"\r\n" + data).split(mark, _MOST_PARTS)
     for piece in pieces:
         if piece.startswith(b"--"):
             return found

@@ -40,3 +40,12 @@ def test_a_field_without_a_name_is_nobodys() -> None:
     assert form_parts(form(("content-disposition: form-data", b"a"), ('x: name="y"', b"b")), b"x") == []
     found = form_parts(form(('content-disposition: form-data; name=""', b"a")), b"x")
     assert found == [FormPart("", None, "", b"a")]
+
+
+def test_a_form_of_very_many_parts_is_none() -> None:
+    """One of 32 MB would take seconds, in which nobody else is answered."""
+    one = ('content-disposition: form-data; name="a"', b"")
+    found = form_parts(form(*[one] * 999), b"x")
+    assert found is not None
+    assert len(found) == 999
+    assert form_parts(form(*[one] * 1001), b"x") is None
