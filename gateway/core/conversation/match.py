@@ -470,7 +470,7 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
         spoken = "".join(listing.text(i) for i in range(b, end))
         cut = letters(without_remark(spoken))
         is_long = len(squash(spoken)) >= LONG_REPLY
-        asked = [c for c in near if _was_asked(tree, c, block, anchored=anchor is not None)]
+        asked = [c for c in near if _was_asked(tree, c, block, anchor)]
         like = [c for c in near if c.id in said and begins(cut, said[c.id])]
         like_ids = {c.id for c in like}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
@@ -512,19 +512,32 @@ def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
     ]
 
 
-def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], *, anchored: bool) -> bool:
+def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], anchor: Exchange | None) -> bool:
     """Returns whether the messages before a reply are those that c brought, or end like them.
 
-    Without an anchor the results of tools are no evidence, because many exchanges have the same ones.
+    Without an anchor the results of tools are no evidence, because many exchanges have the same ones. Where more was
+    said in front of them than the path has, the same words were said once more in a turn that is not stored.
     """
     if not block:
         return False
-    for x in (c.inputs, tree.top(c).inputs):
-        if not anchored and not any(map(is_user, x)):
+    for x in (c, tree.top(c)):
+        inputs = x.inputs
+        if anchor is None and not any(map(is_user, inputs)):
             continue
-        if x[-len(block) :] == block or (x and block[-len(x) :] == x):
+        if inputs[-len(block) :] == block:
             return True
+        if inputs and block[-len(inputs) :] == inputs:
+            said = sum(map(is_user, block[: -len(inputs)]))
+            return said <= sum(map(is_user, _between(tree, anchor, x)))
     return False
+
+
+def _between(tree: Tree, anchor: Exchange | None, e: Exchange) -> Iterator[tuple[Atom, ...]]:
+    """Yields the messages that exchanges brought which follow the anchor, or begin the path, and precede e."""
+    x = tree.parent(e)
+    while x is not None and (anchor is None or x.id != anchor.id):
+        yield from x.inputs
+        x = tree.parent(x)
 
 
 def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:

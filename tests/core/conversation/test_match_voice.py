@@ -350,3 +350,30 @@ def test_a_draft_with_the_same_short_reply_is_not_the_turn_that_was_cut(
         *("hello there", "Good day.", "second thing", "Two.", "third thing", "Three."),
         *(question, "Ok.", "go on", "Four."),
     ]
+
+
+@both
+@pytest.mark.parametrize("is_tool", [True, False], ids=["tool", "user"])
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "cancelled"])
+def test_what_was_said_while_nothing_could_be_stored_is_not_lost_behind_the_same_words(
+    world: World, key: str | None, is_tool: bool, is_whole: bool
+) -> None:
+    """The last turn that is known was asked with words, or had a tool's result, that came again in the outage."""
+    asked = [*world.chat(("hello there", "Good day."), key=key), user("yes")]
+    again = user("yes")
+    if is_tool:
+        world.say(asked, assistant(None, call("1")), key)
+        asked += [assistant(None, call("1")), result("1", "ok")]
+        again = result("2", "ok")
+    request = world.begin(asked, key)
+    if is_whole:
+        world.finish(request, "Well, the market is open today, and tomorrow as well.")
+    else:
+        world.cancel(request, [assistant("Well, the market is open")])
+    lost = [assistant("Well, the market"), user("my bicycle is red")]
+    lost += [assistant(None, call("2", arguments='{"city":"Rome"}'))] if is_tool else [assistant("Nice.")]
+    then = [*asked, *lost, again, assistant("Fine, so be it."), user("and fast")]
+    world.say(then, "I see.", key)
+    assert world.standing().count("my bicycle is red") == 1
+    assert world.standing().count("Well, the market") == 1
+    assert world.standing().count("Fine, so be it.") == 1
