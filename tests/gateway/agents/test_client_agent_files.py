@@ -270,6 +270,10 @@ def test_a_tool_in_typescript_is_there_and_says_that_nobody_runs_it(world: Letta
     assert "nobody runs look_up_order here" in told.tool_return
     (tools,) = [each for each in export(world, id)["tools"] if each["name"] == "look_up_order"]
     assert (tools["source_type"], tools["source_code"]) == ("typescript", source)
+    # What is not its source may be changed.
+    assert world.letta.tools.update(tool.id, tags=["later"]).tags == ["later"]
+    with pytest.raises(BadRequestError, match="TypeScript is not run here"):
+        world.letta.tools.update(tool.id, source_code=f"{source} // more")
     # It is made one that runs, and stays so when the file comes again.
     world.letta.tools.update(tool.id, source_type="json")
     again = world.letta.agents.import_file(file=("a.af", file))

@@ -103,7 +103,10 @@ class ToolRoutes:
         uid, update = asked.uid("tool", "tool_id"), asked.body
         found = (await self._tools.get(asked.project, uid)).definition
         if found is not None:
-            await self._check(_edited(update, ToolDefinition.of(found.body))[1])
+            before = ToolDefinition.of(found.body)
+            made = _edited(update, before)[1]
+            if (made.source_type, made.source) != (before.source_type, before.source):
+                await self._check(made)
         changed = await self._tools.change(asked.project, uid, lambda before: _edited(update, before))
         return show_tool(changed)
 
