@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from letta_client import BadRequestError, InternalServerError
 
-from gateway.settings import MemorySettings
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.background.test_compact import compacted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-QUIET = {"learn_every": 0, "recall_tokens": 0}
+NOTHING_ELSE = {"learn_every": 0, "recall_tokens": 0}
 TALE = "A long tale of the sea. " * 8
 
 
@@ -43,8 +42,7 @@ def notes(upstream: StrictUpstream) -> Notes:
 
 @pytest.fixture
 def world(upstream: StrictUpstream, notes: Notes, tmp_path: Path) -> Iterator[LettaWorld]:
-    assert set(QUIET) <= set(MemorySettings.__dataclass_fields__)
-    with letta(upstream, tmp_path, memory=QUIET) as made:
+    with letta(upstream, tmp_path, memory=NOTHING_ELSE) as made:
         yield made
 
 
@@ -239,7 +237,7 @@ def test_a_full_window_is_summarised_on_the_agents_terms(
     upstream: StrictUpstream, notes: Notes, tmp_path: Path
 ) -> None:
     """Without a background model an agent that names a model has its summaries, and another one has none."""
-    with letta(upstream, tmp_path, memory=QUIET) as world:
+    with letta(upstream, tmp_path, memory=NOTHING_ELSE) as world:
         agent = world.agent(
             context_window_limit=1200, max_tokens=100,
             compaction_settings={"model": "openai/clerk", "mode": "all", "prompt": "Short."},

@@ -13,7 +13,7 @@ import pytest
 from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
-from gateway.settings import MemorySettings, ProfileSettings, UpstreamSettings
+from gateway.settings import ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -63,12 +63,9 @@ def compacting(
     **memory: Any,
 ) -> Any:
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
-    memory = {"background_model": "small", "recall_tokens": 0, **QUIET, **memory}
+    # Nothing else shall ask the background model here.
+    memory = {"background_model": "small", "recall_tokens": 0, "learn_every": 0, **memory}
     return remember(upstream, tmp_path, profile or agent(), upstreams=(small,), memory=memory)
-
-
-# Nothing else shall ask the background model here.
-QUIET = {"learn_every": 0} if "learn_every" in MemorySettings.__dataclass_fields__ else {}
 
 
 def compacted(world: World) -> None:
