@@ -316,9 +316,20 @@ class _Search:
             likeness = best.rank.likeness
             # Without an id no other path may be as near; with an id it is enough that nothing speaks against the best.
             is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
+            if likeness < 0 and self._is_without_name(number, best.span):
+                continue
             if (self._query.named or is_alone) and self._is_evident(best):
                 return Match(best.exchange, *best.span)
         return Match()
+
+    def _is_without_name(self, number: int, span: ListSpan) -> bool:
+        """Returns whether a reply answered the very list before it, and comes back under a name for the first time.
+
+        It is found as an altered one; what is found by the name is the same reply in another conversation.
+        """
+        listed = self._turns.flat[: self._query.listing.before[span[0]]]
+        without = (e for atom in self._turns[number].unnamed for e in self._ours.get(atom, ())[-_MAX_PLACES:])
+        return any(self._line(e)[1][: -len(e.reply or ())] == listed for e in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
         """Yields (number of a turn, the replies of ours that end latest in it), the last turn first."""

@@ -320,6 +320,23 @@ def test_the_clients_own_summary_takes_no_questions_place_within_its_turn(
     assert world.standing() == ["What is the weather in all capitals?", "Sunny everywhere."]
 
 
+def test_a_reply_that_comes_back_named_is_not_that_of_another_conversation(world: World) -> None:
+    """Agent Framework names an agent's replies from the second request on. Greetings are alike everywhere."""
+    greeting = "Hello! How can I assist you today, my friend?"
+    named: WireMessage = {**assistant(greeting), "name": "helper"}
+    world.say([user("Hi")], greeting)
+    world.say([user("Hi"), named, user("I live in Turku")], "Nice.")
+    world.say([user("Good morning")], greeting)
+    world.say([user("Good morning"), named, user("I live in Oslo")], "Fine.")
+    assert world.tree() == drawn("""
+        carried: Hi > Hello! How can I assist you today, my friend?
+          stands: I live in Turku > Nice.
+        --
+        carried: Good morning > Hello! How can I assist you today, my friend?
+          stands: I live in Oslo > Fine.
+    """)
+
+
 @both
 def test_a_turn_takes_none_of_the_turn_before_it_where_the_clients_own_messages_moved(
     world: World, key: str | None
