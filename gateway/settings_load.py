@@ -143,7 +143,7 @@ def settings_file(config: str | None) -> Path | None:
 def _read_file(path: str | None) -> dict[str, Any]:
     file = Path(path or DEFAULT_CONFIG)
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
     except FileNotFoundError:
         if path is None:
             return {}

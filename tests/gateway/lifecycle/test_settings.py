@@ -51,6 +51,10 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
     assert (settings.server.port, settings.server.shutdown_s, settings.memory.recall_tokens) == (3, 4, 6)
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff[server]\nport = 81").server.port == 81
+
+
 def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     text = '[server]\nhost = "::1"\n[memory]\nbackground_model = "small"'
     environ = {
