@@ -20,7 +20,7 @@ _MAY_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", r
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
-_MOST_PARTS = 1_000  # chosen: far above those of any form; millions of empty ones would take seconds to read
+_MOST_PARTS = 1_000  # chosen: far above those of any form; millions of empty ones would take long to read
 
 
 def boundary_of(content_type: str) -> bytes | None:
@@ -38,7 +38,7 @@ class FieldSearch:
 
     span: where the first one's value lies in the form, as soon as it has ended. is_over: there will be no other one.
     is_twice: another one has begun behind it, or what readers may take in two ways, as a head that is too long to be
-    judged. is_whole: the form has ended in order.
+    judged, or very many parts. is_whole: the form has ended in order.
     """
 
     def __init__(self, boundary: bytes, name: str) -> None:
@@ -48,6 +48,7 @@ class FieldSearch:
         self._name = name.encode()
         # A form without a preamble begins with a delimiter that has no line break before it.
         self._left, self._at = b"\r\n", -2  # what is not yet judged, and where in the form it lies
+        self._parts = 0
         self._value: int | None = None  # where the value begins whose end is looked for
 
     def feed(self, piece: bytes) -> None:
@@ -74,7 +75,8 @@ class FieldSearch:
         end = self._left.find(b"\r\n\r\n")
         if end < 0:
             return len(self._left) > len(self._mark) + _MAX_HEAD_BYTES and self._lose()
-        if not _DELIMITER_END.match(self._left, len(self._mark)):
+        self._parts += 1
+        if self._parts > _MOST_PARTS or not _DELIMITER_END.match(self._left, len(self._mark)):
             return self._lose()
         if _may_be(self._name, self._left[len(self._mark) : end]):
             self.is_over = self.is_twice = self.span is not None
