@@ -143,8 +143,8 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     assert plan is not None
     if not fill or any(e.hidden for e in tree.chain(plan.match.anchor)):
         return
-    line = tree.line(plan.match.anchor)
-    path = [_sent_before(tree, element) for element in line]
+    elements = tree.elements(plan.match.anchor)
+    path = [_sent_before(tree, element) for element in elements]
     if plan.appending:
         # The last reply as it was heard comes with the list.
         heard = listing.messages[: plan.heard] if plan.held else []
@@ -153,13 +153,13 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     listed = listing.atoms[: listing.said]
     if plan.match.form:  # its last reply came back altered, or not at all
         listed = listing.atoms[: plan.match.first]
-        line = [el for el in line if el.position >= 0 or el.exchange is not plan.match.anchor]
-    begins = [p for p, element in enumerate(line) if element.atoms == listed[0]]
-    (end,) = [p for p in begins if _talk(el.atoms for el in line[p:]) == _talk(listed)] or [0]
+        elements = [el for el in elements if el.position >= 0 or el.exchange is not plan.match.anchor]
+    begins = [p for p, element in enumerate(elements) if element.atoms == listed[0]]
+    (end,) = [p for p in begins if _talk(el.atoms for el in elements[p:]) == _talk(listed)] or [0]
     assert end, "the list begins nowhere on the path"
     turns: list[list[WireMessage | None]] = []
     for p in range(end):
-        if not turns or (is_user(line[p].atoms) and not is_user(line[p - 1].atoms)):
+        if not turns or (is_user(elements[p].atoms) and not is_user(elements[p - 1].atoms)):
             turns.append([])
         turns[-1].append(path[p])
     if None in turns[-1] and not is_user(listing.atoms[0]):
@@ -280,18 +280,18 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
         carried[e.id] = any(not tree.goes_on(k) or carried[k.id] for k in later)
 
     for e in tree:
-        parent, line = tree.parent(e), tree.line(tree.parent(e))
+        parent, elements = tree.parent(e), tree.elements(tree.parent(e))
         assert parent is None or parent.conversation == e.conversation
         assert e.depth == (parent.depth + 1 if parent else 0)
         is_told = any(k.tells and k.ended is not None for k in tree.kids(e))
         assert e.carried == carried[e.id] or (is_told and not e.carried), f"carried of {e.id}"
         assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
-        assert e.offset == sum(len(el.atoms) for el in line), f"offset of {e.id}"
+        assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
         assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
         above = [x.id for x in tree.chain(parent) if x.adds]
         assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
         if e.reply is not None:
-            assert e.path == canon.path(a for el in tree.line(e) for a in el.atoms), f"path of {e.id}"
+            assert e.path == canon.path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
             assert e.reply_key == canon.reply_key(e.reply), f"reply key of {e.id}"
 
 

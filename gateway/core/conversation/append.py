@@ -194,7 +194,7 @@ def plan_step(
         e = changed(e, length=length)
     withheld = refused(tree.chain(tip))
     fill: Iterable[PathElement] = [
-        x for x in tree.line(tip) if x.exchange.id not in withheld or is_result(x.atoms)
+        x for x in tree.elements(tip) if x.exchange.id not in withheld or is_result(x.atoms)
     ]
     if evicted is not None:
         begins = evicted.depth, evicted.offset

@@ -282,12 +282,12 @@ class _Rank(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """An exchange that may be the match. span: the first and last message of its reply. line: its path."""
+    """An exchange that may be the match. span: the first and last message of its reply. elements: its path."""
 
     rank: _Rank
     exchange: Exchange
     span: ListSpan
-    line: list[PathElement]
+    elements: list[PathElement]
 
 
 class _Search:
@@ -302,7 +302,7 @@ class _Search:
             if e.reply:
                 self._ours.setdefault(e.reply[0], []).append(e)
         self._turns = _Turns(query.listing)
-        self._lines: dict[int, tuple[list[PathElement], list[Atom]]] = {}
+        self._elements: dict[int, tuple[list[PathElement], list[Atom]]] = {}
 
     def run(self) -> Match:
         """Tries the turns of the list, the last one first, until a reply of ours is evident."""
@@ -329,7 +329,7 @@ class _Search:
         """
         listed = self._turns.flat[: self._query.listing.before[span[0]]]
         without = (e for atom in self._turns[number].unnamed for e in self._ours.get(atom, ())[-_MAX_PLACES:])
-        return any(self._line(e)[1][: -len(e.reply or ())] == listed for e in without)
+        return any(self._elements_of(e)[1][: -len(e.reply or ())] == listed for e in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
         """Yields (number of a turn, the replies of ours that end latest in it), the last turn first."""
@@ -354,7 +354,7 @@ class _Search:
         then = listing.atoms[last + 1 : last + 2]
         ranked: list[_Candidate] = []
         for span, e in self._nearest(found, listed):
-            line, path = self._line(e)
+            elements, path = self._elements_of(e)
             likeness = _likeness(listed, path)
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, e, path, likeness):
@@ -362,7 +362,7 @@ class _Search:
             is_whole, kids = path == listed, tree.kids(e)
             goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
             rank = _Rank(likeness, is_whole, goes_on, e.begun, e.id)
-            ranked.append(_Candidate(rank, e, span, line))
+            ranked.append(_Candidate(rank, e, span, elements))
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _nearest(
@@ -379,11 +379,11 @@ class _Search:
 
         return sorted(found, key=rank)[-_MAX_PLACES:]
 
-    def _line(self, e: Exchange) -> tuple[list[PathElement], list[Atom]]:
-        if e.id not in self._lines:
-            line = self._tree.line(e)
-            self._lines[e.id] = line, [a for el in line for a in el.atoms]
-        return self._lines[e.id]
+    def _elements_of(self, e: Exchange) -> tuple[list[PathElement], list[Atom]]:
+        if e.id not in self._elements:
+            elements = self._tree.elements(e)
+            self._elements[e.id] = elements, [a for el in elements for a in el.atoms]
+        return self._elements[e.id]
 
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is ours, and not somebody else's with the same words.
@@ -398,7 +398,7 @@ class _Search:
         if best.rank.likeness < 0 and self._is_elsewhere(best):
             return False
         asked = [i for i in range(best.span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
-        if any(listing.atoms[i][0] in _asked(best.line) for i in asked):
+        if any(listing.atoms[i][0] in _asked(best.elements) for i in asked):
             return True
         if not self._query.named:
             return False
@@ -408,7 +408,7 @@ class _Search:
 
     def _is_elsewhere(self, best: _Candidate) -> bool:
         """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
-        listing, above = self._query.listing, {el.exchange.path for el in best.line}
+        listing, above = self._query.listing, {el.exchange.path for el in best.elements}
         for _, found in self._tries():
             before = [(span, e) for span, e in found if span[1] < best.span[0]]
             paths = {e.path for span, e in before if e.path == listing.path(span[1] + 1)}
@@ -417,10 +417,10 @@ class _Search:
         return False
 
 
-def _asked(line: Sequence[PathElement]) -> list[Atom]:
+def _asked(elements: Sequence[PathElement]) -> list[Atom]:
     """Returns what the last reply of a path answered: the message before it, and the user's."""
-    atoms = [a for el in line[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
-    return atoms + [a for el in reversed(line) for a in el.atoms if a[:1] == b"u"][:1]
+    atoms = [a for el in elements[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
+    return atoms + [a for el in reversed(elements) for a in el.atoms if a[:1] == b"u"][:1]
 
 
 def find_match(tree: Tree, query: Query) -> Match:

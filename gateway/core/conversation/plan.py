@@ -79,7 +79,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     amendments: Iterable[Amendment] = ()
     if tip is not None:
         found, new = Match(tip.exchange), tuple(range(heard, len(listing)))
-        fill = tree.line(tip.exchange)
+        fill = tree.elements(tip.exchange)
         if tip.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.
             fill = fill[:-1]
@@ -134,7 +134,7 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
     if plan.appending or not (is_whole or is_deep):
         return is_whole or is_deep
-    path = [a for el in tree.line(anchor) for a in el.atoms]
+    path = [a for el in tree.elements(anchor) for a in el.atoms]
     if found.form and anchor.reply:
         path = path[: -len(anchor.reply)]
     # All of the list that is ours, and less than the path, whose beginning may not have been loaded.
@@ -399,24 +399,24 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
 def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
     """Returns the front of the anchor's path, as far as the client's list does not have it."""
     assert found.anchor is not None
-    line = tree.line(found.anchor)
+    elements = tree.elements(found.anchor)
     # An altered reply is in both, but not word for word.
     if found.form:
-        line = [el for el in line if not (el.exchange.id == found.anchor.id and el.position == -1)]
-    fill = left_out(line, listing.flat(found.first if found.form else found.last + 1))
-    front = [a for el in line[:-1] for a in el.atoms] if fill else []
+        elements = [el for el in elements if not (el.exchange.id == found.anchor.id and el.position == -1)]
+    fill = left_out(elements, listing.flat(found.first if found.form else found.last + 1))
+    front = [a for el in elements[:-1] for a in el.atoms] if fill else []
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins; the path only has the same messages twice.
         return []
     return fill
 
 
-def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
+def left_out(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
     """Returns the front of a path that a trimmed list left out, where the list is a proper tail of the path.
 
     The first message has to be the same word for word; [] where it is not such a tail.
     """
-    path = [(a, p) for p, el in enumerate(line) for a in el.atoms]
+    path = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
     # The comparison is repeated without calls and results, because some clients drop tool rounds.
     for kinds in (b"uatc", b"ua"):
         have = [a for a in listed if a[:1] in kinds]
@@ -425,9 +425,9 @@ def left_out(line: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathEl
             continue
         tail = full[len(full) - len(have) :]
         p = tail[0][1]
-        if not (have[0] == tail[0][0] == line[p].atoms[0]):
+        if not (have[0] == tail[0][0] == elements[p].atoms[0]):
             continue
         # A user's template or a pruned tool result may differ in words, not in kind.
         if all(x == y or (x[:1] == y[:1] and x[:1] in b"ut") for x, (y, _) in zip(have, tail, strict=True)):
-            return list(line[:p])
+            return list(elements[:p])
     return []

@@ -47,7 +47,7 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     if found.first > 0:
         return None
     listing, canon = query.listing, query.listing.canon
-    # A turn off the record is no part of the line: it goes on from the same place as what comes next.
+    # A turn off the record is no part of the path: it goes on from the same place as what comes next.
     standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
     tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
     held: Sequence[WireMessage] = _pending(tree, tip)

@@ -233,7 +233,7 @@ class Tree:
             e = self.parent(e)
         return found[::-1]
 
-    def line(self, e: Exchange | None) -> list[PathElement]:
+    def elements(self, e: Exchange | None) -> list[PathElement]:
         """Returns the path to e, message by message."""
         found: list[PathElement] = []
         for x in self.chain(e):

@@ -145,7 +145,7 @@ def compose(
             first = listing.message_at(end - len(x.reply or ()))
             replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), x))
     else:
-        for i, element in matches(listing, place.last + 1, tree.line(place.anchor)):
+        for i, element in matches(listing, place.last + 1, tree.elements(place.anchor)):
             found.list_at.setdefault(listing.positions[i], element.at)
             if element.position == -1:
                 replies[i] = element.exchange
@@ -160,12 +160,12 @@ def compose(
     return found
 
 
-def matches(listing: Listing, end: int, line: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
+def matches(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
     """Returns pairs of (message of the list, element of the path), oldest first."""
     listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
-    path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(line) for a in el.atoms]
+    path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
     pairs = lcs([a for a, _ in listed], [a for a, _ in path])
-    return [(listed[i][1], line[path[j][1]]) for i, j in reversed(pairs)]
+    return [(listed[i][1], elements[path[j][1]]) for i, j in reversed(pairs)]
 
 
 def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:

@@ -139,7 +139,7 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
     world = World()
     world.chat(*((f"q{k} {w}", f"a{k}") for k, w in enumerate(words)))
     tree = Tree(world.memory().records.values())
-    line = tree.line(tree.by_id[len(words)])
+    line = tree.elements(tree.by_id[len(words)])
     tail = line[cut % len(line) :]
     out = left_out(line, [a for el in tail for a in el.atoms])
     assert out == line[: cut % len(line)]
@@ -148,7 +148,7 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
 def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> None:
     world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
     tree = Tree(world.memory().records.values())
-    line: list[PathElement] = tree.line(tree.by_id[3])
+    line: list[PathElement] = tree.elements(tree.by_id[3])
     listed = Listing(world.memory().canon, [user("2"), assistant("r2"), user("three"), assistant("r3")])
     assert left_out(line, listed.flat(4)) == []
     assert left_out(line, []) == []

@@ -70,7 +70,7 @@ def test_fields_without_effect_are_given_back() -> None:
 def test_our_own_fields_are_taken_and_shown() -> None:
     found = made(model="m", mnemogate={"rebuild": "always", "recall_tokens": 0, "learn": False})
     assert (found.rebuilds, found.recall_tokens, found.learns) == (True, 0, False)
-    own = {"rebuild": "always", "recall_tokens": 0, "learn": False, "filler": None}
+    own = {"rebuild": "always", "recall_tokens": 0, "learn": False, "filler": "none"}
     assert shown(found)["mnemogate"] == own
 
 
