@@ -77,6 +77,32 @@ def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: st
         assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
 
 
+def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    running, begun = Batches.running, list[int]()
+
+    async def cancelled(store: Batches, id: int) -> None:
+        await running(store, id)
+        begun.append(id)
+        if len(begun) == 2:
+            found = await store.get(id)
+            assert found is not None
+            await store.cancel(found, found.created)
+
+    monkeypatch.setattr(Batches, "running", cancelled)
+    with scene(tmp_path, answer) as s:
+        batch = s.post(s.agents(2))
+        s.until_rest()
+        found = s.get(batch)
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 2)
+        assert len(s.openai.batches) == 1
+        assert s.openai.shown == []
+
+
 def test_a_batch_that_is_not_accepted_whole_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

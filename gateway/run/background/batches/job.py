@@ -338,6 +338,11 @@ class _Attempt:
         return await provider.find(part.wanted, ids, known)
 
     async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
+        now = await self.jobs.store.batches.get(self.batch.id)
+        if now is not None and now.is_over:
+            # It was cancelled meanwhile: nobody pays for what is cancelled at once.
+            await self.parts.over(part)
+            return False
         try:
             id = await provider.submit(part.wanted, draft.hand_over())
         except ProviderCrowded as error:
