@@ -186,11 +186,23 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         own = len(plan.held)
         inputs, media = e.inputs[own:], e.media[own:]
         is_asked = query.mode is not Keeping.ON and not plan.appending
-        if is_asked and (said := on_record(e, tree.siblings(e))):
-            # What was said on the record stays there: nothing else has it, where its reply was not heard.
+        if is_asked and (said := _only_here(tree, e, named=query.named)):
+            # What was said on the record stays there, where nothing else has it: its reply was not heard.
             return changed(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
         return changed(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
     return e
+
+
+def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:
+    """Returns the indices of messages that were said on the record and stand nowhere beside e once it is written."""
+    siblings = tree.siblings(e)
+    said = on_record(e, siblings)
+    for x in siblings if said else ():
+        if is_tombstone(x) or not tree.stands(x, named=named):
+            continue
+        if tree.is_carried(x) or tree.is_same_input(x, e) or not tree.extends(e, x):
+            said = {i for i in said if i in x.hush or x.inputs[: i + 1] != e.inputs[: i + 1]}
+    return said
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
@@ -355,9 +367,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     def is_like(x: Exchange) -> bool:
         old, new = in_order(x)
         # After an anchor the place is certain, so a shorter form of a question is the same question too.
-        if tree.extends(new, old) or (y.parent is not None and tree.extends(old, new)):
-            return True
-        return -1 in old.hush and -1 in new.hush and _left(old) == _left(new)
+        return tree.extends(new, old) or (y.parent is not None and tree.extends(old, new))
 
     near = [x for x in rivals if is_like(x)]
     # Alternatives that overlapped are requests side by side, and all of them stand.
@@ -377,11 +387,6 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
 def _gone(e: Exchange) -> tuple[bool, bool]:
     """Returns whether all of an exchange, and whether its last message or reply, is forgotten or off the record."""
     return is_tombstone(e), is_forgotten(e)
-
-
-def _left(e: Exchange) -> list[tuple[Atom, ...]]:
-    """Returns what is kept of the messages that an exchange brought."""
-    return [atoms for i, atoms in enumerate(e.inputs) if i not in e.hush]
 
 
 def _is_for_program(tree: Tree, e: Exchange) -> bool:

@@ -357,8 +357,12 @@ class Tree:
         if e.parent is not None or not named or self.is_carried(e):
             return True
         # A second root in a named conversation. If the conversation went on elsewhere while this one was not under way,
-        # it is detached: it waits to be continued before it stands.
-        return not any(self.are_apart(x, e) for x in self._carried_roots(e.conversation))
+        # it is detached: it waits to be continued before it stands. What is off the record detaches nothing that was
+        # said before it.
+        return not any(
+            self.are_apart(x, e) and (x.state is not State.OFF or x.begun < e.begun)
+            for x in self._carried_roots(e.conversation)
+        )
 
     def _carried_roots(self, conversation: int) -> list[Exchange]:
         """Returns the first exchanges of a conversation that it went on from: each of the others asks for them."""

@@ -204,6 +204,30 @@ def test_what_was_said_on_the_record_and_asked_about_off_it_is_kept_with_what_fo
 
 
 @both
+@pytest.mark.parametrize("asks", ["and fast", "Is the user angry?"])
+def test_what_stands_beside_a_request_that_is_off_is_not_kept_with_it_too(
+    world: World, key: str | None, asks: str
+) -> None:
+    """Nothing of a reply was heard, so that two messages were answered together; that is done again off the record."""
+    bike = user("my bicycle is red")
+    world.cancel(world.begin([bike], key))
+    world.say([bike, user("and fast")], "I see.", key)
+    world.say([bike, user(asks)], "No.", key, mode=Keeping.OFF)
+    assert world.standing() == ["my bicycle is red", "and fast", "I see."]
+
+
+@both
+def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
+    world: World, key: str | None
+) -> None:
+    """A first turn is asked once more off the record, and the client goes on from that answer."""
+    world.say([user("my bicycle is red")], "Red is a good colour.", key)
+    world.say([user("my bicycle is red")], "So is mine.", key, mode=Keeping.OFF)
+    world.chat(("bye", "Bye."), key=key, start=[user("my bicycle is red"), assistant("So is mine.")])
+    assert world.standing() == ["my bicycle is red", "Red is a good colour.", "bye", "Bye."]
+
+
+@both
 def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, key: str | None) -> None:
     """A transcript that grew."""
     history = world.chat(("hello there", "Good day."), key=key)
