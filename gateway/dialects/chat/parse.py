@@ -52,12 +52,10 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     if agent is not None:
         json["model"] = f"agent/{agent}"
     messages = _messages(json, max_messages)
-    if is_too_deep(body, [json.get(key) for key in _WRITTEN_AGAIN]):
-        raise BadRequest(
-            f"Messages and tools may be nested {MOST_LEVELS} levels deep, and one of these is deeper."
-        )
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages, _layout=layout)
+    for key in ("tools", "functions"):
+        _check_depth(key, [json.get(key)])
     stream_options = _optional(json, "stream_options", dict)
     max_tokens_key = next((key for key in _MAX_TOKENS if json.get(key) is not None), None)
     tools, functions = _tools(json, "tools"), _tools(json, "functions")
@@ -84,7 +82,6 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 # Fields that have a type to be checked and a meaning here.
 _SHAPED = frozenset((*_MAX_TOKENS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
-_WRITTEN_AGAIN = ("messages", "tools", "functions")  # to be kept, or to have their tokens counted
 _QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
 _AS_KEY = {key: re.compile(quoted + rb"\s*:") for key, quoted in _QUOTED.items()}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
@@ -144,6 +141,7 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
             param="messages",
             code="array_above_max_length",
         )
+    shaped = []  # most messages are a role and a text, which is not deep
     for index, message in enumerate(messages):
         if message.__class__ is not dict:
             raise _wrong_type(f"messages[{index}]", "an object", message)
@@ -151,9 +149,21 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
         if role not in ROLES:
             raise _wrong_role(f"messages[{index}].role", role)
         content = message.get("content")
-        if content.__class__ is not str and content is not None:
-            _check_content(content, f"messages[{index}].content")
+        if content.__class__ is not str or len(message) > 2:
+            shaped.append(message)
+            if content.__class__ is not str and content is not None:
+                _check_content(content, f"messages[{index}].content")
+    if shaped:
+        _check_depth("messages", [shaped])
     return messages
+
+
+def _check_depth(param: str, json: list[Any]) -> None:
+    """Refuses what is nested too deep to be kept, or to have its tokens counted. json: as deep as in the body."""
+    if is_too_deep(json):
+        raise BadRequest(
+            f"Invalid '{param}': nested too deep. Expected at most {MOST_LEVELS} levels.", param=param
+        )
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:

@@ -67,7 +67,7 @@ def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
     except orjson.JSONDecodeError as error:
         fault = Fault((*at, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
         raise Unprocessable([fault]) from error
-    if is_too_deep(data, json):
+    if is_too_deep(json):
         message = f"JSON may be nested {MOST_LEVELS} levels deep, and this is deeper"
         raise Unprocessable([Fault(at, message, "json_invalid")])
     return without_nul(json) if NUL in data else json

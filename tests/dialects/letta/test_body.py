@@ -46,8 +46,8 @@ class Outer(Body):
         (b"[" * 2000, ("body", 1025), "json_invalid"),
         # As deep as it can be read, and deeper than it could be written.
         (b'{"name": ' + b"[" * 1000 + b"]" * 1000 + b"}", ("body",), "json_invalid"),
-        (b'{"name": ' + b'{"a":' * 128 + b"1" + b"}" * 129, ("body",), "json_invalid"),
-        (b'{"name": ' + b'{"a":' * 127 + b"1" + b"}" * 128, ("body", "name"), "type_error"),
+        (b'{"name": ' + b'{"a":' * 240 + b"1" + b"}" * 241, ("body",), "json_invalid"),
+        (b'{"name": ' + b'{"a":' * 239 + b"1" + b"}" * 240, ("body", "name"), "type_error"),
         (b"[]", ("body",), "model_type"),
         (b"{}", ("body", "name"), "missing"),
         (b'{"name": 1}', ("body", "name"), "type_error"),

@@ -214,22 +214,25 @@ def test_a_body_may_be_nested_more_deeply_than_we_write() -> None:
     assert parse(b'{"model":"m","messages":[{"role":"user"}],"x":%b}' % DEEP).model == "m"
 
 
-@pytest.mark.parametrize("levels", [125, 126, 400])
+@pytest.mark.parametrize("levels", [237, 238, 400])
 @pytest.mark.parametrize(
-    "body",
+    ("body", "param"),
     [
-        b'{"model":"m","messages":[{"role":"user","x":%b}]}',
-        b'{"model": "m", "messages": [{"role": "user"}], "tools": [{"type": %b}]}',
-        b'{"model": "m", "messages": [{"role": "user"}], "functions": [{"name": %b}]}',
+        (b'{"model":"m","messages":[{"role":"user","x":%b}]}', "messages"),
+        (b'{"model":"m","messages":[{"role":"user","content":"Hi","x":%b}]}', "messages"),
+        (b'{"model":"m","messages":[{"role":"user","content":[{"type":"x"}],"x":%b}]}', "messages"),
+        (b'{"model": "m", "messages": [{"role": "user"}], "tools": [{"type": %b}]}', "tools"),
+        (b'{"model": "m", "messages": [{"role": "user"}], "functions": [{"name": %b}]}', "functions"),
     ],
 )
-def test_what_we_write_again_has_128_levels_at_most(body: bytes, levels: int) -> None:
+def test_what_we_write_again_has_240_levels_at_most(body: bytes, param: str, levels: int) -> None:
     """Else it was answered and not kept, or was a 500 where tokens are counted."""
     whole = body % (b'{"a":' * levels + b"1" + b"}" * levels)
-    if levels == 125:  # with those of the body, the list and its element
+    if levels == 237:  # with those of the body, the list and its element
         assert parse(whole).model == "m"
     else:
-        assert "128 levels" in refused(whole).message
+        assert "240 levels" in refused(whole).message
+        assert refused(whole).param == param
 
 
 def test_ten_thousand_messages_are_too_many() -> None:
