@@ -148,6 +148,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     if plan.appending:
         # The last reply as it was heard comes with the list.
         heard = listing.messages[: plan.heard] if plan.held else []
+        path = [m for m in path if m is not None]
         assert fill == [*path[: len(path) - bool(plan.heard)], *heard, *plan.held]
         return
     listed = listing.atoms[: listing.said]

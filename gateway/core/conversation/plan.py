@@ -78,7 +78,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     fill: Sequence[PathElement] = ()
     amendments: Iterable[Amendment] = ()
     if tip is not None:
-        found, new = Match(tip.exchange), tuple(range(heard, len(listing)))
+        found, new = Match(tip.exchange), tuple(range(heard or tip.passed, len(listing)))
         fill = tree.elements(tip.exchange)
         if tip.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.

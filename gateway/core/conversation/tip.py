@@ -31,12 +31,13 @@ class Tip:
     """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
 
     held: the messages of cancelled sends that come before it. heard: so many messages at its head say the reply of that
-    exchange again.
+    exchange again. passed: so many at its head say a reply that was off the record, and are not kept.
     """
 
     exchange: Exchange | None
     held: Sequence[WireMessage]
     heard: int
+    passed: int = 0
 
 
 def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
@@ -56,20 +57,21 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
         held = [m for m in held if m.get("role") in RESULTS]
     above = tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
     heard, before = _heard(tree, listing, tip), _heard(tree, listing, above)
-    told = heard or before
+    passed = 0 if heard or before else _passed(tree, listing, tip, found)
+    told = heard or before or passed
     is_unheard = before > heard
     said = listing.messages[told:]
     if _repeats(canon, said, held):
         held = held[: -len(said)]  # the cancelled message once more
-    elif tip is not None and not held and (is_unheard or (query.retry and before == told)):
+    elif tip is not None and not held and (is_unheard or (query.retry and told in (before, passed))):
         messages = tree.content(tip).messages or []
         if _repeats(canon, said, messages):
             # The last turn once more: what it was asked takes its place, beside it.
-            return Tip(tree.parent(tip), messages[: -len(said)], before)
+            return Tip(tree.parent(tip), messages[: -len(said)], before, passed)
     if tip is not None and is_unheard:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
         return Tip(above, [*(tree.content(tip).messages or ()), *held], before)
-    return Tip(tip, held, heard) if heard or found.anchor is None else None
+    return Tip(tip, held, heard, passed) if told or found.anchor is None else None
 
 
 def _repeats(canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMessage]) -> bool:
@@ -88,9 +90,24 @@ def _repeats(canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMess
     return others == pairs[-1:] and is_user and grows(text_of(last), text_of(earlier))
 
 
+def _head(listing: Listing) -> int:
+    """Returns how many messages of the assistant are in front of those that are new."""
+    return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+
+
+def _passed(tree: Tree, listing: Listing, tip: Exchange | None, found: Match) -> int:
+    """Returns how many messages at the head of a list say a reply that was off the record, whose words nobody knows."""
+    if found.anchor is not None and found.anchor.state is not State.OFF:
+        return 0
+    beside = [e for e in tree if e.parent is None]
+    if tip is not None:
+        beside = [*tree.kids(tip), *tree.siblings(tip)]
+    return _head(listing) if any(e.state is State.OFF for e in beside) else 0
+
+
 def _heard(tree: Tree, listing: Listing, e: Exchange | None) -> int:
     """Returns how many messages at the head of a list say the reply of an exchange again, as far as it was heard."""
-    count = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+    count = _head(listing)
     if e is None or not count or not e.reply or not tree.is_soft(e):
         return 0
     return count if was_heard(tree, e, listing, 0, count) else 0

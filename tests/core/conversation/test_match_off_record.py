@@ -143,6 +143,33 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
     assert "1234" not in "".join(trimmed.lines)  # nor is it filled in
 
 
+@pytest.mark.parametrize("heard", ["Sorry about your diagnosis", "Sorry about your diagnosis X, dear."])
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_what_was_heard_of_a_reply_that_was_off_is_not_kept_in_append_mode(
+    filling: World, heard: str, has_begun: bool
+) -> None:
+    said = []
+    if has_begun:
+        filling.say([user("one")], "First.", "c1", append=True)
+        said = ["one", "First."]
+    whole = "Sorry about your diagnosis X, dear."
+    filling.say([user("my diagnosis is X")], whole, "c1", mode=Keeping.OFF, append=True)
+    asked = [assistant(heard), user("two")]
+    for retry in (False, True):
+        request = filling.say(asked, "Second.", "c1", append=True, retry=retry)
+        sent = [
+            *(["+ user: one", "+ assistant: First."] if has_begun else []),
+            f"assistant: {heard}",
+            "user: two",
+        ]
+        assert request.lines == sent
+        assert filling.standing(key="c1") == [*said, "two", "Second."]
+    then = filling.begin([user("three")], "c1", append=True)
+    assert then.lines[-3:] == ["+ user: two", "+ assistant: Second.", "user: three"]
+    stored = b"".join((e.input or b"") + (e.said or b"") for e in filling.memory().records.values())
+    assert b"diagnosis" not in stored
+
+
 # -- what was said on the record before
 
 
