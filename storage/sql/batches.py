@@ -39,7 +39,7 @@ from storage.listing import Page
 from storage.records import BlockOp, Counts, Run, RunState, RunStep
 from storage.sql.append import open_step
 from storage.sql.blocks import add_op, write_block
-from storage.sql.group import Group, bulk_writes, effect, reads
+from storage.sql.group import Group, bulk_writes, effect, locking, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
@@ -243,12 +243,7 @@ class Batches(Group):
         if tokens:
             await connection.run(SQL["spend"], (project, day, tokens))
 
-    @bulk_writes
-    async def add_text(
-        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
-    ) -> bool:
-        """Adds a part of an item. False: it is there already, and stays as it is."""
-        return await add_text(connection, agent, run, kind, seq, data)
+    add_text = bulk_writes(locking(add_text))
 
     # -- a batch ends
 

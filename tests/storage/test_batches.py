@@ -78,6 +78,16 @@ async def test_cancelled(store: Store) -> None:
     assert counts.total == 0
 
 
+async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
+    """Behind the lock of its agent, which the double of PostgreSQL's connections looks for."""
+    batch = await accepted(store, 1, is_started=True)
+    [item] = await store.batches.items(batch.id)
+    run = item.run
+    assert run is not None
+    assert await store.batches.add_text(run.agent, run.id, "result", 1, b"{}")
+    assert not await store.batches.add_text(run.agent, run.id, "result", 1, b"[]")
+
+
 async def test_another_project_has_no_such_batch(store: Store) -> None:
     batch = await accepted(store, 1, is_started=True)
     with pytest.raises(NotFound):
