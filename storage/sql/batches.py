@@ -258,18 +258,20 @@ class Batches(Group):
         )
 
     async def cancel(self, batch: Batch, at: float) -> Batch:
-        """Cancels a batch, with its items that had no reply; its job ends the others. Returns it as it is now."""
+        """Cancels a batch, with its items that had no reply; its job, if there is one, ends the others.
+
+        Returns it as it is now.
+        """
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
         )
         found = await self.get(batch.id)
         assert found is not None
-        if found.state is BatchState.CANCELLED:
-            while await self.end_page(
-                batch.id, RunState.CANCELLED, "cancelled", at, _PAGE, "of_batch_unheard"
-            ):
-                pass
         job = await self._job(batch)
+        if found.state is BatchState.CANCELLED:
+            which = "of_batch_open" if job is None else "of_batch_unheard"
+            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, _PAGE, which):
+                pass
         if job is not None:
             # It may have ended in this moment.
             with suppress(NotFound):

@@ -78,6 +78,21 @@ async def test_cancelled(store: Store) -> None:
     assert counts.total == 0
 
 
+@pytest.mark.parametrize("has_job", [True, False])
+async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: bool, store: Store) -> None:
+    batch = await accepted(store, 3, is_started=True)
+    [item] = await store.batches.items(batch.id, limit=1)
+    run = item.run
+    assert run is not None
+    await store.batches.add_text(run.agent, run.id, "round", 1, b"{}")
+    if not has_job:
+        # An operator has taken it away.
+        [job] = await store.jobs.list()
+        await store.jobs.cancel(job.id)
+    await store.batches.cancel(batch, 20.0)
+    assert (await store.batches.counts(batch.id)).cancelled == (2 if has_job else 3)
+
+
 async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
     """Behind the lock of its agent, which the double of PostgreSQL's connections looks for."""
     batch = await accepted(store, 1, is_started=True)
