@@ -281,13 +281,13 @@ class MessageRoutes:
             agent = (await api.registry.find(project, uid)).agent
             request = RunRequest(spec, agent.scope, conversation)
             before = await api.runs.preview(request)
-            line = await self._messages.conversation(agent, conversation)
-            if line is None or not line.tip:
+            found = await self._messages.conversation(agent, conversation)
+            if found is None or not found.tip:
                 raise BadRequest(
                     "Only a conversation that the gateway keeps itself, and that has begun, is compacted by hand."
                 )
             size = summary_tokens(before.target.context_window or WINDOW)
-            text = await api.compactor.compact(agent, line, terms, fallback, size)
+            text = await api.compactor.compact(agent, found, terms, fallback, size)
             after = await api.runs.preview(request)
         return {
             "summary": text,
