@@ -233,9 +233,11 @@ def _was_off(
 def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, appending: bool) -> bool:
     """Returns whether a request says what another at its place did, so that it is off the record as that one is.
 
-    A client that sends its new messages alone says of each whether it is on the record.
+    A client that sends its new messages alone says of each whether it is on the record. What began later, to ask about
+    the same message, says nothing of this one.
     """
-    return tree.is_same_input(x, e) and not (appending and x.state is State.OFF)
+    says_nothing = x.state is State.OFF and (appending or x.begun > e.begun)
+    return tree.is_same_input(x, e) and not says_nothing
 
 
 def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
@@ -275,7 +277,7 @@ def find_hush(
     They match something that was forgotten, or they answer such a message. The first `held` were said on the
     record, and so were those that one of its rivals has kept.
     """
-    tombs = _tombstone_atoms(tree)
+    tombs = _tombstone_atoms(tree, e.begun)
     if not tombs and not tree.tombs:
         return frozenset()
     said, hush = on_record(e, rivals), set[int]()
@@ -286,11 +288,12 @@ def find_hush(
     return frozenset(hush)
 
 
-def _tombstone_atoms(tree: Tree) -> set[tuple[Atom, ...]]:
-    """Returns the atoms of the loaded messages that were forgotten or off the record."""
+def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
+    """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
     gone = (
         atoms
         for x in tree
+        if not (x.state is State.OFF and x.begun > begun)
         for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
         if is_tombstone(x) or i in x.hush
     )

@@ -191,6 +191,25 @@ def test_what_is_off_the_record_takes_nobodys_place(
 
 
 @both
+@pytest.mark.parametrize("is_second", [True, False])
+def test_what_is_asked_off_the_record_beside_a_turn_takes_nothing_of_it(
+    world: World, key: str | None, is_second: bool
+) -> None:
+    """A guardrail is asked while the turn is under way; of its messages, the first may have been left before."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("my bicycle is red")]
+    said = ["my bicycle is red"]
+    turn = world.begin(asked, key)
+    if is_second:
+        world.cancel(turn)
+        turn = world.begin([*asked, user("and fast")], key)
+        said += ["and fast"]
+    world.say(asked, "No.", key, mode=Keeping.OFF)
+    world.finish(turn, "I see.")
+    assert world.standing() == ["hello there", "Good day.", *said, "I see."]
+
+
+@both
 @pytest.mark.parametrize("is_answered", [True, False])
 def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
     world: World, key: str | None, is_answered: bool
