@@ -20,6 +20,7 @@ HOME = """\
 This is Mnemogate, an OpenAI-compatible gateway that remembers.
 
 The API lies under /v1 of this address. Give an application the address with /v1 as its base URL.
+Letta's client adds the /v1 itself: give it the address alone.
 
 POST /v1/chat/completions   a reply, with memory
 GET  /v1/models             the models there are

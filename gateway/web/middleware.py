@@ -220,11 +220,19 @@ def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayEr
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
-        hint = "" if scope["path"].startswith("/v1/") else "; the API lies under /v1, which ends a base URL"
-        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{hint}")
+        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{_hint(scope['path'])}")
     if isinstance(error, HTTPException) and error.status_code == 405:
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
     _log.error("request %s failed: %s", trace.request_id, type(error).__name__, exc_info=error)
     return GatewayError(
         "Something went wrong inside the gateway. Its log has the request id.", code="internal_error"
     )
+
+
+def _hint(path: str) -> str:
+    """Returns what may be wrong with the base URL of a client that asked for an unknown path."""
+    if not path.startswith("/v1/"):
+        return "; the API lies under /v1, which ends a base URL"
+    if path.startswith("/v1/v1/"):
+        return "; the client adds /v1 itself, as Letta's does, so the base URL has to end before it"
+    return ""

@@ -76,6 +76,8 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
         assert missed.status == 404
         assert "the API lies under /v1" in missed.error["message"]
         assert "under /v1" not in gateway.ask("POST", "/v1/unknown", b"{}").error["message"]
+        # One with a /v1 too much, as somebody gives it to Letta's client.
+        assert "has to end before it" in gateway.ask("GET", "/v1/v1/agents/").error["message"]
 
 
 def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> None:
