@@ -61,11 +61,12 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     told = heard or before or passed
     is_unheard = before > heard
     said = listing.messages[told:]
-    if _repeats(canon, said, held):
+    if _repeats(canon, said, held, may_grow=True):
         held = held[: -len(said)]  # the cancelled message once more
     elif tip is not None and not held and (is_unheard or (query.retry and told in (before, passed))):
         messages = tree.content(tip).messages or []
-        if _repeats(canon, said, messages):
+        # What an SDK sends again has the very words; others that begin so are the next message.
+        if _repeats(canon, said, messages, may_grow=is_unheard):
             # The last turn once more: what it was asked takes its place, beside it.
             return Tip(tree.parent(tip), messages[: -len(said)], before, passed)
     if tip is not None and is_unheard:
@@ -74,8 +75,10 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     return Tip(tip, held, heard, passed) if told or found.anchor is None else None
 
 
-def _repeats(canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMessage]) -> bool:
-    """Returns whether messages are the last ones before them once more, or a transcript of these that went on."""
+def _repeats(
+    canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool
+) -> bool:
+    """Returns whether messages are the last ones before them once more; may_grow: or a transcript that went on."""
     if not new or len(before) < len(new):
         return False
     pairs = [*zip(new, before[-len(new) :], strict=True)]
@@ -83,8 +86,8 @@ def _repeats(canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMess
     if any(canon.media(a) != canon.media(b) for a, b in pairs):
         return False
     others = [(a, b) for a, b in pairs if canon.atoms(a) != canon.atoms(b)]
-    if not others:
-        return True
+    if not others or not may_grow:
+        return not others
     (last, earlier), *_ = others
     is_user = last.get("role") == earlier.get("role") == "user"
     return others == pairs[-1:] and is_user and grows(text_of(last), text_of(earlier))

@@ -517,6 +517,13 @@ def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling: World) 
     assert filling.standing() == ["one", "r1", "I would like a boat", "Which?"]
 
 
+def test_a_retry_in_append_mode_repeats_the_very_words(filling: World) -> None:
+    """The first try of the next message never came; that message begins with the words of the one before."""
+    filling.say([user("I like boats")], "Which?", "c1", append=True)
+    request = filling.say([user("I like boats with sails")], "I see.", "c1", append=True, retry=True)
+    assert request.lines == ["+ user: I like boats", "+ assistant: Which?", "user: I like boats with sails"]
+
+
 def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: World) -> None:
     """The client tells what was heard of the reply before it, and not a word of the last one."""
     filling.say([user("one")], "This is the first reply.", "c1", append=True)
