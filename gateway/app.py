@@ -56,13 +56,13 @@ _log = logging.getLogger("mnemogate")
 class Gateway:
     """The ASGI application. The server and tests use `readiness`, `metrics` and `guard`.
 
-    background, stored: the background services, and all else that needs a store; None without one.
+    background, stored: the background services, and all else that works on the store.
     """
 
     def __init__(
         self,
         settings: Settings,
-        store: Store | None = None,
+        store: Store,
         providers: Mapping[str, Provider] | None = None,
         clock: Callable[[], float] | None = None,
         *,
@@ -83,8 +83,7 @@ class Gateway:
         given = providers is not None
         self.providers = providers = make_providers(settings) if providers is None else providers
         if clock is None:
-            clock = store.now if store is not None and store.database.is_shared else time.time
-        self._clock = clock
+            clock = store.now if store.database.is_shared else time.time
         self._works = works
         self.readiness = Readiness()
         self.metrics = Metrics()
@@ -94,15 +93,19 @@ class Gateway:
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
         _watch_writes(self.metrics, store)
-        self.background: BackgroundServices | None = None
         self._embedder = make_embedder(settings)
-        keeper = None if store is None else self._make_keeper(store, limits)
+        # Never one of `providers`, whose connections are for live turns.
+        make_own = partial(own_provider, settings)
+        self.background = services = BackgroundServices(
+            settings, store, self.metrics, clock, make_own, self._embedder, limits
+        )
+        keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
+        self.readiness.checks["store"] = lambda: store.health.status
+        store.database.when_recovered(self._recovered)
         # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
-        self._own = make_providers(settings) if store is not None and not given else {}
+        self._own = {} if given else make_providers(settings)
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
-        self.stored: StoreParts | None = None
-        if self.background is not None and self.chat.agents is not None:
-            self.stored = StoreParts(settings, self.chat.agents, self.chat.failover, self.background, clock)
+        self.stored = StoreParts(settings, self.chat.agents, self.chat.failover, services, clock)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -118,24 +121,10 @@ class Gateway:
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _make_keeper(self, store: Store, limits: Limits) -> MemoryKeeper:
-        """Makes the keeper of memories, with the background services that follow it."""
-        settings, clock = self.settings, self._clock
-        # Never one of `providers`, whose connections are for live turns.
-        make_own = partial(own_provider, settings)
-        self.background = BackgroundServices(
-            settings, store, self.metrics, clock, make_own, self._embedder, limits
-        )
-        self.readiness.checks["store"] = lambda: store.health.status
-        store.database.when_recovered(self._recovered)
-        return MemoryKeeper(store, settings.memory, clock, self.background, self.background.embed_query)
-
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
         # Before the models: `/v1/models/` is a list of the agents API.
-        agents = (
-            [] if self.stored is None else agents_routes(self.stored.agents_api(self.models, limits), bodies)
-        )
+        agents = agents_routes(self.stored.agents_api(self.models, limits), bodies)
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
@@ -145,7 +134,7 @@ class Gateway:
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
         ]
-        if self.store is not None and self.background is not None and admin_token is not None:
+        if admin_token is not None:
             operations = make_operations(settings, self.store, self.background.embed_query)
             routes += admin_routes(operations, admin_token)
         return routes
@@ -164,7 +153,7 @@ class Gateway:
         """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
         _log.warning("the store works again")
         key = self.settings.server.key
-        if self.store is not None and key is not None:
+        if key is not None:
             self.chat.pending.add(install_key(self.store, key), "server.key")
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -189,9 +178,8 @@ class Gateway:
 
     async def start(self) -> None:
         self._tasks.append(asyncio.create_task(self.models.run()))
-        if self.stored is not None:
-            self._tasks += await self.stored.start(self.chat.directory.specs, works=self._works)
-            self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
+        self._tasks += await self.stored.start(self.chat.directory.specs, works=self._works)
+        self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
         # All objects of the start stay, so the garbage collector need not look at them again.
         gc.collect()
@@ -209,14 +197,11 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
-        if self.background is not None:
-            await self.background.drain(LAST_REQUESTS_S)
-        if self.store is not None:
-            await self.store.close()
+        await self.background.drain(LAST_REQUESTS_S)
+        await self.store.close()
         for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()
-        if self.background is not None:
-            await self.background.aclose()
+        await self.background.aclose()
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
@@ -228,10 +213,10 @@ async def install_key(store: Store, key: str) -> None:
         _log.warning("server.key (MNEMOGATE_KEY) was revoked and stays so; set another one")
 
 
-def _make_guard(settings: Settings, store: Store | None) -> Guard:
+def _make_guard(settings: Settings, store: Store) -> Guard:
     server = settings.server
     return Guard(
-        store.keys if store else None,
+        store.keys,
         hosts=(server.host, *server.allowed_hosts),
         origins=server.cors_origins,
         is_local=is_loopback(server.host) and not may_be_keyed(settings),
@@ -239,12 +224,12 @@ def _make_guard(settings: Settings, store: Store | None) -> Guard:
     )
 
 
-def _watch_writes(metrics: Metrics, store: Store | None) -> None:
-    """Shows what waits to be written to the store; without a store that is nothing."""
+def _watch_writes(metrics: Metrics, store: Store) -> None:
+    """Shows what waits to be written to the store."""
     writes, size = "Writes waiting for the store.", "Bytes waiting for the store."
     # `health` is a value, so it is read anew each time.
-    metrics.watch("writer_queue", writes, lambda: {(): store.health.waiting if store else 0})
-    metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes if store else 0})
+    metrics.watch("writer_queue", writes, lambda: {(): store.health.waiting})
+    metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import uvloop
@@ -24,6 +25,7 @@ from gateway.log import AccessLog
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
 from gateway.web.server import GatewayServer, bind, make_server
 from storage.sql.store import Store
+from tests import stored
 from tests.doubles.upstream import PATIENCE_S
 
 T = TypeVar("T")
@@ -198,10 +200,16 @@ def serve(
     limits: Limits = QUIET,
     works: bool = True,
 ) -> Iterator[Running]:
-    """open_store: called on the gateway's own loop; the gateway closes what it gave. works: performs jobs."""
+    """open_store: called on the gateway's own loop; the gateway closes what it gave. None: a database of its own.
+
+    works: performs jobs.
+    """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
     started, box, failure = threading.Event(), [], []
+
+    async def open_own() -> Store:
+        return await stored.open_store(f"{folder.name}/own.db")
 
     async def live() -> None:
         lines: list[dict[str, Any]] = []
@@ -209,7 +217,7 @@ def serve(
         def write(data: bytes) -> None:
             lines.extend(json.loads(line) for line in data.splitlines())
 
-        store = await open_store() if open_store is not None else None
+        store = await (open_store or open_own)()
         app = Gateway(
             settings,
             store,
@@ -232,6 +240,7 @@ def serve(
         finally:
             started.set()
 
+    folder = TemporaryDirectory()
     thread = threading.Thread(target=run, name="gateway")
     thread.start()
     try:
@@ -243,6 +252,7 @@ def serve(
         if box and thread.is_alive():
             box[0].loop.call_soon_threadsafe(box[0].server.exit_now)
         thread.join(PATIENCE_S)
+        folder.cleanup()
         listener.close()  # by then it is, but for one that never served
         assert not thread.is_alive(), "the gateway did not stop"
     if failure:

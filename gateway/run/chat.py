@@ -67,12 +67,12 @@ _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
 
 
 class Chat:
-    """One for the process. keeper: None where not even the lock could be had; chat goes on without memory."""
+    """One for the process."""
 
     def __init__(
         self,
         settings: Settings,
-        keeper: MemoryKeeper | None,
+        keeper: MemoryKeeper,
         providers: Mapping[str, Provider],
         metrics: Metrics,
         pending: Pending,
@@ -93,21 +93,18 @@ class Chat:
         self.pending = pending
         self.keeper = keeper
         self.directory = Directory(settings)
-        self.registry: Registry | None = None
-        self.agents: AgentRuns | None = None
-        if keeper is not None:
-            self.registry = Registry(keeper.store, settings, self.directory.specs, keeper.now)
-            self.agents = AgentRuns(
-                settings,
-                keeper,
-                self.failover,
-                metrics,
-                pending,
-                replace(self._limits, commit_wait_s=max(limits.commit_wait_s, limits.step_wait_s)),
-                self.registry,
-                limits.answer_wait_s,
-                self.failover.beside(background or providers),
-            )
+        self.registry = Registry(keeper.store, settings, self.directory.specs, keeper.now)
+        self.agents = AgentRuns(
+            settings,
+            keeper,
+            self.failover,
+            metrics,
+            pending,
+            replace(self._limits, commit_wait_s=max(limits.commit_wait_s, limits.step_wait_s)),
+            self.registry,
+            limits.answer_wait_s,
+            self.failover.beside(background or providers),
+        )
         self._rules: dict[tuple[str, str | None], IdentityRules] = {}
         self._routes: dict[str, Route] = {}
         self._said_who_is_missing = False
@@ -128,7 +125,9 @@ class Chat:
         view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        rules = self._rules.get((project, memory)) or self._make_rules(project, memory)
+        rules = self._rules.get((project, memory))
+        if rules is None:
+            rules = self._rules[project, memory] = rules_of(self._settings, project, memory)
         identity = identify(headers, request.json, rules, project, time.time())
         if identity.side_request is not None:
             # A name of the settings may have any letters.
@@ -137,8 +136,8 @@ class Chat:
         is_defined = spec is None
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
-        agents = self.agents
-        if agents is None or identity.conversation is None or not await agents.owns(identity, spec):
+        agents: AgentRuns | None = self.agents
+        if identity.conversation is None or not await self.agents.owns(identity, spec):
             agents = None  # the conversation is none of ours
             # The one place where it is decided that the history is ours; it takes a conversation with a name.
             if not identity.append and spec.history == "append" and identity.conversation is not None:
@@ -227,13 +226,11 @@ class Chat:
         Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
         """
         assert identity.agent is not None
-        found = None
-        if self.registry is not None:
-            try:
-                found = await self.registry.resolve(identity.project, identity.agent)
-            except StoreError as error:
-                _log.warning("not answered without memory: %s", error.message)
-                raise MemoryUnavailable.since(error.status) from error
+        try:
+            found = await self.registry.resolve(identity.project, identity.agent)
+        except StoreError as error:
+            _log.warning("not answered without memory: %s", error.message)
+            raise MemoryUnavailable.since(error.status) from error
         if found is None:
             raise unknown(identity, model)
         scope = found.scope
@@ -276,10 +273,8 @@ class Chat:
             return None, "none"
         is_strict = identity.mode is Mode.STRICT
         strict = is_strict or identity.append
-        why = "not open" if self.keeper is None else None
         # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
-        if strict and self.keeper is not None and not (health := self.keeper.store.health).ok:
-            why = health.status
+        why = None if not strict or (health := self.keeper.store.health).ok else health.status
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
@@ -317,11 +312,9 @@ class Chat:
     ) -> tuple[TurnMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper = self.keeper
-        assert keeper is not None
         known = await keeper.begin(
             MemoryRequest(request, identity, spec, keeper.now(), attempts.target, place)
         )
-        assert self.agents is not None
         changes = BlockEdits(list(known.blocks))
         speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if spec.uid else None
         toolbox = self.agents.toolbox(known, changes, speaker=speaker)
@@ -342,24 +335,22 @@ class Chat:
             self._routes[model] = route
         return route
 
-    def _make_rules(self, project: str, key_mode: str | None) -> IdentityRules:
-        """Returns the rules by which a project's requests are read, and keeps them. key_mode: that of their key."""
-        memory = self._settings.memory
-        own = self._settings.projects.get(project)
-        rules = self._rules[project, key_mode] = IdentityRules(
-            # One person, whoever a request names.
-            user_order=() if memory.single_user else memory.user_order or USER_ORDER,
-            default_user=self._settings.default_user,
-            default_profile=self._settings.default_profile(project),
-            default_mode=Mode(key_mode or (own and own.memory) or memory.default),
-            profile_modes={
-                p.name: Mode(p.memory) for p in self._settings.profiles if p.memory and key_mode is None
-            },
-            conversation_order=memory.conversation_order or CONVERSATION_ORDER,
-            jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
-            side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
-        )
-        return rules
+
+def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
+    """Returns the rules by which a project's requests are read. key_mode: that of their key."""
+    memory = settings.memory
+    own = settings.projects.get(project)
+    return IdentityRules(
+        # One person, whoever a request names.
+        user_order=() if memory.single_user else memory.user_order or USER_ORDER,
+        default_user=settings.default_user,
+        default_profile=settings.default_profile(project),
+        default_mode=Mode(key_mode or (own and own.memory) or memory.default),
+        profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
+        conversation_order=memory.conversation_order or CONVERSATION_ORDER,
+        jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
+        side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
+    )
 
 
 async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:

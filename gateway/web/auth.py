@@ -43,7 +43,7 @@ class Guard:
 
     def __init__(
         self,
-        keys: Keys | None,
+        keys: Keys,
         *,
         hosts: tuple[str, ...] = (),
         origins: tuple[str, ...] = (),
@@ -71,11 +71,11 @@ class Guard:
         """Says whether a key was ever made. Once that is known it holds, whatever becomes of the store."""
         if not self._demanded:
             try:
-                self._demanded = self._keys is not None and await self._keys.has_any()
+                self._demanded = await self._keys.has_any()
             except StoreError:
                 # Not known yet, so not remembered: the next request asks again.
                 return not self._is_local
-        return self._demanded or not (self._is_local or self._keys is not None)
+        return self._demanded
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Admits a request. headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
@@ -104,8 +104,6 @@ class Guard:
             raise NotAuthenticated(
                 "This gateway demands a key. Send it as `Authorization: Bearer mg-…` or in `x-mnemogate-key`."
             )
-        if self._keys is None:
-            raise Overloaded("The key cannot be checked: there is no store.", retry_after_s=2)
         try:
             found = await self._keys.find(key) if key.startswith(KEY_PREFIX) else None
         except StoreError as error:

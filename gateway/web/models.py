@@ -22,14 +22,14 @@ from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
 
-def model_routes(models: ModelList, registry: Registry | None) -> list[Route]:
-    """registry: of the agents that were made over REST; None: there is no store."""
+def model_routes(models: ModelList, registry: Registry) -> list[Route]:
+    """registry: of the agents that were made over REST."""
 
     async def index(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
         upstream = request.headers.get(UPSTREAM_HEADER)
-        agents = [] if registry is None else await agent_models(registry, trace.caller.project)
+        agents = await agent_models(registry, trace.caller.project)
         found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(agents))
         return _json({"object": "list", "data": [*agents, *found]})
 
@@ -37,7 +37,7 @@ def model_routes(models: ModelList, registry: Registry | None) -> list[Route]:
         trace = trace_of(request.scope)
         trace.route = "models"
         name = request.path_params["name"]
-        if registry is not None and asks_agent(name):
+        if asks_agent(name):
             for each in await agent_models(registry, trace.caller.project):
                 if name == each["id"]:
                     return _json(each)

@@ -170,7 +170,6 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
 
 
 def make_key(gateway: Running, project: str = "default") -> str:
-    assert gateway.app.store is not None
     return gateway.call(gateway.app.store.keys.create(project, "test"))[1]
 
 
@@ -216,7 +215,6 @@ def test_once_a_key_exists_every_route_but_health_demands_one(
 
 def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
     """Programs and evaluations want no memory and cannot all set a header; a header that is set counts more."""
-    assert gateway.app.store is not None
     made = {
         mode: gateway.call(gateway.app.store.keys.create("default", "k", mode))[1]
         for mode in ("off", "read", "on")
@@ -231,7 +229,6 @@ def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
 
 
 def test_a_key_for_metrics_opens_nothing_else(gateway: Running, upstream: StrictUpstream) -> None:
-    assert gateway.app.store is not None
     key = gateway.call(gateway.app.store.keys.create("default", "prometheus", None, "metrics"))[1]
     headers = {"authorization": f"Bearer {key}"}
     assert gateway.ask("GET", "/metrics", None, headers).status == 200
@@ -249,7 +246,6 @@ def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: Strict
     assert ask(gateway, FACT) == 401
     assert ask(gateway, FACT, {"authorization": "Bearer mg-wrong"}) == 401
 
-    assert isinstance(gateway.app.store, Store)
     assert gateway.call(rows(gateway.app.store, "SELECT count(*) FROM agents")) == [(0,)]
     assert upstream.seen == []
 
@@ -307,7 +303,6 @@ def test_a_known_key_opens_while_the_store_is_down_and_an_unknown_one_waits(
 ) -> None:
     key = {"x-mnemogate-key": make_key(gateway)}
     assert ask(gateway, headers=key) == 200
-    assert gateway.app.store is not None
     gateway.call(gateway.app.store.close())
     assert ask(gateway, headers=key) == 200
     assert ask(gateway, headers={"x-mnemogate-key": "mg-never-seen"}) == 503

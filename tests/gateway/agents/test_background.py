@@ -289,7 +289,6 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
     assert stream(world, run.id)[0]["message_type"] == "ping"
 
     async def clean() -> None:
-        assert world.world.gateway.app.stored is not None
         await world.world.gateway.app.stored.run_services.clean()
 
     world.world.clock.sleep(3 * 3600 + 1)

@@ -537,7 +537,6 @@ def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life)
     disk, entered = Gate(), Gate()
     life.world.gateway.call(_hold(life, disk, entered))
     entered.wait_sync()
-    assert life.world.gateway.app.chat.keeper is not None
     life.world.gateway.app.chat.keeper.open_wait_s = 0.01
     with pytest.raises(GatewayError) as late:
         life.send("Are you there?")

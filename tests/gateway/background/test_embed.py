@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.app import Gateway
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import QUERY_CHARS
 from gateway.errors import SettingsError
@@ -517,7 +516,7 @@ def test_an_embedder_that_nobody_can_be_is_refused_at_the_start(name: str, messa
         ),
     )
     with pytest.raises(SettingsError) as refused:
-        Gateway(settings)
+        make_embedder(settings)
     assert message in refused.value.message
 
 

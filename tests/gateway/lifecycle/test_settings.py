@@ -13,10 +13,8 @@ import pytest
 
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, identify
 from gateway.errors import SettingsError
-from gateway.metrics import Metrics
 from gateway.providers import make_providers
-from gateway.run.chat import Chat
-from gateway.run.pending import Pending
+from gateway.run.chat import rules_of
 from gateway.run.upstream.route import resolve_route
 from gateway.serve import example_key, example_model
 from gateway.settings import (
@@ -561,9 +559,9 @@ def test_the_profile_decides_before_the_project(
     tmp_path: Path, project: str, profile: str, expected: str
 ) -> None:
     text = "[projects.blue]\nmemory = 'read'\n[[profiles]]\nname = 'bob'\nmemory = 'off'"
-    chat = Chat(load(tmp_path, text), None, {}, Metrics(), Pending())
+    rules = rules_of(load(tmp_path, text), project)
     headers = [(b"x-mnemogate-agent", profile.encode())] if profile != "default" else []
-    assert identify(headers, {}, chat._make_rules(project, None), project).mode == expected
+    assert identify(headers, {}, rules, project).mode == expected
 
 
 def test_single_user(tmp_path: Path) -> None:

@@ -75,7 +75,6 @@ def stalled(gateway: Running, database: Path) -> Iterator[None]:
         gate.wait_sync()
 
     async def submit() -> None:
-        assert isinstance(gateway.app.store, Store)
         gateway.app.store.database.writer.submit(wait)
 
     async def hold(url: str) -> None:

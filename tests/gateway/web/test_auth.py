@@ -11,9 +11,8 @@ import pytest
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import UpstreamSettings
 from gateway.web.auth import Caller, Guard
-from storage.errors import Corrupt
-from storage.records import Key
 from storage.sql.store import Store
+from tests.doubles.keys import BrokenKeys, NoKeys
 from tests.doubles.upstream import StrictUpstream
 from tests.server import Running, serve, settings_for
 from tests.stored import open_store
@@ -31,7 +30,6 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
 
 
 def make_key(gateway: Running, project: str = "default") -> str:
-    assert gateway.app.store is not None
     return gateway.call(gateway.app.store.keys.create(project, "test"))[1]
 
 
@@ -91,7 +89,6 @@ def test_a_key_twice_goes_nowhere(gateway: Running, upstream: StrictUpstream) ->
 def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
     key = make_key(gateway)
     assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 200
-    assert gateway.app.store is not None
     gateway.call(gateway.app.store.keys.revoke("test"))
     assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 401
     assert gateway.post(HELLO).status == 401  # the last key taken back does not open the doors
@@ -143,25 +140,6 @@ def test_admin_errors_are_answers(gateway: Running, path: str, body: bytes, stat
     assert gateway.ask("POST", path, body, {"x-mnemogate-admin": "token"}).status == status
 
 
-class BrokenKeys:
-    """A key book whose file is damaged."""
-
-    async def create(self, project: str, name: str) -> tuple[Key, str]:
-        raise Corrupt("damaged")
-
-    async def revoke(self, name_or_id: str) -> Key:
-        raise Corrupt("damaged")
-
-    async def list(self) -> tuple[Key, ...]:
-        raise Corrupt("damaged")
-
-    async def find(self, presented: str) -> Key | None:
-        raise Corrupt("damaged")
-
-    async def has_any(self) -> bool:
-        raise Corrupt("damaged")
-
-
 async def test_a_store_that_cannot_answer_stops_others_but_not_this_machine() -> None:
     assert await Guard(BrokenKeys()).admit([(b"host", b"localhost")]) == Caller()
     guard = Guard(BrokenKeys(), is_local=False)
@@ -185,15 +163,9 @@ async def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
     assert await guard.demands_key()
 
 
-async def test_without_a_store_a_key_cannot_be_checked() -> None:
-    guard = Guard(None, is_local=False)
-    with pytest.raises(Overloaded):
-        await guard.admit([(b"authorization", b"Bearer mg-x")])
-
-
 @pytest.mark.parametrize("name", [b"authorization", b"x-mnemogate-key", b"host", b"origin"])
 async def test_of_two_values_neither_is_taken(name: bytes) -> None:
-    guard = Guard(None)
+    guard = Guard(NoKeys())
     same = [(name, b"http://localhost" if name == b"origin" else b"localhost")] * 2
     assert isinstance(await guard.admit(same), Caller)
     with pytest.raises(NotAuthenticated, match="sent twice"):
@@ -201,7 +173,7 @@ async def test_of_two_values_neither_is_taken(name: bytes) -> None:
 
 
 async def test_an_allowed_host_is_answered_without_keys() -> None:
-    guard = Guard(None, hosts=("Box.local",))
+    guard = Guard(NoKeys(), hosts=("Box.local",))
     assert await guard.admit([(b"host", b"box.local:8080")]) == Caller()
     with pytest.raises(NotAllowed):
         await guard.admit([(b"host", b"other.local")])

@@ -15,6 +15,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.web.auth import Guard
 from gateway.web.middleware import Edge, trace_of
+from tests.doubles.keys import NoKeys
 
 
 class DetailErrors:
@@ -48,7 +49,7 @@ def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bo
 
     edge = Edge(
         route,
-        Guard(None),
+        Guard(NoKeys()),
         Metrics(),
         AccessLog(enabled=False),
         lambda: 0.0,
