@@ -220,6 +220,8 @@ class Batches(Group):
     @effect
     async def give(self, connection: Connection, part: int, items: Sequence[GivenItem], at: float) -> None:
         """Puts items into a part."""
+        for agent in sorted({item.agent for item in items}):
+            await connection.lock(agent)
         for item in items:
             if (await connection.value(SQL["is_open"], (item.run, item.agent))) is None:
                 await connection.run(SQL["close"], (item.run,))

@@ -5,7 +5,16 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from storage.batches import SOURCES_ROOM, Batch, BatchCounts, BatchItem, BatchState, ItemDraft, item_state
+from storage.batches import (
+    SOURCES_ROOM,
+    Batch,
+    BatchCounts,
+    BatchItem,
+    BatchState,
+    GivenItem,
+    ItemDraft,
+    item_state,
+)
 from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Run, RunState, Scope
@@ -101,6 +110,21 @@ async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
     assert run is not None
     assert await store.batches.add_text(run.agent, run.id, "result", 1, b"{}")
     assert not await store.batches.add_text(run.agent, run.id, "result", 1, b"[]")
+
+
+async def test_items_that_are_put_into_a_part(store: Store) -> None:
+    """Behind the locks of their agents, as what a call did."""
+    batch = await accepted(store, 3, is_started=True)
+    items = await store.batches.items(batch.id)
+    runs = [item.run for item in items if item.run is not None]
+    gone = await store.agents.load(runs[0].agent)
+    assert gone is not None
+    await store.forgetting.wipe(gone.id)
+    given = [GivenItem(run.agent, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
+    await store.database.bulk(store.batches.give(1, given, 20.0))
+    assert [item.run.uid for item in await store.batches.items(batch.id, part=1) if item.run] == [
+        run.uid for run in runs[1:]
+    ]
 
 
 async def test_another_project_has_no_such_batch(store: Store) -> None:
