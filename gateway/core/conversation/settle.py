@@ -372,7 +372,8 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     near = [x for x in rivals if is_like(x)]
     # Alternatives that overlapped are requests side by side, and all of them stand.
     apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
-    for x in near or apart:
+    # What is off the record took nobody's place, so what extends it does.
+    for x in [*near, *apart] if all(map(is_tombstone, near)) else near:
         old, new = in_order(x)
         is_same = tree.is_same_input(x, y)
         if _gone(new) > _gone(old) and (is_same or not tree.extends(new, old)):
@@ -380,7 +381,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
         if is_same and not appending and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
-        if not tree.is_carried(old) and (near or named or tree.touched(new) - tree.end(old) <= idle_s):
+        if not tree.is_carried(old) and (x in near or named or tree.touched(new) - tree.end(old) <= idle_s):
             tree.change(old.id, superseded=True)
 
 

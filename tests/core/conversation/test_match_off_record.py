@@ -263,6 +263,20 @@ def test_what_stands_beside_a_request_that_is_off_is_not_kept_with_it_too(
 
 
 @both
+def test_what_goes_on_from_an_edit_that_was_off_takes_the_place_of_what_was_edited(
+    world: World, key: str | None
+) -> None:
+    """Nothing of the reply to the edit was heard."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    bike = [*history, user("my bicycle is red")]
+    world.cancel(world.begin(bike, key))
+    world.say([*bike, user("and fast")], "I see.", key)
+    world.say([*bike, user("and slow")], "Hm.", key, mode=Keeping.OFF)
+    world.say([*bike, user("and slow"), user("and new")], "Nice.", key)
+    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "and new", "Nice."]
+
+
+@both
 def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
     world: World, key: str | None
 ) -> None:
