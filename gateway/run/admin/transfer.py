@@ -197,7 +197,9 @@ class TransferOperations:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
         head = line.get("memory")
         if not isinstance(head, dict) or head.get("format") not in FORMATS:
-            raise BadRequest(f"The first line must name the format, which is {FORMAT}.", param="lines")
+            seen = head.get("format") if isinstance(head, dict) else None
+            known = " or ".join(map(str, FORMATS))
+            raise _no_export(f"its first line must name the format {known}, saw {seen!r}")
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
         agent = await self.store.transfer.begin(draft)
