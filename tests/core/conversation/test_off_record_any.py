@@ -1,0 +1,67 @@
+"""Random clients that send whole lists, now on the record and now off it, and leave, lose replies and edit.
+
+Whatever happens, what was said off the record is never stored, and what was said on it stands once.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.match import Keeping
+from tests.core.conversation.keyed import both
+from tests.core.conversations import World, assistant, user
+
+
+class Talker:
+    """A client with its list. on: its texts that were said on the record; off: all that was said off it."""
+
+    def __init__(self, seed: int, key: str | None) -> None:
+        self.chance, self.key = Random(seed), key
+        self.world = World()
+        self.messages: list[WireMessage] = []
+        self.on: set[str] = set()
+        self.off: set[str] = set()
+        self.count = 0
+
+    def talk(self) -> None:
+        for _ in range(self.chance.randint(2, 8)):
+            was_answered = any(m["role"] == "assistant" for m in self.messages)
+            if was_answered and self.messages[-1]["role"] == "user" and self.chance.random() < 0.3:
+                self.messages.pop()  # an edit
+            self.turn()
+
+    def turn(self) -> None:
+        mode = self.chance.choice([Keeping.ON, Keeping.ON, Keeping.ON, Keeping.OFF, Keeping.READ])
+        self.count += 1
+        asked, answer = f"message {self.count}.", f"It was answer {self.count}. And there is more."
+        self.messages.append(user(asked))
+        (self.on if mode is Keeping.ON else self.off).update((asked, answer))
+        request = self.world.begin(self.messages, self.key, mode=mode)
+        fate = self.chance.choice(["heard", "heard", "lost", "left"])
+        if fate == "left":
+            self.world.cancel(request)
+        else:
+            self.world.finish(request, answer)
+        if fate == "heard":
+            self.messages.append(assistant(answer))
+        self.check(has_ended=mode is Keeping.ON and fate != "left")
+
+    def check(self, *, has_ended: bool) -> None:
+        memory = self.world.memory()
+        stored = b"".join((e.input or b"") + (e.said or b"") for e in memory.records.values()).decode()
+        assert not [text for text in self.off if text in stored]
+        standing = self.world.standing()
+        assert len(standing) == len(set(standing))
+        if has_ended:
+            assert not self.on.intersection(map(text_of, self.messages)).difference(standing)
+
+
+@both
+@pytest.mark.parametrize("seed", range(100))
+def test_what_is_off_the_record_is_never_stored_and_what_is_on_it_stands_once(
+    key: str | None, seed: int
+) -> None:
+    Talker(seed, key).talk()
