@@ -74,6 +74,12 @@ def test_our_own_fields_are_taken_and_shown() -> None:
     assert shown(found)["mnemogate"] == own
 
 
+def test_our_own_fields_are_taken_back_as_they_are_shown() -> None:
+    own = shown(made(model="m"))["mnemogate"]
+    assert own["recall_tokens"] is None
+    assert shown(made(model="m", mnemogate=own))["mnemogate"] == own
+
+
 def test_rules_are_kept_as_they_came() -> None:
     rules = [
         {"type": "run_first", "tool_name": "a", "args": {"x": 1}},

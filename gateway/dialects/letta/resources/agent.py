@@ -95,12 +95,12 @@ class Own(Body):
     """The fields that an agent has here beyond those of Letta.
 
     rebuild: "free" renders the memory section anew when it costs nothing, "always" before each call. recall_tokens: of
-    a note; 0: none. learn: of users' memories alone. filler: what is said ahead of a tool: a sentence of the
-    model's own, or a fixed one when the tool takes longer; null: as its agent_type has it.
+    a note; 0: none; null: as the settings have it. learn: of users' memories alone. filler: what is said ahead of a
+    tool: a sentence of the model's own, or a fixed one when the tool takes longer; null: as its agent_type has it.
     """
 
     rebuild: Literal["free", "always"] | UnsetType = UNSET
-    recall_tokens: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType = UNSET
+    recall_tokens: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType | None = UNSET
     learn: bool | UnsetType = UNSET
     filler: Literal["model", "none"] | FillerBody | UnsetType | None = UNSET
 
