@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from tests.doubles.batches import Fate, OpenAIBatchServer
-from tests.gateway.agents.test_batches import PATH, append, asked, results
+from tests.gateway.batches.test_batches import PATH, append, asked, results
 from tests.gateway.process import Process, serving
 
 SETTINGS = """\

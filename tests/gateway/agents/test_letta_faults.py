@@ -253,6 +253,7 @@ def test_what_was_shown_before_a_cancel_stays(world: LettaWorld) -> None:
     world.letta.agents.messages.cancel(agent.id)
     stream.close()
     gate.open()
+    world.world.settle()  # it is written after the answer to the cancel
     assert said(world, agent.id) == ["user: Hi", "assistant: Never"]
     world.letta.agents.messages.create(agent.id, input="Go on.")
     texts = [m["content"] for m in world.upstream.last.messages[1:]]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.agents.test_batches import PATH, append, asked, results
+from tests.gateway.batches.test_batches import PATH, append, asked, results
 from tests.gateway.process import Process, serving
 
 Json = dict[str, Any]

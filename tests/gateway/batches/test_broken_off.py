@@ -18,7 +18,7 @@ from storage.errors import Unavailable
 from storage.sql.batches import Batches
 from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.upstream import Gate, say
-from tests.gateway.agents.test_batches import MODELS, PATH, Json, append, asked, results, scene
+from tests.gateway.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
 
 pytestmark = pytest.mark.both
 

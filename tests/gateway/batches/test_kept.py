@@ -21,8 +21,8 @@ from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
 from tests.doubles.batches import Fate
 from tests.doubles.tool_server import OK, served
-from tests.gateway.agents.test_batches import PATH, Json, _text, append, results, scene
 from tests.gateway.agents.test_client_tools import NOTE
+from tests.gateway.batches.test_batches import PATH, Json, _text, append, results, scene
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 

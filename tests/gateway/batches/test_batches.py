@@ -78,8 +78,10 @@ class Scene:
             self.wait()
 
     def wait(self) -> None:
-        """Lets the time pass after which a provider is asked again."""
+        """Lets the time pass after which a provider is asked again, and has the workers look at the clock."""
         self.world.world.clock.sleep(1.0)
+        gateway = self.world.world.gateway
+        gateway.loop.call_soon_threadsafe(gateway.app.store.jobs.wake_here)
         time.sleep(0.02)
 
     def items(self, batch: Json) -> list[Json]:
