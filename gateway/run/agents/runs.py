@@ -157,9 +157,7 @@ class AgentRuns:
         await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
 
     def check_background(self, asked: RunRequest, callback: str | None) -> None:
-        """Refuses what cannot run without its client. Raises: BadRequest, UnknownModel."""
-        if asked.client_tools:
-            raise BadRequest("A run in the background has no client to run its tools.", param="client_tools")
+        """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
         agent_route(self._settings, asked.spec)
         if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")

@@ -21,6 +21,8 @@ from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
+LOOK = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
@@ -182,11 +184,29 @@ def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> No
     assert late == {first.id: "cancelled"}
 
 
-def test_the_tools_of_a_client_are_refused(world: LettaWorld) -> None:
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld, is_stream: bool) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    options: Any = {"background": True, "client_tools": [LOOK]}
+
+    def send(**said: Any) -> tuple[list[str], str]:
+        if not is_stream:
+            reply = messages.create(agent.id, **said, **options)
+            return [m.message_type for m in reply.messages], reply.stop_reason.stop_reason
+        events = list(messages.create(agent.id, streaming=True, include_pings=False, **said, **options))
+        *told, stop, _ = events[1:]  # the first names the run
+        return [m.message_type for m in told], stop.stop_reason  # type: ignore[union-attr]
+
+    world.upstream.queue(call_tools(Call("look", {}, "c1")), say("Nothing."))
+    assert send(input="Work.") == (["approval_request_message"], "requires_approval")
+    answer = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "Dark."}
+    given = [{"type": "approval", "approvals": [answer]}]
+    assert send(messages=given) == (["tool_return_message", "assistant_message"], "end_turn")
+    assert [chat.json["tools"][-1]["function"]["name"] for chat in world.upstream.chats] == ["look", "look"]
+
+
+def test_a_url_that_no_setting_names_is_not_called_back(world: LettaWorld) -> None:
     agent = world.agent()
-    tools = [{"name": "look", "parameters": {"type": "object", "properties": {}}}]
-    with pytest.raises(BadRequestError, match="no client"):
-        world.letta.agents.messages.create_async(agent.id, input="Work.", client_tools=tools)  # type: ignore[arg-type]
     with pytest.raises(BadRequestError, match=r"tools\.hosts names none"):
         world.letta.agents.messages.create_async(
             agent.id, input="Work.", callback_url="https://example.org/done"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.upstream import Gate, Reply, Seen, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 from tests.gateway.agents.kills import Killed, Serving, torture, wait_for
 from tests.gateway.process import Process
 
@@ -256,3 +256,20 @@ def test_a_run_goes_on_after_an_orderly_stop(world: Killed) -> None:
     with world.serve() as gateway:
         assert gateway.ended(run.id).status == "completed"
         assert gateway.words(agent) == ["user: go", "assistant: Heard go."]
+
+
+def test_the_tools_of_a_client_are_offered_after_a_kill(world: Killed) -> None:
+    tool: Any = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    with world.serve() as gateway:
+        agent = world.agent(gateway)
+        at = TurnHasBegun(world)
+        world.held = at.hold
+        run = gateway.letta.agents.messages.create_async(agent, input="go", client_tools=[tool])
+        at.wait()
+        gateway.kill()
+    world.held = lambda seen: call_tools(Call("look", {}, "c1"))
+    world.hold.open()
+    with world.serve() as gateway:
+        assert gateway.ended(run.id).stop_reason == "requires_approval"
+        (call,) = gateway.letta.agents.retrieve(agent).pending_approval.tool_calls  # type: ignore[union-attr]
+        assert call.tool_call_id == "c1"  # type: ignore[union-attr]

@@ -35,6 +35,7 @@ class KeptRequest:
     shown: Json | None = None
     callback: str | None = None
     spares_pauses: bool = False
+    client_tools: tuple[Json, ...] = ()
 
     @staticmethod
     def of(asked: RunRequest, shown: Json | None, callback: str | None) -> KeptRequest:
@@ -48,13 +49,19 @@ class KeptRequest:
             shown,
             callback,
             asked.spares_pauses,
+            asked.client_tools,
         )
 
     @staticmethod
     def read(data: bytes) -> KeptRequest:
         """data: may be empty, since a run that has ended keeps nothing."""
         kept = KeptRequest(**orjson.loads(data or b"{}"))
-        return replace(kept, messages=tuple(kept.messages), decisions=tuple(kept.decisions))
+        return replace(
+            kept,
+            messages=tuple(kept.messages),
+            decisions=tuple(kept.decisions),
+            client_tools=tuple(kept.client_tools),
+        )
 
     def written(self, *, with_messages: bool = True) -> bytes:
         left = () if with_messages else ("messages", "decisions")
@@ -69,6 +76,7 @@ class KeptRequest:
             messages=self.messages,
             decisions=tuple(CallDecision(**each) for each in self.decisions),
             fields=self.fields or {},
+            client_tools=self.client_tools,
             max_steps=self.max_steps,
             model=self.model,
             system=self.system,
