@@ -164,7 +164,8 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
     """Erases what an exchange took the place of: a transcript that grew, a cancelled request, an answer repeated.
 
-    Nobody is shown these, so nobody can name them. seq: the message that is forgotten; of a reply their replies alone.
+    Nobody is shown these, nor what was cancelled behind them, so nobody can name them. seq: the message that is
+    forgotten; of a reply their replies alone.
     """
     e = await history.load_exchange(connection, agent, id)
     if e is None:
@@ -178,7 +179,9 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             assert x is not None
             await _erase_message(connection, agent, other, x.seq + len(x.inputs))
         else:
-            await _erase_all(connection, agent, [other])
+            # Where nobody heard its reply, the message of a cancelled send behind it came along to its successor.
+            after = await read_ids(connection, "cancelled_after", (agent, e.conversation, other))
+            await _erase_all(connection, agent, [other, *after])
 
 
 async def _unlink(connection: Connection, agent: int, e: Exchange, places: Collection[int]) -> None:

@@ -77,6 +77,11 @@ SELECT id FROM exchanges
 WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND CAST(?4 AS BIGINT) IS NULL)) AND +agent = ?1 AND id <> ?5
 AND standing = 0 AND state NOT IN ('forgotten', 'off')
 
+-- name: cancelled_after
+-- Finds the cancelled exchanges that follow another one.
+SELECT id FROM exchanges
+WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND standing = 0 AND state NOT IN ('forgotten', 'off')
+
 -- name: ops_erase
 -- Empties the memory edits of a turn.
 UPDATE block_ops SET state = 'dropped', call_id = id, label = '', arguments = ?3

@@ -14,7 +14,7 @@ from gateway.run.admin.forget import ForgetOperations, Retention
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import BlockSettings, ProjectSettings
-from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 
 pytestmark = pytest.mark.sqlite  # it looks into the file; test_forget_all holds for both
@@ -212,6 +212,25 @@ def test_what_is_put_before_a_message_is_a_valid_list_without_it(world: World, h
         return
     assert sent[0]["role"] == "user"
     assert len(sent) > 3, "the other turns are there"
+
+
+def test_a_message_that_failed_goes_with_the_turn_into_which_it_came(world: World) -> None:
+    """The reply before it was not heard, so what it answered was asked once more, and the message came along."""
+    headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
+    world.upstream.queue(say("Hello, how can I help?"), say("I see."), fail(500), say("What a cat!"))
+    heard = {"role": "assistant", "content": "Hello, how"}
+    for messages in ("Hello.", "I have news.", FACT):
+        world.post([{"role": "user", "content": messages}], headers, user="alice")
+    world.post([heard, {"role": "user", "content": FACT}], headers, user="alice")
+    assert world.query("SELECT state FROM exchanges ORDER BY seq") == [
+        "finished",
+        "finished",
+        "cancelled",
+        "finished",
+    ]
+    [number] = world.query("SELECT max(seq) FROM exchanges")
+    forget(world, user="alice", exchange=number)
+    assert not on_disk(world)
 
 
 def test_a_running_conversation_loses_the_note_and_the_section_that_told_of_it(world: World) -> None:
