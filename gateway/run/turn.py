@@ -487,10 +487,9 @@ class TurnRun:
             _log.warning("a turn was not written: %s", error.message)
             is_lost = isinstance(error, Stale)
         except asyncio.CancelledError:
+            self.pending.add(writing, "a turn that was left at its end", left=memory.known.agent.scope)
             if self.is_taken_up:
-                await asyncio.wait([writing])
-                raise
-            self.pending.add(writing, "a turn whose client left at its end", left=memory.known.agent.scope)
+                await asyncio.wait([writing])  # who takes it up finds it as it is
             raise
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -410,3 +413,40 @@ def test_a_conversation_that_is_deleted_takes_its_runs_along(world: LettaWorld) 
     assert world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0]
     gate.open()
     assert world.letta.agents.messages.create(agent.id, input="Hi").messages
+
+
+@pytest.mark.sqlite
+def test_a_run_broken_off_at_its_end_says_that_its_write_failed(
+    upstream: StrictUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with letta(upstream, tmp_path) as world:
+        agent = world.agent()
+        answer, entered, disk = Gate(), Gate(), Gate()
+        arrived = upstream.arrived(1)
+        upstream.queue(say("Hi.", hold_before_headers=answer))
+        world.letta.agents.messages.create_async(agent.id, input="Hi")
+        arrived.wait_sync()
+
+        def forget(connection: sqlite3.Connection) -> None:
+            entered.open()
+            disk.wait_sync()
+            connection.execute("UPDATE agents SET epoch = epoch + 1")
+
+        async def begin_forgetting() -> None:
+            world.world.store.database.writer.submit(forget)
+
+        async def break_off() -> None:
+            """The run's job is cancelled while the run's end waits behind the forgetting."""
+            while world.world.store.health.waiting < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            (job,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("job-")]
+            job.cancel()
+
+        world.world.gateway.call(begin_forgetting())
+        entered.wait_sync()
+        answer.open()
+        world.world.gateway.call(break_off())
+        disk.open()
+    gc.collect()
+    (said,) = [record for record in caplog.records if "forgotten" in record.getMessage()]
+    assert (said.name, said.levelname) == ("mnemogate", "WARNING")
