@@ -365,6 +365,10 @@ class World:
         request.assemble()
         check_fill(request, tree, listing)
         assert request.is_untouched or not self.adds_nothing, request.lines
+        if plan.appending:
+            # As a gateway does before it asks the model.
+            draft = settle.Ended(len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes))
+            self._write(request, draft, (), settle.open_)
         return request
 
     def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:
@@ -386,7 +390,7 @@ class World:
     def cancel(self, request: Request, got: Sequence[WireMessage] = (), edits: Sequence[str] = ()) -> Request:
         """Lets the client leave. got: the text that it had received by then."""
         self.now += 1
-        return self._end(request, list(got), edits, _leave)
+        return self._end(request, list(got), edits, settle.cancel)
 
     def _end(
         self,
@@ -405,7 +409,7 @@ class World:
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = settle.Ended(
-            id=len(memory.records) + 1,
+            id=request.exchange if plan.appending else len(memory.records) + 1,
             full=full,
             said=visible(full, ours),
             now=self.now,
@@ -413,10 +417,21 @@ class World:
             ours=ours,
             edits=bool(new_edits),
         )
+        self._write(request, ended, new_edits, how)
+        return request
+
+    def _write(
+        self,
+        request: Request,
+        ended: settle.Ended,
+        new_edits: Sequence[str],
+        how: Callable[[Tree, Plan, settle.Ended], Exchange],
+    ) -> None:
+        plan, memory = request.plan, self.memory(request.who, request.key)
+        assert plan is not None
         tree, e = memory.ask(request.key, lambda tree: how(tree, plan, ended))
         request.exchange = e.id
         memory.write(request, tree, e, new_edits, self.now)
-        return request
 
     def say(
         self,
@@ -500,12 +515,6 @@ class World:
     def learned(self, who: str | None = "alice") -> list[str]:
         """Returns the block's value after all edits."""
         return self.memory(who).blocks[0].value.split()
-
-
-def _leave(tree: Tree, plan: Plan, ended: settle.Ended) -> Exchange:
-    if plan.appending:
-        settle.open_(tree, plan, ended)  # as a gateway does before it asks the model
-    return settle.cancel(tree, plan, ended)
 
 
 def drawn(text: str) -> str:

@@ -51,10 +51,12 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
+    is_written = tree.get(ended.id) is not None
     e = _exchange(tree, plan, ended)
     reply = query.listing.canon.atoms(ended.said)
     e = changed(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
-    twin = _find_twin(tree, e)
+    # A message that was written before the model was asked is a row of its own already, whatever the answer.
+    twin = None if is_written else _find_twin(tree, e)
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
     # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
     # brought back, revived or new is compared with the alternatives that stand at its place.
