@@ -267,7 +267,11 @@ class Registry:
     # -- agents
 
     async def create(self, project: str, new: NewAgent) -> AgentView:
-        """Makes an agent. Raises: Conflict: the name of a profile; NotFound: a tool or block that is not there."""
+        """Makes an agent.
+
+        Raises: Conflict: the name of a profile; NotFound: a tool or block that is not there; BadRequest: nor a tool of
+        a name.
+        """
         uid, now = ids.new_uid(), self._now()
         kind = KINDS.get(new.definition.kind, KINDS[_PROFILE_KIND])
         name = new.name or f"agent {uid[:8]}"
@@ -277,7 +281,7 @@ class Registry:
             *(kind.tools if new.base_tools else ()),
             *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
         ]
-        tools = [await self.tools.named(project, each) for each in dict.fromkeys(names)]
+        tools = [*await self.tools.all_named(project, names)]
         tools += [await self.tools.get(project, each) for each in new.tool_uids]
         tools = list({tool.uid: tool for tool in tools}.values())
         definition = new.definition

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.core import ids
@@ -12,8 +12,8 @@ from gateway.core.agent import AgentSpec
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.kinds import BUILT_IN, ELSEWHERE, FILE_TOOLS, built_in_named, built_in_uid
-from gateway.errors import Conflict
-from storage.errors import NotFound, WriteConflict
+from gateway.errors import BadRequest, Conflict
+from storage.errors import WriteConflict
 from storage.listing import Page
 from storage.records import Definition, DefinitionKind, Scope
 from storage.sql.store import Store
@@ -22,9 +22,7 @@ from storage.sql.store import Store
 TRIES = 8
 
 _CACHED = 4096
-_MAKE_IT = (
-    ": it needs a service beside the gateway; make a tool of this name, a webhook or one of an MCP server"
-)
+_MAKE_IT = "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
 _ANY = 2**62
 # The gateway's own tools that can be called. What is numbered and has no schema yet is not there.
 _OWN = tuple(name for name in BUILT_IN if name in SCHEMAS)
@@ -187,14 +185,23 @@ class ToolRegistry:
         await self._store.defined_agents.delete_tool(tool.definition, at=self._now())
         self._cache.changed()
 
-    async def named(self, project: str, name: str) -> ToolView:
-        """Returns the tool of this name. Raises: NotFound."""
+    async def named(self, project: str, name: str) -> ToolView | None:
+        """Returns the tool of this name; None: there is none."""
         if name in _OWN:
             return ToolView(name, built_in_uid(name))
         named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
-        if not named:
-            raise NotFound(f"there is no tool {name!r}{_MAKE_IT if name in ELSEWHERE else ''}")
-        return _tool_view(named[0])
+        return _tool_view(named[0]) if named else None
+
+    async def all_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
+        """Returns the tools of these names. Raises: BadRequest, naming those that are not there."""
+        found = {name: await self.named(project, name) for name in names}
+        missing = [name for name, tool in found.items() if tool is None]
+        if missing:
+            # Clients of Letta's know these words, and make an agent without such tools then.
+            words = [f"Tools not found by name: {', '.join(missing)}."]
+            words += [f"{name} {_MAKE_IT}" for name in missing if name in ELSEWHERE]
+            raise BadRequest(" ".join(words), param="tools")
+        return [tool for tool in found.values() if tool is not None]
 
     async def _place(self, project: str, uid: str) -> int:
         tool = await self.get(project, uid)

@@ -268,11 +268,13 @@ def test_what_older_programs_ask_beside(world: LettaWorld) -> None:
 
 
 def test_a_tool_that_needs_a_service_says_how_to_have_it(world: LettaWorld) -> None:
-    """Letta's own first example names these two."""
-    with pytest.raises(
-        NotFoundError, match="'web_search': it needs a service beside the gateway; make a tool"
-    ):
-        world.agent(tools=["web_search", "run_code"])
+    """Letta's own first example names these two. Letta Code makes an agent without them upon this status and words."""
+    with pytest.raises(BadRequestError) as caught:
+        world.agent(tools=["web_search", "memory_insert", "look", "run_code"])
+    detail = caught.value.body["detail"]  # type: ignore[index]
+    assert detail.startswith(
+        "Tools not found by name: web_search, look, run_code. web_search needs a service"
+    )
     tool = world.letta.tools.create(source_code="", source_type="json", json_schema={"name": "web_search"})
     assert tool.id in {each.id for each in world.agent(tools=["web_search"]).tools}
 
@@ -313,7 +315,7 @@ def test_what_is_not_there_is_not_found(world: LettaWorld) -> None:
         lambda: world.letta.blocks.retrieve("block-" + "0" * 32),
         lambda: world.letta.agents.blocks.retrieve("nonsense", agent_id=agent.id),
         lambda: world.letta.agents.create(model="openai/m", block_ids=["block-" + "0" * 32]),
-        lambda: world.letta.agents.create(model="openai/m", tools=["nonsense"]),
+        lambda: world.letta.agents.create(model="openai/m", tool_ids=["tool-" + "0" * 32]),
     ):
         with pytest.raises(NotFoundError) as refused:
             ask()

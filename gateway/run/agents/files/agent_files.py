@@ -249,12 +249,11 @@ class AgentFiles:
         for name in dict.fromkeys(names):
             if name in done.tools:
                 tool = done.tools[name]
+            elif (named := await self._registry.tools.named(project, name)) is not None:
+                tool = named
             else:
-                try:
-                    tool = await self._registry.tools.named(project, name)
-                except NotFound:
-                    done.left_out.append(f"tools.{name}")
-                    continue
+                done.left_out.append(f"tools.{name}")
+                continue
             if tool.definition is None:
                 yield {"kind": "tool", "built_in": BUILT_IN.index(name) + 1}
             else:
