@@ -115,6 +115,14 @@ class ClientTool(Body):
     parameters: dict[str, Any] | UnsetType | None = UNSET
 
 
+class ClientSkill(Body):
+    """A file with instructions that the client has, and that its own tools read."""
+
+    name: str
+    description: str
+    location: str
+
+
 _KINDS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
     "message": PlainMessage,
     "approval": Approvals,
@@ -142,13 +150,7 @@ class Send(Body):
     include_compaction_messages: bool | UnsetType | None = UNSET
     callback_url: str | UnsetType | None = UNSET
     enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
-    client_skills: (
-        Annotated[
-            list[dict[str, Any]] | None,
-            refused("Skills are files of the hosted product; put them into a block."),
-        ]
-        | UnsetType
-    ) = UNSET
+    client_skills: list[ClientSkill] | UnsetType | None = UNSET
     return_logprobs: (
         Annotated[
             bool | None,
@@ -162,6 +164,13 @@ class Send(Body):
     return_token_ids: (
         Annotated[bool | None, refused("Providers behind chat completions report no token ids.")] | UnsetType
     ) = UNSET
+
+
+def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
+    """Returns a system prompt that names the client's skills behind what it says."""
+    lines = [f"- {each.name} ({each.location}): {' '.join(each.description.split())}" for each in skills]
+    named = "\n".join(("<available_skills>", *lines, "</available_skills>"))
+    return f"{system}\n\n{named}" if system else named
 
 
 class UpdateMessage(Body):

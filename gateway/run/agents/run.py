@@ -38,8 +38,8 @@ class RunRequest:
     passes: what of the request may go upstream. parent: the row of a run of another agent that waits for
     this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
     calls first, which a message in between would leave without an answer.
-    model, system: those that the send names; `spec` has them already. reading: what the messages quote, of another
-    memory. An upstream's failure does not end such a run.
+    model, system: of this send in place of the agent's; `spec` has them already. reading: what the messages quote, of
+    another memory. An upstream's failure does not end such a run.
     """
 
     spec: AgentSpec

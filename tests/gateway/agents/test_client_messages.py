@@ -519,6 +519,24 @@ def test_a_request_names_the_calls_that_can_be_answered_and_comes_last(
             assert {each.tool_call_id for each in results} == {"c1", "c2"}
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_skills_of_the_clients_are_named_in_the_prompt_of_their_send(
+    world: LettaWorld, background: bool
+) -> None:
+    agent, messages = world.agent(system="You help."), world.letta.agents.messages
+    skill: Any = {"name": "greet", "description": "How to\ngreet.", "location": "skills/greet.md"}
+    messages.create(agent.id, input="Hi", background=background, client_skills=[skill])
+    prompt = world.upstream.last.messages[0]["content"]
+    named = "<available_skills>\n- greet (skills/greet.md): How to greet.\n</available_skills>"
+    assert prompt.startswith(f"You help.\n\n{named}\n")
+    messages.create(
+        agent.id, input="Hi", background=background, client_skills=[skill], override_system="You sing."
+    )
+    assert world.upstream.last.messages[0]["content"].startswith(f"You sing.\n\n{named}\n")
+    messages.create(agent.id, input="Hi", background=background, client_skills=[])
+    assert world.upstream.last.messages[0]["content"] == prompt.replace(f"\n\n{named}", "")
+
+
 def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     agent = world.agent()
     messages = world.letta.agents.messages

@@ -18,7 +18,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing, summary_shown
 from gateway.dialects.letta.run import result_json, stop_json, usage_json
-from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent
+from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
 from gateway.run.agents.pauses import CallDecision
@@ -132,7 +132,10 @@ class SendRoutes:
             spec = self._api.registry.with_said(spec, said_of_it)
         if (model := fields.get("override_model")) is not None:
             spec = self._api.registry.with_model(spec, model)
-        if (system := fields.get("override_system")) is not None:
+        system = fields.get("override_system")
+        if skills := fields.get("client_skills"):
+            system = with_skills(spec.system if system is None else system, skills)
+        if system is not None:
             spec = replace(spec, system=system)
         scope = asked.request.scope
         passes = Passes(forwardable(scope["headers"]), trace_of(scope).caller.credential)
@@ -149,7 +152,7 @@ class SendRoutes:
             is_retry=asked.request.headers.get("x-stainless-retry-count", "0") != "0",
             passes=passes,
             model=fields.get("override_model"),
-            system=fields.get("override_system"),
+            system=system,
         )
         return request, said
 
