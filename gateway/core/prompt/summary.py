@@ -79,12 +79,15 @@ class SummaryTerms:
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> SummaryTerms:
         """Reads what an agent's definition says (`AgentDefinition.compaction`)."""
-        share = said.get("sliding_window_percentage")
+        share, model = said.get("sliding_window_percentage"), said.get("model") or None
+        # Letta Code names `letta/auto` for each agent: a model of the hosted product, which stands for whichever.
+        if model is not None and model.startswith("letta/"):
+            model = None
         return cls(
             said.get("mode") == "all",
             # What stays has to leave room for what comes.
             None if share is None else min(float(share), ROOMY),
-            said.get("model") or None,
+            model,
             said.get("prompt") or None,
             said.get("clip_chars"),
         )

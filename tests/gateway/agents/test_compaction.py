@@ -128,6 +128,16 @@ def test_the_settings_of_a_summary_are_honoured(world: LettaWorld, notes: Notes)
     assert done.num_messages_after == 9
 
 
+def test_a_hosted_model_of_lettas_is_none(world: LettaWorld, notes: Notes) -> None:
+    """Letta Code names one for each agent."""
+    agent = world.agent(compaction_settings={"model": "letta/auto"})
+    assert agent.compaction_settings is not None
+    assert agent.compaction_settings.model == "letta/auto"
+    talk(world, agent.id)
+    world.letta.agents.messages.compact(agent.id)
+    assert notes.asked[0].json["model"] == "m"
+
+
 def test_modes_that_there_are_not(world: LettaWorld) -> None:
     agent, settings = world.agent(), {"mode": "self_compact_all"}
     for refused in (
