@@ -81,7 +81,8 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         return EXIT_PIPE
     except SettingsError as error:
         print(f"mnemogate: {error.message}", file=sys.stderr)
-        if (file := settings_file(getattr(arguments, "config", None))) is not None:
+        file = settings_file(getattr(arguments, "config", None)) if error.in_file else None
+        if file is not None:
             print(f"mnemogate: the settings file is {file}", file=sys.stderr)
         return EXIT_SETTINGS
     except GatewayError as error:

@@ -182,4 +182,8 @@ class MemoryUnavailable(GatewayError):
 
 
 class SettingsError(GatewayError):
-    """A setting is missing, misspelt or contradicts another one."""
+    """A setting is missing, misspelt or contradicts another one. in_file: it may be the settings file's."""
+
+    def __init__(self, message: str, *, in_file: bool = True) -> None:
+        super().__init__(message)
+        self.in_file = in_file

@@ -11,7 +11,8 @@ import re
 import shlex
 import tomllib
 from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -102,11 +103,12 @@ def load_settings(
     environ = {name: text.strip() for name, text in given.items()}
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # a script's variable that is not set
-            raise SettingsError(f"{flag}: expected a value, saw ''")
+            raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
     settings = build(Settings, raw, "")
     for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
+    named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
     if (
         needs_secrets
@@ -115,12 +117,14 @@ def load_settings(
         and _UPSTREAM_KEY not in _named(settings)
     ):
         raise SettingsError(
-            f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given"
+            f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
+            in_file=False,
         )
     if upstream or "upstreams" not in raw:
         # What the SDKs' own variables say is a value, whatever it begins with.
         settings = _with_secrets(replace(settings, upstreams=()), given, needs_all=needs_secrets)
-        settings = replace(settings, upstreams=_default_upstreams(environ, upstream))
+        with _outside_file():
+            settings = replace(settings, upstreams=_default_upstreams(environ, named_by, upstream))
     else:
         settings = _with_secrets(settings, given, needs_all=needs_secrets)
     hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
@@ -132,6 +136,16 @@ def load_settings(
         settings = replace(settings, profiles=(demo,))
     _check(settings)
     return settings
+
+
+@contextmanager
+def _outside_file() -> Iterator[None]:
+    """Notes of an error that it is about a flag or a variable, with which the settings file has nothing to do."""
+    try:
+        yield
+    except SettingsError as error:
+        error.in_file = False
+        raise
 
 
 def settings_file(config: str | None) -> Path | None:
@@ -164,11 +178,12 @@ def _overrides(
     """
     # A variable that holds a key may have a name of ours: it is no setting.
     named = _named(settings)
-    overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
-    for (table, key), value in flags.items():
-        overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
-        if (table, key) == ("database", "path"):
-            overrides["database", "url"] = None
+    with _outside_file():
+        overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
+        for (table, key), value in flags.items():
+            overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
+            if (table, key) == ("database", "path"):
+                overrides["database", "url"] = None
     if overrides.keys() & _DATABASE:
         # A file that is named closer by takes the place of a URL that the settings file names.
         overrides.setdefault(("database", "url"), None)
@@ -244,18 +259,26 @@ def _named_file(database: DatabaseSettings) -> DatabaseSettings:
     return database
 
 
-def _default_upstreams(environ: Mapping[str, str], url: str | None) -> tuple[UpstreamSettings, ...]:
+def _default_upstreams(
+    environ: Mapping[str, str], named_by: str, url: str | None
+) -> tuple[UpstreamSettings, ...]:
     """Returns the upstream at `url`, else those that the provider SDKs' own variables name, else the scripted model.
 
-    A key that was set for OpenAI goes to no other address that is named here.
+    A key that was set for OpenAI goes to no other address that is named here. named_by: who gives `url`.
+    Raises: SettingsError: an address is none.
     """
     if url:
+        _check_address(named_by, url)
         return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
     found = []
     key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
+    if base:
+        _check_address("OPENAI_BASE_URL", base)
     if key or base:
         found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
     key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
+    if base:
+        _check_address("ANTHROPIC_BASE_URL", base)
     if key or base:
         # The SDK's base URL is without the version.
         base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
@@ -401,8 +424,17 @@ def _check_upstream(upstream: UpstreamSettings) -> None:
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return
-    if url is None or not re.match(r"https?://[^/\s]", url):
-        raise SettingsError(f"{where}: base_url must be an http(s) URL, saw {url!r}")
+    _check_address(f"{where}: base_url", url)
+
+
+def _check_address(name: str, url: str | None) -> None:
+    """Raises: SettingsError: this is no upstream's address. name: whose value it is."""
+    try:
+        is_address = url is not None and re.match(r"https?://[^/\s]", url) and urlsplit(url).port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise SettingsError(f"{name} must be an http(s) URL, saw {url!r}")
 
 
 def _is_proxy(url: str) -> bool:

@@ -215,7 +215,8 @@ def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, ca
         (["check-config", "--config", "open.toml"], f"the settings file is {os.sep}"),
         (["check-config", "--config", "pattern.toml"], "unterminated character set, here: a >>> [b"),
         (["serve", "--host", "no.such.host.invalid", "--port", "0"], "no address to listen on"),
-        (["serve", "--upstream", "nonsense"], "base_url must be an http(s) URL"),
+        (["serve", "--upstream", "nonsense"], "--upstream must be an http(s) URL, saw 'nonsense'"),
+        (["serve", "--upstream", "http://x:99999"], "--upstream must be an http(s) URL"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_what_to_do(
@@ -226,6 +227,31 @@ def test_settings_that_cannot_be_are_refused_with_what_to_do(
     Path("pattern.toml").write_text('[[memory.side_requests]]\nname = "x"\npattern = "a[b"')
     assert main(arguments) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "says"),
+    [
+        (["serve", "--port", "70000"], None, "server.port"),
+        (["serve", "--upstream", "nonsense"], None, "--upstream must be"),
+        (["check-config"], "MNEMOGATE_UPSTREAM=nonsense", "MNEMOGATE_UPSTREAM must be an http(s) URL"),
+        (["check-config"], "OPENAI_BASE_URL=nonsense", "OPENAI_BASE_URL must be an http(s) URL"),
+        (["check-config"], "ANTHROPIC_BASE_URL=x", "ANTHROPIC_BASE_URL must be an http(s) URL, saw 'x'"),
+        (["check-config"], "MNEMOGATE_PORT=nonsense", "MNEMOGATE_PORT"),
+        (["check-config"], "MNEMOGATE_PROT=1", "MNEMOGATE_PORT"),
+        (["check-config"], "MNEMOGATE_UPSTREAM_KEY=x", "MNEMOGATE_UPSTREAM_KEY"),
+    ],
+)
+def test_a_flag_or_a_variable_that_is_wrong_is_named_and_no_file(
+    arguments: list[str], variable: str | None, says: str, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mnemogate.toml").write_text("[memory]\n")
+    if variable is not None:
+        monkeypatch.setenv(*variable.split("=", 1))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "mnemogate.toml" not in error
 
 
 def edit(database: Path, statement: str) -> None:
