@@ -48,12 +48,12 @@ SELECT agent, tag FROM tags WHERE agent {in:1:BIGINT:64} ORDER BY agent, tag
 -- name: tags_up
 -- Lists a project's tags by name, after one and before another. ?4: a part of a tag, in lower case.
 SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
-AND (CAST(?4 AS TEXT) IS NULL OR lower(tag) LIKE ?4 ESCAPE '\') AND agent <> 0 ORDER BY tag LIMIT ?5
+AND {has:4:tag} AND agent <> 0 ORDER BY tag LIMIT ?5
 
 -- name: tags_down
 -- Lists them the other way round.
 SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
-AND (CAST(?4 AS TEXT) IS NULL OR lower(tag) LIKE ?4 ESCAPE '\') AND agent <> 0 ORDER BY tag DESC LIMIT ?5
+AND {has:4:tag} AND agent <> 0 ORDER BY tag DESC LIMIT ?5
 
 -- name: tagged
 -- Finds the agents of a project that have all of ?2 (which are ?3) and one of ?4 at least (where ?5 is not 0).

@@ -16,7 +16,7 @@ LEFT JOIN definition_texts t ON t.id = d.current
 -- tags, of which it has ?8 at least; ?9: why its last run ended. A profile's memory has its profile and user as tags.
 a.project = ?1 AND a.id > ?2 AND a.id < ?3 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
 AND (CAST(?5 AS TEXT) IS NULL OR coalesce(d.name, a.profile || ' ' || substr(a.subject, 6)) = ?5)
-AND (CAST(?6 AS TEXT) IS NULL OR lower(coalesce(d.name, a.profile || ' ' || substr(a.subject, 6))) LIKE ?6 ESCAPE '\')
+AND {has:6:coalesce(d.name, a.profile || ' ' || substr(a.subject, 6))}
 AND (CAST(?8 AS BIGINT) = 0 OR CAST(?8 AS BIGINT) <= (
     SELECT count(*) FROM tags g WHERE g.agent = a.id AND g.project = a.project AND g.tag {in:7:TEXT:64})
     + CASE WHEN d.id IS NULL AND 'profile:' || a.profile {in:7:TEXT:64} THEN 1 ELSE 0 END
@@ -95,14 +95,14 @@ WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT ?
 -- Lists the definitions of a kind, newest first. ?5: a name; ?6: a part of a name, in lower case.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
-AND (CAST(?6 AS TEXT) IS NULL OR lower(d.name) LIKE ?6 ESCAPE '\')
+AND {has:6:d.name}
 ORDER BY d.id DESC LIMIT ?7
 
 -- name: list_up
 -- Lists them oldest first.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
-AND (CAST(?6 AS TEXT) IS NULL OR lower(d.name) LIKE ?6 ESCAPE '\')
+AND {has:6:d.name}
 ORDER BY d.id LIMIT ?7
 
 -- name: of_memory

@@ -18,9 +18,9 @@ LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definiti
 -- piece: wanted
 -- The conditions of a list of blocks. ?2, ?3: between these rows; parts of texts are in lower case.
 b.project = ?1 AND b.id > ?2 AND b.id < ?3 AND (CAST(?4 AS TEXT) IS NULL OR b.label = ?4)
-AND (CAST(?5 AS TEXT) IS NULL OR lower(b.label) LIKE ?5 ESCAPE '\')
-AND (CAST(?6 AS TEXT) IS NULL OR lower(b.description) LIKE ?6 ESCAPE '\')
-AND (CAST(?7 AS TEXT) IS NULL OR lower(h.value) LIKE ?7 ESCAPE '\')
+AND {has:5:b.label}
+AND {has:6:b.description}
+AND {has:7:h.value}
 AND {connected} >= ?8 AND {connected} <= ?9
 
 -- piece: named

@@ -177,7 +177,7 @@ SELECT id, seq, text, at, sources, file, tags FROM passages
 
 -- piece: passage_wanted
 -- The conditions of a list of passages. ?4: a part of the text, in lower case; ?5, ?6: saved from then on, before then.
-agent = ?1 AND seq > ?2 AND seq < ?3 AND (CAST(?4 AS TEXT) IS NULL OR lower(text) LIKE ?4 ESCAPE '\')
+agent = ?1 AND seq > ?2 AND seq < ?3 AND {has:4:text}
 AND (CAST(?5 AS DOUBLE PRECISION) IS NULL OR at >= ?5) AND (CAST(?6 AS DOUBLE PRECISION) IS NULL OR at < ?6)
 
 -- name: passage_down

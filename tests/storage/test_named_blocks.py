@@ -316,3 +316,19 @@ async def test_the_block_of_an_agent_that_goes_takes_in_nothing_more(store: Stor
         assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
     assert not holds(b"zqlatex")
+
+
+async def test_a_part_of_a_value_is_found_however_long_and_with_any_signs(store: Store) -> None:
+    long = "É" * 30_000 + "b"
+    for value in (f"a{long}", r"100% _sure\ly"):
+        await make_block(store, replace(HOUSE, limit=50_000, value=value))
+
+    async def find(part: str) -> list[int]:
+        found = await store.named_blocks.list(PROJECT, BlockFilter(value=part), Page())
+        return [len(each.block.value) for each in found]
+
+    assert await find(long) == [30_002]
+    assert await find(r"0% _SURE\L") == [13]
+    for part in ("1_0", "1%s", "é", "surely"):
+        assert await find(part) == []
+    assert await find("") == [13, 30_002]

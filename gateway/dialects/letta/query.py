@@ -13,7 +13,7 @@ from gateway.dialects.letta.send import MessageType
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
-# A part of a text that is looked for, as SQLite takes it: 50,000 bytes of a pattern, in which some letters have four.
+# A part of a text that is looked for. Chosen: a database may compare all of it at each place of a text.
 Fragment = Annotated[str, Meta(max_length=10_000)]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
