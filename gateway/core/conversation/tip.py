@@ -30,8 +30,9 @@ RESULTS = ("tool", "function")
 class Tip:
     """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
 
-    held: the messages of cancelled sends that come before it. heard: so many messages at its head say the reply of that
-    exchange again. passed: so many at its head say a reply that was off the record, and are not kept.
+    held: the messages that come before it, of cancelled sends or of a turn that is asked once more. heard: so many
+    messages at its head say the reply of that exchange again. passed: so many at its head say a reply that was off the
+    record, and are not kept.
     """
 
     exchange: Exchange | None
@@ -43,36 +44,40 @@ class Tip:
 def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     """Returns the place from which a list goes on in append mode; None where it is found by what the list repeats.
 
-    The client sends its new message alone; the path of the exchange touched last comes before it.
+    The client sends its new message alone; the path of the exchange touched last comes before it, its tip.
     """
     if found.first > 0:
         return None
     listing, canon = query.listing, query.listing.canon
-    # A turn off the record is no part of the path: it goes on from the same place as what comes next.
-    standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
-    tip = max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
-    held: Sequence[WireMessage] = _pending(tree, tip)
-    if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
-        # They stand behind their calls, so what the user has said meanwhile waits for what is said next.
-        held = [m for m in held if m.get("role") in RESULTS]
+    tip = _touched_last(tree)
     above = tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
-    heard, before = _heard(tree, listing, tip), _heard(tree, listing, above)
-    passed = 0 if heard or before else _passed(tree, listing, tip, found)
-    told = heard or before or passed
-    is_unheard = before > heard
-    said = listing.messages[told:]
+    # The assistant may speak at the head of the list: the reply of the tip, of the turn before it, or one off the
+    # record.
+    head = _head(listing)
+    is_heard, is_above_heard = (_is_heard(tree, listing, e, head) for e in (tip, above))
+    is_unheard = is_above_heard and not is_heard
+    heard = head if is_heard or is_above_heard else 0
+    passed = head if not heard and _is_beside_off(tree, tip, found) else 0
+    said = listing.messages[heard or passed :]
+    held = _held(tree, listing, tip)
     if _repeats(canon, said, held, may_grow=True):
         held = held[: -len(said)]  # the cancelled message once more
-    elif tip is not None and not held and (is_unheard or (query.retry and told in (before, passed))):
-        messages = tree.content(tip).messages or []
+    elif tip is not None and not held and (is_unheard or (query.retry and (is_above_heard or not is_heard))):
+        asked = tree.content(tip).messages or []
         # What an SDK sends again has the very words; others that begin so are the next message.
-        if _repeats(canon, said, messages, may_grow=is_unheard):
+        if _repeats(canon, said, asked, may_grow=is_unheard):
             # The last turn once more: what it was asked takes its place, beside it.
-            return Tip(tree.parent(tip), messages[: -len(said)], before, passed)
+            return Tip(tree.parent(tip), asked[: -len(said)], heard, passed)
     if tip is not None and is_unheard:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
-        return Tip(above, [*(tree.content(tip).messages or ()), *held], before)
-    return Tip(tip, held, heard, passed) if told or found.anchor is None else None
+        return Tip(above, [*(tree.content(tip).messages or ()), *held], heard)
+    return Tip(tip, held, heard, passed) if heard or passed or found.anchor is None else None
+
+
+def _touched_last(tree: Tree) -> Exchange | None:
+    """Returns the tip of a conversation. What is off the record is on no path: the next turn goes on before it."""
+    standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
+    return max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
 
 
 def _repeats(
@@ -98,25 +103,33 @@ def _head(listing: Listing) -> int:
     return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
 
 
-def _passed(tree: Tree, listing: Listing, tip: Exchange | None, found: Match) -> int:
-    """Returns how many messages at the head of a list say a reply that was off the record, whose words nobody knows."""
+def _is_beside_off(tree: Tree, tip: Exchange | None, found: Match) -> bool:
+    """Returns whether the list may say a reply that was off the record at its place, whose words nobody knows."""
     if found.anchor is not None and found.anchor.state is not State.OFF:
-        return 0
+        return False
     beside = [e for e in tree if e.parent is None]
     if tip is not None:
         beside = [*tree.kids(tip), *tree.siblings(tip)]
-    return _head(listing) if any(e.state is State.OFF for e in beside) else 0
+    return any(e.state is State.OFF for e in beside)
 
 
-def _heard(tree: Tree, listing: Listing, e: Exchange | None) -> int:
-    """Returns how many messages at the head of a list say the reply of an exchange again, as far as it was heard."""
-    count = _head(listing)
-    if e is None or not count or not e.reply or not tree.is_soft(e):
-        return 0
-    return count if was_heard(tree, e, listing, 0, count) else 0
+def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, head: int) -> bool:
+    """Returns whether the first `head` messages of a list are what was heard of the reply of an exchange."""
+    if e is None or not head or not e.reply or not tree.is_soft(e):
+        return False
+    return was_heard(tree, e, listing, 0, head)
 
 
-def _pending(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
+def _held(tree: Tree, listing: Listing, tip: Exchange | None) -> list[WireMessage]:
+    """Returns the messages of cancelled sends that come before those of a list."""
+    held = _cancelled(tree, tip)
+    if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
+        # Results stand behind their calls, so what the user has said meanwhile waits for what is said next.
+        return [m for m in held if m.get("role") in RESULTS]
+    return held
+
+
+def _cancelled(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
     """Returns the messages of a cancelled send, which are kept and sent with the next one.
 
     Those that the upstream has refused would only be refused again. A user's may have waited for results of tools. One
