@@ -9,7 +9,6 @@ from typing import Any
 from msgspec import UnsetType
 
 from gateway.core import ids
-from gateway.core.definition import AgentDefinition
 from gateway.core.memory.builtin import definition_of
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Showing
@@ -82,13 +81,12 @@ class AgentsApi:
     def _shown(
         self, view: AgentView, numbers: Sequence[int], pending: dict[str, Any] | None
     ) -> dict[str, Any]:
-        definition, agent = AgentDefinition.of(view.definition.body), view.agent
+        agent = view.agent
         return agent_json(
             view.definition,
             [(entry.block, entry.details) for entry in view.blocks],
             [show_tool(tool) for tool in view.tools],
             view.tags,
-            model=definition.model or "",
             window=self.registry.context_window(view.definition),
             message_ids=[ids.placed("message", agent.uid, seq) for seq in numbers],
             pending=pending,

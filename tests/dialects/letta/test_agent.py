@@ -33,7 +33,7 @@ def shown(definition: AgentDefinition) -> dict[str, Any]:
     row = Definition(
         1, UID, "p", DefinitionKind.AGENT, 1, "bob", 1, 0.0, 0.0, AgentDefinition.of(definition.body()).body()
     )
-    return agent_json(row, [], [], [], model=definition.model or "", window=None)
+    return agent_json(row, [], [], [], window=None)
 
 
 def test_the_field_of_its_own_counts_before_the_older_object() -> None:

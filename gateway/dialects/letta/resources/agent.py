@@ -361,7 +361,6 @@ def agent_json(
     tools: Sequence[dict[str, Any]],
     tags: Sequence[str],
     *,
-    model: str,
     window: int | None,
     message_ids: Sequence[str] = (),
     pending: dict[str, Any] | None = None,
@@ -371,12 +370,11 @@ def agent_json(
 ) -> dict[str, Any]:
     """Returns an agent with all that the client requires, whatever it asks to be included.
 
-    blocks: each with its definition's body. tools, folders: as they are shown. model: the handle that it answers with.
-    window: tokens of the model's context, if they are known. pending: the message that waits for an answer.
-    readers: those that read what is said to it.
+    blocks: each with its definition's body. tools, folders: as they are shown. window: tokens of the model's context,
+    if they are known. pending: the message that waits for an answer. readers: those that read what is said to it.
     """
     definition = AgentDefinition.of(made.body)
-    kept, sampling = definition.kept, definition.sampling
+    model, kept = definition.model or "", definition.kept
     group = group_json(made.uid, definition, readers)
     shown = [block_json(block, document) for block, document in blocks]
     return {
@@ -384,21 +382,15 @@ def agent_json(
         "name": made.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, ours) for name, ours in _PLAIN.items()},
+        "model": model,  # "" where it has none
         "tags": list(tags),
-        "model": model,
         "model_settings": _settings_json(definition, model),
         "llm_config": _llm_json(definition, model, window),
-        "response_format": sampling.get("response_format"),
+        "response_format": definition.sampling.get("response_format"),
         "embedding": kept.get("embedding"),
         "embedding_config": kept.get("embedding_config"),
         "blocks": shown,
-        "memory": {
-            "blocks": shown,
-            "file_blocks": [],
-            "agent_type": definition.kind,
-            "git_enabled": False,
-            "prompt_template": "",
-        },
+        "memory": _memory_json(definition, shown),
         "tools": list(tools),
         "tool_rules": list(definition.rules),
         "sources": list(folders),
@@ -414,11 +406,27 @@ def agent_json(
         "created_at": time_of(made.created),
         "updated_at": time_of(made.updated),
         **_OF_THE_HOSTED_PRODUCT,
-        "mnemogate": {
-            "rebuild": "always" if definition.rebuilds else "free",
-            **{name: getattr(definition, ours) for name, ours in _OWN.items()},
-            "filler": definition.filler or KINDS.get(definition.kind, KINDS[DEFAULT_TYPE]).filler,
-        },
+        "mnemogate": _own_json(definition),
+    }
+
+
+def _memory_json(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the older object about an agent's memory."""
+    return {
+        "blocks": blocks,
+        "file_blocks": [],
+        "agent_type": definition.kind,
+        "git_enabled": False,
+        "prompt_template": "",
+    }
+
+
+def _own_json(definition: AgentDefinition) -> dict[str, Any]:
+    """Returns the fields that an agent has here beyond those of Letta, as `Own` takes them."""
+    return {
+        "rebuild": "always" if definition.rebuilds else "free",
+        **{name: getattr(definition, ours) for name, ours in _OWN.items()},
+        "filler": definition.filler or KINDS.get(definition.kind, KINDS[DEFAULT_TYPE]).filler,
     }
 
 
