@@ -156,11 +156,18 @@ def usage_json(counts: Counts, steps: int, begun: Sequence[str] = ()) -> dict[st
     }
 
 
-def result_json(
-    messages: list[dict[str, Any]], stop: str, counts: Counts, steps: int, begun: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Returns the whole reply to a send. begun: as in `usage_json`."""
-    return {"messages": messages, "stop_reason": stop_json(stop), "usage": usage_json(counts, steps, begun)}
+def result_json(messages: list[dict[str, Any]], run: Run, begun: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the whole reply to a send. run: as it has ended. begun: as in `usage_json`."""
+    return {
+        "messages": messages,
+        "stop_reason": stop_json(run.stop or StopReason.END_TURN),
+        "usage": usage_json(run.counts, run.steps, begun),
+    }
+
+
+def end_events(run: Run) -> list[dict[str, Any]]:
+    """Returns the events with which the stream of a run that has ended ends."""
+    return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
 
 
 def stop_json(stop: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.error import error_event
 from gateway.dialects.letta.message import Showing, summary_shown
-from gateway.dialects.letta.run import result_json, stop_json, usage_json
+from gateway.dialects.letta.run import end_events, result_json, stop_json
 from gateway.dialects.letta.shown import time_of
 from gateway.dialects.letta.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
 from gateway.errors import GatewayError
@@ -93,7 +93,7 @@ class RunEvents:
             found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
         told = list(_untold(found, map(_data, logged), attempt))
         if run.is_over:
-            told += [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
+            told += end_events(run)
         return b"".join(map(event, told))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
@@ -105,7 +105,7 @@ class RunEvents:
         shown = await Exchanges(self.store, agent, Showing()).answers(
             run, await exchanges_of(self.store, agent, run)
         )
-        result = result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
+        result = result_json(shown, run)
         return {
             "run_id": ids.named("run", run.uid),
             "status": run.state.value,

@@ -11,7 +11,6 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -254,7 +253,7 @@ async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, An
         raise UnknownId("The agent of this run is deleted.")
     steps = await exchanges_of(api.store, agent, run)
     shown = await Exchanges(api.store, agent, showing).answers(run, steps)
-    return result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps)
+    return result_json(shown, run)
 
 
 @dataclass(slots=True)

@@ -14,10 +14,9 @@ from starlette.types import Send as AsgiSend
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
-from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing, summary_shown
-from gateway.dialects.letta.run import result_json, stop_json, usage_json
+from gateway.dialects.letta.run import end_events, result_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
@@ -189,8 +188,7 @@ class Answered:
             return
         with reply.while_here():
             shown = await self._shown(result)
-        run = result.run
-        body = result_json(shown, run.stop or StopReason.END_TURN, run.counts, run.steps, result.begun)
+        body = result_json(shown, result.run, result.begun)
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
@@ -207,10 +205,8 @@ class Answered:
         # Nothing was asked of the model: the send is answered already, or waits for more answers.
         with reply.while_here():
             shown = await self._shown(result)
-        run = result.run
         reply.start(200, [*receipt.close(), EVENTS])
-        end = [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
-        await reply.write(b"".join(map(event, [*shown, *end])) + DONE)
+        await reply.write(b"".join(map(event, [*shown, *end_events(result.run)])) + DONE)
         await reply.end()
 
     def _view(self, start: RunStart) -> MakesView:
