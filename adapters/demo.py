@@ -37,12 +37,13 @@ _HELP: Final = (
 
 
 class DemoProvider(ScriptedProvider):
-    """The built-in model of a gateway without a key. pause_s: between two events, so that a stream looks like one."""
+    """The built-in model of a gateway without a key."""
 
     keeps_requests = False  # it serves, and they would pile up
 
-    def __init__(self, name: str = "demo", *, pause_s: float = 0.01) -> None:
-        super().__init__(name, script=_try_to_answer, pause_s=pause_s)
+    def __init__(self, name: str = "demo") -> None:
+        # The pause between two events makes a stream look like one.
+        super().__init__(name, script=_try_to_answer, pause_s=0.01)
 
 
 def _try_to_answer(body: Mapping[str, Any]) -> Scripted:

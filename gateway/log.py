@@ -111,12 +111,12 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def configure_logging(level: int = logging.WARNING) -> None:
+def configure_logging() -> None:
     """Sends the standard library's logging to stderr as JSON lines."""
     handler = RepeatHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.WARNING)
     # Our own lines say how far batches are; libraries' would say too much.
-    logging.getLogger("mnemogate").setLevel(min(level, logging.INFO))
+    logging.getLogger("mnemogate").setLevel(logging.INFO)

@@ -319,12 +319,10 @@ def mock(log: Path, *command: str) -> Iterator[int]:
         yield int(running.stdout.readline())
 
 
-def wait_ready(
-    port: int, path: str, running: subprocess.Popen[bytes], log: Path, limit_s: float = 30.0
-) -> float:
-    """Returns the seconds until the path answers with 200."""
+def wait_ready(port: int, path: str, running: subprocess.Popen[bytes], log: Path) -> float:
+    """Returns the seconds until the path answers with 200, half a minute at most."""
     begun = time.perf_counter()
-    while (waited := time.perf_counter() - begun) < limit_s and running.poll() is None:
+    while (waited := time.perf_counter() - begun) < 30.0 and running.poll() is None:
         try:
             fetch(port, path)
         except OSError:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from adapters.types import Json
 
 
-def place_marks(wire: Json, ttl: str | None = None) -> None:
+def place_marks(wire: Json, ttl: str | None) -> None:
     """Marks a request in which the client has marked nothing. ttl: None is the provider's default, five minutes."""
     mark: Json = {"type": "ephemeral"} if ttl is None else {"type": "ephemeral", "ttl": ttl}
     tools = wire.get("tools")

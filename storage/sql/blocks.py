@@ -139,7 +139,7 @@ def check_limit(label: str, value: str, limit: int) -> None:
         raise OverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
 
 
-async def undo_block(connection: Connection, block: int, *, at: float, origin: str = UNDO_ORIGIN) -> Block:
+async def undo_block(connection: Connection, block: int, *, at: float) -> Block:
     """Brings back the value before the last change; again, the one before that. Raises: NotFound.
 
     An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
@@ -160,7 +160,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, origin: s
         found.version,
         value,
         at=at,
-        origin=origin,
+        origin=UNDO_ORIGIN,
         sources=orjson.loads(sources),
         restores=version,
     )

@@ -78,17 +78,11 @@ class Keys(Group):
     change.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        now: Callable[[], float],
-        path: str | Path | None,
-        tick: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, database: Database, now: Callable[[], float], path: str | Path | None) -> None:
         super().__init__(database)
         self._path = path
         self._now = now
-        self._tick = tick
+        self._tick = time.monotonic
         # With the time until which each is believed.
         self._known: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._any = False

@@ -56,8 +56,7 @@ class _Kept:
 class VectorCache:
     """The vectors of the memories asked last, by agent and model. Two threads use it."""
 
-    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
-        self._limit = limit_bytes
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, str], _Kept] = OrderedDict()
         self._bytes = 0
@@ -74,7 +73,7 @@ class VectorCache:
             self._drop((agent, model))
             self._kept[agent, model] = kept
             self._bytes += kept.joined.size
-            while self._bytes > self._limit and self._kept:
+            while self._bytes > CACHE_BYTES and self._kept:
                 self._drop(next(iter(self._kept)))
 
     def clear(self) -> None:

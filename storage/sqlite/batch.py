@@ -31,7 +31,7 @@ def run_batch(
     functions: Sequence[Callable[[sqlite3.Connection], Any]],
     path: str,
     *,
-    begins: bool = False,
+    begins: bool,
 ) -> BatchReport:
     """Runs one transaction. Whatever goes wrong, every function has an outcome and no transaction is left open.
 

@@ -180,13 +180,11 @@ def cut_tree(
     composition: Composition,
     summary: Summary,
     *,
-    is_begun: bool = False,
+    is_begun: bool,
 ) -> SummaryCut | None:
     """Returns where a summary ends in any list; None: it is of another path.
 
-    path: ids of the exchanges that the list goes on from.
-
-    is_begun: the path's beginning has left already.
+    path: ids of the exchanges that the list goes on from. is_begun: the path's beginning has left already.
     """
     x = summary.exchange
     if x.id not in path:

@@ -130,7 +130,7 @@ def _calls(known: Known) -> tuple[WireMessage, ...]:
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
 
 
-def called_before(known: Known, *, goes_on: bool = False) -> list[CalledTool]:
+def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
     """Returns the calls since the user's newest message that have their results: a pause does not reset the rules.
 
     goes_on: what comes in next is of a run that is taken up, and not a new send.

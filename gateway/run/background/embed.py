@@ -72,7 +72,7 @@ def embedder_route(settings: Settings) -> Route | None:
 class Embedding:
     """Keeps the vectors of all memories, and makes those of questions.
 
-    now: seconds since the epoch. tick: seconds of a clock that does not jump. concurrency: of its calls.
+    now: seconds since the epoch. concurrency: of its calls.
     """
 
     def __init__(
@@ -83,7 +83,6 @@ class Embedding:
         now: Callable[[], float],
         *,
         concurrency: int = 2,
-        tick: Callable[[], float] = time.monotonic,
         count: CountCall = lambda outcome, tokens: None,
     ) -> None:
         self.embedder = embedder
@@ -93,7 +92,7 @@ class Embedding:
         tokens = 0 if embedder.is_local else settings.background_daily_tokens
         self._budget = DailyBudget(store.spending, now, tokens, count)
         self._slots = asyncio.Semaphore(concurrency)
-        self._tick = tick
+        self._tick = time.monotonic
         self._count = count
         # Vectors of texts that nobody said (gateway.core.memory.baseline_texts); None: they are still to be made.
         self._baseline: Sequence[bytes] | None = None

@@ -75,21 +75,17 @@ def no_fault() -> None:
 
 
 class Failover:
-    """The endpoints of the process. now: a monotonic clock; wall: seconds since the epoch, for dates in Retry-After."""
+    """The endpoints of the process. now: a monotonic clock; wall: seconds since the epoch, for dates in Retry-After.
 
-    def __init__(
-        self,
-        settings: Settings,
-        providers: Mapping[str, Provider],
-        metrics: Metrics,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
+    Tests put their own clocks, sleep and chance here.
+    """
+
+    def __init__(self, settings: Settings, providers: Mapping[str, Provider], metrics: Metrics) -> None:
         """Makes the endpoints. providers: by their names in the settings; further keys have the names `name#2`, ..."""
-        self.now, self.wall, self.sleep, self.chance = now, wall, sleep, chance
+        self.now: Callable[[], float] = time.monotonic
+        self.wall: Callable[[], float] = time.time
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self.chance: Callable[[], float] = random.random
         self.metrics = metrics
         # With keep-alive comments the status may leave before the first event, so an error in that event is too late.
         self.may_peek = not settings.server.keep_alive_comment_s

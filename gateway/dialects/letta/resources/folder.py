@@ -103,7 +103,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
     }
 
 
-def file_json(folder: Definition, file: StoredFile, parts: int, content: str | None = None) -> dict[str, Any]:
+def file_json(folder: Definition, file: StoredFile, parts: int, content: str | None) -> dict[str, Any]:
     """Returns a file. parts: passages that hold its text."""
     is_whole = file.state == "completed"
     return {
