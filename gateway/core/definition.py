@@ -130,12 +130,14 @@ class McpServerDefinition:
     """An MCP server that was named over REST; its name is its definition's.
 
     url: of one that speaks HTTP. command: starts one that speaks over its pipes; empty: there is a url. header: the
-    name of an entry of the setting tools.headers, which is sent to it.
+    name of an entry of the setting tools.headers, which is sent to it. left_out: names of tools that it listed when it
+    was asked last, and that cannot be called.
     """
 
     url: str = ""
     command: tuple[str, ...] = ()
     header: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def body(self) -> dict[str, Any]:
         """Returns it as JSON, as it is stored."""
@@ -146,7 +148,8 @@ class McpServerDefinition:
         """Reads what was stored."""
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in body.items() if name in known}
-        values["command"] = tuple(values.get("command") or ())
+        for name in ("command", "left_out"):
+            values[name] = tuple(values.get(name) or ())
         return cls(**values)
 
 

@@ -42,7 +42,7 @@ class McpRegistry:
 
     async def create(self, project: str, name: str, server: McpServerDefinition) -> Definition:
         """Makes a server, and its tools. Raises: BadRequest: it cannot be asked; WriteConflict: the name is taken."""
-        listed = await self._listed(server)
+        server, listed = await self._asked(server)
         made = await self._store.definitions.add(
             project, DefinitionKind.MCP, ids.new_uid(), name, server.body(), at=self._now()
         )
@@ -54,8 +54,7 @@ class McpRegistry:
     ) -> Definition:
         """Changes a server, and its tools with it. Raises: as `create`."""
         found = await self.get(project, uid)
-        now = McpServerDefinition.of(found.body) if server is None else server
-        listed = await self._listed(now)
+        now, listed = await self._asked(McpServerDefinition.of(found.body) if server is None else server)
         changed = await self._store.definitions.change(found, now.body(), at=self._now(), name=name)
         await self._sync(project, changed, listed)
         return changed
@@ -71,7 +70,11 @@ class McpRegistry:
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
         """Asks a server for its tools anew. Returns them. Raises: BadRequest: it cannot be asked."""
         found = await self.get(project, uid)
-        await self._sync(project, found, await self._listed(McpServerDefinition.of(found.body)))
+        before = McpServerDefinition.of(found.body)
+        now, listed = await self._asked(before)
+        if now != before:
+            found = await self._store.definitions.change(found, now.body(), at=self._now())
+        await self._sync(project, found, listed)
         return await self.tools(project, uid)
 
     async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
@@ -86,11 +89,15 @@ class McpRegistry:
                 return found
             after = page[-1].uid
 
-    async def _listed(self, server: McpServerDefinition) -> Sequence[ListedTool]:
+    async def _asked(self, server: McpServerDefinition) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
+        """Returns a server as it is now, and its tools that can be called. Raises: BadRequest."""
         try:
-            return await self._servers.list(server)
+            listed = await self._servers.list(server)
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
+        left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)
+        tools = [tool for tool in listed if tool.parameters is not None]
+        return replace(server, left_out=tuple(left_out)), tools
 
     async def _sync(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
         """Makes the tools those that were listed. What a person has set of one (approval, say) stays."""

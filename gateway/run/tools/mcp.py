@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0
 MOST_TOOLS = 500  # of one server
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
+_Names = list[str]
 
 
 class McpFault(Exception):
@@ -37,11 +38,11 @@ class McpFault(Exception):
 
 @frozen
 class ListedTool:
-    """A tool as its server lists it. parameters: a JSON schema."""
+    """A tool as its server lists it. parameters: a JSON schema; None: there is none by which it could be called."""
 
     name: str
     description: str
-    parameters: Json
+    parameters: Json | None
 
 
 class McpServers:
@@ -69,19 +70,21 @@ class McpServers:
     async def list(self, server: McpServerDefinition) -> Sequence[ListedTool]:
         """Returns a server's tools. Raises: McpFault."""
         found: list[ListedTool] = []
-        async with self._session(server) as session:
+        left_out: list[str] = []
+        async with self._session(server, left_out) as session:
             cursor = None
             while True:
                 page = await session.list_tools(cursor=cursor)
                 found += [ListedTool(t.name, t.description or "", _kept(t.input_schema)) for t in page.tools]
                 cursor = page.next_cursor
                 if not cursor or len(found) >= MOST_TOOLS:
-                    return found[:MOST_TOOLS]
+                    break
+        return [*found[:MOST_TOOLS], *(ListedTool(name, "", None) for name in left_out[:MOST_TOOLS])]
 
     async def call(self, server: McpServerDefinition, tool: str, arguments: Json) -> ToolAnswer:
         """Returns the result of a call, as text."""
         try:
-            async with self._session(server) as session:
+            async with self._session(server, []) as session:
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
             return failed(f"Error: {tool} cannot be called: {error}.")
@@ -91,8 +94,11 @@ class McpServers:
         return ToolAnswer("\n".join(texts), "error" if result.is_error else "success")
 
     @asynccontextmanager
-    async def _session(self, server: McpServerDefinition) -> AsyncIterator[Client]:
-        """Opens a session, which has its time from here to its end. Raises: McpFault, also within."""
+    async def _session(self, server: McpServerDefinition, left_out: _Names) -> AsyncIterator[Client]:
+        """Opens a session, which has its time from here to its end. Raises: McpFault, also within.
+
+        left_out: gets the names of tools that are listed and cannot be called.
+        """
         self.check(server)
         faults: list[HostError] = []
         try:
@@ -100,7 +106,7 @@ class McpServers:
                 # It takes half a second to load, which must not be the loop's.
                 opens = await asyncio.to_thread(_load)
                 header = self._header(server)
-                async with opens(self._hosts, server, header, faults) as session:
+                async with opens(self._hosts, server, header, faults, left_out) as session:
                     yield session
         except TimeoutError as error:
             raise McpFault(f"its server did not answer within {TIMEOUT_S:.0f} s") from error
@@ -121,7 +127,8 @@ class McpServers:
 
 
 _Opens = Callable[
-    [ToolHosts, McpServerDefinition, ToolHeader | None, list[HostError]], AbstractAsyncContextManager[Any]
+    [ToolHosts, McpServerDefinition, ToolHeader | None, list[HostError], list[str]],
+    AbstractAsyncContextManager[Any],
 ]
 
 
@@ -132,12 +139,16 @@ def _load() -> _Opens:
         raise McpFault(_MISSING) from error
 
     def opens(
-        hosts: ToolHosts, server: McpServerDefinition, header: ToolHeader | None, faults: list[HostError]
+        hosts: ToolHosts,
+        server: McpServerDefinition,
+        header: ToolHeader | None,
+        faults: list[HostError],
+        left_out: list[str],
     ) -> AbstractAsyncContextManager[Client]:
         if server.command:
-            return mcp_session.stdio_session(*server.command)
+            return mcp_session.stdio_session(left_out, *server.command)
         headers = {} if header is None else {header.header: header.value}
-        return mcp_session.http_session(hosts, server.url, headers, faults)
+        return mcp_session.http_session(hosts, server.url, headers, faults, left_out)
 
     return opens
 

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
 
 import httpx2
 from mcp import Client, StdioServerParameters
@@ -28,25 +29,89 @@ _OURS = frozenset(("host", "connection", "content-length", "accept-encoding", "u
 
 @asynccontextmanager
 async def http_session(
-    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError]
+    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
 ) -> AsyncIterator[Client]:
-    """Speaks streamable HTTP. headers: of each request. faults: gets what went wrong with the host."""
+    """Speaks streamable HTTP. headers: of each request. faults: gets what went wrong with the host.
+
+    left_out: gets the names of tools that are listed and cannot be called.
+    """
     transport = _Judged(hosts, headers, faults)
-    async with (
-        httpx2.AsyncClient(transport=transport, trust_env=False) as client,
-        Client(streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)) as session,
-    ):
-        yield session
+    async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
+        streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
+        async with Client(_sifted(streams, left_out)) as session:
+            yield session
 
 
 @asynccontextmanager
-async def stdio_session(command: str, *arguments: str) -> AsyncIterator[Client]:
-    """Starts a program and speaks over its pipes; it ends with the session."""
+async def stdio_session(left_out: list[str], command: str, *arguments: str) -> AsyncIterator[Client]:
+    """Starts a program and speaks over its pipes; it ends with the session. left_out: as in `http_session`."""
     parameters = StdioServerParameters(command=command, args=list(arguments))
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
-        async with Client(stdio_client(parameters, errlog=nowhere)) as session:
+        async with Client(_sifted(stdio_client(parameters, errlog=nowhere), left_out)) as session:
             yield session
+
+
+@asynccontextmanager
+async def _sifted(opened: Any, left_out: list[str]) -> AsyncIterator[Any]:
+    """Opens the two streams of a transport, and takes out of what is read what the package would fail at."""
+    async with opened as (reads, writes):
+        yield _Sifted(reads, left_out), writes
+
+
+class _Sifted:
+    """A stream of what a server says. One wrong tool would have the package refuse all of a list."""
+
+    def __init__(self, stream: Any, left_out: list[str]) -> None:
+        self._stream = stream
+        self._left_out = left_out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        ended: bool | None = await self._stream.__aexit__(*error)
+        return ended
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        said = await self._stream.__anext__()
+        result = getattr(getattr(said, "message", None), "result", None)
+        if isinstance(result, dict) and isinstance(result.get("tools"), list):
+            tools = [tool for tool in result["tools"] if isinstance(tool, dict)]
+            result["tools"] = [kept for tool in tools if (kept := self._kept(tool)) is not None]
+        return said
+
+    def _kept(self, tool: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns what is read of a tool; None: it cannot be called."""
+        name, schema = tool.get("name"), tool.get("inputSchema", {})
+        if not isinstance(name, str):
+            return None
+        if isinstance(schema, dict):
+            # Without a type it may be what others take for any arguments, or alternatives.
+            schema = {"type": "object", **schema}
+        if not isinstance(schema, dict) or not _takes_arguments(schema):
+            self._left_out.append(name)
+            return None
+        about = tool.get("description")
+        return {"name": name, "description": about if isinstance(about, str) else "", "inputSchema": schema}
+
+
+def _takes_arguments(schema: dict[str, Any]) -> bool:
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    return (
+        schema["type"] == "object"
+        and isinstance(properties, dict)
+        and all(isinstance(each, dict | bool) for each in properties.values())
+        and isinstance(required, list)
+        and all(isinstance(each, str) for each in required)
+    )
 
 
 class _Judged(httpx2.AsyncBaseTransport):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 
+from gateway.settings import ToolSettings
+from tests.doubles import careless_mcp_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.tools.test_mcp import ALLOWED, STDIO
@@ -53,6 +56,25 @@ def test_a_server_is_named_and_its_tools_are_called(world: LettaWorld) -> None:
     ]
     with pytest.raises(NotFoundError):
         servers.retrieve(made.id)
+
+
+def test_a_tool_that_cannot_be_called_is_left_out_alone(upstream: StrictUpstream, tmp_path: Path) -> None:
+    program = [sys.executable, str(Path(careless_mcp_server.__file__))]
+    allowed = ToolSettings(mcp_stdio=(" ".join(program),))
+    with letta(upstream, tmp_path, tools=allowed) as world:
+        servers = world.letta.mcp_servers
+        config: Any = {"mcp_server_type": "stdio", "command": program[0], "args": program[1:]}
+        made: Any = servers.create(server_name="careless", config=config)
+        left_out = {"left_out": ["tools.array", "tools.text", "tools.demands"]}
+        assert made.mnemogate == left_out
+        tools = {each.name: each for each in servers.tools.list(made.id)}
+        assert list(tools) == ["plain", "empty", "union", "bare"]
+        assert {(each.json_schema or {})["parameters"]["type"] for each in tools.values()} == {"object"}  # type: ignore[index]
+        for tool in tools.values():
+            ran = servers.tools.run(tool.id, mcp_server_id=made.id, args={"a": "x"})
+            assert ran.status == "success"
+        servers.refresh(made.id)
+        assert servers.retrieve(made.id).mnemogate == left_out  # type: ignore[union-attr]
 
 
 def test_what_is_refused(world: LettaWorld) -> None:

@@ -86,10 +86,10 @@ def checked_name(name: str) -> str:
 
 def server_json(made: Definition) -> dict[str, Any]:
     """Returns a server as it is shown."""
-    server, shown = (
-        McpServerDefinition.of(made.body),
-        {"id": ids.named("mcp_server", made.uid), "server_name": made.name},
-    )
+    server = McpServerDefinition.of(made.body)
+    shown: dict[str, Any] = {"id": ids.named("mcp_server", made.uid), "server_name": made.name}
+    if server.left_out:
+        shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
     if server.command:
         command, *args = server.command
         return {**shown, "mcp_server_type": "stdio", "command": command, "args": args, "env": None}

@@ -1,0 +1,45 @@
+"""An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+_ANY = {"type": "object", "properties": {}}
+TOOLS = [
+    {"name": "plain", "description": "Says what it is given.", "inputSchema": _ANY},
+    # What can be called all the same.
+    {"name": "empty", "inputSchema": {}, "outputSchema": {}, "title": 7},
+    {
+        "name": "union",
+        "inputSchema": {"anyOf": [{"type": "object", "properties": {"a": {"type": "string"}}}]},
+    },
+    {"name": "bare"},
+    # What cannot.
+    {"name": "array", "inputSchema": {"type": "array", "items": {"type": "string"}}},
+    {"name": "text", "inputSchema": "a string"},
+    {"name": "demands", "inputSchema": {"type": "object", "required": "a"}},
+    {"name": ["a", "list"], "inputSchema": _ANY},
+    "no tool",
+]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "id" not in asked:
+            continue
+        result: dict[str, object] = {"content": [{"type": "text", "text": str(asked.get("params"))}]}
+        if asked["method"] == "initialize":
+            result = {
+                "protocolVersion": "2025-06-18",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "careless", "version": "1"},
+            }
+        elif asked["method"] == "tools/list":
+            result = {"tools": TOOLS}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
