@@ -204,9 +204,10 @@ class BeginsRuns:
         step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
         tip = known.path[-1] if known.path else None
         if step is None or tip is None or tip.id != step.exchange:
-            raise BadRequest("Nothing waits for an answer in this conversation.", param="messages")
+            words = "No tool call is currently awaiting approval in this conversation, nor a result."
+            raise BadRequest(words, param="messages")
         if not is_told(known.plan, tip):
-            words = "What these calls were made for is forgotten: nothing waits for an answer any more."
+            words = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(words, param="messages")
         asks = Place(known.agent.uid, tip.seq + len(tip.inputs))
         for each in sending.decisions:

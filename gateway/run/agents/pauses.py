@@ -65,7 +65,10 @@ def decided(
                 continue
             kind = waits.pop(id, None)
             if kind is None or (kind == "client") != (each.result is not None):
-                raise BadRequest(f"The call {id!r} does not wait for this answer.", param="messages")
+                # Clients of Letta's go by these words.
+                raise BadRequest(
+                    f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
+                )
             if each.result is not None:
                 found.append({**each.result, "role": "tool", "tool_call_id": id})
             elif each.approve:

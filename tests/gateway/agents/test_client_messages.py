@@ -555,7 +555,7 @@ def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     reply = messages.create(agent.id, messages=given, client_tools=[WEATHER])
     assert kinds(reply.messages) == ["tool_return_message", "assistant_message"]
     assert world.letta.agents.retrieve(agent.id).pending_approval is None
-    with pytest.raises(BadRequestError, match="waits"):
+    with pytest.raises(BadRequestError, match="No tool call is currently awaiting approval"):
         messages.create(agent.id, messages=given, client_tools=[WEATHER])
     with pytest.raises(UnprocessableEntityError) as caught:
         messages.create(agent.id, input="Weather?", client_tools=[{"name": "get weather"}])

@@ -71,7 +71,7 @@ def test_a_plain_message_meanwhile_goes_on(life: Life) -> None:
     ask(life, Call("get_weather", {}, "w1"))
     assert life.send("Never mind.").said == ["Ok."]
     assert roles(life) == ["system", "user", "assistant", "tool", "user"]
-    with pytest.raises(BadRequest, match="Nothing waits"):
+    with pytest.raises(BadRequest, match="No tool call is currently awaiting approval"):
         answer(life, w1="sunny")
 
 
@@ -86,12 +86,12 @@ def test_a_plain_message_is_told_what_was_done_beside_the_calls_that_wait(life: 
 
 
 def test_an_answer_to_what_does_not_wait_is_refused(life: Life) -> None:
-    with pytest.raises(BadRequest, match="Nothing waits"):
+    with pytest.raises(BadRequest, match="No tool call is currently awaiting approval"):
         answer(life, w1="sunny")
     ask(life, Call("get_weather", {}, "w1"))
     with pytest.raises(BadRequest, match="'w2' does not wait"):
         answer(life, w2="sunny")
-    with pytest.raises(BadRequest, match="'w1' does not wait"):
+    with pytest.raises(BadRequest, match="Invalid tool call IDs: 'w1' does not wait"):
         life.send(messages=(), decisions=(CallDecision("w1"),))
     life.upstream.queue(say("Sunny."))
     assert answer(life, w1="sunny").said == ["Sunny."]
