@@ -45,6 +45,53 @@ OPEN_WEBUI_DOCUMENTS = (
     '[id] **only when the <source> tag includes an explicit id attribute**.\n\n<context>\n<source id="1">Cats sleep '
     "16 hours.</source>\n</context>\n\nHow long does my cat sleep?"
 )
+# Asked before each turn, where tools are not called natively: which of them to call.
+OPEN_WEBUI_TOOLS = (
+    'Available Tools: [{"name": "get_weather", "parameters": {"type": "object"}}]\n\nYour task is to choose and '
+    "return the correct tool(s) from the list of available tools based on the query. Follow these guidelines:\n\n"
+    "- Return only the JSON object, without any additional text or explanation."
+)
+OPEN_WEBUI_TOOLS_QUERY = (
+    'Query: History:\nUSER: """{question}"""\nASSISTANT: """{answer}"""\nQuery: And at night?'
+)
+LIBRECHAT_MEMORY = "# Current Chat:\n\nHuman: {question}\nAI: {answer}"
+LIBRECHAT_SUMMARY = (
+    "Hold on, before you continue I need you to write me a checkpoint of everything so far. Your context window is "
+    "filling up and this checkpoint replaces the messages above."
+)
+LIBRECHAT_FURTHER_SUMMARY = (
+    "Hold on again, update your checkpoint. Merge the new messages into your existing checkpoint and give me a single "
+    "consolidated replacement."
+)
+LIBRECHAT_LABEL = (
+    "You write the one-line header above a group of tool calls an AI agent just made. Output only the line.\n\n"
+    'What it called, and what came back (do not restate these):\n- search({"q": "cat"}) → {question}\n\nHeader:'
+)
+LOBECHAT_SUMMARY = (
+    "You're an assistant who's good at extracting key takeaways from conversations and summarizing them. Please "
+    "summarize according to the user's needs."
+)
+LOBECHAT_COMPRESSION = (
+    "You are a conversation context compressor. Your task is to create a structured summary that preserves essential "
+    "information while significantly reducing token count."
+)
+# NextChat says it as the system, aichat as the user.
+NEXTCHAT_SUMMARY = (
+    "Summarize the discussion briefly in 200 words or less to use as a prompt for future context."
+)
+CHATBOX_TITLE = (
+    "Based on the chat history, give this conversation a name.\nKeep it short - 10 characters max, no quotes.\n\n"
+    "Here's the conversation:\n\n```\n{question}\n\n---------\n\n{answer}\n```"
+)
+CHERRY_STUDIO_QUESTION = (
+    "\n  You are an AI question rephraser. Your role is to rephrase follow-up queries from a conversation into "
+    "standalone queries that can be used by another LLM to retrieve information."
+)
+PERPLEXICA_QUESTION = (
+    "\nYou are an AI question rephraser. You will be given a conversation and a follow-up question,  you will have to "
+    "rephrase the follow up question so it is a standalone question.\n\nConversation:\nhuman: {question}\n"
+    "ai: {answer}\n\nFollow up question: And at night?\nRephrased question:\n"
+)
 
 
 def opencode_title(text: str) -> list[Json]:

@@ -39,6 +39,15 @@ class _Known(NamedTuple):
 # AutoGen's for a chat of several agents: the model chooses who speaks next.
 _SPEAKER = r"You are in a role play game\. The following roles are available:"
 
+# Of NextChat, whose wording others took over.
+_DISCUSSION = (
+    r"Summarize the discussion briefly in 200 words or less to use as a prompt for future context\.\s*\Z"
+)
+# Perplexica's, and of those that took it over.
+_REPHRASER = (
+    r"You are an AI question rephraser\. (?:You will be given a conversation|Your role is to rephrase)"
+)
+
 # The fixed sentences of chat front ends and coding agents, from their sources. Whole sentences, because a person may
 # well ask for "a short title" or "tags for this post", and Open WebUI's template for answers from documents, which is
 # the person's own question, begins with "### Task:" like its side requests do.
@@ -69,6 +78,12 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     # The form that these templates share: the quoted chat ends the message. It is looked for from the end, so that a
     # long message costs one pass.
     _Known("open-webui task", r"### Task:(?=(?s:.*?)<chat_history>)(?s:.*)</chat_history>\s*\Z"),
+    # Where its tools are not called natively, the model is asked before each turn which of them to call.
+    _Known(
+        "open-webui tools",
+        r"Available Tools: [^\n]*+\s+Your task is to choose and return the correct tool\(s\) from the list",
+        "system",
+    ),
     _Known(
         "open-webui emoji",
         r"Your task is to reflect the speaker's likely facial expression through a fitting emoji",
@@ -80,12 +95,34 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "librechat title and language",
         r"Analyze this conversation and provide:\s+1\. The detected language of the conversation",
     ),
+    # Its memory agent reads the last messages after each turn.
+    _Known("librechat memory", r"# Current Chat:\s+(?:Human: |AI: |\[Earlier chat content omitted)"),
+    _Known(
+        "librechat summary",
+        r"Hold on, before you continue I need you to write me a checkpoint of everything so far\."
+        r"|Hold on again, update your checkpoint\. Merge the new messages",
+    ),
+    _Known(
+        "librechat label",
+        r"You write the one-line header above a group of tool calls an AI agent just made\.",
+    ),
     _Known("nextchat title", r"Please generate a four to five word title summarizing our conversation"),
+    _Known("nextchat summary", _DISCUSSION, "system"),
+    _Known("aichat summary", _DISCUSSION),
+    _Known("chatbox title", r"Based on the chat history, give this conversation a name\."),
     _Known(
         "lobechat title",
         r"You are a professional conversation summarizer\. Generate a concise title that captures the essence",
         "system",
     ),
+    _Known(
+        "lobechat summary",
+        r"You're an assistant who's good at extracting key takeaways from conversations and summarizing them\."
+        r"|You are a conversation context compressor\.",
+        "system",
+    ),
+    _Known("cherry studio question", _REPHRASER, "system"),
+    _Known("perplexica question", _REPHRASER),
     _Known(
         "cherry studio title",
         r"You are an assistant skilled in conversation\.? (?:who needs|You need) to summarize (?:the )?user",

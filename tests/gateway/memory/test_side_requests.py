@@ -54,6 +54,18 @@ ASKED = [
     ("open-webui tags", user(quoting(recorded.OPEN_WEBUI_TAGS))),
     ("open-webui task", user(quoting(recorded.OPEN_WEBUI_IN_GERMAN))),
     ("open-webui summary", [*CHATTED, *user(recorded.OPEN_WEBUI_SUMMARY)]),
+    ("open-webui tools", [*system(recorded.OPEN_WEBUI_TOOLS), *user(quoting(recorded.OPEN_WEBUI_TOOLS_QUERY))]),
+    ("librechat memory", user(quoting(recorded.LIBRECHAT_MEMORY))),
+    ("librechat summary", [*CHATTED, *user(recorded.LIBRECHAT_SUMMARY)]),
+    ("librechat summary", [*CHATTED, *user("And at night?"), *user(recorded.LIBRECHAT_FURTHER_SUMMARY)]),
+    ("librechat label", user(quoting(recorded.LIBRECHAT_LABEL))),
+    ("lobechat summary", [*system(recorded.LOBECHAT_SUMMARY), *user(FACT)]),
+    ("lobechat summary", [*system(recorded.LOBECHAT_COMPRESSION), *user(FACT)]),
+    ("nextchat summary", [*CHATTED, *system(recorded.NEXTCHAT_SUMMARY)]),
+    ("aichat summary", [*CHATTED, *user(recorded.NEXTCHAT_SUMMARY)]),
+    ("chatbox title", user(quoting(recorded.CHATBOX_TITLE))),
+    ("cherry studio question", [*system(recorded.CHERRY_STUDIO_QUESTION), *user(FACT)]),
+    ("perplexica question", user(quoting(recorded.PERPLEXICA_QUESTION))),
     ("opencode title", recorded.opencode_title(FACT)),
     ("opencode summary", recorded.OPENCODE_SUMMARY),
     ("continue title", user(recorded.CONTINUE_TITLE + FACT)),
@@ -130,6 +142,9 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
         "No tool call detected, says gptme. What does it mean?",
         "Please provide a concise summary of our conversation so far.",
         "Create a summary of the conversation above: its first half is enough.",
+        "Summarize the discussion briefly in 200 words or less to use as a prompt for future context. Use Dutch.",
+        "# Current Chat:\nWhy is this heading not rendered?",
+        "Hold on, before you continue I need you to write me a checkpoint.",
         "This is a summary of the conversation to date: we like cats. Is it right?",
     ],
 )
@@ -138,6 +153,27 @@ def test_what_a_person_asks_is_not_taken_for_it(world: World, text: str) -> None
     assert reply.headers["x-mnemogate-memory"] == "on"
     assert "x-mnemogate-side-request" not in reply.headers
     assert "content" in kept(world)
+
+
+def test_an_application_may_call_tools_of_its_own_for_what_it_asks_itself(world: World) -> None:
+    tools = [{"type": "function", "function": {"name": "set_memory", "parameters": {"type": "object"}}}]
+    world.chat(user="alice").say(FACT)
+    before = kept(world)
+    world.upstream.queue(call_tools(Call("set_memory", {"key": "cat", "value": FACT})), say("Noted."))
+    reader = world.chat(user="alice", tools=tools)
+    reader.say(quoting(recorded.LIBRECHAT_MEMORY))
+    reader.answer(reader.messages[-1]["tool_calls"][0], "Memory set.")
+    assert reader.go_on() == "Noted."
+    assert kept(world).count("content") == before.count("content")
+
+
+def test_a_message_that_waits_while_an_application_summarizes_is_remembered(world: World) -> None:
+    told = [*CHATTED, *user("My dog Rex is afraid of nothing.")]
+    world.chat(user="alice").say(FACT)
+    world.post([*told, *user(recorded.LIBRECHAT_SUMMARY)], user="alice")
+    world.post(told, user="alice")
+    assert "Rex" in kept(world)
+    assert "checkpoint" not in kept(world)
 
 
 def test_a_coding_agents_session_begins_with_its_title_and_goes_on(world: World) -> None:
