@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from gateway.core.nesting import check_values
 from gateway.core.request.scan import scan
 from gateway.core.request.splice import Splice
 from gateway.errors import BadRequest
@@ -32,9 +33,10 @@ class NamedRequest:
 
 
 def parse_named(raw: bytes) -> NamedRequest:
-    """Reads a body. raw: empty for a request without one. Raises: BadRequest."""
+    """Reads a body. raw: empty for a request without one. Raises: BadRequest, BodyTooLarge."""
     if not raw:
         return NamedRequest(raw)
+    check_values(raw)
     try:
         json = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.nesting import MOST_LEVELS, is_too_deep
+from gateway.core.nesting import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.scan import scan
 from gateway.errors import BadRequest
@@ -32,7 +32,11 @@ _ACTED_ON = frozenset(_NAMED.split())
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = None) -> ChatRequest:
-    """Reads a request's body. agent: the one that its path names, whatever `model` says. Raises: BadRequest."""
+    """Reads a request's body. agent: the one that its path names, whatever `model` says.
+
+    Raises: BadRequest, BodyTooLarge.
+    """
+    check_values(body)
     try:
         json = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -16,7 +16,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta
 
-from gateway.core.nesting import MOST_LEVELS, is_too_deep
+from gateway.core.nesting import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.text import NUL, without_nul
 from gateway.dialects.letta.choice import choices
 from gateway.dialects.letta.error import Fault, Unprocessable, either, name_of
@@ -56,12 +56,13 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 
 def read(data: bytes, kind: type[B]) -> B:
-    """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused."""
+    """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused; BodyTooLarge."""
     return convert(parse(data or b"{}"), kind, ("body",))
 
 
 def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
-    """Parses JSON that can be kept. at: where it lies, for errors. Raises: Unprocessable."""
+    """Parses JSON that can be kept. at: where it lies, for errors. Raises: Unprocessable, BodyTooLarge."""
+    check_values(data)
     try:
         json = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -74,7 +75,8 @@ def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
 
 
 def read_texts(data: bytes) -> dict[str, str]:
-    """Reads a body that has a text for each name. Raises: Unprocessable, naming the field."""
+    """Reads a body that has a text for each name. Raises: Unprocessable, naming the field; BodyTooLarge."""
+    check_values(data)
     try:
         found = msgspec.json.decode(data or b"{}", type=dict[str, str])
         return without_nul(found) if NUL in data else found

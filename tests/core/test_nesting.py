@@ -1,0 +1,37 @@
+"""How many values JSON may have, whatever stands in its texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.nesting import MOST_VALUES, check_values
+from gateway.dialects.chat.parse import parse
+from gateway.dialects.letta.body import parse as parse_body
+from gateway.dialects.letta.body import read_texts
+from gateway.errors import BodyTooLarge
+from gateway.web.model_field import parse_named
+
+MANY = (
+    b'{"model":"m","messages":[{"role":"user","content":"Hi."}],"x":[' + b"{}," * (MOST_VALUES // 2) + b"0]}"
+)
+
+
+@pytest.mark.parametrize("read", [parse, parse_body, parse_named, read_texts])
+def test_json_of_very_many_values_is_not_read(read: object) -> None:
+    assert callable(read)
+    with pytest.raises(BodyTooLarge, match="1,000,000 lists, objects and values"):
+        read(MANY)
+
+
+@pytest.mark.parametrize(
+    "each", [b"1,", b"[],", b'"",', b'"abc",', b'{"a":1},', b'{"a":"b"},', rb'"\\",', rb'"\"",']
+)
+def test_values_of_any_kind_are_counted(each: bytes) -> None:
+    check_values(b"[" + each * (MOST_VALUES // 4) + b"0]")
+    with pytest.raises(BodyTooLarge):
+        check_values(b"[" + each * (MOST_VALUES + 1) + b"0]")
+
+
+@pytest.mark.parametrize("sign", [b",", b"{", b"[", rb"\\{", rb"\",", rb"\\\"[", rb"\n,"])
+def test_what_stands_in_a_text_is_no_value(sign: bytes) -> None:
+    check_values(b'{"a":["' + sign * (MOST_VALUES * 2) + b'"],"b":{}}')
