@@ -150,9 +150,7 @@ class Compactor:
         path = await self.store.summaries.path(job.agent, request.exchange)
         if project is None or not path:
             return
-        entries = await self.store.definitions.agents_among([job.agent])
-        definition = entries[0].definition if entries else None
-        terms = SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
+        terms = await _terms(self.store, job.agent)
         model = self.model_for(terms)
         if model is None:
             return
@@ -258,6 +256,13 @@ class Compactor:
         return text
 
 
+async def _terms(store: Store, agent: int) -> SummaryTerms:
+    """Returns what an agent's definition says of its summaries; nothing where it has none."""
+    entries = await store.definitions.agents_among([agent])
+    definition = entries[0].definition if entries else None
+    return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
+
+
 async def _at_once(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
     return await ask()
 
@@ -300,7 +305,10 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class CompactOperation:
-    """Asks for a summary by hand. The job is done by the process that serves."""
+    """Asks for a summary by hand. The job is done by the process that serves.
+
+    has_model: the settings name one for those of agents that name none of their own.
+    """
 
     store: Store
     defaults: Defaults
@@ -311,11 +319,12 @@ class CompactOperation:
 
         in: one of the user's conversations, by its public name or the client's; without it, the one that spoke last.
         """
-        if not self.has_model:
-            raise BadRequest("There is no background model to summarise with: set memory.background_model.")
         arguments = Arguments(raw)
         scope, name = arguments.whose(self.defaults).scope, arguments.optional_text("in")
         agents = await self.store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
+        names_model = bool(agents) and (await _terms(self.store, agents[0])).model is not None
+        if not (self.has_model or names_model):
+            raise BadRequest("There is no background model to summarise with: set memory.background_model.")
         tip = await self.store.summaries.tip(agents[0], name) if agents else None
         if tip is None:
             raise BadRequest("There is no such conversation here.", param="in" if name else "user")

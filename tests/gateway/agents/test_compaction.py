@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from letta_client import BadRequestError, InternalServerError
 
+from gateway.errors import BadRequest
+from gateway.operations import make_operations
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.background.test_compact import compacted
@@ -147,6 +149,20 @@ def test_modes_that_there_are_not(world: LettaWorld) -> None:
     ):
         with pytest.raises(BadRequestError, match="never the conversation's"):
             refused()
+
+
+def test_an_agent_that_names_its_model_needs_no_background_model_to_be_compacted(
+    world: LettaWorld, notes: Notes
+) -> None:
+    operations = make_operations(world.world.gateway.app.settings, world.world.store)
+    named, other = world.agent(compaction_settings={"model": "openai/clerk"}), world.agent()
+    for agent in (named, other):
+        talk(world, agent.id)
+    world.world.gateway.call(operations.perform("compact", {"project": "default", "agent": named.id}))
+    compacted(world.world)
+    assert [asked.json["model"] for asked in notes.asked] == ["clerk"]
+    with pytest.raises(BadRequest, match="no background model"):
+        world.world.gateway.call(operations.perform("compact", {"project": "default", "agent": other.id}))
 
 
 def test_without_a_summary_nothing_changes(world: LettaWorld, notes: Notes) -> None:
