@@ -67,15 +67,17 @@ class Move:
         return done
 
     async def _check(self) -> None:
-        """Raises: GatewayError: something goes on in the source that cannot go on in the target."""
+        """Ends what was being forgotten. Raises: GatewayError: something goes on that cannot go on in the target."""
         batches, runs = await self.source.moving.unfinished()
         if batches or runs:
             raise GatewayError(
                 f"{batches} batches and {runs} runs of agents go on; they would be lost. Have the gateway finish them, "
                 "or cancel them, and stop it then."
             )
-        for id in await self.source.forgetting.unfinished():
-            await self.source.forgetting.run(id)
+        for store in (self.source, self.target):
+            # A half that another move took away when it was killed holds its public names until it has gone.
+            for id in await store.forgetting.unfinished():
+                await store.forgetting.run(id)
 
     async def _move(self, agent: Agent, done: Moved) -> None:
         there = await self.target.agents.find(agent.scope)

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -16,6 +16,7 @@ from gateway.errors import GatewayError
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.transfer import TransferOperations
 from gateway.settings import BlockSettings
+from storage.commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -155,6 +156,27 @@ async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store, s
     assert done.moved + done.there == len(await everybody(source))
     assert await contents(target) == await contents(source)
     assert await rows(target, "SELECT subject FROM agents WHERE subject LIKE 'importing:%'") == []
+
+
+async def test_a_move_that_was_killed_while_it_took_away_a_half_keeps_every_name(
+    source: Store, target: Store
+) -> None:
+    """What another move has left of a memory is taken away first, and holds its public names until it is."""
+    for calls in range(5, 400, 5):
+        with suppress(asyncio.CancelledError):
+            await asyncio.create_task(Move(source, cast(Any, Breaking(target, calls))).run())
+        hidden = [row[0] for row in await rows(target, _HALF)]
+        if hidden:
+            break
+    await target.forgetting.begin(hidden[0], ForgetTarget(is_all=True))
+    await Move(source, target).run()
+    assert await contents(target) == await contents(source)
+
+
+# An import that has a conversation already.
+_HALF = (
+    """SELECT a.id FROM agents a JOIN conversations c ON c.agent = a.id WHERE a.subject LIKE 'importing:%'"""
+)
 
 
 class Breaking:
