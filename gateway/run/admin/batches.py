@@ -53,10 +53,8 @@ class BatchOperations:
         return {**await self._shown(batch), "items": found}
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        """Cancels what has not ended of a batch."""
-        batch = await self._find(raw)
-        if not batch.is_over:
-            batch = await self.store.batches.cancel(batch, self.now())
+        """Cancels what has not ended of a batch, also of one that was cancelled before."""
+        batch = await self.store.batches.cancel(await self._find(raw), self.now())
         return await self._shown(batch)
 
     async def _find(self, raw: RawArguments) -> Batch:

@@ -13,10 +13,11 @@ from typing import Any, get_args
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.admin.arguments import Arguments, RawArguments
 from gateway.settings import DefaultMode
+from storage.batches import BATCH
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
-from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.store import Store
 
 _Perform = Callable[[RawArguments], Awaitable[Any]]
 # Jobs that are listed where no limit is given.
@@ -73,7 +74,10 @@ class KeyOperations:
 
 @dataclass(frozen=True, slots=True)
 class JobOperations:
-    jobs: Jobs
+    """now: seconds since the epoch."""
+
+    store: Store
+    now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns jobs, the newest first. state: only those of one state."""
@@ -83,21 +87,27 @@ class JobOperations:
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
         limit = arguments.optional_number("limit") or LISTED_JOBS
         return [
-            _shown(job) for job in await self.jobs.list(None if state is None else JobState(state), limit)
+            _shown(job)
+            for job in await self.store.jobs.list(None if state is None else JobState(state), limit)
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         id = Arguments(raw).number("job")
-        job = await self.jobs.get(id)
+        job = await self.store.jobs.get(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_shown(job), "steps": [asdict(step) for step in await self.jobs.steps(id)]}
+        return {**_shown(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
-        return await self._change(raw, self.jobs.retry)
+        return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        return await self._change(raw, self.jobs.cancel)
+        """Deletes a job. A batch ends with its own, which nobody else would end."""
+        job = await self._change(raw, self.store.jobs.cancel)
+        if job["kind"] == BATCH:
+            batches = self.store.batches
+            await batches.cancel(await batches.find(None, job["key"]), self.now())
+        return job
 
     async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
         try:

@@ -14,11 +14,13 @@ import pytest
 
 from adapters.batch.openai import OpenAIBatches
 from gateway.core.turn.commands import RunTool
+from gateway.operations import make_operations
 from gateway.run.background.batches import job as batch_job
 from gateway.run.background.batches.items import INTERRUPTED, ItemTurns, JournaledTools
 from gateway.run.background.batches.parts import PartJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
+from storage.sql.jobs import Jobs
 from tests.doubles.batches import Fate
 from tests.doubles.tool_server import OK, served
 from tests.gateway.agents.test_client_tools import NOTE
@@ -150,6 +152,31 @@ def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) ->
         assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")[0] == 200
         assert "quokkas" not in s.block(agents[0])
         assert "quokkas" in s.block(agents[1])
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_batch_ends_with_its_job(
+    is_cancelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator cancels the job of one that goes on, or that was cancelled and has items left to be ended."""
+
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(Jobs, "retry", nothing)  # which has a job end those items
+    with scene(tmp_path, noting, held=True) as s:
+        batch = s.post(s.agents(2), "I adore quokkas.")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        if is_cancelled:
+            assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+            assert s.get(batch)["counts"]["cancelled"] == 0
+        gateway, store = s.world.world.gateway, s.world.world.store
+        perform = make_operations(gateway.app.settings, store).perform
+        (job,) = [job for job in gateway.call(perform("jobs-list", {})) if job["kind"] == "batch"]
+        gateway.call(perform("jobs-cancel", {"job": job["id"]}))
+        found = s.get(batch)
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 2)
 
 
 def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
