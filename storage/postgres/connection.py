@@ -202,8 +202,17 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
     return answer
 
 
+# Behind a host or by itself, in what follows the user and the password.
+_PORT = re.compile(r":(-?\d+)(?=[,/?]|$)|[?&]port=(-?\d+)(?=&|$)")
+_LAST_PORT = 65535
+
+
 async def connect(place: PostgresPlace) -> RawConnection:
     """Opens a connection. Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old."""
+    for found in _PORT.findall(place.url.rpartition("@")[2]):
+        # One loop would take its host for unknown, another one raise what belongs to no connection.
+        if not 0 < int("".join(found)) <= _LAST_PORT:
+            raise NotAdmitted(f"{place.name}: a port is a number from 1 to {_LAST_PORT}")
     try:
         raw: RawConnection = await asyncpg.connect(
             place.url,

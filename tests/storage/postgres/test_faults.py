@@ -327,6 +327,14 @@ async def test_a_write_that_meets_others_in_a_circle_is_tried_again_some_times(
 
 
 @pytest.mark.parametrize(
+    "url", ["127.0.0.1:99999/db", "127.0.0.1:-1", "a:1,[::1]:0,b:2/db", "/db?host=a&port=65536&user=ann"]
+)
+async def test_a_port_that_cannot_be_is_said_so(url: str) -> None:
+    with pytest.raises(NotAdmitted, match="a port is a number from 1 to 65535"):
+        await connect(PostgresPlace(f"postgresql://ann:1@{url}"))
+
+
+@pytest.mark.parametrize(
     "url", ["postgresql://ann@ours:hush@127.0.0.1/db", "postgresql://ann:hush/h@127.0.0.1/db"]
 )
 async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
