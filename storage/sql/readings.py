@@ -46,6 +46,7 @@ async def has_read(connection: Connection, reading: ReadSpan, at: float) -> None
 async def end_readings(connection: Connection, memory: int, at: float) -> None:
     """Ends the runs that read a memory, in the transaction that begins to forget something of it."""
     for sleeper in await load_sleepers(connection, memory):
+        await connection.lock(sleeper)
         if await connection.run(SQL["readings_end"], (at, sleeper, READING, _END)):
             # A step that is under way is not written any more.
             await connection.run(SQL["readings_stale"], (sleeper,))
@@ -64,6 +65,7 @@ async def empty_readings(connection: Connection, memory: int, limit: int) -> boo
 
 async def empty_reading(connection: Connection, sleeper: int, conversation: int) -> None:
     """Empties the words of one conversation, which has no name from now on. A second time it does nothing."""
+    await connection.lock(sleeper)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
         e = await history.load_exchange(connection, sleeper, id)
         assert e is not None

@@ -6,7 +6,8 @@ import pytest
 
 from storage.commands import Unread
 from storage.database import Connection
-from storage.records import LEARNER, RunState
+from storage.records import LEARNER, Exchange, RunState, State
+from storage.sql.exchanges import load_exchange
 from storage.sql.readers import advance
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
@@ -85,3 +86,16 @@ async def test_a_long_span_is_read_in_batches_to_its_end(writer: Writer) -> None
         if not found.is_more:
             break
     assert read == [line for n in range(40) for line in (f"Message {n}.", f"Reply {n}.")]
+
+
+async def test_what_a_run_has_read_is_emptied_behind_the_lock_of_its_agent(writer: Writer) -> None:
+    """Which the double of PostgreSQL's connections looks for."""
+    said = await writer.say("A transcript.", "A thought.")
+    await writer.store.sleepers.empty(writer.agent.id, said.conversation)
+
+    async def read(connection: Connection) -> Exchange | None:
+        return await load_exchange(connection, writer.agent.id, said.id)
+
+    found = await writer.store.database.read(read)
+    assert found is not None
+    assert (found.state, found.input, found.said) == (State.FORGOTTEN, None, None)
