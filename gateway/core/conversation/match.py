@@ -22,12 +22,12 @@ from gateway.core.conversation.canonical import (
     text_of,
     without_remark,
 )
+from gateway.core.conversation.subsequence import LCS_ATOMS, lcs
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from storage.records import Atom, Exchange
 from storage.value import frozen
 
 LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
-_LCS_ATOMS = 160  # so many atoms are compared at most, about 32 turns with tools
 _MAX_TURNS = 8  # so many turns further back are searched for the same reply
 _MAX_PLACES = 8  # a reply is compared path by path at so many places, in the tree or far back in the list
 _MAX_BLOCKS = 64  # so many of a list's last replies are tried as altered replies of ours
@@ -87,52 +87,6 @@ class Match:
     first: int = -1
     last: int = -1
     form: Form | None = None
-
-
-# -- sequences
-
-
-def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
-    """Returns the pairs of a longest common subsequence, as late as possible in both, the last pair first.
-
-    Common ends are paired directly; of what is left only the last atoms are compared, so that the cost is bounded.
-    """
-    n, m = len(a), len(b)
-    found: list[tuple[int, int]] = []
-    while n and m and a[n - 1] == b[m - 1]:
-        n, m = n - 1, m - 1
-        found.append((n, m))
-    low_a, low_b = max(0, n - _LCS_ATOMS), max(0, m - _LCS_ATOMS)
-    rows, columns = n - low_a, m - low_b
-    if not rows or not columns:
-        return found
-    # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number, in which a bit
-    # that is not set says that the length grows in its column.
-    places: dict[Atom, int] = {}
-    for j in range(columns):
-        places[b[low_b + j]] = places.get(b[low_b + j], 0) | 1 << j
-    every = (1 << columns) - 1
-    table = [every]
-    for i in range(rows):
-        above = table[-1]
-        both = above & places.get(a[low_a + i], 0)
-        table.append((above + both | above - both) & every)
-
-    def length(i: int, j: int) -> int:
-        """The length for the first i and the first j atoms: the zeros among the first j bits of row i."""
-        return j - (table[i] & (1 << j) - 1).bit_count()
-
-    # Walked backwards; where both ways are equally long, b gives way, which pairs as late as possible.
-    i, j = rows, columns
-    while i and j:
-        if a[low_a + i - 1] == b[low_b + j - 1]:
-            i, j = i - 1, j - 1
-            found.append((low_a + i, low_b + j))
-        elif length(i - 1, j) > length(i, j - 1):
-            i -= 1
-        else:
-            j -= 1
-    return found
 
 
 # -- finding the anchor
@@ -253,13 +207,13 @@ def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
 
 
 def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
-    """Returns how many atoms at the end of the list and of the path to e are the same, up to `_LCS_ATOMS`."""
+    """Returns how many atoms at the end of the list and of the path to e are the same, up to `LCS_ATOMS`."""
     found = 0
     step: Exchange | None = e
     while step is not None:
         for atoms in ((step.reply or ()), *step.inputs[::-1]):
             for atom in atoms[::-1]:
-                if found in (_LCS_ATOMS, len(listed)) or listed[-1 - found] != atom:
+                if found in (LCS_ATOMS, len(listed)) or listed[-1 - found] != atom:
                     return found
                 found += 1
         step = tree.parent(step)

@@ -23,10 +23,10 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
-from gateway.core.conversation.match import lcs
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
+from gateway.core.conversation.subsequence import lcs
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.prompt.note import estimate_tokens
 from storage.commands import Additions

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from gateway.core.conversation import match as history
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.lookup import full_probes
-from gateway.core.conversation.match import Keeping, Query, lcs, spans_of
+from gateway.core.conversation.match import Keeping, Query, spans_of
 from gateway.core.conversation.plan import left_out
+from gateway.core.conversation.subsequence import lcs
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import visibility
 from tests.core.conversation.keyed import path_texts
