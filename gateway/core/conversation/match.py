@@ -247,9 +247,10 @@ class _Candidate(NamedTuple):
 class _Search:
     """Finds the last reply of ours in the list, on the path that shares most with the list."""
 
-    def __init__(self, tree: Tree, query: Query) -> None:
+    def __init__(self, tree: Tree, query: Query, head: int) -> None:
         self._tree = tree
         self._query = query
+        self._head = head
         # By the first atom of the reply, which is that of its text, if it has one.
         self._ours: dict[Atom, list[Exchange]] = {}
         for e in tree:
@@ -292,6 +293,7 @@ class _Search:
             said = self._turns[number]
             near = (e for first in said.first_atoms() for e in self._ours.get(first, ()))
             found = [(span, e) for e in near if e.reply for span in [said.find(e.reply)] if span]
+            found = [(span, e) for span, e in found if span[1] >= self._head]
             if not found:
                 continue
             last = max(span[1] for span, _ in found)
@@ -382,16 +384,28 @@ def find_match(tree: Tree, query: Query) -> Match:
     listing, said = query.listing, query.listing.said
     if not said or not tree.by_id:
         return Match()
-    # An imported head that opened a conversation before has no reply of ours in it.
-    head = tuple(listing.atoms[:said])
-    if any(e.parent is None and e.inputs[:said] == head for e in tree):
+    head = _head(tree, listing)
+    if head >= said:
         return Match()
     silent = _find_silent(tree, listing)
     if silent is not None:
         return silent
-    found = _Search(tree, query).run()
+    found = _Search(tree, query, head).run()
     altered = _find_altered(tree, query, found)
     return altered or found
+
+
+def _head(tree: Tree, listing: Listing) -> int:
+    """Returns with how many messages a list begins as a conversation was opened before; no reply of ours is in them.
+
+    A model may greet in the very words of the application's greeting.
+    """
+    openings = (e.inputs for e in tree if e.parent is None)
+    return max((_common_begin(inputs, listing.atoms) for inputs in openings), default=0)
+
+
+def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _find_silent(tree: Tree, listing: Listing) -> Match | None:

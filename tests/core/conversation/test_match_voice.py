@@ -377,3 +377,21 @@ def test_what_was_said_while_nothing_could_be_stored_is_not_lost_behind_the_same
     assert world.standing().count("my bicycle is red") == 1
     assert world.standing().count("Well, the market") == 1
     assert world.standing().count("Fine, so be it.") == 1
+
+
+@both
+@pytest.mark.parametrize("greeting", ["Hello!", "Hello! How can I help you today, and who is calling?"])
+@pytest.mark.parametrize("draft", ["Hi", "Hi, I need a plumber"], ids=["thrown away", "cut"])
+def test_the_greeting_of_the_app_is_no_reply_of_ours_with_the_same_words(
+    world: World, key: str | None, greeting: str, draft: str
+) -> None:
+    """The model greets again, in the same words, and nobody hears the end of it."""
+    list_ = [assistant(greeting), user(draft)]
+    world.say(list_, greeting, key)
+    question, heard = "Hi, I need a plumber", "Hello" if draft != "Hi" else "Sure, what"
+    list_ = [assistant(greeting), user(question)]
+    if draft == "Hi":
+        world.cancel(world.begin(list_, key), [assistant("Sure, what is")])
+    list_ += [assistant(heard), user("and quickly")]
+    assert world.say(list_, "At eight.", key).is_untouched
+    assert world.standing() == [greeting, question, heard, "and quickly", "At eight."]
