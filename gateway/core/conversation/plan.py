@@ -311,6 +311,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
     x, end = found.anchor, found.first
     is_short = x is not None and listing.before[found.last + 1] < end_offset(x)
     reply = found.form.reply if found.form else None
+    behind = found.last + 1  # its reply
     while x is not None and tree.is_soft(x):
         # Behind its question the list may have more than is stored, such as a tool round of the client's own.
         is_turn = any(map(is_user, x.inputs))
@@ -318,7 +319,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             end -= 1
         start = max(0, end - len(x.inputs))
         parent = tree.parent(x)
-        fits = _may_be_inputs(x, parent, listing, start, end)
+        fits = _may_be_inputs(x, parent, listing, (start, end), behind)
         block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
         is_parent = x is not found.anchor
         asked = listing.text(end - 1) if is_turn and block else ""
@@ -336,23 +337,33 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             return
         reply, x = None, parent
         if fits:
+            behind = start
             end = start if x is None else _begin_of_reply(x, listing, start)
             if x is not None and end < start and _is_new_form(x, listing, end, start):
                 reply = (end, start)
 
 
-def _may_be_inputs(x: Exchange, parent: Exchange | None, listing: Listing, start: int, end: int) -> bool:
+def _may_be_inputs(
+    x: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], behind: int
+) -> bool:
     """Returns whether messages are as many as an exchange brought and of their roles, behind a reply or at the head.
 
     If the reply before it is among them, the client has left out messages of its own (aider: the files in the chat),
-    and the first ones are those of the turn before.
+    and the first ones are those of the turn before. So are all if that reply stands between them and the end of its
+    own, which is `behind`: the client has not kept its question ("the user is silent, you would say:").
     """
+    start, end = span
     before = None if parent is None else parent.reply
     return (
         end - start == len(x.inputs)
         and all(_has_role(listing.role(start + i), atoms) for i, atoms in enumerate(x.inputs))
         and (start == 0 or listing.role(start - 1) == "assistant")
         and (not before or listing.atoms[start:end].count(before) <= x.inputs.count(before))
+        and (
+            not before
+            or listing.atoms[end:behind].count(before) <= (x.reply == before)
+            or tuple(listing.atoms[start:end]) == x.inputs
+        )
     )
 
 

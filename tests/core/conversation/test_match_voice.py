@@ -395,3 +395,14 @@ def test_the_greeting_of_the_app_is_no_reply_of_ours_with_the_same_words(
     list_ += [assistant(heard), user("and quickly")]
     assert world.say(list_, "At eight.", key).is_untouched
     assert world.standing() == [greeting, question, heard, "and quickly", "At eight."]
+
+
+def test_a_question_that_the_client_did_not_keep_is_not_the_one_before_it(world: World) -> None:
+    """The app has the model speak into a silence, in words that "no" is in."""
+    list_ = [*world.chat(("no", "Why?"), key="call"), user("(The user has not answered, you would say:)")]
+    world.say(list_, "Hello?", "call")
+    list_ = [*list_[:-1], assistant("Hello?"), user("because")]
+    world.say(list_, "I see, and then?", "call")
+    list_ += [assistant("I see"), user("so")]
+    world.say(list_, "Ok.", "call")
+    assert world.standing().count("no") == 1
