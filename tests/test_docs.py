@@ -64,6 +64,13 @@ def test_every_path_that_a_document_names_exists() -> None:
     assert not missing
 
 
+def test_no_file_beside_the_database_comes_into_a_clone_of_the_repository() -> None:
+    table = re.findall(r"^\| (`<database>.+?) \|", (ROOT / "docs/operations.md").read_text("utf-8"), re.M)
+    ends = {end for row in table for end in re.findall(r"`<database>(\S+)`", row)}
+    assert {"-wal", ".lock"} <= ends
+    assert {f"*.db{end}" for end in ends} <= set((ROOT / ".gitignore").read_text("utf-8").split())
+
+
 def test_every_application_that_is_run_is_in_the_table_of_clients() -> None:
     """With the version that it was tried in, and the other way round."""
     drivers = [
