@@ -359,7 +359,8 @@ def listen(listener: socket.socket) -> None:
 def _not_free(host: str, port: int, error: OSError) -> GatewayError:
     # What is in use now may be free at the next start.
     kind = GatewayError if error.errno == errno.EADDRINUSE else SettingsError
-    return kind(f"server.port: cannot listen on {host} port {port}: {error.strerror}")
+    setting = "server.host" if error.errno == errno.EADDRNOTAVAIL else "server.port"
+    return kind(f"{setting}: cannot listen on {host} port {port}: {error.strerror}")
 
 
 def make_server(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, SettingsError
 from gateway.web.server import bind, listen
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.server import QUIET, Running, serve, settings_for
@@ -88,6 +88,11 @@ def test_a_body_that_comes_in_pieces_arrives_whole(
             client.send(part if at else post(part, f"content-length: {len(body)}"))
         assert client.read_reply().status == 200
     assert upstream.last.body == body
+
+
+def test_an_address_of_another_machine_is_a_wrong_host() -> None:
+    with pytest.raises(SettingsError, match=r"server\.host: cannot listen on 192\.0\.2\.1"):  # RFC 5737
+        bind("192.0.2.1", 0)
 
 
 def test_of_two_that_took_an_address_at_once_only_one_listens() -> None:
