@@ -51,6 +51,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Indexable]:
 
 async def search(store: Store, alice: Speaker, query: str, **options: Any) -> list[Message]:
     """Returns what is found. Of a message that is indexed nobody asks what came before its exchange."""
+    options.setdefault("deadline_ms", 10_000.0)  # a busy machine is no reason to find nothing
     return [replace(m, previous=None) for m in await store.recall.search(alice.agent, query, **options)]
 
 
