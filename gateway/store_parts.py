@@ -48,7 +48,7 @@ class StoreParts:
         self._services, self._now = services, now
         self._store = store = keeper.store
         self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
-        turns = ItemTurns(settings, keeper, registry, agents, failover)
+        turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
         services.serve_batches(keeper, turns, make_batches(settings))
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)

@@ -317,7 +317,7 @@ class Chat:
         )
         changes = BlockEdits(list(known.blocks))
         speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if spec.uid else None
-        toolbox = self.agents.toolbox(known, changes, speaker=speaker)
+        toolbox = self.agents.toolboxes.make(known, changes, speaker=speaker)
         form = form_for(request, attempts.endpoint)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:

@@ -18,8 +18,8 @@ from gateway.core.conversation.listed import calls_of, cut_short
 from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.core.prompt.compose import is_told
 from gateway.errors import BadRequest
-from gateway.run.agents.calls import call_number, is_of_step, results_left
-from gateway.run.agents.pauses import CallDecision, PausedRun, decided, left_off, paused
+from gateway.run.agents.calls.pauses import CallDecision, PausedRun, decided, left_off, paused
+from gateway.run.agents.calls.record import call_number, is_of_step, results_left
 from gateway.run.agents.run import AcceptedRun, Sending
 from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory
 from gateway.run.memory.keeper import MemoryKeeper

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
 from gateway.core.ids import Place, placed
 from gateway.errors import BadRequest
-from gateway.run.agents.calls import still_waiting
+from gateway.run.agents.calls.record import still_waiting
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound

@@ -20,8 +20,8 @@ from gateway.core.request.chat import ChatRequest
 from gateway.core.turn.client import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.spec import TurnSpec
+from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.agents.messages import exchanges_of
-from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.run import RunResult
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink

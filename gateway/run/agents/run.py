@@ -17,7 +17,7 @@ from gateway.core.ids import new_uid
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.waits import Wait
-from gateway.run.agents.pauses import CallDecision
+from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.call import Passes
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept

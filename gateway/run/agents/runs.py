@@ -30,12 +30,11 @@ from gateway.core.turn.waits import Wait, Waiter
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
-from gateway.run.agents.archives import Archives
 from gateway.run.agents.background.ends import RunEnds
 from gateway.run.agents.begin import BeginsRuns, digest_of
-from gateway.run.agents.calls import CallRecord
+from gateway.run.agents.calls.pauses import called_before
+from gateway.run.agents.calls.toolboxes import Toolboxes
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
-from gateway.run.agents.pauses import called_before
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.retry import SentBefore, path_of, say_again, sent_before
@@ -61,11 +60,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.tools.agent import AgentTools
 from gateway.run.tools.foreign import ForeignTools
-from gateway.run.tools.memory import MemoryTools
-from gateway.run.tools.recent import RecentCalls
-from gateway.run.tools.toolbox import NO_TOOLS, KeepsCalls, Toolbox
 from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
@@ -85,7 +80,7 @@ class AgentRuns:
     """Answers sends to conversations of ours. One for the process.
 
     keeper, registry: what they are answered with. foreign: the tools that were defined. peers: how agents speak to each
-    other.
+    other. toolboxes: those of all turns, of agents or not.
     """
 
     def __init__(
@@ -114,13 +109,12 @@ class AgentRuns:
         self._background = background
         self._patient = replace(limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
         self._begins = BeginsRuns(keeper, pending, self._tools_of)
-        self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
-        self._recent = RecentCalls()
         self.ends = RunEnds(keeper.store)
         self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
         self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
+        self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
 
     async def send(
         self,
@@ -188,7 +182,7 @@ class AgentRuns:
         target = Target(route.upstream, route.model, window)
         seen = MemoryRequest(request, identity_of(asked), spec, keeper.now(), target, QueuePlace())
         known = await read_path(keeper.store, seen, asked.messages, keeper.settings.idle_s)
-        toolbox = self.toolbox(known, BlockEdits(list(known.blocks)))
+        toolbox = self.toolboxes.make(known, BlockEdits(list(known.blocks)))
         return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
@@ -332,7 +326,7 @@ class AgentRuns:
                         if not before.is_said_anew:
                             sending = replace(sending, messages=(), decisions=())
             except StoreError as error:
-                raise _told(error) from error
+                raise _error_for(error) from error
             return await self._answer(sending, place, view, sink, receipt)
 
     async def _before(self, sending: Sending) -> SentBefore | None:
@@ -426,7 +420,7 @@ class AgentRuns:
         except StoreError as error:
             if accepted is not None:
                 raise
-            raise _told(error) from error
+            raise _error_for(error) from error
         memory, prompt, resumed = begun.memory, begun.prompt, begun.paused
         if resumed is not None and resumed.is_partial:
             if accepted is not None:
@@ -477,58 +471,7 @@ class AgentRuns:
         return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now())
 
     def _tools_of(self, sending: Sending, known: Known) -> MakesToolbox:
-        return partial(self.toolbox, speaker=_speaker(sending, known))
-
-    def toolbox(
-        self,
-        known: Known,
-        changes: BlockEdits,
-        run: Run | None = None,
-        maker: int = 0,
-        speaker: Speaker | None = None,
-    ) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole.
-
-        maker: the row of the run that made the calls, 0 where they are not kept. speaker: the turn, as it speaks to
-        other agents; None: it makes no calls.
-        """
-        if not known.offered:
-            return NO_TOOLS
-        keeper, tokens, asked = self.keeper, self._settings.memory.recall_tokens, known.asked
-        memory = MemoryTools(
-            keeper.store, known, changes, tokens, keeper.now, keeper.embed_query, self._archives
-        )
-        if not asked.spec.uid:
-            return memory
-        window = asked.target.context_window
-        others = None if speaker is None else self.peers.of(speaker, None if run is None else run.id or None)
-        uid = None if run is None else run.uid
-        calls: KeepsCalls | None = None
-        step = known.path[-1] if maker and known.path else None
-        if step is not None:
-            calls = CallRecord(keeper.store, known.agent.id, maker, step)
-        elif run is None and (place := _place(known)) is not None:
-            calls = self._recent.at(place)
-        return AgentTools(
-            memory, self.foreign, asked.spec, asked.request.tools, window, uid, step, others, calls
-        )
-
-    def toolbox_of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
-        """Returns the tools of an item of a batch, which holds no queue while they run."""
-        return self.toolbox(known, changes, run, speaker=Speaker.of(known, Waiter(known.agent.uid), Passes()))
-
-
-def _place(known: Known) -> Hashable | None:
-    """Returns the place on a path at which a chat completion goes on, and with what.
-
-    None: the beginning of a conversation that nobody names, which another one may have alike.
-    """
-    identity, anchor = known.asked.identity, known.plan.match.anchor
-    if anchor is None and identity.conversation is None and identity.user is None:
-        return None
-    above = None if anchor is None else anchor.path
-    agent, inputs = known.agent, known.plan.exchange.inputs
-    return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs
+        return partial(self.toolboxes.make, speaker=_speaker(sending, known))
 
 
 def _speaker(sending: Sending, known: Known) -> Speaker:
@@ -573,7 +516,7 @@ def _new_summary(known: Known, prompt: Prompt) -> Summary | None:
     return next((each for each in known.summaries or () if each.id == id), None)
 
 
-def _told(error: StoreError) -> Exception:
+def _error_for(error: StoreError) -> Exception:
     """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
     if isinstance(error, NotFound):
         return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")

@@ -28,7 +28,7 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
-from gateway.run.agents.calls import call_number
+from gateway.run.agents.calls.record import call_number
 from gateway.run.agents.run import reading_of
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
 from gateway.run.memory.known import Known, in_order

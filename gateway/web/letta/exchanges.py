@@ -10,7 +10,7 @@ from gateway.core import ids
 from gateway.core.conversation.listed import ListedMessage, calls_of, listed
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Origin, Showing, raw_json, shown, summary_shown
-from gateway.run.agents.calls import still_waiting
+from gateway.run.agents.calls.record import still_waiting
 from gateway.run.agents.messages import MessageView
 from storage.records import DEFAULT, Agent, Exchange, Run
 from storage.sql.store import Store

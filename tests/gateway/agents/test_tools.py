@@ -17,8 +17,8 @@ from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
 from gateway.core.prompt.compose import UNANSWERED
 from gateway.errors import BadRequest
+from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.agents.messages import AgentMessages
-from gateway.run.agents.pauses import CallDecision
 from gateway.run.agents.registry import NewAgent
 from storage.records import RunState
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say

@@ -31,10 +31,10 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.core.upstream.policy import Target
 from gateway.errors import UnknownModel, UpstreamError
+from gateway.run.agents.calls.toolboxes import Toolboxes
 from gateway.run.agents.guide import guide_of, is_overfull
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.run import RunRequest, identity_of, request_of
-from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import form_for
 from gateway.run.memory.fit import fit_rounds
 from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
@@ -216,13 +216,13 @@ class ItemTurns:
         settings: Settings,
         keeper: MemoryKeeper,
         registry: Registry,
-        agents: AgentRuns,
+        toolboxes: Toolboxes,
         failover: Failover,
     ) -> None:
         self._settings = settings
         self._keeper = keeper
         self._registry = registry
-        self._agents = agents
+        self._toolboxes = toolboxes
         self._failover = failover
         self._places = asyncio.Semaphore(AT_ONCE)
 
@@ -254,7 +254,7 @@ class ItemTurns:
         # What earlier rounds have put into archival memory enters with the turn, and their searches find it before.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
-        toolbox = self._agents.toolbox_of_item(known, changes, run)
+        toolbox = self._toolboxes.of_item(known, changes, run)
         turn = Turn(_terms(spec, toolbox), UnseenView(), _guide(spec, request, memory, toolbox))
         found = ItemTurn(
             item, run, spec, memory, request.messages, known, changes, toolbox, turn, rounds, told,

@@ -20,7 +20,7 @@ from gateway.dialects.letta.run import end_events, result_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
-from gateway.run.agents.pauses import CallDecision
+from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.call import Passes
 from gateway.run.receipt import Receipt

@@ -16,7 +16,7 @@ from gateway.core.conversation.listed import calls_of
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
-from gateway.run.agents.pauses import is_permission, result_of
+from gateway.run.agents.calls.pauses import is_permission, result_of
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
 from storage.records import Exchange, RunStep
