@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Provider
+from gateway.agent_services import AgentServices
 from gateway.database import may_be_keyed, preload
 from gateway.limits import Limits
 from gateway.log import AccessLog
@@ -34,7 +35,6 @@ from gateway.run.pending import Pending
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings, is_loopback
-from gateway.store_parts import StoreParts
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
@@ -56,7 +56,7 @@ _log = logging.getLogger("mnemogate")
 class Gateway:
     """The ASGI application. The server and tests use `readiness`, `metrics` and `guard`.
 
-    background, stored: the background services, and all else that works on the store.
+    background: the background services; agent_services: those of agents.
     """
 
     def __init__(
@@ -77,22 +77,22 @@ class Gateway:
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
         """
-        limits = limits or Limits()
+        limits, server = limits or Limits(), settings.server
+        clock = clock or (store.now if store.database.is_shared else time.time)
         self.settings = settings
         self.store = store
-        given = providers is not None
-        self.providers = providers = make_providers(settings) if providers is None else providers
-        if clock is None:
-            clock = store.now if store.database.is_shared else time.time
         self._works = works
+        self._tasks: list[asyncio.Task[None]] = []
         self.readiness = Readiness()
         self.metrics = Metrics()
-        self.access = access or AccessLog(enabled=settings.server.access_log)
-        server = settings.server
+        _watch_store(self.readiness, self.metrics, store)
+        self.access = access or AccessLog(enabled=server.access_log)
         self.guard = _make_guard(settings, store)
+        # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
+        self._own = make_providers(settings) if providers is None else {}
+        self.providers = providers = make_providers(settings) if providers is None else providers
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
-        _watch_writes(self.metrics, store)
         self._embedder = make_embedder(settings)
         # Never one of `providers`, whose connections are for live turns.
         make_own = partial(own_provider, settings)
@@ -100,12 +100,8 @@ class Gateway:
             settings, store, self.metrics, clock, make_own, self._embedder, limits
         )
         keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
-        self.readiness.checks["store"] = lambda: store.health.status
-        store.database.when_recovered(self._recovered)
-        # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
-        self._own = {} if given else make_providers(settings)
         self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
-        self.stored = StoreParts(settings, self.chat.agents, self.chat.failover, services, clock)
+        self.agent_services = AgentServices(settings, self.chat.agents, self.chat.failover, services, clock)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -119,12 +115,12 @@ class Gateway:
             error_forms=error_forms(),
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
-        self._tasks: list[asyncio.Task[None]] = []
+        store.database.when_recovered(self._recovered)
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
         # Before the models: `/v1/models/` is a list of the agents API.
-        agents = agents_routes(self.stored.agents_api(self.models, limits), bodies)
+        agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
@@ -177,8 +173,14 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
+        """Starts what works beside the requests, until `stop`."""
         self._tasks.append(asyncio.create_task(self.models.run()))
-        self._tasks += await self.stored.start(self.chat.directory.specs, works=self._works)
+        self.store.database.listen()
+        leases = self.chat.keeper.leases
+        if leases.is_needed:
+            self._tasks.append(asyncio.create_task(leases.run()))
+        self._tasks += await self.agent_services.start(self.chat.directory.specs, works=self._works)
+        self._tasks += self.background.start(works=self._works)
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
         # All objects of the start stay, so the garbage collector need not look at them again.
@@ -224,10 +226,11 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
     )
 
 
-def _watch_writes(metrics: Metrics, store: Store) -> None:
-    """Shows what waits to be written to the store."""
+def _watch_store(readiness: Readiness, metrics: Metrics, store: Store) -> None:
+    """Shows whether the store works, and what waits to be written to it."""
     writes, size = "Writes waiting for the store.", "Bytes waiting for the store."
     # `health` is a value, so it is read anew each time.
+    readiness.checks["store"] = lambda: store.health.status
     metrics.watch("writer_queue", writes, lambda: {(): store.health.waiting})
     metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})
 

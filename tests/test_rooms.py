@@ -119,7 +119,7 @@ TOP = {
     "gateway.operations",
     "gateway.providers",
     "gateway.database",
-    "gateway.store_parts",
+    "gateway.agent_services",
     "gateway.serve",
     "gateway.cli",
     "gateway.__main__",

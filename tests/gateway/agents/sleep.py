@@ -150,7 +150,7 @@ class SleepWorld:
 
     def hold_jobs(self) -> None:
         """Has no job of sleeptime agents begin any more."""
-        self.letta.world.gateway.app.stored.sleeping.worker.handlers = {}
+        self.letta.world.gateway.app.agent_services.sleeping.worker.handlers = {}
 
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""

@@ -312,7 +312,7 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
     assert stream(world, run.id)[0]["message_type"] == "ping"
 
     async def clean() -> None:
-        await world.world.gateway.app.stored.run_services.clean()
+        await world.world.gateway.app.agent_services.run_services.clean()
 
     world.world.clock.sleep(3 * 3600 + 1)
     world.world.gateway.call(clean())

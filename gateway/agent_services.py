@@ -1,7 +1,4 @@
-"""The parts that a gateway has only with a store: agents' runs, batches and sleeptime, and the agents API.
-
-The application asks once whether there is a store. Here there always is one.
-"""
+"""The services of agents put together: runs without a client, batches, sleeptime, and the parts of the agents API."""
 
 from __future__ import annotations
 
@@ -27,8 +24,8 @@ from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.run_events import RunEvents
 
 
-class StoreParts:
-    """The parts of one gateway, over the store of its agents.
+class AgentServices:
+    """The services of one gateway's agents.
 
     runs: those that go on without their clients; run_services: performs them. sleeping: performs the runs of sleeptime
     agents.
@@ -42,7 +39,7 @@ class StoreParts:
         services: BackgroundServices,
         now: Callable[[], float],
     ) -> None:
-        """now: seconds since the epoch. Batches are served by the services from here on."""
+        """services: serve batches from here on. now: seconds since the epoch."""
         keeper, registry = agents.keeper, agents.registry
         self._settings, self._agents, self._failover = settings, agents, failover
         self._services, self._now = services, now
@@ -83,16 +80,12 @@ class StoreParts:
         )
 
     async def start(self, profiles: Sequence[AgentSpec], *, works: bool) -> list[asyncio.Task[None]]:
-        """Takes up what an earlier process left, and starts the tasks, which run until they are cancelled.
+        """Takes up what an earlier process left, and returns the tasks that were started.
 
         Where the store does not work yet, that is taken up as soon as it does.
         profiles: of the settings. works: jobs are performed here, besides made due.
         """
         tasks: list[asyncio.Task[None]] = []
-        self._store.database.listen()
-        leases = self._agents.keeper.leases
-        if leases.is_needed:
-            tasks.append(asyncio.create_task(leases.run()))
         if self._store.health.ok:
             await self._take_up(profiles)
         else:
@@ -100,7 +93,7 @@ class StoreParts:
         tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
         if works:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
-        return tasks + self._services.start(works=works)
+        return tasks
 
     async def _take_up_late(self, profiles: Sequence[AgentSpec]) -> None:
         works = asyncio.Event()
