@@ -154,7 +154,7 @@ def test_a_call_waits_for_a_person(upstream: StrictUpstream, tmp_path: Path, app
         assert ("nobody runs pay" in results[1][1]) is approve
         assert ("Too much." in results[1][1]) is not approve
         assert life.block().value == "paid"
-        with pytest.raises(BadRequest, match="waits"):
+        with pytest.raises(BadRequest, match="awaiting approval"):
             life.send(messages=(), decisions=(CallDecision("b"),))
 
 
@@ -164,7 +164,7 @@ def test_a_message_in_between_goes_on_without_the_answer(upstream: StrictUpstrea
         life.send("Pay.")
         assert life.send("Wait, no.").said == ["Never mind."]
         assert [id for id, _ in tool_messages(life)] == ["b"]
-        with pytest.raises(BadRequest, match="waits"):
+        with pytest.raises(BadRequest, match="awaiting approval"):
             life.send(messages=(), decisions=(CallDecision("b"),))
 
 
@@ -181,7 +181,7 @@ def test_a_message_between_two_decisions_tells_the_one_that_was_made(
         assert life.send("Wait, no.").said == ["Never mind."]
         denied = "Error: request to call tool denied. Reason: Too much."
         assert dict(tool_messages(life)) == {"a": denied, "b": UNANSWERED, "c": UNANSWERED}
-        with pytest.raises(BadRequest, match="waits"):
+        with pytest.raises(BadRequest, match="awaiting approval"):
             life.send(messages=(), decisions=(CallDecision("c"),))
 
 
