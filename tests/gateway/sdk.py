@@ -280,28 +280,31 @@ def prefix_bytes(seen: Seen) -> bytes:
 @contextmanager
 def remember(
     upstream: StrictUpstream,
-    tmp_path: Path,
+    place: Path | str,
     *profiles: ProfileSettings,
     memory: Mapping[str, Any] | None = None,
     limits: Limits = QUIET,
+    clock: Clock | None = None,
     **parts: Any,
 ) -> Iterator[World]:
-    """Serves with memory. memory: values of [memory]; parts: of Settings."""
+    """Serves with memory. place: a folder, or a database's URL. memory: values of [memory]; parts: of Settings."""
     statements: list[str] = []
-    clock = Clock()
+    clock = clock or Clock()
+    file = place / "memory.db" if isinstance(place, Path) else Path()
     # No deadline of a busy machine's shall decide what a test finds.
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
 
     async def open_here() -> Store:
-        return await open_store(tmp_path / "memory.db", now=clock, factory=counting(statements.append))
+        where = file if isinstance(place, Path) else place
+        return await open_store(where, now=clock, factory=counting(statements.append))
 
     with serve(settings, open_here, clock=clock, limits=limits) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.background.index_lags = lambda agent, messages=None: None
         app.background.maintenance.edits_wait = lambda: None
-        world = World(gateway, upstream, clock, tmp_path / "memory.db", statements)
+        world = World(gateway, upstream, clock, file, statements)
         try:
             yield world
         finally:

@@ -1,0 +1,141 @@
+"""Users who talk at random, while their memories are edited and forgotten: what the upstream is sent of it.
+
+The same seed asks for the same, whatever the gateways keep and how many of them there are.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.errors import BadRequest
+from tests.doubles.upstream import call_tools, say
+from tests.gateway.admin.test_forget import perform
+from tests.gateway.memory.tooled import insert
+from tests.gateway.sdk import World
+
+NOUNS = ("cat", "dog", "house", "garden", "violin", "mountain", "tea", "train")
+TURNS = 90
+
+
+@dataclass
+class Talk:
+    """A client's conversation. appends: it sends its new message alone."""
+
+    user: str
+    key: str | None
+    model: str
+    appends: bool
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Life:
+    """Two users in named conversations and others. worlds: the gateways, of which any serves any turn."""
+
+    def __init__(self, worlds: Sequence[World], seed: int, *, is_cold: bool = False) -> None:
+        self.worlds, self.is_cold = worlds, is_cold
+        # What is asked does not depend on who is asked.
+        self.dice, self.asked, self.last = random.Random(seed), random.Random(seed), worlds[0]
+        self.talks: list[Talk] = []
+        self.count = 0
+        self.reply = ""
+
+    def sent(self) -> list[bytes]:
+        """Lives, and returns what the upstream was sent, without the numbers that it gives to calls."""
+        upstream = self.worlds[0].upstream
+        begin = len(upstream.seen)
+        for _ in range(TURNS):
+            self.turn()
+        return [re.sub(rb"call_\d+", b"call", seen.body) for seen in upstream.seen[begin:]]
+
+    def turn(self) -> None:
+        dice = self.dice
+        if not self.talks or dice.random() < 0.12:
+            key, model = dice.choice((None, None, "k1", "k2")), dice.choice(("m", "agent/helper"))
+            appends = key is not None and dice.random() < 0.5
+            self.talks.append(Talk(dice.choice(("alice", "bob")), key, model, appends))
+        talk = dice.choice(self.talks[-6:])
+        self.change(talk)
+        self.count += 1
+        text = f"My {dice.choice(NOUNS)} number {self.count} likes the {dice.choice(NOUNS)}."
+        reply, is_again = f"Reply {self.count} about the {dice.choice(NOUNS)} and nothing else.", False
+        if len(talk.messages) > 1 and dice.random() < 0.1:  # regenerated, or sent again
+            text, is_again = talk.messages[-2]["content"], True
+            del talk.messages[-2:]
+            reply = dice.choice((reply, self.reply))
+        talk.messages.append({"role": "user", "content": text})
+        self.ask(talk, reply, is_again=is_again)
+        talk.messages.append({"role": "assistant", "content": reply})
+        self.reply = reply
+
+    def ask(self, talk: Talk, reply: str, *, is_again: bool) -> None:
+        dice, world, headers = self.dice, self.gateway(), dict[str, str]()
+        if talk.key is not None:
+            headers["x-mnemogate-conversation"] = talk.key
+        listed = talk.messages
+        if talk.appends:
+            headers["x-mnemogate-history"] = "append"
+            if is_again:
+                headers["x-stainless-retry-count"] = "1"
+            listed = talk.messages[-dice.choice((1, 1, 2)) :]  # and what was heard of the last reply
+        mode = dice.choices(("on", "off", "read"), (88, 6, 6))[0]
+        headers["x-mnemogate-memory"] = mode
+        if mode == "on" and talk.model != "m" and dice.random() < 0.3:
+            world.upstream.queue(call_tools(insert(f"Likes {dice.choice(NOUNS)}."), text=None))
+        world.upstream.queue(say(reply))
+        if self.is_cold:
+            world.gateway.call(_cool(world))
+        streams = {"stream": True} if dice.random() < 0.3 else {}
+        answer = world.post(listed, headers, user=talk.user, model=talk.model, **streams)
+        assert answer.status == 200, answer.body
+
+    def gateway(self) -> World:
+        """Returns the one that is asked next: mostly the same, which then knows what it kept."""
+        if len(self.worlds) > 1:
+            self.settle()  # what is still being written is nobody's yet
+        if self.asked.random() < 0.3:
+            self.last = self.asked.choice(self.worlds)
+        return self.last
+
+    def settle(self) -> None:
+        for world in self.worlds:
+            world.settle()
+
+    def change(self, talk: Talk) -> None:
+        """Changes the client's list, or the memory, between two turns."""
+        dice, messages, chance = self.dice, talk.messages, self.dice.random()
+        if chance < 0.1 and messages:  # barge-in
+            messages[-1] = {**messages[-1], "content": messages[-1]["content"][: dice.choice((9, 28))]}
+        elif chance < 0.2:  # an edit, or another branch
+            del messages[2 * dice.randrange(len(messages) // 2 + 1) :]
+        elif chance < 0.3 and len(messages) > 4:  # a trimmed list
+            del messages[:2]
+        elif chance < 0.36:
+            self.forget(user=talk.user, message=dice.randrange(1, 20))
+        elif chance < 0.38:
+            self.forget(user=talk.user)
+        elif chance < 0.46:
+            self.settle()
+            self.worlds[0].pass_time(dice.choice((10, 200, 5000)))
+        elif chance < 0.56 and self.has_blocks(talk.user):
+            self.gateway().write_block(talk.user, f"Edited {self.count}.")
+
+    def forget(self, **what: Any) -> None:
+        self.settle()
+        with suppress(BadRequest):  # there is no such message
+            perform(self.gateway(), "memory-forget", **what)
+
+    def has_blocks(self, user: str) -> bool:
+        self.settle()
+        made = "SELECT count(*) FROM agents WHERE profile = 'helper' AND subject = ?"
+        return self.gateway().query(made, f"user:{user}") == [1]
+
+
+async def _cool(world: World) -> None:
+    """Lets a gateway keep nothing of what it has read."""
+    world.store.turns._kept.clear()
+    world.store.recall._memories.clear()

@@ -1,0 +1,31 @@
+"""Two gateways over one PostgreSQL send what a single one over SQLite does: each knows what the other has done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.memory.any_life import Life
+from tests.gateway.sdk import Clock, World, agent, remember
+
+
+@contextmanager
+def gateways(upstream: StrictUpstream, url: str) -> Iterator[list[World]]:
+    clock = Clock()
+    with ExitStack() as stack:
+        yield [stack.enter_context(remember(upstream, url, agent(), clock=clock)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_gateways_send_what_one_does(
+    upstream: StrictUpstream, url: str, tmp_path: Path, seed: int
+) -> None:
+    with gateways(upstream, url) as worlds:
+        two = Life(worlds, seed).sent()
+    with remember(upstream, tmp_path, agent()) as world:
+        one = Life([world], seed).sent()
+    assert two == one
