@@ -209,7 +209,7 @@ class CallAnswer:
 
 @frozen
 class Sent:
-    """The content of a send: new messages as they are stored, or answers to what waits; never both.
+    """The content of a send: new messages as they are stored, and answers to what waits, which they stand behind.
 
     otid: the client's id of the send, by which it is known when it comes again.
     """
@@ -250,15 +250,12 @@ def sent(send: Send) -> Sent:
         raise Unprocessable([Fault(("body", "messages"), f"At most {_MOST_MESSAGES} messages in one send")])
     read = [_read(each, ("body", "messages", n)) for n, each in enumerate(given)]
     plain = [each for each in read if isinstance(each, PlainMessage)]
-    answers = [each for each in read if not isinstance(each, PlainMessage)]
-    if plain and answers:
-        # They would be two turns: an answer goes on with the one that waits.
-        raise Unprocessable([Fault(("body", "messages"), "Answers and new messages take two sends")])
     otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
-    if answers:
-        found = [_answers(each, ("body", "messages", n)) for n, each in enumerate(answers)]
-        return Sent(answers=tuple(answer for each in found for answer in each), otid=otid)
-    return Sent(tuple(map(_message, plain)), otid=otid)
+    answers: list[CallAnswer] = []
+    for n, each in enumerate(read):
+        if not isinstance(each, PlainMessage):
+            answers += _answers(each, ("body", "messages", n))
+    return Sent(tuple(map(_message, plain)), tuple(answers), otid)
 
 
 def _read(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:

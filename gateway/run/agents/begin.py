@@ -69,8 +69,9 @@ class BeginsRuns:
             return await self._take_up(sending, accepted, asked, form)
         run = await self._run(sending)
         for _ in range(TRIES):
+            first = () if sending.decisions else sending.messages
             with sink.while_here():
-                known = await read_path(keeper.store, asked, sending.messages, keeper.settings.idle_s)
+                known = await read_path(keeper.store, asked, first, keeper.settings.idle_s)
                 if (left := await self._cut_short(known, sending)) is not None:
                     # What the model said is shorter now, so all of it is read again.
                     sending = left
@@ -89,6 +90,7 @@ class BeginsRuns:
                     None if sending.replaces is None else sending.replaces.id,
                     None if accepted is None else accepted.request,
                     sending.reading,
+                    sending.messages if sending.decisions else (),
                 )
                 prompt = await memory.prompt()
             if resumed is not None:
@@ -221,6 +223,11 @@ class BeginsRuns:
         window = known.asked.target.context_window
         decisions = [_with_room(each, window) for each in sending.decisions]
         given = decided(step, answered, decisions, may_repeat=is_marked)
+        calls = {*answered, *(message["tool_call_id"] for message in given)}
+        if sending.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
+            raise BadRequest(
+                "A message comes with answers to all calls that wait, or alone.", param="messages"
+            )
         for message in given:
             number = call_number(tip, message["tool_call_id"])
             await store.runs.add_text(known.agent.id, step.run, "result", number, orjson.dumps(message))

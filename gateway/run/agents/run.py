@@ -33,8 +33,9 @@ class RunRequest:
     """A send to a conversation of ours.
 
     scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
-    decisions: in place of messages, about calls that wait. fields: further ones of the call upstream. client_tools: as
-    they go upstream. otid: the client's own id of this send. is_retry: its library sends it again.
+    decisions: about calls that wait; messages stand behind what comes of them. fields: further ones of the call
+    upstream. client_tools: as they go upstream. otid: the client's own id of this send. is_retry: its library sends it
+    again.
     passes: what of the request may go upstream. parent: the row of a run of another agent that waits for
     this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
     calls first, which a message in between would leave without an answer.

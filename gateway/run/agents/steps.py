@@ -76,8 +76,9 @@ class StepsMemory:
 
     known: what the step under way goes on from. run: its row, id 0 until its first step is open, unless it was accepted
     before. theirs: ids of calls that the client has answered. maker: the row of the run that made the calls with which
-    it begins. replaces, request, reading: as in `StepOpen`. steps: the exchanges that have ended. begun: public names
-    of the runs that its end has made due.
+    it begins. behind: messages that came with the answers to these, and stand behind their results. replaces, request,
+    reading: as in `StepOpen`. steps: the exchanges that have ended. begun: public names of the runs that its end has
+    made due.
     """
 
     keeper: MemoryKeeper
@@ -90,6 +91,7 @@ class StepsMemory:
     replaces: int | None = None
     request: bytes | None = None
     reading: ReadSpan | None = None
+    behind: Sequence[WireMessage] = ()
     begun: list[str] = field(default_factory=list)
     steps: list[Exchange] = field(default_factory=list)
     changes: BlockEdits = field(init=False)
@@ -347,7 +349,7 @@ class StepsMemory:
                 )
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
-        return messages
+        return [*messages, *self.behind]
 
     def _told(self, results: Sequence[ToolResult]) -> tuple[str, ...]:
         """Returns what is told of other people's edits, behind results."""
@@ -419,7 +421,7 @@ class StepsMemory:
         self._section = opened.snapshot
         pinned = self._learned or opened.snapshot
         self.known = changed(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
-        self._opened, self._begun = opened, begun
+        self._opened, self._begun, self.behind = opened, begun, ()
         self.run = opened.run or self.run
         self.changes.ops.clear()
 

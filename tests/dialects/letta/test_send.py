@@ -84,10 +84,6 @@ def test_answers_come_in_three_forms() -> None:
             ("body", "messages", 1, "content"),
         ),
         ({"input": "x", "messages": [{"role": "user", "content": "a"}]}, ("body", "input")),
-        (
-            {"messages": [{"role": "user", "content": "a"}, {"type": "approval", "approve": True}]},
-            ("body", "messages"),
-        ),
         ({"messages": [{"role": "user", "content": "a"}] * 1001}, ("body", "messages")),
         # Silence is no denial.
         ({"messages": [{"type": "approval"}]}, ("body", "messages", 0, "approvals")),

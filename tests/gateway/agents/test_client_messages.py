@@ -520,6 +520,52 @@ def test_a_request_names_the_calls_that_can_be_answered_and_comes_last(
 
 
 @pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("answer", ["approved", "denied", "result"])
+def test_a_message_may_come_with_the_answers(world: LettaWorld, answer: str, background: bool) -> None:
+    """A result may be given to what a person must allow, too: the client has run it itself."""
+    rules: Any = [{"type": "requires_approval", "tool_name": "memory_insert"}]
+    agent, messages = world.agent(tool_rules=rules), world.letta.agents.messages
+    note = Call("memory_insert", {"label": "human", "new_string": "Likes roses."}, "c1")
+    world.upstream.queue(call_tools(note), say("Well."))
+    messages.create(agent.id, input="I like roses.")
+    given: Any = {"type": "approval", "approve": answer == "approved", "tool_call_id": "c1"}
+    if answer == "result":
+        given = {"type": "tool", "tool_return": "Noted it.", "status": "success", "tool_call_id": "c1"}
+    more: Any = {"role": "user", "content": "And tulips.", "otid": "o1"}
+    both: Any = [{"type": "approval", "approvals": [given]}, more]
+    reply = messages.create(agent.id, messages=both, background=background)
+    assert kinds(reply.messages)[-2:] == ["tool_return_message", "assistant_message"]
+    *_, result, said = world.upstream.last.messages
+    assert (result["role"], result["tool_call_id"], said["role"]) == ("tool", "c1", "user")
+    assert said["content"].endswith("And tulips.")
+    assert ("Noted it." in result["content"]) == (answer == "result")
+    value = world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    assert ("Likes roses." in value) == (answer == "approved")
+    again = messages.create(agent.id, messages=both, background=background)
+    assert again.messages[-1].content == "Well."  # type: ignore[union-attr]
+    assert len(world.upstream.chats) == 2
+    shown = kinds(messages.list(agent.id, order="asc").items)
+    assert shown.count("user_message") == 2
+    assert shown[-3:] == ["tool_return_message", "user_message", "assistant_message"]
+    messages.create(agent.id, input="Go on.")
+    assert [m["role"] for m in world.upstream.last.messages] == [
+        "system", "user", "assistant", "tool", "user", "assistant", "user"
+    ]  # fmt: skip
+
+
+def test_a_message_does_not_come_with_some_of_the_answers(world: LettaWorld) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    world.upstream.queue(call_tools(*(Call("get_weather", {"city": c}, c) for c in ("Bern", "Rome"))))
+    messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    sun: Any = {"type": "tool", "tool_call_id": "Bern", "status": "success", "tool_return": "Sun"}
+    more: Any = {"role": "user", "content": "Well?"}
+    with pytest.raises(BadRequestError, match="answers to all calls that wait, or alone"):
+        messages.create(agent.id, messages=[{"type": "approval", "approvals": [sun]}, more])
+    pending = world.letta.agents.retrieve(agent.id).pending_approval
+    assert [call.tool_call_id for call in pending.tool_calls] == ["Bern", "Rome"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("background", [False, True])
 def test_skills_of_the_clients_are_named_in_the_prompt_of_their_send(
     world: LettaWorld, background: bool
 ) -> None:

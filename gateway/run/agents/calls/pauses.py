@@ -23,8 +23,8 @@ from storage.records import Run, RunStep
 class CallDecision:
     """A decision about a call that waits. call_id: None: about all of them.
 
-    result: of a tool of the client's. approve: of a call that a person has to allow; reason: why not. request: the
-    public id of the message that asked for it; None: whichever waits.
+    result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow;
+    reason: why not. request: the public id of the message that asked for it; None: whichever waits.
     """
 
     call_id: str | None
@@ -38,7 +38,8 @@ class CallDecision:
 class PausedRun:
     """Calls that waited, as they are now.
 
-    is_partial: others still wait. theirs: ids of the client's. maker: the row of the run that made the calls.
+    is_partial: others still wait. theirs: ids of those whose results the client gave. maker: the row of the run that
+    made the calls.
     """
 
     calls: ResumedCalls
@@ -64,7 +65,8 @@ def decided(
             if may_repeat and id in done:
                 continue
             kind = waits.pop(id, None)
-            if kind is None or (kind == "client") != (each.result is not None):
+            # What a person must allow may have been done elsewhere: then its result is given.
+            if kind is None or (kind == "client" and each.result is None):
                 # Clients of Letta's go by these words.
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
@@ -93,19 +95,18 @@ def left_off(known: Known, run: Run, maker: int = 0) -> PausedRun:
 
 def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
     calls = _calls(known)
-    results, denied, approved = [], set(), set()
+    results, denied, approved, theirs = [], set[str](), set[str](), set[str]()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
         if is_permission(m):
             approved.add(id)
             continue
         results.append(result_of(m))
-        if private.get("approval") == "denied":
-            denied.add(id)
+        (denied if private.get("approval") == "denied" else theirs).add(id)
     answered = approved | {result.call_id for result in results}
     return PausedRun(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
-        frozenset(id for id, kind in step.waiting.items() if kind == "client"),
+        frozenset(theirs),
         any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
         run,
     )
