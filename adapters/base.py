@@ -243,7 +243,7 @@ class BatchProvider(Protocol):
     async def cancel(self, id: str) -> None:
         """Asks the provider to stop; what was done so far may be results nevertheless."""
 
-    async def discard(self, id: str) -> None:
-        """Has the provider delete what it keeps of a batch that is over."""
+    async def discard(self, id: str, part: BatchPart) -> None:
+        """Has the provider delete what it keeps of a batch that is over, or that it knows no more. part: made so."""
 
     async def aclose(self) -> None: ...

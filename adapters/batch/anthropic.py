@@ -159,7 +159,7 @@ class AnthropicBatches(SdkBatches):
             if error.status not in (400, 404, 409):
                 raise
 
-    async def discard(self, id: str) -> None:
+    async def discard(self, id: str, part: BatchPart) -> None:
         try:
             with self._translated():
                 await self._client.messages.batches.delete(id)

@@ -85,9 +85,12 @@ class LocalBatches:
 
     async def cancel(self, id: str) -> None:
         # Nobody reads its results any more, and calls that wait for that would wait for ever.
-        await self.discard(id)
+        await self._drop(id)
 
-    async def discard(self, id: str) -> None:
+    async def discard(self, id: str, part: BatchPart) -> None:
+        await self._drop(id)
+
+    async def _drop(self, id: str) -> None:
         under = self._under.pop(id, None)
         if under is not None and under.task is not None:
             under.task.cancel()
@@ -95,7 +98,7 @@ class LocalBatches:
 
     async def aclose(self) -> None:
         for id in [*self._under]:
-            await self.discard(id)
+            await self._drop(id)
         await self._provider.aclose()
 
     async def _work(self, under: _Under, lines: BinaryIO) -> None:

@@ -93,12 +93,13 @@ class OpenAIBatches(SdkBatches):
                     return batch.id
                 if batch.created_at < part.since - _EARLY_S:
                     break
-        await self._delete_upload(part)
+        with suppress(ProviderError):
+            await self._delete_upload(part)
         return None
 
     async def _delete_upload(self, part: BatchPart) -> None:
-        """Deletes the files of a part of which no batch was made."""
-        with suppress(ProviderError), self._translated():
+        """Deletes the files that were uploaded for a part, where no batch names them."""
+        with self._translated():
             async for file in self._client.files.list(purpose="batch", order="desc", limit=_PAGE):
                 if file.created_at < part.since - _EARLY_S:
                     break
@@ -149,14 +150,15 @@ class OpenAIBatches(SdkBatches):
     async def cancel(self, id: str) -> None:
         await self._quietly(self._client.batches.cancel(id))
 
-    async def discard(self, id: str) -> None:
+    async def discard(self, id: str, part: BatchPart) -> None:
         try:
             with self._translated():
                 batch = await self._client.batches.retrieve(id)
         except ProviderRefused as error:
-            if error.status == 404:
-                return
-            raise
+            if error.status != 404:
+                raise
+            await self._delete_upload(part)
+            return
         for file in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
             if file:
                 await self._quietly(self._client.files.delete(file))

@@ -344,7 +344,7 @@ async def test_temperature_goes_with_the_version_that_takes_it() -> None:
 async def test_what_the_provider_keeps_is_deleted(kind: str) -> None:
     async with bench_of(kind) as bench:
         id = await bench.submit("a-1")
-        await bench.provider.discard(id)
+        await bench.provider.discard(id, part(1))
         server: Any = bench.batches
         expected = ["file-1", f"file-out-{id}"] if kind == "openai" else [id]
         assert server.deleted == expected

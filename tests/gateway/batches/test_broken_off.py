@@ -286,6 +286,19 @@ def test_a_file_whose_batch_could_not_be_made_is_not_left_there(tmp_path: Path) 
         assert s.openai.shown == []
 
 
+def test_a_batch_that_vanishes_leaves_no_file_behind(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.batches.clear()
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 2
+        s.until_rest()
+        assert len(s.openai.files) == 2
+        assert s.openai.shown == []
+
+
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:

@@ -406,7 +406,7 @@ class _Attempt:
                     continue
                 try:
                     if provider is not None:
-                        await provider.discard(id)
+                        await provider.discard(id, part.asked(made))
                 except ProviderError as error:
                     _log.warning("batch %s: %s keeps %s: %s", self._name, part.upstream, id, cause(error))
                     if not await self._is_enough(part, "undeleted"):

@@ -115,7 +115,11 @@ class ProviderPart:
 
     @property
     def wanted(self) -> BatchPart:
-        return BatchPart(f"{self.mark}-{self.refusals}", self.at, self.count)
+        return self.asked(self.refusals)
+
+    def asked(self, refusals: int) -> BatchPart:
+        """Returns it as it was asked for after so many refusals."""
+        return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
     def wait_s(self, now: float, first_s: float) -> float:
         """Returns the seconds until its provider is asked again: the longer it took so far, the longer they are."""
