@@ -25,6 +25,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import orjson
 
 from adapters.types import Json
@@ -104,11 +105,10 @@ class Sandbox:
             ended = await self._perform(work, self._timeout_s)
         if ended.wrong:
             return ToolAnswer(f"Error: {call.tool} {ended.wrong}.", "error", ended.stdout, ended.stderr)
-        if "error" in ended.answer:
-            return ToolAnswer(f"Error: {ended.answer['error']}", "error", ended.stdout, ended.stderr)
-        written = ended.answer.get("blocks")
-        blocks = written if isinstance(written, dict) else {}
-        return ToolAnswer(str(ended.answer.get("result", "")), "success", ended.stdout, ended.stderr, blocks)
+        answer = ended.answer
+        if answer.error is not None:
+            return ToolAnswer(f"Error: {answer.error}", "error", ended.stdout, ended.stderr)
+        return ToolAnswer(answer.result, "success", ended.stdout, ended.stderr, answer.blocks)
 
     # -- the first call
 
@@ -131,12 +131,12 @@ class Sandbox:
                 ended = await self._perform({"source": _PROBE, "arguments": arguments, "agent": {}}, _START_S)
             finally:
                 listening.close()
-        found = ended.answer.get("result")
+        found = ended.answer.result
         if found == "[]":
             return None
         self._command = ()
         lines = ended.stderr.strip().splitlines()
-        why = ended.wrong or str(ended.answer.get("error") or f"a probe got out of it: {found}")
+        why = ended.wrong or ended.answer.error or f"a probe got out of it: {found}"
         return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
 
     # -- one call
@@ -191,11 +191,19 @@ class Sandbox:
         return _ended(heard, process.returncode or 0, wrong)
 
 
+class _Answer(msgspec.Struct, forbid_unknown_fields=True):
+    """The answer of the program within. The tool's code can write one, too, and then nothing else is taken."""
+
+    result: str = ""
+    error: str | None = None
+    blocks: dict[str, str] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A call that has ended. answer: {"result"} or {"error"}. wrong: why there is none, in words."""
+    """A call that has ended. wrong: why there is no answer, in words."""
 
-    answer: Json = field(default_factory=dict)
+    answer: _Answer = field(default_factory=_Answer)
     stdout: str = ""
     stderr: str = ""
     wrong: str = ""
@@ -224,16 +232,14 @@ class _Heard:
 
 
 def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
-    answer: Json = {}
+    answer = _Answer()
     if not wrong:
         try:
-            answer = orjson.loads(heard.parts["result"])
-        except orjson.JSONDecodeError:
+            answer = msgspec.json.decode(heard.parts["result"], type=_Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             # A signal within is 128 and more outside; the kernel kills with 9 who takes too much memory.
             wrong = f"ended without a result (exit status {code})"
-    return _Ended(
-        answer if isinstance(answer, dict) else {}, heard.text("stdout"), heard.text("stderr"), wrong
-    )
+    return _Ended(answer, heard.text("stdout"), heard.text("stderr"), wrong)
 
 
 async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:

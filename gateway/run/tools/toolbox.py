@@ -33,7 +33,7 @@ class ToolAnswer:
     status: str = "success"
     stdout: str = ""
     stderr: str = ""
-    blocks: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, str] = field(default_factory=dict)
 
 
 def failed(content: str) -> ToolAnswer:

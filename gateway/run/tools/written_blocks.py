@@ -76,7 +76,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block]
 
 def _changed(blocks: Sequence[Block], answer: ToolAnswer) -> list[tuple[Block, str]]:
     values = answer.blocks
-    return [(b, str(values[b.label]).replace("\0", "")) for b in blocks if b.label in values]
+    return [(b, values[b.label].replace("\0", "")) for b in blocks if b.label in values]
 
 
 def _error(block: Block, why: str) -> str:

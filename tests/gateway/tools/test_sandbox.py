@@ -107,6 +107,20 @@ FAILS = [
         "Error: tool ended without a result (exit status 137).",
         "",
     ),
+    *(
+        # Where the program within writes its answer, other code may write one that is none.
+        (
+            f"import os, sys\ndef tool(): os.write(int(sys.argv[1]), {answer}); os._exit(0)",
+            "Error: tool ended without a result (exit status 0).",
+            "",
+        )
+        for answer in (
+            "b'{\"error\":' + b'[' * 1000 + b']' * 1000 + b'}'",
+            "b'{\"result\":' + b'[' * 1000 + b']' * 1000 + b'}'",
+            """b'{"result":"x","blocks":{"human":["Bob"]}}'""",
+            "b'[1]'",
+        )
+    ),
     ("def tool(): raise ValueError('a' + chr(0xD800))", "Error: ValueError: a? (line 1)", ""),
     ("x = (lambda: tool)()", "Error: IndexError: list index out of range", ""),
 ]
