@@ -221,6 +221,35 @@ AUTOGEN_SPEAKER = (
     "user: {question}\nwriter: {answer}\n\nRead the above conversation. Then select the next role from ['writer', "
     "'critic'] to play. Only return the role.\n"
 )
+MAGENTIC_SURVEY = (
+    "Below I will present you a request. Before we begin addressing the request, please answer the following "
+    "pre-survey to the best of your ability.\n\nHere is the request:\n\n{question}\n"
+)
+MAGENTIC_PLAN = (
+    "Fantastic. To address this request we have assembled the following team:\n\nwriter: Writes.\n\nBased on the team "
+    "composition, and known and unknown facts, please devise a short bullet-point plan."
+)
+MAGENTIC_PROGRESS = (
+    "\nRecall we are working on the following request:\n\n{question}\n\nAnd we have assembled the following team:\n\n"
+    "writer: Writes.\n\nTo make progress on the request, please answer the following questions."
+)
+MAGENTIC_SURVEY_AGAIN = (
+    "As a reminder, we are working to solve the following task:\n\n{question}\n\nIt's clear we aren't making as much "
+    "progress as we would like, but we may have learned something new."
+)
+MAGENTIC_PLAN_AGAIN = (
+    "Please briefly explain what went wrong on this last run (the root cause of the failure), and then come up with a "
+    "new plan."
+)
+# The first plan is asked for in the user's name, each further one by the system.
+SMOLAGENTS_PLAN = (
+    "You are a world expert at analyzing a situation to derive facts, and plan accordingly towards solving a task.\n"
+    "Below I will present you a task.\n\nTask:\n```\n{question}\n```"
+)
+SMOLAGENTS_FURTHER_PLAN = (
+    "You are a world expert at analyzing a situation, and plan accordingly towards solving a task.\nYou have been "
+    "given the following task:\n```\nPlan my trip.\n```"
+)
 # The prompt is the system's, and is the last message.
 SEMANTIC_KERNEL_SUMMARY = (
     "\nProvide a concise and complete summarization of the entire dialog that does not exceed 5 sentences.\n\n"

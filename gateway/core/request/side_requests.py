@@ -39,6 +39,8 @@ class _Known(NamedTuple):
 # AutoGen's for a chat of several agents: the model chooses who speaks next.
 _SPEAKER = r"You are in a role play game\. The following roles are available:"
 
+# Of smolagents, for the first plan and for each further one.
+_PLANNER = r"You are a world expert at analyzing a situation(?: to derive facts)?, and plan accordingly towards solving"
 # Of NextChat, whose wording others took over.
 _DISCUSSION = (
     r"Summarize the discussion briefly in 200 words or less to use as a prompt for future context\.\s*\Z"
@@ -198,6 +200,17 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"Provide a concise and complete summarization of the entire dialog that does not exceed 5 sentences\.",
         "system",
     ),
+    # What the orchestrator of Magentic-One asks itself; AutoGen, Agent Framework and Semantic Kernel have it.
+    _Known(
+        "magentic ledger",
+        r"Below I will present you a request\.\s+Before we begin addressing the request, please answer the following"
+        r"|Fantastic\. To address this request we have assembled the following team:"
+        r"|Recall we are working on the following request:"
+        r"|As a reminder, we are working to solve the following task:"
+        r"|Please briefly explain what went wrong on this last run \(the root cause of the failure\)",
+    ),
+    _Known("smolagents plan", _PLANNER),
+    _Known("smolagents plan", _PLANNER, "system"),
     _Known("autogen speaker", _SPEAKER),
     _Known("autogen speaker", _SPEAKER, "system"),
     _Known(
