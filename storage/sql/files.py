@@ -47,7 +47,7 @@ async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) 
         if not renames:
             raise WriteConflict(f"there is a file {name!r} in this folder already")
         path = PurePosixPath(draft.name)
-        name = f"{path.stem}_({number}){path.suffix}"
+        name = str(path.with_name(f"{path.stem}_({number}){path.suffix}"))
     made = replace(draft, name=name)
     values = (made.uid, made.memory, made.state, made.bytes, made.created, made.type, made.name)
     return replace(made, id=await connection.value(SQL["insert"], values))

@@ -55,7 +55,9 @@ def chunks(text: str, size: int = PART) -> list[str]:
 
 
 def file_name(name: str) -> str:
-    """Returns the last part of a name, without characters that do not print; "" where nothing is left."""
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    clean = "".join(char for char in last if char.isprintable()).strip()
-    return "" if clean in (".", "..") else clean[:255]
+    """Returns a name with its directories, without characters that do not print; "" where nothing is left.
+
+    Nothing is opened by it: directories only tell files of one name apart.
+    """
+    parts = ("".join(filter(str.isprintable, part)).strip() for part in name.replace("\\", "/").split("/"))
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:1000].rstrip("/")

@@ -134,6 +134,20 @@ def test_a_name_that_is_taken_is_handled_as_it_is_asked(world: LettaWorld) -> No
         files.retrieve(first.id, folder_id=made.id)
 
 
+def test_files_of_one_name_in_two_directories_are_two(world: LettaWorld) -> None:
+    """As Letta's example has it that keeps a directory in a folder."""
+    made, files = folder(world), world.letta.folders.files
+    for directory in ("docs", "v1.2/src", "docs"):
+        sent = ("/home/ann/readme.md", directory.encode(), "text/markdown")
+        files.upload(made.id, file=sent, name=f"{directory}/readme.md", duplicate_handling="replace")
+    names = [each.original_file_name for each in files.list(made.id, order="asc")]
+    assert names == ["v1.2/src/readme.md", "docs/readme.md"]
+    again = files.upload(made.id, file=("x", b"new", "text/markdown"), name="v1.2/src/readme.md")
+    assert again.original_file_name == "v1.2/src/readme_(1).md"
+    plain = files.upload(made.id, file=("/home/ann/readme.md", b"new", "text/markdown"))
+    assert plain.original_file_name == "readme.md"
+
+
 def test_an_agent_has_the_tools_of_files_while_it_has_a_folder(world: LettaWorld) -> None:
     notes, more = folder(world, plan=PLAN), folder(world, "more")
     agent, agents = world.agent(folder_ids=[notes.id]), world.letta.agents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -124,7 +125,9 @@ class FolderRoutes:
         query: UploadQuery = asked.query
         folder, file = await self._folder(asked), asked.file
         assert file is not None
-        name = file_name(given_or_none(query.name) or file.file_name or "")
+        # What a form says beside a file may be a path of the client's machine.
+        name = given_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
+        name = file_name(name)
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)
