@@ -65,8 +65,9 @@ server: Server | None = None
 
 async def open_store(path: str | Path, **options: Any) -> Store:
     """Opens a store with the rules of the gateway, in a file or in the database that stands in for it."""
-    if is_url(path) and "factory" in options:
-        options["factory"] = noting(options["factory"].note)
+    if is_url(path) and hasattr(factory := options.get("factory"), "note"):
+        # One that counts the statements of SQLite.
+        options["factory"] = noting(factory.note)
     if server is None or is_url(path):
         return await storage.open.open_store(path, RULES, **options)
     if "connect" in options:
