@@ -131,6 +131,25 @@ def test_a_part_that_is_longer_than_databases_look_for_is_refused(
     assert world.ask("GET", f"{path}?{field}={'%F0%9F%90%8B' * 4_000}")[0] == 200
 
 
+MANY: dict[str, list[Any]] = {
+    "tags": [f"t{n}" for n in range(1001)],
+    "tools": ["send_message"] * 1001,
+    "tool_ids": ["tool-1"] * 1001,
+    "block_ids": ["block-1"] * 1001,
+    "folder_ids": ["folder-1"] * 1001,
+    "source_ids": ["source-1"] * 1001,
+    "memory_blocks": [{"label": f"l{n}", "value": ""} for n in range(1001)],
+    "tool_rules": [{"type": "exit_loop", "tool_name": "send_message"}] * 1001,
+    "initial_message_sequence": [{"role": "user", "content": "Hi."}] * 1001,
+}
+
+
+@pytest.mark.parametrize("field", MANY)
+def test_an_agent_has_no_more_parts_than_are_made_at_once(world: LettaWorld, field: str) -> None:
+    status, told = world.ask("POST", "/v1/agents/", {"model": "m", field: MANY[field]})
+    assert (status, told["detail"][0]["loc"]) == (422, ["body", field])
+
+
 def test_nothing_is_ignored_in_silence(world: LettaWorld) -> None:
     agent = world.agent().id
     for method, path in (("GET", f"/v1/agents/{agent}/memory"), ("DELETE", f"/v1/agents/{agent}")):

@@ -34,7 +34,7 @@ from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
 from gateway.dialects.letta.agent_file.write import OURS
 from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, convert, parse
 from gateway.dialects.letta.error import Fault, Unprocessable
-from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
+from gateway.dialects.letta.resources.agent import MOST_PARTS, CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.tool import UpdateTool, tool_of
@@ -66,10 +66,10 @@ class _FileAgent(msgspec.Struct):
     id: str
     name: _Name | None = None
     agent_type: str | None = None
-    tool_ids: list[str] | None = None
-    block_ids: list[str] | None = None
-    source_ids: list[str] | None = None
-    tags: list[str] | None = None
+    tool_ids: Annotated[list[str], MOST_PARTS] | None = None
+    block_ids: Annotated[list[str], MOST_PARTS] | None = None
+    source_ids: Annotated[list[str], MOST_PARTS] | None = None
+    tags: Annotated[list[str], MOST_PARTS] | None = None
     messages: list[FileMessage] | None = None
     tool_exec_environment_variables: dict[str, str | None] | None = None
     secrets: dict[str, str | None] | None = None

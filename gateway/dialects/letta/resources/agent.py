@@ -110,7 +110,10 @@ LEAST_WINDOW = 1000
 WindowTokens = Annotated[int, Meta(ge=LEAST_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
-_Names = list[Annotated[str, Meta(min_length=1, max_length=200)]]
+# Chosen: above what any prompt has room for. An agent is made in one transaction, and others' writes wait for it.
+MOST_PARTS = Meta(max_length=1_000)
+_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
+_Ids = Annotated[list[str], MOST_PARTS]
 
 
 class UpdateAgent(Body):
@@ -129,12 +132,12 @@ class UpdateAgent(Body):
     max_tokens: _Tokens | UnsetType | None = UNSET
     response_format: dict[str, Any] | UnsetType | None = UNSET
     parallel_tool_calls: bool | UnsetType | None = UNSET
-    block_ids: list[str] | UnsetType | None = UNSET
-    tool_ids: list[str] | UnsetType | None = UNSET
+    block_ids: _Ids | UnsetType | None = UNSET
+    tool_ids: _Ids | UnsetType | None = UNSET
     include_multi_agent_tools: bool | UnsetType | None = UNSET
-    folder_ids: list[str] | UnsetType | None = UNSET
-    source_ids: list[str] | UnsetType | None = UNSET
-    tool_rules: list[ToolRuleBody] | UnsetType | None = UNSET
+    folder_ids: _Ids | UnsetType | None = UNSET
+    source_ids: _Ids | UnsetType | None = UNSET
+    tool_rules: Annotated[list[ToolRuleBody], MOST_PARTS] | UnsetType | None = UNSET
     message_buffer_autoclear: bool | UnsetType | None = UNSET
     message_buffer_limit: _Messages | UnsetType | None = UNSET
     message_buffer_min: _Messages | UnsetType | None = UNSET
@@ -168,11 +171,11 @@ class CreateAgent(UpdateAgent):
     """A new agent."""
 
     agent_type: AgentType | UnsetType | None = UNSET
-    memory_blocks: list[CreateBlock] | UnsetType | None = UNSET
-    tools: list[str] | UnsetType | None = UNSET
+    memory_blocks: Annotated[list[CreateBlock], MOST_PARTS] | UnsetType | None = UNSET
+    tools: _Ids | UnsetType | None = UNSET
     include_base_tools: bool | UnsetType | None = UNSET
     include_base_tool_rules: bool | UnsetType | None = UNSET
-    initial_message_sequence: list[dict[str, Any]] | UnsetType | None = UNSET
+    initial_message_sequence: Annotated[list[dict[str, Any]], MOST_PARTS] | UnsetType | None = UNSET
 
     from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
     template: Annotated[bool | None, HOSTED] | UnsetType = UNSET
