@@ -184,6 +184,8 @@ _BEGIN_POOLED = (
 
 def translate(error: BaseException, name: str = "the database") -> StoreError:
     """Returns the store's own error for one of asyncpg's or of the network's; its cause is set."""
+    if isinstance(error, asyncpg.PostgresError):
+        _leave_out_values(error)
     words = str(error) or type(error).__name__
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
@@ -205,6 +207,15 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
 # Behind a host or by itself, in what follows the user and the password.
 _PORT = re.compile(r":(-?\d+)(?=[,/?]|$)|[?&]port=(-?\d+)(?=&|$)")
 _LAST_PORT = 65535
+
+
+def _leave_out_values(error: Any) -> None:
+    """Takes out of an error of asyncpg's what it quotes of a row: it goes to the log, as its cause does."""
+    kind = (error.sqlstate or "")[:2]
+    if kind in ("22", "23"):
+        error.detail = None  # "Failing row contains (..)"
+    if kind == "22":  # "invalid input: .."
+        error.args = (type(error).__name__,)
 
 
 async def connect(place: PostgresPlace) -> RawConnection:

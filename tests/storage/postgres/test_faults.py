@@ -241,6 +241,31 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("statement", "values", "says"),
+    [
+        ("INSERT INTO said VALUES ($1, NULL)", ["xyzzy"], "violates not-null"),
+        ("INSERT INTO said VALUES ($1, 1), ($1, 2)", ["xyzzy"], "violates unique"),
+        ("SELECT ($1::text)::int", ["xyzzy"], "InvalidTextRepresentation"),
+        ("SELECT $1::int", ["xyzzy"], "DataError"),
+        ("SELECT $1::text", ["xyzzy \ud800"], "DataError"),
+    ],
+)
+async def test_an_error_quotes_nothing_of_a_row(
+    database: PostgresServer, statement: str, values: list[str], says: str
+) -> None:
+    connection = await asyncpg.connect(database.url)
+    try:
+        await connection.execute("CREATE TEMP TABLE said (text text UNIQUE, at int NOT NULL)")
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            await connection.execute(statement, *values)
+    finally:
+        await connection.close()
+    error = translate(caught.value)
+    assert says in error.message
+    assert "xyzzy" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
     ("encoding", "is_taken"), [("UTF8", True), ("SQL_ASCII", True), ("LATIN1", False), ("EUC_JP", False)]
 )
 async def test_a_database_that_cannot_keep_every_text_is_refused(
