@@ -91,6 +91,6 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
     tables = f"schema version {found.schema}" if found.schema else "no tables yet"
-    arrive = "arrive" if found.hears else "do not arrive: name the server itself in database.listen_url"
+    arrive = "arrive" if found.deaf is None else f"do not arrive: {found.deaf}"
     notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
     return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

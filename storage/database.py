@@ -157,13 +157,13 @@ Effect = Operation[object]
 class ServerFindings:
     """A database server as a start would find it. schema: the version of our tables, 0 where there are none.
 
-    is_keyed: there are gateway keys. hears: what one process tells arrives at others.
+    is_keyed: there are gateway keys. deaf: why what one process tells does not arrive at others.
     """
 
     version: str
     schema: int
     is_keyed: bool
-    hears: bool
+    deaf: str | None
 
 
 class Database(Protocol):

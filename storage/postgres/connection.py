@@ -83,7 +83,8 @@ _BY_CLASS: dict[str, type[StoreError]] = {
 # A prepared statement that is gone, or there already: a pooler has given us another session in between.
 _POOLER = ("26000", "42P05", "08P01")
 POOLER_ADVICE = (
-    "behind a pooler in transaction mode set database.pooled = true, without database.pooler_prepares"
+    "behind a pooler in transaction mode set database.pooled = true, without database.pooler_prepares, and have "
+    "database.listen_url name the server itself"
 )
 
 # The errors after which nothing works until a connection has been tried again.

@@ -7,10 +7,12 @@ import secrets
 from contextlib import suppress
 
 from storage.database import ServerFindings
+from storage.errors import StoreError
 from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
 from storage.postgres.migration import find_version, load_migrations, migrate
 
 _ANSWER_S = 2.0
+_ASKED = "SELECT 1"
 
 
 class _Undone(Exception):
@@ -26,12 +28,14 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
         if not 0 < version < len(load_migrations()):
             await _try_migrating(raw, place.name)
         is_keyed = version > 0 and bool(await raw.fetchval("SELECT EXISTS (SELECT 1 FROM keys)"))
-        hears = await _hears(raw, ear)
+        if place.is_pooled and place.carries:
+            await _check_carried(raw, place)
+        deaf = await _find_deaf(raw, ear)
     except FAULTS as error:
         raise translate(error, place.name) from error
     finally:
         raw.terminate()
-    return ServerFindings(server, version, is_keyed, hears)
+    return ServerFindings(server, version, is_keyed, deaf)
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:
@@ -42,9 +46,26 @@ async def _try_migrating(raw: RawConnection, name: str) -> None:
             raise _Undone
 
 
-async def _hears(raw: RawConnection, ear: PostgresPlace) -> bool:
-    """Returns whether what is told on one connection arrives on another."""
-    other = await connect(ear)
+async def _check_carried(raw: RawConnection, place: PostgresPlace) -> None:
+    """Runs a statement in another session than the one that it was prepared in. Raises: what keeps it from that."""
+    other = await connect(place)
+    try:
+        await raw.fetch(_ASKED)
+        with suppress(TimeoutError):  # a pooler with one session has no other
+            async with other.transaction():
+                # It has the session now that was used last.
+                await other.fetch(_ASKED, timeout=_ANSWER_S)
+                await raw.fetch(_ASKED, timeout=_ANSWER_S)
+    finally:
+        other.terminate()
+
+
+async def _find_deaf(raw: RawConnection, ear: PostgresPlace) -> str | None:
+    """Returns why what is told on one connection does not arrive on another; None: it does."""
+    try:
+        other = await connect(ear)
+    except StoreError as error:
+        return error.message
     try:
         heard, channel = asyncio.Event(), f"mnemogate_{secrets.token_hex(6)}"
         await other.add_listener(channel, lambda *_: heard.set())
@@ -52,7 +73,7 @@ async def _hears(raw: RawConnection, ear: PostgresPlace) -> bool:
         async with asyncio.timeout(_ANSWER_S):
             await heard.wait()
     except TimeoutError:
-        return False
+        return "name the server itself in database.listen_url"
     finally:
         other.terminate()
-    return True
+    return None

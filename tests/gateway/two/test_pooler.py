@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -147,3 +147,16 @@ def test_what_one_gateway_forgets_the_other_hears_past_the_pooler(
 
 def _is_heron(world: World) -> bool:
     return "You are a heron." in str(world.upstream.last.messages[0])
+
+
+@pytest.mark.parametrize("binary", [each for each in find_binaries() if version_of(each) < (1, 21)])
+def test_check_config_says_which_setting_a_pooler_does_not_bear(url: str, binary: str) -> None:
+    with Pooler(binary, url) as pooler:
+        through = DatabaseSettings(url=pooler.url, pooled=True, listen_url=pooler.url)
+        prepares = replace(through, pooler_prepares=True, listen_url=url)
+        heard, carried = (check_database(Settings(database=each)) for each in (through, prepares))
+    assert heard.fault is None  # it is remembered, and seen by others some seconds later
+    assert "do not arrive" in heard.notes[1]
+    assert "database.listen_url name the server itself" in heard.notes[1]
+    assert carried.fault is not None
+    assert "without database.pooler_prepares" in carried.fault
