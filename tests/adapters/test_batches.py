@@ -203,7 +203,7 @@ async def test_a_batch_that_nobody_knows_is_gone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_found_by_its_mark(kind: str) -> None:
+async def test_a_batch_is_found_by_its_mark(kind: str) -> None:
     async with bench_of(kind) as bench:
         await bench.submit("a-1", mark="another")
         id = await bench.submit("b-1", "c-1", mark="own")
@@ -249,7 +249,7 @@ async def test_not_over_before_it_has_ended(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-async def test_cancelled(kind: str) -> None:
+async def test_items_of_a_cancelled_batch_are_cancelled(kind: str) -> None:
     async with bench_of(kind, held=True) as bench:
         id = await bench.submit("a-1", "b-1")
         await bench.provider.cancel(id)
@@ -260,7 +260,7 @@ async def test_cancelled(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", REMOTE)
 @pytest.mark.parametrize("cut", [10, 700])
-async def test_results_that_are_cut(kind: str, cut: int) -> None:
+async def test_results_that_break_off_are_an_error_and_can_be_read_again(kind: str, cut: int) -> None:
     async with bench_of(kind) as bench:
         id = await bench.submit(*SEEN)
         bench.batches.cut_results = cut
@@ -300,7 +300,7 @@ async def _list(results: AsyncIterator[PartResult], found: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-async def test_refused(kind: str) -> None:
+async def test_a_batch_that_is_refused_is_not_made_and_says_why(kind: str) -> None:
     async with bench_of(kind) as bench:
         bench.batches.refuse_create = [(400, "The queue is full.")]
         with pytest.raises(ProviderRefused, match="The queue is full"):
@@ -320,7 +320,7 @@ async def test_a_file_of_which_no_batch_was_made_is_deleted() -> None:
         assert [each["filename"] for each in server.shown] == ["another.jsonl"]
 
 
-async def test_refused_as_a_whole() -> None:
+async def test_a_batch_whose_file_is_rejected_is_over_without_results() -> None:
     async with bench_of("openai") as bench:
         bench.batches.rejects = "The file is malformed."
         state = await bench.provider.poll(await bench.submit("a-1"))
@@ -351,7 +351,7 @@ async def test_what_the_provider_keeps_is_deleted(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-async def test_nobody_is_there(kind: str) -> None:
+async def test_a_provider_that_nobody_reaches_is_unreachable(kind: str) -> None:
     maker: Callable[..., BatchProvider] = OpenAIBatches if kind == "openai" else AnthropicBatches
     provider = maker("http://127.0.0.1:9/v1", "sk-own", {}, time.time)
     with pytest.raises(ProviderUnreachable):

@@ -119,7 +119,9 @@ async def test_an_error_tells_its_status_and_when_to_come_back(
     assert (refused.value.status, refused.value.retry_after_s) == (500, None)
 
 
-async def test_nobody_there(embedder: ApiEmbedder, upstream: StrictUpstream) -> None:
+async def test_an_embedder_that_nobody_reaches_is_unreachable(
+    embedder: ApiEmbedder, upstream: StrictUpstream
+) -> None:
     upstream.stop()
     with pytest.raises(ProviderUnreachable):
         await embedder.embed(["a"])

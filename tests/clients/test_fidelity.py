@@ -109,7 +109,9 @@ async def all_of(client: Client, said: str) -> list[str]:
 
 
 @pairwise()
-async def test_a_chat(talk: Talk, client: Client, request: pytest.FixtureRequest) -> None:
+async def test_a_client_chats_and_sends_its_history_again(
+    talk: Talk, client: Client, request: pytest.FixtureRequest
+) -> None:
     talk.upstream.queue(say("Hello, Ann."), say("Ann."))
     assert await client.chat("I am Ann.", "Who am I?") == ["Hello, Ann.", "Ann."]
     assert talk.world.gateway.last_line()["memory"] == talk.mode.memory
@@ -118,7 +120,9 @@ async def test_a_chat(talk: Talk, client: Client, request: pytest.FixtureRequest
 
 
 @pairwise()
-async def test_a_stream(talk: Talk, client: Client, request: pytest.FixtureRequest) -> None:
+async def test_a_client_reads_a_stream_piece_by_piece(
+    talk: Talk, client: Client, request: pytest.FixtureRequest
+) -> None:
     talk.upstream.queue(say("One two three", tokens=["One", " two", " three"]))
     assert await all_of(client, "Count.") == ["One", " two", " three"]
     assert_one_conversation(talk, request)
@@ -137,7 +141,7 @@ async def test_a_stream_comes_as_it_is_said(talk: Talk, client: Client) -> None:
 
 
 @pairwise(stream=[False, True])
-async def test_usage(talk: Talk, client: Client, stream: bool) -> None:
+async def test_a_client_reads_the_upstreams_usage(talk: Talk, client: Client, stream: bool) -> None:
     talk.upstream.queue(say("Hi there.", usage=USAGE[talk.mode.speaks]))
     assert await client.usage("Hi", stream=stream) == (11, 3)
 

@@ -99,7 +99,7 @@ REFUSED: list[tuple[str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("sent", "says"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_it_refuses(sent: Json, says: str) -> None:
+def test_a_body_that_the_api_refuses_is_refused(sent: Json, says: str) -> None:
     with pytest.raises(Refused, match=says):
         check_request(orjson.dumps(sent), HEADERS)
 
@@ -113,7 +113,7 @@ HEADERS_REFUSED: list[tuple[Json, str]] = [
 
 
 @pytest.mark.parametrize(("headers", "says"), HEADERS_REFUSED)
-def test_it_refuses_headers(headers: Json, says: str) -> None:
+def test_headers_that_the_api_refuses_are_refused(headers: Json, says: str) -> None:
     with pytest.raises(Refused, match=says):
         check_request(orjson.dumps(body()), headers)
 

@@ -76,7 +76,7 @@ async def test_one_that_has_a_job_goes_on(store: Store) -> None:
     assert (job.kind, job.agent, job.key) == ("batch", 0, "b" * 32)
 
 
-async def test_cancelled(store: Store) -> None:
+async def test_a_cancelled_batch_has_no_open_items(store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
     found = await store.batches.cancel(batch, 20.0)
     assert found.state is BatchState.CANCELLED

@@ -126,7 +126,9 @@ async def test_tool_results_cost_the_same(alice: Speaker, statements: list[str],
 
 
 @both
-async def test_a_first_turn(alice: Speaker, statements: list[str], key: str | None) -> None:
+async def test_a_first_turn_costs_so_many_statements(
+    alice: Speaker, statements: list[str], key: str | None
+) -> None:
     await alice.say([user("somebody known")], assistant("Yes."), "another")
     statements.clear()
     await alice.say([user("one")], assistant("First."), key)
@@ -154,7 +156,9 @@ async def test_a_first_turn_of_somebody_new(alice: Speaker, statements: list[str
 
 
 @both
-async def test_a_fork(alice: Speaker, statements: list[str], key: str | None) -> None:
+async def test_a_fork_costs_so_many_statements(
+    alice: Speaker, statements: list[str], key: str | None
+) -> None:
     history = await opened(alice, key)
     statements.clear()
     await alice.say(history[:3], assistant("Another second."), key)

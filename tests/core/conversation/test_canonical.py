@@ -265,7 +265,7 @@ def test_a_transcript_that_went_on(new: str, old: str) -> None:
         ("anything", "..."),
     ],
 )
-def test_one_that_did_not(new: str, old: str) -> None:
+def test_another_text_is_no_transcript_that_went_on(new: str, old: str) -> None:
     assert not grows(new, old)
 
 
@@ -308,7 +308,7 @@ def test_what_was_spoken_of_a_reply(spoken: str) -> None:
         ("", "I booked a hotel"),
     ],
 )
-def test_what_was_not(spoken: str, ours: str) -> None:
+def test_another_text_was_not_spoken_of_a_reply(spoken: str, ours: str) -> None:
     assert not is_cut_of(spoken, ours)
 
 

@@ -195,7 +195,7 @@ def test_the_same_fact_is_kept_once() -> None:
         ("ตา", "ตี", False),
     ],
 )
-def test_what_says_the_same(a: str, b: str, same: bool) -> None:
+def test_facts_have_one_key_if_they_say_the_same(a: str, b: str, same: bool) -> None:
     assert (learn.fact_key(a) == learn.fact_key(b)) is same
 
 

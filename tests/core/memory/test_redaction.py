@@ -22,7 +22,7 @@ from gateway.core.memory.redaction import WITHHELD, has_secret, withhold
         "bPxRf1CY7EXAMPLEKEYwJal9rXUtnFEMI",
     ],
 )
-def test_its_form_tells(secret: str) -> None:
+def test_a_secret_is_known_by_its_form(secret: str) -> None:
     text = f"Here it is: {secret}, keep it."
     assert withhold(text) == f"Here it is: {WITHHELD}, keep it."
 

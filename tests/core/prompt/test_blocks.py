@@ -24,7 +24,7 @@ EMPTY = Block(3, "plans", "What is planned.", " \n", 1000)
 TOOLS = describe_tools(["memory_replace", "memory_insert"])
 
 
-def test_the_section() -> None:
+def test_the_section_shows_each_block_with_its_limit() -> None:
     assert render_section([HUMAN, PERSONA, EMPTY]) == (
         "<memory_blocks>\n"
         f"{PREAMBLE}\n"
@@ -120,7 +120,9 @@ def test_an_ordinary_value_stands_word_for_word(value: str) -> None:
         ),
     ],
 )
-def test_what_changed_outside(known: dict[str, int], blocks: list[Block], expected: list[str]) -> None:
+def test_changes_from_outside_are_named_block_by_block(
+    known: dict[str, int], blocks: list[Block], expected: list[str]
+) -> None:
     changes = section_changes(known, blocks)
     assert [change.splitlines()[0] for change in changes] == expected
 

@@ -196,7 +196,7 @@ def test_chosen_turns_stand_in_the_order_they_were_said() -> None:
         ([], {}, []),
     ],
 )
-def test_what_is_left_out(
+def test_a_note_leaves_out_what_is_visible_or_said_already(
     candidates: list[Message], options: dict[str, set[bytes]], expected: list[int]
 ) -> None:
     assert [hit.message.seq for hit in choose(candidates, "Where is my dog", **options)] == expected  # type: ignore[arg-type]
@@ -436,5 +436,5 @@ def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str)
         ("\u200fשלום, \u200fעולם", ["שלום", "עולם"]),  # marks of direction
     ],
 )
-def test_the_words_of_a_text(text: str, words: list[str]) -> None:
+def test_words_are_told_apart_by_their_signs(text: str, words: list[str]) -> None:
     assert telling_words(text) == words

@@ -86,7 +86,9 @@ def show(text: str, window: Window) -> str:
         ("ss", 0, "ss"),
     ],
 )
-def test_where_the_cut_falls(text: str, high: int, kept: str) -> None:
+def test_the_oldest_messages_are_cut_at_a_place_where_a_list_may_begin(
+    text: str, high: int, kept: str
+) -> None:
     window = fit(text, high)
     assert show(text, window) == kept
     assert window.evicted_tokens == 10 * kept.count(".")
@@ -142,7 +144,9 @@ def test_the_cut_stays_put_while_the_list_grows() -> None:
         ({"capacity": 0}, Budget(0, 1, 0)),
     ],
 )
-def test_the_budget(arguments: dict[str, int | None], expected: Budget) -> None:
+def test_the_budget_leaves_room_for_the_reply_and_what_is_ours(
+    arguments: dict[str, int | None], expected: Budget
+) -> None:
     assert plan_budget(**arguments) == expected  # type: ignore[arg-type]
 
 

@@ -37,7 +37,9 @@ PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "u
         ({"metadata": None}, False, ()),
     ],
 )
-def test_what_is_consumed(extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]) -> None:
+def test_fields_of_an_envelope_are_consumed_and_no_others(
+    extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]
+) -> None:
     assert consumed({**PLAIN, **extra}, takes_metadata) == expected
 
 

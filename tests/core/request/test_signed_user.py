@@ -77,7 +77,7 @@ def test_a_good_token_names_its_user() -> None:
         (token({**CLAIMS, "sub": " "}), "no user"),
     ],
 )
-def test_any_other_is_refused(bad: bytes, why: str) -> None:
+def test_any_other_token_is_refused(bad: bytes, why: str) -> None:
     with pytest.raises(NotAuthenticated, match=why) as caught:
         signed_user(bad, SECRET, NOW)
     assert (caught.value.status, caught.value.param) == (401, "x-openwebui-user-jwt")

@@ -108,7 +108,9 @@ def called(*names: str, result: str = "done") -> list[CalledTool]:
         ([FIRST, rule("parent_last_tool", "b", children=["a"])], [], "a", True),
     ],
 )
-def test_what_is_offered(rules: list[Raw], before: list[CalledTool], names: str | None, must: bool) -> None:
+def test_rules_decide_which_tools_are_offered(
+    rules: list[Raw], before: list[CalledTool], names: str | None, must: bool
+) -> None:
     found = offer(read_rules(rules), before, TOOLS)
     assert (found.names if found.names is None else "".join(found.names), found.must) == (names, must)
 
@@ -124,7 +126,7 @@ def test_an_ordering_rule_asks_for_one_call_at_a_time(kind: Raw) -> None:
 
 
 @pytest.mark.parametrize("kind", [TWICE, ON, EXIT, REQUIRED, APPROVAL])
-def test_other_rules_do_not(kind: Raw) -> None:
+def test_other_rules_change_nothing_of_the_offer(kind: Raw) -> None:
     assert offer(read_rules([kind]), [], TOOLS).fields() == {}
 
 
@@ -239,7 +241,7 @@ OTHER = JudgedCall("b")
         ([FIRST], REPLY, [], None),
     ],
 )
-def test_what_follows(
+def test_rules_decide_whether_a_turn_goes_on(
     rules: list[Raw], style: SpeakingStyle, reply: list[JudgedCall], ends: StopReason | None
 ) -> None:
     before = [

@@ -94,7 +94,7 @@ def test_what_falls_out_is_summarised_before_and_breaks_the_prefix_once(
     assert "Notes " in str(seen[-1].messages[0]["content"])
 
 
-def test_it_is_still_found(quiet: World) -> None:
+def test_what_left_the_buffer_is_still_found(quiet: World) -> None:
     chat = bounded(quiet, OURS)
     chat.say("My boat is called Albatross.")
     talk(chat, 8)

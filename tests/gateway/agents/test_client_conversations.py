@@ -222,7 +222,7 @@ def test_a_deleted_conversation_is_forgotten(world: LettaWorld, tmp_path: Path) 
     assert count == 1
 
 
-def test_what_is_not_there(world: LettaWorld) -> None:
+def test_a_conversation_or_agent_that_is_not_there_is_named(world: LettaWorld) -> None:
     agent, other = world.agent(), world.agent()
     one = world.letta.conversations.create(agent_id=agent.id)
     with pytest.raises(NotFoundError):

@@ -77,7 +77,7 @@ def test_a_tool_that_cannot_be_called_is_left_out_alone(upstream: StrictUpstream
         assert servers.retrieve(made.id).mnemogate == left_out  # type: ignore[union-attr]
 
 
-def test_what_is_refused(world: LettaWorld) -> None:
+def test_a_server_with_secrets_or_out_of_bounds_is_refused(world: LettaWorld) -> None:
     servers = world.letta.mcp_servers
 
     def create(name: str = "calc", **config: Any) -> Any:

@@ -97,7 +97,7 @@ def test_the_next_summary_goes_on_from_the_one_before(world: LettaWorld, notes: 
     assert "Notes 1" not in system(world)
 
 
-def test_all_of_it_can_go(world: LettaWorld) -> None:
+def test_mode_all_summarises_all_that_was_said(world: LettaWorld) -> None:
     agent = world.agent(compaction_settings={"mode": "all"})
     talk(world, agent.id, 2)
     done = world.letta.agents.messages.compact(agent.id)

@@ -286,7 +286,7 @@ def test_every_method_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
-def test_the_verdict_holds(name: str, things: Things) -> None:
+def test_each_method_does_what_the_table_says(name: str, things: Things) -> None:
     row = TABLE[name]
     method = dict(methods(things.letta))[name]
     if isinstance(row, str):

@@ -80,7 +80,7 @@ def test_a_run_in_the_background(world: Killed, kill: str) -> None:
 
 
 @pytest.mark.parametrize("kill", [*(f"after {row}" for row in ROWS[1:]), "before answered", "before ended"])
-def test_a_live_run(world: Killed, kill: str) -> None:
+def test_a_live_run_that_is_killed_is_told_and_done_once(world: Killed, kill: str) -> None:
     with world.serve(kill) as gateway:
         agent = world.agent(gateway)
         send(gateway, agent, background=False)

@@ -49,7 +49,7 @@ FAULTS: Final = (
         (
             f"{_KILLS}::test_a_run_goes_on_from_where_it_was_killed",
             f"{_ROWS}::test_a_run_in_the_background",
-            f"{_ROWS}::test_a_live_run",
+            f"{_ROWS}::test_a_live_run_that_is_killed_is_told_and_done_once",
             f"{_ROWS}::test_another_message_behind_a_live_run",
             f"{_ROWS}::test_a_call_is_not_made_twice",
         ),

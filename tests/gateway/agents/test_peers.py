@@ -154,7 +154,7 @@ def test_an_answer_of_several_steps_is_all_that_was_said(stage: Stage) -> None:
     ]
 
 
-def test_by_tags(stage: Stage) -> None:
+def test_all_agents_with_certain_tags_are_asked(stage: Stage) -> None:
     stage.agent("ann", call_tools(ask_tagged(["team"], ["x", "y"])), tags=["team", "x"])
     b = stage.agent("bob", say("B."), tags=["team", "x"])
     c = stage.agent("cid", fail(500), tags=["team", "y", "z"])
@@ -257,7 +257,7 @@ def test_an_agent_that_asks_itself(stage: Stage) -> None:
     assert stage.told("ann") == [f"Error: ann {CIRCLE}"]
 
 
-def test_a_circle_of_two(stage: Stage) -> None:
+def test_two_agents_that_wait_for_each_other_get_an_error(stage: Stage) -> None:
     b = stage.agent("bob", call_tools(ask("ann", "And you?")), say("I cannot ask."))
     stage.agent("ann", call_tools(ask(b)), say("Done."))
     assert stage.send("ann").messages[-1].content == "Done."
@@ -388,7 +388,7 @@ def test_who_waits_in_a_queue_for_its_answer_is_cancelled(stage: Stage) -> None:
     assert len(stage.heard["bob"]) == 1
 
 
-def test_a_queue_that_is_full(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_whose_queue_is_full_is_an_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.run.agents.runs.MOST_SENDS", 1)
     gate = Gate()
     stage.agent("bob", say("Busy.", hold_before_headers=gate))

@@ -366,7 +366,7 @@ def test_a_plain_turn_costs_no_statement_more(world: World) -> None:
     assert len(world.statements_of(lambda: chat.say("And now?"))) == 1
 
 
-def test_by_hand(world: World, notes: Notes) -> None:
+def test_a_summary_is_made_when_an_operator_asks(world: World, notes: Notes) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE, headers={"x-mnemogate-conversation": "c1"})
     talk(chat, 6)
     assert not notes.asked

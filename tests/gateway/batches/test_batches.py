@@ -503,7 +503,7 @@ def test_a_conversation_of_its_own(tmp_path: Path) -> None:
 # -- who may, how much, how long
 
 
-def test_what_is_no_batch(tmp_path: Path) -> None:
+def test_a_wrong_request_of_a_batch_is_named(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         [agent] = s.agents(1)
         unknown = f"agent-{'0' * 32}"
@@ -572,7 +572,7 @@ def test_the_next_cycle_waits_for_the_next_days_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_cancelled(model: str, tmp_path: Path) -> None:
+def test_cancelling_ends_all_items_and_the_providers_batch(model: str, tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         server: BatchServer = s.openai if model == "open/m" else s.anthropic
         agents = s.agents(3, model)

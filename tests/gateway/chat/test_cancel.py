@@ -105,7 +105,7 @@ def test_after_a_long_request(world: World) -> None:
     leave(world, say(SECRET, hold_before_headers=Gate()), after=None, messages=messages)
 
 
-def test_in_the_second_round(world: World) -> None:
+def test_a_turn_that_is_cut_in_its_second_round_merges_no_edits(world: World) -> None:
     world.upstream.queue(
         call_tools(Call("memory_insert", {"label": "human", "new_string": "third"}), text="So, ")
     )

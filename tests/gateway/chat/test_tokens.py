@@ -53,7 +53,9 @@ def test_the_split_pattern_is_the_one_of_the_installed_tiktoken(
         ("\ud800", 1, 1),  # half a surrogate pair: legal in JSON, counted as the replacement character
     ],
 )
-def test_counts(text: str, o200k: int, cl100k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_counted_as_tiktoken_does(
+    text: str, o200k: int, cl100k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("no network")
 
@@ -146,5 +148,5 @@ def test_media_are_estimated_by_kind(part: dict[str, object], expected: int) -> 
         ({"role": 1, "content": 7, "tool_calls": [None, {"function": 3}]}, 4),  # nonsense is no crash
     ],
 )
-def test_a_message(message: dict[str, object], expected: int) -> None:
+def test_a_message_counts_with_its_calls_and_media(message: dict[str, object], expected: int) -> None:
     assert message_tokens(message, len) == expected

@@ -377,7 +377,7 @@ def test_usage_comes_in_a_stream_when_it_was_asked_for(shared: Talk, wanted: boo
 
 
 @claude_too
-def test_a_parsed_answer(talk: Talk) -> None:
+def test_an_answer_is_parsed_by_its_schema(talk: Talk) -> None:
     talk.upstream.queue(say(CITY), say(CITY, tokens=list(CITY)))
     parsed = talk.sdk.chat.completions.parse(**asked(talk, {"response_format": City}))
     assert parsed.choices[0].message.parsed == City(name="Oslo", people=717710)

@@ -117,7 +117,9 @@ def test_a_flag_is_held_to_what_the_file_is(tmp_path: Path, name: tuple[str, str
         ("MNEMOGATE_BACKGROUND_MODEL", "small", "memory", "background_model", "small"),
     ],
 )
-def test_the_environment_says(tmp_path: Path, name: str, text: str, table: str, key: str, value: Any) -> None:
+def test_a_variable_sets_its_setting(
+    tmp_path: Path, name: str, text: str, table: str, key: str, value: Any
+) -> None:
     assert getattr(getattr(load(tmp_path, "", {name: text}), table), key) == value
 
 
@@ -547,7 +549,7 @@ def test_keys_are_not_shown() -> None:
         ("", False),
     ],
 )
-def test_loopback(host: str, expected: bool) -> None:
+def test_loopback_addresses_are_known(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
@@ -564,7 +566,7 @@ def test_the_profile_decides_before_the_project(
     assert identify(headers, {}, rules, project).mode == expected
 
 
-def test_single_user(tmp_path: Path) -> None:
+def test_single_user_makes_one_person_of_everybody(tmp_path: Path) -> None:
     assert load(tmp_path).default_user is None
     assert load(tmp_path, "[memory]\nsingle_user = true").default_user == "owner"
     assert load(tmp_path, "[memory]\nsingle_user = true\ndefault_user = 'ann'").default_user == "ann"

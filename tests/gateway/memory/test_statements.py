@@ -122,13 +122,13 @@ def test_the_first_turn_of_a_user(world: World) -> None:
     assert found == FIRST_TURN_OF_A_USER
 
 
-def test_a_fork(world: World) -> None:
+def test_a_fork_costs_so_many_statements(world: World) -> None:
     chat = begun(world, turns=2)
     del chat.messages[-2:]
     assert cost(world, chat, "Something else altogether.") == FORK
 
 
-def test_a_regenerated_reply(world: World) -> None:
+def test_a_regenerated_reply_costs_so_many_statements(world: World) -> None:
     chat = begun(world, turns=3)
     chat.messages.pop()
     world.upstream.queue(say("Another answer."))

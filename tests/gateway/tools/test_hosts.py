@@ -79,7 +79,7 @@ ADDRESSES = {
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_public_addresses(address: str) -> None:
+def test_an_address_is_public_or_not(address: str) -> None:
     assert is_public(address) is ADDRESSES[address]
 
 
@@ -149,7 +149,7 @@ def test_without_the_setting_no_host_may_be_spoken_to() -> None:
 @pytest.mark.parametrize(
     "text", ["", "https://", "a b", "ftp://a", "a:99999", "a/path", "**", "*.", "a.*.b", "u@a"]
 )
-def test_no_host_rule(text: str) -> None:
+def test_a_text_that_is_no_rule_for_hosts_is_none(text: str) -> None:
     assert HostRule.of(text) is None
 
 
@@ -257,7 +257,7 @@ async def test_replies_that_cannot_be_used(reply: bytes, wrong: str) -> None:
             await get(ToolHosts(ToolSettings(private_hosts=(url,))), url)
 
 
-async def test_nobody_there() -> None:
+async def test_a_host_whose_name_is_unknown_is_an_error() -> None:
     async def fails(host: str, port: int) -> Sequence[str]:
         raise OSError("no such name")
 

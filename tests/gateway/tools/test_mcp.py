@@ -64,7 +64,7 @@ async def check_server(server: McpServerDefinition) -> None:
     assert "nothing" in unknown.content
 
 
-async def test_over_http(http: McpServerDefinition) -> None:
+async def test_a_server_is_asked_over_http(http: McpServerDefinition) -> None:
     await check_server(http)
 
 
@@ -83,7 +83,7 @@ async def test_numbers_that_are_too_large_to_be_kept() -> None:
         assert await servers.call(server, "large", {"n": 1}) == ToolAnswer(f'{{"large": {double.LARGE}}}')
 
 
-async def test_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_program_is_asked_over_pipes_and_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     await check_server(STDIO)
     told = await asking(STDIO).call(STDIO, "variables", {})
@@ -91,7 +91,7 @@ async def test_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "OPENAI_API_KEY" not in told.content
 
 
-async def test_a_server_that_dies() -> None:
+async def test_a_server_that_dies_is_an_error_of_the_call() -> None:
     with started() as server:
         servers = asking(server)
         assert await servers.call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
@@ -108,7 +108,7 @@ async def test_a_server_that_dies() -> None:
 
 
 @pytest.mark.parametrize("over_pipes", [False, True])
-async def test_a_server_that_is_slow(
+async def test_a_server_that_is_slow_is_not_waited_for(
     http: McpServerDefinition, monkeypatch: pytest.MonkeyPatch, *, over_pipes: bool
 ) -> None:
     server = STDIO if over_pipes else http
@@ -193,7 +193,7 @@ async def test_a_program_that_is_not_there() -> None:
         await servers.list(McpServerDefinition(command=("/nowhere/program",)))
 
 
-async def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_extra_a_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(gateway.run.tools, "mcp_session", raising=False)
     monkeypatch.delitem(sys.modules, "gateway.run.tools.mcp_session", raising=False)
     monkeypatch.setitem(sys.modules, "mcp", None)

@@ -199,7 +199,7 @@ async def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 @needs_bwrap
 @pytest.mark.parametrize("way", ESCAPES)
-async def test_no_way_out(sandbox: Sandbox, outside: dict[str, Any], way: str) -> None:
+async def test_no_way_leads_out_of_the_sandbox(sandbox: Sandbox, outside: dict[str, Any], way: str) -> None:
     names = "".join(f"{name} = {value!r}\n" for name, value in outside.items())
     source = f"{names}def tool():\n{indent(ESCAPES[way], '    ')}\n    return 'out'"
     answer = await sandbox.run(source, call())

@@ -75,7 +75,7 @@ async def test_what_goes_wrong_is_told_and_not_tried_again(reply: bytes, says: s
     assert len(server.heads) == 1
 
 
-async def test_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_webhook_is_called_once_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhook, "TIMEOUT_S", 0.05)
     async with serving(asyncio.Event()) as server:
         answer = await call(server)

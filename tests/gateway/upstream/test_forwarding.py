@@ -36,7 +36,7 @@ def sdk(gateway: Running) -> Iterator[openai.OpenAI]:
 # --- every endpoint, with the SDK ---------------------------------------------------------------------------------
 
 
-def test_embeddings(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+def test_embeddings_pass_with_fields_that_nobody_knows(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
     made = sdk.embeddings.create(model="m", input=["a", "bb"], extra_body={"odd": 1})
     assert [each.embedding for each in made.data] == [[0.25, 1.0], [0.25, 2.0]]
     assert upstream.last.json is None
@@ -96,7 +96,7 @@ def test_uploads_and_batches(sdk: openai.OpenAI) -> None:
     assert list(sdk.batches.list()) == []
 
 
-def test_rerank(gateway: Running) -> None:
+def test_rerank_passes_without_memory(gateway: Running) -> None:
     body = json.dumps({"model": "m", "query": "q", "documents": ["a", "b"]}).encode()
     reply = gateway.ask("POST", "/v1/rerank", body, JSON)
     assert [each["index"] for each in reply.json["results"]] == [0, 1]
@@ -366,7 +366,7 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
         (b"[]", {}, 400, None),
     ],
 )
-def test_refusals(
+def test_a_request_that_leads_to_no_upstream_is_refused(
     two: tuple[Running, StrictUpstream, StrictUpstream],
     body: Any,
     headers: dict[str, str],
@@ -452,7 +452,9 @@ def test_a_path_that_could_lead_elsewhere_does_not_exist(
         ("GET", "/v1/models/agent/nobody", 404, "model_not_found"),
     ],
 )
-def test_what_there_is_not(gateway: Running, method: str, path: str, status: int, code: str) -> None:
+def test_a_route_or_method_that_is_not_there_is_an_openai_error(
+    gateway: Running, method: str, path: str, status: int, code: str
+) -> None:
     reply = gateway.ask(method, path)
     assert (reply.status, reply.error["code"]) == (status, code)
     assert set(reply.error) == {"message", "type", "param", "code"}

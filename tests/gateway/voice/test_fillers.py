@@ -235,7 +235,7 @@ async def test_it_is_heard_before_the_call_is_complete(world: World) -> None:
     assert heard == f"{FILLER} {ANSWER}"
 
 
-def test_the_same_with_claude(tmp_path: Path) -> None:
+def test_a_filler_of_claudes_is_spoken_and_sent_again(tmp_path: Path) -> None:
     with StrictAnthropic() as upstream:
         there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
         with remember(upstream, tmp_path, agent(filler="model"), upstreams=there) as world:

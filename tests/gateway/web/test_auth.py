@@ -57,7 +57,7 @@ def test_once_a_key_exists_every_route_demands_one(gateway: Running, method: str
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
-def test_health_never_does(gateway: Running, path: str) -> None:
+def test_health_never_demands_a_key(gateway: Running, path: str) -> None:
     make_key(gateway)
     assert gateway.ask("GET", path).status == 200
 

@@ -36,7 +36,9 @@ def test_live_and_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
         (Readiness(started=True, checks={"store": lambda: "full"}), "degraded", True),  # chat goes on
     ],
 )
-def test_readiness(readiness: Readiness, status: str, ready: bool) -> None:
+def test_a_gateway_is_ready_between_its_start_and_its_end(
+    readiness: Readiness, status: str, ready: bool
+) -> None:
     assert (readiness.report()["status"], readiness.is_ready) == (status, ready)
 
 

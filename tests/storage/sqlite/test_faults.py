@@ -60,7 +60,7 @@ async def assert_recovers(store: Store, agent: Agent) -> None:
     assert passage in await store.passages.list(agent.id, limit=1000)
 
 
-async def test_disk_full(open_store: Any) -> None:
+async def test_a_full_disk_refuses_writes_until_there_is_room(open_store: Any) -> None:
     disk = Disk()
     store = await open_store(limits=BY_HAND, connect=disk.connect)
     agent = await make_agent(store)
@@ -147,7 +147,7 @@ async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was
     await assert_recovers(store, agent)
 
 
-async def test_read_only(open_store: Any) -> None:
+async def test_a_read_only_file_is_read_and_refuses_writes(open_store: Any) -> None:
     disk = Disk()
     store = await open_store()
     agent = await make_agent(store)
