@@ -13,7 +13,7 @@ import pytest
 from gateway.run.agents.registry import AgentEdit
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.test_chat import OURS, make
-from tests.gateway.background.test_compact import Notes, compacted
+from tests.gateway.compacting import Notes, compacted
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
 
 MOST, LEAST = 10, 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,29 +12,14 @@ from letta_client import BadRequestError, InternalServerError
 
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
-from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
-from tests.gateway.background.test_compact import compacted
+from tests.gateway.compacting import Notes, compacted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 NOTHING_ELSE = {"learn_every": 0, "recall_tokens": 0}
 TALE = "A long tale of the sea. " * 8
-
-
-class Notes:
-    """The model: `Ok.` to a send, notes by number to a request for a summary, unless a test says what else."""
-
-    def __init__(self, upstream: StrictUpstream) -> None:
-        self.asked: list[Seen] = []
-        self.reply: Callable[[int], Reply] = lambda n: say(f"Notes {n}: they talked of the sea.")
-        upstream.script = self._answer
-
-    def _answer(self, seen: Seen) -> Reply:
-        if "<conversation>" not in str(seen.messages[-1]["content"]):
-            return say("Ok.")
-        self.asked.append(seen)
-        return self.reply(len(self.asked))
 
 
 @pytest.fixture
@@ -67,14 +52,14 @@ def test_a_conversation_is_compacted_by_hand(world: LettaWorld, notes: Notes) ->
     talk(world, agent.id)
     done = world.letta.agents.messages.compact(agent.id)
     assert done is not None
-    assert done.summary == "Notes 1: they talked of the sea."
+    assert done.summary == "Notes 1: they talked of this and that."
     # The system message, the last two turns; before that all five.
     assert (done.num_messages_before, done.num_messages_after) == (11, 5)
     assert notes.asked[0].json["model"] == "m"
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert sent(world) == ["3: A", "Ok.", "4: A", "Ok.", "And "]
     assert "<summary>" in system(world)
-    assert "Notes 1: they talked of the sea." in system(world)
+    assert "Notes 1: they talked of this and that." in system(world)
     context = world.ask("GET", f"/v1/agents/{agent.id}/context")[1]
     assert "Notes 1" in context["summary_memory"]
     # What left is listed as before, and stays out.
@@ -90,7 +75,7 @@ def test_the_next_summary_goes_on_from_the_one_before(world: LettaWorld, notes: 
     talk(world, agent.id, 3)
     world.letta.agents.messages.compact(agent.id)
     asked = notes.asked[1].messages[-1]["content"]
-    assert "Notes 1: they talked of the sea." in asked
+    assert "Notes 1: they talked of this and that." in asked
     assert "2: A long" not in asked
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert "Notes 2" in system(world)
@@ -229,7 +214,7 @@ def test_compaction_messages_are_shown_where_they_are_asked_for(world: LettaWorl
     reply = world.letta.agents.messages.create(agent.id, input="And now?", include_compaction_messages=True)
     assert kinds(reply.messages) == ["event_message", "summary_message", "assistant_message"]
     event, summary = list[Any](reply.messages)[:2]
-    assert (event.event_type, summary.summary) == ("compaction", "Notes 1: they talked of the sea.")
+    assert (event.event_type, summary.summary) == ("compaction", "Notes 1: they talked of this and that.")
     # The next one has nothing new.
     again = world.letta.agents.messages.create(agent.id, input="So?", include_compaction_messages=True)
     assert kinds(again.messages) == ["assistant_message"]

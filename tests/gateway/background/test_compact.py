@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateway.core.prompt.summary import INSTRUCTIONS
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
-from gateway.settings import ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
-from storage.records import JobState, Scope
+from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
-from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
+from tests.gateway.compacting import Notes, compacted, compacting, text_of
+from tests.gateway.sdk import Chat, World, agent, prefix_bytes
 
-CONTEXT = 2000  # tokens
 RESERVE = 300
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-
-
-def is_ours(seen: Seen) -> bool:
-    """Whether a request is for a summary."""
-    return bool(seen.json["model"] == "small" and INSTRUCTIONS[:40] in seen.messages[0]["content"])
-
-
-class Notes:
-    """The background model: notes by number, unless a test says what else. reply: its next answers."""
-
-    def __init__(self, upstream: StrictUpstream) -> None:
-        self.asked: list[Seen] = []
-        self.reply: Callable[[int], Reply] = lambda n: say(f"Notes {n}: they talked of this and that.")
-        upstream.script = self._answer
-
-    def _answer(self, seen: Seen) -> Reply:
-        if not is_ours(seen):
-            return say("Ok.")
-        self.asked.append(seen)
-        return self.reply(len(self.asked))
 
 
 @pytest.fixture
@@ -53,46 +29,6 @@ def notes(upstream: StrictUpstream) -> Notes:
 def world(upstream: StrictUpstream, notes: Notes, tmp_path: Path) -> Iterator[World]:
     with compacting(upstream, tmp_path) as made:
         yield made
-
-
-def compacting(
-    upstream: StrictUpstream,
-    tmp_path: Path,
-    profile: ProfileSettings | None = None,
-    context: int = CONTEXT,
-    **memory: Any,
-) -> Any:
-    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
-    # Nothing else shall ask the background model here.
-    memory = {"background_model": "small", "recall_tokens": 0, "learn_every": 0, **memory}
-    return remember(upstream, tmp_path, profile or agent(), upstreams=(small,), memory=memory)
-
-
-def compacted(world: World) -> None:
-    """Until no compaction waits or runs."""
-    world.settle()
-    jobs = world.store.jobs
-
-    async def is_busy() -> bool:
-        states = {job.state for job in await jobs.list() if job.kind == "compact"}
-        return JobState.RUNNING in states or states == {JobState.PENDING}  # what failed holds its lane
-
-    async def wait() -> None:
-        changed = asyncio.Event()
-        unwatch = jobs.watch(changed.set)
-        try:
-            async with asyncio.timeout(10):
-                while await is_busy():
-                    await changed.wait()
-                    changed.clear()
-        finally:
-            unwatch()
-
-    world.gateway.call(wait())
-
-
-def text_of(n: int, words: int) -> str:
-    return f"Message {n}:" + "".join(f" word{n}x{k}" for k in range(words))
 
 
 def talk(chat: Chat, turns: int, start: int = 0, words: int = 12) -> list[Seen]:

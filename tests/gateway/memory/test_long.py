@@ -11,7 +11,7 @@ from gateway.core.conversation import lookup
 from gateway.run.memory import known, record
 from storage.commands import Pool
 from tests.doubles.upstream import StrictUpstream, say
-from tests.gateway.background.test_compact import Notes, compacted, compacting, text_of
+from tests.gateway.compacting import Notes, compacted, compacting, text_of
 
 RECENT = 6
 WAYS: dict[str, tuple[int | None, dict[str, str]]] = {
@@ -28,8 +28,7 @@ def talk(
     """What went upstream, and how many exchanges were loaded each time any were."""
     keeps, headers = WAYS[way]
     folder.mkdir()
-    notes = Notes(upstream)
-    notes.reply = lambda n: say(f"Notes {n}: they talked of this and that.")
+    Notes(upstream)  # it answers from now on
     loaded: list[int] = []
     begun = len(upstream.seen)
     with compacting(upstream, folder, compaction=compaction) as world:

@@ -76,16 +76,12 @@ class BackgroundRuns:
         self,
         asked: RunRequest,
         *,
-        parent: int | None = None,
-        depth: int = 0,
         callback: str | None = None,
-        batch: int | None = None,
         shown: Json | None = None,
     ) -> Run:
         """Accepts a run. Returns it when it is on disk; the run that there is, where the same send came before.
 
-        parent, depth: as in `Run`, if `asked` does not say them. callback: a URL to be called at the end. batch: the
-        one whose item it is. shown: how its events are shown; None: they are not logged.
+        callback: a URL to be called at the end. shown: how its events are shown; None: they are not logged.
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
         """
@@ -104,8 +100,8 @@ class BackgroundRuns:
             replaces = run.id
             asked = asked if is_said_anew else replace(asked, messages=(), decisions=())
         draft = Run(
-            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent or parent,
-            max(asked.depth, depth), batch, background=True, otid=digest_of(agent, asked.otid),
+            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
+            background=True, otid=digest_of(agent, asked.otid),
         )  # fmt: skip
         request = KeptRequest.of(asked, shown, callback).written()
         wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
