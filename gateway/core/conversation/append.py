@@ -29,7 +29,7 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.conversation.tree import PathElement, Tree, flat
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed
 
@@ -80,13 +80,13 @@ def as_heard(
     path = [e for e in path if e.id not in withheld]
     turns, count = _unheard(path, canon, messages, heard)
     path = path[: len(path) - len(turns)]
-    while (turn := _newest_turn(path)) and not any(map(_told, turn)):
+    while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
         path = path[: -len(turn)]
     return [*_cut(turn, heard), *((e, "") for e in turns if e.said is not None)], count
 
 
 def _cut(turn: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]:
-    texts = list(map(_told, turn))
+    texts = list(map(_words_of, turn))
     left, whole = letters(without_remark(heard)), in_a_row(texts)
     if left == letters(whole) or not _is_begun(heard, whole):
         return []
@@ -133,7 +133,7 @@ def _asked(
     asked: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
-        if found and any(map(_told, turn)):
+        if found and any(map(_words_of, turn)):
             return
         question = turn[0].inputs
         if begun and not path and question[: len(begun)] == begun:
@@ -141,7 +141,7 @@ def _asked(
         found, asked = [*turn, *found], question + asked
         if len(said) < len(asked):
             return
-        above = in_a_row(map(_told, _newest_turn(path)))
+        above = in_a_row(map(_words_of, _newest_turn(path)))
         is_above = letters(without_remark(heard)) == letters(above) or _is_begun(heard, above)
         if asked == said[: len(asked)] and is_above:
             yield found, len(asked)
@@ -160,7 +160,8 @@ def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
     return path[begun - 1 :] if begun else ()
 
 
-def _told(e: Exchange) -> str:
+def _words_of(e: Exchange) -> str:
+    """Returns the reply of an exchange as its reader has it; "" where it has none."""
     return "" if e.said is None else text_of(orjson.loads(e.said))
 
 
@@ -257,14 +258,14 @@ def finish_step(
     """
     e = changed(_ended(e, now), model=model, evicted=evicted)
     if not full:
-        return changed(e, path=canon.path(_flat(e), above))
+        return changed(e, path=canon.path(flat(e), above))
     shown = full[0] if said is None else said
     atoms = canon.atoms(shown)
     is_other = list(full) != [shown]
     return changed(
         e,
         reply=atoms,
-        path=canon.path((*_flat(e), *atoms), above),
+        path=canon.path((*flat(e), *atoms), above),
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
         said=orjson.dumps(shown),
@@ -320,12 +321,8 @@ def said_anew(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> E
 
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return changed(_ended(e, now), path=canon.path(_flat(e), above))
+    return changed(_ended(e, now), path=canon.path(flat(e), above))
 
 
 def _ended(e: Exchange, now: float) -> Exchange:
     return changed(e, state=State.FINISHED, ended=now, carried=True, standing=True)
-
-
-def _flat(e: Exchange) -> Iterable[bytes]:
-    return (atom for atoms in e.inputs for atom in atoms)

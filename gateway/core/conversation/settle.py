@@ -16,8 +16,8 @@ from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Amendment, Plan, find_hush, find_opening, is_asked_again, on_record
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone
-from storage.records import Atom, Evicted, Exchange, State
+from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
+from storage.records import Evicted, Exchange, State
 from storage.value import changed, frozen
 
 
@@ -247,10 +247,6 @@ def contents(plan: Plan, ended: Ended, hush: frozenset[int]) -> dict[str, Any]:
     }
 
 
-def _flat(e: Exchange) -> list[Atom]:
-    return [a for atoms in e.inputs for a in atoms]
-
-
 def _path_of(tree: Tree, e: Exchange, canon: Canon) -> bytes:
     """Returns the hash of the path down to the reply of e; b"" where its beginning is not known."""
     # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
@@ -263,7 +259,7 @@ def _path_of(tree: Tree, e: Exchange, canon: Canon) -> bytes:
         return b""
     path = above.path if above is not None else b""
     for x in reversed(rest):
-        path = canon.path((*_flat(x), *(x.reply or ())), path)
+        path = canon.path((*flat(x), *(x.reply or ())), path)
     return path
 
 

@@ -59,6 +59,11 @@ def end_offset(e: Exchange) -> int:
     return e.offset + sum(map(len, e.inputs)) + len(e.reply or ())
 
 
+def flat(e: Exchange) -> list[Atom]:
+    """Returns the atoms of an exchange's input, of all its messages in a row."""
+    return [atom for atoms in e.inputs for atom in atoms]
+
+
 def is_tombstone(exchange: Exchange) -> bool:
     return exchange.state in _TOMBSTONES
 

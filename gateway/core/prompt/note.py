@@ -200,45 +200,46 @@ def choose(
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path says already.
     noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
-    budget_tokens: for the whole note as `render_note` makes it.
+    budget_tokens: for the whole note as `render_note` makes it. cut_chars: how much of one message is told.
     A message of which facts say most is left out for them.
     """
     room = budget_tokens - _EMPTY_TOKENS
     if room < _LEAST_TOKENS:
         return []
-    limit, generous = cut_chars, room // 2
-    known = "\n".join(noted)
-    lines = frozenset(known.split("\n")) if known and len(candidates) >= _MANY else frozenset()
-    seen = {"", _quote(query).casefold().strip(_POINTS)}
+    most_chars, half = cut_chars, room // 2
+    notes = "\n".join(noted)
+    note_lines = frozenset(notes.split("\n")) if notes and len(candidates) >= _MANY else frozenset()
+    tried = {"", _quote(query).casefold().strip(_POINTS)}
     keys: list[str] = []
     told = _Told()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    for message, line, whole in _in_turn(candidates, exclude_atoms, shared):
-        if whole in seen:
+    for message, line, folded in _in_turn(candidates, exclude_atoms, shared):
+        if folded in tried:
             continue
-        seen.add(whole)
+        tried.add(folded)
         # Most candidates find no room any more: their best part is not looked for.
-        if len(line) > _MOST_CHARS * room and limit - _EDGES > _MOST_CHARS * room:
+        if len(line) > _MOST_CHARS * room and most_chars - _EDGES > _MOST_CHARS * room:
             continue
         text = shown = line
-        is_cut = len(line) > limit
+        is_cut = len(line) > most_chars
         if is_cut:
             keys = keys or _keys(query)
-            text, shown = _best_part(line, keys, limit)
-        if lines and _line(message, shown) in lines:
+            text, shown = _best_part(line, keys, most_chars)
+        # What a note on this path says already is not told again.
+        if note_lines and _line(message, shown) in note_lines:
             continue
         # The beginning of a text is found, or missed, in a fifth of the time.
-        at = known.find(text[:_LOOKED_CHARS]) if known else -1
-        if at >= 0 and (known.startswith(text, at) or known.find(text, at + 1) >= 0):
+        at = notes.find(text[:_LOOKED_CHARS]) if notes else -1
+        if at >= 0 and (notes.startswith(text, at) or notes.find(text, at + 1) >= 0):
             continue
         if is_cut:
-            whole = shown.casefold()
+            folded = shown.casefold()
         hit = Recalled.of(message, shown)
         group = hit.day, message.conversation
         heading = "" if group in groups else _heading(hit.day, years)
         cost = estimate_tokens(f"{heading}{hit.line}\n")
-        if cost > room or not told.add(whole):
+        if cost > room or not told.add(folded):
             continue
         room -= cost
         groups.setdefault(group, []).append(hit)
@@ -246,8 +247,8 @@ def choose(
         if room < _LEAST_TOKENS:
             break
         # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
-        if room <= generous:
-            limit = cut_chars // 2
+        if room <= half:
+            most_chars = cut_chars // 2
     return _in_order(groups)
 
 
