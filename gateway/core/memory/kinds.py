@@ -90,9 +90,15 @@ KINDS: Mapping[str, AgentKind] = MappingProxyType(
     }
 )
 
-
+# The kind of an agent whose maker names none, and of users' memories.
+DEFAULT_KIND = "letta_v1_agent"
 # Agents of these kinds read what others have said; nobody speaks to them.
-READING = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
+READING_KINDS = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
+
+
+def kind_of(name: str) -> AgentKind:
+    """Returns the kind of this name; the default one where there is no such kind."""
+    return KINDS.get(name, KINDS[DEFAULT_KIND])
 
 
 def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.fillers import without_fillers
 from gateway.core.conversation.private import as_system
-from gateway.core.memory.kinds import READING
+from gateway.core.memory.kinds import READING_KINDS
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.waits import Wait, Waiter, Waits, WaitsInCircle
@@ -158,7 +158,7 @@ class Peers:
             each
             for each in page
             if each.definition is not None
-            and each.definition.body.get("kind") not in READING
+            and each.definition.body.get("kind") not in READING_KINDS
             and ids.named("agent", each.agent.uid) != but
             and (not some or not set(some).isdisjoint(tags[each.agent.id]))
         ]

@@ -19,11 +19,12 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool, filler_of, filler_written
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.memory.kinds import (
-    KINDS,
+    DEFAULT_KIND,
     MULTI_AGENT_TOOLS,
     AgentKind,
     base_rules,
     built_in_uid,
+    kind_of,
 )
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
@@ -49,8 +50,6 @@ from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, Bl
 from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
-# The kind of users' memories.
-_PROFILE_KIND = "letta_v1_agent"
 _TOOL = "tool"
 _RULES = "Rules for your tools:"
 _TOOLS_OF_A_PROFILE = ("memory_insert", "memory_replace", "memory_rethink", "conversation_search")
@@ -216,7 +215,7 @@ class Registry:
     def _spec(self, found: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         defined = AgentDefinition.of(found.body)
         upstream, model = split_model(self._settings, defined.model)
-        kind = KINDS.get(defined.kind, KINDS[_PROFILE_KIND])
+        kind = kind_of(defined.kind)
         return AgentSpec(
             name=found.name,
             system=_system(defined, tools),
@@ -273,27 +272,10 @@ class Registry:
         a name.
         """
         uid, now = ids.new_uid(), self._now()
-        kind = KINDS.get(new.definition.kind, KINDS[_PROFILE_KIND])
         name = new.name or f"agent {uid[:8]}"
         self.check_name(name)
-        names = [
-            *new.tools,
-            *(kind.tools if new.base_tools else ()),
-            *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
-        ]
-        tools = [*await self.tools.all_named(project, names)]
-        tools += [await self.tools.get(project, each) for each in new.tool_uids]
-        tools = list({tool.uid: tool for tool in tools}.values())
-        definition = new.definition
-        if kind.has_rules if new.base_rules is None else new.base_rules:
-            own = [tool.name for tool in tools if tool.definition is None]
-            definition = replace(definition, rules=(*definition.rules, *base_rules(own, definition.rules)))
-        definition = replace(
-            definition,
-            clears=definition.clears or kind.clears,
-            most_messages=definition.most_messages or kind.most_messages,
-            least_messages=definition.least_messages or _least(kind, definition.most_messages),
-        )
+        tools = await self._tools_of_new(project, new)
+        definition = _as_its_kind(new, tools)
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
         folders = await self._folders(project, new.folders)
         numbers = [number_of(tool) for tool in tools]
@@ -308,6 +290,17 @@ class Registry:
             await self.sleepers.turn_on(entry)
         self._cache.changed()
         return await self.get(project, uid)
+
+    async def _tools_of_new(self, project: str, new: NewAgent) -> Sequence[ToolView]:
+        """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""
+        names = [
+            *new.tools,
+            *(kind_of(new.definition.kind).tools if new.base_tools else ()),
+            *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
+        ]
+        tools = [*await self.tools.all_named(project, names)]
+        tools += [await self.tools.get(project, each) for each in new.tool_uids]
+        return tuple({tool.uid: tool for tool in tools}.values())
 
     async def get(self, project: str, uid: str) -> AgentView:
         """Returns an agent with all that belongs to it."""
@@ -456,7 +449,7 @@ class Registry:
         spec = self._profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         said = AgentDefinition(
-            _PROFILE_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
+            DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
             learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
         )  # fmt: skip
         shown = Definition(
@@ -488,6 +481,22 @@ class Registry:
 def _agent_tool(tool: ToolView) -> AgentTool:
     said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
     return AgentTool(tool.name, tool.uid, said)
+
+
+def _as_its_kind(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
+    """Returns the definition of a new agent with what its kind begins with. tools: those that it has."""
+    definition, kind = new.definition, kind_of(new.definition.kind)
+    rules = definition.rules
+    if kind.has_rules if new.base_rules is None else new.base_rules:
+        own = [tool.name for tool in tools if tool.definition is None]
+        rules = (*rules, *base_rules(own, rules))
+    return replace(
+        definition,
+        rules=rules,
+        clears=definition.clears or kind.clears,
+        most_messages=definition.most_messages or kind.most_messages,
+        least_messages=definition.least_messages or _least(kind, definition.most_messages),
+    )
 
 
 def _least(kind: AgentKind, most: int | None) -> int | None:

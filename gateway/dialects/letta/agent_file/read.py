@@ -27,7 +27,7 @@ from gateway.core.agent_file import (
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
-from gateway.core.memory.kinds import KINDS
+from gateway.core.memory.kinds import kind_of
 from gateway.core.turn.rules import HEARTBEAT
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
@@ -455,8 +455,7 @@ def _messages(
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
     # On Letta's server an agent that speaks by a tool thinks in text.
-    kind = KINDS.get(agent.agent_type or "")
-    thinks = not is_ours and kind is not None and kind.style == "message"
+    thinks = not is_ours and kind_of(agent.agent_type or "").style == "message"
     found = [(n, made) for n, each in messages for made in read(each, now, thinks=thinks)]
     sound = [*answers(made for _, made in found)]
     left_out += [f"agents.{place}.messages.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
-from gateway.core.memory.kinds import KINDS
+from gateway.core.memory.kinds import DEFAULT_KIND, kind_of
 from gateway.dialects.letta.body import (
     HOSTED,
     KEPT,
@@ -43,7 +43,6 @@ AgentType = Literal[
     "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
     "sleeptime_agent", "voice_convo_agent", "voice_sleeptime_agent",
 ]  # fmt: skip
-DEFAULT_TYPE = "letta_v1_agent"
 
 _NO_IDENTITIES = refused("A user is a memory of a profile: send `user` to agent/<profile>.")
 _NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
@@ -195,7 +194,7 @@ _KEPT = (
 
 def definition_of(create: CreateAgent) -> AgentDefinition:
     """Returns the definition that a new agent begins with. Raises: Unprocessable."""
-    kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_TYPE
+    kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_KIND
     initial = create.initial_message_sequence
     made = AgentDefinition(
         kind, initial_messages=initial_messages(initial) if isinstance(initial, list) else ()
@@ -429,7 +428,7 @@ def _own_json(definition: AgentDefinition) -> dict[str, Any]:
     return {
         "rebuild": "always" if definition.rebuilds else "free",
         **{name: getattr(definition, ours) for name, ours in _OWN.items()},
-        "filler": definition.filler or KINDS.get(definition.kind, KINDS[DEFAULT_TYPE]).filler,
+        "filler": definition.filler or kind_of(definition.kind).filler,
     }
 
 

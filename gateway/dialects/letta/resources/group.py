@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
-from gateway.core.memory.kinds import KINDS
+from gateway.core.memory.kinds import kind_of
 from gateway.dialects.letta.body import KEPT, ONE_PROJECT, Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
@@ -104,8 +104,7 @@ def check_window(
 
     Raises: Unprocessable: names the field that was sent.
     """
-    kind = KINDS.get(definition.kind)
-    limit = definition.most_messages or (None if kind is None else kind.most_messages)
+    limit = definition.most_messages or kind_of(definition.kind).most_messages
     kept = definition.least_messages
     if limit is None or kept is None or kept <= limit or not (sent.get(least) or sent.get(most)):
         return
