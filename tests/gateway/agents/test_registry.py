@@ -151,12 +151,12 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
     ]
     assert (list(made.tags), made.last_run) == (["a", "b"], None)
     assert made == await registry.get(PROJECT, made.agent.uid)
-    for broken in (
-        new("bob", tools=["nothing"]),
-        new("bob", tool_uids=["nothing"]),
-        new("bob", blocks=["nothing"]),
+    for broken, error in (
+        (new("bob", tools=["nothing"]), BadRequest),
+        (new("bob", tool_uids=["nothing"]), NotFound),
+        (new("bob", blocks=["nothing"]), NotFound),
     ):
-        with pytest.raises(NotFound, match="nothing"):
+        with pytest.raises(error, match="nothing"):
             await registry.create(PROJECT, broken)
     with pytest.raises(Conflict, match="'helper' is a profile"):
         await registry.create(PROJECT, new("helper"))
