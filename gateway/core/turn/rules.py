@@ -354,7 +354,8 @@ class RuleGuide:
     """The guide of an agent's turn.
 
     called: what was called since the user's newest message, in turns before this one. approvals: tools that a person
-    has to approve, without a rule. can_ask: False: nobody can be asked, so such calls get an error.
+    has to approve, without a rule. can_ask: False: nobody can be asked, so such calls get an error. is_told_more: a
+    message of the user's stands behind the results of the first reply, so that the rules begin anew there.
     """
 
     def __init__(
@@ -367,6 +368,7 @@ class RuleGuide:
         called: Iterable[CalledTool] = (),
         approvals: Collection[str] = (),
         can_ask: bool = True,
+        is_told_more: bool = False,
     ) -> None:
         self._rules = tuple(rules)
         self._attached = tuple(attached)
@@ -374,6 +376,7 @@ class RuleGuide:
         self._max_steps = max_steps
         self._approvals = approvals
         self._can_ask = can_ask
+        self._is_told_more = is_told_more
         self._called = [*called]
         self._places: dict[str, int] = {}  # call id -> where it is among the called
         self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
@@ -431,6 +434,10 @@ class RuleGuide:
         reply, self._reply, self._has_unreadable = [*self._reply.values()], {}, False
         if self._bad_replies >= BAD_REPLIES:
             return Stop(StopReason.BAD_TOOL_CALL)
+        if self._is_told_more:
+            self._is_told_more = False
+            self._called.clear()
+            return self.offer()
         is_last = self._steps >= self._max_steps
         return after(self._rules, self._called, self._attached, reply, self._style, is_last=is_last)
 

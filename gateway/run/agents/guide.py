@@ -25,10 +25,12 @@ def guide_of(
     called: Iterable[CalledTool] = (),
     *,
     can_ask: bool = False,
+    is_told_more: bool = False,
 ) -> RuleGuide:
     """Returns what guides an agent's turn. called: since the user's newest message, in turns before this one.
 
-    Where none of its tools are offered its rules sleep. can_ask: a person may be asked to approve a call.
+    Where none of its tools are offered its rules sleep. can_ask: a person may be asked to approve a call. is_told_more:
+    as in `RuleGuide`.
     """
     names = [tool["function"]["name"] for tool in prompt.tools]
     return RuleGuide(
@@ -39,6 +41,7 @@ def guide_of(
         called=called,
         approvals=approvals_of(spec),
         can_ask=can_ask,
+        is_told_more=is_told_more,
     )
 
 

@@ -487,7 +487,8 @@ def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
         # The reply of a step that is taken up with its calls counts once more.
         left -= memory.run.steps - (goes_on and memory.opened is None)
     called = called_before(memory.known, goes_on=goes_on)
-    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps)
+    more = bool(sending.decisions and sending.messages)
+    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, is_told_more=more)
 
 
 def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:

@@ -553,6 +553,30 @@ def test_a_message_may_come_with_the_answers(world: LettaWorld, answer: str, bac
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "rule", [{"type": "exit_loop"}, {"type": "max_count_per_step", "max_count_limit": 1}]
+)
+def test_the_rules_begin_anew_with_a_message_that_comes_with_the_answers(
+    world: LettaWorld, rule: dict[str, Any]
+) -> None:
+    rules: Any = [
+        {"type": "requires_approval", "tool_name": "memory_insert"},
+        {"tool_name": "memory_insert", **rule},
+    ]
+    agent, messages = world.agent(tool_rules=rules), world.letta.agents.messages
+
+    def note(n: int) -> Call:
+        return Call("memory_insert", {"label": "human", "new_string": f"Likes {n}."}, f"c{n}")
+
+    world.upstream.queue(call_tools(note(1)), call_tools(note(2)))
+    messages.create(agent.id, input="One.")
+    given: Any = {"type": "approval", "approve": True, "tool_call_id": "c1"}
+    both: Any = [{"type": "approval", "approvals": [given]}, {"role": "user", "content": "Two."}]
+    reply = messages.create(agent.id, messages=both)
+    assert reply.stop_reason.stop_reason == "requires_approval"
+    assert reply.messages[-1].tool_call.tool_call_id == "c2"  # type: ignore[union-attr]
+
+
 def test_a_message_does_not_come_with_some_of_the_answers(world: LettaWorld) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
     world.upstream.queue(call_tools(*(Call("get_weather", {"city": c}, c) for c in ("Bern", "Rome"))))
