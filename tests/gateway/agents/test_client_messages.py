@@ -553,6 +553,16 @@ def test_a_message_may_come_with_the_answers(world: LettaWorld, answer: str, bac
     ]  # fmt: skip
 
 
+def test_an_edit_beside_a_call_of_the_clients_is_told_by_its_own_result(world: LettaWorld) -> None:
+    agent, messages = world.agent(tools=["memory_insert"]), world.letta.agents.messages
+    note = Call("memory_insert", {"label": "human", "new_string": "Asks for the weather."}, "m1")
+    world.upstream.queue(call_tools(Call("get_weather", {"city": "Bern"}, "c1"), note))
+    messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    sun: Any = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "Sun"}
+    messages.create(agent.id, messages=[{"type": "approval", "approvals": [sun]}], client_tools=[WEATHER])
+    assert [m["role"] for m in world.upstream.last.messages][2:] == ["assistant", "tool", "tool"]
+
+
 @pytest.mark.parametrize(
     "rule", [{"type": "exit_loop"}, {"type": "max_count_per_step", "max_count_limit": 1}]
 )

@@ -102,7 +102,10 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
             approved.add(id)
             continue
         results.append(result_of(m))
-        (denied if private.get("approval") == "denied" else theirs).add(id)
+        if private.get("approval") == "denied":
+            denied.add(id)
+        elif step.waiting.get(id) in ("client", "approval"):
+            theirs.add(id)
     answered = approved | {result.call_id for result in results}
     return PausedRun(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
