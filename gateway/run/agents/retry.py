@@ -61,7 +61,7 @@ async def sent_before(
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
-    name: of the conversation. decisions: in place of messages. otid: the digest of the client's id; None: a send
+    name: of the conversation. decisions: in front of messages. otid: the digest of the client's id; None: a send
     counts as the same whose messages or answers are those of the conversation's newest run. head: messages with which
     a conversation begins. ended: looks at a run that has not ended, and ends it if nobody performs it any more.
     Raises: StoreError.
