@@ -35,6 +35,7 @@ from gateway.settings import (
     SideRequest,
     ToolSettings,
     UpstreamSettings,
+    without_password,
 )
 from gateway.settings_schema import build, convert_text, unknown_name
 
@@ -429,12 +430,17 @@ def _check_upstream(upstream: UpstreamSettings) -> None:
 
 def _check_address(name: str, url: str | None) -> None:
     """Raises: SettingsError: this is no upstream's address. name: whose value it is."""
+    text = url or ""
     try:
-        is_address = url is not None and re.match(r"https?://[^/\s]", url) and urlsplit(url).port != 0
+        found = urlsplit(text)
+        is_address = re.match(r"https?://[^/\s]", text) and found.port != 0
     except ValueError:
         is_address = False
     if not is_address:
-        raise SettingsError(f"{name} must be an http(s) URL, saw {url!r}")
+        seen = None if url is None else without_password(url)
+        raise SettingsError(f"{name} must be an http(s) URL, saw {seen!r}")
+    if "@" in found.netloc or "?" in text or "#" in text:
+        raise SettingsError(f"{name}: an upstream's address has neither a user, nor a query, nor a fragment")
 
 
 def _is_proxy(url: str) -> bool:

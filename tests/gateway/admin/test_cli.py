@@ -217,6 +217,15 @@ def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, ca
         (["serve", "--host", "no.such.host.invalid", "--port", "0"], "no address to listen on"),
         (["serve", "--upstream", "nonsense"], "--upstream must be an http(s) URL, saw 'nonsense'"),
         (["serve", "--upstream", "http://x:99999"], "--upstream must be an http(s) URL"),
+        (
+            ["serve", "--upstream", "http://me:pw@x/v1"],
+            "--upstream: an upstream's address has neither a user",
+        ),
+        (["serve", "--upstream", "http://x/v1?api=1"], "has neither a user, nor a query"),
+        (
+            ["serve", "--upstream", "http://x/v1#a"],
+            "nor a query, nor a fragment",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_what_to_do(
