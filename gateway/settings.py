@@ -102,6 +102,10 @@ class SideRequest:
     memory: Literal["off", "read"] = "off"
     where: Literal["user", "system"] = "user"
 
+    @property
+    def leaves_nothing(self) -> bool:
+        return self.where == "system"
+
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:

@@ -250,6 +250,15 @@ SMOLAGENTS_FURTHER_PLAN = (
     "You are a world expert at analyzing a situation, and plan accordingly towards solving a task.\nYou have been "
     "given the following task:\n```\nPlan my trip.\n```"
 )
+INSTRUCTOR_CORRECTION = (
+    "Correct your JSON ONLY RESPONSE, based on the following errors:\n1 validation error for Cat\nage\n"
+    "  Input should be a valid integer [type=int_type, input_value='many', input_type=str]"
+)
+# Where the reply has no call to which the error could be a result.
+INSTRUCTOR_CORRECTION_OF_CALL = (
+    "Validation Error found:\n1 validation error for Cat\nage\n  Field required [type=missing]\n"
+    "Recall the function correctly, fix the errors"
+)
 # The prompt is the system's, and is the last message.
 SEMANTIC_KERNEL_SUMMARY = (
     "\nProvide a concise and complete summarization of the entire dialog that does not exceed 5 sentences.\n\n"

@@ -191,8 +191,9 @@ def identify(
         # client's library sends it with each request, titles among them. It counts more than a schema alone, which may
         # well stand in the user's own turn.
         if (side := rules._side.find(body.get("messages") or ())) is not None:
-            # What an application says in the user's place comes back in later lists, and is known again by its hashes.
-            mode, leaves_nothing = Mode(side.memory), side.where == "system"
+            # What an application says in the user's place mostly comes back in later lists, and is known again by its
+            # hashes.
+            mode, leaves_nothing = Mode(side.memory), side.leaves_nothing
         elif asked is None and is_single_structured_turn(body):
             own, mode, leaves_nothing = mode, Mode.READ, True
     return Identity(

@@ -17,6 +17,7 @@ class SideRule(Protocol):
 
     pattern: a regular expression, matched at the start of the text (white space before it is skipped, case ignored).
     where: in the last message, if that is the user's; or in the first or the last, if that is a system message.
+    leaves_nothing: no later list has what such a request says, so that there is nothing to be known again by hashes.
     """
 
     @property
@@ -27,6 +28,8 @@ class SideRule(Protocol):
     def memory(self) -> Literal["off", "read"]: ...
     @property
     def where(self) -> Literal["user", "system"]: ...
+    @property
+    def leaves_nothing(self) -> bool: ...
 
 
 class _Known(NamedTuple):
@@ -34,6 +37,11 @@ class _Known(NamedTuple):
     pattern: str
     where: Literal["user", "system"] = "user"
     memory: Literal["off", "read"] = "off"
+    is_passing: bool = False  # said in the user's place, and in no later list
+
+    @property
+    def leaves_nothing(self) -> bool:
+        return self.is_passing or self.where == "system"
 
 
 # AutoGen's for a chat of several agents: the model chooses who speaks next.
@@ -209,6 +217,15 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"|As a reminder, we are working to solve the following task:"
         r"|Please briefly explain what went wrong on this last run \(the root cause of the failure\)",
     ),
+    # It asks once more, in the user's name, where an answer has not the form that a program needs. The program has
+    # the right answer alone, and may well go on from it.
+    _Known(
+        "instructor correction",
+        r"Correct your JSON ONLY RESPONSE, based on the following errors:"
+        r"|Recall the function correctly, fix the errors, exceptions found\n"
+        r"|Validation Error found:(?s:.*)Recall the function correctly, fix the errors\s*\Z",
+        is_passing=True,
+    ),
     _Known("smolagents plan", _PLANNER),
     _Known("smolagents plan", _PLANNER, "system"),
     _Known("autogen speaker", _SPEAKER),
@@ -308,15 +325,21 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     """Returns whether a request is one turn whose answer is for a program.
 
     Such a turn says so by OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a
-    `tool_choice` that names the only tool.
+    `tool_choice` that names the only tool. Where that tool has to be called once more, the program had no answer yet.
     """
     wanted = body.get("response_format")
     is_json = isinstance(wanted, dict) and str(wanted.get("type", "")).startswith("json")
     has_grammar = not _GRAMMARS.isdisjoint(body) and any(body.get(key) for key in _GRAMMARS)
-    if not (is_json or has_grammar or _is_forced(body)):
+    is_forced = _is_forced(body)
+    if not (is_json or has_grammar or is_forced):
         return False
-    roles = [message.get("role") for message in body.get("messages") or ()]
-    return roles.count("user") == 1 and roles[-1] == "user" and "assistant" not in roles
+    messages = body.get("messages") or ()
+    roles = [message.get("role") for message in messages]
+    if roles.count("user") != 1:
+        return False
+    asked = roles.index("user")
+    behind = messages[asked + 1 :]
+    return "assistant" not in roles[:asked] and (not behind or (is_forced and all(map(_is_called, behind))))
 
 
 def _is_forced(body: Mapping[str, Any]) -> bool:
@@ -327,6 +350,12 @@ def _is_forced(body: Mapping[str, Any]) -> bool:
             offered = body.get(tools)
             return isinstance(offered, list) and len(offered) == 1
     return False
+
+
+def _is_called(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message is a call, or the result of one."""
+    is_call = message.get("tool_calls") is not None or message.get("function_call") is not None
+    return is_call or message.get("role") in ("tool", "function")
 
 
 def _first_text(content: object) -> str:

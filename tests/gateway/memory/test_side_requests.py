@@ -90,6 +90,8 @@ ASKED = [
     ("magentic ledger", [*CHATTED, *user(quoting(recorded.MAGENTIC_PROGRESS))]),
     ("magentic ledger", [*CHATTED, *user(quoting(recorded.MAGENTIC_SURVEY_AGAIN))]),
     ("magentic ledger", [*CHATTED, *user(recorded.MAGENTIC_PLAN_AGAIN)]),
+    ("instructor correction", [*CHATTED, *user(recorded.INSTRUCTOR_CORRECTION)]),
+    ("instructor correction", [*CHATTED, *user(recorded.INSTRUCTOR_CORRECTION_OF_CALL)]),
     ("smolagents plan", user(quoting(recorded.SMOLAGENTS_PLAN))),
     ("smolagents plan", [*system(recorded.SMOLAGENTS_FURTHER_PLAN), *CHATTED, *user("Now write your new plan.")]),
     ("semantic kernel summary", [*CHATTED, *system(recorded.SEMANTIC_KERNEL_SUMMARY)]),
@@ -269,6 +271,46 @@ def test_the_call_of_the_one_tool_there_is_leaves_nothing_until_its_result_is_an
     world.post([*user(FACT), called, found], user="alice", tools=[tool])
     world.chat(user="alice").say(QUESTION)
     assert FACT in world.upstream.last.body.decode()
+
+
+def test_a_call_that_is_asked_for_once_more_is_the_same_programs(world: World) -> None:
+    """Instructor tells the model what was wrong with its call, as the call's result, and forces it again."""
+    call = {"id": "1", "type": "function", "function": {"name": "respond", "arguments": "{}"}}
+    called = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Validation Error found: `age` is missing."},
+    ]
+    for messages in (user(FACT), [*user(FACT), *called]):
+        world.upstream.queue(call_tools(Call("respond")))
+        reply = world.post(messages, user="alice", tools=[TOOL], tool_choice=TOOL)
+        assert reply.headers["x-mnemogate-memory"] == "read"
+        assert world.upstream.last.messages == messages
+    assert kept(world) == "[]"
+
+
+@pytest.mark.parametrize("fields", [{"response_format": CHECK}, {}])
+def test_an_answer_that_was_corrected_for_a_program_is_gone_on_from(world: World, fields: Json) -> None:
+    """Instructor asks again in the user's name; the program's list has the right answer alone, if it goes on at all."""
+    history: list[Json] = []
+    for text, right in (
+        (FACT, '{"age":1}'),
+        ("Her birthday is in May.", '{"age":2}'),
+        ("She likes tuna.", '{"age":3}'),
+    ):
+        history += user(text)
+        wrong = {"role": "assistant", "content": f'{{"age":"many", "of":"{text}"}}'}
+        world.upstream.queue(say(wrong["content"]), say(right))
+        world.post(history, user="alice", **fields)
+        world.post([*history, wrong, *user(recorded.INSTRUCTOR_CORRECTION)], user="alice", **fields)
+        assert world.upstream.last.messages[-3:] == [
+            history[-1],
+            wrong,
+            *user(recorded.INSTRUCTOR_CORRECTION),
+        ]
+        history.append({"role": "assistant", "content": right})
+    assert "Correct your JSON" not in kept(world)
+    world.post([*history, *user("Thanks.")], user="alice")
+    assert all(text in kept(world) for text in (FACT, "in May", "tuna"))
 
 
 def test_a_guardrail_beside_a_later_turn_takes_no_answers_place(world: World) -> None:
