@@ -151,10 +151,17 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
         path = [m for m in path if m is not None]
         assert fill == [*path[: len(path) - bool(plan.heard)], *heard, *plan.held]
         return
-    listed = listing.atoms[: listing.said]
-    if plan.match.form:  # its last reply came back altered, or not at all
-        listed = listing.atoms[: plan.match.first]
-        elements = [el for el in elements if el.position >= 0 or el.exchange is not plan.match.anchor]
+    listed = listing.atoms[: plan.match.last + 1 if plan.match.form else listing.said]
+    # The last replies came back altered, or for the first time.
+    spans = {a.exchange: slice(*a.reply) for a in plan.amendments if a.reply}
+    forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
+    elements = [
+        PathElement(x, i, tuple(atoms))
+        for x in tree.chain(plan.match.anchor)
+        for i, atoms in [*enumerate(x.inputs), (-1, forms.get(x.id, x.reply))]
+        if atoms is not None
+    ]
+    path = [_sent_before(tree, element) for element in elements]
     begins = [p for p, element in enumerate(elements) if element.atoms == listed[0]]
     (end,) = [p for p in begins if _talk(el.atoms for el in elements[p:]) == _talk(listed)] or [0]
     assert end, "the list begins nowhere on the path"

@@ -76,7 +76,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     tip = find_tip(tree, query, found) if query.append else None
     held, heard = (tip.held, tip.heard) if tip else ((), 0)
     fill: Sequence[PathElement] = ()
-    amendments: Iterable[Amendment] = ()
+    amendments: Sequence[Amendment] = ()
     if tip is not None:
         found, new = Match(tip.exchange), tuple(range(heard or tip.passed, len(listing)))
         fill = tree.elements(tip.exchange)
@@ -89,8 +89,8 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in RESULTS]
         new = (*results, *range(found.last + 1, len(listing)))
         if found.anchor is not None:
-            fill = _left_out(tree, listing, found)
-            amendments = _amendments(tree, listing, found)
+            amendments = [*_amendments(tree, listing, found)]
+            fill = _left_out(tree, listing, found, amendments)
     messages = [*held, *(listing.messages[i] for i in new)]
     e = new_exchange(query, found.anchor, held, new)
     tree.lend(0, messages)
@@ -410,19 +410,33 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
     return {b"u": role == "user", b"t": role in ("tool", "function")}.get(kind, role == "assistant")
 
 
-def _left_out(tree: Tree, listing: Listing, found: Match) -> list[PathElement]:
+def _left_out(
+    tree: Tree, listing: Listing, found: Match, amendments: Iterable[Amendment]
+) -> list[PathElement]:
     """Returns the front of the anchor's path, as far as the client's list does not have it."""
     assert found.anchor is not None
-    elements = tree.elements(found.anchor)
-    # An altered reply is in both, but not word for word.
-    if found.form:
-        elements = [el for el in elements if not (el.exchange.id == found.anchor.id and el.position == -1)]
-    fill = left_out(elements, listing.flat(found.first if found.form else found.last + 1))
+    elements = _as_they_came_back(tree.elements(found.anchor), listing, amendments)
+    fill = left_out(elements, listing.flat(found.last + 1))
     front = [a for el in elements[:-1] for a in el.atoms] if fill else []
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins; the path only has the same messages twice.
         return []
     return fill
+
+
+def _as_they_came_back(
+    elements: Iterable[PathElement], listing: Listing, amendments: Iterable[Amendment]
+) -> list[PathElement]:
+    """Returns a path with its replies in the form in which they came back. Cancelled ones have one then, too."""
+    replies = {a.exchange: range(*a.reply) for a in amendments if a.reply}
+    found: list[PathElement] = []
+    for element in elements:
+        x = element.exchange
+        if element.position >= 0 or x.id not in replies:
+            found.append(element)
+        if x.id in replies and element.position == (len(x.inputs) - 1 if x.reply is None else -1):
+            found.append(PathElement(x, -1, tuple(a for i in replies[x.id] for a in listing.atoms[i])))
+    return found
 
 
 def left_out(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:

@@ -114,22 +114,43 @@ def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: Wor
 @both
 @pytest.mark.parametrize("trimmed", [0, 1])
 def test_a_cut_reply_whose_question_a_trimmed_list_left_out(
-    world: World, key: str | None, trimmed: int
+    filling: World, key: str | None, trimmed: int
 ) -> None:
     """The two requests behind it were cancelled, so that the third is the first to finish on it."""
     said: list[WireMessage] = []
     for k in range(3):
         said.append(user(f"what is thing {k}?"))
-        request = world.begin(said[trimmed if k == 2 else 0 :], key)
-        world.cancel(request, [assistant(f"This is a long answer number {k}, UNSPOKEN.")])
+        request = filling.begin(said[trimmed if k == 2 else 0 :], key)
+        filling.cancel(request, [assistant(f"This is a long answer number {k}, UNSPOKEN.")])
         said.append(assistant(f"This is a long answer number {k}"))
-    world.say([*said[trimmed:], user("thanks")], "Welcome.", key)
-    assert world.tree() == drawn("""
+    filling.say([*said[trimmed:], user("thanks")], "Welcome.", key)
+    assert filling.tree() == drawn("""
         carried: what is thing 0? > This is a long answer number 0
           carried: what is thing 1? > This is a long answer number 1
             carried: what is thing 2? > This is a long answer number 2
               stands: thanks > Welcome.
     """)
+
+
+@both
+@pytest.mark.parametrize("trimmed", [2, 3, 4])
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "cancelled"])
+def test_a_trimmed_list_of_interrupted_turns_gets_its_front(
+    filling: World, key: str | None, trimmed: int, is_whole: bool
+) -> None:
+    list_ = filling.chat(("first thing", "One it is."), ("second thing", "Two it is."), key=key)
+    for name in ("third", "fourth"):
+        list_.append(user(f"the {name} thing"))
+        request = filling.begin(list_, key)
+        if is_whole and name == "fourth":
+            filling.finish(request, f"It is the {name}, UNSPOKEN")
+        else:
+            filling.cancel(request, [assistant(f"It is the {name}, UNSPOKEN")])
+        list_.append(assistant(f"It is the {name}"))
+    list_.append(user("go on"))
+    sent = filling.begin(list_[trimmed:], key).sent
+    assert [message for _, message in sent] == list_
+    assert [kind for kind, _ in sent].count("+ ") == trimmed
 
 
 @both
