@@ -92,6 +92,7 @@ KINDS: Mapping[str, AgentKind] = MappingProxyType(
 
 # The kind of an agent whose maker names none, and of users' memories.
 DEFAULT_KIND = "letta_v1_agent"
+VOICE_KIND = "voice_convo_agent"
 # Agents of these kinds read what others have said; nobody speaks to them.
 READING_KINDS = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
 

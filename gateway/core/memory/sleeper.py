@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from gateway.core.definition import AgentDefinition
+from gateway.core.memory.kinds import VOICE_KIND
 from storage.records import Block
 
-# The kind of those that speak by voice has a kind of its own for its reader.
-VOICE, _KINDS = "voice_convo_agent", ("sleeptime_agent", "voice_sleeptime_agent")
 # A block of its own, in which it keeps how it works.
 PERSONA = Block(
     0,
@@ -34,7 +33,7 @@ Write dates in place of words such as yesterday.
 def sleeper_of(primary: AgentDefinition) -> AgentDefinition:
     """Returns the definition of the agent that reads for another one. Tools and rules are those of its kind."""
     return AgentDefinition(
-        _KINDS[primary.kind == VOICE],
+        "voice_sleeptime_agent" if primary.kind == VOICE_KIND else "sleeptime_agent",
         _SYSTEM,
         description="Reads what was said to another agent, and keeps its memory blocks.",
         model=primary.model,

@@ -8,8 +8,8 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
-from gateway.core.memory.kinds import BUILT_IN, KINDS, base_rules
-from gateway.core.memory.sleeper import PERSONA, VOICE, sleeper_of
+from gateway.core.memory.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
+from gateway.core.memory.sleeper import PERSONA, sleeper_of
 from gateway.run.agents.run import SLEEP
 from gateway.run.agents.tools import TRIES
 from storage.commands import ForgetTarget
@@ -23,7 +23,7 @@ SUFFIX = "-sleeptime"
 
 def sleeptime_of(defined: AgentDefinition) -> Sleeptime | None:
     """Returns when others read what is said to an agent. Of one that speaks by voice they do when it rests."""
-    is_voice = defined.kind == VOICE
+    is_voice = defined.kind == VOICE_KIND
     return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
 
 

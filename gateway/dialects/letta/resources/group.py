@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
-from gateway.core.memory.kinds import kind_of
+from gateway.core.memory.kinds import VOICE_KIND, kind_of
 from gateway.dialects.letta.body import KEPT, ONE_PROJECT, Body, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
@@ -22,7 +22,6 @@ from storage.listing import ReaderEntry
 _OF_THE_AGENT = refused("Who is in a group is said with its agent: enable_sleeptime.")
 _BLOCKS = refused("The agents of a group share all blocks of its manager.")
 _OTHERS = ("round_robin", "supervisor", "dynamic", "swarm")
-_VOICE = "voice_convo_agent"
 _AT = ("body", "manager_config")
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
@@ -122,7 +121,7 @@ def group_json(
     if sleeptime is None and not readers:
         return None
     read = min((reader.seq for reader in readers), default=0)
-    is_voice = definition.kind == _VOICE
+    is_voice = definition.kind == VOICE_KIND
     return {
         "id": ids.named("group", uid),
         "manager_type": "voice_sleeptime" if is_voice else "sleeptime",
