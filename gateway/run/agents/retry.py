@@ -66,12 +66,7 @@ async def sent_before(
     a conversation begins. ended: looks at a run that has not ended, and ends it if nobody performs it any more.
     Raises: StoreError.
     """
-    if otid is not None:
-        run = await store.runs.by_otid(agent.id, otid)
-    else:
-        own = await path_of(store, agent, name)
-        found = None if own is None else own.look.conversation
-        run = None if found is None else await store.runs.newest(agent.id, found.id)
+    run = await _run_before(store, agent, name, otid)
     if run is not None and not run.is_over and ended is not None:
         run = await ended(run)
     if run is None or not run.is_over:
@@ -97,11 +92,21 @@ async def sent_before(
     goes_on = first is not None and not any(map(is_user, first.inputs)) and otid is not None
     if first is None or not (goes_on or begins[-1].inputs in (said, begun + said)):
         # Another send under the same id is a new one, and takes the id.
-        return None if otid is None else SentBefore(run, agent, (), False, True)
+        return None if otid is None else SentBefore(run, agent, (), is_answered=False, is_said_anew=True)
     if is_completed:
-        return SentBefore(run, agent, told, True, False)
+        return SentBefore(run, agent, told, is_answered=True, is_said_anew=False)
     # Where something of a reply was shown, the message is answered anew.
-    return SentBefore(run, agent, steps, False, is_cut or await _is_withheld(store, agent, name, first))
+    is_said_anew = is_cut or await _is_withheld(store, agent, name, first)
+    return SentBefore(run, agent, steps, is_answered=False, is_said_anew=is_said_anew)
+
+
+async def _run_before(store: Store, agent: Agent, name: str, otid: bytes | None) -> Run | None:
+    """Returns the run that a send may have been before: the one of its id, else the newest of its conversation."""
+    if otid is not None:
+        return await store.runs.by_otid(agent.id, otid)
+    own = await path_of(store, agent, name)
+    found = None if own is None else own.look.conversation
+    return None if found is None else await store.runs.newest(agent.id, found.id)
 
 
 async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Exchange]:
