@@ -117,12 +117,13 @@ class ToolCall:
 class Draft:
     """The assistant message of one round in the making (choice 0)."""
 
-    __slots__ = ("_fields", "_texts", "calls", "finish_reason", "usage")
+    __slots__ = ("_fields", "_newest", "_texts", "calls", "finish_reason", "usage")
 
     def __init__(self) -> None:
         self._fields: Json = {}
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
+        self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
@@ -152,11 +153,8 @@ class Draft:
         index, id_ = entry.get("index"), entry.get("id")
         function = entry.get("function")
         name = function.get("name") if isinstance(function, dict) else None
-        found: ToolCall | None = None
-        for call in reversed(self.calls):
-            if index is None or call.index == index:
-                found = call
-                break
+        key = str(index) if isinstance(index, list | dict) else index
+        found = self._newest.get(key) if index is not None else self.calls[-1] if self.calls else None
         if found is not None and id_ and found.id and id_ != found.id and (name or index is None):
             # Some upstreams send parallel calls under one index, or without any. Under one index another id is not
             # enough to tell a new call from a piece whose id was made anew; a name that comes with it is.
@@ -164,7 +162,7 @@ class Draft:
         elif found is not None and index is None and not id_ and name and found.name and found.arguments:
             found = None  # there is neither index nor id: a name after arguments begins the next call
         if found is None:
-            found = ToolCall(index)
+            found = self._newest[key] = ToolCall(index)
             self.calls.append(found)
         found.add(entry)
         return found
@@ -176,11 +174,11 @@ class Draft:
         A call of the client's waits until the owners of all calls before it are known, so that the index under which
         the client gets it does not depend on how the bytes were cut.
         """
-        touched: list[tuple[ToolCall, Json]] = []
+        touched: dict[int, list[Json]] = {}
         for entry in entries:
             if isinstance(entry, dict):
                 call = self.call_for(entry)
-                touched.append((call, entry))
+                touched.setdefault(id(call), []).append(entry)
                 # Arguments come after the name, so the first of them tells that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and ours:
                     function = entry.get("function")
@@ -202,7 +200,7 @@ class Draft:
                 break
             if call.owner is CallOwner.OURS:
                 continue
-            pieces = [entry for other, entry in touched if other is call]
+            pieces = touched.get(id(call), [])
             if not call.sent and call.pieces != len(pieces):
                 # Earlier pieces were kept back while the owner was unknown: all of them go as one.
                 index = place if place != position or call.index is None else call.index

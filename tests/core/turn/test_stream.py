@@ -187,3 +187,23 @@ def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:
         ],
     }
     assert orjson.dumps(body) == before
+
+
+class Counted(int):
+    """An index that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return int(self) == other
+
+
+def test_a_call_is_found_among_many_without_looking_at_each() -> None:
+    draft = Draft()
+    for half in ('{"a": ', "1}"):
+        for n in range(500):
+            draft.call_for({"index": Counted(n), "function": {"arguments": half}})
+    assert Counted.compared < 2_000
+    assert [call.text for call in draft.calls] == ['{"a": 1}'] * 500
