@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents.any_agents import AgentLife
 from tests.gateway.memory.any_life import Life
 from tests.gateway.sdk import Clock, World, agent, remember
 
@@ -29,3 +30,15 @@ def test_two_gateways_send_what_one_does(
     with remember(upstream, tmp_path, agent()) as world:
         one = Life([world], seed).sent()
     assert two == one
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_agents_of_two_gateways_are_those_of_one(
+    upstream: StrictUpstream, url: str, tmp_path: Path, seed: int
+) -> None:
+    with gateways(upstream, url) as worlds:
+        two, sent_by_two = AgentLife(worlds, seed).live()
+    with remember(upstream, tmp_path, agent()) as world:
+        one, sent_by_one = AgentLife([world], seed).live()
+    assert two == one
+    assert sent_by_two == sent_by_one
