@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,16 +171,18 @@ PLAIN = [
 
 
 async def long_path(writer: Writer, steps: int) -> None:
-    """A conversation of so many plain messages, in one transaction; the last ten are in the window."""
+    """A conversation of so many plain messages, the last ten of which are in the window.
+
+    A transaction writes a hundred of them: it has its time, also on a busy machine.
+    """
     await writer.say("Message 0")
     first = await writer.read()
     assert first.look.conversation is not None
     section = first.look.snapshot
     conversation, rev = first.look.conversation.id, first.look.conversation.rev
 
-    async def write(connection: Connection) -> None:
-        path = [first.path[-1]]
-        for n in range(1, steps):
+    async def write(connection: Connection, path: list[Exchange], numbers: Sequence[int]) -> list[Exchange]:
+        for n in numbers:
             begin = path[0]
             evicted = Evicted(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
             planned = writer.planned(OwnPath(Look(), path), path[-1], [user(f"Message {n}")], evicted)
@@ -194,8 +197,12 @@ async def long_path(writer: Writer, steps: int) -> None:
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
             await append.end_step(connection, StepEnd(writer.agent, e, step))
             path = [*path, e][-10:]
+        return path
 
-    await writer.store.database.write(write)
+    path = [first.path[-1]]
+    for n in range(1, steps, 100):
+        numbers = range(n, min(n + 100, steps))
+        path = await writer.store.database.write(partial(write, path=path, numbers=numbers))
 
 
 @pytest.mark.parametrize("steps", [1, 300, 3_000])
