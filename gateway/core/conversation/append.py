@@ -297,14 +297,14 @@ def finish_turn(
 def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     """Returns an exchange that has ended, which the upstream refused, so that its words are not sent again.
 
-    A user's message is neither shown nor recalled either. Results say what tools have done: they stay, and the model is
-    told that there are some.
+    A user's message is neither shown nor recalled either. Results say what tools have done: they stay, with a message
+    that came with them, and the model is told that there are some.
     path: in front of it. What its prompt left out to make room comes back, and what it was told of memory is told anew.
     Behind calls nothing is: the model knows what these have changed.
     """
     taken = next((x for x in reversed(path) if x.superseded or x.reply is not None), None)
     e = changed(e, superseded=True, evicted=None if taken is None else taken.evicted)
-    if any(map(is_user, e.inputs)):
+    if not any(map(is_result, e.inputs)):
         e = changed(e, standing=False, snapshot=None if taken is None else taken.snapshot)
     return e
 

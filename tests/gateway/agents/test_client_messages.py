@@ -553,6 +553,19 @@ def test_a_message_may_come_with_the_answers(world: LettaWorld, answer: str, bac
     ]  # fmt: skip
 
 
+def test_results_stay_listed_where_a_message_behind_them_is_refused(world: LettaWorld) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    world.upstream.queue(call_tools(Call("get_weather", {"city": "Bern"}, "c1")), fail(400), say("Well."))
+    messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    sun: Any = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "Sun"}
+    more: Any = {"role": "user", "content": "Refused words."}
+    messages.create(agent.id, messages=[{"type": "approval", "approvals": [sun]}, more])
+    messages.create(agent.id, input="And now?")
+    assert "Refused words." not in str(world.upstream.last.messages)
+    shown = kinds(messages.list(agent.id, order="asc").items)
+    assert shown[1:4] == ["tool_call_message", "tool_return_message", "user_message"]
+
+
 def test_an_edit_beside_a_call_of_the_clients_is_told_by_its_own_result(world: LettaWorld) -> None:
     agent, messages = world.agent(tools=["memory_insert"]), world.letta.agents.messages
     note = Call("memory_insert", {"label": "human", "new_string": "Asks for the weather."}, "m1")
