@@ -353,25 +353,8 @@ def _check(settings: Settings) -> None:
     path = settings.database.path
     if not path or "\0" in path:
         raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
-    if settings.server.key is not None:
-        _check_key(settings.server.key)
-    if settings.memory.openwebui_jwt_secret == "":
-        raise SettingsError("memory.openwebui_jwt_secret: it is empty; leave it out to read no signed users")
-    for name in ("background_model", "embedder", "default_user"):
-        value = getattr(settings.memory, name)
-        if value is not None and not value.strip():
-            raise SettingsError(f"memory.{name}: it is empty; leave it out to have none")
-    for host in settings.server.allowed_hosts:
-        if _HOST.fullmatch(host) is None:
-            raise SettingsError(
-                f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
-            )
-    for origin in settings.server.cors_origins:
-        if origin != "*" and not _is_origin(origin):
-            raise SettingsError(
-                "server.cors_origins: expected scheme://host or scheme://host:port as browsers send it "
-                f"(lower case, without a scheme's own port), saw {origin!r}"
-            )
+    _check_server(settings.server)
+    _check_memory(settings.memory)
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]
     if not upstreams:
@@ -393,9 +376,34 @@ def _check(settings: Settings) -> None:
         _check_profile(profile, upstreams)
     for name, project in settings.projects.items():
         _exists(f"projects.{name}: profile", project.profile, profiles)
-    for rule in settings.memory.side_requests:
-        _check_side_request(rule)
     _check_tools(settings.tools)
+
+
+def _check_server(server: ServerSettings) -> None:
+    if server.key is not None:
+        _check_key(server.key)
+    for host in server.allowed_hosts:
+        if _HOST.fullmatch(host) is None:
+            raise SettingsError(
+                f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
+            )
+    for origin in server.cors_origins:
+        if origin != "*" and not _is_origin(origin):
+            raise SettingsError(
+                "server.cors_origins: expected scheme://host or scheme://host:port as browsers send it "
+                f"(lower case, without a scheme's own port), saw {origin!r}"
+            )
+
+
+def _check_memory(memory: MemorySettings) -> None:
+    if memory.openwebui_jwt_secret == "":
+        raise SettingsError("memory.openwebui_jwt_secret: it is empty; leave it out to read no signed users")
+    for name in ("background_model", "embedder", "default_user"):
+        value = getattr(memory, name)
+        if value is not None and not value.strip():
+            raise SettingsError(f"memory.{name}: it is empty; leave it out to have none")
+    for rule in memory.side_requests:
+        _check_side_request(rule)
 
 
 def _check_key(key: str) -> None:
