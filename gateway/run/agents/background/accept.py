@@ -25,7 +25,7 @@ from gateway.run.agents.background.event_log import EventLog, ShowsRuns, stored
 from gateway.run.agents.background.request import KeptRequest
 from gateway.run.agents.begin import MessageGone, digest_of
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.retry import sent_before
+from gateway.run.agents.retry import SentBefore, sent_before
 from gateway.run.agents.run import AcceptedRun, RunRequest, RunStart
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import Passes
@@ -94,11 +94,10 @@ class BackgroundRuns:
         before = await self._before(agent, conversation, asked)
         replaces = None
         if before is not None:
-            run, is_same, is_said_anew = before
-            if is_same:
-                return run
-            replaces = run.id
-            asked = asked if is_said_anew else replace(asked, messages=(), decisions=())
+            if before.is_answered:
+                return before.run
+            replaces = before.run.id
+            asked = asked if before.is_said_anew else replace(asked, messages=(), decisions=())
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
             background=True, otid=digest_of(agent, asked.otid),
@@ -296,10 +295,8 @@ class BackgroundRuns:
 
     # -- the same send again
 
-    async def _before(
-        self, agent: Agent, conversation: int, asked: RunRequest
-    ) -> tuple[Run, bool, bool] | None:
-        """Returns (the run of the same send, nothing is to be done, its messages are said once more)."""
+    async def _before(self, agent: Agent, conversation: int, asked: RunRequest) -> SentBefore | None:
+        """Returns what became of the same send before, None where it is new. A run that has not ended is its answer."""
         store, digest = self._store, digest_of(agent, asked.otid)
         if digest is not None:
             run = await store.runs.by_otid(agent.id, digest)
@@ -310,11 +307,11 @@ class BackgroundRuns:
         if run is None:
             return None
         if not run.is_over:
-            return (run, True, False) if digest is not None or await self._asks(run, asked) else None
+            is_same = digest is not None or await self._asks(run, asked)
+            return SentBefore(run, agent, (), is_answered=True, is_said_anew=False) if is_same else None
         name = asked.conversation
         head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
-        before = await sent_before(store, agent, name, asked.messages, asked.decisions, digest, head)
-        return None if before is None else (before.run, before.is_answered, before.is_said_anew)
+        return await sent_before(store, agent, name, asked.messages, asked.decisions, digest, head)
 
     async def _asks(self, run: Run, asked: RunRequest) -> bool:
         """Returns whether a run that has not begun says the same."""
