@@ -55,12 +55,17 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     # record.
     head = _head(listing)
     is_heard, is_above_heard = (_is_heard(tree, listing, e, head) for e in (tip, above))
+    cut = _cut(tree, tip)
+    # Of a cancelled send no reply is on the path yet, so what was heard of it is new. The same words may be older, too.
+    is_cut_heard = bool(head and cut and not is_heard and was_heard(tree, cut[-1], listing, 0, head))
+    is_above_heard = is_above_heard and not is_cut_heard
     is_unheard = is_above_heard and not is_heard
     heard = head if is_heard or is_above_heard else 0
     passed = head if not heard and _is_beside_off(tree, tip, found) else 0
     said = listing.messages[heard or passed :]
-    held = _held(tree, listing, tip)
-    if _repeats(canon, said, held, may_grow=True):
+    held = _held(tree, listing, tip, cut)
+    is_repeated = _repeats(canon, said, held, may_grow=True)
+    if is_repeated:
         held = held[: -len(said)]  # the cancelled message once more
     elif tip is not None and not held and (is_unheard or (query.retry and (is_above_heard or not is_heard))):
         asked = tree.content(tip).messages or []
@@ -71,7 +76,8 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     if tip is not None and is_unheard:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
         return Tip(above, [*(tree.content(tip).messages or ()), *held], heard)
-    return Tip(tip, held, heard, passed) if heard or passed or found.anchor is None else None
+    is_next = heard or passed or is_cut_heard or is_repeated or found.anchor is None
+    return Tip(tip, held, heard, passed) if is_next else None
 
 
 def _touched_last(tree: Tree) -> Exchange | None:
@@ -120,23 +126,21 @@ def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, head: int) -> bo
     return was_heard(tree, e, listing, 0, head)
 
 
-def _held(tree: Tree, listing: Listing, tip: Exchange | None) -> list[WireMessage]:
+def _held(tree: Tree, listing: Listing, tip: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
     """Returns the messages of cancelled sends that come before those of a list."""
-    held = _cancelled(tree, tip)
+    held = _cancelled(tree, tip, cut)
     if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
         # Results stand behind their calls, so what the user has said meanwhile waits for what is said next.
         return [m for m in held if m.get("role") in RESULTS]
     return held
 
 
-def _cancelled(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
-    """Returns the messages of a cancelled send, which are kept and sent with the next one.
+def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:
+    """Returns the cancelled sends behind a tip, oldest first.
 
-    Those that the upstream has refused would only be refused again. A user's may have waited for results of tools. One
-    that asked the question of the tip once more stands beside it, and brings what follows that question.
+    A user's may have waited for results of tools. One that asked the question of the tip once more stands beside it.
     """
     after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
-    asked = 0
     if tip is not None and not tree.goes_on(tip):
         asked = len(tip.inputs)
         beside = (e for e in tree.siblings(tip) if e.begun > tip.begun)
@@ -145,12 +149,20 @@ def _cancelled(tree: Tree, tip: Exchange | None) -> list[WireMessage]:
         tip = tree.parent(tip)
         after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
-    cut.sort(key=lambda e: (e.begun, e.id))
+    return sorted(cut, key=lambda e: (e.begun, e.id))
+
+
+def _cancelled(tree: Tree, tip: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
+    """Returns the messages of the last cancelled send, which are kept and sent with the next one.
+
+    Those that the upstream has refused would only be refused again. One that asked the question of the tip once more
+    brings what follows that question.
+    """
     if not cut:
         return []
     held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
-    if asked and tip is not None and cut[-1].parent == tip.parent:
-        return held[asked:]
+    if tip is not None and tip.inputs and not tree.goes_on(tip) and cut[-1].parent == tip.parent:
+        return held[len(tip.inputs) :]
     said = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
     if said is None or said is cut[-1] or said.superseded:
         return held

@@ -67,3 +67,32 @@ class Talker:
 @pytest.mark.parametrize("seed", range(200))
 def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> None:
     Talker(seed).talk()
+
+
+def barge_in(seed: int) -> None:
+    """A caller who interrupts an assistant of few words, and whose client tells of each reply what was heard."""
+    chance, world = Random(seed), World()
+    said: list[str] = []
+    heard = ""
+    for number in range(30):
+        said.append(f"message {number}.")
+        reply = chance.choice(["Ok.", "Sure.", "One moment.", f"This is number {number}."])
+        for _ in range(chance.choice([1, 1, 1, 2])):
+            messages = [assistant(heard), user(said[-1])] if heard else [user(said[-1])]
+            request = world.begin(messages, "c1", append=True)
+            sent = [m for _, m in request.sent]
+            assert [text_of(m) for m in sent if m["role"] == "user"] == said
+            is_cut = chance.random() < 0.5
+            if not is_cut:
+                break
+            world.cancel(request, [assistant(reply)])
+        else:
+            heard = reply
+            continue
+        world.finish(request, reply)
+        heard = chance.choice([reply, ""])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_was_heard_of_a_cut_reply_leads_to_no_older_one_with_its_words(seed: int) -> None:
+    barge_in(seed)
