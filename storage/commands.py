@@ -213,6 +213,11 @@ class Change:
     stale: Sequence[int] = ()
     merge: Sequence[int] = ()
 
+    @property
+    def is_alone(self) -> bool:
+        """True where nothing changes beside the exchange."""
+        return not (self.others or self.heads or self.tombs or self.stale or self.merge)
+
 
 @frozen
 class LearnedFact:

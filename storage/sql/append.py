@@ -217,7 +217,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await history.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
     if snapshot is not None and not snapshot.id:
-        snapshot = changed(snapshot, id=await add_snapshot(connection, agent.id, snapshot))
+        snapshot = changed(snapshot, id=await history.add_snapshot(connection, agent.id, snapshot))
     e = changed(e, snapshot=None if snapshot is None else snapshot.id)
     added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
@@ -233,12 +233,6 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         run = await _end(connection, write.end if run is None else changed(write.end, run=run.id))
     e = changed(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
-
-
-async def add_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -> int:
-    """Keeps a memory section as it was sent. Returns its row."""
-    values = (agent, snapshot.text, orjson.dumps(snapshot.known))
-    return int(await connection.value(history.SQL["snapshot_insert"], values))
 
 
 async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
@@ -295,7 +289,7 @@ async def end_step(
     """Ends a step. accept: accepts the runs that this makes due. Returns their public names."""
     agent, e = write.agent, write.exchange
     if write.snapshot is not None:
-        e = changed(e, snapshot=await add_snapshot(connection, agent.id, write.snapshot))
+        e = changed(e, snapshot=await history.add_snapshot(connection, agent.id, write.snapshot))
     row = await connection.row(SQL["step_finish"], (*history.update_values(e), e.id, agent.id, agent.epoch))
     if row is None:
         raise Stale("something was forgotten while this run was under way")

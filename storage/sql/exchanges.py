@@ -329,6 +329,12 @@ async def add_conversation(
     return Conversation(int(id), uid, key)
 
 
+async def add_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -> int:
+    """Keeps a memory section as it was sent. Returns its row."""
+    values = (agent, snapshot.text, orjson.dumps(snapshot.known))
+    return int(await connection.value(SQL["snapshot_insert"], values))
+
+
 async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:
     """Notes hashes that have to be recognised. kind: head, tomb, and those of forgetting."""
     for each in hashes:

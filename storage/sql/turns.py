@@ -231,7 +231,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         await connection.lock_sharers(agent.id)
     snapshot = None if write.snapshot is None else write.snapshot.id
     if write.snapshot is not None and not snapshot:
-        snapshot = await _store_snapshot(connection, agent.id, write.snapshot)
+        snapshot = await history.add_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
@@ -247,29 +247,34 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
             seq, is_head = added.seq, bool(added.is_head)
             numbers = (seq, seq + len(e.inputs) + 1)
             return Committed(agent, added.id, e.conversation, True, snapshot, *numbers, is_head=is_head)
-    indexed, change = 0, None
-    if not is_new or write.change is not None:
-        row = await connection.row(history.SQL["epoch"], (agent.id,))
-        if row is None or row[0] != agent.epoch:
-            raise Stale("something was forgotten while this turn was under way")
-        _, indexed, next_seq, rev = row
-        # The blocks of a memory that begins have raised its `rev`.
-        if (next_seq, rev) == write.seen or (is_new and next_seq == 1):
-            change = write.change
-    if change is None:
-        # Another turn was faster: the rules decide on the tree as it is in this transaction.
-        planned = write.plain[0].conversation if write.plain else None
-        pool = await _pool(connection, agent, write.probes(), planned=planned, since=write.seen[0])
-        change = await _decided(connection, agent.id, pool, write.decide)
+    change, indexed = await _resolve(connection, agent, write, is_new=is_new)
     e, is_added, begun = await _apply(connection, agent.id, write, change, snapshot, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
     return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None, begun)
 
 
-async def _store_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -> int:
-    values = (agent, snapshot.text, orjson.dumps(snapshot.known))
-    return int(await connection.value(history.SQL["snapshot_insert"], values))
+async def _resolve(
+    connection: Connection, agent: Agent, write: TurnWrite, *, is_new: bool
+) -> tuple[Change, int]:
+    """Returns what a turn changes that was not written as a plain one, and the last number that the search index knows.
+
+    agent: as it is stored. is_new: it was not when the turn was planned. Raises: Stale.
+    """
+    indexed = 0
+    if not is_new or write.change is not None:
+        row = await connection.row(history.SQL["epoch"], (agent.id,))
+        if row is None or row[0] != agent.epoch:
+            raise Stale("something was forgotten while this turn was under way")
+        _, indexed, next_seq, rev = row
+        # The blocks of a memory that begins have raised its `rev`.
+        is_as_seen = (next_seq, rev) == write.seen or (is_new and next_seq == 1)
+        if is_as_seen and write.change is not None:
+            return write.change, indexed
+    # Another turn was faster: the rules decide on the tree as it is in this transaction.
+    planned = write.plain[0].conversation if write.plain else None
+    pool = await _pool(connection, agent, write.probes(), planned=planned, since=write.seen[0])
+    return await _decided(connection, agent.id, pool, write.decide), indexed
 
 
 async def _apply(
@@ -292,14 +297,14 @@ async def _apply(
         begun = await history.add_conversation(connection, agent, write.uid, write.key, write.now)
     # The change stays as it is: it may be written twice.
     e = changed(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
-    if not is_added:
-        await history.update_exchange(connection, agent, e)
-        await connection.run(history.SQL["ops_drop"], (agent, e.id))
-    else:
+    if is_added:
         id, seq, is_head = await history.insert_exchange(connection, agent, e)
         filled(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
-        if is_head or change.others or change.heads or change.tombs or change.stale or change.merge:
+        if is_head or not change.is_alone:
             begun = None
+    else:
+        await history.update_exchange(connection, agent, e)
+        await connection.run(history.SQL["ops_drop"], (agent, e.id))
     for other in change.others:
         await history.update_exchange(connection, agent, other)
     if not is_added or change.others:  # an exchange that is added moves its conversation by itself
@@ -308,13 +313,18 @@ async def _apply(
     if e.edits and (not e.merged or e.id in change.merge):
         for op in write.ops:
             await add_op(connection, agent, replace(op, exchange=e.id))
+    await _mark(connection, agent, change, e, indexed)
+    return e, is_added, begun
+
+
+async def _mark(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
+    """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
     await history.mark(connection, agent, "head", change.heads, e.id)
     await history.mark(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
         # The index has not reached the other exchanges yet, and will read them as they are by then.
         if x.id in change.stale and x.seq <= indexed:
             await history.mark(connection, agent, "stale", (b"",), x.id)
-    return e, is_added, begun
 
 
 async def merge_edits(
