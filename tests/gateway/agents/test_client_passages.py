@@ -64,6 +64,20 @@ def test_passages_are_searched_by_words_tags_and_dates(world: LettaWorld) -> Non
         passages.search(agent.id, query="cat", start_datetime="soon")
 
 
+def test_a_day_that_is_the_end_of_a_search_is_part_of_it(world: LettaWorld) -> None:
+    agent, passages = world.agent(), world.letta.agents.passages
+    passages.create(agent.id, text="The cat eats fish.", created_at="2025-05-01T12:00:00Z")
+    day = passages.search(agent.id, query="cat", start_datetime="2025-05-01", end_datetime="2025-05-01")
+    before = passages.search(agent.id, query="cat", end_datetime="2025-05-01T00:00:00")
+    assert (day.count, before.count) == (1, 0)
+    everywhere = world.letta.passages.search
+    assert everywhere(agent_id=agent.id, query="cat", end_date="2025-05-01")
+    assert everywhere(agent_id=agent.id, query="cat", end_date="9999-12-31")
+    world.letta.agents.messages.create(agent.id, input="My violets are blue.")
+    said = world.letta.agents.messages.list(agent.id).items[0].date.date().isoformat()
+    assert world.letta.messages.search(query="violets", end_date=said)
+
+
 def test_an_agent_finds_what_was_saved_for_it(world: LettaWorld) -> None:
     agent = world.agent(tools=["archival_memory_search"])
     world.letta.agents.passages.create(agent.id, text="The spare key is under the fern.")

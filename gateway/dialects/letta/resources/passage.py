@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -77,13 +77,21 @@ def check_text(text: str, at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault(at, "Expected a text that is not blank")])
 
 
-def moment_of(text: str | UnsetType | None, at: tuple[str | int, ...]) -> float | None:
-    """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC. Raises: Unprocessable."""
+def moment_of(
+    text: str | UnsetType | None, at: tuple[str | int, ...], *, is_end: bool = False
+) -> float | None:
+    """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC.
+
+    Of a day alone it is the beginning, or its end. Raises: Unprocessable.
+    """
     if not isinstance(text, str):
         return None
+    words = text.strip()
     try:
         # A `+` of an offset that was not escaped in a query arrives as a blank.
-        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text.strip())
+        moment = datetime.fromisoformat(words.replace(" ", "+") if "T" in words else words)
+        if is_end and len(words) <= len("2026-03-01"):
+            moment = datetime.combine(moment, time.max)
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
     except (ValueError, OverflowError):
         words = "Expected a date or time of ISO 8601"

@@ -191,7 +191,7 @@ class MessageRoutes:
                 search.query,
                 roles=given(search).get("roles") or ("user", "assistant"),
                 since=moment_of(search.start_date, ("body", "start_date")),
-                until=moment_of(search.end_date, ("body", "end_date")),
+                until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
                 limit=search.limit,
                 by_meaning=search.search_mode != "fts",
                 conversation=conversation,

@@ -75,7 +75,7 @@ class PassageRoutes:
         agent = (await self._api.entry(asked)).agent
         wanted = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
-            until=moment_of(query.end_datetime, ("query", "end_datetime")),
+            until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
             tags=given_or_none(query.tags) or (),
             all_tags=query.tag_match_mode == "all",
         )
@@ -87,7 +87,7 @@ class PassageRoutes:
         search: SearchPassages = asked.body
         wanted = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
-            until=moment_of(search.end_date, ("body", "end_date")),
+            until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
             tags=given_or_none(search.tags) or (),
             all_tags=search.tag_match_mode == "all",
         )
