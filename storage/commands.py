@@ -372,7 +372,7 @@ class StepEnd:
 
     results: as in `RunEnd`. snapshot: the memory section of the path, to be stored; None: as the exchange says.
     reading: what has been read where the run ends well. accepts: runs that its end makes due; one whose agent reads
-    already is left out.
+    already is left out. words: of the error that ended the run, or "".
     """
 
     agent: Agent
@@ -382,6 +382,7 @@ class StepEnd:
     snapshot: Snapshot | None = None
     reading: ReadSpan | None = None
     accepts: Sequence[RunAccept] = ()
+    words: str = ""
 
 
 @frozen

@@ -50,7 +50,7 @@ from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.readings import accept_reading, has_read
-from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run, replace_text
+from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run, replace_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 from storage.value import changed
@@ -299,6 +299,7 @@ async def end_step(
     if write.step is not None:
         await add_step(connection, write.step)
         await _add_results(connection, agent.id, write.step.run, write.results)
+        await add_words(connection, agent.id, write.step.run, write.words)
         if (
             write.reading is not None
             and write.step.stop not in (None, _CANCELLED)

@@ -42,7 +42,7 @@ from storage.sql.blocks import add_op, write_block
 from storage.sql.group import Group, bulk_writes, effect, locking, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.passages import keep_edit
-from storage.sql.runs import add_step, add_text, begin_run, create_run, end_run
+from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run
 from storage.sql.statements import load
 
 SQL = load("batches.sql")
@@ -402,8 +402,7 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
         await connection.run(SQL["steps_of"], (end.rounds, run.id, agent))
     await end_run(connection, agent, run.id, end.state, end.stop, end.now)
     await connection.run(SQL["texts_empty"], (agent, run.id, _EMPTY))
-    if end.words:
-        await add_text(connection, agent, run.id, "words", _BEGIN_SEQ, end.words.encode())
+    await add_words(connection, agent, run.id, end.words)
 
 
 def _of(op: BlockOp, exchange: int) -> BlockOp:

@@ -27,11 +27,13 @@ from storage.value import frozen
 SQL = load("runs.sql")
 
 _EMPTY = b""
+# Of the words of an error: some upstreams repeat the whole request in theirs.
+_MOST_WORDS = 4_000
 
 
 @frozen
 class RunText:
-    """A part of a run that is not, or not yet, an exchange. kind: request | call | result | event.
+    """A part of a run that is not, or not yet, an exchange. kind: request | call | result | event | callback | words.
 
     seq: its order among those of its kind.
     """
@@ -111,9 +113,15 @@ async def begin_run(connection: Connection, agent: int, run: int, at: float) -> 
     return await _get(connection, agent, run)
 
 
-async def end_run(connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float) -> Run:
-    """Ends a run without a step. Returns it as it is now: as somebody who was faster has ended it. Raises: NotFound."""
-    await connection.run(SQL["end"], (state, stop, at, run, agent))
+async def end_run(
+    connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float, words: str = ""
+) -> Run:
+    """Ends a run without a step. Returns it as it is now: as somebody who was faster has ended it. Raises: NotFound.
+
+    words: of the error that ended it, which quote nobody.
+    """
+    if await connection.run(SQL["end"], (state, stop, at, run, agent)):
+        await add_words(connection, agent, run, words)
     return await _get(connection, agent, run)
 
 
@@ -135,6 +143,12 @@ async def load_waiting(connection: Connection, agent: int, conversation: int) ->
 async def add_text(connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes) -> bool:
     """Adds a part of a run that is not an exchange. False: it is there already, and stays; or its memory is gone."""
     return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
+
+
+async def add_words(connection: Connection, agent: int, run: int, words: str) -> None:
+    """Adds the words of the error that ended a run; nothing without any."""
+    if words:
+        await add_text(connection, agent, run, "words", 0, words[:_MOST_WORDS].encode("utf-8", "replace"))
 
 
 async def load_texts(
@@ -302,6 +316,11 @@ class Runs(Group):
         statement, of = ("steps_of_project", ()) if agent is None else ("steps_of_agent", (agent,))
         rows = await connection.rows(SQL[f"{statement}_{page.way}"], (*values, *of))
         return [_shown(row) for row in rows]
+
+    @reads
+    async def words(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
+        """Returns the words of the errors that ended runs, of those that have any."""
+        return {run: data.decode() for run, data in await rows_of(connection, SQL["words"], runs)}
 
     @reads
     async def behind(self, connection: Connection, run: Run) -> int | None:

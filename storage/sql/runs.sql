@@ -221,6 +221,10 @@ SELECT epoch FROM agents WHERE id = ?
 SELECT id, run, seq, kind, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?
 ORDER BY seq LIMIT ?
 
+-- name: words
+-- Reads the words of the errors that ended some runs.
+SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND kind = 'words' AND seq = 0
+
 -- name: texts_empty
 -- Empties the parts of a kind, which are nobody's from now on.
 UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
@@ -230,8 +234,8 @@ UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <>
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
 
 -- name: texts_left
--- Finds runs that ended before a time and still hold texts that nobody needs: results that wait are needed, and why an
--- item of a batch failed.
+-- Finds runs that ended before a time and still hold texts that nobody needs: results that wait are needed, and the
+-- words of the error that ended one.
 SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
 WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind <> 'words' AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))

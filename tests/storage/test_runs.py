@@ -311,3 +311,20 @@ async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
     now = await store.agents.load(run.agent)
     assert now is not None
     assert await store.runs.log(run.agent, run.id, "event", 2, b"second", now.epoch)
+
+
+async def test_why_a_run_failed_stays_until_something_is_forgotten(
+    store: Store, alice: Speaker, draft: Run, holds: Holds
+) -> None:
+    run = await store.runs.create(draft)
+    other = await store.runs.create(replace(draft, uid="r2", otid=None))
+    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0, "zqerrorx" + "…" * 5000)
+    # Who comes second says nothing of it.
+    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 9.0, "another")
+    await store.runs.drop_texts(100.0, 10)
+    assert await store.runs.words([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
+    begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
+    await store.forgetting.run(begun)
+    assert await store.runs.words([run.id]) == {}
+    await store.database.sweep(1000)
+    assert not holds(b"zqerrorx")

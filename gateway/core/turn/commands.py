@@ -140,6 +140,7 @@ class TurnOutcome:
 
     waiting: call id -> who has to answer first: "approval", "client", or "held" for a call that waits beside them.
     results: of calls in that reply, those that no step has taken in. step_usage: the upstream's count of that reply.
+    words: of the error that ended the turn, which may quote it; "": there is none.
     """
 
     state: End
@@ -154,6 +155,7 @@ class TurnOutcome:
     results: tuple[ToolResult, ...] = ()
     step_usage: Json | None = None
     is_refused: bool = False
+    words: str = ""
 
     @property
     def text(self) -> str:

@@ -167,7 +167,8 @@ class Turn:
                 self._view.stop(reason, {})
                 self._view.upstream_error(error, raw)
                 is_refused = self._is_refused(orjson.dumps({"error": error}))
-                over = self._break_off(End.FAILED, reason, is_refused=is_refused)
+                words = str(error.get("message") or "")
+                over = self._break_off(End.FAILED, reason, words, is_refused=is_refused)
                 return [*self._flush(), commands.CloseUpstream(), *over]
             case BrokeOff(error):
                 return self._broken(error)
@@ -181,14 +182,15 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused = self._is_refused(body)
+        is_refused, error = self._is_refused(body), error_of(reply.status, body)
+        words = str(error["message"])
         # A success is no status that tells an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
-            self._view.upstream_error(error_of(reply.status, body), None)
-            return [*self._flush(), *self._break_off(End.FAILED, reason, is_refused=is_refused)]
+            self._view.upstream_error(error, None)
+            return [*self._flush(), *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
         whole = commands.SendWhole(reply.status, reply.headers, self._view.refused(reply.status, body))
-        return [whole, *self._break_off(End.FAILED, reason, is_refused=is_refused)]
+        return [whole, *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:
         """Says whether an error is a refusal of what went in, before there was anything of a reply."""
@@ -201,8 +203,10 @@ class Turn:
         if self._is_past_status:
             self._view.stop(reason, {})
             self._view.fail(error)
-            return [*self._flush(), commands.CloseUpstream(), *self._break_off(End.FAILED, reason)]
-        return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(End.FAILED, reason)]
+            over = self._break_off(End.FAILED, reason, error.message)
+            return [*self._flush(), commands.CloseUpstream(), *over]
+        over = self._break_off(End.FAILED, reason, error.message)
+        return [commands.Refuse(error), commands.CloseUpstream(), *over]
 
     @property
     def _is_past_status(self) -> bool:
@@ -228,11 +232,13 @@ class Turn:
         self._state = _SAVING
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
-    def _break_off(self, end: End, reason: StopReason, *, is_refused: bool = False) -> list[Command]:
+    def _break_off(
+        self, end: End, reason: StopReason, words: str = "", *, is_refused: bool = False
+    ) -> list[Command]:
         """Ends the turn before its reply is complete, without waiting for the commit."""
         outcome = self._unfinished(end, reason)
-        if is_refused:
-            outcome = replace(outcome, is_refused=True)
+        if is_refused or words:
+            outcome = replace(outcome, is_refused=is_refused, words=words)
         self._state = _DONE
         return [commands.Save(outcome), _FINISH]
 

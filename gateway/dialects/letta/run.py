@@ -39,8 +39,8 @@ _FAILED = frozenset(
 )
 
 
-def run_json(run: Run, agent_uid: str, conversation: str | None) -> dict[str, Any]:
-    """Returns a run. conversation: its public id, "default" for the agent's own."""
+def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | None = None) -> dict[str, Any]:
+    """Returns a run. conversation: its public id, "default" for the agent's own. words: of the error that ended it."""
     lasted = None if run.ended is None or run.begun is None else max(0, int((run.ended - run.begun) * 1e9))
     return {
         "id": ids.named("run", run.uid),
@@ -53,7 +53,7 @@ def run_json(run: Run, agent_uid: str, conversation: str | None) -> dict[str, An
         "completed_at": time_of(run.ended),
         "total_duration_ns": lasted,
         "ttft_ns": None,
-        "metadata": None,
+        "metadata": None if words is None else {"error": words},
         "request_config": None,
         "base_template_id": None,
         "callback_url": None,

@@ -72,6 +72,8 @@ from storage.records import DEFAULT, Agent, Counts, Run, RunState, Scope, Summar
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
+# Why a run failed that nobody performs any more.
+LEFT = "The gateway was stopped while it performed this run."
 # A run in the background waits so long for a commit: nobody waits for it.
 DISK_WAIT_S = 3600.0
 
@@ -250,7 +252,7 @@ class AgentRuns:
         """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
         try:
             for each in await self._left():
-                await self._end(each, RunState.FAILED, StopReason.ERROR)
+                await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
         except StoreError as error:
             _log.error("runs of an earlier process stay as they were: %s", error.message)
 
@@ -352,7 +354,7 @@ class AgentRuns:
     async def _ended(self, ours: str, run: Run) -> Run:
         """Ends a run of a process that has died, whose line is free or ours by now."""
         is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(ours)}
-        return await self._end(run, RunState.FAILED, StopReason.ERROR) if is_left else run
+        return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
@@ -467,8 +469,8 @@ class AgentRuns:
         finally:
             self._live.pop(run.id, None)
 
-    async def _end(self, run: Run, state: RunState, stop: StopReason) -> Run:
-        return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now())
+    async def _end(self, run: Run, state: RunState, stop: StopReason, words: str = "") -> Run:
+        return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now(), words)
 
     def _tools_of(self, sending: Sending, known: Known) -> MakesToolbox:
         return partial(self.toolboxes.make, speaker=_speaker(sending, known))

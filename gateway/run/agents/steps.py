@@ -189,6 +189,7 @@ class StepsMemory:
         waiting: Mapping[str, str] | None = None,
         results: Sequence[ToolResult] = (),
         is_refused: bool = False,
+        words: str = "",
     ) -> Exchange:
         assert self._opened is not None
         known, now = self.known, self.keeper.now()
@@ -210,7 +211,12 @@ class StepsMemory:
         )
         section = None if stop is None else self._learned
         accepts = self._due(e, now) if stop is not None and error is None else ()
-        write = StepEnd(known.agent, e, step, _kept_results(e, results), section, self.reading, accepts)
+        if self.reading is not None:
+            # They may quote another memory, whose forgetting would not find them here.
+            words = ""
+        write = StepEnd(
+            known.agent, e, step, _kept_results(e, results), section, self.reading, accepts, words
+        )
         self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
         self.run = changed(self.run, steps=self.run.steps + 1, counts=counts)
@@ -476,7 +482,7 @@ class StepsMemory:
             await self._end_step(
                 prompt, full, said if full else None, outcome.step_usage, stop=stop, error=error,
                 waiting=outcome.waiting, results=outcome.results if outcome.waiting else (),
-                is_refused=outcome.is_refused,
+                is_refused=outcome.is_refused, words=outcome.words,
             )  # fmt: skip
             self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:

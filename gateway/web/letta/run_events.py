@@ -105,13 +105,14 @@ class RunEvents:
         shown = await Exchanges(self.store, agent, Showing()).answers(
             run, await exchanges_of(self.store, agent, run)
         )
-        result = result_json(shown, run)
+        words = await self.store.runs.words([run.id])
+        said = {"error": words[run.id]} if words else {}
         return {
             "run_id": ids.named("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": time_of(run.ended),
-            "metadata": {"result": result},
+            "metadata": {**said, "result": result_json(shown, run)},
         }
 
 

@@ -21,7 +21,7 @@ from gateway.settings import ToolSettings
 from storage.listing import Page, RunFilter
 from storage.records import RunState
 from tests.doubles.tool_server import replying, served
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
 LOOK = {"name": "look", "parameters": {"type": "object", "properties": {}}}
@@ -450,3 +450,83 @@ def test_a_run_broken_off_at_its_end_says_that_its_write_failed(
     gc.collect()
     (said,) = [record for record in caplog.records if "forgotten" in record.getMessage()]
     assert (said.name, said.levelname) == ("mnemogate", "WARNING")
+
+
+QUOTED = "I cannot answer 'My violin is from Cremona.'"
+
+
+def why(run: Run) -> Any:
+    return (run.metadata or {}).get("error")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        fail(400, QUOTED),  # a status
+        raw(b'data: {"error":{"message":"' + QUOTED.encode() + b'"}}\n\n'),  # behind a status
+    ],
+    ids=["status", "stream"],
+)
+def test_a_run_that_failed_says_why(world: LettaWorld, reply: Reply) -> None:
+    agent = world.agent()
+    world.upstream.queue(reply, reply)
+    run = ended(world, world.letta.agents.messages.create_async(agent.id, input="My violin.").id)
+    assert (run.status, run.stop_reason, why(run)) == ("failed", "llm_api_error", QUOTED)
+    with pytest.raises(APIStatusError, match="violin"):
+        world.letta.agents.messages.create(agent.id, input="And now?")
+    assert [why(each) for each in world.letta.runs.list(agent_id=agent.id)] == [QUOTED, QUOTED]
+    world.letta.agents.messages.create(agent.id, input="Good.")
+    assert why(next(iter(world.letta.runs.list(agent_id=agent.id)))) is None
+
+
+def test_an_error_behind_a_step_is_told_of_its_run(world: LettaWorld) -> None:
+    agent = world.agent(tools=["memory_insert"])
+    block = Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")
+    world.upstream.queue(call_tools(block), fail(500, "Down."))
+    live = world.letta.agents.messages.create(agent.id, input="I play.")
+    run_id = live.messages[0].run_id
+    assert run_id
+    assert why(world.letta.runs.retrieve(run_id)) == "Down."
+
+
+def test_what_an_upstreams_error_quotes_is_forgotten_with_the_conversation(world: LettaWorld) -> None:
+    agent = world.agent()
+    conversation = world.letta.conversations.create(agent_id=agent.id).id
+    world.upstream.queue(fail(400, QUOTED), fail(400, QUOTED))
+    run = world.letta.agents.messages.create_async(agent.id, input="My violin.")
+    assert why(ended(world, run.id)) == QUOTED
+    with pytest.raises(APIStatusError):
+        world.letta.conversations.messages.create(conversation, input="My violin.", streaming=False)
+    world.letta.conversations.delete(conversation)
+    world.world.settle()
+    assert why(world.letta.runs.retrieve(run.id)) is None
+    assert world.world.query("SELECT count(*) FROM run_texts WHERE length(data) > 2") == [0]
+
+
+def test_why_a_run_failed_is_known_after_its_events_are_gone(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(fail(500, "Down."))
+    run = ended(world, world.letta.agents.messages.create_async(agent.id, input="Work.").id)
+
+    async def clean() -> None:
+        await world.world.gateway.app.agent_services.run_services.clean()
+
+    world.world.clock.sleep(3 * 3600 + 1)
+    world.world.gateway.call(clean())
+    assert why(world.letta.runs.retrieve(run.id)) == "Down."
+
+
+def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWorld) -> None:
+    agent = world.agent(tools=["memory_insert"])
+    world.upstream.queue(fail(400, QUOTED))
+    with pytest.raises(APIStatusError, match="Cremona") as error:
+        world.letta.agents.messages.create(agent.id, input="My violin.", background=True)
+    assert error.value.status_code == 502
+    # What was done is shown, and its run says the rest.
+    block = Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")
+    world.upstream.queue(call_tools(block), fail(500, "Down."))
+    reply = world.letta.agents.messages.create(agent.id, input="I play.", background=True)
+    assert reply.stop_reason.stop_reason == "llm_api_error"
+    run_id = reply.messages[0].run_id
+    assert run_id
+    assert why(world.letta.runs.retrieve(run_id)) == "Down."

@@ -27,7 +27,7 @@ from gateway.run.agents.begin import MessageGone, digest_of
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.retry import SentBefore, sent_before
 from gateway.run.agents.run import AcceptedRun, RunRequest, RunStart
-from gateway.run.agents.runs import AgentRuns
+from gateway.run.agents.runs import LEFT, AgentRuns
 from gateway.run.call import Passes
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import new_conversation_uid
@@ -40,6 +40,9 @@ from storage.records import DEFAULT, Agent, Run, RunState
 # How often a run is tried that took the process with it, or may have. One that has not begun has done nothing yet.
 MOST_TRIES = 3
 MOST_BEGINNINGS = 30
+# Why a run failed, where no upstream says it.
+_GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
+_OURS = "An error of the gateway's own; its log says more."
 _PAGE = 1000
 _log = logging.getLogger("mnemogate")
 
@@ -138,7 +141,7 @@ class BackgroundRuns:
         except NotFound:
             # Its conversation was deleted.
             if not run.is_over:
-                await self._end(run, StopReason.ERROR)
+                await self._end(run, _GONE)
             if (lost := self._queues.get(run.uid)) is not None:
                 self._left(run, lost)
             return None
@@ -185,7 +188,7 @@ class BackgroundRuns:
             for entry, has_job in page:
                 after = entry.run.id
                 if not has_job:
-                    await self._end(entry.run, StopReason.ERROR)
+                    await self._end(entry.run, LEFT)
                 elif entry.run.uid not in self._queues:  # else it began before the store had come back for us
                     self._enqueue(entry.run, (entry.agent_uid, entry.conversation), None)
             if len(page) < _PAGE:
@@ -336,12 +339,12 @@ class BackgroundRuns:
         log = await self._log_of(agent, found, kept, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
-                await self._end(found, StopReason.ERROR)
+                await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
             else:
                 await self._attempt(agent, found, kept, queue[1], place, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
-            found = await self._end(found, StopReason.ERROR)
+            found = await self._end(found, _OURS)
         await self._over(found, kept, log, attempt)
         return PerformedRun(found, kept.callback)
 
@@ -375,18 +378,18 @@ class BackgroundRuns:
             accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, place, view, sink)
         except MessageGone:
-            await self._end(run, StopReason.ERROR)
+            await self._end(run, _GONE)
         except (StoreError, asyncio.CancelledError):
             if log is not None:
                 await log.flush()
             raise
         except GatewayError as error:
-            await self._end(run, StopReason.ERROR)
+            await self._end(run, error.message)
             if log is not None:
                 log.add(self._shows.refused(run.uid, error))
         except Exception:
             _log.exception("a run in the background failed")
-            await self._end(run, StopReason.ERROR)
+            await self._end(run, _OURS)
 
     async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
@@ -433,8 +436,10 @@ class BackgroundRuns:
         if (event := self._ends.pop(run.uid, None)) is not None:
             event.set()
 
-    async def _end(self, run: Run, stop: StopReason) -> Run:
-        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._keeper.now())
+    async def _end(self, run: Run, words: str) -> Run:
+        """Fails a run that has not ended. words: why."""
+        now = self._keeper.now()
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, words)
 
     # -- places
 

@@ -11,6 +11,7 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
+from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -25,7 +26,7 @@ from gateway.dialects.letta.run import (
     usage_json,
 )
 from gateway.dialects.letta.stream import DONE, ping_event
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import BadRequest, GatewayError, UnknownId, UpstreamError
 from gateway.run.agents.messages import AgentMessages, exchanges_of
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
@@ -107,7 +108,7 @@ class RunRoutes:
             stop=given_or_none(query.stop_reason),
         )
         page = page_of(query, await self._row(asked, query.after), await self._row(asked, query.before))
-        return [run_shown(entry) for entry in await self._runs.list(asked.project, wanted, page)]
+        return await self._shown(await self._runs.list(asked.project, wanted, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
         """Returns a conversation by its public id; None where an agent's own has not begun. Raises: NotFound."""
@@ -124,7 +125,14 @@ class RunRoutes:
 
     async def retrieve(self, asked: Asked) -> Any:
         entry = await self._run(asked)
-        return {**run_shown(entry), **await self._callback(entry.run)}
+        (shown,) = await self._shown([entry])
+        return {**shown, **await self._callback(entry.run)}
+
+    async def _shown(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
+        """Returns runs as they are shown, those that failed with the words of their errors."""
+        failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
+        words = await self._runs.words(failed)
+        return [run_shown(each, words.get(each.run.id)) for each in entries]
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns what became of the call that was asked for at a run's end."""
@@ -229,10 +237,10 @@ class RunRoutes:
         return cut(shown, query, newest_first=False)
 
 
-def run_shown(entry: RunEntry) -> dict[str, Any]:
-    """Returns a run as it is shown."""
+def run_shown(entry: RunEntry, words: str | None = None) -> dict[str, Any]:
+    """Returns a run as it is shown. words: of the error that ended it."""
     name = conversation_id(entry.conversation_uid, entry.key)
-    return run_json(entry.run, entry.agent_uid, name)
+    return run_json(entry.run, entry.agent_uid, name, words)
 
 
 def _step_shown(entry: StepEntry) -> dict[str, Any]:
@@ -247,11 +255,17 @@ def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
 
 
 async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
-    """Returns the whole reply of a run that has ended."""
+    """Returns the whole reply of a run that has ended.
+
+    Raises: UpstreamError, GatewayError: it failed before anything was said, as it would have with its client.
+    """
     agent = await api.store.agents.load(run.agent)
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
     steps = await exchanges_of(api.store, agent, run)
+    words = (await api.store.runs.words([run.id])).get(run.id)
+    if words is not None and all(e.reply is None for e in steps):
+        raise GatewayError(words) if run.stop == StopReason.ERROR else UpstreamError(words)
     shown = await Exchanges(api.store, agent, showing).answers(run, steps)
     return result_json(shown, run)
 
