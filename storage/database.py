@@ -37,7 +37,7 @@ T = TypeVar("T")
 DEAF_S = 15.0
 # The channels on which processes tell each other that there is work, that keys or definitions have changed, that
 # something was forgotten, that a place in a queue is free, that a run was ended.
-WORK, KEYS, DEFINITIONS, GONE, LINES, RUNS = "work", "keys", "definitions", "gone", "lines", "runs"
+WORK, KEYS, GONE, LINES, RUNS = "work", "keys", "gone", "lines", "runs"
 
 
 class AgentNumbers(NamedTuple):

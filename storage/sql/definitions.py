@@ -7,7 +7,7 @@ Changes are compare-and-set on the version.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import orjson
@@ -147,6 +147,12 @@ class Definitions(Group):
         if found is None:
             raise NotFound(f"there is no {kind} {uid!r}")
         return found
+
+    @reads
+    async def are_of(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:
+        """Returns whether definitions are there, and of these versions. versions: (row, version) of each."""
+        rows = await rows_of(connection, SQL["versions"], [id for id, _ in versions])
+        return {(id, version) for id, version in rows} == versions
 
     @reads
     async def named(

@@ -69,6 +69,10 @@ UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND m
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.uid = ? AND d.project = ? AND d.kind = ?
 
+-- name: versions
+-- Reads which versions definitions have.
+SELECT id, version FROM definitions WHERE id {in:1:BIGINT:64}
+
 -- name: by_id
 -- Reads one by its row.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ?

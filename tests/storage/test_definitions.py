@@ -58,6 +58,19 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
     assert (put.id, put.version, put.body) == (made.id, 2, {"y": 2})
 
 
+async def test_what_was_read_is_known_to_be_changed_or_gone(store: Store) -> None:
+    one = await store.definitions.add(PROJECT, TOOL, "t1", "search", {}, at=1.0)
+    other = await store.definitions.add(PROJECT, TOOL, "t2", "find", {}, at=1.0)
+    read = {(one.id, one.version), (other.id, other.version)}
+    assert await store.definitions.are_of(read)
+    now = await store.definitions.change(other, {"x": 1}, at=2.0)
+    assert not await store.definitions.are_of(read)
+    read = {(one.id, one.version), (now.id, now.version)}
+    assert await store.definitions.are_of(read)
+    await store.definitions.remove(one.id)
+    assert not await store.definitions.are_of(read)
+
+
 async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:
     made = [await store.definitions.add(PROJECT, TOOL, f"t{n}", f"tool_{n}", {}, at=1.0) for n in range(4)]
     await store.definitions.add("elsewhere", TOOL, "x", "tool_x", {}, at=1.0)

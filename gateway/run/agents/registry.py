@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -44,8 +43,8 @@ from gateway.run.agents.tools import (
 from gateway.run.upstream.route import agent_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
-from storage.database import DEAF_S, DEFINITIONS
-from storage.errors import WriteConflict
+from storage.database import DEAF_S
+from storage.errors import Unavailable, WriteConflict
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
 from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
@@ -134,16 +133,14 @@ class Registry:
         self._settings = settings
         self._profiles = {spec.name: spec for spec in specs}
         self._now = now
-        tell, age_s = partial(store.database.tell, DEFINITIONS), DEAF_S if store.database.is_shared else inf
-        self._cache = SpecCache(tell, age_s)
+        self._cache = SpecCache(DEAF_S if store.database.is_shared else inf)
         self.tools = ToolRegistry(store, self._cache, now)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)
-        store.database.hear(DEFINITIONS, lambda _: self._cache.clear())
 
     def changed(self) -> None:
-        """Drops what names stood for, here and elsewhere: a definition was changed."""
-        self._cache.changed()
+        """Drops what names stood for: a definition was changed."""
+        self._cache.clear()
 
     # -- a turn's agent
 
@@ -153,7 +150,7 @@ class Registry:
         Raises: BadRequest: two agents have the name.
         """
         kept = self._cache.get((project, name))
-        if kept is None:
+        if kept is None or not await self._is_present(kept):
             round_ = self._cache.round
             kept = await self._resolve(project, name)
             if kept is None:
@@ -161,6 +158,15 @@ class Registry:
             self._cache.keep((project, name), kept, round_)
         # Whoever forgets a memory drops it from the store's cache, where a memory in use is found without a statement.
         return kept if await self._store.agents.find(kept.scope) is not None else None
+
+    async def _is_present(self, kept: ResolvedAgent) -> bool:
+        """Returns whether an agent is still as it was read. Of a file that nobody else writes it is known."""
+        if not self._store.database.is_shared:
+            return True
+        try:
+            return await self._store.definitions.are_of(kept.made_of)
+        except Unavailable:
+            return True  # without the store a chat goes on by what was read last
 
     async def agent(self, project: str, uid: str) -> ResolvedAgent:
         """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
@@ -209,8 +215,10 @@ class Registry:
         if found is None:
             return None
         targets = await self._store.attached.targets(found.memory, _TOOL)
-        tools = await self.tools.of({found.memory: targets})
-        return ResolvedAgent(self._spec(found, tools[found.memory]), api_scope(project, found.uid))
+        tools = (await self.tools.of({found.memory: targets}))[found.memory]
+        defined = [found, *(tool.definition for tool in tools if tool.definition is not None)]
+        made_of = frozenset((each.id, each.version) for each in defined)
+        return ResolvedAgent(self._spec(found, tools), api_scope(project, found.uid), made_of)
 
     def _spec(self, found: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         defined = AgentDefinition.of(found.body)
@@ -288,7 +296,7 @@ class Registry:
         self._store.agents.remember(entry.agent)
         if new.sleeptime:
             await self.sleepers.turn_on(entry)
-        self._cache.changed()
+        self._cache.clear()
         return await self.get(project, uid)
 
     async def _tools_of_new(self, project: str, new: NewAgent) -> Sequence[ToolView]:
@@ -367,7 +375,7 @@ class Registry:
             # Nothing more may be said here, and then no turn makes it due to read what was said before.
             due = self._now() + self._settings.memory.idle_s
             await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
-        self._cache.changed()
+        self._cache.clear()
         return await self.get(project, uid)
 
     async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
@@ -386,7 +394,7 @@ class Registry:
         ):
             await self.sleepers.leave(primary, uid)
         begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
-        self._cache.changed()
+        self._cache.clear()
         await self._store.forgetting.run(begun)
         await self._store.forgetting.sweep()
 
@@ -466,7 +474,7 @@ class Registry:
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.attach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
-        self._cache.changed()
+        self._cache.clear()
         return await self.get(project, uid)
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
@@ -474,7 +482,7 @@ class Registry:
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.detach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
-        self._cache.changed()
+        self._cache.clear()
         return await self.get(project, uid)
 
 

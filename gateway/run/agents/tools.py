@@ -39,20 +39,20 @@ class ToolView:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAgent:
-    """An agent that a request has named. scope: of its one memory."""
+    """An agent that a request has named. scope: of its one memory. made_of: rows and versions of its definitions."""
 
     spec: AgentSpec
     scope: Scope
+    made_of: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(slots=True)
 class SpecCache:
-    """The specs that names stand for. tell: tells the other processes of a change. age_s: how long one is believed.
+    """The specs that names stand for. age_s: how long it is believed that a name stands for nothing else as well.
 
     round: rises with each change, so that no older reading is kept after it.
     """
 
-    tell: Callable[[], None]
     age_s: float
     found: OrderedDict[tuple[str, str], tuple[float, ResolvedAgent]] = field(default_factory=OrderedDict)
     round: int = 0
@@ -60,10 +60,6 @@ class SpecCache:
     def clear(self) -> None:
         self.found.clear()
         self.round += 1
-
-    def changed(self) -> None:
-        self.clear()
-        self.tell()
 
     def get(self, key: tuple[str, str]) -> ResolvedAgent | None:
         at, agent = self.found.get(key, (0.0, None))
@@ -162,7 +158,7 @@ class ToolRegistry:
                 now = await self._store.definitions.find(project, DefinitionKind.TOOL, uid)
                 if now is None or now.version == found.version or attempt == TRIES - 1:
                     raise
-        self._cache.changed()
+        self._cache.clear()
         return _tool_view(changed)
 
     async def put(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
@@ -183,7 +179,7 @@ class ToolRegistry:
         if tool.definition is None:
             raise Conflict("This is a tool of the gateway's own, which cannot be deleted.")
         await self._store.defined_agents.delete_tool(tool.definition, at=self._now())
-        self._cache.changed()
+        self._cache.clear()
 
     async def named(self, project: str, name: str) -> ToolView | None:
         """Returns the tool of this name; None: there is none."""

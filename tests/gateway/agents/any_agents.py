@@ -13,9 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from storage.database import KEYS
 from tests.doubles.upstream import Call, call_tools, say
-from tests.gateway.lifecycle.test_two_gateways import becomes
 from tests.gateway.sdk import World
 
 NOUNS = ("cat", "dog", "house", "garden", "violin", "mountain", "tea", "train")
@@ -41,9 +39,6 @@ class AgentLife:
         self.passages = defaultdict[str, list[str]](list)
         self.messages = defaultdict[str, list[str]](list)
         self._places: dict[str, str] = {}
-        self._heard = [list[str | None]() for _ in worlds]
-        for world, heard in zip(worlds, self._heard, strict=True):
-            world.store.database.hear(KEYS, heard.append)
         self._acts: dict[Callable[[str], None], int] = {
             self.send: 45,
             self.begin_conversation: 5,
@@ -91,15 +86,6 @@ class AgentLife:
     def settle(self) -> None:
         for world in self.worlds:
             world.settle()
-        if len(self.worlds) > 1:
-            becomes(self._have_heard)
-
-    def _have_heard(self) -> bool:
-        """Tells a word, on a channel where it changes nothing. Who has heard it has heard what was told before it."""
-        word = f"{self.count}-{len(self.said)}"
-        for world in self.worlds:
-            world.gateway.loop.call_soon_threadsafe(world.store.database.tell, KEYS, word)
-        return all(word in heard for heard in self._heard)
 
     def _plain(self, text: str) -> str:
         text = _MEASURED.sub(r"\1_", _DATE.sub("_", text))

@@ -214,13 +214,15 @@ def test_a_key_made_at_one_closes_the_door_of_the_other(world: Two) -> None:
 def test_an_agent_that_is_changed_or_deleted_at_one_is_that_at_the_other(world: Two) -> None:
     agent = world.agent()
     assert world.send(world.other, agent, "Hello.")[0] == 200
-    world.ask(world.one, "PATCH", f"/v1/agents/{agent}", {"system": "You are a pirate."})
-
-    def is_pirate() -> bool:
+    _, (tool,) = world.ask(world.one, "GET", "/v1/tools/?name=archival_memory_search")
+    changes = (
+        (f"/v1/agents/{agent}", {"system": "You are a pirate."}, "You are a pirate."),
+        (f"/v1/agents/{agent}/tools/attach/{tool['id']}", None, "archival_memory_search"),
+    )
+    for path, change, shown in changes:
+        assert world.ask(world.one, "PATCH", path, change)[0] == 200
         assert world.send(world.other, agent, "Hello.")[0] == 200
-        return "You are a pirate." in world.prompts()[-1][0]
-
-    becomes(is_pirate)
+        assert shown in world.upstream.last.body.decode()
     assert world.ask(world.one, "DELETE", f"/v1/agents/{agent}")[0] == 200
     assert world.send(world.other, agent, "Hello.")[0] == 404
     assert world.ask(world.other, "GET", f"/v1/agents/{agent}")[0] == 404
