@@ -40,13 +40,14 @@ def _tool(described: str) -> object:
         (_block, _OPEN),
         (summary.render, _OPEN),
         (note.strip_notes, _NOTE + "\\" * _LENGTH),
+        (note.own_words, "<system-reminder>" * 100_000),
         (strip_marks, "ok" + " ." * _LENGTH + "x"),
         (withhold, "password for " + " " * _LENGTH),
         (withhold, "-eyJaaaaaaaa" * 16_000),
         (context_from_error, "1" * _LENGTH),
         (_tool, "a" + " " * 90_000 + "b"),
     ],
-    ids=["system", "block", "summary", "note", "filler", "named", "token", "error", "docstring"],
+    ids=["system", "block", "summary", "note", "reminder", "filler", "named", "token", "error", "docstring"],
 )
 def test_a_long_text_is_read_once(read: Callable[[str], object], text: str) -> None:
     assert read(text) is not None or read is context_from_error

@@ -48,7 +48,7 @@ def clean(
     for m in messages:
         if m.role not in _SPEAKERS:
             continue
-        text = _cut(strip_marks(note.strip_notes(m.text)), most_chars)
+        text = _cut(strip_marks(note.own_words(m.text)), most_chars)
         if not secrets:
             text = withhold(text)
         key = squash(text)

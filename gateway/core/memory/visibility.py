@@ -43,7 +43,8 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
 def messages_of(
     e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
-    """Returns what recall may find of an exchange. Notes of ours that a message quotes are not its own words.
+    """Returns what recall may find of an exchange. Notes of ours that a message quotes are not its own words, nor is
+    what an application says beside them.
 
     e: with its content. previous: seq of the message before it. wanted: seqs; None: all. A reply that is not wanted is
     not even parsed; a message in front of one is, since the one behind it says what came before it.
@@ -52,7 +53,7 @@ def messages_of(
     takes_reply = wanted is None or e.seq + len(e.inputs) in wanted
     for i, m in shown(e, head_is_shared=head_is_shared, takes_reply=takes_reply):
         is_reply = i < 0
-        text = note.strip_notes(text_of(m))
+        text = note.own_words(text_of(m))
         if not text.strip():
             continue
         place, name = len(e.inputs) if is_reply else i, m.get("name")

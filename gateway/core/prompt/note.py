@@ -55,6 +55,8 @@ _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
 
+_REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
+
 _TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
 _LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
@@ -135,7 +137,7 @@ _EMPTY_TOKENS = estimate_tokens(f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_
 
 def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
     """Returns the text to search for: the message, or the last and then the first lines of a long one."""
-    text = strip_notes(text).strip()
+    text = own_words(text).strip()
     if len(text) <= limit_chars:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
@@ -388,6 +390,22 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
     if changes:
         lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))
+
+
+def own_words(text: str) -> str:
+    """Returns what somebody has said themselves: without notes of ours, and without what applications say beside it.
+
+    Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
+    is: some wrap what the person says meanwhile.
+    """
+    text = strip_notes(text)
+    left, at = [], 0
+    # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
+    while (begin := text.find(_REMINDER, at)) >= 0 and (end := text.find(_REMINDED, begin)) >= 0:
+        left.append(text[at:begin])
+        at = end + len(_REMINDED)
+    own = "".join((*left, text[at:])) if at else text
+    return own if own.strip() else text
 
 
 def strip_notes(text: str) -> str:

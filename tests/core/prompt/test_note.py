@@ -20,6 +20,7 @@ from gateway.core.prompt.note import (
     estimate_tokens,
     folded_words,
     make_query,
+    own_words,
     render_note,
     shared_lines,
     strip_notes,
@@ -329,6 +330,25 @@ def test_a_note_keeps_its_budget_and_its_frame(texts: list[str], query: str, bud
 )
 def test_a_quoted_note_is_taken_out_again(text: str, expected: str) -> None:
     assert strip_notes(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("plain", "plain"),
+        ("<system-reminder>\nThe shell is zsh.\n</system-reminder>\n\nHi.", "\n\nHi."),
+        ("<system-reminder>a</system-reminder><system-reminder>b</system-reminder>Hi.", "Hi."),
+        ("Hi.<system-reminder>a</system-reminder> You.", "Hi. You."),
+        ("What does <system-reminder> say?", "What does <system-reminder> say?"),
+        ("Hi.<system-reminder>a</system-reminder><system-reminder>cut", "Hi.<system-reminder>cut"),
+        # opencode wraps what is said while it works
+        ("<system-reminder>The user says: stop.</system-reminder>\n",) * 2,
+    ],
+)
+def test_what_an_application_says_beside_the_person_is_not_the_persons(text: str, own: str) -> None:
+    assert own_words(text) == own
+    if not text.startswith("<system-reminder>The user"):
+        assert make_query(text) == own.strip()
 
 
 NOTE = render_note([Recalled.of(message(1, ""), 'My dog is "Rex".')], [], MARCH)

@@ -130,3 +130,26 @@ def test_no_search_goes_on_after_the_second(world: LettaWorld, monkeypatch: pyte
     object.__setattr__(world.world.store.recall, "search", late)
     assert ask(world, made, "recall_memory", query="boat").startswith("Error")
     assert ended.is_open
+
+
+def test_what_an_application_says_beside_the_person_is_not_recalled(world: LettaWorld) -> None:
+    made = world.agent(name="vera")
+
+    def send(n: int, text: str) -> str:
+        """Says it as Letta Code does. Returns what goes to the model of it."""
+        told = (
+            f"<system-reminder>\nThe directory is violin{n}.\nThe shell is zsh {n}.\n</system-reminder>\n\n"
+        )
+        parts = [{"type": "text", "text": told}, {"type": "text", "text": text}]
+        conversation = world.letta.conversations.create(agent_id=made.id).id
+        with world.letta.conversations.messages.create(
+            conversation, messages=[{"role": "user", "content": parts}]
+        ) as events:
+            list(events)
+        return "".join(part["text"] for part in world.upstream.last.messages[-1]["content"])
+
+    send(1, "My violin is from Cremona.")
+    sent = send(2, "Where is my violin from?")
+    assert "user: My violin is from Cremona.\n" in sent
+    assert "zsh 1" not in sent
+    assert "zsh 2" in sent
