@@ -239,8 +239,10 @@ def _add_lists(commands: Any) -> None:
 def _add_memory(actions: Any) -> None:
     text = "show blocks, facts and recent messages of a memory"
     show = _add_scope(_add_operation(actions, "memory-show", show_memory, text))
-    show.add_argument("--query", help="show what would be recalled for this question, too")
-    show.add_argument("--why", action="store_true", help="show where each memory comes from, too")
+    show.add_argument(
+        "--query", help="show what would be recalled for this question, and the messages found, too"
+    )
+    show.add_argument("--why", action="store_true", help="show where blocks, notes and facts come from, too")
     forget = _add_scope(_command(actions, "forget", _memory_forget, "forget for good: it cannot be undone"))
     forget.add_argument(
         "--message", type=int, metavar="N", help="one message, by its number in `memory show`"

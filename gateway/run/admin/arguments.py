@@ -147,3 +147,12 @@ def id_of(subject: str) -> str:
     """Returns the id of a memory that was made over REST, by its subject."""
     kind, _, uid = subject.partition(":")
     return ids.named("source" if kind == "folder" else kind, uid)
+
+
+def nothing_of(scope: Scope) -> str:
+    """Says that there is no such memory, and where it was looked for: a project or profile may be misspelt."""
+    if scope.profile == API_PROFILE:
+        return f"There is no {id_of(scope.subject)} in project {scope.project!r}."
+    return (
+        f"Nothing is remembered for {scope.subject} in project {scope.project!r}, profile {scope.profile!r}."
+    )

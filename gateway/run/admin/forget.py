@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose, nothing_of
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError, Unavailable
@@ -128,12 +128,15 @@ class ForgetOperations:
         """
         arguments = Arguments(raw)
         whose, label = arguments.whose(self.defaults), arguments.text("block")
-        agents = await self._find(whose) if whose.subject else []
-        blocks = await self.store.blocks.load(agents[0]) if agents else ()
+        scope = whose.scope
+        agents = await self._find(whose)
+        if not agents:
+            raise BadRequest(nothing_of(scope), param="user")
+        blocks = await self.store.blocks.load(agents[0])
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
             raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
-        agent = await self.store.agents.find(whose.scope)
+        agent = await self.store.agents.find(scope)
         look = agent and await self.store.turns.look(agent, None, None)
         waiting = sum(op.label == label for op in look.ops) if look else 0
         try:
@@ -158,7 +161,9 @@ class ForgetOperations:
     async def _begin_part(self, whose: Whose, part: Part) -> tuple[int, Extent]:
         """Begins to forget one part. Returns its number and its extent. Raises: BadRequest: there is no such part."""
         agents = await self._find(whose)
-        target = await self._target(agents[0], part) if agents else None
+        if not agents:
+            raise BadRequest(nothing_of(whose.scope), param="user")
+        target = await self._target(agents[0], part)
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)

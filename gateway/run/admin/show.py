@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
@@ -16,6 +16,8 @@ from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
 RECENT = 10
+# The number of messages that are listed of those that a question finds.
+FOUND = 20
 # The number of versions that `--why` shows of a block.
 VERSIONS = 5
 PASSAGES = 100
@@ -52,7 +54,8 @@ class ShowOperation:
     async def show(self, raw: RawArguments) -> dict[str, str]:
         """Shows the memory of a user, or of nobody's conversation. Returns {"text"}.
 
-        query: adds what would be recalled for it. why: adds where each memory comes from.
+        query: adds what would be recalled for it, and the messages found with their numbers. why: adds where each
+        memory comes from.
         """
         arguments = Arguments(raw)
         scope = arguments.whose(self.defaults).scope
@@ -64,8 +67,9 @@ class ShowOperation:
             return {"text": "\n".join(await self._nothing(scope))}
         recent = await store.recall.recent(agent, RECENT)
         facts = await store.facts.list(agent.id, limit=FACTS)
-        note = None if query is None else await self._note(agent, look, query)
-        lines = [_text(agent, look, facts, recent, note)]
+        lines = [_text(agent, look, facts, recent)]
+        if query is not None:
+            lines += await self._found(agent, query)
         if is_why:
             lines += await _why(store, agent, look)
         return {"text": "\n".join(lines)}
@@ -75,12 +79,12 @@ class ShowOperation:
         names = dict.fromkeys((DEFAULT_PROFILE, *self.profiles))
         others = [name for name in names if await self.store.agents.find(scope._replace(profile=name))]
         return [
-            f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.",
+            nothing_of(scope),
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
         ]
 
-    async def _note(self, agent: Agent, look: Look, query: str) -> str:
-        """Returns the note that would be recalled for a question; empty where nothing would."""
+    async def _found(self, agent: Agent, query: str) -> list[str]:
+        """Returns the note that would be recalled for a question, and the messages that it finds."""
         question = recall.make_query(query)
         embed = self.embed_query
         vector = None if embed is None else await embed(agent.id, question, SEARCH_MS)
@@ -92,12 +96,15 @@ class ShowOperation:
             vector=vector,
         )
         hits = recall.choose(found, query, budget_tokens=self.recall_tokens)
-        return recall.render_note(hits, (), self.now())
+        note = recall.render_note(hits, (), self.now()).strip() or "nothing"
+        messages = [m for m in found if m.source == "message"][:FOUND]
+        lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
+        if messages:
+            lines += ["", "Found, best first", *(f"  {_short(_line(m))}" for m in messages)]
+        return lines
 
 
-def _text(
-    agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Message], note: str | None
-) -> str:
+def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Message]) -> str:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
@@ -110,8 +117,6 @@ def _text(
     if facts:
         lines += ["", "Facts", *(f"  {_fact(f)}" for f in facts)]
     lines += ["", "Recent messages", *([f"  {_line(m)}" for m in recent] or ["  none"])]
-    if note is not None:
-        lines += ["", "Would be recalled", *(f"  {line}" for line in (note or "nothing").splitlines())]
     return "\n".join(lines)
 
 

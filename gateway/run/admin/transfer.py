@@ -22,7 +22,7 @@ from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
 from gateway.core.text import without_nul
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
+from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
@@ -89,9 +89,7 @@ class TransferOperations:
         scope = arguments.whose(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise BadRequest(
-                f"Nothing is remembered for {scope.subject} in profile {scope.profile!r}.", param="user"
-            )
+            raise BadRequest(nothing_of(scope), param="user")
         at = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
         lines, following = await self.read(agent, at)
         return {

@@ -45,7 +45,7 @@ def test_memory_show_says_which_profile_has_a_memory_if_this_one_has_none(tmp_pa
         assert gateway.ask("POST", CHAT, json.dumps(body).encode()).status == 200
         shown = command("memory", "show", "--user", "alice", where=tmp_path).stdout
         assert shown.splitlines() == [
-            "Nothing is remembered for user:alice in profile 'default'.",
+            "Nothing is remembered for user:alice in project 'default', profile 'default'.",
             "Profile 'helper' has a memory: --profile helper",
         ]
         assert "--profile" not in command("memory", "show", "--user", "bob", where=tmp_path).stdout
