@@ -64,6 +64,20 @@ def test_a_shared_block_is_one(world: LettaWorld) -> None:
     assert [each.label for each in world.letta.agents.blocks.list(one.id)] == ["human", "team"]
 
 
+def test_a_block_that_a_client_was_given_is_made_anew_with_an_agent(world: LettaWorld) -> None:
+    given = world.letta.blocks.create(label="team", value="Red", description="Ours.", limit=50, tags=["t"])
+    raw = world.letta.agents.with_raw_response.create(
+        model="openai/m",
+        memory_blocks=[given],  # type: ignore[list-item]
+    )
+    (made,) = raw.parse().blocks
+    assert made.model_dump(exclude={"id"}) == given.model_dump(exclude={"id"})
+    assert made.id != given.id
+    assert raw.headers["x-mnemogate-kept"] == "memory_blocks.id"
+    world.letta.blocks.update(given.id, value="Blue")
+    assert world.letta.blocks.retrieve(made.id or "").value == "Red"
+
+
 def test_a_label_is_there_once(world: LettaWorld) -> None:
     agent = world.agent()
     other = world.letta.blocks.create(label="human", value="Someone else")

@@ -29,7 +29,7 @@ from gateway.dialects.letta.body import (
     refused,
 )
 from gateway.dialects.letta.error import Fault, Unprocessable
-from gateway.dialects.letta.resources.block import CreateBlock, block_json
+from gateway.dialects.letta.resources.block import AgentBlock, block_json
 from gateway.dialects.letta.resources.group import check_window, group_json
 from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.resources.tool_rule import ToolRuleBody
@@ -170,7 +170,7 @@ class CreateAgent(UpdateAgent):
     """A new agent."""
 
     agent_type: AgentType | UnsetType | None = UNSET
-    memory_blocks: Annotated[list[CreateBlock], MOST_PARTS] | UnsetType | None = UNSET
+    memory_blocks: Annotated[list[AgentBlock], MOST_PARTS] | UnsetType | None = UNSET
     tools: _Ids | UnsetType | None = UNSET
     include_base_tools: bool | UnsetType | None = UNSET
     include_base_tool_rules: bool | UnsetType | None = UNSET

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import NO_TEMPLATES, ONE_PROJECT, Body, given
+from gateway.dialects.letta.body import KEPT, NO_TEMPLATES, ONE_PROJECT, Body, given
 from gateway.dialects.letta.shown import time_of
 from storage.listing import BlockChange
 from storage.records import Block, Revision
@@ -20,7 +20,7 @@ _Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class CreateBlock(Body):
-    """A block that is made by itself, or with an agent."""
+    """A block that is made."""
 
     label: Label
     value: str
@@ -38,6 +38,14 @@ class CreateBlock(Body):
     entity_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     preserve_on_migration: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+
+
+class AgentBlock(CreateBlock):
+    """A block that is made with an agent. One that a client was given is made anew, as by Letta's server."""
+
+    id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    created_by_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    last_updated_by_id: Annotated[str | None, KEPT] | UnsetType = UNSET
 
 
 class UpdateBlock(CreateBlock):
