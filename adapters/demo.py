@@ -16,6 +16,7 @@ from adapters.scripted import Said, Scripted, ScriptedCall, ScriptedFailure, Scr
 _REMEMBER: Final = re.compile(r"^\s*remember\s*:\s*(\S.*?)\s*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^>]*>(.*?)(?:</\1>|\Z)", re.S)
+_BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^>]*>")  # within a line where a note tells a block anew
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_]+[^>]*>\s*$")
 # A note's line of the assistant, also in notes of before, and the day above some lines.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
@@ -135,12 +136,16 @@ def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     for message in messages:
         text, role = _text(message), message.get("role")
         if role in ("system", "developer", "user"):
-            lines += [line for section in _SECTION.finditer(text) for line in section[2].splitlines()]
+            lines += [line for section in _SECTION.finditer(text) for line in _section_lines(section[2])]
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question is no answer, and the assistant's own lines would repeat its guesses.
     kept = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
     return [line for line in kept if line and not line.endswith("?")]
+
+
+def _section_lines(text: str) -> list[str]:
+    return [line.removeprefix("- ") for line in _BLOCK_TAG.sub("", text).splitlines()]
 
 
 def _stems(text: str) -> set[str]:

@@ -113,6 +113,12 @@ def test_it_tells_what_notes_and_blocks_say_about_the_question() -> None:
     assert "Owns a boat." in said(ask)
 
 
+def test_it_tells_a_block_that_was_changed_without_its_markup() -> None:
+    change = 'Memory block "human" has changed; it now reads: <memory_block label="human"> Owns a boat. </memory_block>'
+    text = said(body_of(f"<memory>\nNotes.\n- {change}\n</memory>\n\nDo I own a boat?"))
+    assert text.splitlines()[1:] == ['- Memory block "human" has changed; it now reads: Owns a boat.']
+
+
 def test_it_remembers_what_was_said_earlier_in_the_conversation() -> None:
     assert "My cat is grey." in said(body_of("My cat is grey.", "Nice.", "What colour is my cat?"))
 
