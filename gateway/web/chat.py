@@ -66,4 +66,6 @@ class ChatRoute:
                         caller.memory,
                     )
                 finally:
+                    # A client that left has had its headers.
+                    trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
                     trace.added_ms = receipt.added_ms

@@ -482,6 +482,8 @@ def test_gone_in_the_middle_of_a_stream_closes_the_upstream(
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())
         client.read_until(b"data: 1\n\n")
     upstream.last.gone.wait_sync()
+    line = gateway.last_line()
+    assert (line["status"], line["memory"]) == (499, "none")  # as the reply's head said
 
 
 def test_gone_in_the_middle_of_a_whole_reply_closes_the_upstream(
