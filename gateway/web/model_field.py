@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import orjson
 
 from gateway.core.nesting import check_values
@@ -11,42 +12,68 @@ from gateway.core.request.scan import scan
 from gateway.core.request.splice import Splice
 from gateway.errors import BadRequest
 
+_KEY = b'"model"'
+
 
 @dataclass(frozen=True, slots=True)
 class NamedRequest:
     """A request with the model that it names.
 
-    raw: the body as it came. model: None where it names none, or where the value is no name.
+    raw: the body as it came. model: None where it names none, or where the value is no name. written: the value as it
+    stands in the body.
     """
 
     raw: bytes
     model: str | None = None
+    written: bytes = b""
     stream: bool = False
 
     def with_model(self, model: str) -> bytes:
         """Returns the same bytes with another value for `model`; a body that names no model stays as it is."""
         if self.model is None or model == self.model:
             return self.raw
+        name = orjson.dumps(model)
+        if not _may_repeat(self.raw):
+            head, key, rest = self.raw.partition(_KEY)
+            colon, _, behind = rest.partition(self.written)
+            return b"".join((head, key, colon, name, behind))
         splice = Splice(scan(self.raw))
-        splice.set_member("model", orjson.dumps(model))
+        splice.set_member("model", name)
         return splice.render()
+
+
+class _Asked(msgspec.Struct):
+    """Members are left as they are written. All that is not asked for is passed over, and takes no memory."""
+
+    model: msgspec.Raw = msgspec.Raw(b"null")
+    stream: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decoder = msgspec.json.Decoder(_Asked)
 
 
 def parse_named(raw: bytes) -> NamedRequest:
     """Reads a body. raw: empty for a request without one. Raises: BadRequest, BodyTooLarge."""
     if not raw:
         return NamedRequest(raw)
-    check_values(raw)
     try:
-        json = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        if not raw.isascii():
+            raw.decode()  # texts that are passed over are not checked otherwise
+        asked = _decoder.decode(raw)
+        written = bytes(asked.model)
+        model = orjson.loads(written) if written.startswith(b'"') else None
+    except msgspec.ValidationError as error:
+        raise BadRequest("We could not parse the JSON body of your request: expected an object.") from error
+    except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
-    if not isinstance(json, dict):
-        raise BadRequest("We could not parse the JSON body of your request: expected an object.")
-    # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
-    # (No writer escapes a small letter but to hide it.)
-    may_repeat = raw.count(b'"model"') > 1 or b"\\u006" in raw
-    if may_repeat and "model" in scan(raw).duplicates:
-        raise BadRequest("Duplicate key in the request body: `model`.", param="model")
-    model = json.get("model")
-    return NamedRequest(raw, model if isinstance(model, str) and model else None, json.get("stream") is True)
+    if _may_repeat(raw):
+        check_values(raw)
+        # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
+        if "model" in scan(raw).duplicates:
+            raise BadRequest("Duplicate key in the request body: `model`.", param="model")
+    return NamedRequest(raw, model or None, written, bytes(asked.stream) == b"true")
+
+
+def _may_repeat(raw: bytes) -> bool:
+    # No writer escapes a small letter but to hide it.
+    return raw.count(_KEY) > 1 or b"\\u006" in raw
