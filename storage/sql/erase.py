@@ -23,10 +23,11 @@ from typing import Any
 
 import orjson
 
-from storage.commands import Erased, Rules
+from storage.commands import Rules
 from storage.database import Connection
 from storage.records import API_PROFILE, Exchange, State
 from storage.sql import exchanges as history
+from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents import load_agent
 from storage.sql.blocks import empty_snapshots
 from storage.sql.jobs import forget_jobs
@@ -45,7 +46,6 @@ _PAGE = 32
 _READ_PAGE = 128
 # The conversations of one transaction that are emptied whole.
 _FEW = 4
-_DAY_S = 86_400
 _NO_SOURCES = b"[]"
 
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
@@ -223,7 +223,7 @@ def _erasing(kind: str) -> ErasingPhase:
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
                 # Its day is kept until what quotes it is gone too.
-                await history.mark(connection, agent, "day", (b"",), int(at // _DAY_S))
+                await history.mark(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
         return rows[-1][0] if len(rows) == _READ_PAGE else None
 
@@ -277,42 +277,7 @@ async def _empty_readings(connection: Connection, work: ErasingWork, after: int)
 
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases notes and hidden rounds, later than what is gone, that may quote it."""
-    agent = work.agent
-    touched = await connection.rows(SQL["touched"], (agent,))
-    days = {int(row[0]) for row in await connection.rows(SQL["gone_days"], (agent,))}
-    for _, _, _, begun, ended in touched:
-        days.update(int(at // _DAY_S) for at in (begun, ended) if at is not None)
-    has_blocks = await connection.value(SQL["is_blocks"], (agent,))
-    if not days and not has_blocks:
-        return None
-    erased = Erased(frozenset(days), bool(has_blocks))
-    # By conversation the first number that is gone: whatever followed it there may have been built on it.
-    first = min((row[1] for row in touched), default=0)
-    said = min((row[3] for row in touched), default=0.0)
-    # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
-    start = (first and await connection.value(SQL["begun_before"], (agent, first, said - _DAY_S))) or 0
-    places = {row[2]: row[1] for row in sorted(touched, key=lambda row: -int(row[1]))}
-    rows = await connection.rows(SQL["additions"], (agent, start, after, _PAGE))
-    for id, step in rows:
-        e = await history.load_exchange(connection, agent, id)
-        if e is None or (e.seq < first and max(e.touched, e.ended or 0.0, e.stopped or 0.0) < said):
-            continue
-        notes = {i: "" if note and work.rules.quotes(note, erased) else note for i, note in e.notes.items()}
-        # A note is text that can be searched for what is gone. A hidden round may have used it in other words: behind
-        # it in its conversation, or where a block went too, it goes unread.
-        is_near = e.seq > places.get(e.conversation, e.seq)
-        drops = (e.full is not None and not history.is_step(e)) and (
-            is_near or has_blocks or work.rules.quotes(e.full.decode(errors="replace"), erased)
-        )
-        full = None if drops else e.full
-        left = replace(e, notes=notes, full=full, hidden=full is not None)
-        above = None if step is None else await history.load_exchange(connection, agent, step)
-        if above is not None:
-            left = work.rules.without_found(left, above, erased)
-        if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
-            await history.update_exchange(connection, agent, left, is_whole=True)
-    return rows[-1][0] if len(rows) == _PAGE else None
+    return await erase_additions(connection, work.agent, work.rules, after, _PAGE)
 
 
 async def _end(connection: Connection, work: ErasingWork, after: int) -> int | None:

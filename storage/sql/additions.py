@@ -1,0 +1,99 @@
+"""Erasing what the gateway added to turns and may quote what was forgotten: notes, hidden rounds, results of calls.
+
+It knows when and where something is gone; whether a text quotes it, the store's `Rules` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from storage.commands import Erased, Rules
+from storage.database import Connection
+from storage.records import Exchange
+from storage.sql import exchanges as history
+from storage.sql.statements import load
+
+SQL = load("forget.sql")
+
+DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """The part of a memory that is gone, as its marks tell.
+
+    first: the lowest number among it; 0: no exchange. said_at: when the first of these exchanges began, in seconds.
+    places: by conversation the lowest number that is gone there.
+    """
+
+    erased: Erased
+    first: int
+    said_at: float
+    places: Mapping[int, int]
+
+    def was_known_to(self, e: Exchange) -> bool:
+        """Returns whether an exchange may have been given it: one that had ended before it was said was not."""
+        return e.seq >= self.first or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.said_at
+
+    def may_be_used_by(self, e: Exchange, rules: Rules) -> bool:
+        """Returns whether hidden rounds of an exchange may have used it, in its words or in others.
+
+        In others: behind it in its conversation, or where a block went too. Such rounds are not even read.
+        """
+        if e.full is None or history.is_step(e):
+            return False
+        is_behind = e.seq > self.places.get(e.conversation, e.seq)
+        is_unread = is_behind or self.erased.blocks
+        return is_unread or rules.quotes(e.full.decode(errors="replace"), self.erased)
+
+
+async def erase_additions(
+    connection: Connection, agent: int, rules: Rules, after: int, limit: int
+) -> int | None:
+    """Erases a page of the notes, hidden rounds and results that may quote what is gone. after: the last row's id.
+
+    Returns where to go on; None: that was all.
+    """
+    gone = await _load_gone(connection, agent)
+    if gone is None:
+        return None
+    start = 0
+    if gone.first:
+        # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
+        start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.said_at - DAY_S)) or 0
+    rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
+    for id, step in rows:
+        e = await history.load_exchange(connection, agent, id)
+        if e is None or not gone.was_known_to(e):
+            continue
+        above = None if step is None else await history.load_exchange(connection, agent, step)
+        left = _left_of(e, above, gone, rules)
+        if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
+            await history.update_exchange(connection, agent, left, is_whole=True)
+    return rows[-1][0] if len(rows) == limit else None
+
+
+async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
+    """Returns what is gone; None: nothing that can be quoted."""
+    touched = await connection.rows(SQL["touched"], (agent,))
+    days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent,))}
+    has_blocks = bool(await connection.value(SQL["is_blocks"], (agent,)))
+    places: dict[int, int] = {}
+    for _, seq, conversation, begun, ended in touched:
+        places[conversation] = min(seq, places.get(conversation, seq))
+        days.update(int(at // DAY_S) for at in (begun, ended) if at is not None)
+    if not days and not has_blocks:
+        return None
+    said_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
+    return _Gone(Erased(frozenset(days), has_blocks), min(places.values(), default=0), said_at, places)
+
+
+def _left_of(e: Exchange, above: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:
+    """Returns what stays of an exchange. above: the step of a run whose calls it answers; None: it answers none."""
+    notes = {
+        place: "" if note and rules.quotes(note, gone.erased) else note for place, note in e.notes.items()
+    }
+    full = None if gone.may_be_used_by(e, rules) else e.full
+    left = replace(e, notes=notes, full=full, hidden=full is not None)
+    return left if above is None else rules.without_found(left, above, gone.erased)
