@@ -157,7 +157,8 @@ class ItemEnd:
     """The end of an item. state, stop: of its run. words: why it failed, or "".
 
     turn: its exchange, whole; None: nothing of it is kept. step: the call of the model, with the tokens of all of its
-    calls; its exchange does not count. edits: of earlier rounds, as they were written; ops: what enters with the turn.
+    calls; its exchange does not count. edits: of earlier rounds, as they were written. merged: what enters with the
+    turn, whose exchange has no row yet. versions: of the blocks on which its writes were made, by block.
     """
 
     item: BatchItem

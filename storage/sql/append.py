@@ -222,7 +222,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _why_not(connection, agent)
-    await _edit(connection, agent.id, write.edits, write.versions, write.now, write.reading)
+    await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
         run = changed(write.run, agent=agent.id, conversation=e.conversation)
@@ -243,15 +243,18 @@ async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
     raise WriteConflict("the conversation was moved by somebody else meanwhile")
 
 
-async def _edit(
+async def write_edits(
     connection: Connection,
     agent: int,
     merged: BlockMerge,
     read: Mapping[int, int],
     now: float,
-    reading: ReadSpan | None,
+    reading: ReadSpan | None = None,
 ) -> None:
-    """Writes the edits of a step, each on the version that its result was made on. Raises: WriteConflict."""
+    """Writes edits whose exchange is written, each on the version that its result was made on. Raises: WriteConflict.
+
+    read: by block the version that the first of its edits was made on. reading: as in `StepOpen`.
+    """
     versions = dict(read)
     for block, value, op in merged.writes:
         try:
@@ -327,7 +330,7 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
             raise Stale("something was forgotten while this run was under way")
         await _add_results(connection, write.agent, maker, write.results)
         run = run or maker
-    await _edit(connection, write.agent, write.edits, write.versions, write.at, write.reading)
+    await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await has_read(connection, write.reading, write.at)
     return await end_run(connection, write.agent, run, write.state, write.stop, write.at)

@@ -37,13 +37,13 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
 from storage.records import BlockOp, Counts, Run, RunState, RunStep
-from storage.sql.append import open_step
+from storage.sql.append import open_step, write_edits
 from storage.sql.blocks import add_op, write_block
 from storage.sql.group import Group, bulk_writes, effect, locking, reads
 from storage.sql.jobs import NO_AGENT, Jobs
-from storage.sql.passages import keep_edit
 from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run
 from storage.sql.statements import load
+from storage.value import changed
 
 SQL = load("batches.sql")
 GONE = "the memory of this item is gone"
@@ -378,20 +378,7 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
         for block, version, op in end.edits:
             await connection.run(SQL["origin"], (block, version, exchange, _origin(exchange)))
             await add_op(connection, agent, _of(op, exchange))
-        versions = dict(end.versions)
-        for block, value, op in end.merged.writes:
-            try:
-                await write_block(
-                    connection, block, versions[block], value, at=end.now, origin=f"tool:{op.call_id}",
-                    exchange=exchange, sources=(exchange,),
-                )  # fmt: skip
-            except NotFound as error:
-                raise WriteConflict(error.message) from error
-            versions[block] += 1
-            await add_op(connection, agent, _of(op, exchange))
-        for text, op in end.merged.passages:
-            await keep_edit(connection, agent, text, _of(op, exchange))
-            await add_op(connection, agent, _of(op, exchange))
+        await write_edits(connection, agent, _all_of(end.merged, exchange), end.versions, end.now)
         assert end.step is not None
         s = end.step
         step = RunStep(
@@ -403,6 +390,18 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
     await end_run(connection, agent, run.id, end.state, end.stop, end.now)
     await connection.run(SQL["texts_empty"], (agent, run.id, _EMPTY))
     await add_words(connection, agent, run.id, end.words)
+
+
+def _all_of(merged: BlockMerge, exchange: int) -> BlockMerge:
+    """Returns what enters with an item's turn, now that the turn has an exchange."""
+    return BlockMerge(
+        [(block, value, _of(op, exchange)) for block, value, op in merged.writes],
+        [(text, _of(op, exchange)) for text, op in merged.passages],
+        [
+            (changed(fact, exchange=exchange, sources=(exchange,)), _of(op, exchange))
+            for fact, op in merged.facts
+        ],
+    )
 
 
 def _of(op: BlockOp, exchange: int) -> BlockOp:

@@ -56,6 +56,30 @@ def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> N
             time.sleep(0.05)
 
 
+LONG_TEXT = " ".join(f"Line {n} of a long text about hens." for n in range(200))
+
+
+@pytest.mark.parametrize("is_last_call", [False, True])
+def test_an_item_keeps_facts_and_long_texts_as_a_live_send_does(is_last_call: bool, tmp_path: Path) -> None:
+    calls = (
+        ("remember_fact", {"fact": "Ann keeps seven hens."}),
+        ("archival_memory_insert", {"content": LONG_TEXT}),
+    )
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        # With the calls in the last round the item ends with them, since no more steps are allowed.
+        return Fate(text="I know it now.") if results(body) else Fate(calls=calls)
+
+    with scene(tmp_path, answer) as s:
+        [agent] = s.agents(1, tools=["remember_fact", "archival_memory_insert"])
+        s.ended(s.post([agent], "I keep hens.", **({"max_steps": 1} if is_last_call else {})))
+        query = s.world.world.query
+        assert query("SELECT text FROM facts") == ["Ann keeps seven hens."]
+        parts = query("SELECT text FROM passages ORDER BY seq")
+        assert len(parts) > 1
+        assert " ".join(parts).split() == LONG_TEXT.split()
+
+
 @needs_bwrap
 def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_path: Path) -> None:
     def answer(custom_id: str, body: Json) -> Fate:

@@ -251,7 +251,7 @@ class ItemTurns:
         known = as_of(known, item.tip)
         told = orjson.loads(asked[-1][1]) if asked else {}
         changes = BlockEdits(list(known.blocks), told=dict(told.get("told", {})))
-        # What earlier rounds have put into archival memory enters with the turn, and their searches find it before.
+        # Passages and facts of earlier rounds enter with the turn, and their searches find them before.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
         toolbox = self._toolboxes.of_item(known, changes, run)
@@ -378,10 +378,10 @@ class ItemTurns:
         counts = counts_of(_usage(body))
         tokens = counts.prompt + counts.completion
         ops = opened.changes.ops[opened.inserts :]
-        merged = edits.merge(opened.known.blocks, [op for op in ops if op.op != edits.ARCHIVAL_INSERT])
+        merged = edits.merge(opened.known.blocks, [op for op in ops if op.op not in edits.KEEPING])
         versions = {block.id: block.version for block in opened.known.blocks}
         if isinstance(command, commands.CallModel):
-            inserts = [_plain(op) for op in ops if op.op == edits.ARCHIVAL_INSERT]
+            inserts = [_plain(op) for op in ops if op.op in edits.KEEPING]
             data = {
                 "reply": orjson.loads(body), "results": results, "inserts": inserts, "counts": list(counts),
             }  # fmt: skip
@@ -467,14 +467,13 @@ class ItemTurns:
         step = RunStep(
             0, opened.run.agent, opened.run.id, 1, opened.asked.get("began", now), now, ending.counts
         )
-        inserts = [op for op in opened.changes.ops if op.op == edits.ARCHIVAL_INSERT]
-        passages = [(str(orjson.loads(op.arguments).get("content", "")), op) for op in inserts]
+        kept = edits.merge((), [op for op in opened.changes.ops if op.op in edits.KEEPING])
         return replace(
             end,
             turn=replace(write, exchange=exchange),
             step=step,
             edits=[_edit(each) for made in opened.rounds for each in made["edits"]],
-            merged=BlockMerge(ending.merged.writes, passages),
+            merged=replace(kept, writes=ending.merged.writes),
             versions=ending.versions,
         )
 
