@@ -85,7 +85,7 @@ class ToolReturn(Body, tag_field="type", tag="tool"):
 
     tool_call_id: str
     status: Literal["success", "error"]
-    tool_return: str | list[TextPart]
+    tool_return: str | Parts
     stdout: list[str] | UnsetType | None = UNSET
     stderr: list[str] | UnsetType | None = UNSET
 
@@ -357,11 +357,25 @@ def _answer(given: Decision | ToolReturn) -> CallAnswer:
     return CallAnswer(given.tool_call_id, given.approve, given.reason or None)
 
 
+def _result_text(given: str | Parts) -> str:
+    """Returns the text of a result.
+
+    A tool's message has no images in chat completions, so in place of them it says that there were some.
+    """
+    text = _text(given)
+    images = 0 if isinstance(given, str) else sum(isinstance(part, ImagePart) for part in given)
+    if not images:
+        return text
+    # The words of Letta's server.
+    omitted = "[Image omitted]" if images == 1 else f"[{images} images omitted]"
+    return f"{text} {omitted}" if text else omitted
+
+
 def _returned(given: ToolReturn) -> CallAnswer:
     message: WireMessage = {
         "role": "tool",
         "tool_call_id": given.tool_call_id,
-        "content": _text(given.tool_return),
+        "content": _result_text(given.tool_return),
     }
     output = {
         name: "\n".join(lines)

@@ -612,6 +612,26 @@ def test_a_message_does_not_come_with_some_of_the_answers(world: LettaWorld) -> 
     assert [call.tool_call_id for call in pending.tool_calls] == ["Bern", "Rome"]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("text", "images", "read"),
+    [("Red.", 1, "Red. [Image omitted]"), ("", 1, "[Image omitted]"), ("Two.", 2, "Two. [2 images omitted]")],
+)
+def test_a_result_of_the_clients_may_have_images(
+    world: LettaWorld, text: str, images: int, read: str
+) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    world.upstream.queue(call_tools(Call("get_weather", {"city": "Bern"}, "c1")))
+    messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    source = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+    parts = [
+        *([{"type": "text", "text": text}] if text else []),
+        *[{"type": "image", "source": source}] * images,
+    ]
+    given: Any = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": parts}
+    messages.create(agent.id, messages=[{"type": "approval", "approvals": [given]}], client_tools=[WEATHER])
+    assert world.upstream.last.messages[-1]["content"] == read
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_skills_of_the_clients_are_named_in_the_prompt_of_their_send(
     world: LettaWorld, background: bool
