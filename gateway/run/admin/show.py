@@ -33,6 +33,8 @@ ORIGINS = {
     "forget": "what forgetting left",
     "undo": "undo",
     "learning": "learned from conversations",
+    "tool": "a call of a tool",
+    "api": "the agents API",
 }
 
 
@@ -127,7 +129,7 @@ async def _why(store: Store, agent: Agent, look: Look) -> list[str]:
         lines.append(f"  {b.label}")
         for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
             undone = f"undo, back to version {r.restores}"
-            what = undone if r.restores is not None else ORIGINS.get(r.origin, r.origin)
+            what = undone if r.restores is not None else ORIGINS.get(r.origin.partition(":")[0], r.origin)
             lines.append(f"    version {r.version}  [{minute_of(r.at)}]  {what}  ({len(r.value)} characters)")
             lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
     passages = await store.passages.list(agent.id, limit=PASSAGES)

@@ -412,7 +412,8 @@ def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(worl
     text = perform(world, "memory-show", **where, why=True)["text"]
     assert "version 1" in text
     assert "the profile's default" in text
-    assert "tool:" in text
+    assert "a call of a tool" in text
+    assert "tool:" not in text  # the call's id says nothing to a person
     assert "from message 1 [2025-10-09" in text
     assert "I have a cat." in text.split("Where blocks come from")[1]
     undone = perform(world, "memory-undo", **where, block="human")
