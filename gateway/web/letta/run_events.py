@@ -17,11 +17,11 @@ from gateway.dialects.letta.message import Showing, summary_shown
 from gateway.dialects.letta.run import end_events, result_json, stop_json
 from gateway.dialects.letta.shown import time_of
 from gateway.dialects.letta.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamError
 from gateway.run.agents.messages import exchanges_of
 from gateway.run.agents.run import RunStart
 from gateway.web.letta.exchanges import Exchanges
-from storage.records import Run
+from storage.records import Run, RunState
 from storage.sql.store import Store
 
 # The members of a message that leave in pieces, when it is streamed by token.
@@ -92,6 +92,9 @@ class RunEvents:
             exchanges = Exchanges(self.store, agent, showing_in(options))
             found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
         told = list(_untold(found, map(_data, logged), attempt))
+        if (error := await failure_of(self.store, run)) is not None:
+            told.append(stop_json(run.stop or StopReason.ERROR))
+            return b"".join(map(event, told)) + error_event(error, ids.named("run", run.uid))
         if run.is_over:
             told += end_events(run)
         return b"".join(map(event, told))
@@ -105,8 +108,8 @@ class RunEvents:
         shown = await Exchanges(self.store, agent, Showing()).answers(
             run, await exchanges_of(self.store, agent, run)
         )
-        words = await self.store.runs.words([run.id])
-        said = {"error": words[run.id]} if words else {}
+        error = await failure_of(self.store, run)
+        said = {} if error is None else {"error": error.message}
         return {
             "run_id": ids.named("run", run.uid),
             "status": run.state.value,
@@ -114,6 +117,14 @@ class RunEvents:
             "completed_at": time_of(run.ended),
             "metadata": {**said, "result": result_json(shown, run)},
         }
+
+
+async def failure_of(store: Store, run: Run) -> GatewayError | None:
+    """Returns the error that a run has failed with; None: it has not failed, or nothing is said of that."""
+    words = await store.runs.words([run.id]) if run.state is RunState.FAILED else {}
+    if not words:
+        return None
+    return GatewayError(words[run.id]) if run.stop == StopReason.ERROR else UpstreamError(words[run.id])
 
 
 def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:

@@ -516,6 +516,35 @@ def test_why_a_run_failed_is_known_after_its_events_are_gone(world: LettaWorld) 
     assert why(world.letta.runs.retrieve(run.id)) == "Down."
 
 
+def test_a_stream_of_a_run_that_failed_ends_with_its_error_with_a_log_and_without(world: LettaWorld) -> None:
+    agent = world.agent()
+    world.upstream.queue(fail(500, "Down."), fail(500, "Down."))
+    run = ended(world, world.letta.agents.messages.create_async(agent.id, input="Work.").id)
+    events = stream(world, run.id)
+    assert [e["message_type"] for e in events] == ["stop_reason", "error_message"]
+    assert (events[0]["stop_reason"], events[1]["message"]) == ("llm_api_error", "Down.")
+    assert events[1]["run_id"] == run.id
+    with pytest.raises(APIStatusError), world.letta.runs.messages.stream(run.id) as followed:
+        list(followed)
+    with (
+        pytest.raises(APIStatusError),
+        world.letta.agents.messages.create(
+            agent.id, input="Work.", streaming=True, background=True
+        ) as logged,
+    ):
+        list(logged)
+    run = next(iter(world.letta.runs.list(agent_id=agent.id)))
+    said = ["stop_reason", "error_message"]
+    assert [e["message_type"] for e in stream(world, ended(world, run.id).id)] == ["ping", *said]
+
+    async def clean() -> None:
+        await world.world.gateway.app.agent_services.run_services.clean()
+
+    world.world.clock.sleep(3 * 3600 + 1)
+    world.world.gateway.call(clean())
+    assert [e["message_type"] for e in stream(world, run.id)] == said
+
+
 def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWorld) -> None:
     agent = world.agent(tools=["memory_insert"])
     world.upstream.queue(fail(400, QUOTED))

@@ -11,7 +11,6 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
-from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -26,12 +25,13 @@ from gateway.dialects.letta.run import (
     usage_json,
 )
 from gateway.dialects.letta.stream import DONE, ping_event
-from gateway.errors import BadRequest, GatewayError, UnknownId, UpstreamError
+from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages, exchanges_of
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from gateway.web.letta.run_events import failure_of
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 from storage.listing import RunEntry, RunFilter, StepEntry
@@ -263,9 +263,8 @@ async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, An
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
     steps = await exchanges_of(api.store, agent, run)
-    words = (await api.store.runs.words([run.id])).get(run.id)
-    if words is not None and all(e.reply is None for e in steps):
-        raise GatewayError(words) if run.stop == StopReason.ERROR else UpstreamError(words)
+    if all(e.reply is None for e in steps) and (error := await failure_of(api.store, run)) is not None:
+        raise error
     shown = await Exchanges(api.store, agent, showing).answers(run, steps)
     return result_json(shown, run)
 
