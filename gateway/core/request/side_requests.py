@@ -119,7 +119,10 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     _Known("nextchat title", r"Please generate a four to five word title summarizing our conversation"),
     _Known("nextchat summary", _DISCUSSION, "system"),
     _Known("aichat summary", _DISCUSSION),
-    _Known("chatbox title", r"Based on the chat history, give this conversation a name\."),
+    _Known(
+        "chatbox title",
+        r"Based on the chat history, give this conversation a (?:name|title)\.\s+Keep it short",
+    ),
     _Known(
         "lobechat title",
         r"You are a professional conversation summarizer\. Generate a concise title that captures the essence",
@@ -213,8 +216,8 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "magentic ledger",
         r"Below I will present you a request\.\s+Before we begin addressing the request, please answer the following"
         r"|Fantastic\. To address this request we have assembled the following team:"
-        r"|Recall we are working on the following request:"
-        r"|As a reminder, we are working to solve the following task:"
+        r"|Recall we are working on the following request:(?s:.*?)please answer the following questions"
+        r"|As a reminder, we are working to solve the following task:(?s:.*?)we may have learned something new"
         r"|Please briefly explain what went wrong on this last run \(the root cause of the failure\)",
     ),
     # It asks once more, in the user's name, where an answer has not the form that a program needs. The program has
