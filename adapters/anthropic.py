@@ -31,8 +31,8 @@ from adapters.types import Event, Header, Json, ModelRequest
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
 _MODELS: Final = "/models?limit=1000"
-_MARKED: Final = b'"cache_control"'
-_OAUTH: Final = "sk-ant-oat"
+MARKED: Final = b'"cache_control"'  # a request with it has marks of its client's
+OAUTH: Final = "sk-ant-oat"  # with which OAuth tokens begin
 _KEY: Final = "sk-ant-"
 _TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
 _BEARER: Final = "bearer "
@@ -70,12 +70,12 @@ class Anthropic(OpenAICompatible):
         return path in ("/chat/completions", "/models") or path.startswith(("/models/", "/messages"))
 
     def _key_header(self, key: str) -> Header:
-        return ("authorization", f"Bearer {key}") if key.startswith(_OAUTH) else ("x-api-key", key)
+        return ("authorization", f"Bearer {key}") if key.startswith(OAUTH) else ("x-api-key", key)
 
     async def _chat(self, request: ModelRequest) -> ModelReply:
         try:
             body = orjson.loads(request.body)
-            wire = to_wire(body, limits=self._limits, marks=_MARKED not in request.body)
+            wire = to_wire(body, limits=self._limits, marks=MARKED not in request.body)
         except orjson.JSONDecodeError:
             why = "We could not parse the JSON body of your request."
             return _refuse(400, error_body(why, "invalid_request_error"))
@@ -109,7 +109,7 @@ class Anthropic(OpenAICompatible):
             # OpenAI's clients send every key as a bearer token. Anthropic takes keys in a header of its own, and only
             # OAuth tokens as bearer tokens.
             token = _token(request.credential)
-            if token.startswith(_KEY) and not token.startswith(_OAUTH):
+            if token.startswith(_KEY) and not token.startswith(OAUTH):
                 headers = [each for each in headers if each[0].lower() != "x-api-key"]
                 headers.append(("x-api-key", token))
             else:

@@ -8,17 +8,17 @@ interrupted is known by the ids of its results, which are there once it has ende
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Container
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
-from adapters.anthropic import DEFAULT_VERSION, SAMPLING_VERSION
+from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.client import SdkBatches, as_live
+from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
 from adapters.batch.lines import read_results
-from adapters.batch.refused import refusal, translated
+from adapters.batch.refused import refusal
 from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import SAMPLING, to_wire
@@ -33,18 +33,15 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
 _PATH: Final = "/v1/messages/batches"
-_EARLY_S: Final = 60.0
-_PAGE: Final = 100
 _PIECE: Final = 256 * 1024
-_OAUTH: Final = "sk-ant-oat"
 _TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
-_MARKED: Final = b'"cache_control"'
 _SAMPLED: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
 
 
 class AnthropicBatches(SdkBatches):
     """Implements BatchProvider. base_url: with its version, as the live adapter has it."""
 
+    sdk = "anthropic"
     most_requests = 100_000
     most_bytes = 256 * 1000 * 1000
 
@@ -52,7 +49,7 @@ class AnthropicBatches(SdkBatches):
     def _client(self) -> AsyncAnthropic:
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
-        key, is_token = self._key or "", (self._key or "").startswith(_OAUTH)
+        key, is_token = self._key or "", (self._key or "").startswith(OAUTH)
         return AsyncAnthropic(
             api_key=None if is_token else key,
             auth_token=key if is_token else None,
@@ -64,7 +61,7 @@ class AnthropicBatches(SdkBatches):
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         try:
-            wire = to_wire(orjson.loads(body), marks=_MARKED not in body)
+            wire = to_wire(orjson.loads(body), marks=MARKED not in body)
         except Untranslatable as error:
             raise ProviderRefused(error.message, status=400) from error
         return orjson.dumps({"custom_id": custom_id, "params": wire}) + b"\n"
@@ -95,8 +92,8 @@ class AnthropicBatches(SdkBatches):
         is_unsure = False
         with self._translated():
             # Newest first.
-            async for batch in self._client.messages.batches.list(limit=_PAGE):
-                if batch.created_at.timestamp() < part.since - _EARLY_S:
+            async for batch in self._client.messages.batches.list(limit=PAGE):
+                if batch.created_at.timestamp() < part.since - EARLY_S:
                     break
                 counts = batch.request_counts
                 total = (
@@ -151,31 +148,10 @@ class AnthropicBatches(SdkBatches):
                 await reply.close()
 
     async def cancel(self, id: str) -> None:
-        try:
-            with self._translated():
-                await self._client.messages.batches.cancel(id)
-        except ProviderRefused as error:
-            # It has ended meanwhile, or is gone.
-            if error.status not in (400, 404, 409):
-                raise
+        await self._quietly(self._client.messages.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        try:
-            with self._translated():
-                await self._client.messages.batches.delete(id)
-        except ProviderRefused as error:
-            if error.status not in (400, 404, 409):
-                raise
-
-    async def aclose(self) -> None:
-        if "_client" in self.__dict__:
-            await self._client.close()
-
-    def _translated(self) -> AbstractContextManager[None]:
-        """Raises errors of the SDK as ours."""
-        import anthropic
-
-        return translated(anthropic, self._now)
+        await self._quietly(self._client.messages.batches.delete(id))
 
 
 async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:

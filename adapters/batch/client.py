@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from importlib import import_module
+from typing import Any, ClassVar, Final
+
+from adapters.batch.refused import translated
+from adapters.errors import ProviderRefused
+
+EARLY_S: Final = 60.0  # how far a provider's clock may be behind ours
+PAGE: Final = 100  # batches or files that are listed at once
 
 
 def as_live(proxy: str | None) -> dict[str, Any]:
@@ -16,8 +25,12 @@ def as_live(proxy: str | None) -> dict[str, Any]:
 
 
 class SdkBatches:
-    """An account whose batches outlive this process. headers: sent with every request."""
+    """An account whose batches outlive this process. headers: sent with every request.
 
+    sdk: the package of the provider's SDK, which a subclass imports for its `_client` when that is first needed.
+    """
+
+    sdk: ClassVar[str]
     again_s: float | None = None
     is_durable = True
 
@@ -34,3 +47,25 @@ class SdkBatches:
         self._headers = dict(headers)
         self._now = now
         self._proxy = proxy
+
+    @cached_property
+    def _client(self) -> Any:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Closes the SDK's client, if there was any need of one."""
+        if "_client" in self.__dict__:
+            await self._client.close()
+
+    def _translated(self) -> AbstractContextManager[None]:
+        """Raises errors of the SDK as ours."""
+        return translated(import_module(self.sdk), self._now)
+
+    async def _quietly(self, call: Coroutine[Any, Any, object]) -> None:
+        """Awaits a call whose refusal says that there is nothing to be done any more: it has ended, or is gone."""
+        try:
+            with self._translated():
+                await call
+        except ProviderRefused as error:
+            if error.status not in (400, 404, 409):
+                raise

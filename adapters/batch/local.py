@@ -16,14 +16,13 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState, Provider
-from adapters.batch.refused import refusal
+from adapters.batch.refused import is_transient, refusal
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 
 AT_ONCE: Final = 4
 _HELD: Final = 64  # results that wait to be read; then the calls wait, too
 _MOST_BYTES: Final = 64 * 1024 * 1024
-_TRANSIENT: Final = frozenset((408, 409, 425, 429))
 _BUSY: Final = frozenset((429, 503, 529))  # an upstream that will answer later
 TRIES: Final = 5  # of a request to one that is busy
 _WAITS: Final = (2.0, 60.0)  # the first wait, and the longest; each is twice the one before
@@ -36,10 +35,6 @@ class _Under:
     part: BatchPart
     results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_HELD))
     task: asyncio.Task[None] | None = None
-
-    @property
-    def is_over(self) -> bool:
-        return self.task is not None and self.task.done() and self.results.empty()
 
 
 class LocalBatches:
@@ -142,7 +137,6 @@ class LocalBatches:
             said = orjson.loads(raw)
         except orjson.JSONDecodeError:
             said = None
-        is_transient = reply.status in _TRANSIENT or reply.status >= 500
         words = refusal(reply.status, said, {}, 0.0).message
         wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
-        return PartResult(custom_id, "errored", words=words, is_transient=is_transient), wait_s
+        return PartResult(custom_id, "errored", words=words, is_transient=is_transient(reply.status)), wait_s

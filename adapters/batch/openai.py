@@ -8,17 +8,17 @@ The official SDK speaks to it and is imported when it is first needed (a second 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Container, Coroutine
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncGenerator, Container
+from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.client import SdkBatches, as_live
+from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
 from adapters.batch.lines import read_results
-from adapters.batch.refused import MOST_WORDS, refusal, translated
+from adapters.batch.refused import MOST_WORDS, is_transient, refusal
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -33,14 +33,12 @@ _TOO_MUCH: Final = "token_limit_exceeded"
 # The same of one that is not even made.
 _CROWDED: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
 _ROOM: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
-_EARLY_S: Final = 60.0  # how far the provider's clock may be behind ours
-_PAGE: Final = 100
-_TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
 class OpenAIBatches(SdkBatches):
     """Implements BatchProvider. key: None for a server without keys."""
 
+    sdk = "openai"
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
 
@@ -88,10 +86,10 @@ class OpenAIBatches(SdkBatches):
     ) -> str | None:
         with self._translated():
             # Newest first.
-            async for batch in self._client.batches.list(limit=_PAGE):
+            async for batch in self._client.batches.list(limit=PAGE):
                 if (batch.metadata or {}).get(MARK) == part.mark:
                     return batch.id
-                if batch.created_at < part.since - _EARLY_S:
+                if batch.created_at < part.since - EARLY_S:
                     break
         with suppress(ProviderError):
             await self._delete_upload(part)
@@ -100,8 +98,8 @@ class OpenAIBatches(SdkBatches):
     async def _delete_upload(self, part: BatchPart) -> None:
         """Deletes the files that were uploaded for a part, where no batch names them."""
         with self._translated():
-            async for file in self._client.files.list(purpose="batch", order="desc", limit=_PAGE):
-                if file.created_at < part.since - _EARLY_S:
+            async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE):
+                if file.created_at < part.since - EARLY_S:
                     break
                 if file.filename == _name(part):
                     await self._client.files.delete(file.id)
@@ -163,25 +161,6 @@ class OpenAIBatches(SdkBatches):
             if file:
                 await self._quietly(self._client.files.delete(file))
 
-    async def aclose(self) -> None:
-        if "_client" in self.__dict__:
-            await self._client.close()
-
-    async def _quietly(self, call: Coroutine[Any, Any, object]) -> None:
-        """Awaits a call whose refusal says that there is nothing to be done any more."""
-        try:
-            with self._translated():
-                await call
-        except ProviderRefused as error:
-            if error.status not in (400, 404, 409):
-                raise
-
-    def _translated(self) -> AbstractContextManager[None]:
-        """Raises errors of the SDK as ours."""
-        import openai
-
-        return translated(openai, self._now)
-
 
 def _name(part: BatchPart) -> str:
     return f"{part.mark}.jsonl"
@@ -204,9 +183,7 @@ def _result(line: Json) -> PartResult:
             return PartResult(custom_id, "succeeded", orjson.dumps(body))
         number = status if isinstance(status, int) else 500
         words = refusal(number, body, {}, 0.0).message
-        return PartResult(
-            custom_id, "errored", words=words, is_transient=number in _TRANSIENT or number >= 500
-        )
+        return PartResult(custom_id, "errored", words=words, is_transient=is_transient(number))
     code = error.get("code") if isinstance(error, dict) else None
     words = refusal(500, error, {}, 0.0).message
     if code == "batch_expired":

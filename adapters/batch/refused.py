@@ -17,6 +17,7 @@ from adapters.errors import (
 from adapters.types import read_retry_after
 
 MOST_WORDS: Final = 500  # characters of what a provider says
+_TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
 @contextmanager
@@ -34,6 +35,11 @@ def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
         raise
     except Exception as error:
         raise ProviderBroke(f"the upstream's answer broke: {type(error).__name__}") from error
+
+
+def is_transient(status: int) -> bool:
+    """Returns whether the same request may succeed another time."""
+    return status in _TRANSIENT or status >= 500
 
 
 def refusal(status: int, body: object, headers: Mapping[str, str], now_s: float) -> ProviderRefused:
