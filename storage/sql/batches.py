@@ -36,12 +36,21 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
-from storage.records import BlockOp, Counts, Run, RunState, RunStep
+from storage.records import BlockOp, Run, RunState, RunStep
 from storage.sql.append import open_step, write_edits
 from storage.sql.blocks import add_op, write_block
 from storage.sql.group import Group, bulk_writes, effect, locking, reads
 from storage.sql.jobs import NO_AGENT, Jobs
-from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run
+from storage.sql.runs import (
+    add_step,
+    add_text,
+    add_words,
+    begin_conversation,
+    begin_run,
+    create_run,
+    end_run,
+    make_run,
+)
 from storage.sql.statements import load
 from storage.value import changed
 
@@ -78,12 +87,10 @@ class Batches(Group):
         for draft in drafts:
             run = replace(draft.run, batch=batch)
             if not run.conversation:
-                begun = (run.agent, draft.uid, draft.key, run.created, run.created)
-                await connection.value(SQL["conversation_begin"], begun)
-                found = await connection.value(SQL["conversation_with"], (run.agent, draft.key))
+                found = await begin_conversation(connection, run.agent, draft.key, draft.uid, run.created)
                 if found is None:
                     raise NotFound(GONE)
-                run = replace(run, conversation=int(found))
+                run = replace(run, conversation=found)
             stored = await create_run(connection, run)
             await add_text(connection, stored.agent, stored.id, "request", _BEGIN_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch))
@@ -432,16 +439,7 @@ def _batch(row: Row) -> Batch:
 
 def _item(row: Row) -> BatchItem:
     id, part, sent, errors, expiries, tip, epoch, agent, project, key, uid, *run = row
-    found = None
-    if run[0] is not None and agent is not None:
-        (
-            number, name, memory, conversation, state, created, parent, depth, batch, background, stop, steps,
-            prompt, completion, cached, written, reasoning, begun, ended, otid,
-        ) = run  # fmt: skip
-        found = Run(
-            number, name, memory, conversation, RunState(state), created, parent, depth, batch, bool(background),
-            stop, steps, Counts(prompt, completion, cached, written, reasoning), begun, ended, otid,
-        )  # fmt: skip
+    found = make_run(run) if run[0] is not None and agent is not None else None
     return BatchItem(
         id,
         found,

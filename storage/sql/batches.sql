@@ -7,8 +7,7 @@ b.id, b.uid, b.project, b.state, b.created, b.ended, b.callback
 -- piece: item
 -- What is read of an item `i`, whose run and agent may be gone.
 i.run, i.part, i.sent, i.errors, i.expiries, i.tip, i.epoch, a.uid, a.project, c.key, c.uid,
-r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,
-r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
+{run}
 FROM batch_items i LEFT JOIN runs r ON r.id = i.run LEFT JOIN agents a ON a.id = r.agent
 LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 
@@ -19,15 +18,6 @@ INSERT INTO batches (uid, project, state, created, callback) VALUES (?, ?, ?, ?,
 -- name: item_insert
 -- Adds an item.
 INSERT INTO batch_items (run, batch) VALUES (?, ?)
-
--- name: conversation_begin
--- Begins an agent's own conversation, which is empty. No row: it is there.
-INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
-ON CONFLICT DO NOTHING RETURNING id
-
--- name: conversation_with
--- Finds a conversation by its key.
-SELECT id FROM conversations WHERE agent = ? AND key = ?
 
 -- name: get
 -- Reads a batch.

@@ -65,6 +65,11 @@ UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_sa
 -- The same in PostgreSQL.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full}
 
+-- piece: run
+-- What is read of a run `r`.
+r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,
+r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
+
 -- piece: seers
 -- Who sees the block ?1: the agent it belongs to, those it is attached to, and all of its profile where it is shared.
 SELECT b.agent FROM blocks b JOIN agents a ON a.id = b.agent WHERE b.id = ?1

@@ -64,6 +64,16 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     return found
 
 
+async def begin_conversation(connection: Connection, agent: int, key: str, uid: str, at: float) -> int | None:
+    """Returns the conversation of ours with a key; it begins under the public name `uid` if it is not there.
+
+    None: the name is taken.
+    """
+    await connection.value(SQL["conversation_begin"], (agent, uid, key, at, at))
+    found: int | None = await connection.value(SQL["conversation_with"], (agent, key))
+    return found
+
+
 async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run:
     """Stores a run, its request and its job; call `jobs.wake` when that is committed. Returns it as `create_run`.
 
@@ -72,10 +82,9 @@ async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> R
     draft = wanted.run
     await connection.lock(draft.agent)
     if not draft.conversation:
-        begun = (draft.agent, wanted.uid, wanted.key, draft.created, draft.created)
-        await connection.value(SQL["conversation_begin"], begun)
-        found = await connection.value(SQL["conversation_with"], (draft.agent, wanted.key))
-        draft = replace(draft, conversation=int(found))
+        found = await begin_conversation(connection, draft.agent, wanted.key, wanted.uid, draft.created)
+        assert found is not None  # its public name is random
+        draft = replace(draft, conversation=found)
     run = await create_run(connection, draft, replaces=wanted.replaces)
     if run.uid == draft.uid:
         await add_text(connection, run.agent, run.id, "request", 0, wanted.request)
@@ -89,19 +98,19 @@ async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> R
 
 async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
     row = await connection.row(SQL["get"], (run, agent))
-    return None if row is None else _run(row)
+    return None if row is None else make_run(row)
 
 
 async def find_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
     """Returns the run of a send that comes again."""
     row = await connection.row(SQL["by_otid"], (agent, otid))
-    return None if row is None else _run(row)
+    return None if row is None else make_run(row)
 
 
 async def newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
     """Returns the newest run of a conversation."""
     row = await connection.row(SQL["newest"], (agent, conversation))
-    return None if row is None else _run(row)
+    return None if row is None else make_run(row)
 
 
 async def begin_run(connection: Connection, agent: int, run: int, at: float) -> Run:
@@ -231,7 +240,7 @@ class Runs(Group):
     @reads
     async def accepted(self, connection: Connection, agent: int, conversation: str) -> builtins.list[Run]:
         """Returns the runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
-        return [_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
+        return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
 
     @bulk_writes
     async def log(
@@ -332,7 +341,7 @@ class Runs(Group):
     async def last(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
         """Returns the newest run of each of these agents."""
         rows = await rows_of(connection, SQL["last"], agents)
-        return {run.agent: run for run in map(_run, rows)}
+        return {run.agent: run for run in map(make_run, rows)}
 
     @reads
     async def paused(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
@@ -359,7 +368,8 @@ async def _get(connection: Connection, agent: int, run: int) -> Run:
     return found
 
 
-def _run(row: Row) -> Run:
+def make_run(row: Row) -> Run:
+    """Makes the record of a row of `{run}`."""
     (
         id, uid, agent, conversation, state, created, parent, depth, batch, background, stop, steps,
         prompt, completion, cached, written, reasoning, begun, ended, otid,
@@ -372,7 +382,7 @@ def _run(row: Row) -> Run:
 
 
 def _entry(row: Row) -> RunEntry:
-    return RunEntry(_run(row[:-3]), *row[-3:])
+    return RunEntry(make_run(row[:-3]), *row[-3:])
 
 
 def _step(row: Row) -> RunStep:

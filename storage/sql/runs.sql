@@ -1,10 +1,5 @@
 -- Every statement on runs, their steps and their texts. `-- name:` begins one; the next line says what it is for.
 
--- piece: run
--- What is read of a run `r`.
-r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,
-r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
-
 -- piece: listed
 -- A run as lists show it: with the names of its agent and its conversation.
 SELECT {run}, a.uid, c.uid, c.key
@@ -15,10 +10,14 @@ r.id > ?2 AND r.id < ?3 AND r.state {in:4:TEXT:5}
 AND (CAST(?5 AS BIGINT) IS NULL OR r.conversation = ?5) AND (CAST(?6 AS BIGINT) IS NULL OR r.background = ?6)
 AND (CAST(?7 AS TEXT) IS NULL OR r.stop = ?7)
 
+-- piece: step_columns
+-- What is read of a step `s`.
+s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
+s.stop, s.feedback, s.error, s.waiting
+
 -- piece: step
 -- A step `s` as lists show it: with the number and model of its exchange, and the names of its run and its agent.
-SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
-    s.stop, s.feedback, s.error, s.waiting, e.seq, e.model, r.uid, a.uid
+SELECT {step_columns}, e.seq, e.model, r.uid, a.uid
 
 -- piece: step_wanted
 -- The conditions of a list of steps.
@@ -189,22 +188,19 @@ UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
 
 -- name: waiting
 -- Reads the calls that wait at the end of a conversation of ours.
-SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
-    s.stop, s.feedback, s.error, s.waiting
+SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
 
 -- name: paused
 -- Reads the calls that wait at the end of those conversations of some agents that have a name.
-SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
-    s.stop, s.feedback, s.error, s.waiting
+SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.key = ?1 AND c.agent {in:2:BIGINT:64} AND s.waiting IS NOT NULL
 
 -- name: last_step
 -- Reads the newest step of a run.
-SELECT s.exchange, s.agent, s.run, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning,
-    s.stop, s.feedback, s.error, s.waiting
+SELECT {step_columns}
 FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1
 
 -- name: text_insert
