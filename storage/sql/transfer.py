@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from storage.commands import TransferRecord
-from storage.database import Connection, Database
+from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.records import API_PROFILE, Agent, Counts, DefinitionKind, Exchange, Scope
 from storage.sql import exchanges
@@ -38,7 +38,9 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("transfer.sql")
 
+# What the statement `edge` returns, column by column.
 _EDGE = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
+# Parts whose pages go by numbers of the agent's order; those of the others go by rows.
 _NUMBERED = ("exchange", "passage", "fact", "step")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
@@ -80,10 +82,12 @@ _NAMES = {
 # The fields among these that a row holds as JSON, and those that are true or false.
 _JSON = ("sources", "arguments", "body", "details", "tags")
 _FLAGS = ("read_only", "ours", "background")
+# Those of them that an import writes as JSON: it gives the others another form.
+_PACKED = ("sources", "arguments")
 # Those that older exports do not have.
-_NEW = ("tags", "file", "ours", "uid", "details")
-# What waits for an answer does so here alone.
-_LEFT = ("waiting",)
+_LATER = ("tags", "file", "ours", "uid", "details")
+# Those that are not exported: what waits for an answer does so here alone.
+_LEFT_OUT = ("waiting",)
 
 
 class Transfer(Group):
@@ -235,7 +239,7 @@ async def _records(
     for v in records:
         v.update({name: orjson.loads(v[name] or _EMPTY[name]) for name in _JSON if name in v})
         v.update({name: bool(v[name]) for name in _FLAGS if name in v})
-        for name in _LEFT:
+        for name in _LEFT_OUT:
             v.pop(name, None)
     wanted = {id for v in records for id in (v.get("exchange"), *v.get("sources", ())) if id is not None}
     seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent)}
@@ -274,82 +278,101 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
     if part == "attached":
         await put_attached(connection, agent, values, agent.created)
         return
+    v = await _resolved(connection, agent.id, part, values)
+    match part:
+        case "definition":
+            await put_definition(
+                connection, agent, v, await _conversation_uid(connection, agent.id, v["uid"])
+            )
+        case "run":
+            conversation = await _row_of(connection, agent.id, "conversation", v["conversation"])
+            await put_run(connection, agent.id, v, v["uid"], conversation)
+        case "step":
+            await put_step(connection, agent.id, v, await _row_of(connection, agent.id, "run", v["run"]))
+        case "block":
+            await _put_block(connection, agent, v)
+        case "version":
+            await _put_version(connection, agent.id, v)
+        case "conversation":
+            # Each exchange that is added to a conversation of ours is its end from then on.
+            await _put_row(connection, agent.id, part, {**v, "ours": -1 if v["ours"] else 0})
+        case "passage":
+            tags = orjson.dumps(list(v["tags"])).decode() if v["tags"] else None
+            file = None if v["file"] is None else await _row_of(connection, agent.id, "file", v["file"])
+            await _put_row(connection, agent.id, part, {**v, "tags": tags, "file": file})
+        case "fact":
+            await _put_row(connection, agent.id, part, {**v, "key": hash_key(agent.secret, values["key"])})
+        case "tag":
+            await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, v["tag"]))
+        case _:
+            await _put_row(connection, agent.id, part, v)
+
+
+async def _resolved(
+    connection: Connection, agent: int, part: str, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a record's values in the order of `_NAMES`, with rows of exchanges, and a public name that is free."""
     v: dict[str, Any] = {
-        name: values.get(name) if name in _NEW else values[name] for name in _NAMES[part] if name not in _LEFT
+        name: values.get(name) if name in _LATER else values[name]
+        for name in _NAMES[part]
+        if name not in _LEFT_OUT
     }
     if "exchange" in v:
-        ids = await _ids(connection, agent.id, (v["exchange"], *v.get("sources", ())))
+        ids = await _ids(connection, agent, (v["exchange"], *v.get("sources", ())))
         v["exchange"] = ids[v["exchange"]]
         if "sources" in v:
             v["sources"] = [ids[seq] for seq in v["sources"] if seq is not None]
     if f"{part}_taken" in SQL:
-        v["uid"] = await _free(connection, agent.id, part, v["uid"])
-    if part == "definition":
-        await put_definition(connection, agent, v, await _named(connection, agent.id, v["uid"]))
-        return
-    if part == "run":
-        await put_run(
-            connection, agent.id, v, v["uid"], await _conversation(connection, agent.id, v["conversation"])
-        )
-        return
-    if part == "step":
-        await put_step(connection, agent.id, v, await _at(connection, agent.id, "run", v["run"]))
-        return
-    details = v.pop("details", None)
-    v.update({name: orjson.dumps(v[name]) for name in ("sources", "arguments") if name in v})
-    if part == "conversation":
-        # Each exchange that is added to a conversation of ours is its end from then on.
-        v["ours"] = -1 if v["ours"] else 0
-    if part == "passage":
-        v["tags"] = orjson.dumps(list(v["tags"])).decode() if v["tags"] else None
-        v["file"] = None if v["file"] is None else await _at(connection, agent.id, "file", v["file"])
-    if part == "block":
-        v["read_only"] = int(v["read_only"])
-    if part == "fact":
-        v["key"] = hash_key(agent.secret, values["key"])
-    first = (agent.id, IMPORTING + agent.scope.project) if part == "tag" else (agent.id,)
-    row = await connection.row(SQL[f"{part}_put"], (*first, *v.values()))
+        v["uid"] = await _free_uid(connection, agent, part, v["uid"])
+    return v
+
+
+async def _put_row(connection: Connection, agent: int, part: str, v: Mapping[str, Any]) -> Row | None:
+    """Writes a record as it is, in the order of its values. Returns what the statement tells of the row."""
+    packed = [orjson.dumps(value) if name in _PACKED else value for name, value in v.items()]
+    return await connection.row(SQL[f"{part}_put"], (agent, *packed))
+
+
+async def _put_block(connection: Connection, agent: Agent, v: dict[str, Any]) -> None:
+    details = v.pop("details")
+    await _put_row(connection, agent.id, "block", {**v, "read_only": int(v["read_only"])})
     if details:
         project, at = agent.scope.project, agent.created
         await add_definition(connection, project, DefinitionKind.BLOCK, v["uid"], "", details, at=at)
-    if part == "version":
-        if row is None:
-            raise NotFound(f"there is no block {v['block']!r} that lacks version {v['version']!r}")
-        await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent.id))
 
 
-def _another(agent: int, uid: str) -> str:
-    """Returns the name of what is copied within a database."""
+async def _put_version(connection: Connection, agent: int, v: Mapping[str, Any]) -> None:
+    row = await _put_row(connection, agent, "version", v)
+    if row is None:
+        raise NotFound(f"there is no block {v['block']!r} that lacks version {v['version']!r}")
+    await connection.run(SQL["version_point"], (v["version"], row[0], row[1], agent))
+
+
+def _copy_uid(agent: int, uid: str) -> str:
+    """Returns the public name that a copy has where the name of the original is taken: the same each time."""
     return blake2b(f"{agent} {uid}".encode(), digest_size=16).hexdigest()
 
 
-async def _free(connection: Connection, agent: int, part: str, uid: str | None) -> str:
-    """Returns a public name, or another one where it is taken."""
+async def _free_uid(connection: Connection, agent: int, part: str, uid: str | None) -> str:
+    """Returns a public name, or its copy's where it is taken; a new one where an older export has none."""
     if uid is None:
         return uuid.uuid4().hex
     is_taken = await connection.row(SQL[f"{part}_taken"], (uid,)) is not None
-    return _another(agent, uid) if is_taken else uid
+    return _copy_uid(agent, uid) if is_taken else uid
 
 
-async def _at(connection: Connection, agent: int, part: str, uid: str) -> int:
-    """Returns the row of a run or a file that was imported. Raises: NotFound."""
-    found = await connection.value(SQL[f"{part}_at"], (agent, uid, _another(agent, uid)))
+async def _row_of(connection: Connection, agent: int, part: str, uid: str) -> int:
+    """Returns the row of a conversation, a run or a file that was imported, by the name it had. Raises: NotFound."""
+    found = await connection.value(SQL[f"{part}_at"], (agent, uid, _copy_uid(agent, uid)))
     if found is None:
         raise NotFound(f"there is no {part} {uid!r}")
     return int(found)
 
 
-async def _conversation(connection: Connection, agent: int, uid: str) -> int:
-    found = await connection.value(SQL["conversation_at"], (agent, uid, _another(agent, uid)))
-    if found is None:
-        raise NotFound(f"there is no conversation {uid!r}")
-    return int(found)
-
-
-async def _named(connection: Connection, agent: int, uid: str) -> str:
-    """Returns the public name that a conversation has here; what is no conversation keeps its own."""
+async def _conversation_uid(connection: Connection, agent: int, uid: str) -> str:
+    """Returns the public name that a conversation was given here. Of other definitions `put_definition` knows it."""
     found = await connection.value(SQL["conversation_at"], (agent, uid, uid))
-    return uid if found is not None else _another(agent, uid)
+    return uid if found is not None else _copy_uid(agent, uid)
 
 
 async def _ids(
@@ -368,7 +391,7 @@ async def _ids(
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     e, v = record.exchange, record.values
     assert e is not None
-    conversation = await _conversation(connection, agent, v["conversation"])
+    conversation = await _row_of(connection, agent, "conversation", v["conversation"])
     ids = await _ids(connection, agent, (v["parent"], v["prior"]))
     e = replace(e, conversation=conversation, parent=ids[v["parent"]], prior=ids[v["prior"]])
     id = await exchanges.put_exchange(connection, agent, e)
