@@ -192,27 +192,17 @@ class Append(Group):
 
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
-    """Begins a step of an agent that is stored."""
-    agent, e = write.agent, write.exchange
+    """Begins a step of an agent that is stored. Raises: as `Append.open`."""
+    agent, e, rev = write.agent, write.exchange, write.rev
     if write.edits.writes or write.adopts:
         await connection.lock_sharers(agent.id)
     elif write.conversation is None or write.ends is not None:
         # Else the statement that adds the exchange locks the agent itself.
         await connection.lock(agent.id)
-    rev = write.rev
     if write.conversation is None:
-        begun = (agent.id, write.uid, write.key, write.now, write.now)
-        made = await connection.value(SQL["begin"], begun)
-        if made is None:
-            raise WriteConflict("the conversation was begun by somebody else meanwhile")
-        e, rev = changed(e, conversation=int(made)), 0
+        e, rev = changed(e, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
-        adopted = (e.parent or -1, e.conversation, agent.id, rev)
-        if not await connection.run(SQL["adopt"], adopted):
-            raise WriteConflict("the conversation was moved by somebody else meanwhile")
-        for each in write.carries:
-            await connection.run(SQL["carry"], (each, agent.id))
-        await merge_edits(connection, agent.id, write.carries, rules, write.now)
+        await _adopt(connection, write, rules)
     if write.ends is not None:
         await history.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
@@ -225,14 +215,31 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
-        run = changed(write.run, agent=agent.id, conversation=e.conversation)
-        run = await _begin_run(connection, run, write.replaces, write.now)
-        if write.request is not None:
-            await replace_text(connection, agent.id, run.id, "request", 0, write.request)
+        draft = changed(write.run, agent=agent.id, conversation=e.conversation)
+        run = await _begin_run(connection, draft, write)
     if write.end is not None:
         run = await _end(connection, write.end if run is None else changed(write.end, run=run.id))
     e = changed(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
+
+
+async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
+    """Begins the conversation of a step. Raises: WriteConflict: it is there."""
+    begun = (write.agent.id, write.uid, write.key, write.now, write.now)
+    made = await connection.value(SQL["begin"], begun)
+    if made is None:
+        raise WriteConflict("the conversation was begun by somebody else meanwhile")
+    return int(made)
+
+
+async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
+    """Makes a tree ours, of which the step carries a path. Raises: WriteConflict: it was moved."""
+    agent, e = write.agent.id, write.exchange
+    if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
+        raise WriteConflict("the conversation was moved by somebody else meanwhile")
+    for each in write.carries:
+        await connection.run(SQL["carry"], (each, agent))
+    await merge_edits(connection, agent, write.carries, rules, write.now)
 
 
 async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
@@ -275,15 +282,20 @@ async def write_edits(
         await add_op(connection, agent, changed(op, state="merged"))
 
 
-async def _begin_run(connection: Connection, run: Run, replaces: int | None, now: float) -> Run:
-    """Begins a run, which may have been accepted before. Raises: WriteConflict: it has ended, or the send was taken."""
-    if run.id:
-        found = await begin_run(connection, run.agent, run.id, now)
+async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
+    """Begins the run of a step, which may have been accepted before (its id is not 0 then).
+
+    Raises: WriteConflict: it has ended, or the send was taken.
+    """
+    if draft.id:
+        run = await begin_run(connection, draft.agent, draft.id, write.now)
     else:
-        found = await create_run(connection, run, replaces=replaces)
-    if found.is_over or found.uid != run.uid:
+        run = await create_run(connection, draft, replaces=write.replaces)
+    if run.is_over or run.uid != draft.uid:
         raise WriteConflict("the run was ended, or another one has taken its send")
-    return found
+    if write.request is not None:
+        await replace_text(connection, run.agent, run.id, "request", 0, write.request)
+    return run
 
 
 async def end_step(
