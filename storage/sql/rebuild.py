@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import orjson
 
 from storage.batches import call_of_origin
 from storage.commands import Revised, Rules
-from storage.database import Connection
+from storage.database import Connection, Row
 from storage.records import BlockOp
 from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, rows_of
@@ -30,6 +30,19 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
+@dataclass(frozen=True, slots=True)
+class _Sifted:
+    """The versions of a block, sifted. clean: the values of those before the first one that came from what is gone.
+
+    later: those from that one on, each of which may hold words of it, since a version is written on top of the one
+    before it. sources: the exchanges that the rebuilt value comes from.
+    """
+
+    clean: dict[int, str]
+    later: list[Revised]
+    sources: set[int]
+
+
 async def rebuild_block(connection: Connection, agent: int, block: int, rules: Rules, now: float) -> bool:
     """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some.
 
@@ -37,10 +50,30 @@ async def rebuild_block(connection: Connection, agent: int, block: int, rules: R
     """
     rows = await connection.rows(SQL["block_versions"], (block,))
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
+    sifted = await _sift(connection, rows, turnless)
+    if not any(revised.is_erased for revised in sifted.later):
+        return False
+    # The new value first counts as built on what stayed; only then are the values in between emptied.
+    found = await get_block(connection, block)
+    base = sifted.clean[max(sifted.clean)] if sifted.clean else ""
+    value = rules.rebuild(replace(found, value=base), sifted.later)
+    for version, _, origin, *_ in rows:
+        if version not in sifted.clean and origin != FORGOTTEN_ORIGIN:
+            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
+    sources = sorted(sifted.sources)
+    await write_block(
+        connection, block, found.version, value, at=now, origin="forget", sources=sources, is_bounded=False
+    )
+    return True
+
+
+async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collection[int]) -> _Sifted:
+    """Tells what stays of a block's versions. Empties the edits that made those that do not.
+
+    rows: of `block_versions`, oldest first. turnless: versions that go without an exchange that is gone.
+    """
     origins = {version: origins_of(exchange, listed) for version, _, _, exchange, listed, _ in rows}
     erased = await erased_among(connection, chain.from_iterable(origins.values()))
-    # The versions before the first one that came from what is gone stay as they are. From that one on each may hold
-    # words of it, since a version is written on top of the one before it.
     clean: dict[int, str] = {}
     later: list[Revised] = []
     sources: set[int] = set()
@@ -49,42 +82,21 @@ async def rebuild_block(connection: Connection, agent: int, block: int, rules: R
         if origin == FORGOTTEN_ORIGIN:
             continue
         is_erased = version in turnless or bool(origins[version] & erased)
-        if not later and not is_erased:
+        if is_erased:
+            later.append(Revised(value, is_erased=True))
+            if exchange is not None and (call := call_of_origin(origin)) is not None:
+                # A sleeptime agent's, whose own exchange stays.
+                await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
+        elif not later:
             clean[version] = value
             kept = origins[version]
-            continue
-        # An undo that went back to an untouched value starts afresh from it.
-        if restores in clean and not is_erased:
+        elif restores in clean:
+            # An undo that went back to an untouched value starts afresh from it.
             later.append(Revised(clean[restores], is_whole=True))
-            continue
-        op = await _op_of(connection, exchange, origin) if not is_erased else None
-        later.append(Revised(value, is_erased=is_erased, op=op))
-        if is_erased and exchange is not None and (call := call_of_origin(origin)) is not None:
-            # A sleeptime agent's, whose own exchange stays.
-            await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
-        if not is_erased:
+        else:
+            later.append(Revised(value, op=await _op_of(connection, exchange, origin)))
             sources |= origins[version]
-    if not any(r.is_erased for r in later):
-        return False
-    # The new value first counts as built on what stayed; only then are the values in between emptied.
-    found = await get_block(connection, block)
-    base = clean[max(clean)] if clean else ""
-    value = rules.rebuild(replace(found, value=base), later)
-    for version, _, origin, *_ in rows:
-        if version not in clean and origin != FORGOTTEN_ORIGIN:
-            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
-    origin, sources = "forget", sources | kept
-    await write_block(
-        connection,
-        block,
-        found.version,
-        value,
-        at=now,
-        origin=origin,
-        sources=sorted(sources),
-        is_bounded=False,
-    )
-    return True
+    return _Sifted(clean, later, sources | kept)
 
 
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
