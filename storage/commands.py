@@ -426,7 +426,8 @@ class RunEnd:
 
     exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
     step's calls, messages that no step has taken in, as JSON, by their numbers among the texts of its run. edits,
-    versions: as in `StepOpen`, behind these results. reading: as in `StepEnd`, and as in `StepOpen`.
+    versions: as in `StepOpen`, behind these results. reading: as in `StepEnd`, and as in `StepOpen`. words: of the
+    error that ended the run, which quote nobody.
     """
 
     agent: int
@@ -440,6 +441,7 @@ class RunEnd:
     edits: BlockMerge = field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = field(default_factory=dict)
     reading: ReadSpan | None = None
+    words: str = ""
 
 
 # -- what passes between forgetting and the store

@@ -345,7 +345,7 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
     await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await has_read(connection, write.reading, write.at)
-    return await end_run(connection, write.agent, run, write.state, write.stop, write.at)
+    return await end_run(connection, write.agent, run, write.state, write.stop, write.at, write.words)
 
 
 async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:

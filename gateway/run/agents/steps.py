@@ -442,7 +442,7 @@ class StepsMemory:
             # What the step says may quote what is gone: it stays unfinished, and the next send ends it. With a whole
             # memory its run is gone too.
             with suppress(NotFound):
-                await self._end_run(RunState.FAILED, StopReason.ERROR)
+                await self._end_run(RunState.FAILED, StopReason.ERROR, events.LOST)
             raise
         finally:
             if not self.run.background:
@@ -505,12 +505,18 @@ class StepsMemory:
 
         self._has_ended(await self._edited(outcome.results, end))
 
-    async def _end_run(self, state: RunState, stop: StopReason) -> None:
+    async def _end_run(self, state: RunState, stop: StopReason, words: str = "") -> None:
         # One that only answers what waits has no row before its first step.
         self.run = changed(self.run, state=state, stop=stop)
         if self.run.id:
             end = RunEnd(
-                self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
+                self.known.agent.id,
+                self.run.id,
+                state,
+                stop,
+                self.keeper.now(),
+                reading=self.reading,
+                words=words,
             )
             self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
 

@@ -559,3 +559,23 @@ def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWor
     run_id = reply.messages[0].run_id
     assert run_id
     assert why(world.letta.runs.retrieve(run_id)) == "Down."
+
+
+def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWorld) -> None:
+    agent = world.agent()
+    other = world.letta.conversations.create(agent_id=agent.id).id
+    with world.letta.conversations.messages.create(other, input="My violin is from Cremona.") as events:
+        list(events)
+    gate, arrived = Gate(), world.upstream.arrived(1)
+    world.upstream.queue(fail(400, QUOTED, hold_before_headers=gate))
+    with ThreadPoolExecutor(1) as pool:
+        live = pool.submit(world.letta.agents.messages.create, agent.id, input="And my violin?")
+        arrived.wait_sync()
+        world.letta.conversations.delete(other)
+        gate.open()
+        with pytest.raises(APIStatusError, match="forgotten"):
+            live.result()
+    run = next(iter(world.letta.runs.list(agent_id=agent.id)))
+    assert (run.status, run.stop_reason) == ("failed", "error")
+    assert "forgotten" in why(run)
+    assert QUOTED not in why(run)
