@@ -511,7 +511,8 @@ class Rules:
     it, seqs that are wanted or None) -> its messages that may be found. merge: what pending operations come to on the
     blocks as they are now. quotes: may this note or hidden round quote what is gone? rebuild: the value of a block
     without what is gone. Its arguments: the block with its last untouched value, and the values it had since, oldest
-    first. without_found: (a step with results, the one whose calls they answer) without what they may quote.
+    first. tools_used: the tools that an exchange with all its content has called, by name, those of hidden rounds too.
+    without_found: (a step with results, the one whose calls they answer) without what they may quote.
     """
 
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]

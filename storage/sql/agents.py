@@ -28,6 +28,7 @@ CACHED_AGENTS = 4096
 
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
+    """Returns the agent of a scope, with its present numbers; None where it is not stored."""
     row = await connection.row(SQL["agent_find"], (scope.project, scope.profile, scope.subject))
     return None if row is None else Agent(row[0], row[1], scope, *row[2:])
 

@@ -123,6 +123,7 @@ class Batches(Group):
 
     @reads
     async def get(self, connection: Connection, id: int) -> Batch | None:
+        """Returns a batch by its row; None where it is gone."""
         row = await connection.row(SQL["get"], (id,))
         return None if row is None else _batch(row)
 
@@ -142,6 +143,7 @@ class Batches(Group):
 
     @reads
     async def counts(self, connection: Connection, batch: int) -> BatchCounts:
+        """Counts a batch's items by what became of them."""
         return _counts(await connection.rows(SQL["counts"], (batch,)))
 
     @reads
@@ -164,16 +166,19 @@ class Batches(Group):
 
     @reads
     async def item(self, connection: Connection, batch: int, run_uid: str) -> BatchItem | None:
+        """Returns the item of a batch whose run has this public name; None where it is gone."""
         row = await connection.row(SQL["by_uid"], (batch, run_uid))
         return None if row is None else _item(row)
 
     @reads
     async def of_agent(self, connection: Connection, batch: int, agent_uid: str) -> BatchItem | None:
+        """Returns the item of a batch that is this agent's; None where there is none."""
         row = await connection.row(SQL["of_agent"], (batch, agent_uid))
         return None if row is None else _item(row)
 
     @reads
     async def in_part(self, connection: Connection, batch: int, part: int) -> int:
+        """Counts the items that are in a part."""
         return int(await connection.value(SQL["in_part"], (batch, part)))
 
     @reads
@@ -190,6 +195,7 @@ class Batches(Group):
     async def texts(
         self, connection: Connection, agent: int, run: int, kind: str
     ) -> builtins.list[tuple[int, bytes]]:
+        """Returns (number, data) of what an item's run holds of a kind, in order."""
         return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent, run, kind))]
 
     @reads
@@ -200,6 +206,7 @@ class Batches(Group):
 
     @reads
     async def exchange_of(self, connection: Connection, run: Run) -> int | None:
+        """Returns the exchange that an item's run became; None where it has none."""
         found: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent))
         return found
 
@@ -258,6 +265,7 @@ class Batches(Group):
 
     @effect
     async def finish(self, connection: Connection, batch: int, state: BatchState, at: float) -> None:
+        """Returns the effect that ends a batch, unless it has ended."""
         await connection.run(SQL["set_state"], (batch, state, at))
 
     async def running(self, batch: int) -> None:
@@ -315,6 +323,7 @@ class BatchSpending(Group):
 
     @reads
     async def spent(self, connection: Connection, project: str, day: int) -> int:
+        """Returns the tokens that a project's batches used on a day."""
         return int(await connection.value(SQL["spent"], (project, day)) or 0)
 
 

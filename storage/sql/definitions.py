@@ -51,6 +51,7 @@ async def add_definition(
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
+    """Returns a definition by its row. Raises: NotFound."""
     row = await connection.row(SQL["by_id"], (id,))
     if row is None:
         raise NotFound(f"there is no definition {id}")
@@ -288,6 +289,7 @@ def _is_hidden(entry: AgentEntry) -> bool:
 
 
 def make_definition(row: Row) -> Definition:
+    """Makes the record of a row of `{definition}`."""
     id, uid, project, kind, memory, name, version, created, updated, body = row
     return Definition(
         id, uid, project, DefinitionKind(kind), memory, name, version, created, updated, orjson.loads(body)
@@ -295,6 +297,7 @@ def make_definition(row: Row) -> Definition:
 
 
 def make_agent_record(row: Row) -> Agent:
+    """Makes the record of the first `COLUMNS` columns of `{entry}`."""
     id, uid, project, profile, subject, *rest = row
     return Agent(id, uid, Scope(project, profile, subject), *rest)
 

@@ -291,6 +291,7 @@ class Jobs(Group):
 
     @reads
     async def get(self, connection: Connection, id: int) -> Job | None:
+        """Returns a job by its number; None where it is gone."""
         row = await connection.row(SQL["get"], (id,))
         return None if row is None else _job(row)
 
@@ -301,6 +302,7 @@ class Jobs(Group):
 
     @reads
     async def counts(self, connection: Connection) -> dict[JobState, int]:
+        """Counts the jobs in each state."""
         found = dict.fromkeys(JobState, 0)
         found.update((JobState(state), count) for state, count in await connection.rows(SQL["counts"]))
         return found

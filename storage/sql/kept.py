@@ -201,12 +201,14 @@ class KeptLooks:
         self._shrink()
 
     def drop(self, agent: int) -> None:
+        """Drops what is kept of one memory."""
         memory = self._memories.pop(agent, None)
         if memory is not None:
             self._clear(memory)
             self.bytes -= memory.bytes + memory.opening_bytes
 
     def clear(self) -> None:
+        """Drops everything, as where nobody knows what has changed."""
         self._memories.clear()
         self.bytes = 0
 

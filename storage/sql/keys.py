@@ -135,6 +135,7 @@ class Keys(Group):
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
+        """Returns all keys, revoked ones too, oldest first."""
         return tuple(Key(*row) for row in await connection.rows(SQL["key_list"]))
 
     async def find(self, presented: str) -> Key | None:

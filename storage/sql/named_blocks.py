@@ -159,6 +159,7 @@ class NamedBlocks(Group):
 
     @reads
     async def count(self, connection: Connection, project: str) -> int:
+        """Counts the blocks of a project."""
         return int(await connection.value(SQL["count"], (project,)))
 
     @long_reads

@@ -60,7 +60,7 @@ ORDER BY 1
 {seers} ORDER BY 1
 
 -- name: labelled
--- Finds those of them that see another block of this label.
+-- Says whether the agent ?3 sees a block of the label ?1 other than ?2.
 SELECT 1 FROM blocks b WHERE b.label = ?1 AND b.id <> ?2 AND b.agent = ?3
 UNION ALL SELECT 1 FROM attached x JOIN blocks b ON b.id = x.target
 WHERE x.agent = ?3 AND x.kind = 'block' AND b.label = ?1 AND b.id <> ?2

@@ -38,9 +38,8 @@ _LONG_UNREAD = 2_000
 _READ_MS = 5_000.0
 _LOOKED_AMONG = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _BATCH = 64  # exchanges indexed in one write
-_BUSY_S = (
-    0.005  # a round of the loop that takes longer; where they do, further rounds would let the index lag
-)
+# A round of the loop that takes longer says that the loop is busy; then further rounds would let the index lag.
+_BUSY_S = 0.005
 _KEPT_BATCH = 1000  # passages and facts not indexed yet that a search reads at most
 _KEPT_STEP = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
 

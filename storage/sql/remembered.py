@@ -227,6 +227,7 @@ class MemoryCache:
         self.clears = 0
 
     def get(self, agent: int) -> Remembered | None:
+        """Returns a memory, which counts as asked last; None: it is not remembered."""
         found = self._kept.get(agent)
         if found is not None:
             self._kept.move_to_end(agent)

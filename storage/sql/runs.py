@@ -97,6 +97,7 @@ async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> R
 
 
 async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
+    """Returns a run of an agent by its row; None where it is gone."""
     row = await connection.row(SQL["get"], (run, agent))
     return None if row is None else make_run(row)
 

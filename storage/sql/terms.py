@@ -17,11 +17,13 @@ async def terms_since(connection: Connection, agent: int, stamp: int) -> list[Ro
 
 
 async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | None:
+    """Returns the blob of a chunk of an agent's search index; None where there is none."""
     data: bytes | None = await connection.value(SQL["terms_get"], (agent, chunk))
     return data
 
 
 async def replace_terms(connection: Connection, agent: int, chunk: int, data: bytes) -> None:
+    """Writes the blob of a chunk."""
     await connection.run(SQL["terms_replace"], (agent, chunk, data))
 
 

@@ -107,11 +107,13 @@ class Turns(Group):
 
     @reads
     async def snapshot(self, connection: Connection, agent: Agent, snapshot: int) -> Snapshot | None:
+        """Returns a memory section as it was sent; None where it is gone."""
         row = await connection.row(history.SQL["snapshot"], (snapshot, agent.id))
         return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
 
     @reads
     async def conversation_uid(self, connection: Connection, agent: Agent, conversation: int) -> str | None:
+        """Returns the public name of a conversation; None where it is gone."""
         uid: str | None = await connection.value(history.SQL["conversation_uid"], (conversation, agent.id))
         return uid
 

@@ -26,9 +26,8 @@ _WIDTHS = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
 # From these lengths on the type code of bytes takes one byte more.
 _LONG = (58, 8186, 1048570)
 FLOOR = 540  # a row's room is enough for the head of one that overflows
-_SPILLED = (
-    _LEAST + 4 - _OTHERS - 8
-)  # of one that overflows from the beginning: its head may be as short as that
+# The room of a row that overflows from the beginning: its head may be as short as that.
+_SPILLED = _LEAST + 4 - _OTHERS - 8
 
 # A record of this length modulo _STEP leaves no more than _LEAST bytes in its page, give or take a hundred.
 _SPILL = _LEAST - 100

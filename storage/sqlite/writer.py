@@ -420,9 +420,8 @@ class Writer:
             await driver.call(partial(try_writing, check=check))
         except BaseException as error:
             try:
-                if isinstance(
-                    error, Exception
-                ):  # not cancelled: wait, or the next attempt meets this one's locks
+                # Unless it was cancelled, it waits for the end: the next attempt would meet this one's locks.
+                if isinstance(error, Exception):
                     await driver.call(_close_quietly)
             finally:
                 driver.abandon()
