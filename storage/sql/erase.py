@@ -127,10 +127,7 @@ async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> 
 async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
     """Erases a whole exchange; a tombstone stays."""
     await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    tombstone = replace(
-        e, state=State.FORGOTTEN, standing=False, edits=False, merged="", model="", opaque=False, hidden=False,
-        hush=frozenset(), notes={}, snapshot=None, size=0, evicted=None, input=None, said=None, full=None,
-    )  # fmt: skip
+    tombstone = replace(history.emptied(e), merged="", model="", hush=frozenset())
     await history.update_exchange(connection, agent, tombstone, is_whole=True)
 
 

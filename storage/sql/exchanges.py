@@ -313,6 +313,14 @@ def is_step(e: Exchange) -> bool:
     return e.full is not None and bool(orjson.loads(e.full).get("step"))
 
 
+def emptied(e: Exchange) -> Exchange:
+    """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
+    return changed(
+        e, state=State.FORGOTTEN, standing=False, edits=False, opaque=False, hidden=False, notes={}, snapshot=None,
+        size=0, evicted=None, input=None, said=None, full=None,
+    )  # fmt: skip
+
+
 def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
     return [*_values(e), int(e.hidden), int(not is_whole)]

@@ -24,6 +24,7 @@ from storage.sql.blocks import begin_value, check_limit, empty_snapshots, make_b
 from storage.sql.definitions import find_definition, put_definition, remove_definition
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
+from storage.sql.rebuild import origins_of
 from storage.sql.statements import load, rows_of
 from storage.sql.words import part_of
 
@@ -140,11 +141,10 @@ async def hand_over_blocks(connection: Connection, agent: int) -> None:
     """
     for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
         for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
-            sources = orjson.loads(listed)
-            origins = sorted({*sources, *([] if exchange is None else [exchange])})
+            origins = sorted(origins_of(exchange, listed))
             gone = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
             if gone:
-                kept = orjson.dumps([id for id in sources if id not in gone])
+                kept = orjson.dumps([id for id in orjson.loads(listed) if id not in gone])
                 left = None if exchange in gone else exchange
                 await connection.run(SQL["version_hand_over"], (left, kept, block, version))
     await connection.run(SQL["hand_over"], (agent,))

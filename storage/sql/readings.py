@@ -6,11 +6,9 @@ emptied, and it is not found any more: they are another memory's. Counts, and wh
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection
-from storage.records import READING, Run, State
+from storage.records import READING, Run
 from storage.sql import exchanges as history
 from storage.sql.jobs import Jobs
 from storage.sql.readers import SQL, load_sleepers
@@ -70,11 +68,7 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
         e = await history.load_exchange(connection, sleeper, id)
         assert e is not None
         await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
-        gone = replace(
-            e, state=State.FORGOTTEN, standing=False, edits=False, opaque=False, hidden=False, notes={}, snapshot=None,
-            size=0, evicted=None, input=None, said=None, full=None,
-        )  # fmt: skip
-        await history.update_exchange(connection, sleeper, gone, is_whole=True)
+        await history.update_exchange(connection, sleeper, history.emptied(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
         for kind in _KEPT:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind, _EMPTY))
