@@ -34,6 +34,7 @@ class StreamRun(Body):
     run_id: Annotated[str | None, KEPT] | UnsetType = UNSET
 
 
+_NONE = Counts()
 _FAILED = frozenset(
     {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
 )
@@ -140,8 +141,12 @@ def _status(step: RunStep) -> str:
     return "failed" if step.error is not None or step.stop in _FAILED else "success"
 
 
-def usage_json(counts: Counts, steps: int, begun: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what a run has used. begun: uids of runs that its end has made due, and that go on without it."""
+def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Counts = _NONE) -> dict[str, Any]:
+    """Returns what a run has used.
+
+    begun: uids of runs that its end has made due, and that go on without it. last: of its last step, whose prompt and
+    reply are what the context holds now; zeros where that is not known.
+    """
     return {
         "message_type": "usage_statistics",
         "prompt_tokens": counts.prompt,
@@ -151,17 +156,19 @@ def usage_json(counts: Counts, steps: int, begun: Sequence[str] = ()) -> dict[st
         "cached_input_tokens": counts.cached,
         "cache_write_tokens": counts.written,
         "reasoning_tokens": counts.reasoning,
-        "context_tokens": None,
+        "context_tokens": last.prompt + last.completion or None,
         "run_ids": [ids.named("run", uid) for uid in begun] or None,
     }
 
 
-def result_json(messages: list[dict[str, Any]], run: Run, begun: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns the whole reply to a send. run: as it has ended. begun: as in `usage_json`."""
+def result_json(
+    messages: list[dict[str, Any]], run: Run, begun: Sequence[str] = (), last: Counts = _NONE
+) -> dict[str, Any]:
+    """Returns the whole reply to a send. run: as it has ended. begun, last: as in `usage_json`."""
     return {
         "messages": messages,
         "stop_reason": stop_json(run.stop or StopReason.END_TURN),
-        "usage": usage_json(run.counts, run.steps, begun),
+        "usage": usage_json(run.counts, run.steps, begun, last),
     }
 
 

@@ -126,6 +126,7 @@ class StepView:
     counts: Counts = field(default_factory=Counts)  # of the steps so far
     _before: list[bytes] = field(default_factory=list)
     _asides: Asides = field(default_factory=Asides)
+    _last: Counts = field(default_factory=Counts)  # of the last step
     _out: list[bytes] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
     _text: list[str] = field(default_factory=list)
@@ -162,7 +163,8 @@ class StepView:
                 self.add_text(text)
         usage = event.chunk.get("usage") if event.chunk else None
         if isinstance(usage, dict):
-            self.counts = Counts(*map(sum, zip(self.counts, counts_of(usage), strict=True)))
+            self._last = counts_of(usage)
+            self.counts = Counts(*map(sum, zip(self.counts, self._last, strict=True)))
 
     def add_text(self, text: str) -> None:
         if self.by_token:
@@ -200,7 +202,7 @@ class StepView:
             self._show_calls(self._waits)
         self._out += [
             event(stop_json(self._stop)),
-            event(usage_json(self.counts, self.numbers.steps, self.numbers.begun)),
+            event(usage_json(self.counts, self.numbers.steps, self.numbers.begun, self._last)),
             DONE,
         ]
 

@@ -103,7 +103,7 @@ class RunResult:
     """The result of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
 
     is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply. begun: public
-    names of runs that its end has made due.
+    names of runs that its end has made due. last: the tokens of its last step; zeros where they are not known.
     """
 
     run: Run
@@ -112,6 +112,7 @@ class RunResult:
     is_repeat: bool = False
     status: int = 200
     begun: tuple[str, ...] = ()
+    last: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -453,7 +453,7 @@ class AgentRuns:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc("on")
         steps, due = tuple(memory.steps), tuple(memory.begun)
-        return RunResult(memory.run, memory.known.agent, steps, status=status, begun=due)
+        return RunResult(memory.run, memory.known.agent, steps, status=status, begun=due, last=memory.last)
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""

@@ -77,8 +77,8 @@ class StepsMemory:
     known: what the step under way goes on from. run: its row, id 0 until its first step is open, unless it was accepted
     before. theirs: ids of calls that the client has answered. maker: the row of the run that made the calls with which
     it begins. behind: messages that came with the answers to these, and stand behind their results. replaces, request,
-    reading: as in `StepOpen`. steps: the exchanges that have ended. begun: public names of the runs that its end has
-    made due.
+    reading: as in `StepOpen`. steps: the exchanges that have ended; last: the tokens of the newest. begun: public
+    names of the runs that its end has made due.
     """
 
     keeper: MemoryKeeper
@@ -94,6 +94,7 @@ class StepsMemory:
     behind: Sequence[WireMessage] = ()
     begun: list[str] = field(default_factory=list)
     steps: list[Exchange] = field(default_factory=list)
+    last: Counts = field(default_factory=Counts)
     changes: BlockEdits = field(init=False)
     toolbox: Toolbox = field(init=False)
     _read: tuple[Block, ...] = ()  # the blocks as the tools found them
@@ -218,6 +219,7 @@ class StepsMemory:
             known.agent, e, step, _kept_results(e, results), section, self.reading, accepts, words
         )
         self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
+        self.last = step.counts
         counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
         self.run = changed(self.run, steps=self.run.steps + 1, counts=counts)
         self.maker = self.run.id

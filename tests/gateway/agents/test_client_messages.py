@@ -420,6 +420,22 @@ def test_tokens_are_those_that_the_upstream_counts(
         assert usage.step_count == 1
 
 
+@pytest.mark.parametrize("way", ["whole", "by step", "by token", "background"])
+def test_the_context_is_what_the_last_step_took(world: LettaWorld, way: str) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    world.upstream.queue(
+        call_tools(Call("memory_insert", {"label": "human", "new_string": "Cat"})), say("Done.")
+    )
+    if way == "whole":
+        usage: Any = messages.create(agent.id, input="Hi").usage
+    else:
+        streaming: Any = {"stream_tokens": way == "by token", "background": way == "background"}
+        usage = [*messages.stream(agent.id, messages=[{"role": "user", "content": "Hi"}], **streaming)][-1]
+    last, first = world.letta.steps.list(agent_id=agent.id).items
+    assert usage.context_tokens == last.total_tokens
+    assert usage.total_tokens == (last.total_tokens or 0) + (first.total_tokens or 0)
+
+
 def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(fail(500, "Broken."), fail(500, "Broken."))

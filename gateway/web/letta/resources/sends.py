@@ -188,7 +188,7 @@ class Answered:
             return
         with reply.while_here():
             shown = await self._shown(result)
-        body = result_json(shown, result.run, result.begun)
+        body = result_json(shown, result.run, result.begun, result.last)
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
