@@ -271,6 +271,17 @@ def _plain(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage:
     return convert(_typed_parts({**given, "type": "message"}), PlainMessage, at)
 
 
+# What a part has, and the type that it is of then.
+_TYPES = (
+    ("text", "text"),
+    ("source", "image"),
+    ("tool_return", "tool"),
+    ("approve", "approval"),
+    ("url", "url"),
+    ("data", "base64"),
+)
+
+
 def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
     """Returns a message whose parts all name their type, which the client may leave out.
 
@@ -286,17 +297,17 @@ def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(part: Any) -> Any:
-    if not isinstance(part, dict) or part.get("type"):
+    """Returns a part that names its type, as do the parts of a result and the source of an image."""
+    if not isinstance(part, dict):
         return part
-    for key, name in (
-        ("text", "text"),
-        ("source", "image"),
-        ("tool_return", "tool"),
-        ("approve", "approval"),
-    ):
-        if key in part:
-            return {**part, "type": name}
-    return part
+    if isinstance(returned := part.get("tool_return"), list):
+        part = {**part, "tool_return": [*map(_typed, returned)]}
+    if isinstance(source := part.get("source"), dict):
+        part = {**part, "source": _typed(source)}
+    if part.get("type"):
+        return part
+    name = next((name for key, name in _TYPES if key in part), None)
+    return part if name is None else {**part, "type": name}
 
 
 def _content(content: str | Parts) -> Any:

@@ -73,6 +73,18 @@ def test_answers_come_in_three_forms() -> None:
     assert (result.result["content"], private_of(result.result)["status"]) == ("Bad.", "error")
 
 
+def test_an_image_need_not_name_the_type_of_its_source() -> None:
+    sources = [{"data": "aGk=", "media_type": "image/png"}, {"url": "https://a.example/b.png"}]
+    images = [{"source": source} for source in sources]
+    (message,) = read(messages=[{"role": "user", "content": images}]).messages
+    urls = [part["image_url"]["url"] for part in message["content"]]
+    assert urls == ["data:image/png;base64,aGk=", "https://a.example/b.png"]
+    given = [{"tool_call_id": "a", "status": "success", "tool_return": images}]
+    (result,) = read(messages=[{"type": "tool_return", "tool_returns": given}]).answers
+    assert result.result is not None
+    assert result.result["content"] == "[2 images omitted]"
+
+
 @pytest.mark.parametrize(
     ("fields", "loc"),
     [
