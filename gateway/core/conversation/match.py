@@ -287,8 +287,11 @@ class _Search:
         return any(self._elements_of(e)[1][: -len(e.reply or ())] == listed for e in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
-        """Yields (number of a turn, the replies of ours that end latest in it), the last turn first."""
-        tried = 0
+        """Yields (number of a turn, the replies of ours that end at one place in it), the last place first.
+
+        A turn has several where the assistant spoke once more into a silence. The last of each is always tried.
+        """
+        tried, more = 0, _MAX_PLACES
         for number in range(len(self._turns) - 1, -1, -1):
             said = self._turns[number]
             near = (e for first in said.first_atoms() for e in self._ours.get(first, ()))
@@ -296,9 +299,10 @@ class _Search:
             found = [(span, e) for span, e in found if span[1] >= self._head]
             if not found:
                 continue
-            last = max(span[1] for span, _ in found)
-            yield number, [(span, e) for span, e in found if span[1] == last]
-            tried += 1
+            ends = sorted({span[1] for span, _ in found}, reverse=True)[: 1 + more]
+            for last in ends:
+                yield number, [(span, e) for span, e in found if span[1] == last]
+            tried, more = tried + 1, more + 1 - len(ends)
             if tried == _MAX_PLACES:
                 return
 

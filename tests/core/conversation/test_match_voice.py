@@ -427,3 +427,22 @@ def test_a_question_that_the_client_did_not_keep_is_not_the_one_before_it(world:
     list_ += [assistant("I see"), user("so")]
     world.say(list_, "Ok.", "call")
     assert world.standing().count("no") == 1
+
+
+@both
+@pytest.mark.parametrize("first", ["Hello?", "Are you still there, or shall I call you again?"])
+def test_a_short_word_into_a_second_silence_takes_nothing_from_the_turns_before_it(
+    world: World, key: str | None, first: str
+) -> None:
+    """Neither of the questions is kept, and the last word alone could be anybody's."""
+    list_ = world.chat(
+        ("my name is Ann", "Nice to meet you, Ann."), ("so it is", "And what can I do?"), key=key
+    )
+    for word in (first, "Hello!"):
+        world.say([*list_, user("(The user has not answered, you would say:)")], word, key)
+        list_.append(assistant(word))
+    list_.append(user("a plumber, please"))
+    world.say(list_, "At eight.", key)
+    assert [text for text in world.standing() if not text.startswith("(")] == [text_of(m) for m in list_] + [
+        "At eight."
+    ]
