@@ -7,12 +7,12 @@ a memory tool and a last reply: three cycles, each a batch of the provider's. Ma
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import load
 import orjson
 
 from tests.doubles.batches import Fate, OpenAIBatchServer
@@ -34,7 +34,6 @@ batches = "openai"
 context_window = 16000
 """
 HISTORY = 3  # live-like exchanges before, as initial messages
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def answer(custom_id: str, body: dict[str, Any], cycles: int = 3) -> Fate:
@@ -51,13 +50,8 @@ def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:
     return orjson.loads(reply.body)
 
 
-def cpu_s(process: Process) -> float:
-    """Returns the seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{process.child.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
 def peak_mb(process: Process) -> float:
+    """Returns the most memory that a process has had."""
     lines = Path(f"/proc/{process.child.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
@@ -83,14 +77,15 @@ def main() -> None:
                 "memory_blocks": [{"label": "human", "value": "Notes:"}], "initial_message_sequence": history,
             }  # fmt: skip
             agents.append(ask(gateway, "POST", "/v1/agents/", body)["id"])
-        before_cpu, before_mb, begun = cpu_s(gateway), peak_mb(gateway), time.perf_counter()
+        pid = gateway.child.pid
+        before_cpu, before_mb, begun = load.cpu_s(pid), peak_mb(gateway), time.perf_counter()
         requests = [{"agent_id": agent, "input": f"Task {n}"} for n, agent in enumerate(agents)]
         batch = ask(gateway, "POST", PATH, {"requests": requests})
-        accepted = cpu_s(gateway) - before_cpu
+        accepted = load.cpu_s(pid) - before_cpu
         while batch["status"] in ("created", "running"):
             time.sleep(0.5)
             batch = ask(gateway, "GET", f"{PATH}/{batch['id']}")
-        used, took = cpu_s(gateway) - before_cpu, time.perf_counter() - begun
+        used, took = load.cpu_s(pid) - before_cpu, time.perf_counter() - begun
         assert batch["counts"]["completed"] == count, batch
         print(f"agents                        {count}")
         print(f"cycles                        {len(server.batches)}")

@@ -35,6 +35,7 @@ from tests.postgres import server
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
 CONNECTIONS = 16
 MESSAGES, WORDS, QUESTIONS = 10_000, 30, 200
+SEED = 7
 DAY_S = 86_400.0
 # What turns leave behind, such as their index, is done by then.
 SETTLES_S = 6.0
@@ -145,14 +146,19 @@ async def rest(ways: list[Way], seconds: float) -> None:
 # -- recall
 
 
+def vocabulary(dice: random.Random) -> list[str]:
+    """Returns the words of the long memory and of the questions about it; from one seed they are the same."""
+    return ["".join(dice.choices("abcdefghiklmnoprstuw", k=dice.randint(3, 9))) for _ in range(20_000)]
+
+
 async def fill(where: str, user: str) -> None:
     """Writes a memory of so many messages of so many words, as a language has them: few often, most seldom."""
-    dice = random.Random(7)
-    vocabulary = ["".join(dice.choices("abcdefghiklmnoprstuw", k=dice.randint(3, 9))) for _ in range(20_000)]
-    weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(vocabulary))))
+    dice = random.Random(SEED)
+    words = vocabulary(dice)
+    weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(words))))
 
     def text() -> str:
-        return " ".join(dice.choices(vocabulary, cum_weights=weights, k=WORDS))
+        return " ".join(dice.choices(words, cum_weights=weights, k=WORDS))
 
     store = await open_store(where, RULES)
     try:
@@ -174,10 +180,7 @@ class Questions:
     def __init__(self, user: str, count: int) -> None:
         self._user = user
         self._left = count
-        dice = random.Random(7)
-        self._words = [
-            "".join(dice.choices("abcdefghiklmnoprstuw", k=dice.randint(3, 9))) for _ in range(20_000)
-        ]
+        self._words = vocabulary(random.Random(SEED))
 
     def next(self, worker: int) -> bytes | None:
         self._left -= 1
