@@ -25,12 +25,16 @@ from storage.sql.statements import load
 SQL = load("moving.sql")
 
 _PAGE = 64
-_MANY = 1 << 31
+_MANY = 1 << 31  # more than anybody has attached
 
 
 @dataclass(frozen=True, slots=True)
 class MovedBlock:
-    """A block that no memory owns. versions: as rows, whose exchanges are (scope, number)."""
+    """A block that no memory owns. profile: the one whose users share it, or "".
+
+    values: label, description, limit, read_only. versions: (version, restores, at, origin, exchange, sources, value),
+    oldest first, with exchanges as `_Place`.
+    """
 
     project: str
     profile: str
@@ -166,6 +170,7 @@ class Moving(Group):
                 await connection.run(SQL["reader_put"], (agent.id, found, seq, at))
 
 
+# An exchange as any store knows it: project, profile and subject of its memory, and its number there.
 _Place = tuple[str, str, str, int]
 
 
@@ -178,11 +183,13 @@ async def _place(connection: Connection, exchange: int | None) -> _Place | None:
 
 
 async def _places(connection: Connection, sources: bytes) -> list[_Place]:
+    """Returns the places of those exchanges that are there. sources: JSON, their rows."""
     found = [await _place(connection, id) for id in orjson.loads(sources)]
     return [place for place in found if place is not None]
 
 
 async def _row_at(connection: Connection, place: _Place) -> int | None:
+    """Returns the row that an exchange has in this store; None where it has not come along."""
     agent = await connection.value(SQL["memory_at"], place[:3])
     found = None if agent is None else await connection.value(SQL["exchange_at"], (agent, place[3]))
     return None if found is None else int(found)
