@@ -315,6 +315,7 @@ class Recall(Group):
     async def _index(
         self, connection: Connection, of: Agent, counted: Mapping[blob.Document, Counted]
     ) -> bool:
+        """Writes a step of the index. counted: terms that need not be counted within the transaction. True: go on."""
         agent = of.id
         row = await connection.row(exchanges.SQL["epoch"], (agent,))  # it locks the agent
         if row is None:
@@ -331,31 +332,46 @@ class Recall(Group):
             end = (next_seq if under_way is None else under_way) - 1
         else:
             end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
-        again: list[tuple[Exchange, bool, int | None]] = []
-        if stale:
-            # Messages that the index has not reached yet are among the fresh ones.
-            found = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
-            again = [each for each in found if each[0].seq <= indexed]
-        for e, _, _ in again:
-            await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
-            await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
+        again = await _take_out(connection, agent, stale, indexed) if stale else []
         kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_STEP))
         if len(kept) == _KEPT_STEP and kept[-1].seq < end:
             end, is_all = kept[-1].seq, False  # the rest comes with the next step
         documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
         documents += [document_of(m) for m in kept if m.seq <= end]
-        for chunk, data in blob.encode(documents, of.secret, counted).items():
-            try:
-                merged = blob.merge(await get_terms(connection, agent, chunk), data)
-            except blob.CorruptIndex:
-                await mend_terms(connection, agent)
-                return True
-            await replace_terms(connection, agent, chunk, merged)
+        if not await _merge_terms(connection, agent, blob.encode(documents, of.secret, counted)):
+            return True
         for exchange in stale:
             await connection.run(exchanges.SQL["stale_done"], (agent, exchange))
         if end > indexed:
             await set_indexed(connection, agent, end)
         return not is_all or len(stale) == _BATCH
+
+
+async def _take_out(
+    connection: Connection, agent: int, stale: Sequence[int], indexed: int
+) -> list[tuple[Exchange, bool, int | None]]:
+    """Takes exchanges that have changed out of the index. Returns those to be indexed again, as `exchanges.spoken`.
+
+    indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
+    """
+    found = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
+    again = [each for each in found if each[0].seq <= indexed]
+    for e, _, _ in again:
+        await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
+        await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
+    return again
+
+
+async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, bytes]) -> bool:
+    """Merges blobs into the chunks of the index. False: one is damaged, and is made again by the next steps."""
+    for chunk, data in blobs.items():
+        try:
+            merged = blob.merge(await get_terms(connection, agent, chunk), data)
+        except blob.CorruptIndex:
+            await mend_terms(connection, agent)
+            return False
+        await replace_terms(connection, agent, chunk, merged)
+    return True
 
 
 async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules: Rules) -> dict[int, Message]:
