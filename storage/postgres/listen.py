@@ -53,6 +53,7 @@ class NotificationListener:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
     def hear(self, channel: str, heard: Heard) -> None:
+        """Has a function called with what is told on a channel, as `Database.hear`; before `begin`."""
         self._hearing.setdefault(channel, []).append(heard)
 
     def told(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
@@ -61,6 +62,7 @@ class NotificationListener:
         return _NOTIFY, (channels, [f"{self._name} {word}" for _, word in words])
 
     async def close(self) -> None:
+        """Ends listening. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

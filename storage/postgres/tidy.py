@@ -127,6 +127,7 @@ class Tidying:
         return task
 
     async def close(self) -> None:
+        """Ends what is under way; VACUUM and ANALYZE leave nothing half done."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

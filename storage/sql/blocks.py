@@ -229,6 +229,7 @@ class Blocks(Group):
 
     @writes
     async def note_followed(self, connection: Connection, digest: bytes) -> None:
+        """Notes the digest of the settings that the stored blocks follow now."""
         await connection.run(SQL["note_followed"], (digest,))
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
@@ -244,10 +245,12 @@ class Blocks(Group):
 
 
 def make_block(row: Row) -> Block:
+    """Makes the record of a row that begins as those of `block_get`."""
     return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6], row[7])
 
 
 async def get_block(connection: Connection, block: int) -> Block:
+    """Returns a block by its row. Raises: NotFound."""
     row = await connection.row(SQL["block_get"], (block,))
     if row is None:
         raise NotFound(f"there is no block {block}")

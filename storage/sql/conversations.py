@@ -54,7 +54,10 @@ class Conversations(Group):
     async def create(
         self, connection: Connection, agent: Agent, uid: str, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Makes a conversation of ours, empty. Raises: NotFound: the agent is gone."""
+        """Makes a conversation of ours, empty.
+
+        Raises: NotFound: the agent is gone; WriteConflict: the name is taken.
+        """
         await connection.lock(agent.id)
         begun = (agent.id, uid, None, at, at)
         if await connection.value(append.SQL["begin"], begun) is None:
@@ -141,6 +144,7 @@ async def _page(
     *,
     newest_first: bool,
 ) -> list[Row]:
+    """Returns rows of conversations between two places of an order, before what is not wanted drops out."""
     way, agent = "down" if newest_first else "up", wanted.agent
     if wanted.order != "created":
         among = (_FIRST[1], _LAST[1]) if agent is None else (agent, agent)
