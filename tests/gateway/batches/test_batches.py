@@ -511,7 +511,7 @@ def test_a_wrong_request_of_a_batch_is_named(tmp_path: Path) -> None:
         approval = {"messages": [{"type": "approval", "approve": True, "approval_request_id": "x"}]}
         wrong: list[tuple[list[Json], int, str]] = [
             ([], 400, "between 1 and 10000"),
-            ([{"agent_id": agent, **_said("Hi")}] * 2, 400, "one request for each agent"),
+            ([{"agent_id": agent, **_said("Hi")}] * 2, 400, "at most one request for an agent"),
             ([{"agent_id": unknown, **_said("Hi")}], 404, unknown),
             ([{"agent_id": agent, **_said("Hi"), "client_tools": [tool]}], 400, "client"),
             ([{"agent_id": agent, **approval}], 400, "new messages"),

@@ -64,7 +64,7 @@ class BatchRequests:
         if often > 1:
             name = ids.named("agent", uid)
             raise BadRequest(
-                f"A batch has one request for each agent, and {often} for {name}.", param="requests"
+                f"A batch has at most one request for an agent, saw {often} for {name}.", param="requests"
             )
         rows = await self.store.batches.agents_named(project, [item.agent for item in items])
         for item in items:
