@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import parse_qs
 
 import asyncpg
 
@@ -205,9 +206,17 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
     return answer
 
 
-# Behind a host or by itself, in what follows the user and the password.
-_PORT = re.compile(r":(-?\d+)(?=[,/?]|$)|[?&]port=(-?\d+)(?=&|$)")
+# Behind a host; behind the last colon, as an address of IPv6 has others.
+_PORT = re.compile(r":(-?\d+)(?=,|$)")
 _LAST_PORT = 65535
+
+
+def _ports(url: str) -> list[str]:
+    """Returns the ports of a URL: behind its hosts, or in the parameter `port`."""
+    rest, _, query = url.partition("?")
+    hosts = rest.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    more = parse_qs(query).get("port", ())
+    return _PORT.findall(hosts) + [port for ports in more for port in re.findall(r"-?\d+", ports)]
 
 
 def _leave_out_values(error: Any) -> None:
@@ -221,9 +230,9 @@ def _leave_out_values(error: Any) -> None:
 
 async def connect(place: PostgresPlace) -> RawConnection:
     """Opens a connection. Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old."""
-    for found in _PORT.findall(place.url.rpartition("@")[2]):
+    for port in _ports(place.url):
         # One loop would take its host for unknown, another one raise what belongs to no connection.
-        if not 0 < int("".join(found)) <= _LAST_PORT:
+        if not 0 < int(port) <= _LAST_PORT:
             raise NotAdmitted(f"{place.name}: a port is a number from 1 to {_LAST_PORT}")
     try:
         raw: RawConnection = await asyncpg.connect(

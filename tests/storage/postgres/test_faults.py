@@ -359,6 +359,12 @@ async def test_a_port_that_cannot_be_is_said_so(url: str) -> None:
         await connect(PostgresPlace(f"postgresql://ann:1@{url}"))
 
 
+@pytest.mark.parametrize("more", ["/db?application_name=a:70000", "/a:70000", "?password=h@h:70000"])
+async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
+    with pytest.raises(Broken):
+        await connect(PostgresPlace(f"postgresql://ann@127.0.0.1:1{more}"))
+
+
 @pytest.mark.parametrize(
     "url", ["postgresql://ann@ours:hush@127.0.0.1/db", "postgresql://ann:hush/h@127.0.0.1/db"]
 )
