@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.doubles.upstream import Call, call_tools, say
+from tests.gateway.memory.any_life import NOUNS, Gateways
 from tests.gateway.sdk import World
 
-NOUNS = ("cat", "dog", "house", "garden", "violin", "mountain", "tea", "train")
 TOOLS = ("archival_memory_insert", "archival_memory_search", "conversation_search")
 REQUESTS = 90
 _ID = re.compile(r"(?:[a-z_]+-)?[0-9a-f]{32}|(?:chatcmpl|call)[-_][0-9A-Za-z]+")
@@ -25,12 +25,11 @@ _MEASURED = re.compile(r'("(?:\w*_ns|\w*_ms|duration\w*|created|number|\w*_token
 
 
 class AgentLife:
-    """Agents with blocks of their own and shared ones. worlds: the gateways, of which any serves any request."""
+    """Agents with blocks of their own and shared ones. worlds: the gateways."""
 
     def __init__(self, worlds: Sequence[World], seed: int) -> None:
-        self.worlds, self.upstream = worlds, worlds[0].upstream
-        # What is asked does not depend on who is asked.
-        self.dice, self.asked, self.last = random.Random(seed), random.Random(seed), worlds[0]
+        self.gateways, self.upstream = Gateways(worlds, seed), worlds[0].upstream
+        self.dice = random.Random(seed)
         self.said: list[str] = []
         self.count = 0
         self.agents: list[str] = []
@@ -72,20 +71,13 @@ class AgentLife:
         return self.said, [self._plain(seen.body.decode()) for seen in self.upstream.seen[begin:]]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Asks a gateway, mostly the same, which then knows what it kept. Returns None for an error."""
-        self.settle()  # what is still being written is nobody's yet
-        if self.asked.random() < 0.4:
-            self.last = self.asked.choice(self.worlds)
+        """Asks a gateway. Returns None for an error."""
         data = None if body is None else json.dumps(body).encode()
-        reply = self.last.gateway.ask(method, path, data, {"content-type": "application/json"})
+        reply = self.gateways.next().gateway.ask(method, path, data, {"content-type": "application/json"})
         assert reply.status < 500, (method, path, body, reply.body)
         text = reply.body.decode()
         self.said.append(self._plain(f"{method} {path} {json.dumps(body)}: {reply.status} {text}"))
         return json.loads(text) if reply.status == 200 and text[:1] in "[{" else None
-
-    def settle(self) -> None:
-        for world in self.worlds:
-            world.settle()
 
     def _plain(self, text: str) -> str:
         text = _MEASURED.sub(r"\1_", _DATE.sub("_", text))
@@ -192,5 +184,4 @@ class AgentLife:
         self.ask("DELETE", f"/v1/agents/{agent}")
 
     def wait(self, agent: str) -> None:
-        self.settle()
-        self.worlds[0].pass_time(self.dice.choice((10, 200, 5000)))
+        self.gateways.pass_time(self.dice.choice((10, 200, 5000)))

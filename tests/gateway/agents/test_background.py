@@ -47,6 +47,16 @@ def said(world: LettaWorld, agent_id: str) -> list[str]:
     return [f"{m.message_type.split('_')[0]}: {getattr(m, 'content', '')}" for m in page]
 
 
+def let_events_go(world: LettaWorld) -> None:
+    """Lets the time pass for which events of runs are kept."""
+
+    async def clean() -> None:
+        await world.world.gateway.app.agent_services.run_services.clean()
+
+    world.world.clock.sleep(3 * 3600 + 1)
+    world.world.gateway.call(clean())
+
+
 def stream(world: LettaWorld, run_id: str, after: int = 0) -> list[dict[str, Any]]:
     body = orjson.dumps({"starting_after": after, "include_pings": False})
     reply = world.world.gateway.ask(
@@ -310,12 +320,7 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
     (run,) = world.letta.runs.list(agent_id=agent.id)
     ended(world, run.id)
     assert stream(world, run.id)[0]["message_type"] == "ping"
-
-    async def clean() -> None:
-        await world.world.gateway.app.agent_services.run_services.clean()
-
-    world.world.clock.sleep(3 * 3600 + 1)
-    world.world.gateway.call(clean())
+    let_events_go(world)
     events_now = stream(world, run.id)
     assert [e["message_type"] for e in events_now] == [
         "assistant_message",
@@ -479,12 +484,15 @@ def test_a_run_that_failed_says_why(world: LettaWorld, reply: Reply) -> None:
     assert why(next(iter(world.letta.runs.list(agent_id=agent.id)))) is None
 
 
-def test_an_error_behind_a_step_is_told_of_its_run(world: LettaWorld) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_an_error_behind_a_step_is_told_of_its_run(world: LettaWorld, background: bool) -> None:
+    """What was done is shown, and its run says the rest."""
     agent = world.agent(tools=["memory_insert"])
     block = Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")
     world.upstream.queue(call_tools(block), fail(500, "Down."))
-    live = world.letta.agents.messages.create(agent.id, input="I play.")
-    run_id = live.messages[0].run_id
+    reply = world.letta.agents.messages.create(agent.id, input="I play.", background=background)
+    assert reply.stop_reason.stop_reason == "llm_api_error"
+    run_id = reply.messages[0].run_id
     assert run_id
     assert why(world.letta.runs.retrieve(run_id)) == "Down."
 
@@ -507,12 +515,7 @@ def test_why_a_run_failed_is_known_after_its_events_are_gone(world: LettaWorld) 
     agent = world.agent()
     world.upstream.queue(fail(500, "Down."))
     run = ended(world, world.letta.agents.messages.create_async(agent.id, input="Work.").id)
-
-    async def clean() -> None:
-        await world.world.gateway.app.agent_services.run_services.clean()
-
-    world.world.clock.sleep(3 * 3600 + 1)
-    world.world.gateway.call(clean())
+    let_events_go(world)
     assert why(world.letta.runs.retrieve(run.id)) == "Down."
 
 
@@ -536,29 +539,16 @@ def test_a_stream_of_a_run_that_failed_ends_with_its_error_with_a_log_and_withou
     run = next(iter(world.letta.runs.list(agent_id=agent.id)))
     said = ["stop_reason", "error_message"]
     assert [e["message_type"] for e in stream(world, ended(world, run.id).id)] == ["ping", *said]
-
-    async def clean() -> None:
-        await world.world.gateway.app.agent_services.run_services.clean()
-
-    world.world.clock.sleep(3 * 3600 + 1)
-    world.world.gateway.call(clean())
+    let_events_go(world)
     assert [e["message_type"] for e in stream(world, run.id)] == said
 
 
 def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWorld) -> None:
-    agent = world.agent(tools=["memory_insert"])
+    agent = world.agent()
     world.upstream.queue(fail(400, QUOTED))
     with pytest.raises(APIStatusError, match="Cremona") as error:
         world.letta.agents.messages.create(agent.id, input="My violin.", background=True)
     assert error.value.status_code == 502
-    # What was done is shown, and its run says the rest.
-    block = Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")
-    world.upstream.queue(call_tools(block), fail(500, "Down."))
-    reply = world.letta.agents.messages.create(agent.id, input="I play.", background=True)
-    assert reply.stop_reason.stop_reason == "llm_api_error"
-    run_id = reply.messages[0].run_id
-    assert run_id
-    assert why(world.letta.runs.retrieve(run_id)) == "Down."
 
 
 def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWorld) -> None:

@@ -33,24 +33,45 @@ class Talk:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Gateways:
+    """Gateways of which any serves any turn. Their own dice choose: what is asked does not depend on who is asked."""
+
+    def __init__(self, worlds: Sequence[World], seed: int) -> None:
+        self.worlds, self.last, self._dice = worlds, worlds[0], random.Random(seed)
+
+    def settle(self) -> None:
+        for world in self.worlds:
+            world.settle()
+
+    def next(self) -> World:
+        """Returns the one that is asked next: mostly the same, which then knows what it kept."""
+        if len(self.worlds) > 1:
+            self.settle()  # what is still being written is nobody's yet
+        if self._dice.random() < 0.4:
+            self.last = self._dice.choice(self.worlds)
+        return self.last
+
+    def pass_time(self, seconds: float) -> None:
+        self.settle()
+        self.last.pass_time(seconds)
+
+
 class Life:
-    """Two users in named conversations and others. worlds: the gateways, of which any serves any turn."""
+    """Two users in named conversations and others. worlds: the gateways."""
 
     def __init__(self, worlds: Sequence[World], seed: int, *, is_cold: bool = False) -> None:
-        self.worlds, self.is_cold = worlds, is_cold
-        # What is asked does not depend on who is asked.
-        self.dice, self.asked, self.last = random.Random(seed), random.Random(seed), worlds[0]
+        self.gateways, self.is_cold, self.upstream = Gateways(worlds, seed), is_cold, worlds[0].upstream
+        self.dice = random.Random(seed)
         self.talks: list[Talk] = []
         self.count = 0
         self.reply = ""
 
     def sent(self) -> list[bytes]:
         """Lives, and returns what the upstream was sent, without the numbers that it gives to calls."""
-        upstream = self.worlds[0].upstream
-        begin = len(upstream.seen)
+        begin = len(self.upstream.seen)
         for _ in range(TURNS):
             self.turn()
-        return [re.sub(rb"call_\d+", b"call", seen.body) for seen in upstream.seen[begin:]]
+        return [re.sub(rb"call_\d+", b"call", seen.body) for seen in self.upstream.seen[begin:]]
 
     def turn(self) -> None:
         dice = self.dice
@@ -73,7 +94,7 @@ class Life:
         self.reply = reply
 
     def ask(self, talk: Talk, reply: str, *, is_again: bool) -> None:
-        dice, world, headers = self.dice, self.gateway(), dict[str, str]()
+        dice, world, headers = self.dice, self.gateways.next(), dict[str, str]()
         if talk.key is not None:
             headers["x-mnemogate-conversation"] = talk.key
         listed = talk.messages
@@ -85,25 +106,13 @@ class Life:
         mode = dice.choices(("on", "off", "read"), (88, 6, 6))[0]
         headers["x-mnemogate-memory"] = mode
         if mode == "on" and talk.model != "m" and dice.random() < 0.3:
-            world.upstream.queue(call_tools(insert(f"Likes {dice.choice(NOUNS)}."), text=None))
-        world.upstream.queue(say(reply))
+            self.upstream.queue(call_tools(insert(f"Likes {dice.choice(NOUNS)}."), text=None))
+        self.upstream.queue(say(reply))
         if self.is_cold:
             world.gateway.call(_cool(world))
         streams = {"stream": True} if dice.random() < 0.3 else {}
         answer = world.post(listed, headers, user=talk.user, model=talk.model, **streams)
         assert answer.status == 200, answer.body
-
-    def gateway(self) -> World:
-        """Returns the one that is asked next: mostly the same, which then knows what it kept."""
-        if len(self.worlds) > 1:
-            self.settle()  # what is still being written is nobody's yet
-        if self.asked.random() < 0.3:
-            self.last = self.asked.choice(self.worlds)
-        return self.last
-
-    def settle(self) -> None:
-        for world in self.worlds:
-            world.settle()
 
     def change(self, talk: Talk) -> None:
         """Changes the client's list, or the memory, between two turns."""
@@ -119,20 +128,19 @@ class Life:
         elif chance < 0.38:
             self.forget(user=talk.user)
         elif chance < 0.46:
-            self.settle()
-            self.worlds[0].pass_time(dice.choice((10, 200, 5000)))
+            self.gateways.pass_time(dice.choice((10, 200, 5000)))
         elif chance < 0.56 and self.has_blocks(talk.user):
-            self.gateway().write_block(talk.user, f"Edited {self.count}.")
+            self.gateways.next().write_block(talk.user, f"Edited {self.count}.")
 
     def forget(self, **what: Any) -> None:
-        self.settle()
+        self.gateways.settle()
         with suppress(BadRequest):  # there is no such message
-            perform(self.gateway(), "memory-forget", **what)
+            perform(self.gateways.next(), "memory-forget", **what)
 
     def has_blocks(self, user: str) -> bool:
-        self.settle()
+        self.gateways.settle()
         made = "SELECT count(*) FROM agents WHERE profile = 'helper' AND subject = ?"
-        return self.gateway().query(made, f"user:{user}") == [1]
+        return self.gateways.next().query(made, f"user:{user}") == [1]
 
 
 async def _cool(world: World) -> None:
