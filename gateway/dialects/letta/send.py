@@ -168,7 +168,7 @@ class Send(Body):
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
     """Returns a system prompt that names the client's skills behind what it says."""
-    lines = [f"- {each.name} ({each.location}): {' '.join(each.description.split())}" for each in skills]
+    lines = [" ".join(f"- {each.name} ({each.location}): {each.description}".split()) for each in skills]
     named = "\n".join(("<available_skills>", *lines, "</available_skills>"))
     return f"{system}\n\n{named}" if system else named
 

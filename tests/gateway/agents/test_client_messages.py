@@ -653,10 +653,10 @@ def test_skills_of_the_clients_are_named_in_the_prompt_of_their_send(
     world: LettaWorld, background: bool
 ) -> None:
     agent, messages = world.agent(system="You help."), world.letta.agents.messages
-    skill: Any = {"name": "greet", "description": "How to\ngreet.", "location": "skills/greet.md"}
+    skill: Any = {"name": "greet", "description": "How to\ngreet.", "location": "my\nskills/greet.md"}
     messages.create(agent.id, input="Hi", background=background, client_skills=[skill])
     prompt = world.upstream.last.messages[0]["content"]
-    named = "<available_skills>\n- greet (skills/greet.md): How to greet.\n</available_skills>"
+    named = "<available_skills>\n- greet (my skills/greet.md): How to greet.\n</available_skills>"
     assert prompt.startswith(f"You help.\n\n{named}\n")
     messages.create(
         agent.id, input="Hi", background=background, client_skills=[skill], override_system="You sing."
