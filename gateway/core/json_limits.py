@@ -1,6 +1,4 @@
-"""How deep JSON may be nested that is kept or counted here, which means that it is written again; and how many values a
-body may have.
-"""
+"""How many values JSON may have that is read here, and how deep it may be nested where it is written again."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from gateway.errors import BodyTooLarge
 # orjson reads 1,024 levels and writes 254. The rest is for the JSON of ours within which it is written.
 MOST_LEVELS: Final = 240
 _OURS: Final = 254 - MOST_LEVELS
-# Lists, objects and what is in them. Chosen: above a batch of 10,000 requests or 300,000 tokens to be embedded. Each
-# may take 70 bytes or more for its three, and microseconds of the loop that answers everybody.
+# Lists, objects and what is in them. Chosen: above a batch of 10,000 requests. Each may take 70 bytes or more for its
+# three, and microseconds of the loop that answers everybody.
 MOST_VALUES: Final = 1_000_000
 _SIGNS: Final = (b",", b"[", b"{")
 

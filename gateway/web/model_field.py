@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import orjson
 
-from gateway.core.nesting import check_values
+from gateway.core.json_limits import check_values
 from gateway.core.request.scan import scan
 from gateway.core.request.splice import Splice
 from gateway.errors import BadRequest

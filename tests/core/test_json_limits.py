@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.nesting import MOST_VALUES, check_values
+from gateway.core.json_limits import MOST_VALUES, check_values
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.letta.body import parse as parse_body
 from gateway.dialects.letta.body import read_texts

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.nesting import MOST_LEVELS, check_values, is_too_deep
+from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.scan import scan
 from gateway.errors import BadRequest

@@ -16,7 +16,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta
 
-from gateway.core.nesting import MOST_LEVELS, check_values, is_too_deep
+from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.text import NUL, without_nul
 from gateway.dialects.letta.choice import choices
 from gateway.dialects.letta.error import Fault, Unprocessable, either, name_of
