@@ -1,7 +1,8 @@
 """The program within the sandbox: it lays limits on itself, runs a tool's function, and writes its result to a pipe.
 
-Another interpreter gets it as text, so it imports nothing of ours and needs Python 3.8 alone. The work comes on stdin
-as JSON: source, arguments, agent. Arguments of the program: the number of the pipe, and the limits by name.
+Another interpreter gets it as text, so it imports nothing of ours and needs Python 3.8 alone. It says to the pipe that
+it is there, and then the work comes on stdin as JSON: source, arguments, agent. Arguments of the program: the number of
+the pipe, and the limits by name.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 TOOL = "<tool>"
+READY = b"\n"
 
 
 def main() -> None:
@@ -26,6 +28,7 @@ def main() -> None:
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
     os.set_inheritable(pipe, False)
+    os.write(pipe, READY)
     try:
         answer = _answer(json.loads(sys.stdin.buffer.read()))
     except BaseException as error:

@@ -174,11 +174,14 @@ class Sandbox:
                 assert process.stdin is not None
                 assert process.stdout is not None
                 assert process.stderr is not None
-                tasks.create_task(_write(process.stdin, orjson.dumps(work)))
-                tasks.create_task(heard.read(result, "result"))
                 tasks.create_task(heard.read(process.stdout, "stdout"))
                 tasks.create_task(heard.read(process.stderr, "stderr"))
                 tasks.create_task(process.wait())
+                # By its first word the walls stand, and the kernel ends it with us. One that has the work before would
+                # do it without us, were we killed meanwhile.
+                await result.read(len(inside.READY))
+                tasks.create_task(_write(process.stdin, orjson.dumps(work)))
+                tasks.create_task(heard.read(result, "result"))
         except* TimeoutError:
             wrong = f"took longer than {timeout_s:.0f} s"
         except* _TooMuch:

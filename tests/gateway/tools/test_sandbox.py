@@ -277,6 +277,38 @@ async def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
     await _until(False, marker)
 
 
+# A gateway with a call whose walls are not set up before somebody writes to a pipe. argv: the interpreter, pipe, marker
+SLOW_WALLS = """
+import asyncio, sys
+from gateway.run.tools.sandbox import Sandbox
+from gateway.run.tools.toolbox import ForeignCall
+
+async def main(python, pipe, marker):
+    sandbox = Sandbox(python, 600.0)
+    assert await sandbox.refusal() is None
+    wait = ["/bin/sh", "-c", f'read _ <{pipe}; exec "$@"', "sh"]
+    sandbox._command = [*wait, *sandbox._command, "--setenv", "MARKER", marker]
+    source = "def tool():\\n    import time; time.sleep(600)"
+    await sandbox.run(source, ForeignCall("tool", {}, "c", "agent-1", "run-1", "k", {}))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@needs_bwrap
+async def test_nothing_begins_where_the_gateway_was_killed_meanwhile(tmp_path: Path) -> None:
+    marker, pipe = f"killed-{os.getpid()}", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    arguments = ("-c", SLOW_WALLS, str(PYTHON), str(pipe), marker)
+    gateway = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+    # It is opened once the call waits for it.
+    with await asyncio.to_thread(pipe.open, "w") as waits:
+        gateway.kill()
+        await gateway.wait()
+        waits.write("\n")
+    await _until(False, marker)
+
+
 @needs_bwrap
 async def test_it_takes_no_more_time_than_it_may() -> None:
     sandbox, marker = Sandbox(PYTHON, 1.0), f"slow-{os.getpid()}"
@@ -357,5 +389,5 @@ def test_the_program_within_needs_nothing_of_ours() -> None:
         check=True,
     )
     os.close(send)
-    assert os.read(receive, 100) == b'{"result": "[1]"}'
+    assert os.read(receive, 100) == module.inside.READY + b'{"result": "[1]"}'
     os.close(receive)
