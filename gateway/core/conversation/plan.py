@@ -303,44 +303,50 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
 def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
-    Only those may change on which no carried turn rests. The list is walked backwards along the path. The client's own
-    summary, and an answer to it, may stand in place of what it left out: where question and reply are both another one,
-    or a question is and the list is shorter than the path, they are not of this turn. Nor is a message without words
-    (a framework puts one before a reply that begins its list) the form of one with words.
+    Only those may change on which no carried turn rests. The list is walked backwards along the path: `end` is where
+    the messages end that the exchange may have brought, `behind` where those of its reply end.
     """
-    x, end = found.anchor, found.first
-    is_short = x is not None and listing.before[found.last + 1] < end_offset(x)
-    reply = found.form.reply if found.form else None
-    behind = found.last + 1  # its reply
+    x, end, behind = found.anchor, found.first, found.last + 1
+    is_short = x is not None and listing.before[behind] < end_offset(x)
+    # The match has found the anchor's reply. Those before it are told by their places alone, and may be others.
+    reply, is_guess = found.form.reply if found.form else None, False
     while x is not None and tree.is_soft(x):
-        # Behind its question the list may have more than is stored, such as a tool round of the client's own.
         is_turn = any(map(is_user, x.inputs))
+        # Behind its question the list may have more than is stored, such as a tool round of the client's own.
         while is_turn and end and listing.role(end - 1) != "user":
             end -= 1
         start = max(0, end - len(x.inputs))
         parent = tree.parent(x)
         fits = _may_be_inputs(x, parent, listing, (start, end), behind)
-        block = (start, end) if fits and not _is_as_stored(x, listing, start, end) else None
-        is_parent = x is not found.anchor
-        asked = listing.text(end - 1) if is_turn and block else ""
-        if is_turn and block and (is_short or (reply and is_parent) or not letters(asked)):
-            fits = _was_within(tree, x, asked)
-            block = block if fits else None
-        if reply and is_parent and not fits and (is_short or is_turn):
+        is_as_stored = _is_as_stored(x, listing, start, end)
+        # The client's own summary, and an answer to it, may stand in place of what it left out: where question and
+        # reply are both another one, or a question is and the list is shorter than the path, they are not of this turn.
+        if fits and is_turn and not is_as_stored:
+            fits = _may_be_asked(tree, x, listing.text(end - 1), is_doubtful=is_short or is_guess)
+        if reply and is_guess and not fits and (is_short or is_turn):
             reply = reply if was_heard(tree, x, listing, *reply) else None
+        block = (start, end) if fits and not is_as_stored else None
         if block or reply:
             # What is hashed of pictures is hashed here, since a list's cache is not for the writer's thread.
             media = tuple(listing.media(i) for i in range(*block)) if block else ()
             yield Amendment(x.id, block, reply, media)
         # Where the question of an exchange is not found in the list, nothing before it is found either.
-        if not fits and is_turn:
+        if parent is None or (is_turn and not fits):
             return
-        reply, x = None, parent
+        x, reply, is_guess = parent, None, False
         if fits:
-            behind = start
-            end = start if x is None else _begin_of_reply(x, listing, start)
-            if x is not None and end < start and _is_new_form(x, listing, end, start):
-                reply = (end, start)
+            behind, end = start, _begin_of_reply(x, listing, start)
+            is_guess = end < start and _is_new_form(x, listing, end, start)
+            reply = (end, start) if is_guess else None
+
+
+def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> bool:
+    """Returns whether other words may be the question of an exchange in another form.
+
+    A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
+    is_doubtful: more than the words is another one.
+    """
+    return bool(letters(asked) and not is_doubtful) or _was_within(tree, x, asked)
 
 
 def _may_be_inputs(
