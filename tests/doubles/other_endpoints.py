@@ -113,7 +113,12 @@ class Endpoints:
             case "POST", ["batches"]:
                 asked = _json(body, kind, "input_file_id", "endpoint", "completion_window")
                 return _say({"id": "batch_1", "object": "batch", "status": "validating", **asked})
-            case "GET", ["batches" | "vector_stores" | "containers"] | ["fine_tuning", "jobs"]:
+            case (
+                "GET",
+                ["batches" | "vector_stores" | "containers"]
+                | ["fine_tuning", "jobs"]
+                | ["audio", "voice_consents"],
+            ):
                 return _say({"object": "list", "data": [], "has_more": False})
             case "GET", ["batches", name]:
                 return _say({"id": name, "object": "batch", "status": "completed"})

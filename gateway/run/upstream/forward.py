@@ -33,7 +33,14 @@ _NO_ENDPOINT: Final = "unsupported_endpoint"
 # The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Paths that list all of one kind that an account has. Whoever has an object's id, has it from who made it.
-_LISTS: Final = ("/files", "/batches", "/vector_stores", "/containers", "/fine_tuning/jobs")
+_LISTS: Final = (
+    "/files",
+    "/batches",
+    "/vector_stores",
+    "/containers",
+    "/fine_tuning/jobs",
+    "/audio/voice_consents",  # platform.openai.com/docs/api-reference/audio: with the names of those who consented
+)
 # Paths of objects that an upstream keeps.
 _KEPT: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
 # Paths whose bodies name no model: of a batch, the models stand in a file.

@@ -562,7 +562,9 @@ def test_a_boundary(kind: str, expected: bytes | None) -> None:
 # --- an account that projects share -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["files", "batches", "vector_stores", "containers", "fine_tuning/jobs"])
+@pytest.mark.parametrize(
+    "what", ["files", "batches", "vector_stores", "containers", "fine_tuning/jobs", "audio/voice_consents"]
+)
 @pytest.mark.parametrize(
     ("project", "lists", "api_key", "status"),
     [
