@@ -21,6 +21,8 @@ USER_ATOM = b"u"
 DEFAULT = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
+# Before the subject of a memory while its import is under way, and if that broke off.
+IMPORTING = "importing:"
 # The built-in learner, among the readers of a memory. Any other is the memory of a sleeptime agent.
 LEARNER = 0
 # The names of the conversations of its runs begin so.

@@ -13,7 +13,7 @@ import orjson
 
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
-from storage.records import API_PROFILE, Agent, Block, Counts, DefinitionKind, RunState, RunStep
+from storage.records import API_PROFILE, IMPORTING, Agent, Block, Counts, DefinitionKind, RunState, RunStep
 from storage.sql import definitions
 from storage.sql.definitions import add_definition, find_definition
 from storage.sql.named_blocks import add_block
@@ -22,7 +22,6 @@ from storage.sql.statements import load
 
 SQL = load("transfer.sql")
 
-IMPORTING = "importing:"
 _TOOL = "tool"
 _ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
 

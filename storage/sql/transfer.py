@@ -17,11 +17,10 @@ import orjson
 from storage.commands import TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
-from storage.records import API_PROFILE, Agent, Counts, DefinitionKind, Exchange, Scope
+from storage.records import API_PROFILE, IMPORTING, Agent, Counts, DefinitionKind, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.carried import (
-    IMPORTING,
     own_uid,
     put_attached,
     put_definition,

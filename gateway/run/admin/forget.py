@@ -18,6 +18,7 @@ from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArg
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError, Unavailable
+from storage.records import IMPORTING
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
@@ -149,10 +150,14 @@ class ForgetOperations:
     async def _begin_whole(self, whose: Whose, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns their numbers, and whether there may be more."""
         forgetting = self.store.forgetting
+        # An import that broke off holds what somebody said, too.
+        subjects = [whose.subject] if whose.subject is None else [whose.subject, IMPORTING + whose.subject]
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
             # A memory that was begun is not found again, so there is no page to turn.
-            agents = await forgetting.find(whose.project, whose.profile, whose.subject, limit=1)
+            agents: list[int] = []
+            for subject in subjects:
+                agents = agents or await forgetting.find(whose.project, whose.profile, subject, limit=1)
             if not agents:
                 return begun, False
             begun.append(await forgetting.begin(agents[0], ForgetTarget(is_all=True)))

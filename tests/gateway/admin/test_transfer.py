@@ -18,6 +18,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.match import Keeping
 from gateway.errors import BadRequest
+from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
@@ -321,6 +322,20 @@ async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_an
     operation = TransferOperations(other).restore
     await operation({**of(CAROL), "lines": lines[:20], "at": None})
     assert await other.agents.find(CAROL) is None
+    await fill(other, lines)
+    assert await export(other, CAROL) == lines
+
+
+async def test_an_import_that_broke_off_is_forgotten_with_its_user(store: Store, other: Store) -> None:
+    """Nobody else would find it. Its conversations' names are free again, as for an import for the right user."""
+    alice = Speaker(store, ALICE, Clock())
+    await live(alice, random.Random(4), 30)
+    lines = await export(store)
+    typo = CAROL._replace(subject="user:carlo")
+    await TransferOperations(other).restore({**of(typo), "lines": lines[:20], "at": None})
+    answer = await ForgetOperations(other, lambda: 2000.0).forget({"project": "other", "user": "carlo"})
+    assert (answer["memories"], answer["done"]) == (1, True)
+    assert await rows(other, "SELECT count(*) FROM exchanges WHERE input IS NOT NULL") == [(0,)]
     await fill(other, lines)
     assert await export(other, CAROL) == lines
 
