@@ -70,6 +70,7 @@ class Lock:
                         owner = _read(descriptor)
                         raise Owned(self._database, owner.pid, owner.address) from None
                     time.sleep(_PAUSE_S)
+            self._give_to_owner(descriptor)
             # The owner says who it is, for whoever is refused. The file is cut last, so that no reader finds it empty.
             data = orjson.dumps({"pid": os.getpid(), "address": self._address})
             os.pwrite(descriptor, data, 0)
@@ -81,6 +82,13 @@ class Lock:
             os.close(descriptor)
             raise
         self._descriptor, self.is_held = descriptor, True
+
+    def _give_to_owner(self, descriptor: int) -> None:
+        """Gives what root has made to the account that has the database, as SQLite does with its log."""
+        if os.geteuid() == 0:
+            with contextlib.suppress(OSError):  # there may be no database yet
+                found = os.stat(self._database)
+                os.fchown(descriptor, found.st_uid, found.st_gid)
 
     def release(self) -> None:
         """Gives the lock back. Idempotent."""

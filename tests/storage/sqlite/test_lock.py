@@ -18,7 +18,7 @@ from storage.errors import Broken, Full, Owned
 from storage.open import open_store as make_store
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
-from storage.sqlite.lock import Lock, LockOwner, owner_of
+from storage.sqlite.lock import Lock, LockOwner, lock_path, owner_of
 from storage.sqlite.migration import load_migrations, migrate
 
 HOLD = """
@@ -47,6 +47,15 @@ def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None
     with pytest.raises(Owned):
         Lock.acquire(other)
     lock.release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_a_command_of_roots_leaves_the_lock_to_the_account_of_the_database(path: Path) -> None:
+    path.touch()
+    os.chown(path, 65534, 65533)
+    Lock.acquire(path).release()
+    found = os.stat(lock_path(path))
+    assert (found.st_uid, found.st_gid) == (65534, 65533)
 
 
 def test_the_owner_can_be_asked_for(path: Path) -> None:
