@@ -172,9 +172,9 @@ def result_json(
     }
 
 
-def end_events(run: Run) -> list[dict[str, Any]]:
-    """Returns the events with which the stream of a run that has ended ends."""
-    return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps)]
+def end_events(run: Run, last: Counts = _NONE) -> list[dict[str, Any]]:
+    """Returns the events with which the stream of a run that has ended ends. last: as in `usage_json`."""
+    return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
 
 
 def stop_json(stop: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.listing import Page, StandingExchange
-from storage.records import DEFAULT, Agent, Conversation, Exchange, Message, Run
+from storage.records import DEFAULT, Agent, Conversation, Counts, Exchange, Message, Run
 from storage.sql.store import Store
 
 # The most numbers that are told of a conversation.
@@ -35,6 +35,15 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     if last is not None and all(m.message.get("role") == "tool" for m in listed(last)[:1]):
         found.append(last)
     return found
+
+
+async def last_counts(store: Store, run: Run) -> Counts:
+    """Returns the tokens of the newest step of a run that is read back; zeros where it has none.
+
+    A batch's item has one step, in which all its calls of the model are added up: they are zeros, too.
+    """
+    step = None if run.batch is not None else await store.runs.last_step(run.agent, run.id)
+    return Counts() if step is None else step.counts
 
 
 @dataclass(frozen=True, slots=True)

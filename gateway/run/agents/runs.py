@@ -35,6 +35,7 @@ from gateway.run.agents.begin import BeginsRuns, digest_of
 from gateway.run.agents.calls.pauses import called_before
 from gateway.run.agents.calls.toolboxes import Toolboxes
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
+from gateway.run.agents.messages import last_counts
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.retry import SentBefore, path_of, say_again, sent_before
@@ -323,7 +324,10 @@ class AgentRuns:
                         raise Conflict("This conversation waits for answers to calls.")
                     if (before := await self._before(sending)) is not None:
                         if before.is_answered:
-                            return RunResult(before.run, before.agent, before.steps, is_repeat=True)
+                            last = await last_counts(keeper.store, before.run)
+                            return RunResult(
+                                before.run, before.agent, before.steps, is_repeat=True, last=last
+                            )
                         sending = replace(sending, replaces=before.run)
                         if not before.is_said_anew:
                             sending = replace(sending, messages=(), decisions=())

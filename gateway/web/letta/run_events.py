@@ -18,7 +18,7 @@ from gateway.dialects.letta.run import end_events, result_json, stop_json
 from gateway.dialects.letta.shown import time_of
 from gateway.dialects.letta.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
 from gateway.errors import GatewayError, UpstreamError
-from gateway.run.agents.messages import exchanges_of
+from gateway.run.agents.messages import exchanges_of, last_counts
 from gateway.run.agents.run import RunStart
 from gateway.web.letta.exchanges import Exchanges
 from storage.records import Run, RunState
@@ -96,7 +96,7 @@ class RunEvents:
             told.append(stop_json(run.stop or StopReason.ERROR))
             return b"".join(map(event, told)) + error_event(error, ids.named("run", run.uid))
         if run.is_over:
-            told += end_events(run)
+            told += end_events(run, await last_counts(self.store, run))
         return b"".join(map(event, told))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
@@ -115,7 +115,7 @@ class RunEvents:
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": time_of(run.ended),
-            "metadata": {**said, "result": result_json(shown, run)},
+            "metadata": {**said, "result": result_json(shown, run, last=await last_counts(self.store, run))},
         }
 
 

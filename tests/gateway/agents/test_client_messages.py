@@ -420,7 +420,10 @@ def test_tokens_are_those_that_the_upstream_counts(
         assert usage.step_count == 1
 
 
-@pytest.mark.parametrize("way", ["whole", "by step", "by token", "background"])
+_READ_BACK = ["again", "again by step", "whole in the background", "replayed", "usage"]
+
+
+@pytest.mark.parametrize("way", ["whole", "by step", "by token", "background", *_READ_BACK])
 def test_the_context_is_what_the_last_step_took(world: LettaWorld, way: str) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
     world.upstream.queue(
@@ -428,12 +431,32 @@ def test_the_context_is_what_the_last_step_took(world: LettaWorld, way: str) -> 
     )
     if way == "whole":
         usage: Any = messages.create(agent.id, input="Hi").usage
+    elif way in _READ_BACK:
+        usage = _usage_read_back(world, agent.id, way)
     else:
         streaming: Any = {"stream_tokens": way == "by token", "background": way == "background"}
         usage = [*messages.stream(agent.id, messages=[{"role": "user", "content": "Hi"}], **streaming)][-1]
     last, first = world.letta.steps.list(agent_id=agent.id).items
     assert usage.context_tokens == last.total_tokens
     assert usage.total_tokens == (last.total_tokens or 0) + (first.total_tokens or 0)
+
+
+def _usage_read_back(world: LettaWorld, agent_id: str, way: str) -> Any:
+    """Returns what a send has used, where that is read from what is stored."""
+    client = world.letta
+    said: Any = [{"role": "user", "content": "Hi", "otid": "one"}]
+    if way == "whole in the background":
+        return client.agents.messages.create(agent_id, messages=said, background=True).usage
+    if way == "replayed":
+        # Nobody was to read its events, so there are none.
+        run = client.agents.messages.create_async(agent_id, messages=said)
+        return [*client.runs.messages.stream(run.id)][-1]
+    run_id = client.agents.messages.create(agent_id, messages=said).messages[0].run_id
+    if way == "usage":
+        return client.runs.usage.retrieve(str(run_id))
+    if way == "again":
+        return client.agents.messages.create(agent_id, messages=said).usage
+    return [*client.agents.messages.stream(agent_id, messages=said)][-1]
 
 
 def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:

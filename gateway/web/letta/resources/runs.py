@@ -26,7 +26,7 @@ from gateway.dialects.letta.run import (
 )
 from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.messages import AgentMessages, exchanges_of
+from gateway.run.agents.messages import AgentMessages, exchanges_of, last_counts
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
@@ -160,7 +160,7 @@ class RunRoutes:
         run = (await self._run(asked)).run
         counts = run.counts
         return {
-            **usage_json(counts, run.steps),
+            **usage_json(counts, run.steps, last=await last_counts(self._api.store, run)),
             "prompt_tokens_details": {
                 "cached_tokens": counts.cached,
                 "cache_read_tokens": counts.cached,
@@ -266,7 +266,7 @@ async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, An
     if all(e.reply is None for e in steps) and (error := await failure_of(api.store, run)) is not None:
         raise error
     shown = await Exchanges(api.store, agent, showing).answers(run, steps)
-    return result_json(shown, run)
+    return result_json(shown, run, last=await last_counts(api.store, run))
 
 
 @dataclass(slots=True)

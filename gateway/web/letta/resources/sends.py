@@ -206,7 +206,7 @@ class Answered:
         with reply.while_here():
             shown = await self._shown(result)
         reply.start(200, [*receipt.close(), EVENTS])
-        await reply.write(b"".join(map(event, [*shown, *end_events(result.run)])) + DONE)
+        await reply.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
         await reply.end()
 
     def _view(self, start: RunStart) -> MakesView:
