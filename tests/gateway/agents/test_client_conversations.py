@@ -79,6 +79,9 @@ def test_runs_are_told_apart_by_their_conversation(world: LettaWorld) -> None:
     with pytest.raises(NotFoundError):
         runs.list(agent_id=world.agent().id, conversation_id=one.id)
     (own,) = runs.list(agent_id=agent.id, conversation_id="default").items
+    assert [each.id for each in runs.list(conversation_id=agent.id).items] == [own.id]
+    with pytest.raises(NotFoundError, match="of this agent"):
+        runs.list(agent_id=world.agent().id, conversation_id=agent.id)
     assert own.conversation_id == "default"
 
 

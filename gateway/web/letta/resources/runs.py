@@ -11,6 +11,7 @@ from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
+from gateway.core import ids
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -111,7 +112,15 @@ class RunRoutes:
         return await self._shown(await self._runs.list(asked.project, wanted, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
-        """Returns a conversation by its public id; None where an agent's own has not begun. Raises: NotFound."""
+        """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
+
+        Raises: NotFound, UnknownId, BadRequest.
+        """
+        if (uid := ids.uid_of("agent", name)) is not None:
+            named = (await self._api.registry.find(project, uid)).agent
+            if agent is not None and agent.id != named.id:
+                raise UnknownId(f"There is no conversation {name!r} of this agent.")
+            agent, name = named, DEFAULT
         if name == DEFAULT:
             if agent is None:
                 raise BadRequest(
