@@ -60,6 +60,9 @@ TRIES = 32
 # The faults of an upstream after which a run that reads is tried again, but for refusals.
 UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
+# In place of the words of an upstream that may quote what was read.
+UNSAID = "The upstream gave an error, whose words are not kept here, since they may quote what was read."
+
 # Makes the tools of a step of a run. The last: the row of the run that made the step whose calls they run; 0: none yet.
 MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
 
@@ -212,9 +215,9 @@ class StepsMemory:
         )
         section = None if stop is None else self._learned
         accepts = self._due(e, now) if stop is not None and error is None else ()
-        if self.reading is not None:
+        if self.reading is not None and words:
             # They may quote another memory, whose forgetting would not find them here.
-            words = ""
+            words = UNSAID
         write = StepEnd(
             known.agent, e, step, _kept_results(e, results), section, self.reading, accepts, words
         )

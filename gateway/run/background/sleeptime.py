@@ -22,7 +22,7 @@ from gateway.run.agents.begin import MessageGone
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.run import SLEEP, AcceptedRun, RunRequest, reading_of
 from gateway.run.agents.runs import AgentRuns
-from gateway.run.agents.steps import UPSTREAM_FAULTS
+from gateway.run.agents.steps import UNSAID, UPSTREAM_FAULTS
 from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learn import BATCH_CHARS
@@ -183,7 +183,7 @@ class Sleeping:
             except GatewayError as error:
                 if job.job.tries < self._tries:
                     raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
-                await self._end(run, StopReason.ERROR)
+                await self._end(run, StopReason.ERROR, error.message)
         ended, is_refused = await self._ended(job, project, run)
         if span is not None and is_refused:
             span = await self._refused(job, run, span)
@@ -279,10 +279,10 @@ class Sleeping:
             return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS
         if job.job.tries < self._tries:
             raise JobFailed("the upstream of a sleeptime agent failed")
-        return await self._end(run, StopReason.UPSTREAM_ERROR), False
+        return await self._end(run, StopReason.UPSTREAM_ERROR, UNSAID), False
 
-    async def _end(self, run: Run, stop: StopReason) -> Run:
-        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now())
+    async def _end(self, run: Run, stop: StopReason, words: str = "") -> Run:
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now(), words)
 
 
 def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:
