@@ -74,8 +74,8 @@ def callback_json(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def step_json(entry: StepEntry) -> dict[str, Any]:
-    """Returns a step."""
+def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
+    """Returns a step. words: of the error with which it failed."""
     step, model = entry.step, entry.model
     upstream, _, name = model.partition("/")
     counts = step.counts
@@ -102,7 +102,7 @@ def step_json(entry: StepEntry) -> dict[str, Any]:
         "status": _status(step),
         "stop_reason": step.stop,
         "error_type": step.error,
-        "error_data": None,
+        "error_data": None if words is None else {"message": words},
         "feedback": step.feedback,
         "messages": [],
         "tags": [],

@@ -495,6 +495,10 @@ def test_an_error_behind_a_step_is_told_of_its_run(world: LettaWorld, background
     run_id = reply.messages[0].run_id
     assert run_id
     assert why(world.letta.runs.retrieve(run_id)) == "Down."
+    failed, done = world.letta.steps.list(agent_id=agent.id).items
+    assert (failed.error_data, done.error_data) == ({"message": "Down."}, None)
+    assert world.letta.steps.retrieve(failed.id).error_data == {"message": "Down."}
+    assert [each.error_data for each in world.letta.runs.steps.list(run_id)] == [failed.error_data, None]
 
 
 def test_what_an_upstreams_error_quotes_is_forgotten_with_the_conversation(world: LettaWorld) -> None:

@@ -514,6 +514,11 @@ def test_a_wrong_request_of_a_batch_is_named(tmp_path: Path) -> None:
             ([{"agent_id": agent, **_said("Hi")}] * 2, 400, "at most one request for an agent"),
             ([{"agent_id": unknown, **_said("Hi")}], 404, unknown),
             ([{"agent_id": agent, **_said("Hi"), "client_tools": [tool]}], 400, "client"),
+            (
+                [{"agent_id": agent, **_said("Hi"), "client_skills": [{"name": "s"}]}],
+                400,
+                "client's own tools",
+            ),
             ([{"agent_id": agent, **approval}], 400, "new messages"),
             ([{"agent_id": unknown, **_said("Hi")}, {"agent_id": agent}], 422, "'requests', 1, 'messages'"),
             ([{"agent_id": agent, "input": []}], 422, "'requests', 0, 'input'"),
@@ -531,6 +536,18 @@ def test_a_wrong_request_of_a_batch_is_named(tmp_path: Path) -> None:
             assert words in str(body["detail"]), body
         assert s.world.ask("GET", f"{PATH}/job-{'0' * 32}")[0] == 404
         assert s.world.ask("GET", PATH)[1] == []
+
+
+def test_fields_of_a_send_that_a_batch_has_no_use_for_are_named(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        [agent] = s.agents(1)
+        kept = {"enable_thinking": "true", "include_return_message_types": ["assistant_message"]}
+        reply = s.world.world.gateway.ask(
+            "POST", PATH, orjson.dumps({"requests": [{"agent_id": agent, "input": "Hi", **kept}]})
+        )
+        assert reply.status == 200
+        named = dict(reply.headers)["x-mnemogate-kept"].split(",")
+        assert sorted(named) == [f"requests.{name}" for name in sorted(kept)]
 
 
 def test_anthropics_own_batches_are_not_ours(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import Body, refused
+from gateway.dialects.letta.body import KEPT, Body, refused
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.run import usage_json
-from gateway.dialects.letta.send import MAX_STEPS
+from gateway.dialects.letta.send import MAX_STEPS, MessageType
 from gateway.dialects.letta.shown import time_of
 from storage.batches import Batch, BatchCounts, BatchItem
 from storage.records import Counts
@@ -20,6 +20,7 @@ _ANTHROPICS = (
     "in each request."
 )
 _NOBODY = "A batch goes on when its client is gone, so nobody can answer calls of the client's tools."
+_UNREAD = "The client's own tools read its skills, and a batch has none of these."
 
 
 class BatchRequest(Body):
@@ -33,8 +34,11 @@ class BatchRequest(Body):
     override_model: str | UnsetType | None = UNSET
     override_system: str | UnsetType | None = UNSET
     client_tools: Annotated[list[dict[str, Any]] | None, refused(_NOBODY)] | UnsetType = UNSET
+    client_skills: Annotated[list[dict[str, Any]] | None, refused(_UNREAD)] | UnsetType = UNSET
     custom_id: Annotated[str | None, refused(_ANTHROPICS)] | UnsetType = UNSET
     params: Annotated[dict[str, Any] | None, refused(_ANTHROPICS)] | UnsetType = UNSET
+    include_return_message_types: Annotated[list[MessageType] | None, KEPT] | UnsetType = UNSET
+    enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"

@@ -156,8 +156,7 @@ class RunRoutes:
 
     async def steps_of(self, asked: Asked) -> Any:
         entry = await self._run(asked)
-        steps = [_step_shown(each) for each in await self._runs.steps(entry.run)]
-        return cut(steps, asked.query)
+        return cut(await self._steps_shown(await self._runs.steps(entry.run)), asked.query)
 
     async def trace(self, asked: Asked) -> Any:
         await self._run(asked)
@@ -189,10 +188,19 @@ class RunRoutes:
         entries = await self._runs.list_steps(
             asked.project, page_of(query, after, before), agent=agent, feedback=given_or_none(query.feedback)
         )
-        return [_step_shown(each) for each in entries]
+        return await self._steps_shown(entries)
 
     async def step(self, asked: Asked) -> Any:
-        return _step_shown(await self._step(asked))
+        (shown,) = await self._steps_shown([await self._step(asked)])
+        return shown
+
+    async def _steps_shown(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
+        """Returns steps as they are shown, those that failed with the words of their errors."""
+        failed = [each.step.run for each in entries if each.step.error is not None]
+        words = await self._runs.words(failed)
+        return [
+            step_json(each, None if each.step.error is None else words.get(each.step.run)) for each in entries
+        ]
 
     async def messages_of(self, asked: Asked) -> Any:
         step = await self._step(asked)
@@ -205,7 +213,7 @@ class RunRoutes:
     async def judge(self, asked: Asked) -> Any:
         step = await self._step(asked)
         await self._runs.judge(step.step, given(asked.body).get("feedback"))
-        return _step_shown(await self._step(asked))
+        return await self.step(asked)
 
     # -- what is named
 
@@ -250,10 +258,6 @@ def run_shown(entry: RunEntry, words: str | None = None) -> dict[str, Any]:
     """Returns a run as it is shown. words: of the error that ended it."""
     name = conversation_id(entry.conversation_uid, entry.key)
     return run_json(entry.run, entry.agent_uid, name, words)
-
-
-def _step_shown(entry: StepEntry) -> dict[str, Any]:
-    return step_json(entry)
 
 
 def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
