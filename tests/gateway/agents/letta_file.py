@@ -168,6 +168,7 @@ LETTA_FILE: dict[str, Any] = {
             "server_url": "https://mcp.example.org/mcp", "stdio_config": None, "metadata_": {},
         }
     ],
+    "skills": [{"name": "gifts", "files": {"SKILL.md": "Wrap it."}, "source_url": None}],
     "metadata": {"revision_id": "f6cd5a1e519d"},
     "created_at": "2025-10-31T22:56:56.879513+00:00",
 }  # fmt: skip

@@ -162,7 +162,7 @@ def test_a_tool_of_a_file_takes_the_place_of_one_that_is_there_or_does_not(world
 def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(LETTA_FILE)))
     (id,) = raw.parse().agent_ids
-    assert raw.headers["x-mnemogate-left-out"] == "mcp_servers.0,tools.run_code,secrets.SHOP_KEY"
+    assert raw.headers["x-mnemogate-left-out"] == "mcp_servers.0,skills.gifts,tools.run_code,secrets.SHOP_KEY"
     agent = world.letta.agents.retrieve(id)
     assert (agent.name, agent.agent_type, agent.model, agent.context_window_limit) == (
         "clerk", "memgpt_v2_agent", "openai/gpt-4o-mini", 32000,

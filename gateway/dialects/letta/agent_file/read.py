@@ -81,6 +81,12 @@ class _FileTool(msgspec.Struct):
     tool_type: str = "custom"
 
 
+class _FileSkill(msgspec.Struct):
+    """A file with instructions, which programs of Letta's read beside the server."""
+
+    name: str
+
+
 class _FileSource(msgspec.Struct):
     id: str
     name: _Name
@@ -154,6 +160,7 @@ class _File(msgspec.Struct):
     files: list[_FileOfSource] = []
     groups: list[_FileGroup] = []
     mcp_servers: list[dict[str, Any]] = []
+    skills: list[_FileSkill] | None = None
     metadata: dict[str, Any] = {}
 
 
@@ -171,6 +178,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     left_out: list[str] = []
     slept_on, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
+    left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
     tools, names = _tools(file.tools, left_out, is_ours=OURS in file.metadata)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
     folders = _folders(file)
