@@ -146,10 +146,23 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
     Where its anchor was forgotten meanwhile, it begins a new tree.
     """
-    query, conversation = plan.query, plan.conversation
-    parent = tree.get(plan.exchange.parent)
-    # In append mode the user's message was written before the model was asked.
-    draft = tree.get(ended.id)
+    e = _place(tree, plan, ended)
+    tree.lend(e.id, plan.messages)
+    conversation = _conversation_of(tree, plan, e)
+    e = changed(e, conversation=e.id if conversation is None else conversation)
+    # Another request, which was off the record, may have ended since this one was planned.
+    hush = find_hush(tree, e, plan.messages, len(plan.held), tree.siblings(e))
+    e = changed(e, hush=plan.hush | hush)
+    again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
+    return _off_the_record(tree, plan, e) if plan.off or any(map(is_forgotten, again)) else e
+
+
+def _place(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
+    """Returns the new exchange behind its parent.
+
+    It takes the place of its draft: in append mode the user's message was written before the model was asked.
+    """
+    parent, draft = tree.get(plan.exchange.parent), tree.get(ended.id)
     if draft is not None:
         tree.remove(draft)
     e = changed(
@@ -162,37 +175,38 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         evicted=ended.evicted,
         length=len(plan.exchange.inputs) + 1,
     )
-    if parent is not None:
-        e = changed(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
-        # The window may begin among the new messages, and their places move with the form of those before them.
-        if e.evicted is not None and e.evicted.depth == e.depth:
-            begin = e.evicted.offset + e.offset - plan.exchange.offset
-            e = changed(e, evicted=e.evicted._replace(offset=begin))
+    if parent is None:
+        return e
+    e = changed(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
+    # The window may begin among the new messages, and their places move with the form of those before them.
+    if e.evicted is not None and e.evicted.depth == e.depth:
+        begin = e.evicted.offset + e.offset - plan.exchange.offset
+        e = changed(e, evicted=e.evicted._replace(offset=begin))
     # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
     # checks that.
-    if parent is not None and draft is None:
-        e = changed(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
-    tree.lend(e.id, plan.messages)
-    if parent is None and not query.named:
-        opening = _later_opening(tree, e)
-        if opening is None and conversation is None:
-            opening = find_opening(tree, e, query)
-        conversation = opening.conversation if opening else conversation
-    e = changed(e, conversation=conversation if conversation is not None else e.id)
-    # Another request, which was off the record, may have ended since this one was planned.
-    hush = find_hush(tree, e, plan.messages, len(plan.held), tree.siblings(e))
-    e = changed(e, hush=plan.hush | hush)
-    again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
-    if plan.off or any(map(is_forgotten, again)):
-        # What was held back for it is kept already, and goes with the next request on the record.
-        own = len(plan.held)
-        inputs, media = e.inputs[own:], e.media[own:]
-        is_asked = query.mode is not Keeping.ON and not plan.appending
-        if is_asked and (said := _only_here(tree, e, named=query.named)):
-            # What was said on the record stays there, where nothing else has it: its reply was not heard.
-            return changed(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
-        return changed(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
-    return e
+    return e if draft else changed(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
+
+
+def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
+    """Returns the conversation of the new exchange (row id); None: it begins one."""
+    if e.parent is not None or plan.query.named:
+        return plan.conversation
+    opening = _later_opening(tree, e)
+    if opening is None and plan.conversation is None:
+        opening = find_opening(tree, e, plan.query)
+    return opening.conversation if opening else plan.conversation
+
+
+def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
+    """Returns the new exchange as one that is off the record. Of most no words are kept."""
+    is_asked = plan.query.mode is not Keeping.ON and not plan.appending
+    if is_asked and (said := _only_here(tree, e, named=plan.query.named)):
+        # What was said on the record stays there, where nothing else has it: its reply was not heard.
+        return changed(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
+    # What was held back for it is kept already, and goes with the next request on the record.
+    own = len(plan.held)
+    inputs, media = e.inputs[own:], e.media[own:]
+    return changed(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
 
 
 def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:
