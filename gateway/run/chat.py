@@ -125,10 +125,7 @@ class Chat:
         view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        rules = self._rules.get((project, memory))
-        if rules is None:
-            rules = self._rules[project, memory] = rules_of(self._settings, project, memory)
-        identity = identify(headers, request.json, rules, project, time.time())
+        identity = self._identify(headers, request, project, memory)
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
@@ -136,27 +133,49 @@ class Chat:
         is_defined = spec is None
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
-        agents: AgentRuns | None = self.agents
-        if identity.conversation is None or not await self.agents.owns(identity, spec):
-            agents = None  # the conversation is none of ours
-            # The one place where it is decided that the history is ours; it takes a conversation with a name.
-            if not identity.append and spec.history == "append" and identity.conversation is not None:
-                identity = replace(identity, append=True)
-        if agents is not None or identity.append:
+        is_named = identity.conversation is not None
+        is_ours = is_named and await self.agents.owns(identity, spec)
+        # The one place where it is decided that the history is ours; it takes a conversation with a name.
+        if is_named and not is_ours and not identity.append and spec.history == "append":
+            identity = replace(identity, append=True)
+        if is_ours or identity.append:
             identity = identity.with_history()
         if is_defined:
-            spec, request = await self._as_defined(spec, identity, request, agents)
+            spec, request = await self._as_defined(spec, identity, request, is_ours=is_ours)
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
             route = self._routes.get(request.model) or self._find_route(request.model)
         passes = Passes(forwardable(headers), credential)
-        if agents is not None:
+        if is_ours:
             if identity.mode in (Mode.ON, Mode.STRICT):
-                await agents.append(request, passes, identity, spec, route, view, sink, receipt)
+                await self.agents.append(request, passes, identity, spec, route, view, sink, receipt)
                 return "on"
             # What an application asks for itself, or wants off the record, is no part of it.
             identity = replace(identity, scope=None, conversation=None)
+        return await self._complete(request, passes, identity, spec, route, view, sink, receipt)
+
+    def _identify(
+        self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
+    ) -> Identity:
+        """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
+        rules = self._rules.get((project, memory))
+        if rules is None:
+            rules = self._rules[project, memory] = rules_of(self._settings, project, memory)
+        return identify(headers, request.json, rules, project, time.time())
+
+    async def _complete(
+        self,
+        request: ChatRequest,
+        passes: Passes,
+        identity: Identity,
+        spec: AgentSpec,
+        route: Route,
+        view: MakesView,
+        sink: Sink,
+        receipt: Receipt,
+    ) -> str:
+        """Answers a request whose conversation is the client's own. Returns how memory stood for it."""
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
@@ -237,14 +256,14 @@ class Chat:
         return found.spec, replace(identity, profile=scope.profile, scope=scope)
 
     async def _as_defined(
-        self, spec: AgentSpec, identity: Identity, request: ChatRequest, agents: AgentRuns | None
+        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_ours: bool
     ) -> tuple[AgentSpec, ChatRequest]:
         """Returns an agent that was made over REST as it is in this conversation, and a request with its sampling.
 
-        agents: None: the conversation is none of ours.
+        is_ours: the conversation is one that the gateway keeps.
         """
-        if agents is not None:
-            spec = await agents.registry.in_conversation(identity.project, identity.conversation, spec)
+        if is_ours:
+            spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
         offers = bool(spec.tools) and identity.mode in (Mode.ON, Mode.STRICT) and may_offer(request.json)
         return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
 
