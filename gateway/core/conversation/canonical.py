@@ -412,6 +412,11 @@ class Listing:
             self._paths[end] = self.canon.path(atoms, self._paths[known])
         return self._paths[end]
 
+    @property
+    def replies(self) -> int:
+        """The number of its assistant messages."""
+        return sum(m.get("role") == "assistant" for m in self.messages)
+
     def role(self, i: int) -> str:
         return str(self.messages[i].get("role"))
 

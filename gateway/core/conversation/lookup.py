@@ -12,7 +12,8 @@ from storage.commands import Probes
 PROBED_TURNS = 8
 
 
-# Exchanges at the end of a conversation that are loaded at first; more only where those are not enough.
+# Exchanges at the end of a conversation that are loaded at first, beside as many as a list has replies; more only
+# where those are not enough.
 RECENT = 64
 
 

@@ -224,15 +224,15 @@ async def _plan(
 ) -> tuple[Plan, Tree]:
     """Loads as much of a conversation as it takes to plan the turn.
 
-    The conversation's end is nearly always enough. If not, the part back to where its window began is loaded, and then
-    all of it. For a list that begins anew nothing is.
+    The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If not,
+    the part back to where its window began is loaded, and then all of it. For a list that begins anew nothing is.
     """
     tree = Tree()
     openings = None if look.has_tombs else store.turns.openings(agent, look)
     # Before its first number is taken a memory holds nothing, whether it is stored by then or not.
     if look.next_seq == 1 or (openings is not None and begins_anew(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
-    recent: int | None = RECENT
+    recent: int | None = RECENT + query.listing.replies
     low: int | None = None
     while True:
         probes = full_probes(query, asked.identity.conversation, recent=recent, low=low)

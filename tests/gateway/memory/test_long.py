@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from gateway.run.memory import known, record
 from storage.commands import Pool
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
+from tests.gateway.sdk import World, remember
 
 RECENT = 6
 WAYS: dict[str, tuple[int | None, dict[str, str]]] = {
@@ -22,6 +25,22 @@ WAYS: dict[str, tuple[int | None, dict[str, str]]] = {
 }
 
 
+@contextmanager
+def counting_loads(world: World) -> Iterator[list[int]]:
+    """How many exchanges are loaded, each time any are."""
+    loaded: list[int] = []
+    turns = world.store.turns
+    pool = turns.pool
+
+    async def counted(*args: Any) -> Pool:
+        found: Pool = await pool(*args)
+        loaded.append(len(found.exchanges))
+        return found
+
+    turns.pool = counted  # type: ignore[method-assign]
+    yield loaded
+
+
 def talk(
     upstream: StrictUpstream, folder: Path, way: str, compaction: str, turns: int
 ) -> tuple[list[bytes], list[int]]:
@@ -29,18 +48,8 @@ def talk(
     keeps, headers = WAYS[way]
     folder.mkdir()
     Notes(upstream)  # it answers from now on
-    loaded: list[int] = []
     begun = len(upstream.seen)
-    with compacting(upstream, folder, compaction=compaction) as world:
-        turns_of = world.store.turns
-        pool = turns_of.pool
-
-        async def counted(*args: Any) -> Pool:
-            found: Pool = await pool(*args)
-            loaded.append(len(found.exchanges))
-            return found
-
-        turns_of.pool = counted
+    with compacting(upstream, folder, compaction=compaction) as world, counting_loads(world) as loaded:
         chat = world.chat(user="alice", max_tokens=300, headers=headers)
         for n in range(turns):
             if keeps is not None:
@@ -72,3 +81,20 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
     else:
         assert max(all_loaded) >= turns - 2
         assert max(loaded[-10:]) <= max(loaded[20:40]) + 2, "it does not grow with the conversation"
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
+def test_a_conversation_is_loaded_once_for_a_whole_list_that_was_interrupted(
+    upstream: StrictUpstream, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    turns = lookup.RECENT + 10
+    with remember(upstream, tmp_path) as world, counting_loads(world) as loaded:
+        chat = world.chat(user="alice", headers=headers)
+        for n in range(turns):
+            upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
+            chat.say(text_of(n, 3))
+        world.settle()
+        loaded.clear()
+        chat.messages[-1]["content"] = f"Answer {turns - 1}: that is"
+        chat.say("Stop.")
+        assert loaded == [turns]
