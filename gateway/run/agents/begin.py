@@ -42,11 +42,11 @@ class MessageGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunBeginning:
-    """A run whose first step is open, or one that begins with calls of a step that is kept (paused)."""
+    """A run whose first step is open, or one that begins with calls of a step that is kept (resumed)."""
 
     memory: StepsMemory
     prompt: Prompt
-    paused: PausedRun | None = None
+    resumed: PausedRun | None = None
 
 
 class BeginsRuns:
@@ -77,13 +77,13 @@ class BeginsRuns:
                     sending = left
                     continue
                 resumed = await (
-                    self._resume(known, sending) if sending.decisions else self._left_off(known, sending, run)
+                    self._resume(known, sending) if sending.decisions else self._left_off(known, sending)
                 )
                 memory = StepsMemory(
                     keeper,
                     known,
                     form,
-                    resumed.waiting_run if resumed is not None and resumed.is_partial else run,
+                    run if resumed is None or resumed.waiting is None else resumed.waiting,
                     self._tools_of(sending, known),
                     frozenset() if resumed is None else resumed.theirs,
                     0 if resumed is None else resumed.maker,
@@ -159,14 +159,14 @@ class BeginsRuns:
         tip = known.path[-1] if known.path else None
         if step is None or tip is None or tip.id != step.exchange or tip.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, left_off(known, run))
+        return RunBeginning(memory, prompt, left_off(known, run.id))
 
     # -- what an earlier run has left
 
-    async def _left_off(self, known: Known, sending: Sending, run: Run) -> PausedRun | None:
+    async def _left_off(self, known: Known, sending: Sending) -> PausedRun | None:
         """Returns the calls with which a send goes on that comes again; None: it goes on with a call of the model."""
         step = await self._last_step(known) if sending.replaces is not None and not sending.messages else None
-        return None if step is None or step.waiting else left_off(known, run, step.run)
+        return None if step is None or step.waiting else left_off(known, step.run)
 
     async def _settle(self, known: Known, sending: Sending, form: EndpointForm) -> bool:
         """Writes what is known of calls that have no results, since their run went no further. False: nothing is.
@@ -234,7 +234,7 @@ class BeginsRuns:
         run = await store.runs.newest(known.agent.id, tip.conversation)
         if run is None:
             raise NotFound("the run that waits is gone")
-        return replace(paused(known, step, [*before, *given], run), maker=step.run)
+        return paused(known, step, [*before, *given], run)
 
 
 def _with_room(decision: CallDecision, window: int | None) -> CallDecision:

@@ -427,8 +427,8 @@ class AgentRuns:
             if accepted is not None:
                 raise
             raise _error_for(error) from error
-        memory, prompt, resumed = begun.memory, begun.prompt, begun.paused
-        if resumed is not None and resumed.is_partial:
+        memory, prompt, resumed = begun.memory, begun.prompt, begun.resumed
+        if resumed is not None and resumed.waiting is not None:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             # What the calls' own reply has cost was told with it.

@@ -36,17 +36,16 @@ class CallDecision:
 
 @dataclass(frozen=True, slots=True)
 class PausedRun:
-    """Calls that waited, as they are now.
+    """Calls that waited, or were broken off, as they are now.
 
-    is_partial: others still wait. theirs: ids of those whose results the client gave. maker: the row of the run that
-    made the calls.
+    maker: the row of the run that made them. theirs: ids of those whose results the client gave. waiting: the run that
+    goes on waiting, where other calls have no answer yet; None: all have one.
     """
 
     calls: ResumedCalls
-    theirs: frozenset[str]
-    is_partial: bool
-    waiting_run: Run
-    maker: int = 0
+    maker: int
+    theirs: frozenset[str] = frozenset()
+    waiting: Run | None = None
 
 
 def decided(
@@ -85,15 +84,19 @@ def decided(
     return found
 
 
-def left_off(known: Known, run: Run, maker: int = 0) -> PausedRun:
+def left_off(known: Known, maker: int) -> PausedRun:
     """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
 
-    Of those that have left the gateway the record tells what came of them. run: that goes on.
+    Of those that have left the gateway the record tells what came of them. maker: as in `PausedRun`.
     """
-    return PausedRun(ResumedCalls(_calls(known)), frozenset(), is_partial=False, waiting_run=run, maker=maker)
+    return PausedRun(ResumedCalls(_calls(known)), maker)
 
 
 def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
+    """Returns the calls of a step that waits, the last of its conversation, with the answers that were given so far.
+
+    answers: as `decided` makes them. run: the newest of the conversation, which goes on waiting for the others.
+    """
     calls = _calls(known)
     results, denied, approved, theirs = [], set[str](), set[str](), set[str]()
     for m in answers:
@@ -107,11 +110,12 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
         elif step.waiting.get(id) in ("client", "approval"):
             theirs.add(id)
     answered = approved | {result.call_id for result in results}
+    is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return PausedRun(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
+        step.run,
         frozenset(theirs),
-        any(kind != "held" and id not in answered for id, kind in step.waiting.items()),
-        run,
+        run if is_partial else None,
     )
 
 
