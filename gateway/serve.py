@@ -53,9 +53,9 @@ from openai import OpenAI
 client = OpenAI(base_url="{url}/v1", api_key="{key}")
 chat = client.chat.completions
 tell = [{{"role": "user", "content": "My cat is called Miso."}}]
-print(chat.create(model="{model}", user="alice", messages=tell).choices[0].message.content)
+print(chat.create(model="{model}", {user}messages=tell).choices[0].message.content)
 ask = [{{"role": "user", "content": "What is my cat called?"}}]  # a second conversation
-print(chat.create(model="{model}", user="alice", messages=ask).choices[0].message.content)
+print(chat.create(model="{model}", {user}messages=ask).choices[0].message.content)
 """
 
 
@@ -234,7 +234,11 @@ def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: 
         lines.append(
             f'Say "remember: I like tea" to model="{AGENT_PREFIX}{demo.name}" and it uses its memory tools.'
         )
-    lines += ["", EXAMPLE.format(url=local, key=example_key(settings, has_keys), model=model)]
+    is_single = settings.memory.single_user
+    if is_single:
+        lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
+    user = "" if is_single else 'user="alice", '
+    lines += ["", EXAMPLE.format(url=local, key=example_key(settings, has_keys), model=model, user=user)]
     _say("\n".join(lines))
 
 

@@ -574,6 +574,12 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
         assert pasted.stdout.strip()
 
 
+def test_serve_says_whose_memory_everybody_has(database: Path) -> None:
+    with process("--single-user") as (_, said, _port):
+        assert "Memory: everybody's is that of the user 'owner'\n" in said
+        assert "alice" not in said
+
+
 @pytest.mark.sqlite
 def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
     with process("--db", str(tmp_path / "no" / "x.db")) as (_, said, _port):
