@@ -44,7 +44,7 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, time.time)
-    keys, jobs = KeyOperations(store.keys), JobOperations(store, time.time)
+    keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, time.time)
     return Operations(
         {
             "keys-create": keys.create,

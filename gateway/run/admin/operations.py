@@ -6,7 +6,7 @@ operations on memories are in `show`, `forget` and `transfer`; gateway/operation
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from gateway.settings import DefaultMode
 from storage.batches import BATCH
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
 from storage.records import Job, JobState
-from storage.sql.keys import Keys
+from storage.sql.keys import DEFAULT_PROJECT, Keys
 from storage.sql.store import Store
 
 _Perform = Callable[[RawArguments], Awaitable[Any]]
@@ -49,17 +49,22 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class KeyOperations:
+    """projects: those that the settings name."""
+
     keys: Keys
+    projects: Collection[str] = ()
 
     async def create(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns the key with its "secret", which cannot be shown again."""
+        """Returns the key with its "secret", which cannot be shown again, and "is_new": nothing names its project."""
         arguments = Arguments(raw)
         memory = arguments.optional_text("memory")
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
         opens = "metrics" if arguments.flag("metrics") else None
-        key, secret = await self.keys.create(arguments.text("project"), arguments.text("name"), memory, opens)
-        return {**asdict(key), "secret": secret}
+        project, name = arguments.text("project"), arguments.text("name")
+        known = {DEFAULT_PROJECT, *self.projects, *(key.project for key in await self.keys.list())}
+        key, secret = await self.keys.create(project, name, memory, opens)
+        return {**asdict(key), "secret": secret, "is_new": project not in known}
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]

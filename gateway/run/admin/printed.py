@@ -22,6 +22,8 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 def show_new_key(key: dict[str, Any]) -> None:
     print(key["secret"])
     print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
+    if key.get("is_new"):  # a gateway of an older version does not say
+        print(f"This project is new: no other key and no setting names {key['project']!r}.", file=sys.stderr)
 
 
 def show_keys(keys: list[dict[str, Any]]) -> None:

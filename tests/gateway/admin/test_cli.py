@@ -580,6 +580,13 @@ def test_serve_says_whose_memory_everybody_has(database: Path) -> None:
         assert "alice" not in said
 
 
+def test_a_key_for_a_project_that_nothing_names_says_so(database: Path, capsys: Out) -> None:
+    Path("mnemogate.toml").write_text("[projects.red]\nretention_days = 3")
+    for project, is_new in (("red", False), ("rde", True), ("rde", False), ("default", False)):
+        assert main(["keys", "create", "--project", project]) == 0
+        assert (f"no other key and no setting names '{project}'" in capsys.readouterr().err) == is_new
+
+
 @pytest.mark.sqlite
 def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
     with process("--db", str(tmp_path / "no" / "x.db")) as (_, said, _port):
