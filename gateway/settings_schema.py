@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from gateway.errors import SettingsError
 
 T = TypeVar("T")
+# Of a number that is no count: seconds of thirty years. TOML has `inf`, which no timer takes.
+_MOST = 1e9
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _TRUTH = {
     "1": True,
@@ -97,7 +99,9 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, saw {value!r}")
         return build(kind, value, where)  # type: ignore[arg-type]
-    if kind is float and type(value) is int:
+    if kind is float and type(value) in (int, float):
+        if abs(value) > _MOST:
+            raise SettingsError(f"{where}: expected a number up to {_MOST:.0f}, saw {value!r}")
         value = float(value)
     # isinstance would take true for a number.
     if type(value) is not kind:

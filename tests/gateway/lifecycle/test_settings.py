@@ -166,6 +166,8 @@ def test_a_variable_sets_its_setting(
         ("[server]\nport = true", "server.port: expected a whole number, saw True"),
         ("[server]\naccess_log = 1", "server.access_log: expected true or false, saw 1"),
         ("[memory]\nidle_s = nan", "memory.idle_s: expected at least 0.0, saw nan"),
+        # TOML has it, and no timer takes it: each chat would fail.
+        ("[memory]\nidle_s = inf", "memory.idle_s: expected a number up to 1000000000, saw inf"),
         ("[memory]\ndefault = 'maybe'", "memory.default: expected one of on, read, off, saw 'maybe'"),
         ("[memory]\nuser_order = 'user'", "memory.user_order: expected a list, saw 'user'"),
         ("[memory]\nuser_order = [1]", "memory.user_order[0]: expected a text, saw 1"),
