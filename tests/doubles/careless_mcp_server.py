@@ -1,4 +1,7 @@
-"""An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them."""
+"""An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
+
+With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,9 @@ def main() -> None:
             }
         elif asked["method"] == "tools/list":
             result = {"tools": TOOLS}
+            if len(sys.argv) > 1:
+                tools = [{"name": f"tool-{n}", "inputSchema": "a string"} for n in range(200)]
+                result = {"tools": tools if sys.argv[1] == "bad" else [], "nextCursor": "more"}
         print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mcp import Client
 
 TIMEOUT_S = 30.0
-MOST_TOOLS = 500  # of one server
+MOST_TOOLS = 500  # of one server, and as many that cannot be called
+_MOST_PAGES = 100  # chosen: of its list, which a server could make endless
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
 _Names = list[str]
 
@@ -73,11 +74,11 @@ class McpServers:
         left_out: list[str] = []
         async with self._session(server, left_out) as session:
             cursor = None
-            while True:
+            for _ in range(_MOST_PAGES):
                 page = await session.list_tools(cursor=cursor)
                 found += [ListedTool(t.name, t.description or "", _kept(t.input_schema)) for t in page.tools]
                 cursor = page.next_cursor
-                if not cursor or len(found) >= MOST_TOOLS:
+                if not cursor or max(len(found), len(left_out)) >= MOST_TOOLS:
                     break
         return [*found[:MOST_TOOLS], *(ListedTool(name, "", None) for name in left_out[:MOST_TOOLS])]
 

@@ -19,6 +19,7 @@ from gateway.run.tools.hosts import ToolHosts
 from gateway.run.tools.mcp import McpFault, McpServers
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
+from tests.doubles import careless_mcp_server
 from tests.doubles.tool_server import replying, serving
 
 SERVER = str(Path(double.__file__))
@@ -124,6 +125,15 @@ async def test_a_server_that_says_too_much(http: McpServerDefinition) -> None:
     answer = await asking(http).call(http, "flood", {})
     assert answer.status == "error"
     assert "more than 1,000,000 bytes" in answer.content
+
+
+@pytest.mark.parametrize(("pages", "count"), [("bad", mcp.MOST_TOOLS), ("empty", 0)])
+async def test_a_list_without_end_is_not_read_on(pages: str, count: int) -> None:
+    command = (sys.executable, str(Path(careless_mcp_server.__file__)), pages)
+    settings = ToolSettings(mcp_stdio=(" ".join(command),))
+    listed = await McpServers(settings, ToolHosts(settings)).list(McpServerDefinition(command=command))
+    assert len(listed) == count
+    assert all(tool.parameters is None for tool in listed)
 
 
 async def test_what_speaks_something_else() -> None:
