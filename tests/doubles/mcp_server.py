@@ -1,7 +1,8 @@
 """An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port.
 
 `stdio PATH`: with a tool `ring`, which notes each bell in that file. `http large`: with a tool `large`, whose schema
-and result have numbers beyond 64 bits.
+and result have numbers beyond 64 bits. `http deaf`: speaks in sessions, as servers
+did before 2026, and never answers that one ends.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import os
 import socket
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult
 from pydantic import Field
+from starlette.responses import Response
 
 server = MCPServer("double")
 LARGE = 2**80
@@ -78,6 +80,20 @@ def large(n: Annotated[int, Field(le=LARGE)]) -> Annotated[CallToolResult, dict[
     return CallToolResult(content=[], structured_content={"large": LARGE})
 
 
+def deaf(app: Any) -> Any:
+    """Returns the application without the protocol that has no sessions, and without an answer to DELETE."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("method") == "DELETE":
+            await asyncio.Event().wait()
+        elif dict(scope.get("headers", ())).get(b"mcp-method") == b"server/discover":
+            await Response(status_code=400)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "stdio":
         if len(sys.argv) > 2:
@@ -89,4 +105,6 @@ if __name__ == "__main__":
         listening = socket.create_server(("127.0.0.1", 0))
         print(listening.getsockname()[1], flush=True)
         app = server.streamable_http_app(json_response="json" in sys.argv)
+        if "deaf" in sys.argv:
+            app = deaf(app)
         uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listening])

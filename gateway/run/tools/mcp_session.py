@@ -5,6 +5,7 @@ HTTP goes through `ToolHosts`, whatever the package would do by itself.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from gateway.run.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 
 LIMIT_BYTES = 1_000_000  # of one reply
+END_S = 2.0  # chosen: of saying that a session ends, which some servers never answer
 # It logs what is said; what goes wrong is told by who asked.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -128,7 +130,13 @@ class _Judged(httpx2.AsyncBaseTransport):
             opened = self._hosts.open(
                 request.method, str(request.url), {**sent, **self._headers}, body or None
             )
+            if request.method == "DELETE":
+                # The session has what it was opened for, and is not to lose it by its end.
+                async with asyncio.timeout(END_S), opened as reply:
+                    return httpx2.Response(reply.status)
             reply = await stack.enter_async_context(opened)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("no answer to the end of the session") from error
         except HostError as error:
             self._faults.append(error)
             raise httpx2.ConnectError(str(error)) from error

@@ -14,7 +14,7 @@ import pytest
 import gateway.run.tools
 import tests.doubles.mcp_server as double
 from gateway.core.definition import McpServerDefinition
-from gateway.run.tools import mcp
+from gateway.run.tools import mcp, mcp_session
 from gateway.run.tools.hosts import ToolHosts
 from gateway.run.tools.mcp import McpFault, McpServers
 from gateway.run.tools.toolbox import ToolAnswer
@@ -125,6 +125,12 @@ async def test_a_server_that_says_too_much(http: McpServerDefinition) -> None:
     answer = await asking(http).call(http, "flood", {})
     assert answer.status == "error"
     assert "more than 1,000,000 bytes" in answer.content
+
+
+async def test_a_server_that_does_not_answer_that_a_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_session, "END_S", 0.1)
+    with started("deaf") as server:
+        assert await asking(server).call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
 @pytest.mark.parametrize(("pages", "count"), [("bad", mcp.MOST_TOOLS), ("empty", 0)])
