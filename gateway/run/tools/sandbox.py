@@ -246,10 +246,11 @@ def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
 
 
 async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:
-    # Code that ended early reads nothing.
+    # Code that ended early reads nothing; nor do walls that could not be set up, whose end may be known already.
     with suppress(BrokenPipeError, ConnectionResetError):
-        stream.write(data)
-        await stream.drain()
+        if not stream.is_closing():
+            stream.write(data)
+            await stream.drain()
     stream.close()
 
 

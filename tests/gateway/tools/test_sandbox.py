@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from textwrap import dedent, indent
 from typing import Any
 
 import orjson
 import pytest
+import uvloop
 
 from gateway.run.tools import sandbox as module
 from gateway.run.tools.sandbox import OUTPUT_BYTES, Sandbox
@@ -363,15 +364,18 @@ async def test_without_bubblewrap_there_are_no_such_tools(monkeypatch: pytest.Mo
     assert answer == ToolAnswer(f"Error: tool cannot be run. {refusal}", "error")
 
 
-async def test_a_bwrap_that_may_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in a container, where user namespaces are not allowed."""
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_bwrap_that_may_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Callable[[Coroutine[Any, Any, str | None]], str]
+) -> None:
+    """As in a container, where user namespaces are not allowed. A gateway runs on uvloop."""
     bwrap = tmp_path / "bwrap"
     bwrap.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     bwrap.chmod(0o755)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    refusal = await Sandbox(PYTHON or sys.executable, 5.0).refusal()
+    refusal = run(Sandbox(PYTHON or sys.executable, 5.0).refusal())
     assert refusal is not None
     assert "cannot be used on the gateway's machine" in refusal
     assert "No permissions to create a new namespace" in refusal
