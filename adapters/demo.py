@@ -20,6 +20,7 @@ _BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^>]*>")  # within a line wh
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_]+[^>]*>\s*$")
 # A note's line of the assistant, also in notes of before, and the day above some lines.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
+_INSERTS: Final = re.compile(r"(?<!archival_)memory_insert")
 _WORD: Final = re.compile(r"\w+")
 _STOP_WORDS: Final = frozenset(
     _WORD.findall(
@@ -81,7 +82,7 @@ def _memory_tool(body: Mapping[str, Any]) -> str | None:
     if body.get("tool_choice") == "none":
         return None
     functions = [tool.get("function") or {} for tool in body.get("tools") or () if isinstance(tool, dict)]
-    return next((f["name"] for f in functions if "memory_insert" in str(f.get("name"))), None)
+    return next((f["name"] for f in functions if _INSERTS.search(str(f.get("name")))), None)
 
 
 def _cut(text: str, body: Mapping[str, Any]) -> Said:

@@ -69,7 +69,13 @@ def test_a_line_makes_it_call_the_memory_tool(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"tools": [tool("find")]}, {"tools": [REMEMBER], "tool_choice": "none"}]
+    "more",
+    [
+        {},
+        {"tools": [tool("find")]},
+        {"tools": [tool("archival_memory_insert")]},
+        {"tools": [REMEMBER], "tool_choice": "none"},
+    ],
 )
 def test_without_that_tool_it_answers_in_words(more: dict[str, Any]) -> None:
     assert "remember: I like tea" in said(body_of("remember: I like tea", **more))
