@@ -15,6 +15,10 @@ _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themse
 _GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
 _RUN: Final = "Code runs as a tool of an agent: POST /v1/agents/{agent_id}/tools/{tool_name}/run."
 _MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
+_JOBS: Final = "Runs are at /v1/runs, batches of agents at /v1/messages/batches."
+_PROVIDERS: Final = "Upstreams and their keys are named by the gateway's settings."
+_TRACES: Final = "Requests are not stored, so there are no traces."
+_OWN_GROUP: Final = "The group of an agent is its `managed_group`, and is at /v1/groups/{group_id}."
 _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
@@ -43,6 +47,13 @@ NOT_SERVED: Final = (
     (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
     (("GET", "POST"), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
+    (("GET",), "/v1/agents/{agent_id}/groups", _OWN_GROUP),
+    (("GET",), "/v1/jobs", _JOBS),
+    (("GET", "PATCH", "DELETE"), "/v1/jobs/{rest:path}", _JOBS),
+    (("GET", "POST"), "/v1/providers", _PROVIDERS),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/providers/{rest:path}", _PROVIDERS),
+    (("GET",), "/v1/telemetry/{step_id}", _TRACES),
+    (("GET",), "/v1/projects", _HOSTED),
 )
 
 

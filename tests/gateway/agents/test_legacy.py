@@ -94,3 +94,24 @@ def test_messages_are_searched(world: LettaWorld) -> None:
     # Without an agent all of them are asked.
     everywhere: Any = world.letta.messages.search(query="violets")
     assert [each.message_id for each in everywhere] == [each.message_id for each in found]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/jobs/", "/v1/runs"),
+        ("/v1/jobs/active", "/v1/runs"),
+        ("/v1/jobs/run-1", "/v1/messages/batches"),
+        ("/v1/providers/", "settings"),
+        ("/v1/providers/check", "settings"),
+        ("/v1/telemetry/step-1", "not stored"),
+        ("/v1/projects", "hosted"),
+        ("/v1/agents/agent-1/groups", "managed_group"),
+    ],
+)
+def test_what_older_clients_ask_for_and_is_not_served_says_why(
+    world: LettaWorld, path: str, words: str
+) -> None:
+    status, body = world.ask("GET", path)
+    assert status == 400
+    assert words in body["detail"]

@@ -35,7 +35,8 @@ from gateway.web.letta.routes import AgentsRoute, Asked, serve
 _PREFIXES: Final = (
     "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/messages/",
     "/v1/archives", "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
-    "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/openapi.json",
+    "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/v1/jobs", "/v1/providers",
+    "/v1/telemetry", "/v1/projects", "/openapi.json",
 )  # fmt: skip
 
 
