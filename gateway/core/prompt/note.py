@@ -56,6 +56,15 @@ _HEADING = "Notes from earlier conversations with this user, for reference: quot
 _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
+# What a framework says in the user's role, by its fixed words at the start of a message: Google's ADK what another
+# agent did (older ones without fences), and the agent's own instruction; smolagents what its code
+# printed, in front of the person's next task.
+_IN_THE_USERS_PLACE = re.compile(
+    r"For context:(?: below is a transcript of what another agent did, quoted"
+    r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
+    r"|The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and (?s:.*)<<<END_SYSTEM_INSTRUCTION>>>"
+    r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
+)
 
 _TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
@@ -396,9 +405,11 @@ def own_words(text: str) -> str:
     """Returns what somebody has said themselves: without notes of ours, and without what applications say beside it.
 
     Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
-    is: some wrap what the person says meanwhile.
+    is: some wrap what the person says meanwhile. Of what a framework says in the person's place nothing is left.
     """
     text = strip_notes(text)
+    if said := _IN_THE_USERS_PLACE.match(text):
+        text = text[said.end() :]
     left, at = [], 0
     # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
     while (begin := text.find(_REMINDER, at)) >= 0 and (end := text.find(_REMINDED, begin)) >= 0:
