@@ -23,7 +23,14 @@ from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.errors import BadRequest, GatewayError, NotAllowed, NotAuthenticated, UnknownModel
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    NotAllowed,
+    NotAuthenticated,
+    UnknownModel,
+    UpstreamUnreachable,
+)
 from gateway.run.upstream.route import UPSTREAM_HEADER, no_upstream, resolve_route
 from gateway.settings import Settings, UpstreamSettings
 
@@ -79,7 +86,9 @@ class ModelList:
         self._clock = clock
         self._fetched: dict[str, Entries] = {}
         self._asks_for_key: dict[str, _Refusal] = {}
-        self._failing: set[str] = set()
+        self._failing: dict[
+            str, str | None
+        ] = {}  # upstream -> why it gave no answer; None: it gave another one
         self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
         self.entries = self._merge(self._fetched)
 
@@ -129,8 +138,17 @@ class ModelList:
         credential: the caller's own `Authorization`. upstream: the one that the caller names; without it the key goes
         to an upstream only where no other could be meant. has_others: the caller is shown other models beside it.
         Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has models;
-        BadRequest: there is no such upstream, or several want a key and none was named.
+        UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest: there is no such
+        upstream, or several want a key and none was named.
         """
+        found = await self._entries_for(credential, upstream, has_others=has_others)
+        if not found and not has_others:
+            self._check_answers()
+        return found
+
+    async def _entries_for(
+        self, credential: str | None, upstream: str | None, *, has_others: bool
+    ) -> Entries:
         if upstream is not None and upstream not in self._providers:
             raise no_upstream(upstream)
         asked = [name for name in self._keyless() if name not in self._fetched]
@@ -155,7 +173,10 @@ class ModelList:
         return self._seen_with(asked[0], answer)
 
     async def find(self, name: str, credential: str | None) -> dict[str, Any]:
-        """Returns the entry of one model. Raises: UnknownModel; NotAuthenticated, NotAllowed: as above."""
+        """Returns the entry of one model.
+
+        Raises: UnknownModel; NotAuthenticated, NotAllowed, UpstreamUnreachable: as above.
+        """
         entries = self.entries
         if credential is not None and not any(entry["id"] == name for entry in entries):
             # The key goes where a chat with this model would take it.
@@ -168,7 +189,16 @@ class ModelList:
         for entry in entries:
             if entry["id"] == name:
                 return entry
+        if not entries:
+            self._check_answers()
         raise UnknownModel(f"The model {name!r} does not exist here.", param="model")
+
+    def _check_answers(self) -> None:
+        """Raises: UpstreamUnreachable: an upstream is down, so that nobody knows whether it has models."""
+        for name, why in self._failing.items():
+            if why is not None:
+                text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
+                raise UpstreamUnreachable(text)
 
     def _keyless(self) -> list[str]:
         """Returns the upstreams that get the caller's own key."""
@@ -217,20 +247,22 @@ class ModelList:
                 hint = self._hint_for(name) if reply.status in (200, 404) else ""
                 raise ValueError(f"status {reply.status}, and no list{hint}")
         except (ProviderError, TimeoutError, ValueError) as error:
-            self._log_failure(name, str(error) or type(error).__name__)
+            self._log_failure(
+                name, str(error) or type(error).__name__, is_down=not isinstance(error, ValueError)
+            )
             return None, None
-        self._failing.discard(name)
+        self._failing.pop(name, None)
         return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)], None
 
     def _hint_for(self, name: str) -> str:
         url = next((each.base_url for each in self._settings.upstreams if each.name == name), None) or ""
         return "" if re.search(r"/v\d", url) else "; its base_url has no /v1, and most addresses need it"
 
-    def _log_failure(self, name: str, why: str) -> None:
+    def _log_failure(self, name: str, why: str, *, is_down: bool = False) -> None:
         """Logs it once, until the upstream gives a list again."""
         if name not in self._failing:
-            self._failing.add(name)
             _log.warning("upstream %s gave no list of models: %s", name, why)
+        self._failing[name] = why if is_down else None
 
     def _merge(self, fetched: Mapping[str, Entries]) -> Entries:
         merged: dict[str, dict[str, Any]] = {}

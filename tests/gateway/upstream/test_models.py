@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from adapters.base import Provider
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, NotAuthenticated, SettingsError, UnknownModel
+from gateway.errors import BadRequest, NotAuthenticated, SettingsError, UnknownModel, UpstreamUnreachable
 from gateway.limits import Limits
 from gateway.providers import make_providers
 from gateway.run.background.embed import embedder_route
@@ -205,6 +206,27 @@ async def test_an_upstream_that_cannot_be_used_is_said_once(caplog: pytest.LogCa
     host = address.removeprefix("http://")
     said = [record.getMessage() for record in caplog.records if record.name == "mnemogate"]
     assert said == [f"upstream gone gave no list of models: no connection to {host}: Connection refused"]
+
+
+async def test_a_list_that_nobody_could_fetch_is_no_empty_one() -> None:
+    """A front end would show that there are no models, and not that a server is down."""
+    with StrictUpstream(models=["a"]) as upstream:
+        settings = settings_for(upstream)
+        providers = make_providers(settings)
+        models = ModelList(settings, providers, created=7)
+        assert await models.entries_for(None) == []  # nobody was asked yet
+        upstream.stop()
+        await models.refresh("up", providers["up"])
+        with pytest.raises(UpstreamUnreachable, match=r"The gateway .*'up'.*Connection refused"):
+            await models.entries_for(None)
+        with pytest.raises(UpstreamUnreachable):
+            await models.find("a", None)
+        assert await models.entries_for(None, has_others=True) == []
+        with_alias = ModelList(replace(settings, models=(ModelSettings("quick", "a"),)), providers, created=7)
+        await with_alias.refresh("up", providers["up"])
+        assert [entry["id"] for entry in await with_alias.entries_for(None)] == ["quick"]
+        for provider in providers.values():
+            await provider.aclose()
 
 
 async def test_an_address_without_its_version_is_explained(
