@@ -24,9 +24,9 @@ _TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] 
 
 
 def translate(error: ProviderError) -> UpstreamError:
-    """Returns the gateway's error for a provider's."""
+    """Returns the gateway's error for a provider's. Its text says who speaks: it might be the provider's own."""
     made = next(ours for theirs, ours, _ in _TABLE if isinstance(error, theirs))
-    return made(str(error) or "The upstream could not be used.")
+    return made(f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}.")
 
 
 def kind_of(error: GatewayError) -> str:

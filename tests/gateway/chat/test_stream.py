@@ -167,6 +167,7 @@ def test_an_upstream_that_is_lost_before_its_answer_is_a_502(world: World) -> No
     with pytest.raises(openai.InternalServerError) as caught:
         world.sdk.chat.completions.create(**HELLO)
     assert caught.value.status_code == 502
+    assert "The gateway got no whole answer from its upstream: 127.0.0.1" in caught.value.message
 
 
 def test_a_refusal_of_the_upstream_is_the_clients_own(world: World) -> None:

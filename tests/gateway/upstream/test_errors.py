@@ -33,7 +33,8 @@ from gateway.run.upstream.errors import failure_of, kind_of, translate
 )
 def test_an_error_of_a_provider(error: ProviderError, ours: type[UpstreamError], failure: Failure) -> None:
     found = translate(error)
-    assert (type(found), found.message) == (ours, str(error))
+    said = f"The gateway got no whole answer from its upstream: {error}."
+    assert (type(found), found.message) == (ours, said)
     assert kind_of(found) == failure.kind
     assert failure_of(error) == failure
 
