@@ -96,7 +96,7 @@ class BeginsRuns:
             if resumed is not None:
                 return RunBeginning(memory, prompt, resumed)
             try:
-                if await self._settle(known, sending, form):
+                if await self._write_results_left(known, sending, form):
                     continue
                 # Not given up when the client leaves: a run that is on disk has to come to its end.
                 await memory.open(prompt)
@@ -168,7 +168,7 @@ class BeginsRuns:
         step = await self._last_step(known) if sending.replaces is not None and not sending.messages else None
         return None if step is None or step.waiting else left_off(known, step.run)
 
-    async def _settle(self, known: Known, sending: Sending, form: EndpointForm) -> bool:
+    async def _write_results_left(self, known: Known, sending: Sending, form: EndpointForm) -> bool:
         """Writes what is known of calls that have no results, since their run went no further. False: nothing is.
 
         Raises: StoreError.
@@ -183,7 +183,7 @@ class BeginsRuns:
             return False
         theirs = frozenset(id for id, kind in step.waiting.items() if kind == "client")
         tools = self._tools_of(sending, known)
-        await StepsMemory(self._keeper, known, form, run, tools, theirs, run.id).settle(results)
+        await StepsMemory(self._keeper, known, form, run, tools, theirs, run.id).write_results(results)
         return True
 
     async def _last_step(self, known: Known) -> RunStep | None:

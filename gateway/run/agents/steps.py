@@ -136,7 +136,7 @@ class StepsMemory:
         opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
         self._has_opened(opened, self.keeper.now(), conversation.key)
 
-    async def settle(self, results: Sequence[ToolResult]) -> None:
+    async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that went no further, behind its last step. Raises: StoreError."""
         end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
         await self._open_next(results, "", end)
@@ -144,7 +144,7 @@ class StepsMemory:
     async def give_up(self, prompt: Prompt) -> None:
         """Ends the run whose first step took too long to open, when that is on disk after all."""
         try:
-            await self._settle()
+            await self._await_late()
             if self._opened is not None:
                 await self._end_step(prompt, (), None, None, stop=StopReason.ERROR, error=StopReason.ERROR)
         finally:
@@ -415,7 +415,7 @@ class StepsMemory:
             raise TooSlow("the disk did not take the message in time") from None
         self._has_opened(opened, write.now, write.key)
 
-    async def _settle(self) -> None:
+    async def _await_late(self) -> None:
         """Waits for an opening that took too long, so that what it has opened is ended."""
         late, self._late = self._late, None
         if late is not None:
@@ -464,7 +464,7 @@ class StepsMemory:
             stop = StopReason.SYSTEM_OVERFLOW
         if state is RunState.COMPLETED and not stop.is_proper:
             state = RunState.FAILED
-        await self._settle()
+        await self._await_late()
         is_passing = stop in UPSTREAM_FAULTS and not outcome.is_refused
         if self.reading is not None and state is RunState.FAILED and is_passing:
             # Its step stays open, so that it is taken up where it is.
