@@ -456,14 +456,8 @@ class StepsMemory:
         return behind
 
     async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
-        state, stop = _STATES[outcome.state], outcome.stop
-        # Where the agent's own prompt fills the window, leaving out messages makes no room.
-        most = prompt.target.context_window
-        is_full = most is not None and estimate_tokens(prompt.system) >= most
-        if is_full and stop is StopReason.UPSTREAM_ERROR:
-            stop = StopReason.SYSTEM_OVERFLOW
-        if state is RunState.COMPLETED and not stop.is_proper:
-            state = RunState.FAILED
+        """Writes the end of the run, in the way that suits what is open. Returns what stands behind its last step."""
+        state, stop = _state_after(prompt, outcome)
         await self._await_late()
         is_passing = stop in UPSTREAM_FAULTS and not outcome.is_refused
         if self.reading is not None and state is RunState.FAILED and is_passing:
@@ -545,6 +539,19 @@ class StepsMemory:
         if prompt.window.overfull is not None:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)
+
+
+def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
+    """Returns how a run stands after its turn, and why it stopped."""
+    state, stop = _STATES[outcome.state], outcome.stop
+    # Where the agent's own prompt fills the window, leaving out messages makes no room.
+    most = prompt.target.context_window
+    is_full = most is not None and estimate_tokens(prompt.system) >= most
+    if is_full and stop is StopReason.UPSTREAM_ERROR:
+        stop = StopReason.SYSTEM_OVERFLOW
+    if state is RunState.COMPLETED and not stop.is_proper:
+        state = RunState.FAILED
+    return state, stop
 
 
 def _joined(results: Sequence[ToolResult]) -> ToolResult:
