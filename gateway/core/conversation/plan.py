@@ -123,12 +123,15 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
-    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, and the
-    part before the list is loaded back to where the window began.
+    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
+    what follows it, and the part before the list is loaded back to where the window began.
     """
     listing, found, anchor = plan.query.listing, plan.match, plan.match.anchor
     if anchor is None:
         return not listing.said and not plan.query.append
+    if anchor.parent is None and not tree.kids(anchor) and _goes_deeper(tree, anchor.conversation):
+        # A first exchange is always loaded, and what followed it long ago is not.
+        return False
     chain = tree.chain(anchor)
     is_whole = chain[0].parent is None
     is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
@@ -142,6 +145,10 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
         return False
     return path[len(path) - len(known) :] == known
+
+
+def _goes_deeper(tree: Tree, conversation: int) -> bool:
+    return any(x.depth for x in tree if x.conversation == conversation)
 
 
 def low_of(tree: Tree, plan: Plan) -> int | None:

@@ -98,3 +98,19 @@ def test_a_conversation_is_loaded_once_for_a_whole_list_that_was_interrupted(
         chat.messages[-1]["content"] = f"Answer {turns - 1}: that is"
         chat.say("Stop.")
         assert loaded == [turns]
+
+
+def test_a_second_message_that_is_changed_late_in_a_conversation_is_not_told_what_it_was(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What followed the first reply is far from the end of the conversation."""
+    with remember(upstream, tmp_path) as world:
+        chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
+        for n in range(lookup.RECENT + 10):
+            chat.say(text_of(n, 3))
+        world.pass_time(10)
+        first = chat.messages[:2]
+        for city in ("Rome", "Cremona"):
+            chat.messages = [*first]
+            chat.say(f"My old violin comes from {city}.")
+        assert "Rome" not in str(upstream.last.messages)
