@@ -83,7 +83,10 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         print(f"mnemogate: {error.message}", file=sys.stderr)
         file = settings_file(getattr(arguments, "config", None)) if error.in_file else None
         if file is not None:
-            print(f"mnemogate: the settings file is {file}", file=sys.stderr)
+            # A value of theirs takes the place of the file's, and is named as the file's is.
+            others = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
+            besides = f"; set besides it: {others}" if others else ""
+            print(f"mnemogate: the settings file is {file}{besides}", file=sys.stderr)
         return EXIT_SETTINGS
     except GatewayError as error:
         print(f"mnemogate: {error.message}", file=sys.stderr)

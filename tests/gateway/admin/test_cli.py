@@ -587,6 +587,17 @@ def test_a_key_for_a_project_that_nothing_names_says_so(database: Path, capsys: 
         assert (f"no other key and no setting names '{project}'" in capsys.readouterr().err) == is_new
 
 
+def test_an_error_names_the_variables_whose_values_may_be_wrong(
+    database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mnemogate.toml").touch()
+    monkeypatch.setenv("MNEMOGATE_DATABASE_URL", "mysql://u:hush@h/n")
+    assert main(["check-config"]) == 2
+    said = capsys.readouterr().err
+    assert "mnemogate.toml; set besides it: MNEMOGATE_DATABASE_URL\n" in said
+    assert "hush" not in said
+
+
 @pytest.mark.sqlite
 def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
     with process("--db", str(tmp_path / "no" / "x.db")) as (_, said, _port):
