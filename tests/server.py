@@ -26,11 +26,12 @@ from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamS
 from gateway.web.server import GatewayServer, bind, make_server
 from storage.sql.store import Store
 from tests import stored
-from tests.doubles.upstream import PATIENCE_S
+from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
-# Upstreams are not asked for their models, so that they see only what a test sends.
-QUIET = Limits(models_refresh_s=0.0)
+# Upstreams are not asked for their models, so that they see only what a test sends. No reply of a busy machine goes out
+# before its turn is written.
+QUIET = Limits(models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S)
 
 
 def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:
@@ -38,7 +39,7 @@ def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **pa
     return Settings(
         **{
             "server": ServerSettings(**{"port": 0, **(server or {})}),
-            "memory": MemorySettings(),
+            "memory": MemorySettings(recall_deadline_ms=50_000),
             "upstreams": (UpstreamSettings("up", base_url=upstream.base_url),),
             **parts,
         }

@@ -41,7 +41,11 @@ from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 from tests.doubles.statements import noting
+from tests.patience import PATIENCE_S
 from tests.postgres import EmptyDatabase, empty_database, query
+
+# No deadline of a busy machine's shall decide what a test finds.
+PATIENT = PoolLimits(read_s=PATIENCE_S, wait_s=PATIENCE_S)
 
 
 class Server:
@@ -68,13 +72,14 @@ async def open_store(path: str | Path, **options: Any) -> Store:
     if is_url(path) and hasattr(factory := options.get("factory"), "note"):
         # One that counts the statements of SQLite.
         options["factory"] = noting(factory.note)
-    if server is None or is_url(path):
+    if is_url(path):
+        return await storage.open.open_store(path, RULES, **{"limits": PATIENT, **options})
+    if server is None:
         return await storage.open.open_store(path, RULES, **options)
     if "connect" in options:
         pytest.skip("SQLite's own")
     taken: dict[str, Any] = {name: options[name] for name in ("now", "tick") if name in options}
-    # No deadline of a busy machine's shall decide what a test finds.
-    taken["limits"] = PoolLimits(read_s=60.0, wait_s=60.0)
+    taken["limits"] = PATIENT
     if (factory := options.get("factory")) is not None:
         taken["factory"] = noting(factory.note)
     return await storage.open.open_store(server.url_of(path), RULES, **taken)

@@ -17,6 +17,7 @@ import pytest
 from gateway.cli import _parser
 from gateway.settings_load import load_settings
 from gateway.web.middleware import OPEN_PATHS
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -84,7 +85,7 @@ def test_the_images_health_check_asks_the_port_of_its_variable_and_no_proxy(stat
             "http_proxy": "http://127.0.0.1:9",
         }
         asked = ["/bin/sh", "-c", found[1].replace("\\\n", "")]
-        assert subprocess.run(asked, env=environ, timeout=20, check=False).returncode == code
+        assert subprocess.run(asked, env=environ, timeout=PATIENCE_S, check=False).returncode == code
 
 
 def test_a_settings_file_in_the_image_may_name_another_database(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_nginx_takes_its_file(tmp_path: Path, name: str) -> None:
         "-g",
         "error_log stderr;",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -18,6 +18,7 @@ from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
+from tests.patience import PATIENCE_S, SHORT_S
 
 Json = dict[str, Any]
 
@@ -257,7 +258,7 @@ async def test_what_was_looked_at_is_told_all_the_same(
     upstream.queue(*(say("One two", tokens=["One", " two"], hold_after={1: gate}) for gate in gates))
     for by_bytes, gate in zip((True, False), gates, strict=True):
         reply = await provider.send(request(family, stream=True))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             first = await reply.peek()
         assert first is not None
         assert first.data is not None
@@ -282,7 +283,7 @@ async def test_the_first_words_do_not_wait_for_the_next(
     reply = await provider.send(request(family, stream=True))
     events = reply.events()
     seen = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while b"One" not in seen:
             seen += b"".join(event.raw for event in await anext(events))
     assert b"two" not in seen
@@ -427,7 +428,7 @@ async def test_timeouts_are_honoured(
     family: Family, upstream: StrictUpstream, transport: HttpTransport, where: str
 ) -> None:
     never = Gate()
-    short = Timeouts(first_byte_s=0.05 if where == "first byte" else 10, between_chunks_s=0.05)
+    short = Timeouts(first_byte_s=SHORT_S if where == "first byte" else PATIENCE_S, between_chunks_s=SHORT_S)
     held: Json = {"hold_before_headers": never} if where == "first byte" else {"hold_after": {2: never}}
     upstream.queue(say("One two", **held))
     provider = family.provider("up", upstream.base_url, transport=transport, timeouts=short)

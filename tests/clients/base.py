@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import openai
 import pydantic
 
+from tests.patience import PATIENCE_S
+
 Json = dict[str, Any]
-TIMEOUT_S = 10.0
+TIMEOUT_S = PATIENCE_S
 KIND = "You are kind."
 
 

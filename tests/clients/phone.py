@@ -27,8 +27,8 @@ from livekit.agents.voice import Agent, AgentSession, io
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.plugins import openai as plugin
 
-from tests.doubles.upstream import PATIENCE_S
 from tests.gateway.sdk import World
+from tests.patience import PATIENCE_S
 
 RATE = 16_000
 Heard = stt.SpeechEventType

@@ -18,6 +18,7 @@ from tests.clients import CANCELLED, CLIENTS, CLOSED, City, Client, make
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, fail, say
 from tests.gateway.fidelity.checks import CLAUDE, MODES, Talk, talk_in
+from tests.patience import PATIENCE_S
 
 CITY = '{"name":"Oslo","people":717710}'
 USAGE = {
@@ -279,7 +280,7 @@ async def test_a_cancel_in_the_middle_of_a_stream(
                     return
 
     listening = asyncio.ensure_future(listen())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert [await heard.get(), await heard.get()] == ["One", " two"]
     if not is_closed:
         listening.cancel()

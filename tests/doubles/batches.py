@@ -30,6 +30,7 @@ from starlette.routing import Route
 from tests.doubles.anthropic_rules import Refused, check_request
 from tests.doubles.openai_rules import Refusal, check_chat
 from tests.doubles.other_endpoints import parse_form
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -120,7 +121,7 @@ class BatchServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while not self._server.started:
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -130,7 +131,7 @@ class BatchServer:
     def __exit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     @property
     def base_url(self) -> str:

@@ -12,6 +12,7 @@ import pytest
 from tests.doubles.anthropic_rules import Refused, check_request, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, call_tools, say
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 
@@ -159,7 +160,10 @@ def upstream() -> Iterator[StrictAnthropic]:
 @pytest.fixture(scope="module")
 def sdk(upstream: StrictAnthropic) -> Iterator[anthropic.Anthropic]:
     made = anthropic.Anthropic(
-        base_url=upstream.base_url.removesuffix("/v1"), api_key="sk-ant-test", max_retries=0, timeout=10.0
+        base_url=upstream.base_url.removesuffix("/v1"),
+        api_key="sk-ant-test",
+        max_retries=0,
+        timeout=PATIENCE_S,
     )
     yield made
     made.close()

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Thread
 
+from tests.patience import PATIENCE_S
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -65,9 +67,9 @@ def served(reply: bytes) -> Iterator[ToolServer]:
     thread.start()
     serve = serving(reply)
     try:
-        yield asyncio.run_coroutine_threadsafe(serve.__aenter__(), loop).result(10)
+        yield asyncio.run_coroutine_threadsafe(serve.__aenter__(), loop).result(PATIENCE_S)
     finally:
-        asyncio.run_coroutine_threadsafe(serve.__aexit__(None, None, None), loop).result(10)
+        asyncio.run_coroutine_threadsafe(serve.__aexit__(None, None, None), loop).result(PATIENCE_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -28,9 +28,7 @@ import orjson
 
 from tests.doubles.openai_rules import Refusal, Rules, check_chat
 from tests.doubles.other_endpoints import Endpoints
-
-PATIENCE_S = 10.0
-"""How long a test waits for what must come before it fails; never waited out when all is well."""
+from tests.patience import PATIENCE_S
 
 
 class Gate:

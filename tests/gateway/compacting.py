@@ -11,6 +11,7 @@ from gateway.settings import ProfileSettings, UpstreamSettings
 from storage.records import JobState
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import PATIENCE_S
 
 CONTEXT = 2000  # tokens
 
@@ -59,7 +60,7 @@ def compacted(world: World) -> None:
         changed = asyncio.Event()
         unwatch = jobs.watch(changed.set)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while await is_busy():
                     await changed.wait()
                     changed.clear()

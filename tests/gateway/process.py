@@ -14,6 +14,7 @@ from pathlib import Path
 import openai
 
 from tests import stored
+from tests.patience import PATIENCE_S
 from tests.server import Listener
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def command(
         env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -60,13 +61,13 @@ class Process(Listener):
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(
-            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="sk-app", max_retries=0, timeout=30.0
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="sk-app", max_retries=0, timeout=PATIENCE_S
         )
 
     def kill(self) -> None:
         """Sends SIGKILL, and returns when the process is gone."""
         self.child.kill()
-        self.child.wait(20)
+        self.child.wait(PATIENCE_S)
 
 
 @contextmanager

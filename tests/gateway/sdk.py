@@ -25,7 +25,8 @@ from storage.records import Block, JobState, Scope
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.doubles.statements import counting
-from tests.doubles.upstream import PATIENCE_S, Seen, StrictUpstream
+from tests.doubles.upstream import Seen, StrictUpstream
+from tests.patience import PATIENCE_S
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import data_of, open_store
 
@@ -93,11 +94,15 @@ class World:
 
     def client(self, key: str = "sk-app", **options: Any) -> openai.OpenAI:
         return openai.OpenAI(
-            base_url=f"{self.gateway.url}/v1", api_key=key, **{"max_retries": 0, "timeout": 10.0, **options}
+            base_url=f"{self.gateway.url}/v1",
+            api_key=key,
+            **{"max_retries": 0, "timeout": PATIENCE_S, **options},
         )
 
     def async_client(self, key: str = "sk-app") -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.gateway.url}/v1", api_key=key, max_retries=0, timeout=10.0)
+        return openai.AsyncOpenAI(
+            base_url=f"{self.gateway.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE_S
+        )
 
     def chat(
         self, system: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
@@ -116,10 +121,10 @@ class World:
 
         async def settled() -> None:
             await self.gateway.app.idle.wait()
-            await self.gateway.app.chat.pending.drain(10.0)
+            await self.gateway.app.chat.pending.drain(PATIENCE_S)
             if self.gateway.app.background is not None:
-                await self.gateway.app.background.drain(10.0)
-            assert await self.store.drain(10.0)
+                await self.gateway.app.background.drain(PATIENCE_S)
+            assert await self.store.drain(PATIENCE_S)
 
         self.gateway.call(settled())
 

@@ -6,12 +6,12 @@ The tests beside this file hold for all databases. What is SQLite's own is in te
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from storage.postgres.pool import PoolLimits
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
@@ -61,7 +61,7 @@ class PostgresServer:
         self._database = database
 
     async def open(self, *, note: Callable[[str], None] | None = None, **options: Any) -> Store:
-        options.setdefault("limits", PoolLimits(sweep_s=0.0))
+        options.setdefault("limits", replace(stored.PATIENT, sweep_s=0.0))
         options["factory"] = noting(lambda text: note and note(name_of(text)), is_named)
         return await stored.open_store(options.pop("path", self.url), **options)
 

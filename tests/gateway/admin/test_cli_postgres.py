@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
+from tests.patience import PATIENCE_S
 from tests.postgres import empty_database, query
 
 Out = pytest.CaptureFixture[str]
@@ -125,4 +126,4 @@ def test_a_worker_works_until_it_is_stopped() -> None:
         assert worker.stdout is not None
         assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(10) == 0
+        assert worker.wait(PATIENCE_S) == 0

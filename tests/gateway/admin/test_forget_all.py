@@ -17,10 +17,10 @@ from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
-PATIENCE_S = 20.0
 IDLE_S = 500.0
 WORD = "Zqmisox"
 FACT = f"My cat is called {WORD} and she hates thunderstorms."

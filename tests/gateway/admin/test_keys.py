@@ -21,6 +21,7 @@ from storage.sql.store import Store
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import Process, command, serving
+from tests.patience import PATIENCE_S
 from tests.server import Running, serve, settings_for
 from tests.stored import open_store, rows, url_of
 
@@ -347,4 +348,4 @@ def test_somebody_else_on_the_port_of_a_killed_server_does_no_harm(tmp_path: Pat
         assert made.returncode == 0, made.stderr
         assert made.stdout.startswith("mg-")
         other.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
+    thread.join(PATIENCE_S)

@@ -30,9 +30,9 @@ from letta_client import Letta
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
+from tests.patience import PATIENCE_S
 from tests.stored import shown
 
-PATIENCE_S = 60.0
 SCHEMA = {
     "name": "ring",
     "parameters": {"type": "object", "properties": {"bell": {"type": "string"}}, "required": ["bell"]},
@@ -168,7 +168,7 @@ class Killed:
             started = {"module": "tests.gateway.agents.kill_process", "environ": {"KILL": kill}}
         with serving(self.folder, *arguments, settings=settings, **started) as process:
             client = Letta(
-                base_url=f"http://127.0.0.1:{process.port}", api_key="sk", max_retries=0, timeout=30.0
+                base_url=f"http://127.0.0.1:{process.port}", api_key="sk", max_retries=0, timeout=PATIENCE_S
             )
             with client:
                 yield Serving(process, client)

@@ -19,6 +19,7 @@ from letta_client.types import AgentState
 from gateway.settings import ProfileSettings, UpstreamSettings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
+from tests.patience import PATIENCE_S
 
 
 @dataclass
@@ -32,12 +33,14 @@ class LettaWorld:
         return self.world.upstream
 
     def anew(self, key: str = "sk-app", **options: Any) -> Letta:
-        options = {"max_retries": 0, "timeout": 10.0, **options}
+        options = {"max_retries": 0, "timeout": PATIENCE_S, **options}
         self.others.append(Letta(base_url=self.world.gateway.url, api_key=key, **options))
         return self.others[-1]
 
     def async_client(self) -> AsyncLetta:
-        return AsyncLetta(base_url=self.world.gateway.url, api_key="sk-app", max_retries=0, timeout=10.0)
+        return AsyncLetta(
+            base_url=self.world.gateway.url, api_key="sk-app", max_retries=0, timeout=PATIENCE_S
+        )
 
     def agent(self, **options: Any) -> AgentState:
         """Makes an agent with a block `human`."""
@@ -59,7 +62,7 @@ def letta(
     kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
     with remember(upstream, folder, *profiles, **{"upstreams": (kind,), **options}) as world:
         made = LettaWorld(
-            world, Letta(base_url=world.gateway.url, api_key="sk-app", max_retries=0, timeout=10.0)
+            world, Letta(base_url=world.gateway.url, api_key="sk-app", max_retries=0, timeout=PATIENCE_S)
         )
         try:
             yield made

@@ -29,8 +29,9 @@ from storage.records import Block, Exchange, Run, Scope
 from storage.sql.agents import create_agent
 from storage.sql.blocks import ensure_blocks
 from tests.doubles.lines_view import LinesView
-from tests.doubles.upstream import PATIENCE_S, Gate, StrictUpstream
+from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import World, remember
+from tests.patience import PATIENCE_S
 
 HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 

@@ -19,6 +19,7 @@ from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import have_run
+from tests.patience import PATIENCE_S
 from tests.storage.test_append import Writer
 
 IDLE_S = 200.0
@@ -146,7 +147,7 @@ class SleepWorld:
                 await writer.begin(user(f"Message {n}."), own=own)
                 path = (await writer.finish(assistant("Yes."), path)).path
 
-        asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(60.0)
+        asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(PATIENCE_S)
 
     def hold_jobs(self) -> None:
         """Has no job of sleeptime agents begin any more."""

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import gc
 import sqlite3
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from storage.records import RunState
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.patience import PATIENCE_S, becomes
 
 LOOK = {"name": "look", "parameters": {"type": "object", "properties": {}}}
 
@@ -34,12 +34,11 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
 
 
 def ended(world: LettaWorld, run_id: str) -> Run:
-    for _ in range(1000):
+    def look() -> Run | None:
         run = world.letta.runs.retrieve(run_id)
-        if run.status not in ("created", "running"):
-            return run
-        time.sleep(0.01)
-    raise AssertionError("the run has not ended")
+        return None if run.status in ("created", "running") else run
+
+    return becomes(look)
 
 
 def said(world: LettaWorld, agent_id: str) -> list[str]:
@@ -293,21 +292,16 @@ def test_a_callback_is_tried_again_and_follows_no_redirect(
         agent, url = world.agent(), f"{server.url}/done"
         run = world.letta.agents.messages.create_async(agent.id, input="Work.", callback_url=url)
         assert str(called_back(world, run.id).callback_status_code) == status[:3]
-        for _ in range(500):
-            if world.world.query("SELECT state FROM jobs WHERE kind = 'callback'") == [state]:
-                break
-            time.sleep(0.01)
-        assert world.world.query("SELECT state FROM jobs WHERE kind = 'callback'") == [state]
+        becomes(lambda: world.world.query("SELECT state FROM jobs WHERE kind = 'callback'") == [state])
     assert len(server.bodies) == 1
 
 
 def called_back(world: LettaWorld, run_id: str) -> Run:
-    for _ in range(1000):
+    def look() -> Run | None:
         run = world.letta.runs.retrieve(run_id)
-        if run.callback_sent_at is not None:
-            return run
-        time.sleep(0.01)
-    raise AssertionError("nobody was called back")
+        return None if run.callback_sent_at is None else run
+
+    return becomes(look)
 
 
 def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorld) -> None:
@@ -371,10 +365,9 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
     with ThreadPoolExecutor(1) as pool:
         live = pool.submit(world.letta.agents.messages.create, agent.id, input="3")
         queue = world.world.gateway.app.chat.keeper.queues  # type: ignore[union-attr]
-        while not queue._counted:
-            time.sleep(0.01)
+        becomes(lambda: queue._counted)
         gate.open()
-        live.result(10)
+        live.result(PATIENCE_S)
     assert [ended(world, each.id).status for each in (first, second)] == ["completed"] * 2
     assert [line for line in said(world, agent.id) if line.startswith("user")] == [
         "user: 0", "user: 1", "user: 2", "user: 3",
@@ -411,11 +404,7 @@ def test_a_conversation_that_is_deleted_takes_its_runs_along(world: LettaWorld) 
         next(iter(events))
     arrived.wait_sync()
     world.letta.conversations.delete(conversation)
-    for _ in range(1000):
-        if world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0]:
-            break
-        time.sleep(0.01)
-    assert world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0]
+    becomes(lambda: world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0])
     gate.open()
     assert world.letta.agents.messages.create(agent.id, input="Hi").messages
 

@@ -12,6 +12,7 @@ from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoun
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_many_agents_write_one_block_at_once_and_nothing_is_lost(world: LettaWor
     world.upstream.script = answer
     arrived = world.upstream.arrived(len(world.upstream.seen) + count)
     with ThreadPoolExecutor(count) as pool:
-        send = world.anew(timeout=60).agents.messages.create
+        send = world.anew(timeout=PATIENCE_S).agents.messages.create
         found = [pool.submit(send, agent, input=f"Line {n}.") for n, agent in enumerate(agents)]
         arrived.wait_sync()
         gate.open()
@@ -211,7 +212,7 @@ def test_a_block_is_written_from_all_sides_at_once(world: LettaWorld) -> None:
     """By agents that share it, by hand, and by forgetting what was written into it."""
     shared = world.letta.blocks.create(label="board", value="")
     agents = [world.agent(memory_blocks=[], block_ids=[shared.id]).id for _ in range(6)]
-    letta = world.anew(timeout=60)
+    letta = world.anew(timeout=PATIENCE_S)
 
     def answer(seen: Seen) -> Reply:
         if seen.messages[-1]["role"] != "user":

@@ -15,6 +15,7 @@ from openai import OpenAI
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent as profile
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -321,7 +322,7 @@ def test_a_conversation_is_deleted_while_it_is_spoken_in(world: LettaWorld, tmp_
         world.letta.conversations.delete(one.id)
         gate.open()
         with pytest.raises(APIStatusError):
-            waits.result(10)
+            waits.result(PATIENCE_S)
     under_way.close()
     world.world.settle()
     assert list(world.letta.agents.messages.list(agent.id)) == []

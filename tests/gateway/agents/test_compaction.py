@@ -15,6 +15,7 @@ from gateway.operations import make_operations
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.compacting import Notes, compacted
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -184,8 +185,8 @@ def test_a_send_waits_for_a_summary_that_is_being_made(world: LettaWorld, notes:
         list(world.letta.conversations.messages.create(other.id, input="Elsewhere"))
         assert not said.done()
         gate.open()
-        made.result(10)
-        said.result(10)
+        made.result(PATIENCE_S)
+        said.result(PATIENCE_S)
     assert sent(world) == ["3: A", "Ok.", "4: A", "Ok.", "And "]
 
 

@@ -13,6 +13,7 @@ from openai import NotFoundError as NoSuchModel
 
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
@@ -77,7 +78,7 @@ def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> 
         arrived.wait_sync()
         world.letta.agents.delete(agent.id)
         with pytest.raises(ConflictError, match="forgotten meanwhile"):
-            sent.result(10)  # while the upstream says nothing
+            sent.result(PATIENCE_S)  # while the upstream says nothing
         gate.open()
     assert left(world) == [0] * 8
 

@@ -19,6 +19,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.kills import Webhook
 from tests.gateway.agents.life import Life, ListeningSink, agents
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.patience import PATIENCE_S
 
 UID = "0123456789abcdef0123456789abcdef"
 SCHEMA = {
@@ -194,10 +195,10 @@ def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
         upstream.queue(call_tools(Call("lookup", {"bell": "a"}, "w1")), say("I see."))
         sink = ListeningSink()
         run = life.begin("Look it up.", sink)
-        assert webhook.came.wait(30)
+        assert webhook.came.wait(PATIENCE_S)
         life.leave(sink)
         with pytest.raises(ClientGone):
-            run.result(10)
+            run.result(PATIENCE_S)
         life.send("And?")
         told = "Error: the call was interrupted; it may or may not have been done."
         assert results(life) == [("w1", told)]

@@ -21,6 +21,7 @@ from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 from tests.gateway.agents.kills import Killed, Serving, wait_for
 from tests.gateway.agents.test_kills import INTERRUPTED
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.patience import PATIENCE_S
 
 ROWS = ("accepted", "begun", "replied", "sent", "answered", "done", "ended")
 SIDES = [f"{side} {row}" for row in ROWS for side in ("before", "after")]
@@ -47,7 +48,7 @@ def send(gateway: Serving, agent: str, *, background: bool) -> str | None:
 
 
 def died(gateway: Serving) -> None:
-    gateway.process.child.wait(60)
+    gateway.process.child.wait(PATIENCE_S)
     assert gateway.process.child.returncode == -9
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 from tests.gateway.agents.kills import Killed, Serving, torture, wait_for
 from tests.gateway.process import Process
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ class Moment:
         raise NotImplementedError
 
     def wait(self) -> None:
-        self.arrived.wait_sync(30.0)
+        self.arrived.wait_sync(PATIENCE_S)
 
     def held(self) -> Reply:
         self.arrived.open()
@@ -249,7 +250,7 @@ def test_a_run_goes_on_after_an_orderly_stop(world: Killed) -> None:
         run = gateway.letta.agents.messages.create_async(agent, input="go")
         at.wait()
         gateway.process.child.terminate()
-        assert gateway.process.child.wait(30) == 0
+        assert gateway.process.child.wait(PATIENCE_S) == 0
     assert world.query("SELECT state, tries FROM jobs WHERE kind = 'run'") == [("retrying", 0)]
     assert world.query("SELECT state FROM runs") == [("running",)]
     world.go()

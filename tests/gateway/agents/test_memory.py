@@ -16,6 +16,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail,
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.agents.test_runs import insert
 from tests.gateway.sdk import agent, remember
+from tests.patience import PATIENCE_S
 
 own = partial(make_statement, "a test's")
 
@@ -54,7 +55,7 @@ def test_what_somebody_else_wrote_is_in_the_next_call_of_the_run(life: Life) -> 
     arrived.wait_sync()
     life.write_block("Ann is on holiday.")
     gate.open()
-    run.result(10)
+    run.result(PATIENCE_S)
     result = life.upstream.last.messages[-1]
     assert result["role"] == "tool"
     assert "Nothing was found." in result["content"]
@@ -141,7 +142,7 @@ def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
     arrived.wait_sync()
     life.write_block("Theirs.")
     gate.open()
-    run.result(10)
+    run.result(PATIENCE_S)
     results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
     assert results[0].startswith("Error: the block 'human' was changed by somebody else")
     assert "Theirs." in results[0]
@@ -172,7 +173,7 @@ def test_a_reply_that_was_forgotten_meanwhile_is_not_kept(life: Life) -> None:
 
     life.world.gateway.call(forget())
     gate.open()
-    done = run.result(10)
+    done = run.result(PATIENCE_S)
     assert (done.run.state, done.run.stop) == (RunState.FAILED, "error")
     assert "assistant: It is 1234." not in life.words()
     assert life.send("Hello?").said == ["Ok."]
@@ -327,7 +328,7 @@ def test_a_message_that_is_changed_meanwhile_is_sent_as_it_is_then(life: Life) -
 
     life.world.gateway.call(change())
     gate.open()
-    assert run.result(10).run.stop == "end_turn"
+    assert run.result(PATIENCE_S).run.stop == "end_turn"
     assert life.upstream.last.messages[1]["content"] == "My cat is called Mochi."
     assert life.block().value == "x"
     assert [word.split(":")[0] for word in life.words()] == [

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from gateway.web.letta.refused import NOT_SERVED
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.patience import PATIENCE_S
 
 # A minute for all of it; more by hand.
 EXAMPLES = 12
@@ -117,7 +118,7 @@ def _ask(operation: Any, url: str, named: dict[str, Any], faults: list[str]) -> 
         # What an operation deletes others would miss.
         if with_names and case.method != "DELETE":
             case.path_parameters = {name: named[name] for name in case.path_parameters or {}}
-        response = case.call(base_url=url, timeout=20)
+        response = case.call(base_url=url, timeout=PATIENCE_S)
         count += 1
         told = (
             f"{case.method} {case.formatted_path} {case.body!r}: {response.status_code} {response.text[:200]}"

@@ -16,6 +16,7 @@ from storage.records import RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.life import Life, ListeningSink, Outcome, agents
 from tests.gateway.agents.test_runs import insert
+from tests.patience import PATIENCE_S
 
 WEATHER = {
     "type": "function",
@@ -141,7 +142,7 @@ def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life
     (sink.wrote if shown else arrived).wait_sync()
     life.leave(sink)
     with pytest.raises(ClientGone):
-        first.result(10)
+        first.result(PATIENCE_S)
     gate.open()
     # What was shown of a reply is the reply; else the model is asked anew, and told the answer once.
     again = life.send(messages=(), is_retry=True, **given)

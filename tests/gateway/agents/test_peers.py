@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.agents.test_background import ended
 from tests.gateway.sdk import agent as profile
+from tests.patience import PATIENCE_S, SHORT_S, becomes
 from tests.server import QUIET
 
 ASK, ASK_TAGGED = "send_message_to_agent_and_wait_for_reply", "send_message_to_agents_matching_tags"
@@ -283,7 +283,7 @@ def test_a_circle_of_parallel_calls(stage: Stage) -> None:
     (run,) = aside(lambda: stage.send("ann"))
     stage.world.upstream.arrived(3).wait_sync()
     gate.open()
-    assert run.result(10).messages[-1].content == "Done."
+    assert run.result(PATIENCE_S).messages[-1].content == "Done."
     results = [stage.told(name, 1)[0] for name in ("bob", "cid")]
     assert sorted(CIRCLE in each for each in results) == [False, True]
 
@@ -295,7 +295,7 @@ def test_two_runs_that_begin_a_circle_at_the_same_moment(stage: Stage) -> None:
     runs = aside(lambda: stage.send("ann"), lambda: stage.send("bob"))
     stage.world.upstream.arrived(2).wait_sync()
     gate.open()
-    assert [run.result(10).messages[-1].content for run in runs] == ["A.", "B."]
+    assert [run.result(PATIENCE_S).messages[-1].content for run in runs] == ["A.", "B."]
     results = [stage.told(name, 1)[0] for name in ("ann", "bob")]
     assert sorted(CIRCLE in each for each in results) == [False, True]
 
@@ -321,7 +321,7 @@ def test_what_is_no_circle_queues(stage: Stage) -> None:
     runs += aside(lambda: stage.send("ann"))
     stage.world.upstream.arrived(2).wait_sync()
     gate.open()
-    assert [run.result(10).messages[-1].content for run in runs] == ["First.", "Done."]
+    assert [run.result(PATIENCE_S).messages[-1].content for run in runs] == ["First.", "Done."]
     assert stage.told("ann") == ["Second."]
 
 
@@ -340,7 +340,7 @@ def test_messages_go_four_agents_deep(stage: Stage) -> None:
 
 
 def test_an_answer_that_comes_too_late(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with staged(upstream, tmp_path, limits=replace(QUIET, answer_wait_s=0.05)) as stage:
+    with staged(upstream, tmp_path, limits=replace(QUIET, answer_wait_s=SHORT_S)) as stage:
         gate = Gate()
         b = stage.agent("bob", call_tools(ask("ann"), hold_before_headers=gate), say("Here."))
         stage.agent("ann", call_tools(ask(b)), say("Never mind."))
@@ -361,7 +361,7 @@ def test_who_waits_is_cancelled_and_so_is_who_answers(stage: Stage) -> None:
     (run,) = aside(lambda: stage.send("ann"))
     stage.world.upstream.arrived(2).wait_sync()
     stage.world.letta.agents.messages.cancel(a)
-    assert run.result(10).stop_reason.stop_reason == "cancelled"
+    assert run.result(PATIENCE_S).stop_reason.stop_reason == "cancelled"
     stage.heard["bob"][0].gone.wait_sync()
     assert [(name, state) for name, state, _, _ in stage.runs()] == [
         ("ann", "cancelled"),
@@ -381,9 +381,9 @@ def test_who_waits_in_a_queue_for_its_answer_is_cancelled(stage: Stage) -> None:
     (asked,) = aside(lambda: stage.send("ann"))
     stage.world.upstream.arrived(2).wait_sync()
     stage.world.letta.agents.messages.cancel(a)
-    assert asked.result(10).stop_reason.stop_reason == "cancelled"
+    assert asked.result(PATIENCE_S).stop_reason.stop_reason == "cancelled"
     gate.open()
-    assert own.result(10).messages[-1].content == "Mine."
+    assert own.result(PATIENCE_S).messages[-1].content == "Mine."
     stage.world.world.settle()
     assert len(stage.heard["bob"]) == 1
 
@@ -398,7 +398,7 @@ def test_an_agent_whose_queue_is_full_is_an_error(stage: Stage, monkeypatch: pyt
     stage.send("ann")
     assert stage.told("ann") == ["Error: 1 sends wait for this conversation already."]
     gate.open()
-    own.result(10)
+    own.result(PATIENCE_S)
 
 
 def test_an_agent_that_was_deleted(stage: Stage) -> None:
@@ -417,7 +417,7 @@ def test_an_agent_that_is_deleted_while_it_answers(stage: Stage) -> None:
     stage.world.upstream.arrived(2).wait_sync()
     stage.world.letta.agents.delete(b)
     gate.open()
-    assert run.result(10).messages[-1].content == "Done."
+    assert run.result(PATIENCE_S).messages[-1].content == "Done."
     assert stage.told("ann")[0].startswith("Error: bob ")
 
 
@@ -490,14 +490,13 @@ def tell(other: str, text: str = "Note this.", id: str | None = None) -> Call:
 
 def settled(stage: Stage, runs: int) -> list[Any]:
     """The runs, when so many have ended."""
-    for _ in range(500):
+
+    def look() -> list[Any] | None:
         found = stage.runs()
-        if len(found) == runs and all(
-            state in ("completed", "failed", "cancelled") for _, state, _, _ in found
-        ):
-            return found
-        time.sleep(0.01)
-    raise AssertionError(found)
+        ended = [state in ("completed", "failed", "cancelled") for _, state, _, _ in found]
+        return found if len(ended) == runs and all(ended) else None
+
+    return becomes(look)
 
 
 def test_a_message_without_an_answer(stage: Stage) -> None:
@@ -576,7 +575,7 @@ def test_a_pause_that_begins_before_a_message_is_delivered_is_spared(stage: Stag
     stage.world.upstream.arrived(1).wait_sync()
     stage.send("ann")
     gate.open()
-    own.result(10)
+    own.result(PATIENCE_S)
     assert [(name, state) for name, state, _, _ in settled(stage, 3)] == [
         ("bob", "completed"),
         ("ann", "completed"),
@@ -615,11 +614,6 @@ def test_whoever_asks_whom_everybody_comes_to_an_end(stage: Stage, seed: int) ->
         ),
     )
     for run in runs:
-        run.result(30)
-    for _ in range(1000):
-        states = {state for _, state, _, _ in stage.runs()}
-        if states == {"completed"}:
-            break
-        time.sleep(0.01)
-    assert states == {"completed"}
+        run.result(PATIENCE_S)
+    becomes(lambda: {state for _, state, _, _ in stage.runs()} == {"completed"})
     assert len(stage.world.world.gateway.app.chat.agents.peers._waits) == 0  # type: ignore[union-attr]

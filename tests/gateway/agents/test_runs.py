@@ -25,6 +25,7 @@ from storage.errors import Unavailable
 from storage.records import Run, RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.agents.life import Life, ListeningSink, agents
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
@@ -54,7 +55,7 @@ def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
     life.upstream.queue(say("One.", hold_before_headers=gate), say("Two."), say("Three."), say("Four."))
     sends = [life.begin(f"Message {n}") for n in range(4)]
     gate.open()
-    assert [send.result(10).said for send in sends] == [["One."], ["Two."], ["Three."], ["Four."]]
+    assert [send.result(PATIENCE_S).said for send in sends] == [["One."], ["Two."], ["Three."], ["Four."]]
     assert life.words() == [
         "user: Message 0", "assistant: One.", "user: Message 1", "assistant: Two.",
         "user: Message 2", "assistant: Three.", "user: Message 3", "assistant: Four.",
@@ -76,7 +77,7 @@ def test_each_step_is_kept_before_the_next(life: Life) -> None:
     assert life.words()[2].startswith("tool: ")
     assert life.block().value == "Name: Ann"
     gate.open()
-    done = run.result(10)
+    done = run.result(PATIENCE_S)
     assert done.run.steps == 2
     assert done.said == ["Let me note that.", "Noted."]
     assert [line for line in done.lines if line.startswith("step")] == ["step 3 4"]
@@ -135,7 +136,7 @@ def test_a_client_that_leaves_while_its_message_is_written_cancels_its_run(life:
     life.leave(sink)
     disk.open()
     with pytest.raises(ClientGone):
-        run.result(10)
+        run.result(PATIENCE_S)
     assert life.world.query("SELECT state FROM runs ORDER BY id") == ["completed", "cancelled"]
     assert life.words()[-1] == "user: Tell me."
 
@@ -148,7 +149,7 @@ def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
     sink.wrote.wait_sync()
     life.leave(sink)
     with pytest.raises(ClientGone):
-        run.result(10)
+        run.result(PATIENCE_S)
     life.upstream.last.gone.wait_sync()
     assert life.words() == ["user: Tell me.", "assistant: A long"]
     assert life.path()[0].standing
@@ -177,7 +178,7 @@ def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
     life.world.gateway.call(asyncio.sleep(0))
     gate.open()
     with pytest.raises(ClientGone):
-        run.result(10)
+        run.result(PATIENCE_S)
     life.world.settle()
     gc.collect()
     assert [r.getMessage() for r in caplog.records] == ["a step was not written: the disk is full"]
@@ -198,7 +199,7 @@ def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
         return await life.agents.cancel(found)
 
     life.world.gateway.call(cancel())
-    done = run.result(10)
+    done = run.result(PATIENCE_S)
     assert (done.run.state, done.run.stop) == (RunState.CANCELLED, "cancelled")
     assert life.words() == ["user: Tell me."]
     gate.open()
@@ -215,7 +216,7 @@ def test_too_many_sends_are_refused(life: Life) -> None:
         life.send("One too many")
     assert refused.value.status == 429
     gate.open()
-    assert all(send.result(30).run.state is RunState.COMPLETED for send in sends)
+    assert all(send.result(PATIENCE_S).run.state is RunState.COMPLETED for send in sends)
 
 
 def test_the_same_send_again_is_answered_once(life: Life) -> None:
@@ -237,9 +238,9 @@ def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> Non
     arrived.wait_sync()
     again = life.begin("Hi", otid="o1")
     gate.open()
-    assert first.result(10).said == ["Once."]
-    assert again.result(10).result.is_repeat
-    assert again.result(10).said == ["Once."]
+    assert first.result(PATIENCE_S).said == ["Once."]
+    assert again.result(PATIENCE_S).result.is_repeat
+    assert again.result(PATIENCE_S).said == ["Once."]
     assert len(life.upstream.chats) == 1
 
 
@@ -417,7 +418,7 @@ def test_a_client_that_leaves_while_a_tool_runs_keeps_the_step(
         began.wait_sync()
         life.leave(sink)
         with pytest.raises(ClientGone):
-            run.result(10)
+            run.result(PATIENCE_S)
     interrupted = "tool: Error: the call was interrupted; it may or may not have been done."
     assert life.words() == ["user: Note x.", "assistant: One moment.", interrupted]
     assert life.world.query("SELECT state, stop, steps FROM runs") == [("cancelled", "cancelled", 1)]
@@ -452,7 +453,7 @@ def test_a_cancelled_run_keeps_what_its_tools_did(life: Life, monkeypatch: pytes
         return await life.agents.cancel(found)
 
     life.world.gateway.call(cancel())
-    assert run.result(10).run.state is RunState.CANCELLED
+    assert run.result(PATIENCE_S).run.state is RunState.CANCELLED
     life.send("Go on.")
     results = {m["tool_call_id"]: m["content"] for m in life.upstream.last.messages if m["role"] == "tool"}
     assert set(results) == {"m1", "s1"}
@@ -486,7 +487,7 @@ def test_of_four_first_sends_one_begins_the_conversation(upstream: StrictUpstrea
         upstream, tmp_path, defined=AgentDefinition("react_agent", "", initial_messages=first)
     ) as life:
         for send in [life.begin(f"Message {n}") for n in range(4)]:
-            send.result(10)
+            send.result(PATIENCE_S)
         assert life.words().count("user: Who are you?") == 1
         assert life.words()[:3] == ["user: Who are you?", "assistant: Ann.", "user: Message 0"]
 
@@ -524,7 +525,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
 
     life.world.gateway.call(cancel())
     release.open()
-    run.result(10)
+    run.result(PATIENCE_S)
     life.world.settle()
     assert [x.state.value for x in life.path()] == ["finished"]
     assert life.words() == ["user: Tell me.", "assistant: All at once."]

@@ -13,6 +13,7 @@ import pytest
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.sleep import is_sleeper
 from tests.gateway.process import Process, serving
+from tests.patience import PATIENCE_S
 from tests.stored import shown
 
 SETTINGS = """\
@@ -25,7 +26,6 @@ base_url = "{base_url}"
 api_key = "none"
 models = ["m"]
 """
-PATIENCE_S = 30.0
 NOTES = ("One.", "Two.")
 CALLS = len(NOTES) + 1
 

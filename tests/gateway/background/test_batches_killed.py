@@ -14,11 +14,11 @@ from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenA
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.batches.test_batches import PATH, append, asked, results
 from tests.gateway.process import Process, serving
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 ITEMS, ROUNDS = 3, 3
 MOST_LIVES = 80
-PATIENCE_S = 60.0
 SETTINGS = """\
 [batch]
 poll_s = 0.05

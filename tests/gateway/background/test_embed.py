@@ -23,9 +23,10 @@ from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
-from tests.doubles.upstream import PATIENCE_S, Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
+from tests.patience import PATIENCE_S
 from tests.stored import save_passage, url_of
 
 IDLE_S = 200.0

@@ -14,6 +14,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
 from tests.meaning import vector_of
+from tests.patience import PATIENCE_S
 from tests.stored import shown
 
 SETTINGS = """\
@@ -30,7 +31,6 @@ context_window = 2000
 """
 NOTES = "Notes: they talked of this and that."
 FACT = "The cat is called Miso."
-PATIENCE_S = 30.0
 # What the job asks the model, and what it leaves: statement, rows.
 KINDS: dict[str, tuple[int, Callable[[], Reply], str, list[tuple[Any, ...]]]] = {
     "compaction": (0, lambda: say(NOTES), "SELECT DISTINCT text FROM summaries", [(NOTES,)]),

@@ -17,9 +17,10 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker
 from storage.errors import Full
 from storage.records import JobState, Scope
-from tests.doubles.upstream import PATIENCE_S, Gate, StrictUpstream, say
+from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
 from tests.gateway.sdk import CHAT, agent, remember
+from tests.patience import PATIENCE_S
 
 KITTEN = "We got a kitten last week and named her Miso."
 

@@ -23,6 +23,7 @@ from tests.gateway.background import job_process
 from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
 from tests.gateway.process import ROOT, place_of
+from tests.patience import PATIENCE_S
 from tests.server import Running, serve, settings_for
 from tests.stored import open_store, url_of
 
@@ -136,7 +137,7 @@ def run_until(database: Path, marks: Path, where: str) -> list[str]:
             said.append(line.strip())
             if where and said[-1] == where:
                 child.kill()
-        code = child.wait(20)
+        code = child.wait(PATIENCE_S)
     assert (code != 0) == bool(where)
     return said
 

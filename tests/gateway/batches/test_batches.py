@@ -18,11 +18,11 @@ from gateway.tokens import tokenizer_for
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
 Json = dict[str, Any]
-PATIENCE_S = 60.0
 PATH = "/v1/messages/batches"
 POLL = BatchSettings(poll_s=0.05)
 ENDED = ("completed", "failed", "cancelled")

@@ -27,6 +27,7 @@ from tests.gateway.agents.test_client_tools import NOTE
 from tests.gateway.batches.test_batches import PATH, Json, _text, append, results, scene
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.patience import PATIENCE_S
 
 
 def has(folder: Path, text: str) -> list[str]:
@@ -50,7 +51,7 @@ def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> N
         for message in s.world.letta.agents.messages.list(agent, order="asc").items:
             s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert "quokkas" not in s.block(agent)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while has(tmp_path, "quokkas"):
             assert time.monotonic() < deadline, has(tmp_path, "quokkas")
             time.sleep(0.05)
@@ -126,7 +127,7 @@ def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path, fate
         assert s.ended(batch)["counts"]["failed"] == 1
         assert "forgotten" in s.items(batch)[0]["error"]
         assert "quokkas" not in s.items(batch)[0]["error"]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while has(tmp_path, "quokkas"):
             assert time.monotonic() < deadline, has(tmp_path, "quokkas")
             time.sleep(0.05)

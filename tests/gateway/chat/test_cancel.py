@@ -228,8 +228,7 @@ SPOKEN = [
 @pytest.mark.sqlite
 def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
     """The turn that was cut is not on disk yet when the next request comes."""
-    patient = replace(QUIET, commit_wait_s=10.0)
-    with remember(upstream, tmp_path, agent(), limits=patient) as world, ThreadPoolExecutor() as threads:
+    with remember(upstream, tmp_path, agent()) as world, ThreadPoolExecutor() as threads:
         world.chat(user="alice").say("Hello.")
         disk = hold_the_disk(world)
         leave(world, say(SECRET, hold_after={4: Gate()}), after=b"treasure", stream=True)

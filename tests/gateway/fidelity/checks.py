@@ -20,6 +20,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, raw
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
 
@@ -84,7 +85,7 @@ class Talk:
 
     @property
     def options(self) -> Json:
-        return {"api_key": "sk-app", "max_retries": 0, "timeout": 10.0}
+        return {"api_key": "sk-app", "max_retries": 0, "timeout": PATIENCE_S}
 
     def async_sdk(self, **options: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

@@ -15,6 +15,7 @@ from storage.sql.store import Store
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import Disk
 from tests.doubles.upstream import StrictUpstream
+from tests.patience import PATIENCE_S
 from tests.server import QUIET, RawClient, RawReply, Running, serve, settings_for
 from tests.stored import open_store
 
@@ -64,8 +65,8 @@ class World:
     def settle(self) -> None:
         async def settled() -> None:
             await self.gateway.app.idle.wait()
-            await self.gateway.app.chat.pending.drain(10.0)
-            assert await self.store.drain(10.0)
+            await self.gateway.app.chat.pending.drain(PATIENCE_S)
+            assert await self.store.drain(PATIENCE_S)
 
         self.gateway.call(settled())
 
@@ -113,7 +114,7 @@ def world_of(
     upstream: StrictUpstream,
     path: Path,
     *,
-    commit_wait_s: float = 20.0,
+    commit_wait_s: float = PATIENCE_S,
     limits: WriterLimits = BY_HAND,
     **parts: Any,
 ) -> Iterator[World]:

@@ -24,10 +24,10 @@ from gateway.core.conversation.canonical import Canon, Listing
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
+from tests.patience import PATIENCE_S
 from tests.server import RawClient
 
 CHAT = "/v1/chat/completions"
-PATIENCE_S = 30.0
 FREEZES = 11  # in each of eight lives
 LATER_S = 0.004  # a moment is so much later than what a client saw, at most: about what a turn's write takes
 SETTINGS = """

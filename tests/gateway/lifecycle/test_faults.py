@@ -10,8 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from storage.sql.store import Store
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import may_not_grow
-from tests.doubles.upstream import PATIENCE_S, Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.lifecycle.faulty import (
     APPEND,
     FACT,
@@ -39,6 +37,7 @@ from tests.gateway.lifecycle.faulty import (
     world_of,
 )
 from tests.gateway.process import command, serving
+from tests.patience import PATIENCE_S, becomes
 from tests.server import RawReply
 
 LONG = "This fills pages. " * 4000  # more than the free room of a small file
@@ -106,7 +105,7 @@ class Damaged:
 
 
 def elsewhere(program: str, path: Path) -> None:
-    subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=PATIENCE_S)
 
 
 Fault = Full | ReadOnly | Locked | Damaged
@@ -385,7 +384,7 @@ def test_a_database_whose_directory_comes_later_is_waited_for(
             assert reply.status == status
             assert status != 200 or reply.headers["x-mnemogate-memory"] == "unavailable"
         folder.mkdir()
-        assert wait_until(lambda: bool(gateway.ask("GET", "/health/ready").json["store"] == "ok"))
+        becomes(lambda: gateway.ask("GET", "/health/ready").json["store"] == "ok")
         assert durable(post({}))
         refused = command("serve", "--db", str(folder / "m.db"), where=tmp_path)
         assert (refused.returncode, f"process {gateway.child.pid}" in refused.stderr) == (1, True)
@@ -404,7 +403,7 @@ def test_a_start_that_cannot_have_the_lock_leaves_the_owners_file(
     with serving(tmp_path, *arguments) as gateway:
         assert (tmp_path / "m.db.admin").read_text() == "the owner's"
         gateway.child.terminate()
-        assert gateway.child.wait(20) == 0
+        assert gateway.child.wait(PATIENCE_S) == 0
     assert (tmp_path / "m.db.admin").read_text() == "the owner's"
 
 
@@ -438,8 +437,8 @@ def test_a_start_without_its_database_takes_up_later_what_there_was(
                 found = connection.execute("SELECT lim FROM blocks WHERE label = 'human'")
                 return {limit for (limit,) in found}
 
-        assert wait_until(lambda: runs() == ["failed"])
-        assert wait_until(lambda: limits() == {200})
+        becomes(lambda: runs() == ["failed"])
+        becomes(lambda: limits() == {200})
 
 
 @pytest.mark.sqlite
@@ -463,9 +462,9 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
         resource.prlimit(gateway.child.pid, resource.RLIMIT_FSIZE, (16384, no_limit[1]))
         for _ in range(10):
             assert not durable(post(LONG))
-        assert wait_until(lambda: store() != "ok")
+        becomes(lambda: store() != "ok")
         resource.prlimit(gateway.child.pid, resource.RLIMIT_FSIZE, no_limit)
-        assert wait_until(lambda: store() == "ok")
+        becomes(lambda: store() == "ok")
         assert durable(post(QUESTION))
         assert "Miso" in upstream.last.body.decode()
         gateway.kill()
@@ -498,7 +497,7 @@ def test_the_key_of_the_settings_is_there_once_the_store_is(upstream: StrictUpst
 
         assert status(key) == 503
         shutil.move(backup, database)
-        assert wait_until(lambda: status(key) == 200)
+        becomes(lambda: status(key) == 200)
         assert status(key[::-1]) == 401
 
 
@@ -514,18 +513,9 @@ def test_the_command_line_finds_a_gateway_whose_disk_was_full_at_its_start(
     with serving(tmp_path, *arguments) as gateway:
         (tmp_path / "m.db.admin").unlink()  # as if there had been no room for it
         shutil.move(backup, database)
-        assert wait_until(lambda: bool(gateway.ask("GET", "/health/ready").json["store"] == "ok"))
+        becomes(lambda: gateway.ask("GET", "/health/ready").json["store"] == "ok")
         listed = command("users", "--db", str(database), where=tmp_path)
         assert listed.returncode == 0, listed.stderr
-
-
-def wait_until(holds: Callable[[], bool]) -> bool:
-    """Asks again and again, for a state that comes by itself."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if holds():
-            return True
-    return False
 
 
 def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(

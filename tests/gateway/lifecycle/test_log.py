@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.log import JsonFormatter, RepeatHandler
+from tests.patience import PATIENCE_S
 
 Lines = list[dict[str, Any]]
 
@@ -62,7 +63,7 @@ async def test_it_is_said_how_often_it_came_again_until_it_does_not() -> None:
     log = Log(0.001)
     for _ in range(4):
         log.logger.warning("full")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while len(log.lines()) < 2:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.001)
         assert said(log.lines()) == [("full", 0), ("full", 3)]

@@ -16,6 +16,7 @@ import pytest
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import ROOT
+from tests.patience import PATIENCE_S
 
 FACT = "My cat is called Miso."
 PATIENT = """
@@ -43,7 +44,7 @@ class Started:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert pasted.returncode == 0, pasted.stderr
@@ -143,7 +144,7 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         env=started.environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
     ).stdout
     assert f"user: {FACT}" in shown

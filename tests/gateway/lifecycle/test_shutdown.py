@@ -20,6 +20,7 @@ from storage.sql.store import Store
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
+from tests.patience import PATIENCE_S
 from tests.server import QUIET, RawClient, Running, serve, settings_for
 from tests.stored import open_store, shown, url_of
 
@@ -33,7 +34,7 @@ def database(tmp_path: Path) -> Path:
 
 @contextmanager
 def gateway_on(
-    upstream: StrictUpstream, database: Path, *, commit_wait_s: float = 20.0, **server: Any
+    upstream: StrictUpstream, database: Path, *, commit_wait_s: float = PATIENCE_S, **server: Any
 ) -> Iterator[Running]:
     async def open_here() -> Store:
         return await open_store(database)
@@ -121,7 +122,7 @@ def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
             client.read_until(b"data: [DONE]\n\n")
         for client in clients[2:]:
             assert client.read_reply().status == 200
-        assert gateway.child.wait(20) == 0
+        assert gateway.child.wait(PATIENCE_S) == 0
     assert not Path(f"{database}.admin").exists()
     assert not Path(f"{database}-wal").exists()  # written back: the file alone is the database
     assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
@@ -152,7 +153,7 @@ def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
         reply = whole.read_reply()
         assert (reply.status, reply.error["message"]) == (503, "The gateway is shutting down.")
         assert b"shutting down" in streamed.read_until(b"0\r\n\r\n")
-        assert gateway.child.wait(20) == 0
+        assert gateway.child.wait(PATIENCE_S) == 0
     logged = [json.loads(line) for line in gateway.log.read_text().splitlines()]
     assert not any("trace" in line for line in logged)
     assert {line["status"] for line in logged if line.get("path") == CHAT} == {200, 503}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.patience import becomes
 from tests.postgres import empty_database
-from tests.server import QUIET, RawReply, Running, serve, settings_for
+from tests.server import RawReply, Running, serve, settings_for
 from tests.stored import open_store, rows
 
 JSON = {"content-type": "application/json"}
@@ -64,12 +65,7 @@ def two(postgres: str, upstream: StrictUpstream, *, works: bool = True) -> Itera
         return await open_store(url)
 
     settings = settings_for(upstream)
-    # No reply of a busy machine's goes out before its turn is written.
-    limits = replace(QUIET, commit_wait_s=20.0)
-    with (
-        serve(settings, open_here, works=works, limits=limits) as one,
-        serve(settings, open_here, limits=limits) as other,
-    ):
+    with serve(settings, open_here, works=works) as one, serve(settings, open_here) as other:
         made = Two(upstream, one, other)
         try:
             yield made
@@ -81,14 +77,6 @@ def two(postgres: str, upstream: StrictUpstream, *, works: bool = True) -> Itera
 def world(postgres: str, upstream: StrictUpstream) -> Iterator[Two]:
     with two(postgres, upstream) as made:
         yield made
-
-
-def becomes(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 def test_either_gateway_goes_on_with_a_conversation_and_recalls_it(world: Two) -> None:

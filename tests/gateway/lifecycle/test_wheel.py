@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.process import ROOT
+from tests.patience import PATIENCE_S
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -54,12 +55,12 @@ def test_what_is_installed_serves(environment: Path, tmp_path: Path) -> None:
             assert child.stdout is not None
             found = re.match(r"Mnemogate listens on (\S+)", child.stdout.readline())
             assert found is not None
-            with urllib.request.urlopen(f"{found[1]}/health/ready", timeout=30) as reply:
+            with urllib.request.urlopen(f"{found[1]}/health/ready", timeout=PATIENCE_S) as reply:
                 assert reply.status == 200
         finally:
             child.terminate()
     whence = [environment / "bin/python", "-c", "import gateway.app; print(gateway.app.__file__)"]
     told = subprocess.run(
-        whence, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60, check=True
+        whence, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=PATIENCE_S, check=True
     )
     assert Path(told.stdout.strip()).is_relative_to(environment)

@@ -13,6 +13,7 @@ from gateway.run.memory import keeper
 from storage.commands import Committed, TurnWrite
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
@@ -39,7 +40,7 @@ def test_the_reply_leaves_before_its_turn_is_kept(
     may_begin, began_late, keep = threading.Event(), [], world.store.turns.keep
 
     def keep_late(write: TurnWrite, done: Committed) -> None:
-        began_late.append(may_begin.wait(5.0))  # the gateway's loop stands still meanwhile
+        began_late.append(may_begin.wait(PATIENCE_S))  # the gateway's loop stands still meanwhile
         keep(write, done)
 
     monkeypatch.setattr(world.store.turns, "keep", keep_late)

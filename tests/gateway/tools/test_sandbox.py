@@ -21,6 +21,7 @@ import uvloop
 from gateway.run.tools import sandbox as module
 from gateway.run.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
+from tests.patience import PATIENCE_S
 
 
 def _why_not() -> str | None:
@@ -256,7 +257,7 @@ def _running(marker: str) -> list[int]:
 
 async def _until(is_running: bool, marker: str) -> None:
     def wait() -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_S
         while bool(_running(marker)) is not is_running:
             assert time.monotonic() < end
             time.sleep(0.05)

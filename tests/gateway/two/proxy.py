@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.doubles.upstream import PATIENCE_S, Gate
+from tests.doubles.upstream import Gate
+from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
 

@@ -21,10 +21,11 @@ from storage.records import Scope
 from storage.sql import keys
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
-from tests.gateway.lifecycle.test_two_gateways import Two, becomes
+from tests.gateway.lifecycle.test_two_gateways import Two
 from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, command, serving
 from tests.gateway.two.world import CHAT, MODULE, Place
+from tests.patience import PATIENCE_S, becomes
 from tests.postgres import query
 from tests.server import serve, settings_for
 from tests.stored import open_store
@@ -156,7 +157,7 @@ def test_an_agent_that_is_deleted_during_its_run_elsewhere_leaves_nothing(
         becomes(lambda: len(world.prompts()) == 1)
         assert world.ask(other, "DELETE", f"/v1/agents/{agent}")[0] == 200
         gate.open()
-        status, reply = sent.result(30)
+        status, reply = sent.result(PATIENCE_S)
         assert status in (404, 409) or reply["stop_reason"]["stop_reason"] in ("cancelled", "error"), reply
         for gateway in (one, other):
             assert world.send(gateway, agent, "Hello?")[0] == 404
@@ -209,7 +210,7 @@ async def test_one_export_is_imported_twice_in_one_moment(url: str) -> None:
         put = "INSERT INTO conversations (agent, uid, begun, last_at) VALUES (77, $1, 1, 1)"
         await holder.execute(put, conversation["uid"])
         filling = asyncio.create_task(fill())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not await holder.fetch(WAITING):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await begun.commit()
@@ -242,7 +243,7 @@ def test_a_gateway_that_is_killed_within_a_commit_has_written_the_turn_or_not(
                 await holder.fetch("SELECT FROM agents FOR NO KEY UPDATE")
                 sent = threading.Thread(target=_ask_in_vain, args=(gateways[0], messages))
                 sent.start()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     while not (waiting := await holder.fetch(WAITING)):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
                 gateways[0].kill()

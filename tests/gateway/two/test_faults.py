@@ -20,9 +20,9 @@ from gateway.settings import DatabaseSettings, MemorySettings
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.proxy import Proxy
+from tests.patience import PATIENCE_S
 from tests.server import RawReply, Running, serve, settings_for
 
-PATIENCE_S = 30.0
 ROLE = "mnemogate_test"
 Message = dict[str, str]
 

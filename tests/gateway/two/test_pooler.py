@@ -16,9 +16,9 @@ from gateway.database import check_database, open_database
 from gateway.settings import DatabaseSettings, Settings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.pooler import Pooler, find_binaries, version_of
+from tests.patience import PATIENCE_S
 from tests.server import RawReply, Running, serve, settings_for
 
-PATIENCE_S = 30.0
 # Each of these, at both gateways in turn.
 PEOPLE, TURNS = 8, 6
 JSON = {"content-type": "application/json"}

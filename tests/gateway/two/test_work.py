@@ -23,10 +23,10 @@ from tests.gateway.batches.test_batches import PATH
 from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, Place, Worker
+from tests.patience import PATIENCE_S
 from tests.postgres import query
 
 AGENTS = 6
-PATIENCE_S = 60.0
 SETTINGS = """\
 [memory]
 background_model = "small"

@@ -193,7 +193,7 @@ class Worker:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-            child.wait(20)
+            child.wait(PATIENCE_S)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from gateway.web.forwarding import FORWARDED
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
+from tests.patience import PATIENCE_S
 from tests.server import QUIET, Running, serve, settings_for
 from tests.stored import open_store
 
@@ -29,7 +30,9 @@ def gateway(upstream: StrictUpstream) -> Iterator[Running]:
 
 @pytest.fixture
 def sdk(gateway: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-app", max_retries=0, timeout=10.0) as made:
+    with openai.OpenAI(
+        base_url=f"{gateway.url}/v1", api_key="sk-app", max_retries=0, timeout=PATIENCE_S
+    ) as made:
         yield made
 
 

@@ -17,6 +17,7 @@ from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
+from tests.patience import PATIENCE_S, SHORT_S
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 
 
@@ -101,7 +102,7 @@ def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
 def test_an_upstream_that_takes_nothing_of_an_upload_is_a_504() -> None:
     """Whether the client is still there cannot be seen then: what it sent before it left is in between."""
     with StrictUpstream(stall_bodies=True) as upstream:
-        slow = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+        slow = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=SHORT_S)
         with serve(settings_for(upstream, upstreams=(slow,))) as gateway, gateway.connect() as client:
             client.request("POST", "/v1/files", None, {**FORM, "content-length": "100000000"})
             reply: list[RawReply] = []
@@ -133,7 +134,7 @@ def test_an_answer_that_comes_before_the_upload_is_through_is_handed_on(upstream
             client.send(b"x" * 100_000)
             reply = client.read_reply()
             assert (reply.status, reply.body) == (401, answer)
-            hasty.join(10.0)
+            hasty.join(PATIENCE_S)
             assert not hasty.is_alive()
             client.send(b"x" * 900_000)  # the connection goes on
             client.request("GET", "/health")
@@ -319,7 +320,7 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     """The beginning of an event is not handed on: the error after it would be a part of it."""
     first, half = b'data: {"n": 1}\n\n', b'data: {"n'
     upstream.queue(raw(first, half, b'": 2}\n\n', **fault))
-    impatient = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=0.2)
+    impatient = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=SHORT_S)
     body = {"model": "m", "prompt": "x", "input": "x", "stream": True}
     with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
         reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)

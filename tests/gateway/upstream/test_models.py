@@ -29,6 +29,7 @@ from gateway.settings import (
 )
 from gateway.settings_load import load_settings
 from tests.doubles.upstream import Gate, StrictUpstream, fail
+from tests.patience import PATIENCE_S
 from tests.server import Running, serve, settings_for
 
 ONE = UpstreamSettings("one", base_url="http://one.invalid/v1", context_window=100)
@@ -278,7 +279,7 @@ def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: S
         assert listed(gateway) == ["agent/bob", "gpt-strict", "gpt-strict-mini"]
         assert not any(seen.settled.is_open for seen in (upstream.seen[0], upstream.seen[2]))
         never.open()
-        assert refreshing.result(10)
+        assert refreshing.result(PATIENCE_S)
         assert listed(gateway)[-1] == "newer"
 
 

@@ -6,7 +6,6 @@ import base64
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import CHAT, World, remember
-from tests.server import QUIET
 
 HELLO: dict[str, Any] = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hello"}]}
 TABLES = (
@@ -33,8 +31,7 @@ TABLES = (
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
-    # How long a busy machine takes to write it shall not decide what a test finds.
-    with remember(upstream, tmp_path, limits=replace(QUIET, commit_wait_s=20.0)) as made:
+    with remember(upstream, tmp_path) as made:
         yield made
 
 

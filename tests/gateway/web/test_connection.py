@@ -12,6 +12,7 @@ import pytest
 from gateway.errors import GatewayError, SettingsError
 from gateway.web.server import bind, listen
 from tests.doubles.upstream import Gate, StrictUpstream, raw
+from tests.patience import SHORT_S
 from tests.server import QUIET, Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
@@ -30,7 +31,7 @@ def sized(value: Any) -> bytes:
 
 @pytest.fixture
 def gateway(upstream: StrictUpstream) -> Iterator[Running]:
-    with serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=0.2)) as running:
+    with serve(settings_for(upstream)) as running:
         yield running
 
 
@@ -69,9 +70,12 @@ def test_a_trailer_is_no_header(gateway: Running, upstream: StrictUpstream) -> N
 
 
 def test_a_head_that_began_behind_another_request_is_bounded_as_well(
-    gateway: Running, upstream: StrictUpstream
+    upstream: StrictUpstream,
 ) -> None:
-    with gateway.connect() as client:
+    with (
+        serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=SHORT_S)) as gateway,
+        gateway.connect() as client,
+    ):
         client.send(sized(HELLO) + b"POST / HT")
         assert client.read_reply().status == 200
         assert client.is_closed()

@@ -13,6 +13,7 @@ import uvicorn
 
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
+from tests.patience import PATIENCE_S
 from tests.server import QUIET, Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
@@ -524,7 +525,7 @@ def test_a_client_that_does_not_read_a_whole_reply_is_let_go(
         connections = gateway.server.server_state.connections
 
         async def let_go() -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while connections:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 

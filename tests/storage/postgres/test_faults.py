@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,15 +30,16 @@ from storage.postgres.connection import PostgresPlace, connect, translate
 from storage.postgres.pool import PoolLimits
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
+from tests.patience import PATIENCE_S
 from tests.storage.conftest import OpenStore, PostgresServer
-from tests.stored import ALICE, rows
+from tests.stored import ALICE, PATIENT, rows
 
 ROOT = Path(__file__).parents[3]
 QUICK = PoolLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -98,7 +100,7 @@ async def test_connections_that_the_server_ends_are_opened_anew(
 async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_again(
     open_store: OpenStore,
 ) -> None:
-    store: Store = await open_store(limits=PoolLimits(size=2))
+    store: Store = await open_store(limits=replace(PATIENT, size=2))
     for _ in range(5):  # more than there are connections
         # Busy where the server takes longer than that to stop what it was asked.
         with pytest.raises((TooSlow, Busy)):
@@ -140,7 +142,7 @@ async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_tak
 
 
 async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
-    store: Store = await open_store(limits=PoolLimits(size=3, bulk=2))
+    store: Store = await open_store(limits=replace(PATIENT, size=3, bulk=2))
     go_on = asyncio.Event()
 
     async def hold(connection: Connection) -> None:
@@ -156,7 +158,7 @@ async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
 
 
 async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
-    store: Store = await open_store(limits=PoolLimits(queue_bytes=10_000))
+    store: Store = await open_store(limits=replace(PATIENT, queue_bytes=10_000))
     with pytest.raises(Busy):
         store.database.write(ask, bytes=10_000)
     assert await store.database.write(ask, bytes=1) == 1
@@ -183,7 +185,7 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
 
 
 async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_nobody(open_store: OpenStore) -> None:
-    store: Store = await open_store(limits=PoolLimits(size=2))
+    store: Store = await open_store(limits=replace(PATIENT, size=2))
 
     async def fail(connection: Connection) -> None:
         await connection.run("INSERT INTO probe (id, filler) VALUES (7, '')")

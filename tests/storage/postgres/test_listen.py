@@ -6,6 +6,7 @@ import asyncio
 
 from storage.postgres.connection import PostgresPlace, RawConnection
 from storage.postgres.listen import NotificationListener
+from tests.patience import PATIENCE_S
 from tests.storage.conftest import PostgresServer
 
 
@@ -22,7 +23,7 @@ class Ears(NotificationListener):
     async def have_ended(self) -> None:
         self.begin()
         assert self._task is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.wait([self._task])
         assert self._task.cancelled()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
-from storage.postgres.pool import PoolLimits
 from storage.sql.statements import load
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
-from tests.stored import ALICE, Speaker
+from tests.stored import ALICE, PATIENT, Speaker
 
 # A memory of 2,000 turns in 200 conversations, beside 200 small ones.
 FILL = """
@@ -33,7 +33,7 @@ ANALYZE;
 
 
 async def test_statements_are_planned_once_for_a_connection(open_store: OpenStore) -> None:
-    store = await open_store(limits=PoolLimits(size=1))
+    store = await open_store(limits=replace(PATIENT, size=1))
     alice = Speaker(store, ALICE, Clock())
     for word in ("one", "two", "three"):
         await alice.say([user(word)], assistant(f"{word}?"))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from storage.errors import Broken
-from storage.postgres.pool import PoolLimits
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.gateway.two.proxy import Proxy
+from tests.patience import PATIENCE_S, comes
 from tests.storage.conftest import OpenStore
 from tests.storage.test_turns import Clock, both, opened
-from tests.stored import ALICE, HUMAN, Speaker
+from tests.stored import ALICE, HUMAN, PATIENT, Speaker
 
 
 @both
@@ -76,7 +77,7 @@ async def test_a_turn_whose_answer_is_lost_is_there_once(
     rows = await alice.rows()
     assert [e.id for e in rows if e.said and b"Third." in e.said] == [committed.exchange]
     assert len(rows) == 3
-    assert await alice.store.drain(1)
+    assert await alice.store.drain(PATIENCE_S)
 
 
 async def test_what_may_not_be_repeated_is_not(open_store: OpenStore, proxy: Proxy) -> None:
@@ -102,16 +103,13 @@ async def test_what_was_not_yet_committed_is_written_on_another_connection(
 
 async def _keys(store: Store) -> list[object]:
     """The keys, as soon as the store works again."""
-    for _ in range(200):
-        if store.health.ok:
-            break
-        await asyncio.sleep(0.05)
+    await comes(lambda: store.health.ok)
     return list(await store.keys.list())
 
 
 async def test_eight_agents_never_wait_for_each_other(open_store: OpenStore) -> None:
     """One agent's lock is held by somebody who sleeps; the others' turns end meanwhile."""
-    store = await open_store(limits=PoolLimits(size=4))
+    store = await open_store(limits=replace(PATIENT, size=4))
     clock = Clock()
     alice = Speaker(store, ALICE, clock)
     await alice.say([user("one")], assistant("First."))

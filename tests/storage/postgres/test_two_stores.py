@@ -14,6 +14,7 @@ from storage.errors import NotFound, Stale
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.patience import PATIENCE_S
 from tests.postgres import query
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_files import draft, folder
@@ -177,7 +178,7 @@ async def beside_its_end(
     await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {memory.id} FOR UPDATE")
     ends = asyncio.gather(*(each() for each in coming), return_exceptions=True)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not ends.done() and query(database.url, waiting) != [(len(coming),)]:  # noqa: ASYNC110
             await asyncio.sleep(0)
     gone = ("files WHERE memory", "definitions WHERE memory", "agents WHERE id")

@@ -14,6 +14,7 @@ from storage.database import Connection, Database
 from storage.errors import Full, StatementFailed, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.database import drive
+from tests.patience import PATIENCE_S
 from tests.storage.conftest import OpenStore
 
 NOTE = "INSERT INTO marks (agent, kind, hash, exchange) VALUES (1, 'head', ?, 1)"
@@ -97,7 +98,7 @@ async def test_a_write_begins_though_nobody_waits_for_it(
     doors: Database, begin: Callable[[Database], asyncio.Future[Any]]
 ) -> None:
     begin(doors).cancel()
-    assert await doors.drain(10)
+    assert await doors.drain(PATIENCE_S)
     assert await noted(doors) == [b"x"]
 
 

@@ -25,6 +25,7 @@ from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import Disk, may_not_grow, use_page
+from tests.patience import PATIENCE_S
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
@@ -50,7 +51,7 @@ async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -
         await store.keys.create("p", "k")
     assert store.health.status == error.status
     assert store.health.error
-    assert await store.drain(5)
+    assert await store.drain(PATIENCE_S)
 
 
 async def assert_recovers(store: Store, agent: Agent) -> None:
@@ -194,7 +195,7 @@ async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
         await store.database.write(write(agent))
     other.execute("ROLLBACK")
     other.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await back.wait()
     assert await store.database.write(write(agent))
 
@@ -276,7 +277,7 @@ async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
         lambda c: c.execute("SELECT count(*) FROM agents").fetchone()
     ) == (1,)
     gate.set()
-    assert await store.drain(5)
+    assert await store.drain(PATIENCE_S)
     assert store.health.ok
 
 

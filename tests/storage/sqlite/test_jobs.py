@@ -12,6 +12,7 @@ from storage.database import Connection
 from storage.errors import Full
 from storage.sql.store import Store
 from storage.sqlite.database import drive
+from tests.patience import PATIENCE_S
 
 
 async def test_a_caller_that_goes_away_hides_no_job(store: Store) -> None:
@@ -19,7 +20,7 @@ async def test_a_caller_that_goes_away_hides_no_job(store: Store) -> None:
     counts: list[int] = []
     jobs.watch(lambda: counts.append(len(drive(jobs.list()))))
     gate = threading.Event()
-    stalled = store.database.writer.submit(lambda _: gate.wait(10))
+    stalled = store.database.writer.submit(lambda _: gate.wait(PATIENCE_S))
     task = asyncio.create_task(jobs.enqueue("learn", 0, "k"))
     await asyncio.sleep(0)
     task.cancel()
@@ -27,7 +28,7 @@ async def test_a_caller_that_goes_away_hides_no_job(store: Store) -> None:
         await task
     gate.set()
     assert await stalled
-    assert await store.drain(10)
+    assert await store.drain(PATIENCE_S)
     assert counts == [1]
 
 

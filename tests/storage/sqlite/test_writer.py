@@ -17,6 +17,7 @@ from storage.sqlite.connection import DatabaseFile, Driver, open_writer
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.doubles.statements import counting
+from tests.patience import PATIENCE_S
 from tests.storage.conftest import OpenStore
 
 Write = Callable[[sqlite3.Connection], Any]
@@ -218,7 +219,7 @@ async def test_a_failed_commit_fails_all_of_its_batch_and_opens_anew(make: Any) 
             await future
     assert await asyncio.gather(*kept) == [f"kept {i}" for i in range(3)]
     assert bench.opened == 2
-    assert await bench.writer.drain(5)
+    assert await bench.writer.drain(PATIENCE_S)
     assert bench.rows() == ["kept 0", "kept 1", "kept 2", "bulk"]
     health = bench.writer.health
     assert (health.status, health.failures) == ("ok", 1)
@@ -289,7 +290,7 @@ async def test_a_stalled_write_shows_and_passes(make: Any) -> None:
     assert not await bench.writer.drain(0)
     gate.set()
     await waiting
-    assert await bench.writer.drain(5)
+    assert await bench.writer.drain(PATIENCE_S)
     assert bench.writer.status == "ok"
 
 
@@ -427,7 +428,7 @@ async def test_the_log_is_written_back_when_idle(make: Any) -> None:
 
     bench.writer._written_back = note
     await bench.writer.submit(add(1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await written_back.wait()
     assert bench.log_size() == 0
 
@@ -448,7 +449,7 @@ async def test_a_log_that_somebody_reads_is_emptied_when_he_has_gone_though_noth
 
     bench.writer._written_back = note
     await bench.writer.submit(add("what is to be forgotten"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await tries.acquire()
         assert bench.log_size() > 0
         reader.close()
@@ -524,5 +525,5 @@ def test_a_thread_that_outlives_its_loop_ends_in_silence(tmp_path: Path) -> None
 
     driver = asyncio.run(leave())
     gate.set()
-    driver._thread.join(10)
+    driver._thread.join(PATIENCE_S)
     assert not driver._thread.is_alive()
