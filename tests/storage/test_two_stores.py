@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from storage.errors import Stale
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.patience import comes
 from tests.postgres import empty_database
 from tests.stored import ALICE, HUMAN, Speaker, open_store, rows
 
@@ -40,22 +41,13 @@ async def make(store: Store, scope: Scope = ALICE, blocks: tuple[Block, ...] = (
     return await store.agents.find_or_begin(scope, blocks, (), 1.0)
 
 
-async def becomes(condition: Callable[[], bool]) -> None:
-    """Waits for what another store has told."""
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that")
-
-
 async def listening(*stores: Store) -> None:
     """Has stores listen, and waits until they hear."""
     for store in stores:
         heard: list[str | None] = []
         store.database.hear("hello", heard.append)
         store.database.listen()
-        await becomes(lambda heard=heard: bool(heard))  # type: ignore[misc]
+        await comes(lambda heard=heard: bool(heard))  # type: ignore[misc]
 
 
 # --- agents and turns -------------------------------------------------------------------------------------------------
@@ -219,17 +211,19 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     one, other = stores
     agent = await make(one)
     await one.jobs.enqueue("learn", agent.id, "k")
-    job = await one.jobs.claim(KINDS, lease_s=0.3, tries=3)
+    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
     await one.jobs.journal(job, "ask", b"answer")
     assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
     left = await other.jobs.due_in(KINDS)
     assert left is not None
-    assert 0 < left <= 0.3
-    assert await one.jobs.heartbeat(job, 0.5)
-    await asyncio.sleep(0.3)
+    assert 0 < left <= LEASE_S
+    later = "UPDATE jobs SET held_until = held_until - 50"
+    await rows(one, later)
+    assert await one.jobs.heartbeat(job, LEASE_S)
+    await rows(one, later)
     assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
-    await asyncio.sleep(0.3)
+    await rows(one, later)
     again = await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2)
@@ -282,7 +276,7 @@ async def test_work_is_told_of_and_looked_for_when_nobody_tells(stores: tuple[St
     await listening(other)
     woken.clear()
     await one.jobs.enqueue("learn", 0, "j")
-    await becomes(lambda: bool(woken))
+    await comes(lambda: bool(woken))
     waits = await other.jobs.due_in(("nothing of that kind",))
     assert waits == 60.0, "the queue is looked at anew all the same"
 
@@ -295,7 +289,7 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
     await one.keys.revoke("k")
     told: list[str | None] = []
     other.database.hear(KEYS, told.append)
-    await becomes(lambda: bool(told))
+    await comes(lambda: bool(told))
     assert await other.keys.find(plain) is None
 
 
@@ -310,7 +304,7 @@ async def test_who_closes_behind_a_word_has_told_it(stores: tuple[Store, Store],
         await brief.keys.create("default", f"k{n}")
         await asyncio.sleep(0)  # the telling begins
         await brief.close()
-        await becomes(lambda: bool(heard))
+        await comes(lambda: bool(heard))
 
 
 async def test_nothing_that_is_told_decides_who_may_ask(stores: tuple[Store, Store]) -> None:
@@ -352,7 +346,7 @@ async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Sto
     assert left is not None
     assert 14 < left <= 15
     await one.lines.give("a", 15.0)
-    await becomes(lambda: "a" in freed)
+    await comes(lambda: "a" in freed)
     assert not await one.lines.take("a", 15.0)
     assert await other.lines.take("a", 15.0)
 
@@ -367,5 +361,5 @@ async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> No
     for each in heard.values():
         each.clear()
     one.database.tell(KEYS, "word")
-    await becomes(lambda: heard[other] == ["word"])
+    await comes(lambda: heard[other] == ["word"])
     assert heard[one] == []

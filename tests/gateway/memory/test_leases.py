@@ -13,6 +13,7 @@ from gateway.run.memory.queue import QueuePlace, Queues
 from storage.errors import Unavailable
 from storage.sql.lines import Lines
 from storage.sql.store import Store
+from tests.patience import PATIENCE_S
 from tests.stored import open_store
 
 NAME = ("agent", "conversation")
@@ -46,9 +47,16 @@ class Process(Lines):
 
 class World:
     def __init__(self, store: Store) -> None:
+        self.store = store
         self.now = 1000.0
         self.lines = [Process(store, lambda: self.now) for _ in range(2)]
         self.one, self.other = (Queues(Leases(each)) for each in self.lines)
+
+    async def rest(self) -> None:
+        """Waits until everybody has got as far as he gets by himself."""
+        for _ in range(20):  # more than anybody writes or reads one after the other
+            assert await self.store.drain(PATIENCE_S)
+            await asyncio.sleep(0)
 
     def tell(self, name: str | None = None) -> None:
         for each in self.lines:
@@ -63,27 +71,27 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await store.close()
 
 
-async def begun(queues: Queues, place: QueuePlace) -> asyncio.Task[None]:
+async def begun(world: World, queues: Queues, place: QueuePlace) -> asyncio.Task[None]:
     """A request that has asked for the conversation, and got as far as it could."""
     task = asyncio.create_task(queues.enter(NAME, place))
-    await asyncio.sleep(0.05)
+    await world.rest()
     return task
 
 
 async def test_a_request_waits_for_those_of_other_processes(world: World) -> None:
     first, second, third = QueuePlace(), QueuePlace(), QueuePlace()
     await world.one.enter(NAME, first)
-    waiting = await begun(world.other, second)
-    behind = await begun(world.one, third)
+    waiting = await begun(world, world.other, second)
+    behind = await begun(world, world.one, third)
     assert not waiting.done()
     first.leave()
-    await asyncio.sleep(0.05)
+    await world.rest()
     world.tell(line_name(*NAME))
     await waiting
-    await asyncio.sleep(0.05)
+    await world.rest()
     assert not behind.done(), "the line was handed over, not kept"
     second.leave()
-    await asyncio.sleep(0.05)
+    await world.rest()
     world.tell(line_name(*NAME))
     await behind
     third.leave()
@@ -91,9 +99,9 @@ async def test_a_request_waits_for_those_of_other_processes(world: World) -> Non
 
 async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: World) -> None:
     await world.one.enter(NAME, QueuePlace())  # and nothing more is heard of it
-    waiting = await begun(world.other, QueuePlace())
+    waiting = await begun(world, world.other, QueuePlace())
     world.tell()
-    await asyncio.sleep(0.05)
+    await world.rest()
     assert not waiting.done()
     world.now += LEASE_S
     world.tell()
@@ -106,24 +114,24 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     await world.one.enter(NAME, first)
     lines.is_broken = True
     first.leave()
-    await asyncio.sleep(0.05)
-    waiting = await begun(world.other, second)
+    await world.rest()
+    waiting = await begun(world, world.other, second)
     assert not waiting.done()
     lines.is_broken = False
     for recovered in lines.recoveries:
         recovered()
-    await asyncio.sleep(0.05)
+    await world.rest()
     world.tell(line_name(*NAME))
-    await asyncio.wait_for(waiting, 5)
+    await waiting
     # Only once: what is taken again is not given back behind its holder.
-    behind = await begun(world.one, third)
+    behind = await begun(world, world.one, third)
     second.leave()
-    await asyncio.sleep(0.05)
+    await world.rest()
     world.tell(line_name(*NAME))
     await behind
     for recovered in lines.recoveries:
         recovered()
-    await asyncio.sleep(0.05)
+    await world.rest()
     assert await lines.held([line_name(*NAME)])
     third.leave()
 
@@ -131,14 +139,14 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
 async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World) -> None:
     first, third = QueuePlace(), QueuePlace()
     await world.one.enter(NAME, first)
-    waiting = await begun(world.other, QueuePlace())
+    waiting = await begun(world, world.other, QueuePlace())
     waiting.cancel()
-    await asyncio.sleep(0.05)
+    await world.rest()
     first.leave()
-    await asyncio.sleep(0.05)
-    await asyncio.wait_for(world.one.enter(NAME, third), 1)
+    await world.rest()
+    await world.one.enter(NAME, third)
     third.leave()
-    await asyncio.sleep(0.05)
+    await world.rest()
     assert len(world.one) == len(world.other) == 0
 
 
@@ -149,22 +157,22 @@ async def test_nobody_waits_where_only_a_free_queue_is_entered(world: World) -> 
     assert not await world.other.enter_free(NAME, second)
     assert len(world.other) == 0
     first.leave()
-    await asyncio.sleep(0.05)
+    await world.rest()
     assert await world.other.enter_free(NAME, second)
     second.leave()
 
 
 async def test_a_reserved_place_is_seen_by_others_when_it_is_taken(world: World) -> None:
     reserved = world.one.reserve(NAME)
-    await asyncio.sleep(0.05)
+    await world.rest()
     elsewhere = QueuePlace()
-    await asyncio.wait_for(world.other.enter(NAME, elsewhere), 1)
-    behind = await begun(world.one, QueuePlace())
+    await world.other.enter(NAME, elsewhere)
+    behind = await begun(world, world.one, QueuePlace())
     taking = asyncio.create_task(reserved.taken())
-    await asyncio.sleep(0.05)
+    await world.rest()
     assert not taking.done()
     elsewhere.leave()
-    await asyncio.sleep(0.05)
+    await world.rest()
     world.tell(line_name(*NAME))
     await taking
     assert not behind.done()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
 from storage.commands import ForgetTarget
-from storage.postgres.pool import PoolLimits
 from tests.core.conversations import assistant, user
+from tests.patience import PATIENCE_S
 from tests.postgres import empty_database, query
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
-from tests.stored import ALICE, Speaker
+from tests.stored import ALICE, PATIENT, Speaker
 
 ROWS = "SELECT reltuples FROM pg_class WHERE oid = 'exchanges'::regclass"
 
@@ -33,7 +34,7 @@ async def test_a_database_that_has_grown_is_analyzed_without_autovacuum(
             await alice.say([user(f"question {n}")], assistant("Yes."))
             if n == 45:
                 await asyncio.sleep(1.2)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while await admin.fetchval(ROWS) < 40:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     finally:
@@ -59,7 +60,7 @@ async def test_what_was_forgotten_is_no_row_any_more_and_no_dead_one_either(
     assert not await forgetting.sweep(wait_ms=0), "somebody still sees the old versions"
     assert await vacuums(reader) == before
     await reader.execute("COMMIT")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while await vacuums(reader) == before:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert await forgetting.sweep()
@@ -132,7 +133,7 @@ async def test_a_table_that_somebody_works_on_is_swept_later(
     assert not await store.forgetting.sweep()
     assert "lock timeout" in caplog.text
     await other.execute("COMMIT")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while await vacuums(other) == before:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     await other.close()
@@ -147,19 +148,37 @@ async def test_closing_does_not_wait_for_who_holds_vacuum_back(
     await Speaker(store, ALICE, Clock()).say([user("Hello.")], assistant("Yes."))
     assert not await store.database.sweep(0)
     held = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_prepared_xacts%' AND pid <> pg_backend_pid()"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while query(database.url, held) == [(0,)]:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await store.close()
     await asyncio.sleep(0)
     assert not [task for task in asyncio.all_tasks() if "_sweep" in str(task.get_coro())]
     await reader.close()
 
 
-async def test_the_tables_are_swept_at_most_once_in_a_while_and_in_the_end(open_store: OpenStore) -> None:
-    store = await open_store(limits=PoolLimits(sweep_s=0.5))
+class Hands:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+async def test_the_tables_are_swept_at_most_once_in_a_while_and_in_the_end(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store = await open_store(limits=replace(PATIENT, sweep_s=0.1))
+    clock = store.database._tidying._loop = Hands()  # type: ignore[attr-defined]
+    admin = await asyncpg.connect(database.url)
     assert await store.database.sweep(0)
+    before = await vacuums(admin)
     assert not await store.database.sweep(0)
-    await asyncio.sleep(0.6)
+    clock.now = 0.1
+    async with asyncio.timeout(PATIENCE_S):
+        while await vacuums(admin) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     assert not await store.database.sweep(0), "the one that was put off has just been done"
+    await admin.close()
