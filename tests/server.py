@@ -137,6 +137,15 @@ class RawClient:
         return found
 
 
+@contextmanager
+def held_port(port: int = 0) -> Iterator[int]:
+    """A port at which nobody listens, and which nobody is given meanwhile but who asks for it by number."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", port))
+        yield held.getsockname()[1]
+
+
 class Listener:
     """Something that listens on a port of this machine."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,9 +19,11 @@ from adapters.errors import (
 )
 from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
 from tests.adapters.test_sse import DONES
-from tests.doubles.upstream import PATIENCE_S, Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
+from tests.patience import PATIENCE_S, SHORT_S
+from tests.server import held_port
 
-TINY = Timeouts(connect_s=0.05, first_byte_s=0.05, between_chunks_s=0.05)
+SHORT = Timeouts(first_byte_s=SHORT_S, between_chunks_s=SHORT_S)
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -226,14 +227,14 @@ async def test_no_response_in_time_is_a_timeout_of_the_first_byte(
 ) -> None:
     upstream.queue(say("late", hold_before_headers=Gate()))
     with pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, chat(), timeouts=TINY)
+        await post(transport, upstream, chat(), timeouts=SHORT)
     assert caught.value.phase == "first byte"
     await upstream.last.gone.wait()
 
 
 async def test_an_upstream_that_does_not_take_the_body_is_a_timeout_too(transport: HttpTransport) -> None:
     with StrictUpstream(stall_bodies=True) as upstream, pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, b"x" * 20_000_000, timeouts=TINY)
+        await post(transport, upstream, b"x" * 20_000_000, timeouts=SHORT)
     assert caught.value.phase == "first byte"
 
 
@@ -242,7 +243,7 @@ async def test_silence_within_the_reply_is_a_timeout_between_chunks(
     transport: HttpTransport, upstream: StrictUpstream, way: str
 ) -> None:
     upstream.queue(say("a b c", hold_after={2: Gate()}))
-    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(between_chunks_s=0.05))
+    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(between_chunks_s=SHORT_S))
     with pytest.raises(ProviderTimeout) as caught:
         await drain(reply, way)
     assert caught.value.phase == "between chunks"
@@ -254,7 +255,7 @@ async def test_a_reply_that_trickles_is_bound_by_its_total(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     upstream.queue(say("One two three", hold_after={2: Gate()}))
-    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(total_s=0.05))
+    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(total_s=SHORT_S))
     with pytest.raises(ProviderTimeout) as caught:
         async for _ in reply.chunks():
             pass
@@ -267,7 +268,7 @@ async def test_the_total_bounds_the_wait_for_the_headers_too(
 ) -> None:
     upstream.queue(say("Too late.", hold_before_headers=Gate()))
     with pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, chat(), timeouts=Timeouts(total_s=0.05))
+        await post(transport, upstream, chat(), timeouts=Timeouts(total_s=SHORT_S))
     assert caught.value.phase == "first byte"
 
 
@@ -320,10 +321,7 @@ async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: H
 
 
 async def test_nobody_there_is_unreachable(transport: HttpTransport) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(ProviderUnreachable):
+    with held_port() as port, pytest.raises(ProviderUnreachable):
         await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
 
 
@@ -516,5 +514,5 @@ async def test_an_upstream_that_takes_no_more_is_left_with_its_connection(transp
 
     with StrictUpstream(stall_bodies=True) as stalled:
         with pytest.raises(ProviderTimeout, match="took no more of the upload"):
-            await upload(transport, stalled, pieces(), None, timeouts=TINY)
+            await upload(transport, stalled, pieces(), None, timeouts=SHORT)
         await transport.aclose()  # would wait for what was not taken

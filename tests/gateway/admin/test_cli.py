@@ -25,7 +25,8 @@ from gateway.web.admin import AdminFile
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.process import place_of
-from tests.server import RawClient, Running, serve, settings_for
+from tests.patience import PATIENCE_S
+from tests.server import RawClient, Running, held_port, serve, settings_for
 from tests.stored import open_store, url_of
 
 # A name that a shell and an option have to be told apart from.
@@ -568,7 +569,7 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
         example = said[said.index("from openai") :]
         assert len(example.splitlines()) == 5
         pasted = subprocess.run(
-            [sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", example], capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
         assert pasted.returncode == 0, pasted.stderr
         assert pasted.stdout.strip()
@@ -607,16 +608,15 @@ def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", [">/dev/full 2>&1", "<&- >&- 2>&-"], ids=["a full disk", "nowhere"])
 @pytest.mark.sqlite
 def test_serve_goes_on_where_nothing_can_be_printed(where: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    serve = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+    serve = [sys.executable, "-m", "gateway", "serve", "--port"]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    with subprocess.Popen(["sh", "-c", f'exec "$@" {where}', "sh", *serve], env=environ) as child:
+    shell = ["sh", "-c", f'exec "$@" {where}', "sh"]
+    with held_port() as port, subprocess.Popen([*shell, *serve, str(port)], env=environ) as child:
         try:
             while not is_ready(port):
                 assert child.poll() is None
             child.send_signal(signal.SIGTERM)
-            assert child.wait(30) == 0
+            assert child.wait(PATIENCE_S) == 0
         finally:
             child.kill()
 
@@ -626,7 +626,9 @@ def test_a_command_says_that_its_output_has_no_room() -> None:
     check = [sys.executable, "-m", "gateway", "check-config"]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(check, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, timeout=60)
+        done = subprocess.run(
+            check, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, timeout=PATIENCE_S
+        )
     assert done.returncode == 1
     assert done.stderr == "mnemogate: what it says cannot be written: No space left on device\n"
 
@@ -650,7 +652,7 @@ def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream,
         child.send_signal(signal.SIGTERM)
         gate.open()
         assert b"[DONE]" in client.read_until(b"0\r\n\r\n")
-        assert child.wait(20) == 0
+        assert child.wait(PATIENCE_S) == 0
         assert child.stderr is not None
         lines = [json.loads(line) for line in child.stderr.read().splitlines()]
         assert [line["status"] for line in lines if "status" in line] == [200]
@@ -674,7 +676,7 @@ def test_a_second_server_on_the_same_database_is_refused_by_name(capsys: Out) ->
 def test_a_killed_server_leaves_nothing_that_stops_the_next(database: Path) -> None:
     with process() as (child, _, _port):
         child.kill()
-        child.wait(20)
+        child.wait(PATIENCE_S)
     with process() as (_, _, port), RawClient(port) as client:
         client.request("GET", "/health/ready")
         assert client.read_reply().json == {"status": "ok", "store": "ok"}

@@ -14,12 +14,15 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-PATIENCE_S = 10.0
+from tests.patience import PATIENCE_S
+from tests.server import held_port
+
 # Each transaction may come to another session than the one before it.
 SESSIONS = 3
 
@@ -49,9 +52,8 @@ class Pooler:
         self._folder.chmod(0o777)
         user = ("-u", "embedded_postgres") if os.geteuid() == 0 else ()
         self._command = [binary, "-q", *user, str(self._folder / "ini")]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port: int = probe.getsockname()[1]
+        self._life = ExitStack()
+        self._port = self._life.enter_context(held_port())
         target = urlsplit(url)
         name, given = target.path.lstrip("/"), parse_qs(target.query)
         user_name = unquote(target.username or "postgres")
@@ -97,4 +99,5 @@ class Pooler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        self._life.close()
         shutil.rmtree(self._folder, ignore_errors=True)

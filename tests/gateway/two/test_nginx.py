@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import orjson
@@ -17,12 +15,13 @@ import pytest
 from tests.gateway.process import ROOT
 from tests.gateway.two.people import messages_of
 from tests.gateway.two.world import CHAT, World, _streamed
-from tests.server import RawClient
+from tests.patience import PATIENCE_S
+from tests.server import RawClient, held_port
 
 
 @contextmanager
-def nginx_before(world: World, folder: Path) -> Iterator[int]:
-    """Yields the port of a server with the file of `deploy/`, whose gateways are the world's."""
+def nginx_before(world: World, folder: Path, port: int) -> Iterator[None]:
+    """Serves at a port with the file of `deploy/`, whose gateways are the world's."""
     nginx = shutil.which("nginx")
     if nginx is None:
         pytest.skip("nginx is not installed")
@@ -30,9 +29,6 @@ def nginx_before(world: World, folder: Path) -> Iterator[int]:
     for number, gateway in enumerate(world.gateways, 1):
         assert gateway.process is not None
         text = text.replace(f"gateway{number}:8080", f"127.0.0.1:{gateway.process.port}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
     text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
     places = " ".join(
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -43,7 +39,7 @@ def nginx_before(world: World, folder: Path) -> Iterator[int]:
     )
     with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")]) as running:
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + PATIENCE_S
             while True:
                 try:
                     RawClient(port).socket.close()
@@ -51,7 +47,7 @@ def nginx_before(world: World, folder: Path) -> Iterator[int]:
                 except OSError:
                     assert time.monotonic() < until
                     time.sleep(0.02)
-            yield port
+            yield
         finally:
             running.terminate()
 
@@ -71,13 +67,22 @@ def say(port: int, messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def test_a_conversation_goes_on_whichever_gateway_is_there(tmp_path: Path, url: str) -> None:
-    with World(tmp_path, gateways=2, url=url) as world, nginx_before(world, tmp_path) as port:
+    with (
+        World(tmp_path, gateways=2, url=url) as world,
+        held_port() as port,
+        nginx_before(world, tmp_path, port),
+        ExitStack() as stack,
+    ):
         past: list[tuple[str, str]] = []
         for number in range(12):
             if number == 4:
+                assert world.gateways[0].process is not None
+                known = world.gateways[0].process.port
                 world.gateways[0].kill()
+                stack.enter_context(held_port(known))
             if number == 8:
-                _start_again(world, 0)
+                world.gateways[0].arguments += ("--port", str(known))
+                world.gateways[0].start()
                 time.sleep(AGAIN_S)
                 world.gateways[1].kill()
             text = f"qngx{number}z is in the box"
@@ -88,12 +93,3 @@ def test_a_conversation_goes_on_whichever_gateway_is_there(tmp_path: Path, url: 
             with RawClient(port) as client:
                 client.request("GET", path)
                 assert client.read_head().status == 404
-
-
-def _start_again(world: World, number: int) -> None:
-    """Starts a gateway at the port that nginx knows."""
-    text = (world.folder / "nginx.conf").read_text()
-    known = re.findall(r"server 127\.0\.0\.1:(\d+) ", text)[number]
-    gateway = world.gateways[number]
-    gateway.arguments = (*gateway.arguments, "--port", known)
-    gateway.start()

@@ -6,7 +6,8 @@ The upstream that fails speaks OpenAI's dialect or Anthropic's: to the applicati
 from __future__ import annotations
 
 import json
-import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -27,12 +28,14 @@ from tests.doubles.upstream import (
 )
 from tests.gateway.sdk import agent
 from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, both, forms, only_openai
+from tests.patience import SHORT_S
+from tests.server import held_port
 
 
-def refused_url() -> str:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+@contextmanager
+def refused_url() -> Iterator[str]:
+    with held_port() as port:
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 # --- another one answers
@@ -80,7 +83,7 @@ def test_a_query_goes_to_the_upstream_that_it_is_meant_for(two: Open, stream: bo
 @both
 @forms
 def test_the_fallback_answers_where_nobody_listens(two: Open, stream: bool, memory: bool) -> None:
-    with two(url=refused_url()) as it:
+    with refused_url() as url, two(url=url) as it:
         text, headers = it.ask(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:unreachable;second:200")
 
@@ -109,7 +112,7 @@ def test_no_connection_in_time_is_a_504_that_names_the_wait(two: Open, memory: b
 def test_the_fallback_answers_when_the_first_byte_does_not_come(
     two: Open, stream: bool, memory: bool
 ) -> None:
-    with two(first_byte_timeout_s=0.3, retries=3) as it:  # long enough for the request to arrive
+    with two(first_byte_timeout_s=SHORT_S, retries=3) as it:
         it.first.queue(say("Too late.", hold_before_headers=Gate()))
         text, headers = it.ask(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:timeout;second:200")
@@ -305,7 +308,7 @@ def test_a_lost_connection_is_not_sent_again_unasked(two: Open, stream: bool, me
 
 @both
 def test_dialling_is_tried_twice(two: Open, memory: bool) -> None:
-    with two(fallbacks=(), url=refused_url()) as it:
+    with refused_url() as url, two(fallbacks=(), url=url) as it:
         with pytest.raises(openai.InternalServerError) as caught:
             it.ask(False, memory)
         assert caught.value.code == "upstream_unreachable"
