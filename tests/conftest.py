@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
+from tests.gateway import deadlines
 from tests.postgres import postgres
 
 __all__ = ["postgres"]
@@ -81,6 +82,14 @@ def _certificates_are_not_read() -> Iterator[None]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _searches_are_waited_for() -> Iterator[None]:
+    """Lets no test find what a busy machine finds in time."""
+    with pytest.MonkeyPatch.context() as patch:
+        deadlines.lift(patch.setattr)
         yield
 
 

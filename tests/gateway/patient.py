@@ -10,6 +10,7 @@ from dataclasses import fields
 from gateway.run.background import worker
 from gateway.run.memory import leases
 from storage.postgres.pool import PoolLimits
+from tests.patience import PATIENCE_S
 
 LEASE_S = 2.0
 
@@ -29,13 +30,16 @@ def run() -> int:
     # Only here: a test that has imported this may be about these limits.
     defaults = list(PoolLimits.__init__.__defaults__ or ())
     for name in ("read_s", "wait_s"):
-        defaults[[each.name for each in fields(PoolLimits)].index(name)] = 60.0
+        defaults[[each.name for each in fields(PoolLimits)].index(name)] = PATIENCE_S
     PoolLimits.__init__.__defaults__ = tuple(defaults)  # type: ignore[misc]
 
     from gateway.cli import main
     from gateway.limits import Limits
+    from tests.gateway import deadlines
 
-    return main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=20.0))
+    deadlines.lift()
+
+    return main(sys.argv[1:], Limits(models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S))
 
 
 if __name__ == "__main__":

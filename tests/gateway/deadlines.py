@@ -1,0 +1,18 @@
+"""Deadlines of the gateway's own tools, which no busy machine shall reach while a test asks for something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway.run.agents import archives, messages
+from gateway.run.tools import files, memory
+from tests.patience import PATIENCE_S
+
+
+def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
+    """Lets searches take as long as a test waits. put: sets a name of a module."""
+    for module, name in ((memory, "SEARCH_MS"), (messages, "_SEARCH_MS"), (archives, "SEARCH_MS")):
+        put(module, name, PATIENCE_S * 1000)
+    put(files, "SEARCH_MS", PATIENCE_S * 1000)
+    put(files, "GREP_S", PATIENCE_S)
