@@ -259,6 +259,15 @@ INSTRUCTOR_CORRECTION_OF_CALL = (
     "Validation Error found:\n1 validation error for Cat\nage\n  Field required [type=missing]\n"
     "Recall the function correctly, fix the errors"
 )
+PYDANTIC_AI_CORRECTION = (
+    "Your previous response failed the application's validation (this is automated feedback, not a message from the "
+    'user):\n<pyai:validation_errors>\n[{"type":"int_parsing","loc":["age"],"msg":"Input should be a valid integer"}]\n'
+    "</pyai:validation_errors>\n\nFix the errors and try again."
+)
+PYDANTIC_AI_1_CORRECTION = (
+    '1 validation error:\n```json\n[\n  {\n    "type": "json_invalid",\n    "loc": []\n  }\n]\n```\n'
+    "\n\nFix the errors and try again."
+)
 # The prompt is the system's, and is the last message.
 SEMANTIC_KERNEL_SUMMARY = (
     "\nProvide a concise and complete summarization of the entire dialog that does not exceed 5 sentences.\n\n"

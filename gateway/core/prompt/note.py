@@ -57,12 +57,14 @@ _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
 # What a framework says in the user's role, by its fixed words at the start of a message: Google's ADK what another
-# agent did (older ones without fences), and the agent's own instruction; smolagents what its code
-# printed, in front of the person's next task.
+# agent did (older ones without fences), and the agent's own instruction; Pydantic AI what is wrong with an answer;
+# smolagents what its code printed, in front of the person's next task.
 _IN_THE_USERS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
     r"|The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and (?s:.*)<<<END_SYSTEM_INSTRUCTION>>>"
+    r"|Your previous response failed the application's validation \(this is automated feedback, not a message(?s:.*)"
+    r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z"
     r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
 )
 

@@ -229,6 +229,13 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"|Validation Error found:(?s:.*)Recall the function correctly, fix the errors\s*\Z",
         is_passing=True,
     ),
+    # In its later lists it is known by gateway.core.prompt.note. The second form is from before its version 2.
+    _Known(
+        "pydantic-ai correction",
+        r"Your previous response failed the application's validation \(this is automated feedback, not a message"
+        r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z",
+        is_passing=True,
+    ),
     _Known("smolagents plan", _PLANNER),
     _Known("smolagents plan", _PLANNER, "system"),
     _Known("autogen speaker", _SPEAKER),

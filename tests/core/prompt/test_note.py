@@ -30,6 +30,7 @@ from gateway.core.prompt.note import (
 )
 from gateway.tokens import tokenizer_for
 from storage.records import Message
+from tests.doubles.side_requests import PYDANTIC_AI_1_CORRECTION, PYDANTIC_AI_CORRECTION
 
 count = tokenizer_for("gpt-4o").count
 
@@ -377,6 +378,9 @@ _TOLD = "<<<BEGIN_SYSTEM_INSTRUCTION>>>\n{}\n<<<END_SYSTEM_INSTRUCTION>>>"
             f"instruction for this turn\n{_TOLD.format('Be brief.')}",
             "",
         ),
+        # Pydantic AI
+        (PYDANTIC_AI_CORRECTION, ""),
+        (PYDANTIC_AI_1_CORRECTION, ""),
         # smolagents, where what is printed comes in front of the next task
         ("Observation:\nExecution logs:\nan island\nLast output from code snippet:\nNone", ""),
         ("Observation:\nExecution logs:\n3\nNew task:\nAnd my trip?", "And my trip?"),

@@ -92,6 +92,8 @@ ASKED = [
     ("magentic ledger", [*CHATTED, *user(recorded.MAGENTIC_PLAN_AGAIN)]),
     ("instructor correction", [*CHATTED, *user(recorded.INSTRUCTOR_CORRECTION)]),
     ("instructor correction", [*CHATTED, *user(recorded.INSTRUCTOR_CORRECTION_OF_CALL)]),
+    ("pydantic-ai correction", [*CHATTED, *user(recorded.PYDANTIC_AI_CORRECTION)]),
+    ("pydantic-ai correction", [*CHATTED, *user(recorded.PYDANTIC_AI_1_CORRECTION)]),
     ("smolagents plan", user(quoting(recorded.SMOLAGENTS_PLAN))),
     ("smolagents plan", [*system(recorded.SMOLAGENTS_FURTHER_PLAN), *CHATTED, *user("Now write your new plan.")]),
     ("semantic kernel summary", [*CHATTED, *system(recorded.SEMANTIC_KERNEL_SUMMARY)]),
@@ -314,6 +316,26 @@ def test_an_answer_that_was_corrected_for_a_program_is_gone_on_from(world: World
     assert "Correct your JSON" not in kept(world)
     world.post([*history, *user("Thanks.")], user="alice")
     assert all(text in kept(world) for text in (FACT, "in May", "tuna"))
+
+
+@pytest.mark.parametrize("correction", [recorded.PYDANTIC_AI_CORRECTION, recorded.PYDANTIC_AI_1_CORRECTION])
+def test_a_correction_that_comes_back_in_later_lists_is_not_the_persons(
+    world: World, correction: str
+) -> None:
+    """Pydantic AI keeps the wrong answer and what it said of it in its history."""
+    history = [*user(FACT), {"role": "assistant", "content": "Sure!"}, *user(correction)]
+    world.upstream.queue(say("Sure!"), say('{"age":3}'), say("You are welcome."), say("I see."))
+    world.post(history[:1], user="alice", response_format=CHECK)
+    world.post(history, user="alice", response_format=CHECK)
+    assert kept(world) == "[]"
+    history += [{"role": "assistant", "content": '{"age":3}'}, *user("Thanks.")]
+    world.post(history, user="alice")
+    world.post([*history, {"role": "assistant", "content": "You are welcome."}, *user("Bye.")], user="alice")
+    world.chat(user="alice").say(f"{QUESTION} And which errors of validation were there?")
+    sent = world.upstream.last.body.decode()
+    assert FACT in sent
+    assert "int_parsing" not in sent
+    assert "Fix the errors" not in sent
 
 
 def test_a_guardrail_beside_a_later_turn_takes_no_answers_place(world: World) -> None:
