@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import cleandoc
 from typing import Any, Final
 
@@ -153,16 +153,12 @@ def _is_writable(value: object) -> bool:
 
 def _type(node: ast.expr) -> dict[str, Any]:
     """Returns the schema of a type. Raises: BadRequest: it has none."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        try:
-            inner = ast.parse(node.value, mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise _unknown(node) from None
-        return _type(ast.copy_location(inner, node))
+    if _inner(node) is not None:
+        # By their text, since there may be thousands.
+        every = list({repr(each): each for each in _alternatives(node)}.values())
+        return every[0] if len(every) == 1 else {"anyOf": every}
     if isinstance(node, ast.Constant) and node.value is None:
         return {"type": "null"}
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _union([node.left, node.right])
     if isinstance(node, ast.Subscript):
         return _generic(node)
     name = _name(node)
@@ -179,10 +175,9 @@ def _type(node: ast.expr) -> dict[str, Any]:
 
 
 def _generic(node: ast.Subscript) -> dict[str, Any]:
-    name, inner = _name(node.value), node.slice
-    every = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
+    name, every = _name(node.value), _arguments(node)
     if name in _LISTS and len(every) == 1:
-        return {"type": "array", "items": _type(inner)}
+        return {"type": "array", "items": _type(every[0])}
     if name in _DICTS and len(every) == 2 and _name(every[0]) == "str":
         return {"type": "object", "additionalProperties": _type(every[1])}
     if name in ("tuple", "Tuple") and every:
@@ -190,30 +185,50 @@ def _generic(node: ast.Subscript) -> dict[str, Any]:
             return {"type": "array", "items": _type(every[0])}
         size = len(every)
         return {"type": "array", "prefixItems": [*map(_type, every)], "minItems": size, "maxItems": size}
-    if name == "Optional" and len(every) == 1:
-        return _union([inner, ast.copy_location(ast.Constant(None), node)])
-    if name == "Union":
-        return _union(every)
-    if name == "Annotated":
-        return _type(every[0])
     if name == "Literal":
         return _literal(node, every)
     raise _unknown(node)
 
 
-def _union(nodes: Sequence[ast.expr]) -> dict[str, Any]:
-    every: list[dict[str, Any]] = []
-    for node in nodes:
-        schema = _type(node)
-        parts = schema["anyOf"] if list(schema) == ["anyOf"] else [schema]
-        every += [each for each in parts if each not in every]
-    return every[0] if len(every) == 1 else {"anyOf": every}
+def _alternatives(node: ast.expr) -> Iterator[dict[str, Any]]:
+    """Yields the schemas of the types that a value may have."""
+    inner = _inner(node)
+    if inner is None:
+        yield _type(node)
+    else:
+        for each in inner:
+            yield from _alternatives(each)
+
+
+def _inner(node: ast.expr) -> Sequence[ast.expr] | None:
+    """Returns the types of which a value may have any; None: it is one type by itself."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        try:
+            inner = ast.parse(node.value, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise _unknown(node) from None
+        return [ast.copy_location(inner, node)]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return [node.left, node.right]
+    if isinstance(node, ast.Subscript):
+        name, every = _name(node.value), _arguments(node)
+        if name == "Optional" and len(every) == 1:
+            return [*every, ast.copy_location(ast.Constant(None), node)]
+        if name == "Union" and every:
+            return every
+        if name == "Annotated" and every:
+            return every[:1]
+    return None
+
+
+def _arguments(node: ast.Subscript) -> Sequence[ast.expr]:
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
 
 
 def _literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
     values = [each.value for each in nodes if isinstance(each, ast.Constant)]
     kinds = {type(each).__name__.replace("NoneType", "None") for each in values}
-    if len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
+    if not values or len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
         raise _unknown(node)
     names = sorted(_PLAIN[kind] for kind in kinds)
     return {"type": names[0] if len(names) == 1 else names, "enum": values}
