@@ -32,7 +32,8 @@ _PAGE = 256
 _AT_LEAST = re.compile(r"(.?)\{\s*(\d+)", re.DOTALL)
 NO_FILES = "No file is attached to this agent."
 TOO_LONG = (
-    "Error: the search took longer than a second. Use a simpler pattern, or name fewer files by `include`."
+    "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
+    "`include`."
 )
 
 
@@ -120,7 +121,8 @@ class FileTools:
                 )
                 if len(found) > skip + MATCHES:
                     break
-        except TimeoutError:
+        except (TimeoutError, MemoryError):
+            # What a pattern within itself ("(?R)?a") may take, the package bounds.
             if len(found) <= skip:
                 return failed(TOO_LONG)
         return ToolAnswer(_shown(found, skip, arguments.get("context_lines")))

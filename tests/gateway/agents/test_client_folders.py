@@ -209,7 +209,9 @@ def test_many_matches_are_shown_a_page_at_a_time_and_long_lines_are_cut(world: L
     assert (last.count("> "), "offset" in last) == (10, False)
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "((a{1,100}){1,100}){1,100}b", "(?R)a|b"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|aa)+$", "((a{1,100}){1,100}){1,100}b", "(?R)a|b", "(?R)?a"]
+)
 def test_a_pattern_that_would_never_end_ends(world: LettaWorld, pattern: str) -> None:
     notes = folder(world, evil="a" * 5000 + "!")
     agent = world.agent(folder_ids=[notes.id])
