@@ -14,6 +14,9 @@ _DEEP = 64  # references followed or levels entered; deeper is not checked
 _STEPS = 20_000  # parts of schemas that are looked at in all: alternatives within alternatives multiply
 _SHOWN = 80
 
+# Where a value stands: the keys and places above it. It is put into words for an error alone, since keys may be long.
+_Path = tuple[str | int, ...]
+
 
 def wrong_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """Returns the result of a call whose arguments do not fit; None if they do. schema: of the tool's parameters."""
@@ -23,7 +26,7 @@ def wrong_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str
 
 def check_arguments(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
     """Returns the first thing that is wrong, such as "`a.b[2]` must be an integer, and is 'x'"; None if nothing is."""
-    return _Checker(schema).check(schema, arguments, "", 0)
+    return _Checker(schema).check(schema, arguments, (), 0)
 
 
 def _is_number(value: object) -> bool:
@@ -45,7 +48,7 @@ _TYPES: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
 }
 
 
-def _type(schema: Mapping[str, Any], value: Any, path: str) -> str | None:
+def _type(schema: Mapping[str, Any], value: Any, path: _Path) -> str | None:
     named = schema.get("type")
     names = named if isinstance(named, list) else [named]
     wanted = [_TYPES[each] for each in names if isinstance(each, str) and each in _TYPES]
@@ -54,7 +57,7 @@ def _type(schema: Mapping[str, Any], value: Any, path: str) -> str | None:
     return f"{_name(path)} must be {' or '.join(words for words, _ in wanted)}, and is {_short(value)}"
 
 
-def _enum(schema: Mapping[str, Any], value: Any, path: str) -> str | None:
+def _enum(schema: Mapping[str, Any], value: Any, path: _Path) -> str | None:
     allowed = schema.get("enum")
     if isinstance(allowed, list) and not any(_is_same(value, each) for each in allowed):
         return f"{_name(path)} must be one of {', '.join(map(_short, allowed))}, and is {_short(value)}"
@@ -82,7 +85,7 @@ _BOUNDS: Final[
 )
 
 
-def _bounds(schema: Mapping[str, Any], value: Any, path: str) -> str | None:
+def _bounds(schema: Mapping[str, Any], value: Any, path: _Path) -> str | None:
     for key, concerns, measure, holds, words in _BOUNDS:
         bound = schema.get(key)
         if _is_number(bound) and concerns(value) and not holds(measure(value), bound):
@@ -97,7 +100,7 @@ class _Checker:
         self._root = root
         self._left = _STEPS
 
-    def check(self, schema: object, value: Any, path: str, depth: int) -> str | None:
+    def check(self, schema: object, value: Any, path: _Path, depth: int) -> str | None:
         if schema is False:
             return f"{_name(path)} is not allowed"
         self._left -= 1
@@ -128,7 +131,7 @@ class _Checker:
             found = found[key]
         return found
 
-    def _alternatives(self, schema: Mapping[str, Any], value: Any, path: str, depth: int) -> str | None:
+    def _alternatives(self, schema: Mapping[str, Any], value: Any, path: _Path, depth: int) -> str | None:
         for each in _list(schema, "allOf"):
             if (wrong := self.check(each, value, path, depth + 1)) is not None:
                 return wrong
@@ -142,27 +145,29 @@ class _Checker:
                 return (others or found)[0]
         return None
 
-    def _object(self, schema: Mapping[str, Any], value: dict[str, Any], path: str, depth: int) -> str | None:
+    def _object(
+        self, schema: Mapping[str, Any], value: dict[str, Any], path: _Path, depth: int
+    ) -> str | None:
         known = schema.get("properties")
         known = known if isinstance(known, Mapping) else {}
         for key in _list(schema, "required"):
             if isinstance(key, str) and key not in value:
-                return f"{_name(_join(path, key))} is missing"
+                return f"{_name((*path, key))} is missing"
         others = schema.get("additionalProperties", True)
         for key, inner in value.items():
             if key not in known and others is False:
                 names = ", ".join(map(str, known)) or "none"
-                return f"{_name(_join(path, key))} is not known (there are: {names})"
-            wrong = self.check(known.get(key, others), inner, _join(path, key), depth + 1)
+                return f"{_name((*path, key))} is not known (there are: {names})"
+            wrong = self.check(known.get(key, others), inner, (*path, key), depth + 1)
             if wrong is not None:
                 return wrong
         return None
 
-    def _array(self, schema: Mapping[str, Any], value: list[Any], path: str, depth: int) -> str | None:
+    def _array(self, schema: Mapping[str, Any], value: list[Any], path: _Path, depth: int) -> str | None:
         first = _list(schema, "prefixItems")
         for n, inner in enumerate(value):
             each = first[n] if n < len(first) else schema.get("items", True)
-            if (wrong := self.check(each, inner, f"{path}[{n}]", depth + 1)) is not None:
+            if (wrong := self.check(each, inner, (*path, n), depth + 1)) is not None:
                 return wrong
         return None
 
@@ -172,12 +177,9 @@ def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
-def _name(path: str) -> str:
-    return f"`{path}`" if path else "the value"
+def _name(path: _Path) -> str:
+    text = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in path)
+    return f"`{text.removeprefix('.')}`" if path else "the value"
 
 
 def _short(value: object) -> str:

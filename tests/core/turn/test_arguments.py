@@ -115,3 +115,15 @@ def test_a_long_value_is_cut() -> None:
     wrong = check_arguments({"properties": {"a": {"type": "integer"}}}, {"a": "x" * 1000})
     assert wrong is not None
     assert len(wrong) < 150
+
+
+def test_where_a_value_stands_is_put_into_words_for_an_error_alone() -> None:
+    class Key(str):
+        """A key so long that nobody could afford to write it for each value below it."""
+
+        def __format__(self, spec: str) -> str:
+            raise AssertionError
+
+    schema: Json = {"additionalProperties": {"additionalProperties": {"type": "integer"}}}
+    assert check_arguments(schema, {Key("k"): {"a": 1, "b": 2}, "list": [1]}) is None
+    assert check_arguments(schema, {"k": {"a": "x"}}) == "`k.a` must be an integer, and is 'x'"
