@@ -204,10 +204,19 @@ def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The result of an edit. value: the block's new value; None: it is unchanged. result: the text for the model."""
+    """The result of an edit. value: the block's new value; None: it is unchanged. result: the text for the model.
+
+    has_failed: it could not be made. A block that says so already is unchanged, too.
+    """
 
     value: str | None
     result: str
+    has_failed: bool = False
+
+    @property
+    def status(self) -> str:
+        """How the call went: success or error."""
+        return "error" if self.has_failed else "success"
 
 
 # Each side of a diff is shown up to this length: enough to recognise the edit, and not the whole block again.
@@ -218,12 +227,13 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
     """Edits a block. op: insert, replace, rethink or patch. block: the one that the arguments name; None: none is."""
     wrong = check(f"memory_{op}", arguments) if op != "patch" else None
     if wrong is not None:
-        return Edit(None, wrong)
+        return Edit(None, wrong, has_failed=True)
     label = arguments["label"]
     if block is None:
-        return Edit(None, f"Error: there is no memory block {label!r}. Nothing was done.")
+        return _failed(f"there is no memory block {label!r}.")
     if block.read_only:
-        return Edit(None, f"Error: the memory block {label!r} is read-only. Nothing was done.")
+        return _failed(f"the memory block {label!r} is read-only.")
+    # These say in half a sentence what was done, or why nothing was.
     if op == "insert":
         edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
     elif op == "replace":
@@ -235,19 +245,22 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
         new = arguments["new_memory"]
         edit = Edit(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
     if edit.value is None:
-        return Edit(None, f"Error: {edit.result} Nothing was done.")
+        return _failed(edit.result)
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if len(edit.value) > block.limit and len(edit.value) >= len(block.value):
-        return Edit(
-            None,
-            f"Error: the memory block {label!r} would have {len(edit.value)} characters; its limit is {block.limit}. "
-            "Nothing was done. Shorten it first, or keep the text in archival memory.",
+        return _failed(
+            f"the memory block {label!r} would have {len(edit.value)} characters; its limit is {block.limit}.",
+            " Shorten it first, or keep the text in archival memory.",
         )
     if edit.value == block.value:
         return Edit(None, f"The memory block {label!r} says so already.")
     return Edit(
         edit.value, f"Memory block {label!r} {edit.result} ({len(edit.value)} of {block.limit} characters)"
     )
+
+
+def _failed(why: str, advice: str = "") -> Edit:
+    return Edit(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
 
 
 def _insert(value: str, new: str, line: int | None) -> Edit:

@@ -393,9 +393,8 @@ class StepsMemory:
                 self.changes.ops.append(op)
                 continue
             self.changes.blocks, edit = edits.perform(self.changes.blocks, op)
-            status = "error" if edit.value is None else "success"
             call_id = call_of(op.call_id, calls)
-            made.setdefault(call_id, []).append(ToolResult(call_id, edit.result, status))
+            made.setdefault(call_id, []).append(ToolResult(call_id, edit.result, edit.status))
             if edit.value is not None:
                 self.changes.ops.append(op)
         return [_joined(made[each.call_id]) if each.call_id in made else each for each in results]

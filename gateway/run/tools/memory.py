@@ -111,7 +111,7 @@ class MemoryTools:
             return failed(unknown)
         changes.blocks, edit = edits.perform(changes.blocks, made)
         if edit.value is None:
-            return ToolAnswer(edit.result, "error" if edit.result.startswith("Error") else "success")
+            return ToolAnswer(edit.result, edit.status)
         changes.ops.append(made)
         if changes.told is not None:
             changes.told[label] = digest(edit.value)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import orjson
 import pytest
 
+from gateway.core.conversation.private import private_of
 from gateway.settings import ModelSettings
 from storage.database import Connection
 from storage.records import RunState, Scope
@@ -106,22 +108,27 @@ def test_a_shared_block_is_told_to_both(life: Life) -> None:
     assert "More." in life.upstream.last.messages[-1]["content"]
 
 
-@pytest.mark.sqlite
-def test_an_edit_that_lost_is_made_again_on_what_is_there(
-    life: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    life.send("Hi")
-    store = life.world.store
-    block = life.block()
+def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Has somebody else write the block just before the first edit of a run. Returns these writes."""
+    store, block = life.world.store, life.block()
     opening = store.append.open
     done: list[object] = []
 
     def first_somebody_else(write):  # type: ignore[no-untyped-def]
         if write.edits.writes and not done:
-            done.append(store.blocks.write(block.id, block.version, "Bob was here.", at=1.0, origin="test"))
+            done.append(store.blocks.write(block.id, block.version, value, at=1.0, origin="test"))
         return opening(write)
 
     monkeypatch.setattr(store.append, "open", first_somebody_else)
+    return done
+
+
+@pytest.mark.sqlite
+def test_an_edit_that_lost_is_made_again_on_what_is_there(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.send("Hi")
+    done = first_writes(life, "Bob was here.", monkeypatch)
     life.upstream.queue(call_tools(insert("Ann too.")), say("Done."))
     sent = life.send("Note it.")
     assert len(done) == 1
@@ -130,6 +137,20 @@ def test_an_edit_that_lost_is_made_again_on_what_is_there(
     told = life.upstream.last.messages[-1]["content"]
     assert "Ann too." in told
     assert "Bob was here." in told
+
+
+@pytest.mark.sqlite
+def test_an_edit_that_somebody_else_has_made_already_is_no_error(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.send("Hi")
+    first_writes(life, "Ann.", monkeypatch)
+    rethink = Call("memory_rethink", {"label": "human", "new_memory": "Ann."})
+    life.upstream.queue(call_tools(rethink), say("Done."))
+    sent = life.send("Note it.")
+    (result,) = (m for e in sent.result.steps for m in orjson.loads(e.input or b"[]") if m["role"] == "tool")
+    assert "says so already" in result["content"]
+    assert private_of(result).get("status") is None
 
 
 def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
