@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.core.conversation import settle
+from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
-from storage.records import Exchange, State
+from storage.records import Atom, Exchange, State
 from storage.value import changed
 
 
@@ -27,26 +28,30 @@ def plan_change(
         tree.change(x.id, merged=why)
     e = tree.by_id[e.id]  # merging may have changed it
     others = [tree.by_id[i] for i in tree.changed if i != e.id]
-    canon = query.listing.canon
-    # Every assistant message of a list that opens a conversation is the end of a head by which it is recognised.
-    heads = []
-    if e.parent is None:
-        path = b""
-        for atoms in e.inputs:
-            path = canon.path(atoms, path)
-            if atoms and atoms[0][:1] in b"ac":
-                heads.append(path)
     tombs = []
     if e.state is State.OFF:
         tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
     return Change(
         exchange=e,
         others=others,
-        heads=heads,
+        heads=heads_of(query.listing.canon, e.inputs) if e.parent is None else [],
         tombs=tombs,
         stale=[x.id for x in (*others, e) if x.id in before and _reads_anew(before[x.id], x)],
         merge=[x.id for x, _ in merging],
     )
+
+
+def heads_of(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
+    """Returns the hashes of the heads by which a list that opens a conversation is recognised.
+
+    Every assistant message of it is the end of one. inputs: its messages' atoms.
+    """
+    found, path = [], b""
+    for atoms in inputs:
+        path = canon.path(atoms, path)
+        if atoms and atoms[0][:1] in b"ac":
+            found.append(path)
+    return found
 
 
 def _reads_anew(old: Exchange, new: Exchange) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.change import heads_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
 from gateway.core.text import without_nul
@@ -321,7 +322,7 @@ class LineReader:
         if len(self._paths) >= KEPT_PATHS:
             self._paths.pop(next(iter(self._paths)))
         self._paths[e.seq] = (path, depth + 1, offset + len(flat) + len(reply or ()), e.length)
-        heads = self._heads(inputs) if v["parent"] is None else []
+        heads = heads_of(self._canon, inputs) if v["parent"] is None else []
         return TransferRecord(
             {**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e
         )
@@ -339,14 +340,6 @@ class LineReader:
                 atoms += len(flat)
             self._paths[seq] = (path, chain[-1].depth + 1, atoms, chain[-1].length)
         return self._paths[seq]
-
-    def _heads(self, inputs: tuple[tuple[Atom, ...], ...]) -> list[bytes]:
-        found, path = [], b""
-        for atoms in inputs:
-            path = self._canon.path(atoms, path)
-            if atoms and atoms[0][:1] in b"ac":
-                found.append(path)
-        return found
 
 
 def _blank(kinds: str) -> tuple[Atom, ...]:
