@@ -256,6 +256,9 @@ def _json(data: bytes | None) -> Any:
 
 # -- lines to records
 
+# Of an exchange: the atoms and the media of its messages, and the atoms of its reply; None: it has none.
+_Hashes = tuple[tuple[tuple[Atom, ...], ...], tuple[bytes, ...], tuple[Atom, ...] | None]
+
 
 class LineReader:
     """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange."""
@@ -268,6 +271,7 @@ class LineReader:
         self._paths: dict[int, tuple[bytes, int, int, int]] = {}
 
     async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
+        """Returns what a line is, one of `PARTS`, and its record. Raises: one of `WRONG`: it is no such line."""
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
@@ -280,26 +284,8 @@ class LineReader:
 
     async def _exchange(self, v: dict[str, Any]) -> TransferRecord:
         state = State(v["state"])
-        if state in (State.OFF, State.FORGOTTEN):
-            inputs = tuple(_blank(kinds) for kinds in v["kinds"])
-            media = (b"",) * len(inputs)
-            reply = None if v["reply"] is None else _blank(v["reply"])
-            content: dict[str, Any] = {}
-        else:
-            messages: list[WireMessage] = v["input"] or []
-            hush = {int(i): _blank(kinds) for i, kinds in v["hush"].items()}
-            inputs = tuple(hush.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
-            media = tuple(self._canon.media(m) for m in messages)
-            said = self._canon.atoms(v["said"]) if v["said"] is not None else ()
-            reply = (hush.get(-1) or tuple(sorted(said, key=lambda a: a[:1]))) if v["had"] else None
-            content = {
-                "input": None if v["input"] is None else orjson.dumps(messages),
-                "said": None if v["said"] is None else orjson.dumps(v["said"]),
-                "full": None if v["full"] is None else orjson.dumps(v["full"]),
-                "hidden": v["full"] is not None,
-                "notes": {int(i): note for i, note in v["notes"].items()},
-                "hush": frozenset(hush),
-            }
+        is_gone = state in (State.OFF, State.FORGOTTEN)
+        inputs, media, reply = _blanks(v) if is_gone else self._hashes(v)
         path, depth, offset, length = await self._after(v["parent"])
         flat = [a for atoms in inputs for a in atoms]
         path = self._canon.path((*flat, *(reply or ())), path)
@@ -317,7 +303,7 @@ class LineReader:
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
             **{name: v[name] for name in _PLAIN},
-            **content,
+            **({} if is_gone else _content(v)),
         )
         if len(self._paths) >= KEPT_PATHS:
             self._paths.pop(next(iter(self._paths)))
@@ -326,6 +312,15 @@ class LineReader:
         return TransferRecord(
             {**{name: v[name] for name in ("conversation", "parent", "prior")}, "heads": heads}, e
         )
+
+    def _hashes(self, v: dict[str, Any]) -> _Hashes:
+        messages: list[WireMessage] = v["input"] or []
+        hush = {int(i): _blank(kinds) for i, kinds in v["hush"].items()}
+        inputs = tuple(hush.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
+        media = tuple(self._canon.media(m) for m in messages)
+        said = self._canon.atoms(v["said"]) if v["said"] is not None else ()
+        reply = (hush.get(-1) or tuple(sorted(said, key=lambda a: a[:1]))) if v["had"] else None
+        return inputs, media, reply
 
     async def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
         """Returns the path up to an exchange and its reply, and the depth, atoms and messages of what follows it."""
@@ -340,6 +335,24 @@ class LineReader:
                 atoms += len(flat)
             self._paths[seq] = (path, chain[-1].depth + 1, atoms, chain[-1].length)
         return self._paths[seq]
+
+
+def _content(v: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an exchange that hold what was said."""
+    return {
+        "input": None if v["input"] is None else orjson.dumps(v["input"] or []),
+        "said": None if v["said"] is None else orjson.dumps(v["said"]),
+        "full": None if v["full"] is None else orjson.dumps(v["full"]),
+        "hidden": v["full"] is not None,
+        "notes": {int(i): note for i, note in v["notes"].items()},
+        "hush": frozenset(map(int, v["hush"])),
+    }
+
+
+def _blanks(v: dict[str, Any]) -> _Hashes:
+    """Returns hashes for a tombstone, of whose messages a line tells the kinds of atoms alone."""
+    inputs = tuple(_blank(kinds) for kinds in v["kinds"])
+    return inputs, (b"",) * len(inputs), None if v["reply"] is None else _blank(v["reply"])
 
 
 def _blank(kinds: str) -> tuple[Atom, ...]:
