@@ -1,4 +1,7 @@
-"""The directory of agents: the one place where a name becomes an `AgentSpec`."""
+"""The directory of agents that the settings declare: by its name each becomes an `AgentSpec`.
+
+Those that were made over REST are the registry's (gateway/run/agents/registry.py).
+"""
 
 from __future__ import annotations
 
