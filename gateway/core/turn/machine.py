@@ -449,9 +449,8 @@ class Turn:
         self._said.append(said)
         joined = said if len(self._said) == 1 else join_messages(self._said)
         if self._is_hidden:
-            self._finish_instead = (
-                "stop"  # the upstream's was said of a round with calls that the client never saw
-            )
+            # The upstream's was said of a round with calls that the client never saw.
+            self._finish_instead = "stop"
         finish = self._finish_instead or draft.finish_reason
         self._outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish)
         save = commands.Save(self._last_step(said, full) if spec.keeps_steps else self._outcome)
