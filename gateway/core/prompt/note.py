@@ -27,11 +27,10 @@ _EDGE_CHARS = 500
 CUT_CHARS = 600
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
-# The beginning of a text that is compared first, and of a line of which words are.
+# The beginning of a line by which it is looked up among those of earlier notes, and of which words are compared first.
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
-# Most of so many candidates were noted before, and are looked up by the lines of the notes; of fewer, to search
-# the notes for each takes less time.
-_MANY = 12
+# A cut line that has so much of a message from its beginning has told it; the rest alone would say little. Chosen.
+_TOLD = 3 / 4
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
 # Facts take the place of a message if they have at least this share of its words. Chosen.
@@ -220,33 +219,26 @@ def choose(
     if room < _LEAST_TOKENS:
         return []
     most_chars, half = cut_chars, room // 2
-    notes = "\n".join(noted)
-    note_lines = frozenset(notes.split("\n")) if notes and len(candidates) >= _MANY else frozenset()
+    noted_lines = _NotedLines(noted)
     tried = {"", _quote(query).casefold().strip(_POINTS)}
     keys: list[str] = []
     told = _Told()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    for message, line, folded in _in_turn(candidates, exclude_atoms, shared):
+    for message, line, folded in _in_turn(candidates, exclude_atoms, shared, noted_lines):
         if folded in tried:
             continue
         tried.add(folded)
         # Most candidates find no room any more: their best part is not looked for.
         if len(line) > _MOST_CHARS * room and most_chars - _EDGES > _MOST_CHARS * room:
             continue
-        text = shown = line
-        is_cut = len(line) > most_chars
-        if is_cut:
+        shown = line
+        if len(line) > most_chars:
             keys = keys or _keys(query)
-            text, shown = _best_part(line, keys, most_chars)
-        # What a note on this path says already is not told again.
-        if note_lines and _line(message, shown) in note_lines:
-            continue
-        # The beginning of a text is found, or missed, in a fifth of the time.
-        at = notes.find(text[:_LOOKED_CHARS]) if notes else -1
-        if at >= 0 and (notes.startswith(text, at) or notes.find(text, at + 1) >= 0):
-            continue
-        if is_cut:
+            shown, end = _best_part(line, keys, most_chars)
+            if noted_lines.tell(_line(message, shown)):
+                continue
+            shown += end
             folded = shown.casefold()
         hit = Recalled.of(message, shown)
         group = hit.day, message.conversation
@@ -274,11 +266,11 @@ def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
 
 
 def _in_turn(
-    candidates: Sequence[Message], exclude_atoms: Set[Atom], shared: Collection[str]
+    candidates: Sequence[Message], exclude_atoms: Set[Atom], shared: Collection[str], noted: _NotedLines
 ) -> list[tuple[Message, str, str]]:
     """Returns (message, its line without tags of ours, the line folded) as they are to be tried, some of them twice.
 
-    A message stands before the reply that repeats it word for word.
+    A message stands before the reply that repeats it word for word. noted: has what is not told again.
     """
     if [m for m in candidates if m.source == "fact"]:
         candidates = list(_with_facts_first(candidates))
@@ -289,7 +281,8 @@ def _in_turn(
             is_cut = shared or len(m.text) > _SEARCHED_CHARS
             line = _quote(without_lines(m.text[:_SEARCHED_CHARS], shared)) if is_cut else m.line
             line = _TAG.sub("‹", line) if "<" in line else line
-            found[m.seq] = m, line, line.casefold().strip(_POINTS)
+            if not noted.tell(_line(m, line)):
+                found[m.seq] = m, line, line.casefold().strip(_POINTS)
     ordered = []
     for each in list(found.values()):
         # What has its place already need not be looked for in a reply.
@@ -299,6 +292,25 @@ def _in_turn(
             ordered.append(original)
         ordered.append(each)
     return ordered
+
+
+class _NotedLines:
+    """The lines of earlier notes, by their beginnings."""
+
+    def __init__(self, notes: Iterable[str]) -> None:
+        self._begun: dict[str, list[str]] = {}
+        for line in "\n".join(notes).split("\n"):
+            self._begun.setdefault(line[:_LOOKED_CHARS], []).append(line)
+
+    def tell(self, line: str) -> bool:
+        """Returns whether one of them begins with the line, or is a cut one that has most of it."""
+        for noted in self._begun.get(line[:_LOOKED_CHARS], ()):
+            if noted.startswith(line):
+                return True
+            has_most = noted.endswith(_CUT) and len(noted) >= _TOLD * len(line)
+            if has_most and line.startswith(noted.removesuffix(_CUT).rstrip()):
+                return True
+        return False
 
 
 class _Told:
@@ -464,7 +476,7 @@ def _keys(query: str) -> list[str]:
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
     """Returns the part of at most `limit` characters that has most of the query's words, or the beginning.
 
-    text: on one line, and longer. Returns the part as it is, and with signs where it was cut.
+    text: on one line, and longer. Returns the part, with a sign before it where it was cut there, and the sign behind.
     """
     low = text.lower()
     start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0
@@ -480,7 +492,7 @@ def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
         space = text.rfind(" ", end - 30, end)
         end = space if space > start else end
     part = text[start:end].strip()
-    return part, (f"{_CUT} " if start else "") + part + (f" {_CUT}" if end < len(text) else "")
+    return f"{_CUT} {part}" if start else part, f" {_CUT}" if end < len(text) else ""
 
 
 def _densest(low: str, keys: Sequence[str], width: int) -> int:

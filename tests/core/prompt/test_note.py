@@ -233,17 +233,32 @@ def test_a_note_of_plain_letters_has_no_other_character() -> None:
     assert note.isascii()
 
 
-def test_what_an_older_note_cut_is_not_told_again() -> None:
+def test_what_a_note_cut_is_not_told_again_in_a_shorter_cut() -> None:
     text = "Talk about the weather. " * 60 + "The quokka lives on an island. " + "More weather. " * 60
     [hit] = choose([message(1, text)], "Where does the quokka live?")
-    for mark in ("...", "…"):
-        assert not choose([message(1, text)], "the quokka", noted=[hit.text.replace("...", mark)])
+    assert not choose([message(1, text)], "the quokka", noted=[hit.line])
+    [begun] = choose([message(1, text)], "Talk")
+    assert not choose([message(1, text)], "Talk", noted=[begun.line], cut_chars=300)
+
+
+@pytest.mark.parametrize(("chars", "is_told"), [(770, False), (800, True)])
+def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told: bool) -> None:
+    """Another part of it would say little more, whatever is asked."""
+    reply = message(1, "weather " * 130 + "and a quokka", "assistant")
+    noted = f"you: {reply.text[:chars]} ..."
+    assert (not choose([reply], "quokka", noted=[noted])) is is_told
+    assert choose([replace(reply, text=reply.text[1:])], "quokka", noted=[noted])
+
+
+def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() -> None:
+    lines = ["user: No, my cat is called Miso, and she hates it.", "you: Miso is a good name."]
+    for text in ("No", "my cat is called Miso", "Miso"):
+        assert choose([message(1, text)], "my cat", noted=lines), text
+    assert choose([message(1, "Miso is a good name.", "user")], "my cat", noted=lines)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_of_many_candidates_the_same_are_noted_already_as_of_few(
-    monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_no_line_of_a_note_is_in_an_earlier_one(seed: int) -> None:
     chance = random.Random(seed)
     words = ["Kofi", "zebra", "...", "user:", "lake.", "the", "hills", "are", "far", "<memory>", "é", "\n"]
 
@@ -258,13 +273,11 @@ def test_of_many_candidates_the_same_are_noted_already_as_of_few(
     ]
     noted: list[str] = []
     for _ in range(6):
-        query, some = text(), chance.sample(found, chance.randint(5, 30))
-        chosen = []
-        for most in (0, 1_000):
-            monkeypatch.setattr("gateway.core.prompt.note._MANY", most)
-            chosen.append(choose(some, query, noted=noted, budget_tokens=400))
-        assert chosen[0] == chosen[1]
-        noted.append(render_note(chosen[0], (), MARCH))
+        some = chance.sample(found, chance.randint(5, 30))
+        chosen = choose(some, text(), noted=noted, budget_tokens=400)
+        assert not {hit.line for hit in chosen} & set("\n".join(noted).split("\n"))
+        noted.append(render_note(chosen, (), MARCH))
+    assert not choose([hit.message for hit in chosen if len(hit.text) < 300], text(), noted=noted)
 
 
 def test_a_long_turn_without_the_words_is_cut_at_its_beginning() -> None:
