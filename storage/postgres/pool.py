@@ -101,7 +101,7 @@ class ConnectionPool:
 
     def take_idle(self) -> RawConnection | None:
         """Returns a connection for a turn if one is free."""
-        while self._idle and not self._turns:
+        while self._idle:
             raw = self._idle.pop()
             if not raw.is_closed():
                 return raw
@@ -152,7 +152,8 @@ class ConnectionPool:
         finally:
             self._opening -= 1
         if raw is None:
-            return await self._wait(self._turns)
+            # One may have come free meanwhile. Nobody would hand it on.
+            return self.take_idle() or (await self._wait(self._turns) if self._open else None)
         if self.fault is not None or self._closed:
             raw.terminate()
             return None

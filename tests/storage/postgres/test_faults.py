@@ -26,7 +26,7 @@ from storage.errors import (
     TooSlow,
     Unavailable,
 )
-from storage.postgres.connection import PostgresPlace, connect, translate
+from storage.postgres.connection import PostgresPlace, RawConnection, connect, translate
 from storage.postgres.pool import PoolLimits
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
@@ -139,6 +139,36 @@ async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_tak
     go_on.set()
     assert await write == 1
     await asyncio.gather(*holding)
+
+
+async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who would hand it on has one then: a write would wait for ever, and all behind it."""
+    store: Store = await open_store(limits=PoolLimits(size=2))
+    asked, refuse, held, go_on = (asyncio.Event() for _ in range(4))
+
+    async def full(place: PostgresPlace) -> RawConnection:
+        asked.set()
+        await refuse.wait()
+        raise Busy(f"{place.name}: sorry, too many clients already")
+
+    async def hold(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        held.set()
+        await go_on.wait()
+
+    monkeypatch.setattr("storage.postgres.pool.connect", full)
+    first = store.database.write(hold)
+    await held.wait()
+    second = store.database.write(ask)
+    await asked.wait()
+    go_on.set()
+    await first
+    refuse.set()
+    async with asyncio.timeout(20):
+        assert await second == 1
+    assert await store.database.read(ask) == 1
 
 
 async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
