@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 
 from storage.database import ServerFindings
-from storage.errors import StoreError
+from storage.errors import ReadOnly, StoreError
 from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
 from storage.postgres.migration import find_version, load_migrations, migrate
 
@@ -27,6 +27,8 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
         version, _ = await find_version(raw)
         if not 0 < version < len(load_migrations()):
             await _try_migrating(raw, place.name)
+        if await raw.fetchval("SHOW transaction_read_only") == "on":
+            raise ReadOnly(f"{place.name} is read-only: a replica, or default_transaction_read_only is on")
         is_keyed = version > 0 and bool(await raw.fetchval("SELECT EXISTS (SELECT 1 FROM keys)"))
         if place.is_pooled and place.carries:
             await _check_carried(raw, place)

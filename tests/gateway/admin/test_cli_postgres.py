@@ -49,6 +49,16 @@ def test_check_config_shows_the_server_and_whether_notifications_arrive(capsys: 
     assert json.loads(said.out)["database"]["url"].startswith("postgresql://")
 
 
+def test_check_config_says_that_nothing_can_be_written(
+    url: str, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNEMOGATE_DATABASE_URL", f"{url}&default_transaction_read_only=on")
+    assert main(["check-config"]) == 0
+    said = capsys.readouterr().err
+    assert "nothing would be remembered: " in said
+    assert "is read-only: a replica, or default_transaction_read_only is on" in said
+
+
 @pytest.mark.parametrize(
     ("setup", "says"),
     [
