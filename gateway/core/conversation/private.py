@@ -12,8 +12,8 @@ from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 
-# The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr (of a
-# tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
+# The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr, unrun (of
+# a tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
 # filler and spoken (what a reply's calls said in front of its text and behind it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply).
 PRIVATE = "mnemogate"

@@ -65,6 +65,7 @@ class OwnCalls:
         self._guide = guide
         self._approved = frozenset() if resumed is None else resumed.approved
         self._results: dict[str, ToolResult | None] = {}  # None: it is running
+        self._forbidden: list[str] = []
         self._unjudged = [*calls]
         if resumed is not None:
             self._take_answers(resumed)
@@ -113,11 +114,12 @@ class OwnCalls:
             self._unjudged.pop(0)
             if arguments is None:
                 words = BAD_ARGUMENTS.format(name=call.name, arguments=call.text[:500])
-                self._results[call.id] = ToolResult(call.id, words, "error")
+                self._results[call.id] = ToolResult(call.id, words, "error", was_run=False)
             elif isinstance(verdict, NeedsApproval):
                 self.waiting[call.id] = "approval"
             elif isinstance(verdict, Forbidden):
-                self._results[call.id] = ToolResult(call.id, verdict.words, "error")
+                self._results[call.id] = ToolResult(call.id, verdict.words, "error", was_run=False)
+                self._forbidden.append(call.id)
             elif spoken := self._spoken(call, arguments):
                 self._results[call.id] = spoken
                 self._guide.ran(spoken)
@@ -142,9 +144,12 @@ class OwnCalls:
         return result
 
     def hold(self) -> None:
-        """Lets all that would run wait, since a call beside it has to be approved first."""
+        """Lets all that would run wait, since a call beside it has to be approved first.
+
+        So does what a rule forbids: the rules go by what was run, and that is not known before.
+        """
         running = [id for id, result in self._results.items() if result is None]
-        for id in (*running, *(call.id for call in self._unjudged)):
+        for id in (*running, *self._forbidden, *(call.id for call in self._unjudged)):
             self._results.pop(id, None)
             self.waiting[id] = "held"
 

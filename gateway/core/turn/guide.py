@@ -105,7 +105,8 @@ _MORE = ("stdout", "stderr", "approval", "reason")
 class ToolResult:
     """The result of a call. status: success or error. stdout, stderr: the output of code that the tool ran.
 
-    approval: "approved" or "denied", where a person was asked; reason: theirs.
+    approval: "approved" or "denied", where a person was asked; reason: theirs. was_run: False: a rule forbids the call,
+    or nobody could read it.
     """
 
     call_id: str
@@ -115,6 +116,7 @@ class ToolResult:
     stderr: str = ""
     approval: str = ""
     reason: str = ""
+    was_run: bool = True
 
     def message(self) -> Json:
         """Returns the message that carries it upstream."""
@@ -125,6 +127,7 @@ class ToolResult:
         return with_private(
             self.message(),
             status=self.status if self.status != "success" else None,
+            unrun=None if self.was_run else True,
             **{name: value for name in _MORE if (value := getattr(self, name))},
         )
 

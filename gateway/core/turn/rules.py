@@ -415,6 +415,9 @@ class RuleGuide:
 
     def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._is_resumed = True
+        if not result.was_run:
+            self._reply[result.call_id] = JudgedCall(name, has_run=False, has_failed=True)
+            return
         self._called.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
         self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
 

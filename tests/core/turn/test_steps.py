@@ -158,7 +158,7 @@ def test_a_reply_whose_calls_are_not_run_is_kept_with_their_results_at_once() ->
     playbook = skip(reply(steps(Script({"memory_insert": [Forbidden("Not now.")]})), None, (CALL,)))
     (step,) = kept(playbook)
     assert step.reply is not None
-    assert step.results == (ToolResult("a", "Not now.", "error"),)
+    assert step.results == (ToolResult("a", "Not now.", "error", was_run=False),)
     assert skip(playbook << Keep >> Kept(3, 4)) << CallModel
 
 
@@ -191,6 +191,23 @@ def test_beside_an_approval_the_other_calls_wait() -> None:
     assert [call["id"] for call in outcome.full[0]["tool_calls"]] == ["a", "b", "c", "d"]
     assert outcome.full[0] == outcome.said
     assert not [command for command in playbook.seen if isinstance(command, RunTool)]
+
+
+def test_beside_an_approval_what_a_rule_forbids_is_judged_when_it_is_given() -> None:
+    """The rules go by what was run, and the call that waits may be what they ask for."""
+    calls = (CALL, ("b", "pay", "{}"), ("c", "broken", "{"))
+    verdicts: dict[str, list[Verdict]] = {
+        "memory_insert": [Forbidden("Pay first.")],
+        "pay": [NeedsApproval()],
+    }
+    playbook = skip(reply(steps(Script(verdicts)), None, calls)) << Save
+    outcome = playbook.outcome
+    assert dict(outcome.waiting) == {"a": "held", "b": "approval"}
+    # What cannot be read never will be.
+    assert [(result.call_id, result.was_run) for result in outcome.results] == [("c", False)]
+    resumed = ResumedCalls(tuple(outcome.full[0]["tool_calls"]), outcome.results, frozenset("b"))
+    commands = steps(Script()).turn.resume(resumed)
+    assert [each.name for each in commands if isinstance(each, RunTool)] == ["memory_insert", "pay"]
 
 
 def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() -> None:
@@ -281,7 +298,7 @@ def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
     playbook << RunTool("a", "first", {}) >> ToolFinished("a", "1")
     assert skip(playbook) << RunTool("b", "second", {"limit": 3, "q": "x"})
     playbook >> ToolFinished("b", "2")
-    results = (ToolResult("a", "1"), ToolResult("b", "2"), ToolResult("c", "No.", "error"))
+    results = (ToolResult("a", "1"), ToolResult("b", "2"), ToolResult("c", "No.", "error", was_run=False))
     assert skip(playbook) << Keep(results=results)
 
 

@@ -268,6 +268,45 @@ def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> No
     assert value.splitlines() == ["Name: Anna", "Cat: Miso"]
 
 
+def test_a_call_that_was_not_run_does_not_count_behind_an_approval(world: LettaWorld) -> None:
+    """Of two calls beside it one may run: the other one's refusal is no call."""
+    once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
+    agent = world.agent(tool_rules=[once, {"type": "requires_approval", "tool_name": "memory_replace"}])
+    messages = world.letta.agents.messages
+    replace_it = Call("memory_replace", {"label": "human", "old_string": "Ann", "new_string": "Anna"}, "r")
+    world.upstream.queue(call_tools(insert("Cat", "one"), replace_it, insert("Dog", "two")), say("Done."))
+    messages.create(agent.id, input="Keep it.")
+    reply = messages.create(agent.id, messages=[{"type": "approval", "approve": True}])
+    returned = [each for each in reply.messages if each.message_type == "tool_return_message"]
+    assert [(each.tool_call_id, each.status) for each in returned] == [
+        ("one", "success"), ("r", "success"), ("two", "error"),
+    ]  # fmt: skip
+    value = world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    assert value.splitlines() == ["Name: Anna", "Cat"]
+
+
+def test_a_call_that_was_not_run_is_still_to_be_made_behind_a_pause(world: LettaWorld) -> None:
+    rules: list[Any] = [
+        {"type": "required_before_exit", "tool_name": "memory_replace"},
+        {"type": "parent_last_tool", "tool_name": "memory_insert", "children": ["memory_replace"]},
+    ]
+    agent, messages = world.agent(tool_rules=rules), world.letta.agents.messages
+    replace_it = Call("memory_replace", {"label": "human", "old_string": "Ann", "new_string": "Anna"}, "r1")
+    again = Call("memory_replace", replace_it.arguments, "r2")
+    # It is forbidden by itself, the model would end without it, and makes it in its place then.
+    world.upstream.queue(
+        call_tools(Call("get_weather", {}, "w"), replace_it), say("Bye."),
+        call_tools(insert("Cat", "i"), again), say("Done."),
+    )  # fmt: skip
+    messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    sun: Any = {"type": "tool", "tool_call_id": "w", "status": "success", "tool_return": "sunny"}
+    answer: Any = {"type": "approval", "approvals": [sun]}
+    reply = messages.create(agent.id, messages=[answer], client_tools=[WEATHER])
+    said = [each.content for each in reply.messages if each.message_type == "assistant_message"]
+    assert said == ["Bye.", "Done."]
+    assert "Name: Anna" in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+
+
 @pytest.mark.parametrize("before", [[], ["Hello."]])
 def test_calls_whose_question_is_forgotten_wait_no_more(world: LettaWorld, before: list[str]) -> None:
     """No provider takes a result without its call, and the call goes with its question."""

@@ -131,7 +131,8 @@ def result_of(message: WireMessage) -> ToolResult:
         name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
     }
     status = str(private.get("status") or "success")
-    return ToolResult(str(message["tool_call_id"]), text_of(message), status, **more)
+    was_run = not private.get("unrun")
+    return ToolResult(str(message["tool_call_id"]), text_of(message), status, **more, was_run=was_run)
 
 
 def _calls(known: Known) -> tuple[WireMessage, ...]:
@@ -142,7 +143,7 @@ def _calls(known: Known) -> tuple[WireMessage, ...]:
 
 
 def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
-    """Returns the calls since the user's newest message that have their results: a pause does not reset the rules.
+    """Returns the calls since the user's newest message that have run: a pause does not reset the rules.
 
     goes_on: what comes in next is of a run that is taken up, and not a new send.
     """
@@ -158,6 +159,8 @@ def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
                 found.clear()
             if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
                 private = private_of(m)
+                if private.get("unrun"):
+                    continue
                 status = "denied" if private.get("approval") == "denied" else private.get("status")
                 found.append(CalledTool(name, str(status or "success"), text_of(m)))
 
