@@ -11,8 +11,7 @@ from tests.patience import PATIENCE_S
 
 
 def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
-    """Lets searches take as long as a test waits. put: sets a name of a module."""
+    """Lets searches take as long as a test waits, but for patterns that never end. put: sets a name of a module."""
     for module, name in ((memory, "SEARCH_MS"), (messages, "_SEARCH_MS"), (archives, "SEARCH_MS")):
         put(module, name, PATIENCE_S * 1000)
     put(files, "SEARCH_MS", PATIENCE_S * 1000)
-    put(files, "GREP_S", PATIENCE_S)
