@@ -30,7 +30,7 @@ from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
 from gateway.run.agents.calls.record import call_number
 from gateway.run.agents.run import reading_of
-from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.own_path import ended, go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
@@ -527,9 +527,7 @@ class StepsMemory:
         if self.reading is not None:
             # Its words are emptied before anybody could look for them.
             return
-        waiting = known.look.next_seq - known.look.indexed_seq
-        if waiting >= INDEX_EVERY or self._chars > INDEX_CHARS:
-            keeper.events.index_lags(known.agent.id, waiting)
+        keeper.report_lag(known.agent.id, known.look, self._chars)
         if not self.steps:
             return
         last = self.steps[-1]

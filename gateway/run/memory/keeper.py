@@ -28,7 +28,7 @@ from gateway.run.memory.recall import EmbedQuery, Recaller
 from gateway.run.memory.record import OPENED, BlockEdits, record_turn
 from gateway.run.memory.resent import ResentLists
 from gateway.settings import MemorySettings
-from storage.commands import Committed, TurnWrite
+from storage.commands import Committed, Look, TurnWrite
 from storage.errors import TooSlow
 from storage.sql.store import Store
 
@@ -200,10 +200,7 @@ class MemoryKeeper:
         agent = committed.agent
         if agent is not known.agent:
             self.store.agents.remember(agent)
-        # The counts were read when the turn began. That is near enough for work that is done later anyway.
-        waiting = look.next_seq - look.indexed_seq
-        if waiting >= INDEX_EVERY or write.chars > INDEX_CHARS:
-            events.index_lags(agent.id, waiting)
+        self.report_lag(agent.id, look, write.chars)
         if write.ops:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
@@ -212,6 +209,13 @@ class MemoryKeeper:
             )
         if overfull is not None:
             events.window_fills(committed, overfull)
+
+    def report_lag(self, agent: int, look: Look, chars: int) -> None:
+        """Reports a memory that is to be indexed soon. look: as the turn began. chars: that the turn has added."""
+        # The counts of then are near enough for work that is done later anyway.
+        waiting = look.next_seq - look.indexed_seq
+        if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
+            self.events.index_lags(agent, waiting)
 
 
 def _behind_the_reply(work: Callable[[], None]) -> None:

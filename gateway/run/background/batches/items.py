@@ -37,7 +37,7 @@ from gateway.run.agents.registry import Registry
 from gateway.run.agents.run import RunRequest, identity_of, request_of
 from gateway.run.call import form_for
 from gateway.run.memory.fit import fit_rounds
-from gateway.run.memory.keeper import INDEX_CHARS, INDEX_EVERY, MemoryKeeper
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.own_path import as_of, open_write, read_path
 from gateway.run.memory.prompt import FittedWindow, Prompt
@@ -484,9 +484,7 @@ class ItemTurns:
         if outcome is None:
             return
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
-        waiting = known.look.next_seq - known.look.indexed_seq
-        if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
-            keeper.events.index_lags(known.agent.id, waiting)
+        keeper.report_lag(known.agent.id, known.look, chars)
         messages, seq = len(opened.messages) + 1, known.look.next_seq
         keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
 
