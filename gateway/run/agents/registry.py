@@ -46,7 +46,7 @@ from storage.commands import ForgetTarget
 from storage.database import DEAF_S
 from storage.errors import Unavailable, WriteConflict
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
-from storage.records import API_PROFILE, Agent, Block, Definition, DefinitionKind, Run, Scope
+from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
 _TOOL = "tool"
@@ -176,6 +176,23 @@ class Registry:
         entry = await self.find(project, uid)
         profile = entry.agent.scope.profile
         return ResolvedAgent(self._profiles.get(profile, AgentSpec(profile)), entry.agent.scope)
+
+    async def for_send(
+        self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
+    ) -> ResolvedAgent:
+        """Returns an agent as a send to it finds it. Raises: NotFound.
+
+        uid: of the agent. conversation: `default`, or a uid. model, system: of the send in place of the agent's.
+        """
+        found = await self.agent(project, uid)
+        spec = found.spec
+        if conversation != DEFAULT:
+            spec = await self.in_conversation(project, ids.named("conv", conversation), spec)
+        if model is not None:
+            spec = self.with_model(spec, model)
+        if system is not None:
+            spec = replace(spec, system=system)
+        return replace(found, spec=spec)
 
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
         """Returns an agent that another model answers for. model: as a definition names it."""

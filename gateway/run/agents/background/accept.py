@@ -365,16 +365,10 @@ class BackgroundRuns:
 
         sink: Sink = UnseenSink() if log is None else log
         try:
-            found = await self._registry.agent(project, agent.uid)
-            spec = await self._registry.in_conversation(
-                project, None if name == DEFAULT else f"conv-{name}", found.spec
+            found = await self._registry.for_send(
+                project, agent.uid, name, model=kept.model, system=kept.system
             )
-            if kept.model is not None:
-                spec = self._registry.with_model(spec, kept.model)
-            if kept.system is not None:
-                spec = replace(spec, system=kept.system)
-            asked = kept.asked(replace(found, spec=spec), name)
-            asked = replace(asked, passes=self._passes.get(run.uid, Passes()))
+            asked = replace(kept.asked(found, name), passes=self._passes.get(run.uid, Passes()))
             accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, place, view, sink)
         except MessageGone:

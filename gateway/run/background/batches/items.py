@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import finish_turn
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
@@ -27,6 +26,7 @@ from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.core.upstream.policy import Target
@@ -285,19 +285,14 @@ class ItemTurns:
         return opened
 
     async def _memory(self, item: BatchItem, request: ItemRequest) -> MemoryRequest:
+        name = item.conversation or DEFAULT
         try:
-            found = await self._registry.agent(item.project, item.agent)
+            found = await self._registry.for_send(
+                item.project, item.agent, name, model=request.model, system=request.system
+            )
         except NotFound as error:
             raise ItemFailed(GONE) from error
-        name = item.conversation or DEFAULT
-        spec = found.spec
-        if name != DEFAULT:
-            spec = await self._registry.in_conversation(item.project, ids.named("conv", name), spec)
-        spec = replace(spec, rebuilds=True)  # no cached prefix lives so long
-        if request.model is not None:
-            spec = self._registry.with_model(spec, request.model)
-        if request.system is not None:
-            spec = replace(spec, system=request.system)
+        spec = replace(found.spec, rebuilds=True)  # no cached prefix lives so long
         try:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:
@@ -529,7 +524,7 @@ def _terms(spec: AgentSpec, toolbox: Toolbox) -> TurnSpec:
     )
 
 
-def _guide(spec: AgentSpec, request: ItemRequest, memory: MemoryRequest, toolbox: Toolbox) -> Any:
+def _guide(spec: AgentSpec, request: ItemRequest, memory: MemoryRequest, toolbox: Toolbox) -> RuleGuide:
     prompt = Prompt(memory.request, memory.target, tools=toolbox.definitions())
     return guide_of(spec, prompt, request.max_steps, can_ask=True)
 
