@@ -157,11 +157,9 @@ class _Attempt:
             await self._cancel()
         elif await batches.is_open(self.batch.id):
             await self._say()
-            # Some have become ready meanwhile.
-            wait = 0.0 if until_more is None and await batches.in_part(self.batch.id, 0) else None
-            raise Postponed(
-                "its providers are asked again", min(waits, default=0.0) if wait is None else wait
-            )
+            if until_more is None and await batches.in_part(self.batch.id, 0):
+                waits.append(0.0)  # some have become ready meanwhile
+            raise Postponed("its providers are asked again", min(waits, default=0.0))
         else:
             await self._finish()
 
