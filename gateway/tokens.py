@@ -68,8 +68,7 @@ def read_ranks(name: Encoding) -> tuple[str, dict[bytes, int]]:
 class Tokenizer:
     """Counts with one encoding, scaled where the encoding is a stand-in for one that is not published.
 
-    Counts are remembered by the text's hash, so that a conversation that comes again costs only
-    its new messages.
+    Counts are remembered by the text's hash, so that a conversation that comes again costs only its new messages.
     """
 
     def __init__(self, encoding: Encoding, scale: float = 1.0) -> None:

@@ -117,10 +117,9 @@ class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over.
 
     prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
-    guide: None: a turn without rules. spec: its terms. resumed: calls of a step that
-    is kept, with which the turn begins instead of a call of the model. ends: why the model is not even asked.
-    is_taken_up: what breaks it off (a shutdown, a store that fails, words that were forgotten) leaves it as it is on
-    disk, for who takes it up again.
+    guide: None: a turn without rules. spec: its terms. resumed: calls of a step that is kept, with which the turn
+    begins instead of a call of the model. ends: why the model is not even asked. is_taken_up: what breaks it off (a
+    shutdown, a store that fails, words that were forgotten) leaves it as it is on disk, for who takes it up again.
     """
 
     call: ChatCall

@@ -35,10 +35,10 @@ class RunRequest:
     scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
     decisions: about calls that wait; messages stand behind what comes of them. fields: further ones of the call
     upstream. client_tools: as they go upstream. otid: the client's own id of this send. is_retry: its library sends it
-    again.
-    passes: what of the request may go upstream. parent: the row of a run of another agent that waits for
-    this one; depth: how many messages of agents led to it. spares_pauses: it is refused where somebody has to answer
-    calls first, which a message in between would leave without an answer.
+    again. passes: what of the request may go upstream.
+    parent: the row of a run of another agent that waits for this one; depth: how many messages of agents led to it.
+    spares_pauses: it is refused where somebody has to answer calls first, which a message in between would leave
+    without an answer.
     model, system: of this send in place of the agent's; `spec` has them already. reading: what the messages quote, of
     another memory. An upstream's failure does not end such a run.
     """
@@ -119,7 +119,10 @@ class RunResult:
 class Sending:
     """A send, whichever way it came. request: the one that came, without what is said in it.
 
-    heard: the reply before it, as a chat completion's client has it; None: nothing is said of that.
+    shows_steps: its client reads each step as messages of its own; else all of them are one reply. replaces: the run
+    of the same send that ended before, whose otid it takes. above: of the agent that waits for its answer. accepted:
+    None: its client waits for it. heard: the reply before it, as a chat completion's client has it; None: nothing is
+    said of that. The other fields are those of `RunRequest`.
     """
 
     request: ChatRequest

@@ -171,15 +171,13 @@ class Attempts:
 
     endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
     is_answered: the last attempt had a reply, whatever its status. is_once: a request that may have had an effect is
-    not sent again. rest: the
-    endpoints that follow. fault: why the request could not be sent to its end, if the caller is to blame; no upstream
-    is then.
+    not sent again. fault: why the request could not be sent to its end, if the caller is to blame; no upstream is then.
     """
 
     _failover: Failover
     endpoint: Endpoint
     target: Target
-    _rest: list[Candidate]
+    _rest: list[Candidate]  # those that follow
     _sink: Sink
     _receipt: Receipt
     is_answered: bool = False
