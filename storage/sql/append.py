@@ -49,7 +49,7 @@ from storage.sql.group import Group, alone, reads
 from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.readers import TOOL_ATOM
-from storage.sql.readings import accept_reading, has_read
+from storage.sql.readings import accept_reading, advance_over
 from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run, replace_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
@@ -320,7 +320,7 @@ async def end_step(
             and write.step.stop not in (None, _CANCELLED)
             and write.step.error is None
         ):
-            await has_read(connection, write.reading, write.step.ended or write.step.begun)
+            await advance_over(connection, write.reading, write.step.ended or write.step.begun)
     if accept is None:
         return []
     accepted = [await accept(each) for each in write.accepts]
@@ -344,7 +344,7 @@ async def _end(connection: Connection, write: RunEnd) -> Run:
         run = run or maker
     await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
-        await has_read(connection, write.reading, write.at)
+        await advance_over(connection, write.reading, write.at)
     return await end_run(connection, write.agent, run, write.state, write.stop, write.at, write.words)
 
 

@@ -34,7 +34,7 @@ async def find_reading(connection: Connection, sleeper: int) -> tuple[int, str] 
     return None if row is None else (row[0], row[1])
 
 
-async def has_read(connection: Connection, reading: ReadSpan, at: float) -> None:
+async def advance_over(connection: Connection, reading: ReadSpan, at: float) -> None:
     """Moves a reader's cursor behind what it has read, unless it stands elsewhere by now."""
     await connection.run(
         SQL["read_up_to"], (reading.upto, at, reading.memory, reading.reader, reading.cursor)

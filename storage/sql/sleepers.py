@@ -18,10 +18,10 @@ from storage.sql.named_blocks import drop_copies, share_blocks
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.readings import (
     accept_reading,
+    advance_over,
     empty_reading,
     empty_readings,
     find_reading,
-    has_read,
 )
 from storage.sql.runs import get_run
 
@@ -104,7 +104,7 @@ class Sleepers(Group):
     @effect
     async def passing(self, connection: Connection, span: ReadSpan, at: float) -> None:
         """Returns the effect that counts a part of a memory as read."""
-        await has_read(connection, span, at)
+        await advance_over(connection, span, at)
 
     @reads
     async def has_answered(self, connection: Connection, run: Run) -> bool:

@@ -134,7 +134,7 @@ class StepsMemory:
         conversation = self.known.look.conversation
         assert conversation is not None
         opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
-        self._has_opened(opened, self.keeper.now(), conversation.key)
+        self._take_opened(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that went no further, behind its last step. Raises: StoreError."""
@@ -412,7 +412,7 @@ class StepsMemory:
         except TimeoutError:
             self._late = write, opening
             raise TooSlow("the disk did not take the message in time") from None
-        self._has_opened(opened, write.now, write.key)
+        self._take_opened(opened, write.now, write.key)
 
     async def _await_late(self) -> None:
         """Waits for an opening that took too long, so that what it has opened is ended."""
@@ -420,9 +420,10 @@ class StepsMemory:
         if late is not None:
             write, opening = late
             with suppress(StoreError):
-                self._has_opened(await asyncio.shield(opening), write.now, write.key)
+                self._take_opened(await asyncio.shield(opening), write.now, write.key)
 
-    def _has_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
+    def _take_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
+        """Goes on from a step that is open. begun: when it was opened. key: its client's, of the conversation."""
         self.keeper.store.agents.remember(opened.agent)
         e, look = opened.exchange, self.known.look
         uid = self.known.conversation_uid
@@ -501,7 +502,7 @@ class StepsMemory:
             )  # fmt: skip
             return await asyncio.shield(self.keeper.store.append.end(write))
 
-        self._has_ended(await self._edited(outcome.results, end))
+        self._take_end(await self._edited(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, words: str = "") -> None:
         # One that only answers what waits has no row before its first step.
@@ -516,9 +517,10 @@ class StepsMemory:
                 reading=self.reading,
                 words=words,
             )
-            self._has_ended(await asyncio.shield(self.keeper.store.append.end(end)))
+            self._take_end(await asyncio.shield(self.keeper.store.append.end(end)))
 
-    def _has_ended(self, run: Run) -> None:
+    def _take_end(self, run: Run) -> None:
+        """Takes over how the run has ended, as it is stored."""
         self.run = changed(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _report(self, prompt: Prompt) -> None:
