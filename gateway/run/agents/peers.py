@@ -167,18 +167,17 @@ class Peers:
         self, sender: Speaker, run: int | None, uid: str, name: str, text: str, until: float
     ) -> AgentAnswer:
         """Returns an agent's answer. run: the row of the one that waits, if it has one. until: by the loop's clock."""
-        id = ids.named("agent", uid)
+        to = AgentAnswer(ids.named("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
-            return AgentAnswer(id, name, error=_TOO_DEEP, kind="depth")
+            return to.failed("depth", _TOO_DEEP)
         try:
             with self._idling(sender), self._waits.begin(sender.waiter, (uid, DEFAULT)) as wait:
                 found = await self._registry.agent(sender.project, uid)
-                return await self._answer(sender, run, found, AgentAnswer(id, name), text, wait, until)
+                return await self._answer(sender, run, found, to, text, wait, until)
         except WaitsInCircle:
-            return AgentAnswer(id, name, error=_CIRCLE.format(name=name), kind="circle")
+            return to.failed("circle", _CIRCLE.format(name=name))
         except StoreError as error:
-            kind = "missing" if isinstance(error, NotFound) else "failed"
-            return AgentAnswer(id, name, error=error.message, kind=kind)
+            return to.failed("missing" if isinstance(error, NotFound) else "failed", error.message)
 
     @contextmanager
     def _idling(self, sender: Speaker) -> Iterator[None]:
@@ -218,9 +217,7 @@ class Peers:
             raise
         if done:
             return run.result()
-        return AgentAnswer(
-            to.id, to.name, error=_LATE.format(name=to.name, seconds=self._wait_s), kind="timeout"
-        )
+        return to.failed("timeout", _LATE.format(name=to.name, seconds=self._wait_s))
 
     async def _run(self, asked: RunRequest, to: AgentAnswer, sink: UnseenSink, wait: Wait) -> AgentAnswer:
         """Returns what becomes of a run. It never raises."""
@@ -229,37 +226,35 @@ class Peers:
                 asked, lambda _: MakesUnseen(), sink, Receipt(time.perf_counter()), wait
             )
         except TooManySends as error:
-            return AgentAnswer(to.id, to.name, error=error.message, kind="busy")
+            return to.failed("busy", error.message)
         except Conflict:
-            return AgentAnswer(to.id, to.name, error=_PAUSED.format(name=to.name), kind="waiting")
+            return to.failed("waiting", _PAUSED.format(name=to.name))
         except GatewayError as error:
-            return AgentAnswer(to.id, to.name, error=f"{to.name} failed: {error.message}", kind="failed")
+            return to.failed("failed", f"{to.name} failed: {error.message}")
         except ClientGone:
-            return AgentAnswer(to.id, to.name, error=f"{to.name} was cancelled", kind="failed")
+            return to.failed("failed", f"{to.name} was cancelled")
         except Exception:
             _log.exception("a message between agents failed")
-            return AgentAnswer(
-                to.id, to.name, error=f"{to.name} is not available at the moment", kind="failed"
-            )
+            return to.failed("failed", f"{to.name} is not available at the moment")
         return _answer_of(result, to)
 
     async def tell(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
         """Has an agent told something. What is told of it says no more than that it is on disk."""
-        id = ids.named("agent", uid)
+        to = AgentAnswer(ids.named("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
-            return AgentAnswer(id, name, error=_TOO_DEEP, kind="depth")
+            return to.failed("depth", _TOO_DEEP)
         try:
             found = await self._registry.agent(sender.project, uid)
             if await self._is_paused(found):
-                return AgentAnswer(id, name, error=_PAUSED.format(name=name), kind="waiting")
+                return to.failed("waiting", _PAUSED.format(name=name))
             if self._accepts is None:
-                return AgentAnswer(id, name, error=_CLOSED, kind="failed")
+                return to.failed("failed", _CLOSED)
             await self._accepts.accept(_request(sender, found, text, is_awaited=False))
         except NotFound:
-            return AgentAnswer(id, name, error=f"there is no agent {id!r}", kind="missing")
+            return to.failed("missing", f"there is no agent {to.id!r}")
         except (GatewayError, StoreError) as error:
-            return AgentAnswer(id, name, error=f"{name} cannot be told: {error.message}", kind="failed")
-        return AgentAnswer(id, name)
+            return to.failed("failed", f"{name} cannot be told: {error.message}")
+        return to
 
     async def _is_paused(self, found: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(found.scope)
@@ -276,8 +271,8 @@ class Peers:
                 async with asyncio.timeout_at(until):
                     await places.acquire()
             except TimeoutError:
-                return AgentAnswer(
-                    ids.named("agent", uid), name, error=_NO_TIME.format(name=name), kind="timeout"
+                return AgentAnswer(ids.named("agent", uid), name).failed(
+                    "timeout", _NO_TIME.format(name=name)
                 )
             try:
                 return await self.ask(sender, run, uid, name, text, until)
@@ -318,9 +313,9 @@ class PeersOf:
         try:
             return await self.peers.find(self.sender.project, agent)
         except NotFound:
-            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
+            return AgentAnswer(agent, agent).failed("missing", f"there is no agent {agent!r}")
         except (BadRequest, StoreError) as error:
-            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+            return AgentAnswer(agent, agent).failed("failed", error.message)
 
 
 def _request(sender: Speaker, found: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
@@ -349,9 +344,7 @@ def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
     if run.stop == StopReason.REQUIRES_APPROVAL:
         so_far = f" So far it has said: {said}" if said else ""
         error = f"{to.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
-        return AgentAnswer(to.id, to.name, error=error, kind="waiting")
+        return to.failed("waiting", error)
     if run.state is not RunState.COMPLETED:
-        return AgentAnswer(
-            to.id, to.name, error=f"{to.name} did not finish its turn: {run.stop}", kind="failed"
-        )
-    return AgentAnswer(to.id, to.name, said)
+        return to.failed("failed", f"{to.name} did not finish its turn: {run.stop}")
+    return replace(to, text=said)

@@ -12,7 +12,7 @@ import orjson
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed
-from storage.value import frozen
+from storage.value import changed, frozen
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
@@ -35,6 +35,10 @@ class AgentAnswer:
     text: str = ""
     error: str = ""
     kind: str = ""
+
+    def failed(self, kind: str, error: str) -> AgentAnswer:
+        """Returns the answer of the same agent where there are no words of it."""
+        return changed(self, error=error, kind=kind)
 
 
 class SendsToAgents(Protocol):
