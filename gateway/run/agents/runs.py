@@ -31,7 +31,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
 from gateway.run.agents.background.ends import RunEnds
-from gateway.run.agents.begin import BeginsRuns, digest_of
+from gateway.run.agents.begin import BeginsRuns, RunBeginning, digest_of
 from gateway.run.agents.calls.pauses import called_before
 from gateway.run.agents.calls.toolboxes import Toolboxes
 from gateway.run.agents.guide import guide_of, is_overfull, terms_of
@@ -63,7 +63,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.turn import TurnLimits, TurnRun
-from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
@@ -412,6 +412,7 @@ class AgentRuns:
         sink: Sink,
         receipt: Receipt,
     ) -> RunResult:
+        """Answers a send whose turn it is in the queue of its conversation. Raises: as `send`, or as `perform`."""
         key = partial(crc32, repr(sending.identity.scope).encode())
         failover = self._failover if sending.accepted is None else self._background
         attempts = failover.attempts(sending.route, key, sink, receipt)
@@ -435,22 +436,9 @@ class AgentRuns:
             return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
         call = ChatCall(sending.request, sending.passes, sending.route.upstream, "on", receipt)
         with attempts:
-            turn = TurnRun(
-                call,
-                attempts,
-                prompt,
-                memory,
-                view(_started(memory, prompt, accepted)),
-                sink,
-                self._pending,
-                self._metrics,
-                self._limits if accepted is None else self._patient,
-                _guide(sending, memory, prompt),
-                terms_of(sending, prompt),
-                resumed.calls if resumed is not None else None,
-                StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None,
-                is_taken_up=accepted is not None,
-            )
+            shown = view(_started(memory, prompt, accepted))
+            ends = StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None
+            turn = self._turn(sending, begun, call, attempts, shown, sink, ends)
             try:
                 status = await self._live_turn(turn, memory.run)
             finally:
@@ -458,6 +446,35 @@ class AgentRuns:
                 self._metrics.memory.inc("on")
         steps, due = tuple(memory.steps), tuple(memory.begun)
         return RunResult(memory.run, memory.known.agent, steps, status=status, begun=due, last=memory.last)
+
+    def _turn(
+        self,
+        sending: Sending,
+        begun: RunBeginning,
+        call: ChatCall,
+        attempts: Attempts,
+        view: MakesView,
+        sink: Sink,
+        ends: StopReason | None,
+    ) -> TurnRun:
+        """Returns the turn that a run is. ends: as in `TurnRun`."""
+        memory, prompt, is_accepted = begun.memory, begun.prompt, sending.accepted is not None
+        return TurnRun(
+            call,
+            attempts,
+            prompt,
+            memory,
+            view,
+            sink,
+            self._pending,
+            self._metrics,
+            self._patient if is_accepted else self._limits,
+            _guide(sending, memory, prompt),
+            terms_of(sending, prompt),
+            None if begun.resumed is None else begun.resumed.calls,
+            ends,
+            is_taken_up=is_accepted,
+        )
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""
