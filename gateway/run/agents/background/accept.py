@@ -116,10 +116,10 @@ class BackgroundRuns:
         try:
             accepted = await store.runs.accept(wanted)
         except BaseException:
-            self._left(draft, queue)
+            self._take_back(draft.uid, queue)
             raise
         if accepted.uid != draft.uid:
-            self._left(draft, queue)
+            self._take_back(draft.uid, queue)
             return accepted
         if (log := self._logs.get(draft.uid)) is not None:
             self._begin_log(log, accepted)
@@ -143,7 +143,7 @@ class BackgroundRuns:
             if not run.is_over:
                 await self._end(run, _GONE)
             if (lost := self._queues.get(run.uid)) is not None:
-                self._left(run, lost)
+                self._take_back(run.uid, lost)
             return None
         queue = (agent.uid, entry.conversation)
         if run.is_over and run.uid not in self._queues:
@@ -226,10 +226,7 @@ class BackgroundRuns:
             self._shared.tell(ended)
             if (log := self._logs.get(ended.uid)) is not None:
                 await log.close()
-            if ended.uid in self._performed:
-                self._let_go(ended)
-            else:
-                self._left(ended, queue)
+            self._end_here(ended.uid, queue)
 
     def let_go_of(self, agent: str) -> None:
         """Lets go of the runs of an agent that is deleted, so that nobody waits for them. agent: its uid."""
@@ -238,11 +235,7 @@ class BackgroundRuns:
                 continue
             if (log := self._logs.get(uid)) is not None:
                 log.drop(self._shows.refused(uid, Conflict(DELETED)))
-            is_performed, run = uid in self._performed, Run(0, uid, 0, 0, RunState.FAILED, 0.0)
-            if is_performed:
-                self._let_go(run)
-            else:
-                self._left(run, queue)
+            self._end_here(uid, queue)
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""
@@ -414,7 +407,7 @@ class BackgroundRuns:
             if not (logged and self._shows.is_end(logged[-1])):
                 log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
             await log.close()
-        self._let_go(run)
+        self._let_go(run.uid)
         self._shared.tell(run)
 
     def _ended_elsewhere(self, uid: str, row: int) -> None:
@@ -422,12 +415,20 @@ class BackgroundRuns:
         self._runs.stop(row)
         queue = self._queues.get(uid)
         if queue is not None and uid not in self._performed:
-            self._left(Run(row, uid, 0, 0, RunState.COMPLETED, 0.0), queue)
+            self._take_back(uid, queue)
 
-    def _let_go(self, run: Run) -> None:
+    def _end_here(self, uid: str, queue: tuple[str, str]) -> None:
+        """Lets go of a run that was ended from outside; its place is its own while it is performed."""
+        if uid in self._performed:
+            self._let_go(uid)
+        else:
+            self._take_back(uid, queue)
+
+    def _let_go(self, uid: str) -> None:
+        """Drops what is kept of a run, and wakes those who wait for its end."""
         for kept in (self._queues, self._passes, self._logs):
-            kept.pop(run.uid, None)
-        if (event := self._ends.pop(run.uid, None)) is not None:
+            kept.pop(uid, None)
+        if (event := self._ends.pop(uid, None)) is not None:
             event.set()
 
     async def _end(self, run: Run, words: str) -> Run:
@@ -456,11 +457,11 @@ class BackgroundRuns:
         if passes is not None:
             self._passes[run.uid] = passes
 
-    def _left(self, run: Run, queue: tuple[str, str]) -> None:
+    def _take_back(self, uid: str, queue: tuple[str, str]) -> None:
         """Takes back what was lined up for a run that will not be performed. Any place of the queue will do."""
         if (place := self._next_place(queue, last=True)) is not None:
             place.drop()
-        self._let_go(run)
+        self._let_go(uid)
 
     def _next_place(self, queue: tuple[str, str], *, last: bool = False) -> Reservation | None:
         places = self._places.get(queue)
