@@ -46,7 +46,8 @@ class Plan:
 
     new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0;
     messages: its input. fill: what the client left out in front of its list. held: messages of cancelled sends, append
-    mode. heard: the messages at the head of its list that say the last reply again, as it was spoken; append mode.
+    mode. heard: the messages at the head of its list that say the last reply again, as it was spoken; told: those that
+    are among the held ones; append mode.
     hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
     withheld: exchanges whose results of tools are told of, without their words.
     quotes: it says again what its conversation said last, and stands only once somebody goes on from it.
@@ -62,6 +63,7 @@ class Plan:
     amendments: tuple[Amendment, ...] = ()
     held: tuple[WireMessage, ...] = ()
     heard: int = 0
+    told: int = 0
     hush: frozenset[int] = frozenset()
     off: bool = False
     appending: bool = False
@@ -78,7 +80,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     fill: Sequence[PathElement] = ()
     amendments: Sequence[Amendment] = ()
     if tip is not None:
-        found, new = Match(tip.exchange), tuple(range(heard or tip.passed, len(listing)))
+        found, new = Match(tip.exchange), tuple(range(heard or tip.told or tip.passed, len(listing)))
         fill = tree.elements(tip.exchange)
         if tip.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.
@@ -112,6 +114,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(amendments),
         tuple(held),
         heard,
+        told=0 if tip is None else tip.told,
         hush=find_hush(tree, e, messages, len(held), _rivals(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),

@@ -32,13 +32,14 @@ class Tip:
 
     held: the messages that come before it, of cancelled sends or of a turn that is asked once more. heard: so many
     messages at its head say the reply of that exchange again. passed: so many at its head say a reply that was off the
-    record, and are not kept.
+    record, and are not kept. told: so many at its head are among the held ones already.
     """
 
     exchange: Exchange | None
     held: Sequence[WireMessage]
     heard: int
     passed: int = 0
+    told: int = 0
 
 
 def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
@@ -56,14 +57,21 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     head = _head(listing)
     is_heard, is_above_heard = (_is_heard(tree, listing, e, head) for e in (tip, above))
     cut = _cut(tree, tip)
+    held = _held(tree, listing, tip, cut)
+    # It may have been told with a cancelled send, whose message is still behind it.
+    place = _place_told(held, listing, head) if head and not is_heard else None
+    is_sent_again = place is not None and _repeats(canon, listing.messages[head:], held, may_grow=True)
     # Of a cancelled send no reply is on the path yet, so what was heard of it is new. The same words may be older, too.
     is_cut_heard = bool(head and cut and not is_heard and was_heard(tree, cut[-1], listing, 0, head))
-    is_above_heard = is_above_heard and not is_cut_heard
+    is_cut_heard = is_cut_heard and not is_sent_again
+    told = head if place is not None and not is_cut_heard else 0
+    if place is not None and told:
+        held = [*held[:place], *listing.messages[:head], *held[place + 1 :]]
+    is_above_heard = is_above_heard and not is_cut_heard and not told
     is_unheard = is_above_heard and not is_heard
     heard = head if is_heard or is_above_heard else 0
-    passed = head if not heard and _is_beside_off(tree, tip, found) else 0
-    said = listing.messages[heard or passed :]
-    held = _held(tree, listing, tip, cut)
+    passed = head if not heard and not told and _is_beside_off(tree, tip, found) else 0
+    said = listing.messages[heard or told or passed :]
     is_repeated = _repeats(canon, said, held, may_grow=True)
     if is_repeated:
         held = held[: -len(said)]  # the cancelled message once more
@@ -76,8 +84,8 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     if tip is not None and is_unheard:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
         return Tip(above, [*(tree.content(tip).messages or ()), *held], heard)
-    is_next = heard or passed or is_cut_heard or is_repeated or found.anchor is None
-    return Tip(tip, held, heard, passed) if is_next else None
+    is_next = heard or told or passed or is_cut_heard or is_repeated or found.anchor is None
+    return Tip(tip, held, heard, passed, told) if is_next else None
 
 
 def _touched_last(tree: Tree) -> Exchange | None:
@@ -133,6 +141,15 @@ def _held(tree: Tree, listing: Listing, tip: Exchange | None, cut: Sequence[Exch
         # Results stand behind their calls, so what the user has said meanwhile waits for what is said next.
         return [m for m in held if m.get("role") in RESULTS]
     return held
+
+
+def _place_told(held: Sequence[WireMessage], listing: Listing, head: int) -> int | None:
+    """Returns where among the held messages a reply is told that the first `head` messages of a list tell again."""
+    heard = letters(without_remark("".join(map(listing.text, range(head)))))
+    told = (
+        i for i, m in enumerate(held) if m.get("role") == "assistant" and begins(heard, letters(text_of(m)))
+    )
+    return max(told, default=None)
 
 
 def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:

@@ -123,8 +123,8 @@ def compose(
     held = len(plan.held)
     found = Composition(_filled(tree, plan, offered, fresh) if plan.fill or held else ())
     if held:
-        # They stand behind the reply as it was heard, which comes back at the head of the list.
-        found.hidden.update((listing.positions[i], []) for i in range(plan.heard))
+        # They stand behind the reply as it was heard, which comes back at the head of the list, or have it among them.
+        found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.told))
     for i, note in fresh.items():
         if i >= held and note:
             found.notes[listing.positions[plan.new[i - held]]] = note

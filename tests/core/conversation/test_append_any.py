@@ -70,29 +70,37 @@ def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> 
 
 
 def barge_in(seed: int) -> None:
-    """A caller who interrupts an assistant of few words, and whose client tells of each reply what was heard."""
+    """A caller who interrupts an assistant of few words, and whose client tells of each reply what was heard.
+
+    It tells the same once more with the next message where nothing was heard of an answer to the last one. (Words that
+    the last finished reply has too are taken for that one's.)
+    """
     chance, world = Random(seed), World()
-    said: list[str] = []
-    heard = ""
+    talk: list[str] = []
+    heard, is_told, finished = "", True, ""
     for number in range(30):
-        said.append(f"message {number}.")
-        reply = chance.choice(["Ok.", "Sure.", "One moment.", f"This is number {number}."])
+        text = f"message {number}."
+        talk += [text] if is_told else [heard, text]
+        replies = {"Ok.", "Sure.", "One moment.", f"This is number {number}."} - {finished}
+        reply, is_told = chance.choice(sorted(replies)), True
         for _ in range(chance.choice([1, 1, 1, 2])):
-            messages = [assistant(heard), user(said[-1])] if heard else [user(said[-1])]
+            messages = [assistant(heard), user(text)] if heard else [user(text)]
             request = world.begin(messages, "c1", append=True)
-            sent = [m for _, m in request.sent]
-            assert [text_of(m) for m in sent if m["role"] == "user"] == said
-            is_cut = chance.random() < 0.5
-            if not is_cut:
+            assert [text_of(m) for _, m in request.sent] == talk
+            end = chance.choice(["finished", "finished", "cut", "lost"])
+            if end == "finished":
+                world.finish(request, reply)
+                talk.append(reply)
+                finished = reply
+                heard = chance.choice([reply, ""])
                 break
-            world.cancel(request, [assistant(reply)])
-        else:
-            heard = reply
-            continue
-        world.finish(request, reply)
-        heard = chance.choice([reply, ""])
+            world.cancel(request, [assistant(reply)] if end == "cut" else [])
+        if end == "cut":
+            heard, is_told = reply, False
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_what_was_heard_of_a_cut_reply_leads_to_no_older_one_with_its_words(seed: int) -> None:
+def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_with_its_words(
+    seed: int,
+) -> None:
     barge_in(seed)
