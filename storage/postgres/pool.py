@@ -126,14 +126,14 @@ class ConnectionPool:
                 continue
             # A connection that is waited for counts, so that no other bulk work takes the place.
             self._bulk += is_bulk
+            raw = None
             try:
                 raw = self.take_idle() or await self._open_or_wait()
-            except BaseException:
-                self._bulk -= is_bulk
-                raise
+            finally:
+                if raw is None and is_bulk:
+                    self._free_bulk()
             if raw is not None:
                 return raw
-            self._bulk -= is_bulk
 
     async def _open_or_wait(self) -> RawConnection | None:
         """Returns a new connection, or the next that comes free; None: ask again."""
@@ -149,6 +149,10 @@ class ConnectionPool:
                 fault = as_unavailable(error)
                 self.fail(fault)
                 raise fault from error
+        except asyncio.CancelledError:
+            # Who waits for this one opens another.
+            _wake(self._turns, None)
+            raise
         finally:
             self._opening -= 1
         if raw is None:
@@ -166,15 +170,18 @@ class ConnectionPool:
         try:
             return await future
         except BaseException:
-            if future.done() and not future.cancelled() and (raw := future.result()) is not None:
-                self.give(raw)
+            # What was handed to somebody who gives up in this moment goes to the next.
+            if future.done() and not future.cancelled():
+                if (raw := future.result()) is None:
+                    _wake(queue, None)
+                else:
+                    self.give(raw)
             raise
 
     def give(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back."""
-        self._bulk -= is_bulk
         if is_bulk:
-            _wake(self._waiting_bulk, None)
+            self._free_bulk()
         if raw not in self._open or raw.is_closed():
             # Dropped meanwhile, or lost: the next who waits opens another one.
             self._open.discard(raw)
@@ -183,6 +190,10 @@ class ConnectionPool:
             _wake(self._turns, None)
         elif not _wake(self._turns, raw):
             self._idle.append(raw)
+
+    def _free_bulk(self) -> None:
+        self._bulk -= 1
+        _wake(self._waiting_bulk, None)
 
     def give_up(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back on which somebody stopped waiting, once it answers again."""

@@ -1,0 +1,168 @@
+"""Nobody waits for a connection that nobody will hand on: whoever gives up, hands on what he was told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from storage.errors import Broken, Busy, Unavailable
+from storage.postgres.connection import PostgresPlace
+from storage.postgres.pool import ConnectionPool, PoolLimits
+
+PLACE = PostgresPlace("postgresql://nobody@127.0.0.1:1/none")
+
+
+class Session:
+    """A connection that does nothing."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def terminate(self) -> None:
+        self.closed = True
+
+    async def close(self, timeout: float | None = None) -> None:
+        self.closed = True
+
+    async def execute(self, statement: str, timeout: float | None = None) -> None:
+        pass
+
+
+class Server:
+    """It gives out sessions, up to `most`. While it is held, whoever asks for one waits. down: it gives none."""
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+        self.most = 100
+        self.down = False
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def connect(self, place: PostgresPlace) -> Any:
+        self.asked.set()
+        await self.go_on.wait()
+        await asyncio.sleep(0)
+        if self.down:
+            raise Broken(f"{place.name}: down")
+        if sum(not each.closed for each in self.sessions) >= self.most:
+            raise Busy(f"{place.name}: sorry, too many clients already")
+        self.sessions.append(Session())
+        return self.sessions[-1]
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    made = Server()
+    monkeypatch.setattr("storage.postgres.pool.connect", made.connect)
+    return made
+
+
+async def open_pool(**limits: Any) -> ConnectionPool:
+    async def prepare(_: Any) -> None:
+        pass
+
+    quick = {"retry_first_s": 0.001, "retry_most_s": 0.001, "wait_s": 0.01, **limits}
+    pool = ConnectionPool(PLACE, PoolLimits(**quick), prepare, lambda: None)
+    await pool.start()
+    return pool
+
+
+async def turn(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_who_waits_for_a_connection_that_somebody_stopped_opening_opens_one(server: Server) -> None:
+    pool = await open_pool(size=1)
+    server.sessions[0].terminate()  # the server has closed what was idle
+    server.go_on.clear()
+    server.asked.clear()
+    reading = asyncio.create_task(pool.take())
+    await server.asked.wait()
+    writing = asyncio.create_task(pool.take())
+    await asyncio.sleep(0)
+    reading.cancel()
+    server.go_on.set()
+    async with asyncio.timeout(20):
+        pool.give(await writing)
+    await pool.close(1)
+
+
+async def test_news_that_come_to_somebody_who_gives_up_go_on_to_the_next(server: Server) -> None:
+    pool = await open_pool(size=1)
+    raw = await pool.take()
+    first, second = (asyncio.create_task(pool.take()) for _ in range(2))
+    await asyncio.sleep(0)
+    raw.terminate()
+    pool.give(raw)  # it is lost, so that the first is told to open another one
+    first.cancel()
+    async with asyncio.timeout(20):
+        pool.give(await second)
+    await pool.close(1)
+
+
+async def test_bulk_goes_on_where_other_bulk_has_given_up_its_place(server: Server) -> None:
+    pool = await open_pool(size=1, bulk=1)
+    raw = await pool.take()
+    first, second = (asyncio.create_task(pool.take(is_bulk=True)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    pool.give(raw)
+    async with asyncio.timeout(20):
+        pool.give(await second, is_bulk=True)
+    await pool.close(1)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_happens_nobody_waits_for_ever_and_every_connection_is_known(
+    server: Server, seed: int
+) -> None:
+    """Takers who leave, connections that are lost, a server that is full or down, in any order."""
+    chance = random.Random(seed)
+    size = chance.choice((1, 2, 4))
+    server.most = chance.choice((1, 2, 8))
+    pool = await open_pool(size=size, bulk=min(2, size))
+
+    async def use() -> None:
+        is_bulk = chance.random() < 0.3
+        try:
+            raw = (None if is_bulk else pool.take_idle()) or await pool.take(is_bulk=is_bulk)
+        except Unavailable:
+            return
+        try:
+            for _ in range(chance.randrange(5)):
+                await asyncio.sleep(0)
+            if chance.random() < 0.1:
+                raw.terminate()
+            if chance.random() < 0.05:
+                pool.fail(Broken("a statement"))
+        finally:
+            (pool.give_up if chance.random() < 0.1 else pool.give)(raw, is_bulk=is_bulk)
+
+    users: list[asyncio.Task[None]] = []
+    for _ in range(150):
+        users.append(asyncio.create_task(use()))
+        if chance.random() < 0.15:
+            chance.choice(users).cancel()
+        if chance.random() < 0.1:
+            server.down = chance.random() < 0.3
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+    server.down = False
+    async with asyncio.timeout(20):
+        await asyncio.gather(*users, return_exceptions=True)
+    await turn(lambda: pool.fault is None)
+    async with asyncio.timeout(20):
+        taken = [await pool.take() for _ in range(min(size, server.most))]
+    assert set(taken) == {each for each in server.sessions if not each.closed}
+    await pool.close(1)
