@@ -13,7 +13,7 @@ import orjson
 from storage.database import Connection, Row
 from storage.errors import NotFound, Stale
 from storage.listing import Page, StandingExchange
-from storage.records import Agent, Conversation, Exchange
+from storage.records import Agent, Conversation, Evicted, Exchange
 from storage.sql import exchanges as history
 from storage.sql.agents import load_agent
 from storage.sql.definitions import COLUMNS, make_agent_record
@@ -84,7 +84,7 @@ class Messages(Group):
 
     @reads
     async def numbers(self, connection: Connection, agent: int, conversation: int, limit: int) -> list[int]:
-        """Returns the numbers of a conversation's newest messages, oldest first."""
+        """Returns the numbers of the messages in a conversation's window, oldest first, and no more than the newest."""
         return _numbers(await connection.rows(SQL["tail"], (conversation, agent, limit)), limit)
 
     @long_reads
@@ -125,8 +125,15 @@ class Messages(Group):
 
 
 def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
-    """Returns the numbers of messages, oldest first. rows: of exchanges, newest first."""
-    found = [n for seq, span, is_answered in reversed(rows) for n in range(seq, seq + span - 1 + is_answered)]
+    """Returns the numbers of messages that have not left the window, oldest first. rows: of exchanges, newest first."""
+    evicted = rows[0][-1] if rows else None
+    begin = Evicted(*orjson.loads(evicted)).depth if evicted else 0
+    found = [
+        n
+        for seq, span, is_answered, depth, _ in reversed(rows)
+        if depth >= begin
+        for n in range(seq, seq + span - 1 + is_answered)
+    ]
     return found[-limit:]
 
 

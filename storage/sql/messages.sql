@@ -70,15 +70,15 @@ WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') 
 
 -- name: tails
 -- Reads the same of the conversations of several agents that have a name, with the agent in front.
-SELECT t.agent, t.seq, t.span, t.answered FROM (
+SELECT t.agent, t.seq, t.span, t.answered, t.depth, CASE WHEN t.place = 1 THEN t.evicted END FROM (
     SELECT p.agent AS agent, p.seq AS seq, p.span AS span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END AS answered,
-        row_number() OVER (PARTITION BY p.agent ORDER BY p.seq DESC) AS place
+        p.depth AS depth, p.evicted AS evicted, row_number() OVER (PARTITION BY p.agent ORDER BY p.seq DESC) AS place
     FROM conversations c JOIN exchanges p ON p.conversation = c.id AND +p.agent = c.agent
     WHERE c.key = ?1 AND c.agent {in:3:BIGINT:64} AND {stands}
 ) t WHERE t.place <= ?2 ORDER BY t.agent, t.seq DESC
 
 -- name: tail
 -- Reads the numbers of the newest exchanges of a conversation: where each begins, how many messages it has room for, and
--- whether the last of these, the reply, is there.
-SELECT p.seq, p.span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+-- whether the last of these, the reply, is there; its depth, and what had left the window then.
+SELECT p.seq, p.span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END, p.depth, p.evicted FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.conversation = ?1 AND +p.agent = ?2 AND {stands} ORDER BY p.seq DESC LIMIT ?3

@@ -230,7 +230,7 @@ class AgentMessages:
         await self._store.forgetting.sweep()
 
     async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
-        """Returns the numbers of a conversation's newest messages, oldest first."""
+        """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
         found = await self.conversation(agent, conversation)
         return [] if found is None else await self._store.messages.numbers(agent.id, found.id, NUMBERS)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +373,30 @@ def test_a_users_memory_is_an_agent_that_the_settings_configure(
             world.letta.agents.update(agent.id, system="Other.")
         with pytest.raises(ConflictError):
             world.agent(name="helper")
+
+
+def test_the_ids_of_messages_are_those_of_the_window(world: LettaWorld) -> None:
+    agent, client = world.agent(context_window_limit=1_000), world.letta
+    conversation = client.conversations.create(agent_id=agent.id)
+
+    def check(shown: Sequence[str] | None, everything: list[str]) -> None:
+        # Without the system prompt, and with the reply.
+        count = len(world.upstream.last.messages)
+        assert 0 < count < len(everything)
+        assert shown == everything[-count:]
+
+    for n in range(12):
+        client.agents.messages.create(agent.id, input=f"Tale {n}: " + "on and on " * 20)
+    own = [each.id for each in client.agents.messages.list(agent.id, order="asc")]
+    check(client.agents.retrieve(agent.id).message_ids, own)
+    assert [each.message_ids for each in client.agents.list()] == [
+        client.agents.retrieve(agent.id).message_ids
+    ]
+    for n in range(12):
+        said: Any = [{"role": "user", "content": f"Tale {n}: " + "on and on " * 20}]
+        list(client.conversations.messages.create(conversation.id, messages=said))
+    listed = [each.id for each in client.conversations.messages.list(conversation.id, order="asc")]
+    check(client.conversations.retrieve(conversation.id).in_context_message_ids, listed)
 
 
 @pytest.mark.parametrize("size", [2, 50])
