@@ -9,7 +9,10 @@ from functools import partial
 from typing import Any
 
 from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.private import is_nudge
+from gateway.core.conversation.tip import RESULTS
+from gateway.core.conversation.tree import is_forgotten
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens
@@ -69,6 +72,9 @@ class Composer:
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
         takes_note = is_asked and last not in notes and not plan.quotes
+        at = plan.new[-1] if plan.new else -1
+        if not is_asked and (asked_before := _read_before(known)) is not None:
+            takes_note, at = True, asked_before
         section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
         prompt = Prompt(
@@ -89,11 +95,13 @@ class Composer:
             prompt = await self._fitted(known, prompt, takes_note=takes_note)
         if not takes_note:
             return prompt
-        recall = await self.recaller.recall(known, prompt, text_of(new[-1]))
-        # An empty note is kept as well, so that nothing is searched twice.
-        notes[last] = recall.note
+        text = text_of(new[-1]) if is_asked else plan.query.listing.text(at)
+        recall = await self.recaller.recall(known, prompt, text)
+        if is_asked:
+            # An empty note is kept as well, so that nothing is searched twice.
+            notes[last] = recall.note
         if recall.note:
-            prompt = filled(prompt, window=_put_note(known, prompt, recall))
+            prompt = filled(prompt, window=_put_note(known, prompt, recall, at))
         return filled(prompt, recall=recall)
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
@@ -197,13 +205,29 @@ class Composer:
         return changed(prompt, window=window, section=section, system=section.text)
 
 
-def _put_note(known: Known, prompt: Prompt, recall: RecallResult) -> FittedWindow:
-    """Puts a note before the last new message. Returns the window with it."""
+def _read_before(known: Known) -> int | None:
+    """Returns the index of the user's message whose results of tools a request brings, where nothing of it is kept.
+
+    Its note is not kept either, and is looked for once more: the model had it before it called the tools.
+    """
+    plan = known.plan
+    listing, anchor = plan.query.listing, plan.match.anchor
+    at = len(listing) - 1
+    if plan.query.mode is not Keeping.READ or plan.appending or at < 0 or listing.role(at) not in RESULTS:
+        return None
+    while at >= 0 and listing.role(at) != "user":
+        at -= 1
+    is_kept = at not in plan.new and (anchor is None or not is_forgotten(anchor))
+    return None if at < 0 or is_kept else at
+
+
+def _put_note(known: Known, prompt: Prompt, recall: RecallResult, at: int) -> FittedWindow:
+    """Puts a note before a message, by its index in the list. Returns the window with it."""
     plan, composition, window = known.plan, prompt.composition, prompt.window
     # The note alone is estimated: counting a new text takes as long as finding it.
     tokens = recall.tokens or estimate_tokens(recall.note)
     if plan.new:
-        composition.notes[plan.query.listing.positions[plan.new[-1]]] = recall.note
+        composition.notes[plan.query.listing.positions[at]] = recall.note
         composition.note_tokens += tokens
     else:
         # A conversation of ours: the new message is the last of those that are put in front.

@@ -293,6 +293,30 @@ def test_a_call_that_is_asked_for_once_more_is_the_same_programs(world: World) -
     assert kept(world) == "[]"
 
 
+@pytest.mark.parametrize("is_form", [False, True])
+def test_what_is_read_stays_there_behind_the_tools_of_the_turn(world: World, is_form: bool) -> None:
+    """By the header the turn is known by its hashes; of an answer in a form nothing at all is."""
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    world.chat(user="alice").say(FACT)
+    how: Json = {"headers": {"x-mnemogate-memory": "read"}}
+    if is_form:
+        tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+        how = {"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}}
+    asked, before = user(QUESTION), kept(world)
+    sent = []
+    for _ in range(3):
+        reply = world.post(asked, user="alice", **how)
+        assert reply.headers["x-mnemogate-memory"] == "read"
+        sent.append(world.upstream.last.messages[0])
+        asked += [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "Look elsewhere."},
+        ]
+    assert FACT in sent[0]["content"]
+    assert sent == sent[:1] * 3
+    assert FACT not in kept(world).removeprefix(before[:-1])
+
+
 @pytest.mark.parametrize("fields", [{"response_format": CHECK}, {}])
 def test_an_answer_that_was_corrected_for_a_program_is_gone_on_from(world: World, fields: Json) -> None:
     """Instructor asks again in the user's name; the program's list has the right answer alone, if it goes on at all."""
