@@ -62,6 +62,7 @@ from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
+SUB_AGENT = "sub-agent"  # said of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
 
@@ -126,9 +127,6 @@ class Chat:
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         identity = self._identify(headers, request, project, memory)
-        if identity.side_request is not None:
-            # A name of the settings may have any letters.
-            receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         spec = self.directory.profile(identity)
         is_defined = spec is None
         if spec is None:
@@ -138,8 +136,11 @@ class Chat:
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if is_named and not is_ours and not identity.append and spec.history == "append":
             identity = replace(identity, append=True)
-        if is_ours or identity.append:
-            identity = identity.with_history()
+        has_history = is_ours or identity.append
+        identity = identity.with_history() if has_history else self._of_sub_agent(identity, request)
+        if identity.side_request is not None:
+            # A name of the settings may have any letters.
+            receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         if is_defined:
             spec, request = await self._as_defined(spec, identity, request, is_ours=is_ours)
         if identity.agent is not None and asks_agent(request.model):
@@ -163,6 +164,15 @@ class Chat:
         if rules is None:
             rules = self._rules[project, memory] = rules_of(self._settings, project, memory)
         return identify(headers, request.json, rules, project, time.time())
+
+    def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
+        scope, keeper = identity.scope, self.keeper
+        if scope is None or not keeper.delegated.is_task(scope, request.messages, keeper.now()):
+            return identity
+        if identity.mode not in (Mode.ON, Mode.STRICT):
+            return identity
+        return replace(identity, mode=Mode.READ, side_request=SUB_AGENT, leaves_nothing=True)
 
     async def _complete(
         self,

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from gateway.core.conversation import settle
 from gateway.core.definition import Sleeptime
+from gateway.core.memory.delegated import Delegated
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
@@ -85,6 +86,7 @@ class MemoryKeeper:
     leases: Leases = field(init=False)
     resent: ResentLists = field(init=False, default_factory=ResentLists)
     queues: Queues = field(init=False)
+    delegated: Delegated = field(init=False, default_factory=Delegated)
     # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     # Turns that are committed, and are kept behind their replies, or before the next request is read.
@@ -143,7 +145,10 @@ class MemoryKeeper:
         In append mode the next request of the conversation waits for this write, and not for the end of the request.
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
-        known.asked.place.hand_on()
+        asked = known.asked
+        asked.place.hand_on()
+        if outcome.said is not None and "tool_calls" in outcome.said and asked.identity.scope is not None:
+            self.delegated.made(asked.identity.scope, asked.request.messages, outcome.said, self.now())
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
         leaves_nothing = known.asked.identity.leaves_nothing or (has_failed and not known.plan.off)

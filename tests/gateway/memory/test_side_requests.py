@@ -293,6 +293,43 @@ def test_a_call_that_is_asked_for_once_more_is_the_same_programs(world: World) -
     assert kept(world) == "[]"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(world: World, stream: bool) -> None:
+    """OpenAI's Agents, Agent Framework, Strands and others give the task to the other agent in the user's role."""
+    world.chat(user="alice").say(FACT)
+    before = kept(world)
+    task = "Find out why the cat Miso is afraid of thunder."
+    ours = [*system("You help."), *user("Help my cat.")]
+    tool = {"type": "function", "function": {"name": "research", "parameters": {"type": "object"}}}
+    call = {
+        "id": "1",
+        "type": "function",
+        "function": {"name": "research", "arguments": f'{{"input":"{task}"}}'},
+    }
+    look = {**call, "id": "2", "function": {"name": "look", "arguments": "{}"}}
+    called = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    looked = [{"role": "assistant", "content": None, "tool_calls": [look]}]
+    theirs = [*system("You research."), *user(task)]
+    world.upstream.queue(
+        call_tools(Call("research", {"input": task}, id="1")), say("I look."), say("It is loud.")
+    )
+    world.post(ours, user="alice", tools=[tool], stream=stream)
+    for messages in (
+        theirs,
+        [*theirs, *looked, {"role": "tool", "tool_call_id": "2", "content": "Nothing."}],
+    ):
+        reply = world.post(messages, user="alice", stream=stream)
+        assert reply.headers["x-mnemogate-side-request"] == "sub-agent"
+        assert reply.headers["x-mnemogate-memory"] == "read"
+        assert FACT in world.upstream.last.messages[1]["content"]
+    result = {"role": "tool", "tool_call_id": "1", "content": "It is loud."}
+    world.post([*ours, *called, result], user="alice", tools=[tool], stream=stream)
+    assert "Help my cat." in kept(world).removeprefix(before[:-1])
+    assert world.query("SELECT count(*) FROM exchanges") == [3]
+    reply = world.post(theirs, user="alice")  # now it is somebody's own
+    assert "x-mnemogate-side-request" not in reply.headers
+
+
 @pytest.mark.parametrize("is_form", [False, True])
 def test_what_is_read_stays_there_behind_the_tools_of_the_turn(world: World, is_form: bool) -> None:
     """By the header the turn is known by its hashes; of an answer in a form nothing at all is."""

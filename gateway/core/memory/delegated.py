@@ -1,0 +1,97 @@
+"""Delegated tasks: what a model writes to a sub-agent, as an argument of a call, which then opens another conversation.
+
+It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
+word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for.
+(What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.)
+
+Calls are known to the process alone, by hashes of their arguments, and for a time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.core.conversation.canonical import call_id, calls_of, squash_utf8, text_of
+from storage.records import Scope
+from storage.value import frozen
+
+# Shorter arguments are names and numbers, which a person may well say alone. In UTF-8, white space aside. Chosen.
+_LEAST_BYTES = 16
+# So long a call may wait for its result, in seconds; so many of one memory wait at once; so many memories are kept.
+_WAIT_S, _MOST_CALLS, _MOST_MEMORIES = 3600.0, 64, 1024
+
+_Messages = Sequence[Mapping[str, Any]]
+
+
+@frozen
+class _Call:
+    """arguments: hashes of its texts. asked: hash of the user's message that led to it."""
+
+    arguments: frozenset[int]
+    asked: int
+    at: float
+
+
+class Delegated:
+    """The calls of clients' tools that wait for their results, by memory."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Scope, dict[str, _Call]] = OrderedDict()
+
+    def made(self, scope: Scope, messages: _Messages, reply: Mapping[str, Any], now: float) -> None:
+        """Notes the calls of a reply. messages: to which it replies. now: seconds since the epoch."""
+        asked = next(_asked(messages), None)
+        calls: dict[str, _Call] = {}
+        for call in reply.get("tool_calls") or ():
+            found = frozenset(
+                h for _, arguments in calls_of({"tool_calls": [call]}) for h in _hashes(arguments)
+            )
+            if found and asked is not None:
+                calls[call_id(call)] = _Call(found, asked, now)
+        if not calls:
+            return
+        waiting = self._waiting.setdefault(scope, {})
+        waiting.update(calls)
+        while len(waiting) > _MOST_CALLS:
+            del waiting[next(iter(waiting))]
+        self._waiting.move_to_end(scope)
+        if len(self._waiting) > _MOST_MEMORIES:
+            self._waiting.popitem(last=False)
+
+    def is_task(self, scope: Scope, messages: _Messages, now: float) -> bool:
+        """Returns whether a list is a sub-agent's, and forgets the calls whose results it brings."""
+        waiting = self._waiting.get(scope)
+        if waiting is None:
+            return False
+        for message in messages:
+            if message.get("role") == "tool":
+                waiting.pop(str(message.get("tool_call_id")), None)
+        if not waiting:
+            del self._waiting[scope]
+            return False
+        said = list(_asked(messages))
+        return bool(said) and any(
+            said[0] in call.arguments and call.asked not in said and now - call.at <= _WAIT_S
+            for call in waiting.values()
+        )
+
+
+def _asked(messages: _Messages) -> Iterator[int]:
+    """Yields the hashes of the user's messages, the last one first."""
+    return (hash(squash_utf8(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
+
+
+def _hashes(arguments: object) -> Iterator[int]:
+    """Yields the hashes of a call's texts that are long enough. arguments: JSON; of a custom tool the text itself."""
+    try:
+        value = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    except orjson.JSONDecodeError:
+        value = arguments
+    values: Iterable[object] = value.values() if isinstance(value, dict) else (value,)
+    for each in values:
+        if isinstance(each, str) and len(text := squash_utf8(each)) >= _LEAST_BYTES:
+            yield hash(text)

@@ -1,0 +1,99 @@
+"""What a model writes to a sub-agent is known while its call waits for a result."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.core.memory.delegated import Delegated
+from storage.records import Scope
+
+ANN, BOB = Scope("p", "default", "user:ann"), Scope("p", "default", "user:bob")
+ASKED = "My trip goes to Zanzibar. Plan it."
+TASK = "Find the best dive sites of Zanzibar."
+NOW = 1e9
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def reply(*arguments: Any, id: str = "1", kind: str = "function") -> dict[str, Any]:
+    field = "arguments" if kind == "function" else "input"
+    calls = [
+        {"id": f"{id}{n or ''}", "type": kind, kind: {"name": "research", field: text}}
+        for n, text in enumerate(arguments)
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+CALL = reply(json.dumps({"place": "sea", "task": TASK}))
+OWN = [user(ASKED)]
+
+
+def after(*replies: dict[str, Any], messages: Any = OWN) -> Delegated:
+    found = Delegated()
+    for each in replies:
+        found.made(ANN, messages, each, NOW)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("made", "messages", "is_task"),
+    [
+        (CALL, [user(TASK)], True),
+        (
+            CALL,
+            [{"role": "system", "content": "You research."}, user([{"type": "text", "text": TASK}])],
+            True,
+        ),
+        (
+            CALL,
+            [user(TASK), reply("{}", id="x"), {"role": "tool", "tool_call_id": "x", "content": "3"}],
+            True,
+        ),
+        (CALL, [user("An older task."), {"role": "assistant", "content": "Done."}, user(f" {TASK}\n")], True),
+        (reply("{}", json.dumps({"task": TASK})), [user(TASK)], True),  # the second of two
+        (reply(TASK, kind="custom"), [user(TASK)], True),
+        (CALL, [user(f"{TASK} Today.")], False),
+        (CALL, [user("sea")], False),  # too short to tell
+        (CALL, [user(TASK), {"role": "assistant", "content": "Done."}, user("Thanks.")], False),
+        (CALL, OWN, False),
+        (CALL, [*OWN, {"role": "assistant", "content": "Shall I?"}, user(TASK)], False),  # it was suggested
+        (reply(json.dumps({"task": ASKED})), OWN, False),  # the user's own words
+        (reply(json.dumps([TASK])), [user(TASK)], False),
+        (reply("{"), [user(TASK)], False),
+        (reply(None), [user(TASK)], False),
+        (CALL, [], False),
+    ],
+)
+def test_a_list_is_a_sub_agents_by_its_last_words(
+    made: dict[str, Any], messages: list[dict[str, Any]], is_task: bool
+) -> None:
+    assert after(made).is_task(ANN, messages, NOW + 5) is is_task
+
+
+def test_only_while_the_call_waits() -> None:
+    found = after(CALL)
+    assert found.is_task(ANN, [user(TASK)], NOW + 3000)
+    assert not found.is_task(ANN, [user(TASK)], NOW + 4000)
+    assert not found.is_task(
+        ANN, [*OWN, CALL, {"role": "tool", "tool_call_id": "1", "content": "Chumbe"}], NOW
+    )
+    assert not found.is_task(ANN, [user(TASK)], NOW)
+
+
+def test_of_nobody_elses_memory() -> None:
+    assert not after(CALL).is_task(BOB, [user(TASK)], NOW)
+
+
+def test_of_calls_and_memories_the_newest_are_kept() -> None:
+    tasks = [f"The task of the number {n}." for n in range(70)]
+    found = after(*(reply(json.dumps({"task": text}), id=text) for text in tasks))
+    assert [found.is_task(ANN, [user(text)], NOW) for text in tasks] == [False] * 6 + [True] * 64
+    for n in range(1024):
+        found.made(Scope("p", "default", f"user:{n}"), OWN, CALL, NOW)
+    assert not found.is_task(ANN, [user(tasks[-1])], NOW)
+    assert found.is_task(Scope("p", "default", "user:0"), [user(TASK)], NOW)
