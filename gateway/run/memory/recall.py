@@ -116,7 +116,9 @@ class Recaller:
                 chosen = choose(budget_tokens=budget)
                 # The estimate is too low for some languages, and a full window has no room for a token more.
                 while chosen and (excess := await _excess(known, prompt, chosen)) > 1:
-                    budget = min(budget - 1, int(budget / excess))
+                    # The note may take less than its budget, and would be the same with a little less of it.
+                    taken = note.estimate_tokens(note.render_note(chosen, (), known.plan.query.now))
+                    budget = min(budget - 1, int(taken / excess))
                     chosen = choose(budget_tokens=budget)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.

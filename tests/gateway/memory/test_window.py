@@ -11,12 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core.prompt import note
 from gateway.core.request.scan import scan
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
 from gateway.run import turn as turn_module
-from gateway.run.memory import composer
+from gateway.run.memory import composer, recall
 from gateway.run.memory.fit import fit
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
 from gateway.run.memory.recall import LEAST_TOKENS, NOTE_SHARE
@@ -224,6 +225,35 @@ def test_a_note_of_many_tokens_fits_what_is_left(
         assert len(seen.messages) == len(chat.messages) - 1, "nothing has to leave"
         assert left // 2 < count(seen.messages[-1]["content"])
         assert sum(message_tokens(m, count) for m in seen.messages) <= context - RESERVE
+
+
+def test_a_note_that_takes_too_much_is_not_counted_twice(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines are long, so that with a little less of a budget it would be the same."""
+    counted: list[str] = []
+
+    async def count_tokens(model: str, text: str) -> int:
+        counted.append(text)
+        return note.estimate_tokens(text) * percent // 100
+
+    monkeypatch.setattr(recall, "count_tokens", count_tokens)
+    large = UpstreamSettings("up", base_url=upstream.base_url, context_window=16_000)
+    with remember(upstream, tmp_path, upstreams=(large,)) as world:
+        for n in range(20):
+            world.chat(user="alice").say(f"My bicycle number {n} " + f"stands in yard {n} " * 12)
+        most = 0
+        for percent in range(100, 140, 4):
+            chat = world.chat(user="alice", model="gpt-4o", max_tokens=RESERVE)
+            chat.messages += [
+                {"role": "user", "content": f"{percent} " + "word " * 14_000},
+                {"role": "assistant", "content": "Yes."},
+            ]
+            counted.clear()
+            chat.say("Where does my bicycle stand?")
+            assert len({*counted}) == len(counted), percent
+            most = max(most, len(counted))
+    assert most > 1
 
 
 def test_hidden_rounds_take_their_room(upstream: StrictUpstream, tmp_path: Path) -> None:
