@@ -150,7 +150,7 @@ class PostgresDatabase:
             # asyncpg asks the server to stop, over another connection; this one is of use when that is done.
             pool.give_up(raw)
             if isinstance(error, TimeoutError):
-                raise TooSlow(f"{self._place.name}: no answer within {seconds:g} s") from error
+                raise TooSlow(f"{self._place.name}: no answer in time") from error
             raise
         except BaseException as error:
             answer = self._answer(error)

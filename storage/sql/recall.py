@@ -195,7 +195,7 @@ class Recall(Group):
             async with asyncio.timeout(deadline_ms / 1000):
                 return await asyncio.shield(reading)
         except TimeoutError:
-            raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
+            raise TooSlow("the search did not end in time") from None
 
     async def _near(self, agent: Agent, vector: Vector | None, size: int, deadline_ms: float) -> Near | None:
         """Returns how far the agent's messages stand out. size: how many numbers it has given out."""
@@ -209,7 +209,7 @@ class Recall(Group):
             async with asyncio.timeout(deadline_ms / 1000):  # the thread may be busy with something long
                 return await self._database.long_read(find, deadline_ms=deadline_ms)
         except TimeoutError:
-            raise TooSlow(f"the search did not end within {deadline_ms:.0f} ms") from None
+            raise TooSlow("the search did not end in time") from None
 
     async def passages(
         self,

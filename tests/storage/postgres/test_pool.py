@@ -123,6 +123,19 @@ async def test_bulk_goes_on_where_other_bulk_has_given_up_its_place(server: Serv
     await pool.close(1)
 
 
+async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_them(server: Server) -> None:
+    pool = await open_pool(size=1)
+    raw = await pool.take()
+    said = set()
+    for wait_s in (0.001, 0.0011):
+        with pytest.raises(Busy) as refused:
+            await pool.take(wait_s=wait_s)
+        said.add(refused.value.message)
+    pool.give(raw)
+    await pool.close(1)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("seed", range(40))
 async def test_whatever_happens_nobody_waits_for_ever_and_every_connection_is_known(
     server: Server, seed: int
