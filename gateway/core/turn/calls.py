@@ -146,10 +146,13 @@ class OwnCalls:
     def hold(self) -> None:
         """Lets all that would run wait, since a call beside it has to be approved first.
 
-        So does what a rule forbids: the rules go by what was run, and that is not known before.
+        So does what a rule forbids behind that one: the rules go by what was run, and that is not known before.
         """
         running = [id for id, result in self._results.items() if result is None]
-        for id in (*running, *self._forbidden, *(call.id for call in self._unjudged)):
+        ids = [call.id for call in self.calls]
+        first = next((n for n, id in enumerate(ids) if self.waiting.get(id) == "approval"), len(ids))
+        forbidden = [id for id in self._forbidden if id in ids[first:]]
+        for id in (*running, *forbidden, *(call.id for call in self._unjudged)):
             self._results.pop(id, None)
             self.waiting[id] = "held"
 

@@ -193,21 +193,22 @@ def test_beside_an_approval_the_other_calls_wait() -> None:
     assert not [command for command in playbook.seen if isinstance(command, RunTool)]
 
 
-def test_beside_an_approval_what_a_rule_forbids_is_judged_when_it_is_given() -> None:
-    """The rules go by what was run, and the call that waits may be what they ask for."""
-    calls = (CALL, ("b", "pay", "{}"), ("c", "broken", "{"))
+def test_behind_a_call_to_be_approved_what_a_rule_forbids_is_judged_anew() -> None:
+    """The rules go by what was run before, and the call that waits may be what they ask for."""
+    calls = (("z", "early", "{}"), ("b", "pay", "{}"), CALL, ("c", "broken", "{"))
     verdicts: dict[str, list[Verdict]] = {
-        "memory_insert": [Forbidden("Pay first.")],
+        "early": [Forbidden("Not yet.")],
         "pay": [NeedsApproval()],
+        "memory_insert": [Forbidden("Pay first.")],
     }
     playbook = skip(reply(steps(Script(verdicts)), None, calls)) << Save
     outcome = playbook.outcome
     assert dict(outcome.waiting) == {"a": "held", "b": "approval"}
-    # What cannot be read never will be.
-    assert [(result.call_id, result.was_run) for result in outcome.results] == [("c", False)]
+    # What cannot be read never will be, and no answer changes what came before.
+    assert [(result.call_id, result.was_run) for result in outcome.results] == [("z", False), ("c", False)]
     resumed = ResumedCalls(tuple(outcome.full[0]["tool_calls"]), outcome.results, frozenset("b"))
     commands = steps(Script()).turn.resume(resumed)
-    assert [each.name for each in commands if isinstance(each, RunTool)] == ["memory_insert", "pay"]
+    assert [each.name for each in commands if isinstance(each, RunTool)] == ["pay", "memory_insert"]
 
 
 def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() -> None:
