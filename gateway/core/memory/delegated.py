@@ -42,9 +42,15 @@ class Delegated:
     def __init__(self) -> None:
         self._waiting: OrderedDict[Scope, dict[str, _Call]] = OrderedDict()
 
-    def made(self, scope: Scope, messages: _Messages, reply: Mapping[str, Any], now: float) -> None:
-        """Notes the calls of a reply. messages: to which it replies. now: seconds since the epoch."""
-        asked = next(_asked(messages), None)
+    def made(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:
+        """Notes the calls of a reply. body: of its request. now: seconds since the epoch.
+
+        A call that the client asked for is an answer for a program (a question rewritten for a search, which may then
+        be asked in the user's place), and never gets a result.
+        """
+        if body.get("tool_choice") not in (None, "auto"):
+            return
+        asked = next(_asked(body["messages"]), None)
         calls: dict[str, _Call] = {}
         for call in reply.get("tool_calls") or ():
             found = frozenset(
@@ -73,11 +79,15 @@ class Delegated:
         if not waiting:
             del self._waiting[scope]
             return False
-        said = list(_asked(messages))
-        return bool(said) and any(
-            said[0] in call.arguments and call.asked not in said and now - call.at <= _WAIT_S
-            for call in waiting.values()
-        )
+        said = _asked(messages)
+        last = next(said, None)
+        calls = [
+            c for c in waiting.values() if last in c.arguments and last != c.asked and now - c.at <= _WAIT_S
+        ]
+        if not calls:
+            return False
+        before = set(said)
+        return any(call.asked not in before for call in calls)
 
 
 def _asked(messages: _Messages) -> Iterator[int]:

@@ -148,7 +148,7 @@ class MemoryKeeper:
         asked = known.asked
         asked.place.hand_on()
         if outcome.said is not None and "tool_calls" in outcome.said and asked.identity.scope is not None:
-            self.delegated.made(asked.identity.scope, asked.request.messages, outcome.said, self.now())
+            self.delegated.made(asked.identity.scope, asked.request.json, outcome.said, self.now())
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
         leaves_nothing = known.asked.identity.leaves_nothing or (has_failed and not known.plan.off)

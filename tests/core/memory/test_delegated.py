@@ -33,10 +33,10 @@ CALL = reply(json.dumps({"place": "sea", "task": TASK}))
 OWN = [user(ASKED)]
 
 
-def after(*replies: dict[str, Any], messages: Any = OWN) -> Delegated:
+def after(*replies: dict[str, Any], **fields: Any) -> Delegated:
     found = Delegated()
     for each in replies:
-        found.made(ANN, messages, each, NOW)
+        found.made(ANN, {"messages": OWN, **fields}, each, NOW)
     return found
 
 
@@ -85,6 +85,19 @@ def test_only_while_the_call_waits() -> None:
     assert not found.is_task(ANN, [user(TASK)], NOW)
 
 
+@pytest.mark.parametrize(
+    ("choice", "is_task"),
+    [
+        ("auto", True),
+        (None, True),
+        ("required", False),
+        ({"type": "function", "function": {"name": "x"}}, False),
+    ],
+)
+def test_only_of_a_call_that_the_model_chose_to_make(choice: Any, is_task: bool) -> None:
+    assert after(CALL, tool_choice=choice).is_task(ANN, [user(TASK)], NOW) is is_task
+
+
 def test_of_nobody_elses_memory() -> None:
     assert not after(CALL).is_task(BOB, [user(TASK)], NOW)
 
@@ -94,6 +107,6 @@ def test_of_calls_and_memories_the_newest_are_kept() -> None:
     found = after(*(reply(json.dumps({"task": text}), id=text) for text in tasks))
     assert [found.is_task(ANN, [user(text)], NOW) for text in tasks] == [False] * 6 + [True] * 64
     for n in range(1024):
-        found.made(Scope("p", "default", f"user:{n}"), OWN, CALL, NOW)
+        found.made(Scope("p", "default", f"user:{n}"), {"messages": OWN}, CALL, NOW)
     assert not found.is_task(ANN, [user(tasks[-1])], NOW)
     assert found.is_task(Scope("p", "default", "user:0"), [user(TASK)], NOW)
