@@ -133,9 +133,9 @@ def letters(text: str) -> str:
     return "".join(words(text))
 
 
-def begins(a: str, b: str) -> bool:
-    """Returns whether the letters spoken, `a`, are the beginning of a reply's, `b`: four at least, or all."""
-    return bool(a) and (a == b or (len(a) >= 4 and b.startswith(a)))
+def begins(a: str, b: str, least: int = 4) -> bool:
+    """Returns whether the letters spoken, `a`, are the beginning of a reply's, `b`: so many at least, or all."""
+    return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
 
 
 def without_remark(text: str) -> str:

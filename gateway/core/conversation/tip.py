@@ -55,19 +55,22 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     # The assistant may speak at the head of the list: the reply of the tip, of the turn before it, or one off the
     # record.
     head = _head(listing)
-    is_heard, is_above_heard = (_is_heard(tree, listing, e, head) for e in (tip, above))
     cut = _cut(tree, tip)
     held = _held(tree, listing, tip, cut)
-    # It may have been told with a cancelled send, whose message is still behind it.
-    place = _place_told(held, listing, head) if head and not is_heard else None
-    is_sent_again = place is not None and _repeats(canon, listing.messages[head:], held, may_grow=True)
-    # Of a cancelled send no reply is on the path yet, so what was heard of it is new. The same words may be older, too.
-    is_cut_heard = bool(head and cut and not is_heard and was_heard(tree, cut[-1], listing, 0, head))
-    is_cut_heard = is_cut_heard and not is_sent_again
+    # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path yet,
+    # and what was told of one with a later send is held. A request that is sent again tells what it told before.
+    place = _place_told(held, listing, head) if head else None
+    is_heard = _is_heard(tree, listing, tip, head, least=1)
+    is_told_again = (place is not None or is_heard) and _repeats(
+        canon, listing.messages[head:], held, may_grow=True
+    )
+    is_cut_heard = bool(head and cut) and not is_told_again
+    is_cut_heard = is_cut_heard and was_heard(tree, cut[-1], listing, 0, head, least=1)
     told = head if place is not None and not is_cut_heard else 0
-    if place is not None and told:
+    if told and place is not None:
         held = [*held[:place], *listing.messages[:head], *held[place + 1 :]]
-    is_above_heard = is_above_heard and not is_cut_heard and not told
+    is_heard = is_heard and not is_cut_heard and not told
+    is_above_heard = not is_cut_heard and not told and _is_heard(tree, listing, above, head)
     is_unheard = is_above_heard and not is_heard
     heard = head if is_heard or is_above_heard else 0
     passed = head if not heard and not told and _is_beside_off(tree, tip, found) else 0
@@ -127,11 +130,14 @@ def _is_beside_off(tree: Tree, tip: Exchange | None, found: Match) -> bool:
     return any(e.state is State.OFF for e in beside)
 
 
-def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, head: int) -> bool:
-    """Returns whether the first `head` messages of a list are what was heard of the reply of an exchange."""
+def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, head: int, least: int = 4) -> bool:
+    """Returns whether the first `head` messages of a list are what was heard of the reply of an exchange.
+
+    least: letters, where they are not all of it.
+    """
     if e is None or not head or not e.reply or not tree.is_soft(e):
         return False
-    return was_heard(tree, e, listing, 0, head)
+    return was_heard(tree, e, listing, 0, head, least)
 
 
 def _held(tree: Tree, listing: Listing, tip: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
@@ -186,7 +192,7 @@ def _cancelled(tree: Tree, tip: Exchange | None, cut: Sequence[Exchange]) -> lis
     return [*held, *(m for m in tree.content(said).messages or () if m.get("role") == "user")]
 
 
-def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int) -> bool:
-    """Returns whether messages are what was heard of the reply of an exchange."""
+def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
+    """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `begins`."""
     heard = letters(without_remark("".join(map(listing.text, range(start, end)))))
-    return begins(heard, letters(text_of(tree.content(x).said or {})))
+    return begins(heard, letters(text_of(tree.content(x).said or {})), least)

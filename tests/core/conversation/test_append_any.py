@@ -72,17 +72,15 @@ def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> 
 def barge_in(seed: int) -> None:
     """A caller who interrupts an assistant of few words, and whose client tells of each reply what was heard.
 
-    It tells the same once more with the next message where nothing was heard of an answer to the last one. (Words that
-    the last finished reply has too are taken for that one's.)
+    It tells the same once more with the next message where nothing was heard of an answer to the last one.
     """
     chance, world = Random(seed), World()
     talk: list[str] = []
-    heard, is_told, finished = "", True, ""
+    heard, is_told = "", True
     for number in range(30):
         text = f"message {number}."
         talk += [text] if is_told else [heard, text]
-        replies = {"Ok.", "Sure.", "One moment.", f"This is number {number}."} - {finished}
-        reply, is_told = chance.choice(sorted(replies)), True
+        reply, is_told = chance.choice(["Ok.", "Sure.", "One moment.", f"This is number {number}."]), True
         for _ in range(chance.choice([1, 1, 1, 2])):
             messages = [assistant(heard), user(text)] if heard else [user(text)]
             request = world.begin(messages, "c1", append=True)
@@ -90,13 +88,12 @@ def barge_in(seed: int) -> None:
             end = chance.choice(["finished", "finished", "cut", "lost"])
             if end == "finished":
                 world.finish(request, reply)
-                talk.append(reply)
-                finished = reply
-                heard = chance.choice([reply, ""])
+                heard = chance.choice([reply, reply.split()[0], ""])
+                talk.append(heard or reply)
                 break
             world.cancel(request, [assistant(reply)] if end == "cut" else [])
         if end == "cut":
-            heard, is_told = reply, False
+            heard, is_told = chance.choice([reply, reply.split()[0]]), False
 
 
 @pytest.mark.parametrize("seed", range(40))
