@@ -115,7 +115,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(held),
         heard,
         told=0 if tip is None else tip.told,
-        hush=find_hush(tree, e, messages, len(held), _rivals(tree, found.anchor, conversation)),
+        hush=find_hush(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),
         appending=tip is not None,
@@ -211,7 +211,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
     return max(near, key=rank)
 
 
-def _rivals(tree: Tree, anchor: Exchange | None, conversation: int | None) -> list[Exchange]:
+def rivals_of(tree: Tree, anchor: Exchange | None, conversation: int | None) -> list[Exchange]:
     """Returns the exchanges that follow an anchor already, or the roots of a conversation."""
     if anchor is not None:
         return tree.kids(anchor)
@@ -233,7 +233,7 @@ def _was_off(
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
     before = [
-        x for x in _rivals(tree, anchor, conversation) if is_asked_again(tree, x, e, appending=appending)
+        x for x in rivals_of(tree, anchor, conversation) if is_asked_again(tree, x, e, appending=appending)
     ]
     if anchor is not None and not any(map(is_user, e.inputs)):
         before.append(anchor)

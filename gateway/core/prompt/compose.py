@@ -23,7 +23,7 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
-from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
 from gateway.core.conversation.subsequence import lcs
@@ -94,11 +94,7 @@ def prefixed(message: WireMessage, note: str) -> WireMessage:
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
     """Returns the note that the i-th new message has already; "" if nothing was found for it, None if it has none."""
     prefix = plan.exchange.inputs[: i + 1]
-    anchor = plan.match.anchor
-    if anchor is not None:
-        rivals = tree.kids(anchor)
-    else:
-        rivals = tree.roots(plan.conversation) if plan.conversation is not None else []
+    rivals = rivals_of(tree, plan.match.anchor, plan.conversation)
     same = [x for x in rivals if i in x.notes and x.inputs[: i + 1] == prefix]
     if not same:
         return None
