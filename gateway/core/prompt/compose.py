@@ -127,33 +127,50 @@ def compose(
             found.note_tokens += estimate_tokens(note)
     if place.anchor is None or plan.appending:
         return found
-    replies: dict[int, Exchange] = {}
     if additions is not None:
-        # List and path have the same atoms, so the number of those in front of a message says which one it is.
-        for earlier in additions.notes:
-            text = earlier.utf8.decode("utf-8", "surrogatepass")
-            earlier.tokens = earlier.tokens or estimate_tokens(text)
-            found.notes[listing.positions[listing.message_at(earlier.at)]] = text
-            found.note_tokens += earlier.tokens
-        for x in additions.rounds:
-            # Clients may keep a reply in several messages; it has a place of its own only if it is one.
-            end = end_offset(x)
-            first = listing.message_at(end - len(x.reply or ()))
-            replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), x))
+        replies = _place_counted(listing, additions, found)
     else:
-        for i, element in matches(listing, place.last + 1, tree.elements(place.anchor)):
-            found.list_at.setdefault(listing.positions[i], element.at)
-            if element.position == -1:
-                replies[i] = element.exchange
-            elif is_user(element.atoms) and (kept := element.exchange.notes.get(element.position)):
-                found.notes[listing.positions[i]] = kept
-        # One message may be met for several atoms.
-        found.note_tokens = sum(map(estimate_tokens, found.notes.values()))
+        replies = _place_compared(listing, place.last + 1, tree.elements(place.anchor), found)
     if place.form:
         replies[place.last] = place.anchor
     if replies:
         _hide(tree, plan, replies, offered, found)
     return found
+
+
+def _place_counted(listing: Listing, additions: Additions, found: Composition) -> dict[int, Exchange]:
+    """Puts the notes of a path into its list, which is that path word for word. Returns replies by their messages.
+
+    Both have the same atoms, so the number of those in front of a message says which one it is.
+    """
+    replies: dict[int, Exchange] = {}
+    for earlier in additions.notes:
+        text = earlier.utf8.decode("utf-8", "surrogatepass")
+        earlier.tokens = earlier.tokens or estimate_tokens(text)
+        found.notes[listing.positions[listing.message_at(earlier.at)]] = text
+        found.note_tokens += earlier.tokens
+    for x in additions.rounds:
+        # Clients may keep a reply in several messages; it has a place of its own only if it is one.
+        end = end_offset(x)
+        first = listing.message_at(end - len(x.reply or ()))
+        replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), x))
+    return replies
+
+
+def _place_compared(
+    listing: Listing, end: int, path: Sequence[PathElement], found: Composition
+) -> dict[int, Exchange]:
+    """Puts the notes of a path into any list, in front of message `end`. Returns the replies by their messages."""
+    replies: dict[int, Exchange] = {}
+    for i, element in matches(listing, end, path):
+        found.list_at.setdefault(listing.positions[i], element.at)
+        if element.position == -1:
+            replies[i] = element.exchange
+        elif is_user(element.atoms) and (kept := element.exchange.notes.get(element.position)):
+            found.notes[listing.positions[i]] = kept
+    # One message may be met for several atoms.
+    found.note_tokens = sum(map(estimate_tokens, found.notes.values()))
+    return replies
 
 
 def matches(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
