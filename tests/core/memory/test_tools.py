@@ -149,7 +149,9 @@ class TestEdits:
             ("a\nb", -2, None),
         ],
     )
-    def test_insert(self, value: str, line: int | None, expected: str | None) -> None:
+    def test_an_insert_goes_behind_the_line_it_names(
+        self, value: str, line: int | None, expected: str | None
+    ) -> None:
         fields = {} if line is None else {"insert_line": line}
         assert edited("insert", value, new_string="new\n", **fields) == expected
 
@@ -164,10 +166,12 @@ class TestEdits:
             ("", "x", None),
         ],
     )
-    def test_replace(self, old: str, new: str, expected: str | None) -> None:
+    def test_a_replace_changes_a_text_that_is_there_once(
+        self, old: str, new: str, expected: str | None
+    ) -> None:
         assert edited("replace", "likes tea, aaa", old_string=old, new_string=new) == expected
 
-    def test_rethink(self) -> None:
+    def test_a_rethink_writes_the_block_anew(self) -> None:
         assert edited("rethink", "old", new_memory="all new") == "all new"
         assert edited("rethink", "old", new_memory="") == ""
 

@@ -337,7 +337,7 @@ def test_the_version_is_a_flag_too(capsys: Out) -> None:
     assert capsys.readouterr().out == said
 
 
-def test_version(capsys: Out) -> None:
+def test_version_says_the_name_and_the_number(capsys: Out) -> None:
     assert main(["version"]) == 0
     assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
 

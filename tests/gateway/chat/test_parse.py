@@ -28,7 +28,7 @@ def refused(body: bytes, **limits: int) -> BadRequest:
     return caught.value
 
 
-def test_a_plain_request() -> None:
+def test_a_plain_request_keeps_its_own_bytes() -> None:
     body = b'{ "model": "gpt", "messages": [{"role":"user","content":"hi"}] }'
     request = parse(body)
     assert request.raw is body

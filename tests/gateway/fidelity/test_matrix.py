@@ -18,7 +18,7 @@ def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_cell(way: Way, check: str) -> None:
+def test_each_check_holds_in_each_way(way: Way, check: str) -> None:
     way.upstream.forget_replies()
     cell = CHECKS[check](way)
     assert cell.is_right, f"{way.name}: {check}: {cell.text}"

@@ -455,7 +455,7 @@ def test_the_body_says_whether_to_stream(talk: Talk, accept: str) -> None:
 
 
 @claude_too
-def test_raw_response_headers(talk: Talk) -> None:
+def test_raw_responses_have_the_upstreams_headers(talk: Talk) -> None:
     limits = {
         "x-ratelimit-remaining-tokens": "149984",
         "openai-version": "2020-10-01",

@@ -52,7 +52,7 @@ TYPES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("annotation", "schema"), TYPES, ids=[each for each, _ in TYPES])
-def test_types(annotation: str, schema: dict[str, Any]) -> None:
+def test_an_annotation_becomes_its_schema(annotation: str, schema: dict[str, Any]) -> None:
     source = f'def f(x: {annotation}):\n    """Do.\n\n    Args:\n        x: The x.\n    """\n'
     properties = schema_of(source)["parameters"]["properties"]
     assert properties == {"x": {**schema, "description": "The x."}}
@@ -98,7 +98,7 @@ weather = get_weather
 '''
 
 
-def test_a_whole_function() -> None:
+def test_signature_and_docstring_make_one_schema() -> None:
     schema = schema_of(WEATHER)
     assert schema == {
         "name": "get_weather",

@@ -558,7 +558,7 @@ def test_a_field_is_found_however_the_form_is_cut(body: bytes, expected: bytes |
         ("application/json; boundary=abc", None),
     ],
 )
-def test_a_boundary(kind: str, expected: bytes | None) -> None:
+def test_a_boundary_is_read_where_one_is_named(kind: str, expected: bytes | None) -> None:
     assert boundary_of(kind) == expected
 
 

@@ -14,7 +14,7 @@ from tests.server import serve, settings_for
 from tests.stored import open_store
 
 
-def test_live_and_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_who_drains_is_alive_and_not_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
     async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
