@@ -251,13 +251,13 @@ async def _plan(
 
 
 async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) -> str | None:
+    """Returns the public name of the conversation that a plan goes on with; None: it begins one, or that is gone."""
     stored, found = plan.conversation, look.conversation
-    uid: str | None = None
     if found is not None and found.id == stored:
-        uid = found.uid
-    elif stored is not None and stored > 0 and agent.id:
-        uid = await store.turns.conversation_uid(agent, stored)
-    return uid
+        return found.uid
+    if stored is None or stored <= 0 or not agent.id:
+        return None
+    return await store.turns.conversation_uid(agent, stored)
 
 
 def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing) -> str:
