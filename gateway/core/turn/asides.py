@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Final
 
@@ -164,6 +166,7 @@ class StringReader:
         self._is_object = False
         self._wants_key = False
         self._key: list[str] = []
+        self._name = ""  # the key of the member that is read
         self._in_string = False
         self._escape = ""  # the beginning of an escape
         self._half = ""  # the first half of a pair of surrogates
@@ -181,7 +184,8 @@ class StringReader:
             else:
                 self._read_structure(text[at])
                 at += 1
-        return self._found
+        members = groupby(self._found, itemgetter(0))
+        return [(name, "".join(piece for _, piece in pieces)) for name, pieces in members]
 
     def _read_structure(self, char: str) -> None:
         if char == '"':
@@ -215,6 +219,8 @@ class StringReader:
         else:
             self._add("")  # half a pair stays alone
             self._in_string = False
+            if self._is_at_key:
+                self._name = "".join(self._key)
         return at + 1
 
     def _end_escape(self) -> None:
@@ -252,11 +258,5 @@ class StringReader:
         if self._is_at_key:
             self._key.append(text)
             return
-        if self._depth != 1 or not self._is_object:
-            return
-        name = "".join(self._key)
-        if name not in self._names:
-            return
-        if self._found and self._found[-1][0] == name:
-            text = self._found.pop()[1] + text
-        self._found.append((name, text))
+        if self._depth == 1 and self._is_object and self._name in self._names:
+            self._found.append((self._name, text))

@@ -51,6 +51,13 @@ def test_any_cut_of_any_object_reads_the_same(
     assert read(text, [*range(1, len(text))]) == wanted
 
 
+def test_arguments_of_nothing_but_escapes_are_read_in_one_go() -> None:
+    breaks = 200_000  # a key and a text that were joined anew at each of them took a quarter of an hour
+    reader = StringReader(NAMES)
+    assert reader.feed('{"' + "\\n" * breaks + '":"' + "\\n" * breaks) == []
+    assert reader.feed('","message":"' + "\\n" * breaks + '"}') == [("message", "\n" * breaks)]
+
+
 def test_a_character_is_shown_as_soon_as_it_is_whole() -> None:
     reader = StringReader(["message"])
     pieces = ['{"mess', 'age": "A', "\\", "n", "\\u00", "e9", "\\ud83d", "\\ude0", "0", "x\\", '"', '"', "}"]
