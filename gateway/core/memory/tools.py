@@ -221,6 +221,7 @@ class Edit:
 
 # Each side of a diff is shown up to this length: enough to recognise the edit, and not the whole block again.
 SHOWN_CHARS = 200
+_LINES = 10  # of those in which a text is, that are named
 
 
 def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
@@ -237,8 +238,11 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
     if op == "insert":
         edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
     elif op == "replace":
-        every = bool(arguments.get("every"))
-        edit = _replace(block.value, arguments["old_string"], arguments["new_string"], every=every)
+        old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
+        # Many places of a long text would be gigabytes.
+        if every and old and (over := _over(block, _grown(block.value, old, new))) is not None:
+            return over
+        edit = _replace(block.value, old, new, every=every)
     elif op == "patch":
         edit = _patch(block.value, arguments["patch"])
     else:
@@ -246,12 +250,8 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
         edit = Edit(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
     if edit.value is None:
         return _failed(edit.result)
-    # A block that is over its limit already (the limit was lowered) may be made shorter.
-    if len(edit.value) > block.limit and len(edit.value) >= len(block.value):
-        return _failed(
-            f"the memory block {label!r} would have {len(edit.value)} characters; its limit is {block.limit}.",
-            " Shorten it first, or keep the text in archival memory.",
-        )
+    if (over := _over(block, len(edit.value))) is not None:
+        return over
     if edit.value == block.value:
         return Edit(None, f"The memory block {label!r} says so already.")
     return Edit(
@@ -261,6 +261,22 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
 
 def _failed(why: str, advice: str = "") -> Edit:
     return Edit(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
+
+
+def _over(block: Block, size: int) -> Edit | None:
+    """Returns what a model is told of a block of so many characters; None: it may have them."""
+    # A block that is over its limit already (the limit was lowered) may be made shorter.
+    if size <= block.limit or size < len(block.value):
+        return None
+    return _failed(
+        f"the memory block {block.label!r} would have {size} characters; its limit is {block.limit}.",
+        " Shorten it first, or keep the text in archival memory.",
+    )
+
+
+def _grown(value: str, old: str, new: str) -> int:
+    """Returns the size of a value in which all places of a text are replaced."""
+    return len(value) + value.count(old) * (len(new) - len(old))
 
 
 def _insert(value: str, new: str, line: int | None) -> Edit:
@@ -296,11 +312,14 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> Edit:
 
 
 def _lines_of(value: str, old: str) -> list[int]:
-    """Returns the lines, from 1, in which a text begins."""
-    found, at = [], value.find(old)
-    while at != -1:
-        found.append(value.count("\n", 0, at) + 1)
-        at = value.find(old, at + 1)
+    """Returns the first lines, from 1, in which a text begins."""
+    found: list[int] = []
+    line, counted, at = 1, 0, value.find(old)
+    while at != -1 and len(found) < _LINES:
+        line += value.count("\n", counted, at)
+        found.append(line)
+        counted, end = at, value.find("\n", at)
+        at = -1 if end == -1 else value.find(old, end + 1)
     return found
 
 

@@ -137,6 +137,20 @@ def test_where_a_text_is_there_more_than_once_its_lines_are_named() -> None:
     assert "more than once (lines 1, 4)" in edit.result
 
 
+def test_of_many_places_the_first_lines_are_named() -> None:
+    arguments = {"label": "human", "old_string": "a", "new_string": "c"}
+    assert "(lines 1, 3)" in apply("replace", arguments, block("aaa\nb\naa", 100)).result
+    edit = apply("replace", arguments, block("a" * 5_000_000 + "\na" * 1_000, 10_000_000))
+    assert "(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)" in edit.result
+
+
+def test_many_places_of_a_long_text_are_counted_before_they_are_replaced() -> None:
+    arguments = {"label": "human", "old_string": "a", "new_string": "b" * 10_000_000, "every": True}
+    edit = apply("replace", arguments, block("a" * 10_000_000, 10_000_000))
+    assert edit.value is None
+    assert "would have 100000000000000 characters" in edit.result
+
+
 def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
     arguments = {"label": "human", "old_string": "a", "new_string": "b", "every": True}
     found = edits_of("memory_replace", arguments)
