@@ -325,7 +325,8 @@ def _lines_of(value: str, old: str) -> list[int]:
 
 def _patch(value: str, patch: str) -> Edit:
     """Applies the places of a patch, one after the other; each must be found exactly once, as whole lines."""
-    lines, shown = value.split("\n") if value else [], []
+    # Each line with a break on both sides, so that whole lines are found in one search.
+    text, shown = "\n" + _ended(value.split("\n") if value else []), []
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
             continue
@@ -336,17 +337,21 @@ def _patch(value: str, patch: str) -> Edit:
             return Edit(None, f"a line of the patch begins with none of ' ', '-', '+': {_short(wrong)}.")
         old = [row[1:] for row in rows if row[0] != "+"]
         new = [row[1:] for row in rows if row[0] != "-"]
-        places = [at for at in range(len(lines) - len(old) + 1) if lines[at : at + len(old)] == old]
-        if not old:  # nothing says where, so at the end
-            places = [len(lines)]
-        if len(places) != 1:
-            how = "not in the block" if not places else "there more than once"
+        sought = "\n" + _ended(old)
+        # Nothing says where, so at the end.
+        at = text.find(sought) if old else len(text) - 1
+        if at == -1 or (old and text.find(sought, at + 1) != -1):
+            how = "not in the block" if at == -1 else "there more than once"
             return Edit(None, f"these lines of the patch are {how}: {_short(chr(10).join(old))}.")
-        lines[places[0] : places[0] + len(old)] = new
+        text = text[: at + 1] + _ended(new) + text[at + len(sought) :]
         shown += [row for row in rows if row[0] != " "]
     if not shown:
         return Edit(None, "the patch changes nothing.")
-    return Edit("\n".join(lines), f"changed: {_short(chr(10).join(shown))}")
+    return Edit(text[1:-1], f"changed: {_short(chr(10).join(shown))}")
+
+
+def _ended(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _short(text: str) -> str:

@@ -125,6 +125,13 @@ def test_a_patch_that_does_not_fit_changes_nothing(patch: str, words: str) -> No
     assert words in edit.result
 
 
+def test_a_patch_of_many_places_in_a_long_block() -> None:
+    lines = "\n" * 50_000  # looked at one by one for each of the places, they took a minute
+    patch = "@@\n-a\n+b\n@@\n-b\n+a\n" * 2_000 + "@@\n-a\n+c"
+    edit = apply("patch", {"label": "human", "patch": patch}, block(f"{lines}a", 60_000))
+    assert edit.value == f"{lines}c"
+
+
 def test_the_limit_and_read_only_hold_for_every_way_in() -> None:
     patch = {"label": "human", "patch": "+" + "x" * 50}
     assert "its limit is 10" in apply("patch", patch, block("a", 10)).result
