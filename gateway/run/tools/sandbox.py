@@ -20,8 +20,8 @@ import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,8 +157,10 @@ class Sandbox:
                 start_new_session=True,
                 env={},
             )
-        except OSError as error:
+        except BaseException as error:
             os.close(receive)
+            if not isinstance(error, OSError):
+                raise
             return _Ended(wrong=f"could not be started ({error.strerror})")
         finally:
             os.close(send)
@@ -166,22 +168,19 @@ class Sandbox:
         heard = _Heard()
         wrong = ""
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                _reading(receive) as result,
-                asyncio.TaskGroup() as tasks,
-            ):
-                assert process.stdin is not None
-                assert process.stdout is not None
-                assert process.stderr is not None
-                tasks.create_task(heard.read(process.stdout, "stdout"))
-                tasks.create_task(heard.read(process.stderr, "stderr"))
-                tasks.create_task(process.wait())
-                # By its first word the walls stand, and the kernel ends it with us. One that has the work before would
-                # do it without us, were we killed meanwhile.
-                await result.read(len(inside.READY))
-                tasks.create_task(_write(process.stdin, orjson.dumps(work)))
-                tasks.create_task(heard.read(result, "result"))
+            with _reading(receive) as result:
+                async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
+                    assert process.stdin is not None
+                    assert process.stdout is not None
+                    assert process.stderr is not None
+                    tasks.create_task(heard.read(process.stdout, "stdout"))
+                    tasks.create_task(heard.read(process.stderr, "stderr"))
+                    tasks.create_task(process.wait())
+                    # By its first word the walls stand, and the kernel ends it with us. One that has the work before
+                    # would do it without us, were we killed meanwhile.
+                    await result.read(len(inside.READY))
+                    tasks.create_task(_write(process.stdin, orjson.dumps(work)))
+                    tasks.create_task(heard.read(result, "result"))
         except* TimeoutError:
             wrong = f"took longer than {timeout_s:.0f} s"
         except* _TooMuch:
@@ -264,18 +263,30 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-@asynccontextmanager
-async def _reading(descriptor: int) -> AsyncIterator[asyncio.StreamReader]:
-    """Reads a pipe, and closes it."""
-    reader = asyncio.StreamReader()
-    pipe = os.fdopen(descriptor, "rb", 0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+@contextmanager
+def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
+    """Reads a pipe, and closes it.
+
+    A transport of the loop would be waited for, and uvloop's closes the pipe if that wait is cancelled. The file that
+    it was given then closes it once more, when its number is perhaps somebody else's.
+    """
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+
+    def read() -> None:
+        with suppress(BlockingIOError):
+            if data := os.read(descriptor, _READ_BYTES):
+                reader.feed_data(data)
+            else:
+                loop.remove_reader(descriptor)
+                reader.feed_eof()
+
+    os.set_blocking(descriptor, False)
+    loop.add_reader(descriptor, read)
     try:
         yield reader
     finally:
-        transport.close()
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 # -- the walls

@@ -279,6 +279,36 @@ async def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
     await _until(False, marker)
 
 
+@needs_bwrap
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_call_that_is_given_up_at_any_moment_closes_its_own_files(run: Callable[..., None]) -> None:
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def wait(before: int) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while files() > before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    async def main() -> None:
+        made = Sandbox(PYTHON, 20.0)
+        assert await made.refusal() is None
+        source = "def tool():\n    return 'done'"
+        assert await made.run(source, call()) == ToolAnswer("done")
+        before = files()
+        for steps in range(24):
+            given_up = asyncio.create_task(made.run(source, call()))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            given_up.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await given_up
+        await asyncio.to_thread(wait, before)
+
+    run(main())
+
+
 # A gateway with a call whose walls are not set up before somebody writes to a pipe. argv: the interpreter, pipe, marker
 SLOW_WALLS = """
 import asyncio, sys
