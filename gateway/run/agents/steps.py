@@ -21,6 +21,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage, is_user, tex
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of
+from gateway.core.memory.tools import Edit
 from gateway.core.prompt.note import estimate_tokens, render_note
 from gateway.core.prompt.section import learned, untold
 from gateway.core.turn import commands, events
@@ -387,17 +388,16 @@ class StepsMemory:
         ops, self.known = self.changes.ops, fresh
         self._see(fresh.blocks)
         calls = {each.call_id for each in results}
-        made: dict[str, list[ToolResult]] = {}
+        made: dict[str, list[Edit]] = {}
         for op in ops:
             if op.op in edits.KEEPING:
                 self.changes.ops.append(op)
                 continue
             self.changes.blocks, edit = edits.perform(self.changes.blocks, op)
-            call_id = call_of(op.call_id, calls)
-            made.setdefault(call_id, []).append(ToolResult(call_id, edit.result, edit.status))
+            made.setdefault(call_of(op.call_id, calls), []).append(edit)
             if edit.value is not None:
                 self.changes.ops.append(op)
-        return [_joined(made[each.call_id]) if each.call_id in made else each for each in results]
+        return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
 
     def _to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
@@ -553,10 +553,10 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
     return state, stop
 
 
-def _joined(results: Sequence[ToolResult]) -> ToolResult:
-    """Returns the result of a call that made several edits."""
-    status = next((each.status for each in results if each.status == "error"), "success")
-    return ToolResult(results[0].call_id, "\n".join(each.content for each in results), status)
+def _with_edits(result: ToolResult, made: Sequence[Edit]) -> ToolResult:
+    """Returns the result of a call as it is after its edits were made again."""
+    status = next((each.status for each in made if each.status == "error"), "success")
+    return changed(result, content="\n".join(each.result for each in made), status=status)
 
 
 def _versions(blocks: Sequence[Block]) -> dict[int, int]:

@@ -10,6 +10,8 @@ import orjson
 import pytest
 
 from gateway.core.conversation.private import private_of
+from gateway.core.definition import AgentDefinition
+from gateway.run.agents.calls.pauses import CallDecision
 from gateway.settings import ModelSettings
 from storage.database import Connection
 from storage.records import RunState, Scope
@@ -151,6 +153,21 @@ def test_an_edit_that_somebody_else_has_made_already_is_no_error(
     (result,) = (m for e in sent.result.steps for m in orjson.loads(e.input or b"[]") if m["role"] == "tool")
     assert "says so already" in result["content"]
     assert private_of(result).get("status") is None
+
+
+@pytest.mark.sqlite
+def test_an_edit_that_is_made_again_still_says_who_allowed_it(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = {"type": "requires_approval", "tool_name": "memory_insert"}
+    other = life.other(defined=AgentDefinition("react_agent", rules=(rule,)))
+    life.upstream.queue(call_tools(insert("Ann too.", "m1")), say("Done."))
+    assert other.send("Note it.").run.stop == "requires_approval"
+    first_writes(other, "Bob was here.", monkeypatch)
+    sent = other.send(messages=(), decisions=(CallDecision("m1"),))
+    assert other.block().value == "Bob was here.\nAnn too."
+    (result,) = (m for e in sent.result.steps for m in orjson.loads(e.input or b"[]") if m["role"] == "tool")
+    assert private_of(result).get("approval") == "approved"
 
 
 def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
