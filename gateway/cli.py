@@ -111,14 +111,18 @@ def _open_closed_streams() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mnemogate", description="The OpenAI-compatible gateway that remembers."
+        prog="mnemogate",
+        description="The OpenAI-compatible gateway that remembers.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mnemogate {version('mnemogate')}")
+    _add_files(parser)
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_serving(commands)
-    keys = commands.add_parser("keys", help="create, list and revoke gateway keys")
+    keys = _add_files(commands.add_parser("keys", help="create, list and revoke gateway keys"))
     _add_keys(keys.add_subparsers(required=True, metavar="action"))
-    memory = commands.add_parser("memory", help="show, undo, forget, export and import what is remembered")
+    text = "show, undo, forget, export and import what is remembered"
+    memory = _add_files(commands.add_parser("memory", help=text))
     _add_memory(memory.add_subparsers(required=True, metavar="action"))
     _add_lists(commands)
     text = "summarise a conversation now, before its window is full"
@@ -137,11 +141,20 @@ def _command(group: Any, name: str, run: Callable[[argparse.Namespace], int | No
     """Adds a command, with the options that all commands have which read the settings."""
     sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
     sub.set_defaults(run=run)
-    sub.add_argument(
-        "--config", metavar="FILE", help="the settings file (default: mnemogate.toml, if there is one)"
-    )
-    sub.add_argument("--db", metavar="FILE", help="the database file (default: mnemogate.db)")
-    return sub
+    return _add_files(sub)
+
+
+def _add_files(parser: Any) -> Any:
+    """Adds the options that name files: before a command, behind it and behind its action they mean the same.
+
+    They have no default, which would take the place of what was given in front of an action.
+    """
+    for name, text in (
+        ("config", "the settings file (default: mnemogate.toml, if there is one)"),
+        ("db", "the database file (default: mnemogate.db)"),
+    ):
+        parser.add_argument(f"--{name}", metavar="FILE", default=argparse.SUPPRESS, help=text)
+    return parser
 
 
 def _add_operation(
@@ -273,11 +286,11 @@ def _settings(arguments: argparse.Namespace, *, needs_secrets: bool = False) -> 
     flags = {
         ("server", "host"): getattr(arguments, "host", None),
         ("server", "port"): getattr(arguments, "port", None),
-        ("database", "path"): arguments.db,
+        ("database", "path"): getattr(arguments, "db", None),
         ("memory", "single_user"): getattr(arguments, "single_user", None),
     }
     return load_settings(
-        config=arguments.config,
+        config=getattr(arguments, "config", None),
         flags={name: value for name, value in flags.items() if value is not None},
         upstream=getattr(arguments, "upstream", None),
         needs_secrets=needs_secrets,
@@ -364,7 +377,7 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
     while not answer["done"]:
         answer = _perform(settings, "memory-forget", {**wanted, "left": answer["left"]})
         count += answer["memories"]
-    files = {"config": arguments.config, "db": arguments.db}
+    files = {name: getattr(arguments, name, None) for name in ("config", "db")}
     print(describe_forgotten({**files, **wanted}, count, first), file=sys.stderr)
     if not answer.get("swept", True):  # a gateway of an older version does not say
         print(describe_unswept(bool(settings.database.url)), file=sys.stderr)

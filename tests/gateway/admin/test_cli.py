@@ -412,6 +412,36 @@ def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
     assert not list(database.parent.iterdir())
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--db {} keys list",
+        "keys --db {} list",
+        "keys list --db {}",
+        "--db {} jobs",
+        "jobs --db {} list",  # the action's own default took its place
+        "jobs --db {} cancel 1",
+        "batches --db {} list",
+        "memory --db {} show --user ann",
+        "--db {} memory forget --user ann",
+        "jobs --db not/this list --db {}",
+    ],
+)
+@pytest.mark.sqlite
+def test_a_file_may_be_named_before_a_command_behind_it_and_behind_its_action(
+    command: str, tmp_path: Path, capsys: Out
+) -> None:
+    there = tmp_path / "elsewhere" / "it.db"
+    assert main(command.format(there).split()) == 1
+    assert f"no database at {there}" in capsys.readouterr().err
+
+
+def test_settings_may_be_named_before_a_command(tmp_path: Path, capsys: Out) -> None:
+    for command in (["--config", "no.toml", "check-config"], ["jobs", "--config", "no.toml", "list"]):
+        assert main(command) == 2
+        assert "no.toml" in capsys.readouterr().err
+
+
 def test_commands_need_no_secret_but_the_databases(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator's shell has none of the variables that the service has."""
     Path("mnemogate.toml").write_text(
