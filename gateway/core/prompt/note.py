@@ -29,7 +29,8 @@ CUT_CHARS = 600
 _SEARCHED_CHARS = 20_000
 # The beginning of a line by which it is looked up among those of earlier notes, and of which words are compared first.
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
-# A cut line that has so much of a message from its beginning has told it; the rest alone would say little. Chosen.
+# A cut line that has so much of a message from its beginning has told it, where the rest has no word of the query.
+# Chosen.
 _TOLD = 3 / 4
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
@@ -219,7 +220,7 @@ def choose(
     if room < _LEAST_TOKENS:
         return []
     most_chars, half = cut_chars, room // 2
-    noted_lines = _NotedLines(noted)
+    noted_lines = _NotedLines(noted, query)
     tried = {"", _quote(query).casefold().strip(_POINTS)}
     keys: list[str] = []
     told = _Told()
@@ -297,7 +298,8 @@ def _in_turn(
 class _NotedLines:
     """The lines of earlier notes, by their beginnings."""
 
-    def __init__(self, notes: Iterable[str]) -> None:
+    def __init__(self, notes: Iterable[str], query: str) -> None:
+        self._query = query
         self._begun: dict[str, list[str]] = {}
         for line in "\n".join(notes).split("\n"):
             self._begun.setdefault(line[:_LOOKED_CHARS], []).append(line)
@@ -307,9 +309,11 @@ class _NotedLines:
         for noted in self._begun.get(line[:_LOOKED_CHARS], ()):
             if noted.startswith(line):
                 return True
+            told = noted.removesuffix(_CUT).rstrip()
             has_most = noted.endswith(_CUT) and len(noted) >= _TOLD * len(line)
-            if has_most and line.startswith(noted.removesuffix(_CUT).rstrip()):
-                return True
+            if has_most and line.startswith(told):
+                rest = line[len(told) :].lower()
+                return not any(key in rest for key in _keys(self._query))
         return False
 
 
