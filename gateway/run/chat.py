@@ -168,9 +168,10 @@ class Chat:
     def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
         scope, keeper = identity.scope, self.keeper
-        if scope is None or not keeper.delegated.is_task(scope, request.messages, keeper.now()):
+        if scope is None:
             return identity
-        if identity.mode not in (Mode.ON, Mode.STRICT):
+        is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tools)
+        if not is_task or identity.mode not in (Mode.ON, Mode.STRICT):
             return identity
         return replace(identity, mode=Mode.READ, side_request=SUB_AGENT, leaves_nothing=True)
 

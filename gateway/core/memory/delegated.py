@@ -2,7 +2,9 @@
 
 It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
 word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for.
-(What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.)
+(What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.) Nor does it
+offer the called tool: so does the caller, whose user may say what it was called with (a question that is corrected, a
+button), and who delegates keeps that from those delegated to.
 
 Calls are known to the process alone, by hashes of their arguments, and for a time.
 """
@@ -10,7 +12,7 @@ Calls are known to the process alone, by hashes of their arguments, and for a ti
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -29,8 +31,9 @@ _Messages = Sequence[Mapping[str, Any]]
 
 @frozen
 class _Call:
-    """arguments: hashes of its texts. asked: hash of the user's message that led to it."""
+    """tool: its name. arguments: hashes of its texts. asked: hash of the user's message that led to it."""
 
+    tool: str
     arguments: frozenset[int]
     asked: int
     at: float
@@ -53,11 +56,9 @@ class Delegated:
         asked = next(_asked(body["messages"]), None)
         calls: dict[str, _Call] = {}
         for call in reply.get("tool_calls") or ():
-            found = frozenset(
-                h for _, arguments in calls_of({"tool_calls": [call]}) for h in _hashes(arguments)
-            )
-            if found and asked is not None:
-                calls[call_id(call)] = _Call(found, asked, now)
+            for tool, arguments in calls_of({"tool_calls": [call]}):
+                if asked is not None and (found := frozenset(_hashes(arguments))):
+                    calls[call_id(call)] = _Call(tool, found, asked, now)
         if not calls:
             return
         waiting = self._waiting.setdefault(scope, {})
@@ -68,8 +69,13 @@ class Delegated:
         if len(self._waiting) > _MOST_MEMORIES:
             self._waiting.popitem(last=False)
 
-    def is_task(self, scope: Scope, messages: _Messages, now: float) -> bool:
-        """Returns whether a list is a sub-agent's, and forgets the calls whose results it brings."""
+    def is_task(
+        self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
+    ) -> bool:
+        """Returns whether a list is a sub-agent's, and forgets the calls whose results it brings.
+
+        offered: the names of its request's tools.
+        """
         waiting = self._waiting.get(scope)
         if waiting is None:
             return False
@@ -82,7 +88,9 @@ class Delegated:
         said = _asked(messages)
         last = next(said, None)
         calls = [
-            c for c in waiting.values() if last in c.arguments and last != c.asked and now - c.at <= _WAIT_S
+            c
+            for c in waiting.values()
+            if last in c.arguments and last != c.asked and c.tool not in offered and now - c.at <= _WAIT_S
         ]
         if not calls:
             return False

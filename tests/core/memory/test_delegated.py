@@ -75,6 +75,13 @@ def test_a_list_is_a_sub_agents_by_its_last_words(
     assert after(made).is_task(ANN, messages, NOW + 5) is is_task
 
 
+def test_not_where_the_called_tool_is_offered() -> None:
+    """A user of the same application says what a model has called the tool with: the corrected question, a button."""
+    found = after(CALL)
+    assert not found.is_task(ANN, [user(TASK)], NOW, offered=("look", "research"))
+    assert found.is_task(ANN, [user(TASK)], NOW, offered=("look",))
+
+
 def test_only_while_the_call_waits() -> None:
     found = after(CALL)
     assert found.is_task(ANN, [user(TASK)], NOW + 3000)

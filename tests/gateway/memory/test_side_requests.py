@@ -330,6 +330,17 @@ def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(world: World, strea
     assert "x-mnemogate-side-request" not in reply.headers
 
 
+def test_a_question_is_the_users_where_a_model_has_searched_with_its_words_before(world: World) -> None:
+    """A question is corrected while the search runs: its last form may be what the model searched with."""
+    tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+    query = "weather in Zanzibar tomorrow"
+    world.upstream.queue(call_tools(Call("search", {"query": query}, id="1")), say("Sunny."))
+    world.post(user("wether in zanzibar tomorow"), user="alice", tools=[tool])
+    reply = world.post(user(query), user="alice", tools=[tool])
+    assert "x-mnemogate-side-request" not in reply.headers
+    assert "Sunny." in kept(world)
+
+
 @pytest.mark.parametrize("is_form", [False, True])
 def test_what_is_read_stays_there_behind_the_tools_of_the_turn(world: World, is_form: bool) -> None:
     """By the header the turn is known by its hashes; of an answer in a form nothing at all is."""
