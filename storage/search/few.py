@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 
 from storage.search.blob import ASKS, FREQUENCY, HEAD, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
@@ -21,6 +21,8 @@ from storage.search.weigh import (
     TELLING_TERMS,
 )
 
+# Of an occurrence that counts once, in the head.
+_COUNTS, _ONCE = HEAD | FREQUENCY, HEAD | 1
 # Occurrences by term, with the rows of the places that they have.
 _Hits = tuple[Sequence[int], Sequence[Sequence[int]]]
 
@@ -39,29 +41,38 @@ class Few:
         self._asked = 0.0
 
     def add(self, found: Found) -> None:
-        layout, score, share = self._layout, self._score, self._share
-        length, slope, asks = layout.length, layout.slope, layout.marks & ASKS
-        in_head = [0.0] * layout.end
+        layout, score, share, known = self._layout, self._score, self._share, self._known
+        length, slope = layout.length, layout.slope
+        # Most words stand once, in the head of a message: their weights are summed up, and counted at the end.
+        once = [0.0] * layout.end
+        in_head = once[:]
         self._asked += found.asked
         self._looks.append(found)
         for rows, by_term in self._hits_of(found):
             for weight, hits in zip(found.weights, by_term, strict=True):
                 for hit in hits:
-                    row, times = rows[hit >> ROW_SHIFT], hit & FREQUENCY
+                    row = rows[hit >> ROW_SHIFT]
+                    known[row] += 1
+                    if hit & _COUNTS == _ONCE:
+                        once[row] += weight
+                        continue
+                    times = hit & FREQUENCY
                     score[row] += weight * times / (times + (length[row] * slope + LEAST_AGAINST))
                     share[row] += weight
                     if hit & HEAD:
                         in_head[row] += weight
-            if asks:
-                for hit in chain.from_iterable(by_term):
-                    self._known[rows[hit >> ROW_SHIFT]] += 1
         # Words in the head of a message count for both of its neighbours, as in a text of the head's length.
-        slope = layout.head_slope
+        head_slope, asks = layout.head_slope, layout.marks & ASKS
         # From the last row on: what the one behind it has comes to a row before what the one before it has.
         for row in range(layout.end - 1, -1, -1):
-            if not in_head[row]:
+            held = once[row]
+            if held:
+                score[row] += held / (1 + (length[row] * slope + LEAST_AGAINST))
+                share[row] += held
+            held += in_head[row]
+            if not held:
                 continue
-            part, against = in_head[row] * NEIGHBOUR, 1 + (layout.head[row] * slope + LEAST_AGAINST)
+            part, against = held * NEIGHBOUR, 1 + (layout.head[row] * head_slope + LEAST_AGAINST)
             if asks and layout.flags[row] & ASKS:
                 part *= ANSWERING  # and nothing for the turn before it
             else:
