@@ -36,6 +36,11 @@ class Overview(Group):
         ]
 
     @long_reads
+    async def messages(self, connection: Connection, agent: int) -> int:
+        """Returns how many messages a memory has. One that was forgotten alone still counts."""
+        return int(await connection.value(SQL["messages"], (agent,)))
+
+    @long_reads
     async def conversations(
         self,
         connection: Connection,

@@ -15,6 +15,11 @@ AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%') ORDER BY a.id L
 SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
+-- name: messages
+-- Counts what was said in one memory. A message that was forgotten alone still counts.
+SELECT CAST(coalesce(sum(e.span - CASE WHEN e.said IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)
+FROM exchanges e WHERE e.agent = ? AND e.state NOT IN ('forgotten', 'off')
+
 -- name: conversations
 -- Reads a page of somebody's conversations, the newest first. NULL stands for any profile.
 SELECT c.id, c.uid, c.key, a.project, a.profile, a.subject, c.last_at FROM agents a JOIN conversations c ON c.agent = a.id

@@ -959,6 +959,25 @@ def test_the_context_is_what_goes_to_the_model(world: LettaWorld) -> None:
     assert "Name: Zoe" in world.upstream.last.messages[0]["content"]
 
 
+def test_the_context_counts_what_is_left(world: LettaWorld) -> None:
+    """Not what was forgotten: a passage, or the messages before a new beginning."""
+    agent = world.agent()
+
+    def counts() -> tuple[int, int]:
+        context = world.ask("GET", f"/v1/agents/{agent.id}/context")[1]
+        return context["num_recall_memory"], context["num_archival_memory"]
+
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    (passage,) = world.letta.agents.passages.create(agent.id, text="The roses are red.")
+    assert counts() == (2, 1)
+    world.letta.agents.passages.delete(passage.id, agent_id=agent.id)
+    assert counts() == (2, 0)
+    world.letta.agents.messages.reset(agent.id)
+    assert counts() == (0, 0)
+    world.letta.agents.messages.create(agent.id, input="Hi again")
+    assert counts() == (2, 0)
+
+
 def test_a_person_allows_and_denies(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     messages = world.letta.agents.messages

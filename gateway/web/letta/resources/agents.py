@@ -128,15 +128,14 @@ class AgentRoutes:
     async def context(self, asked: Asked) -> Any:
         view, prompt = await self._api.view(asked), await self._prompt(asked)
         agent, shown = view.agent, await self._api.shown(view)
-        passages = await self._api.store.passages.count(agent.id)
         return context_json(
             orjson.loads(prompt.body()),
             window=prompt.target.context_window or shown["llm_config"]["context_window"],
             system=AgentDefinition.of(view.definition.body).system,
             section=prompt.section.text,
             summary=prompt.window.summary,
-            passages=passages,
-            recalled=agent.next_seq - 1 - passages,
+            passages=await self._api.store.passages.count(agent.id),
+            recalled=await self._api.store.overview.messages(agent.id),
         )
 
     async def recompile(self, asked: Asked) -> Any:
