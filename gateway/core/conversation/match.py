@@ -1,7 +1,7 @@
 """Finding the conversation: the client's list is compared with the stored trees.
 
-A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from; what follows
-the match is new. Rules are numbered as in docs/conversations.md.
+A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from, its
+anchor; what follows the anchor's reply is new. Rules are numbered as in docs/conversations.md.
 
 Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and of a named
 conversation only its own.
@@ -69,7 +69,7 @@ class Query:
 class Form:
     """The form in which an altered reply came back, as indices of the list; the end is excluded.
 
-    block: the messages between the last match and the reply. reply: the messages of the reply itself.
+    block: the messages between the reply that was found word for word and this one. reply: those of the reply itself.
     """
 
     block: tuple[int, int]
@@ -236,7 +236,7 @@ class _Rank(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """An exchange that may be the match. span: the first and last message of its reply. elements: its path."""
+    """An exchange that may be the anchor. span: the first and last message of its reply. elements: its path."""
 
     rank: _Rank
     exchange: Exchange
