@@ -1,6 +1,7 @@
 """An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
 
-With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none.
+With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
+its list is an error.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
         asked = json.loads(line)
         if "id" not in asked:
             continue
+        answer: dict[str, object] = {"jsonrpc": "2.0", "id": asked["id"]}
         result: dict[str, object] = {"content": [{"type": "text", "text": str(asked.get("params"))}]}
         if asked["method"] == "initialize":
             result = {
@@ -39,12 +41,15 @@ def main() -> None:
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "careless", "version": "1"},
             }
+        elif asked["method"] == "tools/list" and sys.argv[1:] == ["failing"]:
+            print(json.dumps({**answer, "error": {"code": -32603, "message": "no list"}}), flush=True)
+            continue
         elif asked["method"] == "tools/list":
             result = {"tools": TOOLS}
             if len(sys.argv) > 1:
                 tools = [{"name": f"tool-{n}", "inputSchema": "a string"} for n in range(200)]
                 result = {"tools": tools if sys.argv[1] == "bad" else [], "nextCursor": "more"}
-        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+        print(json.dumps({**answer, "result": result}), flush=True)
 
 
 if __name__ == "__main__":

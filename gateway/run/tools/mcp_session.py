@@ -16,6 +16,7 @@ import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CallToolResult
 
 from gateway.run.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 
@@ -40,7 +41,7 @@ async def http_session(
     transport = _Judged(hosts, headers, faults)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
-        async with Client(_sifted(streams, left_out)) as session:
+        async with _Client(_sifted(streams, left_out)) as session:
             yield session
 
 
@@ -50,8 +51,21 @@ async def stdio_session(left_out: list[str], command: str, *arguments: str) -> A
     parameters = StdioServerParameters(command=command, args=list(arguments))
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
-        async with Client(_sifted(stdio_client(parameters, errlog=nowhere), left_out)) as session:
+        async with _Client(_sifted(stdio_client(parameters, errlog=nowhere), left_out)) as session:
             yield session
+
+
+class _Client(Client):
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        # Behind each call the package asks for the list of tools, to check the result by a schema that is left out
+        # here. Where that fails, what the call has done would be lost.
+        self.session.validate_tool_result = _take_result  # type: ignore[method-assign]
+        return self
+
+
+async def _take_result(name: str, result: CallToolResult) -> None:
+    """Takes a result as it is."""
 
 
 @asynccontextmanager

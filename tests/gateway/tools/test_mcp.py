@@ -133,11 +133,23 @@ async def test_a_server_that_does_not_answer_that_a_session_ends(monkeypatch: py
         assert await asking(server).call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
+def careless(option: str) -> tuple[McpServers, McpServerDefinition]:
+    command = (sys.executable, str(Path(careless_mcp_server.__file__)), option)
+    settings = ToolSettings(mcp_stdio=(" ".join(command),))
+    return McpServers(settings, ToolHosts(settings)), McpServerDefinition(command=command)
+
+
+async def test_the_result_of_a_call_does_not_wait_for_the_list_of_tools() -> None:
+    servers, server = careless("failing")
+    with pytest.raises(McpFault, match="no list"):
+        await servers.list(server)
+    assert (await servers.call(server, "plain", {"a": 1})).status == "success"
+
+
 @pytest.mark.parametrize(("pages", "count"), [("bad", mcp.MOST_TOOLS), ("empty", 0)])
 async def test_a_list_without_end_is_not_read_on(pages: str, count: int) -> None:
-    command = (sys.executable, str(Path(careless_mcp_server.__file__)), pages)
-    settings = ToolSettings(mcp_stdio=(" ".join(command),))
-    listed = await McpServers(settings, ToolHosts(settings)).list(McpServerDefinition(command=command))
+    servers, server = careless(pages)
+    listed = await servers.list(server)
     assert len(listed) == count
     assert all(tool.parameters is None for tool in listed)
 
