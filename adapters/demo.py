@@ -1,7 +1,9 @@
 """The model that answers when no other is configured: a few rules, enough to watch a memory at work.
 
 It repeats the lines of a request that share words with the question: lines of recalled notes, of memory blocks and
-of earlier messages. A line "remember: I like tea" calls the tool `memory_insert`, where the request offers it.
+of earlier messages. A line "remember: I like tea" calls the tool `memory_insert` or `core_memory_append`, where the
+request offers it. Where a call is required and `send_message` on offer, as of agents of Letta's older types, it speaks
+by that.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^>]*>")  # within a line wh
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_]+[^>]*>\s*$")
 # A note's line of the assistant, also in notes of before, and the day above some lines.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
-_INSERTS: Final = re.compile(r"(?<!archival_)memory_insert")
+_INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
+_SPEAKS: Final = re.compile(r"^send_message$")
 _WORD: Final = re.compile(r"\w+")
 _STOP_WORDS: Final = frozenset(
     _WORD.findall(
@@ -57,32 +60,45 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
 
 def answer(body: Mapping[str, Any]) -> Said | ScriptedFailure:
     """Returns the reply to a request; messages that are not what the API takes are read as far as they go."""
-    if field := _unknown_wish(body):
-        return ScriptedFailure(400, f"The demo model cannot follow this `{field}`.", "unsupported_parameter")
+    speaker = _tool(body, _SPEAKS) if body.get("tool_choice") == "required" else None
+    if field := _unknown_wish(body, speaker):
+        why = f"The demo model cannot follow this `{field}`."
+        instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
+        return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
     messages = [m for m in body.get("messages") or [] if isinstance(m, dict)]
     if messages and messages[-1].get("role") == "tool":
-        return _cut(f"The tool answered: {_text(messages[-1]).strip()}", body)
-    question, tool = _question(messages), _memory_tool(body)
+        return _say(f"The tool answered: {_text(messages[-1]).strip()}", body, speaker)
+    question, tool = _question(messages), _tool(body, _INSERTS)
     if tool is not None and (facts := _REMEMBER.findall(question)):
-        arguments = [json.dumps({"label": "human", "new_string": fact}, ensure_ascii=False) for fact in facts]
-        return Said(None, tuple(ScriptedCall(tool, each) for each in arguments))
-    return _cut(_known(messages, question) or _introduction(messages, question, tool), body)
+        text = "content" if "append" in tool else "new_string"
+        return Said(None, tuple(_call(tool, {"label": "human", text: fact}) for fact in facts))
+    return _say(_known(messages, question) or _introduction(messages, question, tool), body, speaker)
 
 
-def _unknown_wish(body: Mapping[str, Any]) -> str | None:
+def _unknown_wish(body: Mapping[str, Any], speaker: str | None) -> str | None:
     """Returns the field that asks for a form of answer which this model does not have."""
     wanted, choice = body.get("response_format"), body.get("tool_choice")
     if isinstance(wanted, dict) and wanted.get("type") not in (None, "text"):
         return "response_format"
-    return "tool_choice" if choice not in (None, "none", "auto") else None
+    return "tool_choice" if choice not in (None, "none", "auto") and speaker is None else None
 
 
-def _memory_tool(body: Mapping[str, Any]) -> str | None:
-    """Returns the tool for a new fact; its name is longer where the application has one of the same name."""
+def _tool(body: Mapping[str, Any], names: re.Pattern[str]) -> str | None:
+    """Returns a tool on offer; the name of ours is longer where the application has one of the same name."""
     if body.get("tool_choice") == "none":
         return None
     functions = [tool.get("function") or {} for tool in body.get("tools") or () if isinstance(tool, dict)]
-    return next((f["name"] for f in functions if _INSERTS.search(str(f.get("name")))), None)
+    return next((f["name"] for f in functions if names.search(str(f.get("name")))), None)
+
+
+def _call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
+    return ScriptedCall(tool, json.dumps(arguments, ensure_ascii=False))
+
+
+def _say(text: str, body: Mapping[str, Any], speaker: str | None) -> Said:
+    """Says it in words, or by the tool that is for speaking."""
+    said = _cut(text, body)
+    return said if speaker is None else Said(None, (_call(speaker, {"message": said.text or ""}),))
 
 
 def _cut(text: str, body: Mapping[str, Any]) -> Said:

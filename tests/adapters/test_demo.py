@@ -93,6 +93,20 @@ def test_after_the_tool_answered_it_says_what_it_answered() -> None:
     assert said(body) == "The tool answered: Added to human."
 
 
+def test_it_speaks_by_send_message_where_a_call_is_required() -> None:
+    tools = [tool("send_message"), tool("core_memory_append")]
+    must = {"tools": tools, "tool_choice": "required"}
+    (hello,) = calls(body_of("Hello there", **must))
+    assert hello.name == "send_message"
+    assert "Hello there" in orjson.loads(hello.arguments)["message"]
+    (call,) = calls(body_of("remember: I like tea", **must))
+    assert (call.name, orjson.loads(call.arguments)) == (
+        "core_memory_append",
+        {"label": "human", "content": "I like tea"},
+    )
+    assert "Hello there" in said(body_of("Hello there", tools=tools))
+
+
 @pytest.mark.parametrize(
     "more",
     [{"response_format": {"type": "json_object"}}, {"tools": [REMEMBER], "tool_choice": "required"}],
@@ -101,6 +115,7 @@ def test_a_form_that_it_does_not_have_is_refused_by_name(more: dict[str, Any]) -
     found = answer(body_of("Hi", **more))
     assert isinstance(found, ScriptedFailure)
     assert (found.status, list(more)[-1] in found.message) == (400, True)
+    assert "OPENAI_API_KEY" in found.message
 
 
 def test_it_tells_what_notes_and_blocks_say_about_the_question() -> None:
