@@ -212,6 +212,11 @@ class Blocks(Group):
             await empty_snapshots(connection, "snapshots_of_tip", (agent, conversation))
 
     @reads
+    async def waiting(self, connection: Connection, agent: int) -> tuple[str, ...]:
+        """Returns the label of each edit that waits until its turn is confirmed; superseded turns have none."""
+        return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent,)))
+
+    @reads
     async def revisions(self, connection: Connection, block: int) -> tuple[Revision, ...]:
         """Returns all values that the block had, newest first."""
         return tuple(

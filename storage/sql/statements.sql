@@ -154,6 +154,11 @@ UPDATE snapshots SET text = '', versions = ?3 WHERE id = ?1 AND agent = ?2
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
+-- name: op_waiting
+-- Reads the labels of edits that wait until their turns are confirmed. Those of superseded turns wait for nothing.
+SELECT o.label FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
+WHERE o.agent = ? AND o.state = 'pending' AND e.superseded = 0
+
 -- name: op_of_exchange
 -- Reads all edits of a turn, in the order they were made.
 SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops

@@ -137,9 +137,7 @@ class ForgetOperations:
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
             raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
-        agent = await self.store.agents.find(scope)
-        look = agent and await self.store.turns.look(agent, None, None)
-        waiting = sum(op.label == label for op in look.ops) if look else 0
+        waiting = (await self.store.blocks.waiting(agents[0])).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:

@@ -69,7 +69,8 @@ class ShowOperation:
             return {"text": "\n".join(await self._nothing(scope))}
         recent = await store.recall.recent(agent, RECENT)
         facts = await store.facts.list(agent.id, limit=FACTS)
-        lines = [_text(agent, look, facts, recent)]
+        waiting = len(await store.blocks.waiting(agent.id))
+        lines = [_text(agent, look, facts, recent, waiting)]
         if query is not None:
             lines += await self._found(agent, query)
         if is_why:
@@ -106,7 +107,7 @@ class ShowOperation:
         return lines
 
 
-def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Message]) -> str:
+def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Message], waiting: int) -> str:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
@@ -114,8 +115,8 @@ def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Mess
         "Blocks",
         *([line for b in look.blocks for line in _block(b)] or ["  none"]),
     ]
-    if look.ops:
-        lines.append(f"  edits of turns that are not confirmed: {len(look.ops)}")
+    if waiting:
+        lines.append(f"  edits of turns that are not confirmed: {waiting}")
     if facts:
         lines += ["", "Facts", *(f"  {_fact(f)}" for f in facts)]
     lines += ["", "Recent messages", *([f"  {_line(m)}" for m in recent] or ["  none"])]

@@ -401,6 +401,19 @@ def test_undo_counts_the_newer_edits_of_the_block_that_wait(
     assert undone["waiting"] == 0
 
 
+def test_an_edit_of_a_turn_that_was_asked_again_does_not_wait(world: World) -> None:
+    where = {"user": "alice", "profile": "helper"}
+    chat = world.chat(model="agent/helper", user="alice")
+    for text in ("has a cat", "has a cat called Miso"):
+        edit = {"label": "human", "new_string": text}
+        world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+        chat.messages = [{"role": "user", "content": f"Note that Alice {text}"}]
+        chat.complete()
+    assert "not confirmed: 1\n" in perform(world, "memory-show", **where)["text"]
+    with pytest.raises(BadRequest, match=r"no change left to undo; edits that wait .*: 1$"):
+        perform(world, "memory-undo", **where, block="human")
+
+
 def test_why_names_the_origin_of_every_version_and_the_message_it_came_from(world: World) -> None:
     edit = {"label": "human", "new_string": "has a cat"}
     world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
