@@ -139,6 +139,23 @@ def test_what_is_required_is_asked_for_before_the_end(upstream: StrictUpstream, 
         assert "you have to call: memory_insert" in nudge["content"]
 
 
+def test_what_the_rules_tell_a_model_is_remembered_by_nobody(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
+        upstream.queue(say("Roses."), call_tools(insert("x", "a")), say("Really done."))
+        life.send("My turn?")
+        life.world.settle()
+        store = life.world.store
+
+        async def search() -> list[str]:
+            found = await store.agents.find(life.scope)
+            assert found is not None
+            return [m.text for m in await store.recall.search(found, "Before you end your turn, call roses")]
+
+        assert sorted(life.world.gateway.call(search())) == ["My turn?", "Roses."]
+
+
 @pytest.mark.parametrize("approve", [True, False])
 def test_a_call_waits_for_a_person(upstream: StrictUpstream, tmp_path: Path, approve: bool) -> None:
     with agent(upstream, tmp_path) as life:
