@@ -229,12 +229,12 @@ def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: 
         )
     elif settings.memory.background_model is None:
         lines.append(f"Background model: {settings.background_model}, the cheapest of [[models]]")
+    is_single = settings.memory.single_user
     demo = settings.profile(DEMO_PROFILE.name)
     if demo and demo.model == DEMO_PROFILE.model:
-        lines.append(
-            f'Say "remember: I like tea" to model="{AGENT_PREFIX}{demo.name}" and it uses its memory tools.'
-        )
-    is_single = settings.memory.single_user
+        named = "" if is_single else " with a `user`,"
+        to = f'model="{AGENT_PREFIX}{demo.name}"'
+        lines.append(f'Say "remember: I like tea" to {to}{named} and it uses its memory tools.')
     if is_single:
         lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
     user = "" if is_single else 'user="alice", '

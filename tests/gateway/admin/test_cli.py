@@ -596,6 +596,7 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
     with process() as (_, said, _port):
         assert f"Database: {DatabaseSettings(str(database), url_of(database)).shown}\n" in said
         assert "Background model: none; memory.background_model" in said
+        assert 'to model="agent/default" with a `user`, and it uses its memory tools.\n' in said
         example = said[said.index("from openai") :]
         assert len(example.splitlines()) == 5
         pasted = subprocess.run(
@@ -608,6 +609,7 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
 def test_serve_says_whose_memory_everybody_has(database: Path) -> None:
     with process("--single-user") as (_, said, _port):
         assert "Memory: everybody's is that of the user 'owner'\n" in said
+        assert 'to model="agent/default" and it uses its memory tools.\n' in said
         assert "alice" not in said
 
 
