@@ -393,10 +393,7 @@ class StepsMemory:
             if op.op in edits.KEEPING:
                 self.changes.ops.append(op)
                 continue
-            self.changes.blocks, edit = edits.perform(self.changes.blocks, op)
-            made.setdefault(call_of(op.call_id, calls), []).append(edit)
-            if edit.value is not None:
-                self.changes.ops.append(op)
+            made.setdefault(call_of(op.call_id, calls), []).append(self.changes.make(op))
         return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
 
     def _to_begin(self, now: float) -> Run | None:

@@ -14,7 +14,9 @@ from gateway.core.conversation.lookup import RECENT, full_probes, plain_probes
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
-from gateway.core.prompt.section import learned
+from gateway.core.memory import edits
+from gateway.core.memory.tools import Edit
+from gateway.core.prompt.section import digest, learned
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
@@ -23,6 +25,10 @@ from storage.records import Block, BlockOp, Exchange, Snapshot
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
 OPENED = TurnOutcome(End.CANCELLED)
+CHANGED_MEANWHILE = (
+    "Error: the block {label!r} was changed by somebody else since you saw it. Nothing was done. It now reads:"
+    "\n{value}"
+)
 # A rule that settles a turn.
 How = Callable[[Tree, Plan, settle.Ended], Exchange]
 
@@ -37,6 +43,27 @@ class BlockEdits:
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
     told: dict[str, str] | None = None
+
+    def make(self, op: BlockOp) -> Edit:
+        """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads."""
+        blocks, edit = edits.perform(self.blocks, op)
+        if edit.value is None:
+            return edit
+        if (unseen := self._unseen(op)) is not None:
+            return unseen
+        self.blocks = blocks
+        self.ops.append(op)
+        if self.told is not None:
+            self.told[op.label] = digest(edit.value)
+        return edit
+
+    def _unseen(self, op: BlockOp) -> Edit | None:
+        """Returns an error where the model would write over what somebody else wrote and it has not seen."""
+        told, block = self.told, next((each for each in self.blocks if each.label == op.label), None)
+        if op.op != "rethink" or told is None or block is None or told.get(op.label) == digest(block.value):
+            return None
+        told[op.label] = digest(block.value)
+        return Edit(None, CHANGED_MEANWHILE.format(label=op.label, value=block.value), has_failed=True)
 
 
 def record_turn(

@@ -16,7 +16,6 @@ from gateway.core.memory import edits, tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
-from gateway.core.prompt.section import digest
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
@@ -36,10 +35,6 @@ INCOMPLETE = "(Not all of memory answered within a second. Asking again may find
 SEARCH_RESULTS = 5
 SEARCH_MS = 1000.0
 RECENT_EXCHANGES = 200  # that are read where nothing is looked for but a time or a speaker
-CHANGED_MEANWHILE = (
-    "Error: the block {label!r} was changed by somebody else since you saw it. Nothing was done. It now reads:"
-    "\n{value}"
-)
 # The budget of a search's results where automatic recall is switched off.
 DEFAULT_TOKENS = 1000
 
@@ -106,16 +101,8 @@ class MemoryTools:
 
     def edit(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Edits a block as the path sees it."""
-        made, changes = self._op(call_id, op, label, arguments), self.changes
-        if (unknown := self._unknown(made)) is not None:
-            return failed(unknown)
-        changes.blocks, edit = edits.perform(changes.blocks, made)
-        if edit.value is None:
-            return ToolAnswer(edit.result, edit.status)
-        changes.ops.append(made)
-        if changes.told is not None:
-            changes.told[label] = digest(edit.value)
-        return ToolAnswer(edit.result)
+        edit = self.changes.make(self._op(call_id, op, label, arguments))
+        return ToolAnswer(edit.result, edit.status)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
@@ -135,15 +122,6 @@ class MemoryTools:
             )
         self.changes.ops.append(self._op(call_id, edits.REMEMBER_FACT, "", {"content": fact}))
         return ToolAnswer("The fact is kept.")
-
-    def _unknown(self, op: BlockOp) -> str | None:
-        """Returns an error where the model would write over what somebody else wrote and it has not seen."""
-        told = self.changes.told
-        block = next((each for each in self.changes.blocks if each.label == op.label), None)
-        if op.op != "rethink" or told is None or block is None or told.get(op.label) == digest(block.value):
-            return None
-        told[op.label] = digest(block.value)
-        return CHANGED_MEANWHILE.format(label=op.label, value=block.value)
 
     def _op(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> BlockOp:
         return BlockOp(

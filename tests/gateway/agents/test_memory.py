@@ -170,6 +170,22 @@ def test_an_edit_that_is_made_again_still_says_who_allowed_it(
     assert private_of(result).get("approval") == "approved"
 
 
+@pytest.mark.sqlite
+def test_an_edit_that_is_made_again_writes_over_nothing_that_the_model_has_not_seen(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.send("Hi")
+    first_writes(life, "Theirs.", monkeypatch)
+    rethink = Call("memory_rethink", {"label": "human", "new_memory": "Mine."})
+    life.upstream.queue(call_tools(rethink), call_tools(rethink), say("Done."))
+    life.send("Put it in order.")
+    results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
+    assert results[0].startswith("Error: the block 'human' was changed by somebody else")
+    assert "Theirs." in results[0]
+    assert not results[1].startswith("Error")
+    assert life.block().value == "Mine."
+
+
 def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
     life.send("Hi")
     gate = Gate()
