@@ -11,6 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
 
@@ -29,8 +30,8 @@ CUT_CHARS = 600
 _SEARCHED_CHARS = 20_000
 # The beginning of a line by which it is looked up among those of earlier notes, and of which words are compared first.
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
-# A cut line that has so much of a message from its beginning has told it, where the rest has no word of the query.
-# Chosen.
+# A cut line that has so much of a message from its beginning has told it, where the rest has no further word of the
+# query. Chosen.
 _TOLD = 3 / 4
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
@@ -222,7 +223,6 @@ def choose(
     most_chars, half = cut_chars, room // 2
     noted_lines = _NotedLines(noted, query)
     tried = {"", _quote(query).casefold().strip(_POINTS)}
-    keys: list[str] = []
     told = _Told()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
@@ -235,8 +235,7 @@ def choose(
             continue
         shown = line
         if len(line) > most_chars:
-            keys = keys or _keys(query)
-            shown, end = _best_part(line, keys, most_chars)
+            shown, end = _best_part(line, _keys(query), most_chars)
             if noted_lines.tell(_line(message, shown)):
                 continue
             shown += end
@@ -305,15 +304,17 @@ class _NotedLines:
             self._begun.setdefault(line[:_LOOKED_CHARS], []).append(line)
 
     def tell(self, line: str) -> bool:
-        """Returns whether one of them begins with the line, or is a cut one that has most of it."""
+        """Returns whether one of them begins with the line, or is a cut one that has most of it, and of the query."""
         for noted in self._begun.get(line[:_LOOKED_CHARS], ()):
             if noted.startswith(line):
                 return True
+            if len(noted) < _TOLD * len(line) or not noted.endswith(_CUT):
+                continue
             told = noted.removesuffix(_CUT).rstrip()
-            has_most = noted.endswith(_CUT) and len(noted) >= _TOLD * len(line)
-            if has_most and line.startswith(told):
-                rest = line[len(told) :].lower()
-                return not any(key in rest for key in _keys(self._query))
+            if line.startswith(told):
+                rest, told = line[len(told) :].lower(), told.lower()
+                if not [key for key in _keys(self._query) if key in rest and key not in told]:
+                    return True
         return False
 
 
@@ -470,7 +471,8 @@ def _quote(text: str) -> str:
     return _TAG.sub("‹", line) if "<" in line else line
 
 
-def _keys(query: str) -> list[str]:
+@lru_cache(maxsize=1)  # of one query they are asked for by each candidate
+def _keys(query: str) -> Sequence[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand."""
     words = dict.fromkeys(folded_words(query))
     keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]

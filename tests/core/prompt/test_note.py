@@ -243,11 +243,12 @@ def test_what_a_note_cut_is_not_told_again_in_a_shorter_cut() -> None:
 
 @pytest.mark.parametrize(("chars", "is_told"), [(770, False), (800, True)])
 def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told: bool) -> None:
-    """Another part of it would say little more, but where the rest has a word of what is asked."""
+    """Another part of it would say little more, but where the rest has a further word of what is asked."""
     rain = "rain and weather "
     reply = message(1, f"{rain * 41}and a quokka {rain * 19}and a numbat", "assistant")
     noted = f"you: {reply.text[:chars]} ..."
     assert (not choose([reply], "The quokkas?", noted=[noted])) is is_told
+    assert not choose([reply], "The weather?", noted=[noted])
     assert choose([replace(reply, text=reply.text[1:])], "The quokkas?", noted=[noted])
     [hit] = choose([reply], "The numbats?", noted=[noted])
     assert hit.text.endswith("and a numbat")
