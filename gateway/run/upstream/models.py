@@ -86,9 +86,8 @@ class ModelList:
         self._clock = clock
         self._fetched: dict[str, Entries] = {}
         self._asks_for_key: dict[str, _Refusal] = {}
-        self._failing: dict[
-            str, str | None
-        ] = {}  # upstream -> why it gave no answer; None: it gave another one
+        # By upstream: why it gave no answer; None: it gave one that is no list.
+        self._failing: dict[str, str | None] = {}
         self._answers: OrderedDict[tuple[str, bytes], _Answer] = OrderedDict()
         self.entries = self._merge(self._fetched)
 
