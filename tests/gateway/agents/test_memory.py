@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -17,7 +19,7 @@ from storage.database import Connection
 from storage.records import RunState, Scope
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
-from tests.gateway.agents.life import Life, agents
+from tests.gateway.agents.life import Life, Outcome, agents
 from tests.gateway.agents.test_runs import insert
 from tests.gateway.sdk import agent, remember
 from tests.patience import PATIENCE_S
@@ -110,6 +112,12 @@ def test_a_shared_block_is_told_to_both(life: Life) -> None:
     assert "More." in life.upstream.last.messages[-1]["content"]
 
 
+def results_of(sent: Outcome) -> list[dict[str, Any]]:
+    """Returns the results of tools, as the steps of a send have them stored."""
+    messages = chain.from_iterable(orjson.loads(e.input or b"[]") for e in sent.result.steps)
+    return [m for m in messages if m["role"] == "tool"]
+
+
 def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Has somebody else write the block just before the first edit of a run. Returns these writes."""
     store, block = life.world.store, life.block()
@@ -150,7 +158,7 @@ def test_an_edit_that_somebody_else_has_made_already_is_no_error(
     rethink = Call("memory_rethink", {"label": "human", "new_memory": "Ann."})
     life.upstream.queue(call_tools(rethink), say("Done."))
     sent = life.send("Note it.")
-    (result,) = (m for e in sent.result.steps for m in orjson.loads(e.input or b"[]") if m["role"] == "tool")
+    (result,) = results_of(sent)
     assert "says so already" in result["content"]
     assert private_of(result).get("status") is None
 
@@ -166,7 +174,7 @@ def test_an_edit_that_is_made_again_still_says_who_allowed_it(
     first_writes(other, "Bob was here.", monkeypatch)
     sent = other.send(messages=(), decisions=(CallDecision("m1"),))
     assert other.block().value == "Bob was here.\nAnn too."
-    (result,) = (m for e in sent.result.steps for m in orjson.loads(e.input or b"[]") if m["role"] == "tool")
+    (result,) = results_of(sent)
     assert private_of(result).get("approval") == "approved"
 
 
