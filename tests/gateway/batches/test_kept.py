@@ -13,10 +13,11 @@ import orjson
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
+from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.operations import make_operations
 from gateway.run.background.batches import job as batch_job
-from gateway.run.background.batches.items import INTERRUPTED, ItemTurns, JournaledTools
+from gateway.run.background.batches.items import ItemTurns, JournaledTools
 from gateway.run.background.batches.parts import PartJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings

@@ -21,6 +21,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.memory import edits
 from gateway.core.prompt.section import Section, digest
 from gateway.core.turn import commands, events
+from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.client import UnseenView
 from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.guide import StopReason
@@ -62,7 +63,6 @@ GONE = "The agent was deleted, or its conversation."
 CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
 NO_TOOL = "The reply calls a tool that the agent does not have."
-INTERRUPTED = "Error: the call was interrupted. It may or may not have been done, and is not made again."
 _WORDS: dict[str, str] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read.",
