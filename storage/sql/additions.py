@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from storage.commands import Erased, Rules
 from storage.database import Connection
 from storage.records import Exchange
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.statements import load
 
 SQL = load("forget.sql")
@@ -41,7 +41,7 @@ class _Gone:
 
         In others: behind it in its conversation, or where a block went too. Such rounds are not even read.
         """
-        if e.full is None or history.is_step(e):
+        if e.full is None or exchanges.is_step(e):
             return False
         is_behind = e.seq > self.places.get(e.conversation, e.seq)
         is_unread = is_behind or self.erased.blocks
@@ -64,13 +64,13 @@ async def erase_additions(
         start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.said_at - DAY_S)) or 0
     rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
     for id, step in rows:
-        e = await history.load_exchange(connection, agent, id)
+        e = await exchanges.load_exchange(connection, agent, id)
         if e is None or not gone.was_known_to(e):
             continue
-        above = None if step is None else await history.load_exchange(connection, agent, step)
+        above = None if step is None else await exchanges.load_exchange(connection, agent, step)
         left = _left_of(e, above, gone, rules)
         if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
-            await history.update_exchange(connection, agent, left, is_whole=True)
+            await exchanges.update_exchange(connection, agent, left, is_whole=True)
     return rows[-1][0] if len(rows) == limit else None
 
 

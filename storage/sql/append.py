@@ -41,7 +41,7 @@ from storage.records import (
     Snapshot,
     Summary,
 )
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.blocks import add_op, write_block
 from storage.sql.facts import keep_facts
@@ -115,9 +115,9 @@ async def read_path(
     for row in found:
         skeleton = row[_SKELETON:]
         if row[0] == "exchange":
-            path.append(history.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
+            path.append(exchanges.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
         else:
-            summaries.append(Summary(row[1], history.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
+            summaries.append(Summary(row[1], exchanges.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
     return OwnPath(look, tuple(path), tuple(reversed(summaries)))
 
 
@@ -204,12 +204,12 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.ends is not None:
-        await history.update_exchange(connection, agent.id, write.ends)
+        await exchanges.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
     if snapshot is not None and not snapshot.id:
-        snapshot = changed(snapshot, id=await history.add_snapshot(connection, agent.id, snapshot))
+        snapshot = changed(snapshot, id=await exchanges.add_snapshot(connection, agent.id, snapshot))
     e = changed(e, snapshot=None if snapshot is None else snapshot.id)
-    added = await history.add_exchange(connection, agent.id, agent.epoch, rev, e)
+    added = await exchanges.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _why_not(connection, agent)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
@@ -244,7 +244,7 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
 
 async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
     """Raises: Stale, WriteConflict: for which of the two a step was not written."""
-    row = await connection.row(history.SQL["epoch"], (agent.id,))
+    row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
     if row is None or row[0] != agent.epoch:
         raise Stale("something was forgotten while this run was under way")
     raise WriteConflict("the conversation was moved by somebody else meanwhile")
@@ -304,13 +304,13 @@ async def end_step(
     """Ends a step. accept: accepts the runs that this makes due. Returns their public names."""
     agent, e = write.agent, write.exchange
     if write.snapshot is not None:
-        e = changed(e, snapshot=await history.add_snapshot(connection, agent.id, write.snapshot))
-    row = await connection.row(SQL["step_finish"], (*history.update_values(e), e.id, agent.id, agent.epoch))
+        e = changed(e, snapshot=await exchanges.add_snapshot(connection, agent.id, write.snapshot))
+    row = await connection.row(SQL["step_finish"], (*exchanges.update_values(e), e.id, agent.id, agent.epoch))
     if row is None:
         raise Stale("something was forgotten while this run was under way")
     if e.seq <= row[0]:
         # The search index has passed it while it was open.
-        await history.mark(connection, agent.id, "stale", (b"",), e.id)
+        await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
     if write.step is not None:
         await add_step(connection, write.step)
         await _add_results(connection, agent.id, write.step.run, write.results)

@@ -26,7 +26,7 @@ import orjson
 from storage.commands import Rules
 from storage.database import Connection
 from storage.records import API_PROFILE, Exchange, State
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents import load_agent
 from storage.sql.blocks import empty_snapshots
@@ -88,7 +88,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     # The whole memory may have gone meanwhile.
     if await load_agent(connection, agent) is None:
         return None
-    messages, exchanges = target["messages"], target["exchanges"]
+    messages, named = target["messages"], target["exchanges"]
     # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
     # again on each step: what is erased drops out of these statements.
     if after < len(messages):
@@ -99,10 +99,10 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
                 await _erase_alternatives(connection, agent, id, seq)
         await raise_epoch(connection, agent)
         return after + _PAGE
-    if after - len(messages) < len(exchanges):
+    if after - len(messages) < len(named):
         start = after - len(messages)
-        await _erase_all(connection, agent, exchanges[start : start + _PAGE])
-        for id in exchanges[start : start + _PAGE]:
+        await _erase_all(connection, agent, named[start : start + _PAGE])
+        for id in named[start : start + _PAGE]:
             await _erase_alternatives(connection, agent, id)
         return after + _PAGE
     ids: list[int] = []
@@ -118,7 +118,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
 
 async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> None:
     for id in ids:
-        e = await history.load_exchange(connection, agent, id)
+        e = await exchanges.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
             await _erase(connection, agent, e)
     await raise_epoch(connection, agent)
@@ -127,13 +127,13 @@ async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> 
 async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
     """Erases a whole exchange; a tombstone stays."""
     await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    tombstone = replace(history.emptied(e), merged="", model="", hush=frozenset())
-    await history.update_exchange(connection, agent, tombstone, is_whole=True)
+    tombstone = replace(exchanges.emptied(e), merged="", model="", hush=frozenset())
+    await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
     """Erases one message of an exchange, and with the last of them the whole exchange."""
-    e = await history.load_exchange(connection, agent, id)
+    e = await exchanges.load_exchange(connection, agent, id)
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
@@ -150,12 +150,12 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full = e.full if place >= 0 and history.is_step(e) else None
+    full = e.full if place >= 0 and exchanges.is_step(e) else None
     rest = replace(
         e, hush=hush, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque, snapshot=None,
         notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=full,
     )  # fmt: skip
-    await history.update_exchange(connection, agent, rest, is_whole=True)
+    await exchanges.update_exchange(connection, agent, rest, is_whole=True)
 
 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
@@ -164,7 +164,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
     Nobody is shown these, nor what was cancelled behind them, so nobody can name them. seq: the message that is
     forgotten; of a reply their replies alone.
     """
-    e = await history.load_exchange(connection, agent, id)
+    e = await exchanges.load_exchange(connection, agent, id)
     if e is None:
         return
     is_reply = seq == e.seq + len(e.inputs)
@@ -172,7 +172,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
         SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
     ):
         if is_reply:
-            x = await history.load_exchange(connection, agent, other)
+            x = await exchanges.load_exchange(connection, agent, other)
             assert x is not None
             await _erase_message(connection, agent, other, x.seq + len(x.inputs))
         else:
@@ -189,13 +189,13 @@ async def _unlink(connection: Connection, agent: int, e: Exchange, places: Colle
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
         if atoms and atoms[0][:1] in b"ua":
             tombs.append(b"".join(atoms))
-    await history.mark(connection, agent, "tomb", tombs, e.id)
-    await history.mark(connection, agent, "erased", (b"",), e.id)
+    await exchanges.mark(connection, agent, "tomb", tombs, e.id)
+    await exchanges.mark(connection, agent, "erased", (b"",), e.id)
     if -1 in places:
         await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         # The path of the turn saw these edits at once, and may have a memory section that shows them.
-        await history.mark(connection, agent, "blocks", (b"",), 0)
+        await exchanges.mark(connection, agent, "blocks", (b"",), 0)
         await empty_snapshots(connection, "snapshots_of", (agent,))
     await forget_indexed(connection, agent, seqs)
 
@@ -220,7 +220,7 @@ def _erasing(kind: str) -> ErasingPhase:
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
                 # Its day is kept until what quotes it is gone too.
-                await history.mark(connection, agent, "day", (b"",), int(at // DAY_S))
+                await exchanges.mark(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
         return rows[-1][0] if len(rows) == _READ_PAGE else None
 
@@ -244,7 +244,7 @@ async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int)
         project, profile = row[0], row[1]
     for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
         if await rebuild_block(connection, work.agent, block, work.rules, work.now):
-            await history.mark(connection, work.agent, "blocks", (b"",), 0)
+            await exchanges.mark(connection, work.agent, "blocks", (b"",), 0)
             await empty_snapshots(connection, "snapshots_showing", (block,))
             if owner == work.agent:
                 await raise_epoch(connection, work.agent)

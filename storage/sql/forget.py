@@ -16,7 +16,7 @@ import orjson
 from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import GONE, Connection, Database
 from storage.records import Exchange, State
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.definitions import remove_definitions
 from storage.sql.erase import (
@@ -100,7 +100,7 @@ class Forgetting(Group):
         """Returns how much the target is, now: messages and exchanges named one at a time, or a conversation."""
         ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
         loaded = [
-            await history.load_exchange(connection, agent, id)
+            await exchanges.load_exchange(connection, agent, id)
             for id in (*ids, *target.exchanges)
             if id is not None
         ]

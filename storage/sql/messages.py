@@ -14,7 +14,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound, Stale
 from storage.listing import Page, StandingExchange
 from storage.records import Agent, Conversation, Evicted, Exchange
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.definitions import COLUMNS, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
@@ -66,10 +66,10 @@ class Messages(Group):
     @reads
     async def replies(self, connection: Connection, agent: int, ids: Sequence[int]) -> dict[int, Exchange]:
         """Returns exchanges with their replies alone, by their rows."""
-        found = await history.contents(connection, agent, ids)
+        found = await exchanges.contents(connection, agent, ids)
         made = {}
         for id, content in found.items():
-            e = await history.load_exchange(connection, agent, id)
+            e = await exchanges.load_exchange(connection, agent, id)
             if e is not None and content.said is not None:
                 made[id] = e
         return made
@@ -111,16 +111,16 @@ class Messages(Group):
             raise Stale("something of this memory was forgotten meanwhile")
         found = await _at(connection, agent.id, seq)
         e = edit(found.exchange)
-        await history.update_exchange(connection, agent.id, e, is_whole=True)
+        await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
         # The index does not find the old words from now on, not even by the messages beside this one; the exchange is
         # read again, where it was passed.
         if e.seq <= now.indexed_seq:
             await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))
-            await history.mark(connection, agent.id, "stale", (b"",), e.id)
+            await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
         await connection.run(SQL["summaries_over"], (e.conversation, e.depth, agent.id))
         # Whoever planned on the old words plans again.
         last_at = e.ended or e.stopped or e.touched
-        await connection.run(history.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
+        await connection.run(exchanges.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
         return await _at(connection, agent.id, seq)
 
 
@@ -146,6 +146,6 @@ async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:
 
 def _standing(row: Row) -> StandingExchange:
     input_, said, full, conversation, key, is_tip, run, waiting, *skeleton = row
-    e = history.make_exchange(skeleton, input_, said, full)
+    e = exchanges.make_exchange(skeleton, input_, said, full)
     held = orjson.loads(waiting) if waiting and is_tip else {}
     return StandingExchange(e, conversation, key, bool(is_tip), run, held)

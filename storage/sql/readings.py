@@ -9,7 +9,7 @@ from __future__ import annotations
 from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection
 from storage.records import READING, Run
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.jobs import Jobs
 from storage.sql.readers import SQL, load_sleepers
 from storage.sql.runs import accept_run
@@ -65,10 +65,10 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
     """Empties the words of one conversation, which has no name from now on. A second time it does nothing."""
     await connection.lock(sleeper)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
-        e = await history.load_exchange(connection, sleeper, id)
+        e = await exchanges.load_exchange(connection, sleeper, id)
         assert e is not None
         await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
-        await history.update_exchange(connection, sleeper, history.emptied(e), is_whole=True)
+        await exchanges.update_exchange(connection, sleeper, exchanges.emptied(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
         for kind in _KEPT:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind, _EMPTY))

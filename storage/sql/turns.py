@@ -25,7 +25,7 @@ from storage.commands import (
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, Exchange, Snapshot
-from storage.sql import exchanges as history
+from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.blocks import (
     add_op,
@@ -69,11 +69,11 @@ class Turns(Group):
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> Look | None:
         if self._database.is_shared and self._kept.has(agent.id, key, path):
-            self._kept.told({agent.id: await history.look_again(connection, agent)})
+            self._kept.told({agent.id: await exchanges.look_again(connection, agent)})
             found = self._kept.find(agent.id, key, path)
             if found is not None:
                 return found
-        found = await history.look(connection, agent, key, path)
+        found = await exchanges.look(connection, agent, key, path)
         if found is None:
             self._kept.drop(agent.id)
         else:
@@ -95,33 +95,33 @@ class Turns(Group):
 
     @reads
     async def contents(
-        self, connection: Connection, agent: Agent, exchanges: Sequence[int]
+        self, connection: Connection, agent: Agent, ids: Sequence[int]
     ) -> Mapping[int, StoredContent]:
         """Loads what the rules found `Missing`. Each exchange has an entry, an empty one where it is gone."""
-        return await history.contents(connection, agent.id, exchanges)
+        return await exchanges.contents(connection, agent.id, ids)
 
     @reads
     async def exchange(self, connection: Connection, agent: Agent, exchange: int) -> Exchange | None:
         """Returns an exchange with its content."""
-        return await history.load_exchange(connection, agent.id, exchange)
+        return await exchanges.load_exchange(connection, agent.id, exchange)
 
     @reads
     async def snapshot(self, connection: Connection, agent: Agent, snapshot: int) -> Snapshot | None:
         """Returns a memory section as it was sent; None where it is gone."""
-        row = await connection.row(history.SQL["snapshot"], (snapshot, agent.id))
+        row = await connection.row(exchanges.SQL["snapshot"], (snapshot, agent.id))
         return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
 
     @reads
     async def conversation_uid(self, connection: Connection, agent: Agent, conversation: int) -> str | None:
         """Returns the public name of a conversation; None where it is gone."""
-        uid: str | None = await connection.value(history.SQL["conversation_uid"], (conversation, agent.id))
+        uid: str | None = await connection.value(exchanges.SQL["conversation_uid"], (conversation, agent.id))
         return uid
 
     @reads
     async def shared_blocks(self, connection: Connection, agent: Agent) -> list[Block]:
         """Returns the shared blocks that a new user of the agent's profile will see."""
         values = (agent.scope.project, agent.scope.profile)
-        return list(map(make_block, await connection.rows(history.SQL["shared_blocks"], values)))
+        return list(map(make_block, await connection.rows(exchanges.SQL["shared_blocks"], values)))
 
     def commit(self, write: TurnWrite) -> Future[Committed]:
         """Writes a turn; the future is done when it is on disk.
@@ -152,13 +152,13 @@ class Turns(Group):
 
         before, after: they last moved before the one, or after the other: then the clock was put back since.
         """
-        rows = await connection.rows(history.SQL["due"], (before, after, limit))
+        rows = await connection.rows(exchanges.SQL["due"], (before, after, limit))
         return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
     @reads
     async def next_due(self, connection: Connection) -> float | None:
         """Returns when the conversation moved that has waited longest for its edits to be settled."""
-        at: float | None = await connection.value(history.SQL["next_due"])
+        at: float | None = await connection.value(exchanges.SQL["next_due"])
         return at
 
     @bulk_writes
@@ -175,14 +175,14 @@ class Turns(Group):
         # A conversation that moved in the future was written before the clock was put back.
         at = min(last_at, now)
         await connection.lock_sharers(agent)
-        if await connection.row(history.SQL["unmerged"], (conversation, agent)) is not None:
+        if await connection.row(exchanges.SQL["unmerged"], (conversation, agent)) is not None:
             # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
-            pool = Pool(await history.load_pool(connection, agent, Probes(None), conversation), None)
+            pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation), None)
             change = await _decided(connection, agent, pool, decide)
             for other in change.others:
-                await history.update_exchange(connection, agent, other)
+                await exchanges.update_exchange(connection, agent, other)
             await merge_edits(connection, agent, change.merge, self._rules, at)
-        await connection.run(history.SQL["settled"], (conversation, at, last_at, agent))
+        await connection.run(exchanges.SQL["settled"], (conversation, at, last_at, agent))
 
 
 def _size(write: TurnWrite) -> int:
@@ -203,11 +203,11 @@ async def _pool(
     """
     agent, conversation = of.id, None
     if probes.key is not None:
-        conversation = await connection.value(history.SQL["conversation_of"], (agent, probes.key))
-    exchanges = await history.load_pool(connection, agent, probes, conversation or planned, since)
+        conversation = await connection.value(exchanges.SQL["conversation_of"], (agent, probes.key))
+    found = await exchanges.load_pool(connection, agent, probes, conversation or planned, since)
     # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
-    tombs = await history.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
-    return Pool(exchanges, conversation, tombs=tombs)
+    tombs = await exchanges.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
+    return Pool(found, conversation, tombs=tombs)
 
 
 async def _decided(
@@ -218,7 +218,7 @@ async def _decided(
         try:
             return decide(pool)
         except Missing as missing:
-            found = await history.contents(connection, agent, missing.ids)
+            found = await exchanges.contents(connection, agent, missing.ids)
             pool = replace(pool, contents={**pool.contents, **found})
     raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
 
@@ -233,14 +233,14 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         await connection.lock_sharers(agent.id)
     snapshot = None if write.snapshot is None else write.snapshot.id
     if write.snapshot is not None and not snapshot:
-        snapshot = await history.add_snapshot(connection, agent.id, write.snapshot)
+        snapshot = await exchanges.add_snapshot(connection, agent.id, write.snapshot)
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
         if snapshot != e.snapshot:
             e = changed(e, snapshot=snapshot)
         is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
-        added = await history.add_exchange(
+        added = await exchanges.add_exchange(
             connection, agent.id, agent.epoch, rev, e, carries=e.carries, is_all=is_all
         )
         if added is not None:
@@ -265,7 +265,7 @@ async def _resolve(
     """
     indexed = 0
     if not is_new or write.change is not None:
-        row = await connection.row(history.SQL["epoch"], (agent.id,))
+        row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
         if row is None or row[0] != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
         _, indexed, next_seq, rev = row
@@ -296,21 +296,21 @@ async def _apply(
     is_added = e.id <= 0
     begun: Conversation | None = None
     if is_added and e.conversation <= 0:
-        begun = await history.add_conversation(connection, agent, write.uid, write.key, write.now)
+        begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
     # The change stays as it is: it may be written twice.
     e = changed(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
     if is_added:
-        id, seq, is_head = await history.insert_exchange(connection, agent, e)
+        id, seq, is_head = await exchanges.insert_exchange(connection, agent, e)
         filled(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if is_head or not change.is_alone:
             begun = None
     else:
-        await history.update_exchange(connection, agent, e)
-        await connection.run(history.SQL["ops_drop"], (agent, e.id))
+        await exchanges.update_exchange(connection, agent, e)
+        await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
     for other in change.others:
-        await history.update_exchange(connection, agent, other)
+        await exchanges.update_exchange(connection, agent, other)
     if not is_added or change.others:  # an exchange that is added moves its conversation by itself
-        await connection.run(history.SQL["conversation_moved"], (write.now, e.conversation, agent))
+        await connection.run(exchanges.SQL["conversation_moved"], (write.now, e.conversation, agent))
     # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
     if e.edits and (not e.merged or e.id in change.merge):
         for op in write.ops:
@@ -321,19 +321,19 @@ async def _apply(
 
 async def _mark(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:
     """Marks what has to be recognised or indexed again. e: the exchange of the change, as it is stored."""
-    await history.mark(connection, agent, "head", change.heads, e.id)
-    await history.mark(connection, agent, "tomb", change.tombs, e.id)
+    await exchanges.mark(connection, agent, "head", change.heads, e.id)
+    await exchanges.mark(connection, agent, "tomb", change.tombs, e.id)
     for x in (e, *change.others):
         # The index has not reached the other exchanges yet, and will read them as they are by then.
         if x.id in change.stale and x.seq <= indexed:
-            await history.mark(connection, agent, "stale", (b"",), x.id)
+            await exchanges.mark(connection, agent, "stale", (b"",), x.id)
 
 
 async def merge_edits(
-    connection: Connection, agent: int, exchanges: Sequence[int], rules: Rules, now: float
+    connection: Connection, agent: int, confirmed: Sequence[int], rules: Rules, now: float
 ) -> None:
-    """Merges the pending operations of confirmed turns into the blocks, once."""
-    ops = [op for x in exchanges for op in await load_ops(connection, agent, x) if op.state == "pending"]
+    """Merges the pending operations of confirmed exchanges into the blocks, once."""
+    ops = [op for x in confirmed for op in await load_ops(connection, agent, x) if op.state == "pending"]
     if not ops:
         return
     blocks = await load_blocks(connection, agent)
