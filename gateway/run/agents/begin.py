@@ -30,7 +30,7 @@ from gateway.run.pending import Pending
 from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import most_chars, shortened
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import Agent, Run, RunState, RunStep, State
+from storage.records import DEFAULT, Agent, Run, RunState, RunStep, State
 
 # Returns what makes the tools of a send, with what is known of its conversation.
 ToolsOfSend = Callable[[Sending, Known], MakesToolbox]
@@ -135,7 +135,7 @@ class BeginsRuns:
             return sending.accepted.run
         scope, agents = sending.scope, self._keeper.store.agents
         agent = await agents.find(scope) or agents.draft(scope)
-        otid = digest_of(agent, sending.otid)
+        otid = digest_of(agent, sending.identity.conversation or DEFAULT, sending.otid)
         now, above = self._keeper.now(), (sending.parent, sending.depth)
         return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)
 
@@ -246,6 +246,9 @@ def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
     return replace(decision, result={**(decision.result or {}), "content": content})
 
 
-def digest_of(agent: Agent, otid: str | None) -> bytes | None:
-    """Returns the digest under which a send is known again."""
-    return None if not otid else Canon(agent.secret).digest(otid.encode())
+def digest_of(agent: Agent, conversation: str, otid: str | None) -> bytes | None:
+    """Returns the digest under which a send is known again. conversation: its name; an id counts within one."""
+    if not otid:
+        return None
+    whole = otid if conversation == DEFAULT else f"{conversation} {otid}"
+    return Canon(agent.secret).digest(whole.encode())

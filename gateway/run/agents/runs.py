@@ -341,7 +341,8 @@ class AgentRuns:
             return None
         # The end of a run whose client has left is perhaps not on disk yet.
         await self._pending.written(sending.scope, self._limits.commit_wait_s)
-        name, digest = identity.conversation or DEFAULT, digest_of(agent, sending.otid)
+        name = identity.conversation or DEFAULT
+        digest = digest_of(agent, name, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
         ended = partial(self._ended, line_name(agent.uid, name))
         said = sending.messages

@@ -285,6 +285,24 @@ def test_openais_conversations_pass_through(world: LettaWorld) -> None:
     assert (status, listed) == (200, [])
 
 
+def test_an_otid_counts_within_its_conversation(world: LettaWorld) -> None:
+    agent = world.agent()
+    sent: Any = {"messages": [{"role": "user", "content": "Hi", "otid": "1"}]}
+    world.upstream.queue(say("In mine."), say("In one."), say("In two."))
+    made = [world.letta.conversations.create(agent_id=agent.id).id for _ in range(2)]
+    create, listed = world.letta.conversations.messages.create, world.letta.conversations.messages.list
+    for _ in range(2):  # the second time each is answered as before
+        reply = world.letta.agents.messages.create(agent.id, **sent)
+        assert reply.messages[-1].content == "In mine."
+        assert [each.content for each in create(made[0], **sent) if hasattr(each, "content")] == ["In one."]
+        background = create(made[1], background=True, **sent)
+        assert [each.content for each in background if hasattr(each, "content")] == ["In two."]
+    assert [[each.content for each in listed(id, order="asc")] for id in made] == [
+        ["Hi", "In one."],
+        ["Hi", "In two."],
+    ]
+
+
 def test_a_run_in_the_background_is_followed(world: LettaWorld) -> None:
     agent = world.agent()
     one = world.letta.conversations.create(agent_id=agent.id)

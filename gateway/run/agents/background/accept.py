@@ -94,7 +94,7 @@ class BackgroundRuns:
         if agent is None:
             raise NotFound("there is no such agent")
         name, conversation = await self._conversation(agent, asked.conversation)
-        before = await self._before(agent, conversation, asked)
+        before = await self._before(agent, name, conversation, asked)
         replaces = None
         if before is not None:
             if before.is_answered:
@@ -103,7 +103,7 @@ class BackgroundRuns:
             asked = asked if before.is_said_anew else replace(asked, messages=(), decisions=())
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
-            background=True, otid=digest_of(agent, asked.otid),
+            background=True, otid=digest_of(agent, name, asked.otid),
         )  # fmt: skip
         request = KeptRequest.of(asked, shown, callback).written()
         wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
@@ -291,9 +291,11 @@ class BackgroundRuns:
 
     # -- the same send again
 
-    async def _before(self, agent: Agent, conversation: int, asked: RunRequest) -> SentBefore | None:
+    async def _before(
+        self, agent: Agent, name: str, conversation: int, asked: RunRequest
+    ) -> SentBefore | None:
         """Returns what became of the same send before, None where it is new. A run that has not ended is its answer."""
-        store, digest = self._store, digest_of(agent, asked.otid)
+        store, digest = self._store, digest_of(agent, name, asked.otid)
         if digest is not None:
             run = await store.runs.by_otid(agent.id, digest)
         elif asked.is_retry and conversation:
@@ -305,7 +307,6 @@ class BackgroundRuns:
         if not run.is_over:
             is_same = digest is not None or await self._asks(run, asked)
             return SentBefore(run, agent, (), is_answered=True, is_said_anew=False) if is_same else None
-        name = asked.conversation
         head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
         return await sent_before(store, agent, name, asked.messages, asked.decisions, digest, head)
 

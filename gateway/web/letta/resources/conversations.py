@@ -214,7 +214,7 @@ class ConversationRoutes:
         if isinstance(wanted.run_id, str):
             run = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
         elif isinstance(wanted.otid, str):
-            run = await runs.by_otid(named.agent.id, digest_of(named.agent, wanted.otid))
+            run = await runs.by_otid(named.agent.id, digest_of(named.agent, named.name, wanted.otid))
         if run is None or run.conversation != number:
             raise UnknownId("There is no such run in this conversation.")
         return stream_of(self._api, run, wanted)
