@@ -1,7 +1,6 @@
 """Memory's part of a run: each step is written as it ends, and the next one is planned on what it left.
 
-The blocks are read anew before the tools of a step run, and their edits are written with their results by compare-and-
-set. If somebody else was faster they are made again on what is there then, so no result tells what did not happen.
+The blocks are read anew before the tools of a step run, and their edits are written with the results.
 """
 
 from __future__ import annotations
@@ -19,11 +18,7 @@ from adapters.types import Json
 from gateway.core.conversation.append import finish_step, refuse, said_anew
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
-from gateway.core.memory import edits
-from gateway.core.memory.builtin import call_of
-from gateway.core.memory.tools import Edit
-from gateway.core.prompt.note import estimate_tokens, render_note
-from gateway.core.prompt.section import learned, untold
+from gateway.core.prompt.note import estimate_tokens
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
@@ -31,6 +26,7 @@ from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
 from gateway.run.agents.calls.record import call_number
 from gateway.run.agents.run import reading_of
+from gateway.run.agents.step_edits import StepEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.own_path import ended, go_on, open_write, reread
@@ -38,7 +34,6 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
 from storage.commands import (
-    BlockMerge,
     Committed,
     LookReader,
     ReadSpan,
@@ -99,9 +94,8 @@ class StepsMemory:
     begun: list[str] = field(default_factory=list)
     steps: list[Exchange] = field(default_factory=list)
     last: Counts = field(default_factory=Counts)
-    changes: BlockEdits = field(init=False)
     toolbox: Toolbox = field(init=False)
-    _read: tuple[Block, ...] = ()  # the blocks as the tools found them
+    _edits: StepEdits = field(init=False)
     _opened: StepOpened | None = None  # the step under way
     _late: tuple[StepOpen, Future[StepOpened]] | None = None  # one whose opening took too long
     _begun: float = 0.0
@@ -267,26 +261,20 @@ class StepsMemory:
 
     async def _look_again(self) -> None:
         """Reads the blocks as they are now, for the tools and for what the next call is told."""
-        blocks = await self.keeper.store.blocks.load(self.known.agent.id)
-        self._see(in_order(self.known.asked.spec, blocks))
+        self._see(await self._blocks())
 
     async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
-        calls = {each.call_id for each in results}
-        edited = {call_of(op.call_id, calls) for op in self.changes.ops}
-        if calls <= edited | self.theirs:
-            return results
-        blocks = in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
-        if _versions(blocks) == _versions(self._read):
+        if self._edits.account_for(results) or self._edits.have_found(await self._blocks()):
             return results
         return await self._make_again(results)
 
+    async def _blocks(self) -> list[Block]:
+        return in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
+
     def _see(self, blocks: Sequence[Block]) -> None:
-        pinned = self.known.pinned
-        told = None if pinned is None else dict(pinned.known.get("blocks", {}))
-        self._read = tuple(blocks)
-        self.changes = BlockEdits(list(blocks), told=told)
-        self.toolbox = self.makes_toolbox(self.known, self.changes, self.run, self.maker)
+        self._edits = StepEdits(blocks, self.known.pinned, self.theirs)
+        self.toolbox = self.makes_toolbox(self.known, self._edits.changes, self.run, self.maker)
 
     # -- the next one begins
 
@@ -317,16 +305,16 @@ class StepsMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _open_once(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
-        messages = self._messages(results, nudge)
-        pinned = self.known.pinned
-        if self.changes.ops or self._told(results):
-            pinned = learned(pinned, self.changes.blocks)
-        known, now = self.known, self.keeper.now()
-        tip = known.path[-1]
-        self.known = go_on(known, tip, messages, pinned, self.changes.blocks, now)
+        known, made, now = self.known, self._edits, self.keeper.now()
+        messages = made.messages(results, known.pinned, now)
+        if nudge:
+            messages.append(as_system(nudge, sender=NUDGE))
+        messages += self.behind
+        tip, pinned = known.path[-1], made.learned(known.pinned, results)
+        self.known = go_on(known, tip, messages, pinned, made.changes.blocks, now)
         prompt = await self.prompt()
         write = open_write(self.known, prompt, self._to_begin(now), now)
-        merged, versions = self._edits(tip)
+        merged, versions = made.merge(tip.id)
         write = changed(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
         write = changed(write, reading=self.reading, replaces=self.replaces)
         if end is not None:
@@ -338,34 +326,6 @@ class StepsMemory:
             self.known = known
             raise
         return prompt
-
-    def _edits(self, e: Exchange) -> tuple[BlockMerge, dict[int, int]]:
-        """Returns what the tools of a step changed, and the versions of the blocks that they saw."""
-        ops = [changed(op, exchange=e.id) for op in self.changes.ops]
-        return edits.merge(self._read, ops), _versions(self._read)
-
-    def _messages(self, results: Sequence[ToolResult], nudge: str) -> list[WireMessage]:
-        messages = [each.stored() for each in results]
-        if changes := self._told(results):
-            frame = render_note((), changes, self.keeper.now()).rstrip()
-            ours = [n for n, each in enumerate(results) if each.call_id not in self.theirs]
-            if ours:
-                last = messages[ours[-1]]
-                said = str(last["content"])
-                # A person is shown what the tool said.
-                messages[ours[-1]] = with_private({**last, "content": f"{said}\n\n{frame}"}, said=len(said))
-            else:
-                # The client's results stay as it gave them.
-                messages.append(
-                    with_private({"role": "user", "content": frame}, shown="system", sender=NUDGE)
-                )
-        if nudge:
-            messages.append(as_system(nudge, sender=NUDGE))
-        return [*messages, *self.behind]
-
-    def _told(self, results: Sequence[ToolResult]) -> tuple[str, ...]:
-        """Returns what is told of other people's edits, behind results."""
-        return untold(self.known.pinned, self._read, self.changes.blocks) if results else ()
 
     def _put_off(self, section: Snapshot | None) -> Snapshot | None:
         """Returns the memory section that a step is stored with.
@@ -385,16 +345,9 @@ class StepsMemory:
         fresh = await reread(self.keeper.store, self.known)
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
-        ops, self.known = self.changes.ops, fresh
+        before, self.known = self._edits, fresh
         self._see(fresh.blocks)
-        calls = {each.call_id for each in results}
-        made: dict[str, list[Edit]] = {}
-        for op in ops:
-            if op.op in edits.KEEPING:
-                self.changes.ops.append(op)
-                continue
-            made.setdefault(call_of(op.call_id, calls), []).append(self.changes.make(op))
-        return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
+        return self._edits.made_again(before, results)
 
     def _to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
@@ -431,7 +384,7 @@ class StepsMemory:
         self.known = changed(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
         self._opened, self._begun, self.behind = opened, begun, ()
         self.run = opened.run or self.run
-        self.changes.ops.clear()
+        self._edits.changes.ops.clear()
 
     # -- the run ends
 
@@ -492,7 +445,7 @@ class StepsMemory:
 
         async def end(results: Sequence[ToolResult]) -> Run:
             e = self.known.path[-1]
-            merged, versions = self._edits(e)
+            merged, versions = self._edits.merge(e.id)
             write = RunEnd(
                 self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
                 _kept_results(e, results), merged, versions,
@@ -548,16 +501,6 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
     if state is RunState.COMPLETED and not stop.is_proper:
         state = RunState.FAILED
     return state, stop
-
-
-def _with_edits(result: ToolResult, made: Sequence[Edit]) -> ToolResult:
-    """Returns the result of a call as it is after its edits were made again."""
-    status = next((each.status for each in made if each.status == "error"), "success")
-    return changed(result, content="\n".join(each.result for each in made), status=status)
-
-
-def _versions(blocks: Sequence[Block]) -> dict[int, int]:
-    return {block.id: block.version for block in blocks}
 
 
 def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
