@@ -15,6 +15,13 @@ from typing import Any
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
+# No word of a language is longer; a stemmer may take the square of a word's length.
+_LONGEST = 64
+# Unicode sorts the marks behind a letter in the square of their number, so of a long run only the beginning counts
+# (UAX 15, 13: 30 are more than any text needs). In a run there may be signs, too, of which no word is made.
+_RUN_OF_MARKS = re.compile(r"([^\w\s]{30})[^\w\s]+")
+_MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))  # the only letters that NFKC makes marks of
+_SHORT = 256  # characters whose marks are sorted in 0.2 ms
 # Longer words are hashes and the like, which come once: their terms are not remembered. Those of 16,000 words take
 # about 3 MB.
 _WORD_CHARS, _MOST_WORDS = 40, 1 << 14
@@ -99,7 +106,7 @@ def split_words(text: str) -> list[str]:
     """Returns the words of a text in order, in lower case, function words too."""
     is_ascii = text.isascii()
     if not is_ascii:
-        text = unicodedata.normalize("NFKC", text.casefold()).replace(_SOFT_HYPHEN, "")
+        text = _normal(text.casefold()).replace(_SOFT_HYPHEN, "")
     if "," in text:
         text = _THOUSANDS.sub("", text)
     if not is_ascii:
@@ -108,6 +115,17 @@ def split_words(text: str) -> list[str]:
     if "'" in text:
         text = _OUTER.sub(" ", text)
     return text.encode().translate(_ASCII_WORDS).decode().split()
+
+
+def _normal(text: str) -> str:
+    """Returns a text in NFKC, at most about twice as long: few signs stand for many letters (one for 18)."""
+    most = 2 * len(text) + _LONGEST
+    # To be told that a text is in NFKC already, or not, takes one pass; marks that are in order take no sorting.
+    if len(text) > _SHORT and not unicodedata.is_normalized("NFKC", text):
+        for letter, mark in _MARK_LETTERS:
+            text = text.replace(letter, mark)
+        text = _RUN_OF_MARKS.sub(r"\1", text)
+    return unicodedata.normalize("NFKC", text)[:most]
 
 
 def words_of(text: str) -> list[str]:
@@ -145,7 +163,7 @@ def _split(word: str) -> list[str]:
     if word.isascii():
         parts = _split_ascii(word)
         # An identifier is found whole and by its parts.
-        return [word, *parts] if "_" in word.strip("_") and len(word) <= 64 else parts
+        return [word, *parts] if "_" in word.strip("_") and len(word) <= _LONGEST else parts
     terms: list[str] = []
     for index, run in enumerate(_UNSPACED.split(word)):
         if not run:
@@ -164,9 +182,9 @@ def _split(word: str) -> list[str]:
 def _split_ascii(word: str) -> list[str]:
     terms = []
     for part in word.split("_"):
-        base = part.partition("'")[0]
+        base = part.partition("'")[0][:_LONGEST]
         if base and base not in _STOP:
-            terms.append(_stemmers.stem(base, "english") if base.isalpha() else base[:64])
+            terms.append(_stemmers.stem(base, "english") if base.isalpha() else base)
     return terms
 
 
@@ -174,10 +192,12 @@ def _split_spaced(run: str) -> list[str]:
     script = ord(run[0])
     for first, last, language in _STEMMERS:
         if first <= script <= last:
-            base = run.replace("’", "'").partition("'")[0]
+            base = run.replace("’", "'").partition("'")[0][:_LONGEST]
             return [_fold(_stemmers.stem(base, language))] if base else []
     folded = _fold(run.replace("’", "'"))
-    return _split_ascii(folded) if folded.isascii() else [part[:64] for part in folded.split("_") if part]
+    return (
+        _split_ascii(folded) if folded.isascii() else [part[:_LONGEST] for part in folded.split("_") if part]
+    )
 
 
 def _fold(word: str) -> str:

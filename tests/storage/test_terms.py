@@ -99,6 +99,27 @@ def test_a_text_is_split_at_what_no_word_has(text: str, words: str) -> None:
     assert split_words(text) == words.split()
 
 
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\uff9e\u0301", "\u0344\u0316"])
+def test_of_marks_without_end_the_first_count(marks: str) -> None:
+    """Unicode sorts a run of marks in the square of its length: 80,000 characters took half a minute."""
+    # Without the bound this does not end.
+    few, many = (split_words(f"na{marks * times}ive" + " whale" * 50) for times in (15, 500_000))
+    assert many == few
+    assert many[1:] == ["whale"] * 50
+
+
+@pytest.mark.parametrize("letter", ["க", "ه", "w"])
+def test_of_a_word_without_end_the_beginning_counts(letter: str) -> None:
+    """Stemmers of some languages take the square of a word's length."""
+    assert words_of(letter * 1_000_000) == words_of(letter * 64)
+
+
+def test_a_sign_that_stands_for_a_sentence_makes_no_text_much_longer() -> None:
+    [*_, last] = split_words("whale \ufdfa")
+    assert last == "وسلم"
+    assert len("".join(split_words("\ufdfa" * 1000))) < 2100
+
+
 def test_a_neighbour_is_found_by_the_turn_beside_it_but_after_it() -> None:
     documents = [
         said(1, "What is the name of your dog?", "assistant"),
