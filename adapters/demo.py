@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from adapters.scripted import Said, Scripted, ScriptedCall, ScriptedFailure, ScriptedProvider
 
-_REMEMBER: Final = re.compile(r"^\s*remember\s*:\s*(\S.*?)\s*$", re.I | re.M)
+_REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory>.*?(?:</memory>|\Z)", re.S)
-_SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^>]*>(.*?)(?:</\1>|\Z)", re.S)
-_BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^>]*>")  # within a line where a note tells a block anew
-_TAG_LINE: Final = re.compile(r"^\s*</?[a-z_]+[^>]*>\s*$")
+_SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^<>]*>(.*?)(?:</\1>|\Z)", re.S)
+_BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^<>]*>")  # within a line where a note tells a block anew
+_TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")
 # A note's line of the assistant, also in notes of before, and the day above some lines.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
 _INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
@@ -71,7 +71,7 @@ def answer(body: Mapping[str, Any]) -> Said | ScriptedFailure:
     question, tool = _question(messages), _tool(body, _INSERTS)
     if tool is not None and (facts := _REMEMBER.findall(question)):
         text = "content" if "append" in tool else "new_string"
-        return Said(None, tuple(_call(tool, {"label": "human", text: fact}) for fact in facts))
+        return Said(None, tuple(_call(tool, {"label": "human", text: fact.rstrip()}) for fact in facts))
     return _say(_known(messages, question) or _introduction(messages, question, tool), body, speaker)
 
 

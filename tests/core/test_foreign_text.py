@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from adapters import demo
 from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
@@ -33,6 +34,12 @@ def _tool(described: str) -> object:
     return schema_of(source)["name"]
 
 
+def _demo(text: str) -> object:
+    users = [{"role": "user", "content": each} for each in (text, text)]
+    offered = [{"type": "function", "function": {"name": "memory_insert"}}]
+    return demo.answer({"messages": users, "tools": offered})
+
+
 @pytest.mark.parametrize(
     ("read", "text"),
     [
@@ -48,6 +55,11 @@ def _tool(described: str) -> object:
         (withhold, "-eyJaaaaaaaa" * 16_000),
         (context_from_error, "1" * _LENGTH),
         (_tool, "a" + " " * 90_000 + "b"),
+        (_demo, "Hello." + "\n" * _LENGTH + "What?"),
+        (_demo, "remember: a" + " " * _LENGTH + "b"),
+        (_demo, "<" + "a" * _LENGTH),
+        (_demo, "<memory " * 100_000),
+        (_demo, "<summary>" + "<memory_block " * 100_000),
     ],
     ids=[
         "system",
@@ -62,6 +74,11 @@ def _tool(described: str) -> object:
         "token",
         "error",
         "docstring",
+        "demo-lines",
+        "demo-spaces",
+        "demo-tag",
+        "demo-section",
+        "demo-block",
     ],
 )
 def test_a_long_text_is_read_once(read: Callable[[str], object], text: str) -> None:
