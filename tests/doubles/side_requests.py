@@ -297,6 +297,83 @@ ADK_SUMMARY = (
     "made and information obtained, as well as any unresolved questions or tasks. \n\nuser: {question}"
 )
 LANGMEM_MEMORIES = "You are a memory subroutine for an AI."
+LLAMAINDEX_FACTS = (
+    "You are a precise fact extraction system designed to identify key information from conversations.\n\n"
+    "INSTRUCTIONS:\n1. Review the conversation segment provided prior to this message\n\n<existing_facts>\n\n"
+    "</existing_facts>\n\nReturn ONLY the extracted facts in this exact format:\n<facts>\n</facts>"
+)
+LLAMAINDEX_REFINEMENT = (
+    "You are an expert Q&A system that strictly operates in two modes when refining existing answers:\n1. **Rewrite** "
+    "an original answer using the new context.\nNew Context: Cats sleep 16 hours.\nQuery: {question}\n"
+    "Original Answer: {answer}\nNew Answer: "
+)
+LLAMAINDEX_OLDER_REFINEMENT = (
+    "The original query is as follows: {question}\nWe have provided an existing answer: {answer}\nWe have the "
+    "opportunity to refine the existing answer (only if needed) with some more context below."
+)
+LLAMAINDEX_QUERIES = (
+    "You are a helpful assistant that generates multiple search queries based on a single input query. Generate 4 "
+    "search queries, one on each line, related to the following input query:\nQuery: {question}\nQueries:\n"
+)
+LANGCHAIN_QUERIES = (
+    "You are an AI language model assistant. Your task is\n    to generate 3 different versions of the given user\n"
+    "    question to retrieve relevant documents from a vector  database.\n    Original question: {question}"
+)
+HAYSTACK_QUERIES = (
+    "\nYou are part of an information system that processes user queries for retrieval.\nYou have to expand a given "
+    'query into 4 queries that are\nsemantically similar to improve retrieval recall.\n\nQuery: "{question}"'
+)
+MEM0_EXTRACTOR = (
+    "\n\n# ROLE\n\nYou are a Memory Extractor — a precise, evidence-bound processor responsible for extracting rich, "
+    "contextual memories from conversations."
+)
+MEM0_MESSAGES = "## Summary\n\n\n## New Messages\nuser: {question}\nassistant: {answer}\n\n# Output:"
+MEM0_OLDER_EXTRACTOR = "You are a Personal Information Organizer, specialized in accurately storing facts."
+MEM0_PROCEDURES = (
+    "\nYou are a memory summarization system that records and preserves the complete interaction history between a "
+    "human and an AI agent."
+)
+MEM0_UPDATE = (
+    "You are a smart memory manager which controls the memory of a system.\nYou can perform four operations: (1) add "
+    "into the memory, (2) update the memory, (3) delete from the memory, and (4) no change.\n\n```\n{question}\n```"
+)
+GRAPHITI_ENTITIES = (
+    "You are an entity extraction specialist for conversational messages. NEVER extract abstract concepts, feelings, "
+    "or generic words.\nDo not escape unicode characters.\n"
+)
+GRAPHITI_OLDER_ENTITIES = (
+    "You are an AI assistant that extracts entity nodes from conversational messages. \n    Your primary task is to "
+    "extract and classify the speaker and other significant entities mentioned in the conversation."
+)
+GRAPHITI_RERANKER = "You are an expert tasked with determining whether the passage is relevant to the query"
+GRAPHITI_PASSAGE = (
+    'Respond with "True" if PASSAGE is relevant to QUERY and "False" otherwise.\n<PASSAGE>\n{answer}\n</PASSAGE>\n'
+    "<QUERY>\n{question}\n</QUERY>"
+)
+CREWAI_MEMORIES = (
+    "You extract discrete, reusable memory statements from raw content (e.g. a task description and its result, or a "
+    "conversation between a user and an assistant)."
+)
+CREWAI_QUERY = (
+    "Your goal is to rewrite the user query so that it is optimized for retrieval from a vector database. Consider how "
+    "the query will be used to find relevant documents, and aim to make it more specific and context-aware."
+)
+CREWAI_PLAN = (
+    "You are a strategic planning assistant. Create concrete, executable plans where every step produces a verifiable "
+    "result."
+)
+CREWAI_SUMMARY = (
+    "You are a precise assistant that creates structured summaries of agent conversations. You preserve critical "
+    "context needed for seamless task continuation."
+)
+AGNO_MEMORIES = (
+    "You are a Memory Manager that is responsible for managing information and preferences about the user. You will be "
+    "provided with a criteria for memories to capture in the <memories_to_capture> section"
+)
+AUTOGEN_TEAM = (
+    "Earlier you were asked to fulfill a request. You and your team worked diligently to address that request. Here is "
+    "a transcript of that conversation:"
+)
 MASTRA_TITLE = (
     "\n      - you will generate a short title based on the first message a user begins a conversation with\n"
     "      - ensure it is not more than 80 characters long"

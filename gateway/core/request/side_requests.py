@@ -57,6 +57,24 @@ _DISCUSSION = (
 _REPHRASER = (
     r"You are an AI question rephraser\. (?:You will be given a conversation|Your role is to rephrase)"
 )
+# Of Zep's Graphiti, which has one for each step; the second half of them is from before its version 0.29.
+_GRAPHITI = (
+    r"You are an entity (?:extraction|classification|attribute extraction) specialist\b"
+    r"|You are a(?:n entity| fact) deduplication assistant\b"
+    r"|You are a fact attribute extraction specialist\."
+    r"|You extract temporal bounds from facts\."
+    r"|You build the long-term memory of an AI agent\. From each conversation you extract the entities"
+    r"|You maintain detailed, information-dense entity memories from episode text\."
+    r"|You extract durable knowledge from message threads\."
+    r"|You are a helpful assistant that (?:extracts entity (?:summaries|properties)|generates concise entity summaries"
+    r"|combines summaries|generates detailed, information-dense summaries|describes provided contents in a single)"
+    r"|You are an expert tasked with determining whether the passage is relevant to the query"
+    r"|You are an expert fact extractor that extracts fact triples from text\."
+    r"|You are an AI assistant that (?:extracts entity nodes from|classifies entity nodes"
+    r"|extracts datetime information for graph edges|determines which facts contradict each other"
+    r"|determines which entities have not been extracted)"
+    r"|You are a helpful assistant that (?:de-duplicates (?:nodes|edges|facts) from|determines whether or not ENTITIES)"
+)
 
 # The fixed sentences of chat front ends and coding agents, from their sources. Whole sentences, because a person may
 # well ask for "a short title" or "tags for this post", and Open WebUI's template for answers from documents, which is
@@ -209,6 +227,88 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     _Known(
         "semantic kernel summary",
         r"Provide a concise and complete summarization of the entire dialog that does not exceed 5 sentences\.",
+        "system",
+    ),
+    _Known(
+        "llamaindex facts",
+        r"You are a precise fact (?:extraction|condensing) system designed to identify key information from",
+    ),
+    # It has an answer made better with each further text that was found.
+    _Known(
+        "llamaindex refinement",
+        r"You are an expert Q&A system that strictly operates in two modes when refining existing answers:"
+        r"|The original query is as follows: (?s:.*?)\nWe have provided an existing answer: ",
+        is_passing=True,
+    ),
+    # One question made several, or an answer made up, to search for.
+    _Known(
+        "llamaindex queries",
+        r"You are a helpful assistant that generates multiple search queries based on a single input query\."
+        r"|Given a user question, and a list of tools, output a list of relevant sub-questions"
+        r"|Please write a passage to answer the question\s+Try to include as many key details as possible\.",
+        is_passing=True,
+    ),
+    _Known(
+        "langchain queries",
+        r"You are an AI language model assistant\. Your task is\s+"
+        r"to generate \d{1,3} different versions of the given user\s+question to retrieve relevant documents",
+        is_passing=True,
+    ),
+    _Known(
+        "haystack queries",
+        r"You are part of an information system that processes user queries for retrieval\.",
+        is_passing=True,
+    ),
+    # Other memories: what they note of a conversation, how they put it in order, and what they search in it. A note of
+    # ours would be noted there as if it had been said just now.
+    _Known(
+        "mem0 memories",
+        r"# ROLE\s+You are a Memory Extractor\b"
+        r"|You are an? (?:Personal|Assistant) Information Organizer, specialized in accurately storing facts"
+        r"|You are a memory summarization system that records and preserves the complete interaction history"
+        r"|You are a smart assistant who understands entities and their types in a given text\."
+        r"|You are an advanced algorithm designed to extract structured information from text to construct knowledge"
+        r"|You are a graph memory manager specializing in identifying, managing, and optimizing relationships",
+        "system",
+    ),
+    _Known(
+        "mem0 memories",
+        r"You are a smart memory manager which controls the memory of a system\.",
+        is_passing=True,
+    ),
+    _Known("graphiti memories", _GRAPHITI, "system"),
+    _Known(
+        "crewai memories",
+        r"You extract discrete, reusable memory statements from raw content"
+        r"|You analyze a query for searching memory\."
+        r"|You analyze content to be stored in a hierarchical memory system\."
+        r"|You are comparing new content against existing memories to decide how to consolidate them\.",
+        "system",
+    ),
+    _Known(
+        "crewai query",
+        r"Your goal is to rewrite the user query so that it is optimized for retrieval from a vector database\.",
+        "system",
+    ),
+    _Known(
+        "crewai plan",
+        r"You are a strategic planning assistant\. Create concrete, executable plans where every step produces",
+        "system",
+    ),
+    _Known(
+        "crewai summary",
+        r"You are a precise assistant that creates structured summaries of agent conversations\.",
+        "system",
+    ),
+    _Known(
+        "agno memories",
+        r"You are a Memory Manager that is responsible for managing information and preferences about the user\.",
+        "system",
+    ),
+    # What a team of agents said among themselves becomes one answer.
+    _Known(
+        "autogen answer",
+        r"Earlier you were asked to fulfill a request\. You and your team worked diligently to address that request\.",
         "system",
     ),
     # What the orchestrator of Magentic-One asks itself; AutoGen, Agent Framework and Semantic Kernel have it.
