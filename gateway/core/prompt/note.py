@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from operator import attrgetter
@@ -295,21 +296,24 @@ def _in_turn(
 
 
 class _NotedLines:
-    """The lines of earlier notes, by their beginnings."""
+    """The lines of earlier notes, in order."""
 
     def __init__(self, notes: Iterable[str], query: str) -> None:
         self._query = query
-        self._begun: dict[str, list[str]] = {}
-        for line in "\n".join(notes).split("\n"):
-            self._begun.setdefault(line[:_LOOKED_CHARS], []).append(line)
+        self._lines = sorted("\n".join(notes).split("\n"))
 
     def tell(self, line: str) -> bool:
-        """Returns whether one of them begins with the line, or is a cut one that has most of it, and of the query."""
-        for noted in self._begun.get(line[:_LOOKED_CHARS], ()):
-            if noted.startswith(line):
+        """Returns whether one of them is the line, or is a cut one that has it, or most of it and of the query."""
+        begins = line[:_LOOKED_CHARS]
+        for noted in self._lines[bisect_left(self._lines, begins) :]:
+            if not noted.startswith(begins):
+                return False
+            if noted == line:
                 return True
             if len(noted) < _TOLD * len(line) or not noted.endswith(_CUT):
                 continue
+            if noted.startswith(line):
+                return True
             told = noted.removesuffix(_CUT).rstrip()
             if line.startswith(told):
                 rest, told = line[len(told) :].lower(), told.lower()

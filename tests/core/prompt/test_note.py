@@ -260,6 +260,9 @@ def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() 
     for text in ("No", "my cat is called Miso", "Miso"):
         assert choose([message(1, text)], "my cat", noted=lines), text
     assert choose([message(1, "Miso is a good name.", "user")], "my cat", noted=lines)
+    long = "The cat of the neighbour across the street, which sleeps in our garden all day, is called Ann"
+    assert choose([message(1, long)], "my cat", noted=[f"user: {long}abelle"])
+    assert not choose([message(1, long)], "my cat", noted=[f"user: {long}abelle", f"user: {long}"])
 
 
 @pytest.mark.parametrize("seed", range(20))
