@@ -227,6 +227,15 @@ def test_approval_is_a_rule_that_comes_and_goes(world: LettaWorld) -> None:
         tools.run("memory_insert", agent_id=agent.id, args={})
 
 
+def test_approval_that_a_tool_wants_itself_is_not_taken_away_of_one_agent(world: LettaWorld) -> None:
+    tool = world.letta.tools.create(**HOOK, default_requires_approval=True)
+    agent = world.agent(tools=["hook"])
+    with pytest.raises(BadRequestError, match="default_requires_approval"):
+        world.letta.agents.tools.update_approval("hook", agent_id=agent.id, body_requires_approval=False)
+    world.letta.tools.update(tool.id, default_requires_approval=False)
+    world.letta.agents.tools.update_approval("hook", agent_id=agent.id, body_requires_approval=False)
+
+
 @needs_bwrap
 @pytest.mark.parametrize("is_named", [True, False])
 def test_an_approval_that_comes_again_allows_nothing_that_nobody_has_seen(

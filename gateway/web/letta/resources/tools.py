@@ -170,7 +170,12 @@ class ToolRoutes:
             return replace(definition, rules=(*others, rule) if needed else others)
 
         uid = asked.uid("agent", "agent_id")
-        self._named(await self._api.view(asked), name)
+        definition = self._named(await self._api.view(asked), name).definition
+        if not needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
+            raise BadRequest(
+                f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
+                param="requires_approval",
+            )
         return await self._api.shown(
             await self._api.registry.change(asked.project, uid, AgentEdit(edit=edit))
         )
