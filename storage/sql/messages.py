@@ -64,15 +64,12 @@ class Messages(Group):
         return await _at(connection, agent, seq)
 
     @reads
-    async def replies(self, connection: Connection, agent: int, ids: Sequence[int]) -> dict[int, Exchange]:
-        """Returns exchanges with their replies alone, by their rows."""
-        found = await exchanges.contents(connection, agent, ids)
-        made = {}
-        for id, content in found.items():
-            e = await exchanges.load_exchange(connection, agent, id)
-            if e is not None and content.said is not None:
-                made[id] = e
-        return made
+    async def of_rows(
+        self, connection: Connection, agent: int, ids: Sequence[int]
+    ) -> dict[int, StandingExchange]:
+        """Returns exchanges by their rows, also such as do not stand."""
+        found = map(_standing, await rows_of(connection, SQL["of_rows"], ids, agent))
+        return {each.exchange.id: each for each in found}
 
     @reads
     async def conversation(self, connection: Connection, agent: int, name: str) -> Conversation:

@@ -49,6 +49,10 @@ FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {beside}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
 ORDER BY p.id LIMIT ?4
 
+-- name: of_rows
+-- Reads exchanges by their rows.
+SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1 AND p.id {in:2:BIGINT:64}
+
 -- name: place
 -- Finds the exchange that holds a number, or held it, by its memory's name. A place that is gone keeps its row.
 SELECT max(p.id) FROM agents a JOIN exchanges p ON p.agent = a.id

@@ -41,6 +41,11 @@ class ListedMessage:
     results: Sequence[WireMessage] = ()
 
     @property
+    def is_result(self) -> bool:
+        """The message is the result of a call that a reply above its exchange has made."""
+        return not self.is_reply and self.message.get("role") == "tool"
+
+    @property
     def place(self) -> tuple[int, int]:
         """Where it stands among all: hidden ones in front of their reply."""
         return (self.seq, self.hidden if self.hidden is not None else _LAST)

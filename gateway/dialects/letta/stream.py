@@ -223,7 +223,8 @@ class StepView:
 
     def results(self, first: int | None, results: Sequence[Json]) -> None:
         self._end_reply()
-        if first is not None:
+        # They belong to the step that made the calls, but for those of an earlier run.
+        if first is not None and not self.numbers.steps:
             self.numbers.first = first
         for n, result in enumerate(results):
             self._message(result, self.numbers.reply if first is None else first + n)

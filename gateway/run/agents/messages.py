@@ -50,7 +50,8 @@ async def last_counts(store: Store, run: Run) -> Counts:
 class MessageView:
     """A stored message as lists show it. conversation: its public name; key: the client's.
 
-    run: the public name of the run that it belongs to; step: the number of its exchange, where that is a step.
+    run: the public name of the run that it belongs to; step: the number of its exchange, where that is a step. A result
+    belongs to the step of its run that made the call.
     waiting: {call id: who must answer it first} of a reply at the end of its conversation. names: tools by call id, of
     the calls that a result may answer.
     """
@@ -263,26 +264,30 @@ class AgentMessages:
     async def _views(self, agent: Agent, rows: Sequence[StandingExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order in which they were said."""
         messages = {row.exchange.id: listed(row.exchange) for row in rows}
-        known = {row.exchange.id: row.exchange for row in rows}
-        # A result says which tool it is of by the call in the reply before it.
+        known = {row.exchange.id: row for row in rows}
+        # A result says which tool it is of, and which step made the call, by the reply before it.
         asked = {
             row.exchange.parent
             for row in rows
             if row.exchange.parent is not None
             and row.exchange.parent not in known
-            and any(m.message.get("role") == "tool" for m in messages[row.exchange.id])
+            and any(m.is_result for m in messages[row.exchange.id])
         }
-        above = await self._store.messages.replies(agent.id, sorted(asked)) if asked else {}
-        calls = {id: calls_of(e) for id, e in (*known.items(), *above.items())}
+        if asked:
+            known |= await self._store.messages.of_rows(agent.id, sorted(asked))
+        calls = {id: calls_of(row.exchange) for id, row in known.items()}
         waits = {row.exchange.id: await self._waiting(agent, row.exchange) for row in rows if row.waiting}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             e = row.exchange
             names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
+            above = known.get(e.parent or 0)
+            goes_on = above is not None and above.run is not None and row.run in (None, above.run)
             for m in messages[e.id]:
                 waiting = waits.get(e.id, {}) if m.is_reply and m.hidden is None else {}
-                step = None if row.run is None else e.seq
-                found.append(MessageView(m, row.conversation, row.key, row.run, step, waiting, names))
+                of = above if above is not None and goes_on and m.is_result else row
+                step = None if of.run is None else of.exchange.seq
+                found.append(MessageView(m, row.conversation, row.key, of.run, step, waiting, names))
         return found
 
     async def _waiting(self, agent: Agent, e: Exchange) -> Mapping[str, str]:

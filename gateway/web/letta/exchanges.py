@@ -73,28 +73,30 @@ class Exchanges:
         if not steps:
             return []
         names: dict[str, str] = {}
-        goes_on = any(m.message.get("role") == "tool" for m in listed(steps[0]))
+        goes_on = any(m.is_result for m in listed(steps[0]))
         if goes_on and steps[0].parent is not None:
             # A turn that waited begins with results of calls that an earlier one made.
-            for above in (await self.store.messages.replies(self.agent.id, [steps[0].parent])).values():
-                names.update(calls_of(above))
+            for above in (await self.store.messages.of_rows(self.agent.id, [steps[0].parent])).values():
+                names.update(calls_of(above.exchange))
         waiting: dict[str, str] = {}
         if run.stop == StopReason.REQUIRES_APPROVAL:
             step = await self.store.runs.waiting(self.agent.id, steps[-1].conversation)
             if step is not None and step.exchange == steps[-1].id:
                 waiting = await still_waiting(self.store, step, steps[-1])
         found = []
-        for e in steps:
+        for before, e in zip((None, *steps), steps, strict=False):
             names.update(calls_of(e))
+            # A result belongs to the step that made the call.
+            called = before if before is not None and before.id == e.parent else e
             for m in listed(e):
-                if with_input or m.is_reply or m.message.get("role") == "tool":
-                    found += self._shown(m, e, run, waiting if e is steps[-1] else {}, names)
+                if with_input or m.is_reply or m.is_result:
+                    of = called if m.is_result else e
+                    found += self._shown(m, of.seq, run, waiting if e is steps[-1] else {}, names)
         return found
 
     def _shown(
-        self, m: ListedMessage, e: Exchange, run: Run, waiting: dict[str, str], names: dict[str, str]
+        self, m: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
     ) -> list[dict[str, Any]]:
-        step = ids.placed("step", self.agent.uid, e.seq)
         id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
-        origin = Origin(id, m.at, ids.named("run", run.uid), step)
+        origin = Origin(id, m.at, ids.named("run", run.uid), ids.placed("step", self.agent.uid, step))
         return shown(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)

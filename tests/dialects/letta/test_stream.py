@@ -67,7 +67,7 @@ def test_pieces_of_one_message_have_one_id_and_messages_differ() -> None:
     assert len({each["otid"] for each in (thought, text, call)}) == 3
 
 
-def test_a_result_has_the_number_of_the_step_that_takes_it_in() -> None:
+def test_a_result_is_numbered_where_it_is_kept_and_is_of_the_step_that_called() -> None:
     made = view()
     made.call_tools(calls("a", "b").calls)
     made.tool_result(ToolResult("c1", "Two.", "error"))
@@ -77,7 +77,7 @@ def test_a_result_has_the_number_of_the_step_that_takes_it_in() -> None:
     made.step(3, 5)
     one, two = events(made)
     assert [each["id"] for each in (one, two)] == [f"message-{UID}-3", f"message-{UID}-4"]
-    assert (one["name"], two["status"], two["step_id"]) == ("a", "error", f"step-{UID}-3")
+    assert (one["name"], two["status"], two["step_id"]) == ("a", "error", f"step-{UID}-1")
     made.show(chunk(content="Done."))
     made.end((), None, b"")
     assert events(made)[0]["id"] == f"message-{UID}-5"

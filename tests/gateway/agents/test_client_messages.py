@@ -442,6 +442,7 @@ def test_runs_and_steps_tell_what_was_done(world: LettaWorld) -> None:
     assert kinds(world.letta.steps.messages.list(first.id, order="asc")) == [
         "user_message",
         "tool_call_message",
+        "tool_return_message",
     ]
     assert world.letta.agents.retrieve(agent.id).last_stop_reason == "end_turn"
     assert list(world.letta.runs.list(statuses=["failed"])) == []
@@ -793,6 +794,44 @@ def test_an_upstream_that_does_not_stream_is_shown_as_well(world: LettaWorld) ->
     assert [said for _, _, said in joined(events)] == ["Whole."]
     assert events[-1].total_tokens == 7
     assert world.letta.agents.messages.create(agent.id, input="Hi").messages[0].content == "Whole."
+
+
+def test_a_result_belongs_to_the_step_that_made_the_call(world: LettaWorld) -> None:
+    rules: Any = [
+        {"type": "exit_loop", "tool_name": "memory_insert"},
+        {"type": "requires_approval", "tool_name": "memory_replace"},
+    ]
+    agent = world.agent(tools=["memory_insert", "memory_replace"], tool_rules=rules)
+    id, messages = agent.id, world.letta.agents.messages
+    asks = call_tools(Call("memory_replace", {"label": "human", "old_string": "zzz", "new_string": "x"}))
+    ends = call_tools(Call("memory_insert", {"label": "human", "new_string": "x"}))
+    for by_stream in (False, True):
+
+        def send(by_stream: bool = by_stream, **options: Any) -> list[Any]:
+            said = messages.stream(id, **options) if by_stream else messages.create(id, **options).messages
+            return [(each.message_type, each.step_id) for each in said if getattr(each, "step_id", None)]
+
+        world.upstream.queue(asks, ends)
+        ((_, first),) = send(input="Hi")
+        told = send(messages=[{"type": "approval", "approve": True}])
+        kinds = ["approval_response_message", *2 * ["tool_return_message"]]
+        kinds.insert(2, "tool_call_message")
+        # What a person allowed is run by the run that goes on.
+        assert ([kind for kind, _ in told], len({step for _, step in told})) == (kinds, 1)
+        second = told[0][1]
+        assert first != second
+        whole = list(messages.list(id, order="asc"))[-6:]
+        assert [each.step_id for each in whole] == [first, first, second, second, second, second]
+        assert len({each.run_id for each in whole[2:]}) == 1
+        for step, count in ((first, 2), (second, 4)):
+            of = world.letta.steps.messages.list(step, order="asc").items
+            assert [(each.message_type, each.step_id) for each in of] == [
+                (each.message_type, each.step_id) for each in whole if each.step_id == step
+            ]
+            assert len(of) == count
+        # A page that begins with a result knows the step all the same.
+        (result,) = messages.list(id, order="desc", limit=1).items
+        assert (result.message_type, result.step_id) == ("tool_return_message", second)
 
 
 def test_the_same_send_again_is_answered_once(world: LettaWorld) -> None:

@@ -36,7 +36,7 @@ from gateway.web.letta.run_events import failure_of
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import DEFAULT, Agent, Conversation, Exchange, Run, RunState
+from storage.records import DEFAULT, Agent, Conversation, Run, RunState
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -244,13 +244,11 @@ class RunRoutes:
         agent = await store.agents.load(entry.run.agent)
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
-        found: Sequence[Exchange]
-        if step is None:
-            found = await exchanges_of(store, agent, entry.run)
-        else:
-            e = await store.turns.exchange(agent, step.step.exchange)
-            found = [] if e is None else [e]
+        found = await exchanges_of(store, agent, entry.run)
         shown = await Exchanges(store, agent, Showing()).of_run(entry.run, found, with_input=True)
+        if step is not None:
+            id = ids.placed("step", step.agent_uid, step.seq)
+            shown = [each for each in shown if each["step_id"] == id]
         return cut(shown, query, newest_first=False)
 
 
