@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
+from typing import NamedTuple
 
 from gateway.core.dates import day_of
 from gateway.core.text import words_in
@@ -69,6 +70,41 @@ _IN_THE_USERS_PLACE = re.compile(
     r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z"
     r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
 )
+
+
+class _Template(NamedTuple):
+    """How a framework asks what somebody has asked: between two fixed texts, the last ones of the message or the first.
+
+    begin: with which the message begins, white space aside.
+    """
+
+    begin: str
+    before: str
+    behind: str
+    is_last: bool = True
+
+
+# The default templates for answers from documents, which would be remembered as the person's words: of LlamaIndex,
+# LangChain (and its rlm/rag-prompt), Haystack's tutorials and Open WebUI. The last is CrewAI's for any task.
+_TEMPLATES = (
+    _Template("Context information is below.\n---", "\nQuery: ", "\nAnswer:"),
+    _Template("Context information from multiple sources is below.\n---", "\nQuery: ", "\nAnswer:"),
+    _Template(
+        "Use the following pieces of context to answer the question at the end.",
+        "\nQuestion: ",
+        "\nHelpful Answer:",
+    ),
+    _Template(
+        "You are an assistant for question-answering tasks. Use the following pieces of retrieved context to answer",
+        "\nQuestion: ",
+        "\nContext: ",
+        is_last=False,
+    ),
+    _Template("Given the following information, answer the question.", "\nQuestion:", "\nAnswer:"),
+    _Template("### Task:\nRespond to the user query using the provided context", "\n</context>\n", ""),
+    _Template("Current Task: ", "Current Task: ", "\n\nThis is the expected criteria for", is_last=False),
+)
+_BEGINNINGS = tuple(template.begin for template in _TEMPLATES)
 
 _TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
@@ -425,12 +461,12 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
 
 
 def own_words(text: str) -> str:
-    """Returns what somebody has said themselves: without notes of ours, and without what applications say beside it.
+    """Returns what somebody has said themselves: without notes of ours, and without what applications say around it.
 
     Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
     is: some wrap what the person says meanwhile. Of what a framework says in the person's place nothing is left.
     """
-    text = strip_notes(text)
+    text = _asked(strip_notes(text))
     if said := _IN_THE_USERS_PLACE.match(text):
         text = text[said.end() :]
     left, at = [], 0
@@ -440,6 +476,19 @@ def own_words(text: str) -> str:
         at = end + len(_REMINDED)
     own = "".join((*left, text[at:])) if at else text
     return own if own.strip() else text
+
+
+def _asked(text: str) -> str:
+    """Returns what somebody has asked in a framework's template; a text of no known one as it is."""
+    start = text.lstrip()
+    if not start.startswith(_BEGINNINGS):
+        return text
+    template = next(each for each in _TEMPLATES if start.startswith(each.begin))
+    find = str.rfind if template.is_last else str.find
+    begin = find(start, template.before)
+    end = find(start, template.behind, begin + len(template.before))
+    asked = start[begin + len(template.before) : end].strip() if min(begin, end) >= 0 else ""
+    return asked or text
 
 
 def strip_notes(text: str) -> str:

@@ -377,6 +377,56 @@ _QUOTED = "<<<BEGIN_QUOTED_AGENT_CONTENT>>>"
 _TOLD = "<<<BEGIN_SYSTEM_INSTRUCTION>>>\n{}\n<<<END_SYSTEM_INSTRUCTION>>>"
 
 
+_DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\n</context>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # LlamaIndex
+        "Context information is below.\n---------------------\n{documents}\n---------------------\nGiven the context "
+        "information and not prior knowledge, answer the query.\nQuery: {question}\nAnswer: ",
+        "Context information from multiple sources is below.\n---------------------\n{documents}\n-----------------"
+        "----\nGiven the information from multiple sources and not prior knowledge, answer the query.\n"
+        "Query: {question}\nAnswer: ",
+        # LangChain
+        "Use the following pieces of context to answer the question at the end. If you don't know the answer, just say "
+        "that you don't know, don't try to make up an answer.\n\n{documents}\n\nQuestion: {question}\nHelpful Answer:",
+        "You are an assistant for question-answering tasks. Use the following pieces of retrieved context to answer "
+        "the question. If you don't know the answer, just say that you don't know. Use three sentences maximum and "
+        "keep the answer concise.\nQuestion: {question} \nContext: {documents} \nAnswer:",
+        # Haystack
+        "\nGiven the following information, answer the question.\n\nContext:\n\n    {documents}\n\n\n"
+        "Question: {question}\nAnswer:",
+        # Open WebUI
+        "### Task:\nRespond to the user query using the provided context, incorporating inline citations in the format "
+        "[id].\n\n<context>\n{documents}\n</context>\n\n{question}",
+        # CrewAI
+        "\nCurrent Task: {question}\n\nThis is the expected criteria for your final answer: A sentence.\nyou MUST "
+        "return the actual complete content as the final answer, not a summary.\n\nThis is the context "
+        "you're working with:\n{documents}\n\nProvide your complete response:",
+    ],
+)
+def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> None:
+    for question in ("How long does my cat Miso sleep?", "Two lines:\nwhy?"):
+        text = template.format(documents=_DOCUMENTS, question=question)
+        assert own_words(text) == make_query(text) == question
+    assert own_words(template.format(documents=_DOCUMENTS, question="")).strip() != ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Context information is below.\n---\nMy cat is called Miso.",
+        "Current Task: feed the cat.\n\nWhat comes next?",
+        "### Task:\nRespond to the user query using the provided context, says my teacher. What is meant?",
+        "A prompt: Context information is below.\n---\nCats.\nQuery: Why?\nAnswer: ",
+    ],
+)
+def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
+    assert own_words(text) == text
+
+
 @pytest.mark.parametrize(
     ("text", "own"),
     [
