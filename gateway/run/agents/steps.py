@@ -45,7 +45,7 @@ from storage.commands import (
 )
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
-from storage.value import changed
+from storage.value import changed, frozen
 
 T = TypeVar("T")
 
@@ -67,6 +67,25 @@ _STATES = {
     End.CANCELLED: RunState.CANCELLED,
     End.FAILED: RunState.FAILED,
 }
+
+
+@frozen
+class _StepResult:
+    """What a step has come to. full, said: as `finish_step` takes them. usage: as the upstream counted it.
+
+    waiting: as in `RunStep`. results: those of its calls that are kept until the others are there.
+    stop: why the run ends with it; None: it goes on. error: as in `RunStep`. is_refused, words: as in `TurnOutcome`.
+    """
+
+    full: Sequence[WireMessage] = ()
+    said: WireMessage | None = None
+    usage: Json | None = None
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    results: Sequence[ToolResult] = ()
+    stop: str | None = None
+    error: str | None = None
+    is_refused: bool = False
+    words: str = ""
 
 
 @dataclass(slots=True)
@@ -141,7 +160,7 @@ class StepsMemory:
         try:
             await self._await_late()
             if self._opened is not None:
-                await self._end_step(prompt, (), None, None, stop=StopReason.ERROR, error=StopReason.ERROR)
+                await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
             self.known.asked.place.leave()
 
@@ -160,7 +179,7 @@ class StepsMemory:
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         if step.reply is not None:
-            e = await self._end_step(prompt, (step.reply,), step.said, step.usage, waiting=step.waits)
+            e = await self._end_step(prompt, _StepResult((step.reply,), step.said, step.usage, step.waits))
             await self._look_again()
             if not (step.results or step.nudge):
                 return _kept(e), prompt
@@ -176,50 +195,25 @@ class StepsMemory:
 
     # -- a step ends
 
-    async def _end_step(
-        self,
-        prompt: Prompt,
-        full: Sequence[WireMessage],
-        said: WireMessage | None,
-        usage: Json | None,
-        *,
-        stop: str | None = None,
-        error: str | None = None,
-        waiting: Mapping[str, str] | None = None,
-        results: Sequence[ToolResult] = (),
-        is_refused: bool = False,
-        words: str = "",
-    ) -> Exchange:
+    async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         assert self._opened is not None
         known, now = self.known, self.keeper.now()
-        e = self._finished(self._opened.exchange, prompt, full, said)
-        if is_refused:
+        e = self._finished(self._opened.exchange, prompt, result.full, result.said)
+        if result.is_refused:
             e = refuse(e, known.path)
+        number, counts = self.run.steps + 1, counts_of(result.usage)
         step = RunStep(
-            e.id,
-            known.agent.id,
-            self.run.id,
-            self.run.steps + 1,
-            self._begun,
-            now,
-            counts_of(usage),
-            stop,
-            None,
-            error,
-            dict(waiting or {}),
-        )
-        section = None if stop is None else self._learned
-        accepts = self._due(e, now) if stop is not None and error is None else ()
-        if self.reading is not None and words:
-            # They may quote another memory, whose forgetting would not find them here.
-            words = UNSAID
-        write = StepEnd(
-            known.agent, e, step, _kept_results(e, results), section, self.reading, accepts, words
-        )
+            e.id, known.agent.id, self.run.id, number, self._begun, now, counts,
+            result.stop, None, result.error, dict(result.waiting),
+        )  # fmt: skip
+        section = None if result.stop is None else self._learned
+        accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
+        kept = _kept_results(e, result.results)
+        write = StepEnd(known.agent, e, step, kept, section, self.reading, accepts, result.words)
         self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
-        self.last = step.counts
-        counts = Counts(*map(sum, zip(self.run.counts, step.counts, strict=True)))
-        self.run = changed(self.run, steps=self.run.steps + 1, counts=counts)
+        self.last = counts
+        total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
+        self.run = changed(self.run, steps=number, counts=total)
         self.maker = self.run.id
         self._take(e)
         return e
@@ -425,20 +419,25 @@ class StepsMemory:
             self._take(self._opened.exchange)
             return behind
         if self._opened is not None:
-            full, said = outcome.full, outcome.said
-            if not full and outcome.text and said is not None:
-                full = (said := with_private(said, cut=True),)
-            await self._end_step(
-                prompt, full, said if full else None, outcome.step_usage, stop=stop, error=error,
-                waiting=outcome.waiting, results=outcome.results if outcome.waiting else (),
-                is_refused=outcome.is_refused, words=outcome.words,
-            )  # fmt: skip
+            await self._end_step(prompt, self._result_of(outcome, stop, error))
             self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
             await self._pause(stop, outcome)
         else:
             await self._end_run(state, stop)
         return None
+
+    def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
+        """Returns what the last step of a run has come to. A reply that was cut off is kept as far as it came."""
+        full, said = outcome.full, outcome.said
+        if not full and outcome.text and said is not None:
+            full = (said := with_private(said, cut=True),)
+        # The error's words may quote another memory, whose forgetting would not find them here.
+        words = UNSAID if self.reading is not None and outcome.words else outcome.words
+        return _StepResult(
+            full, said if full else None, outcome.step_usage, outcome.waiting,
+            outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, words,
+        )  # fmt: skip
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
         """Ends the run with calls that somebody has to answer, behind what our tools did meanwhile."""
