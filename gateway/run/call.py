@@ -8,15 +8,20 @@ from functools import lru_cache
 import orjson
 
 from adapters.types import ModelRequest
+from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
+from gateway.core.request.identity import Identity
 from gateway.core.request.splice import Splice
+from gateway.core.turn.client import MakesView
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
+from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint
+from gateway.run.upstream.route import Route
 from storage.value import frozen
 
 
@@ -30,16 +35,21 @@ class Passes:
 
 @frozen
 class ChatCall:
-    """One request and what goes with it upstream. upstream: the one the caller named or was routed to.
+    """A chat completion, or a run as one: who asks what of which agent over which route, and where the reply goes.
 
-    memory: how memory stands for it, as its reply says: on, read, off, none or unavailable.
+    view: the dialect's. memory: how memory stands for it, as its reply says, once that is known: on, read, off, none or
+    unavailable.
     """
 
     request: ChatRequest
     passes: Passes
-    upstream: str
-    memory: str
+    identity: Identity
+    spec: AgentSpec
+    route: Route
+    view: MakesView
+    sink: Sink
     receipt: Receipt
+    memory: str = ""
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where nothing of ours goes in."""
@@ -65,7 +75,7 @@ class ChatCall:
     def send(self, target: Target, body: bytes) -> ModelRequest:
         """Returns the request with the credential and the query that this target may see."""
         passes = self.passes
-        if not target.gets_credential(self.upstream):
+        if not target.gets_credential(self.route.upstream):
             return ModelRequest(body, passes.headers)
         return ModelRequest(body, passes.headers, passes.credential, query=self.request.query)
 

@@ -59,6 +59,7 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.errors import StoreError
+from storage.value import filled
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
@@ -147,14 +148,16 @@ class Chat:
             route = agent_route(self._settings, spec)
         else:
             route = self._routes.get(request.model) or self._find_route(request.model)
-        passes = Passes(forwardable(headers), credential)
-        if is_ours:
-            if identity.mode in (Mode.ON, Mode.STRICT):
-                await self.agents.append(request, passes, identity, spec, route, view, sink, receipt)
-                return "on"
+        keeps = identity.mode in (Mode.ON, Mode.STRICT)
+        if is_ours and not keeps:
             # What an application asks for itself, or wants off the record, is no part of it.
             identity = replace(identity, scope=None, conversation=None)
-        return await self._complete(request, passes, identity, spec, route, view, sink, receipt)
+        passes = Passes(forwardable(headers), credential)
+        call = ChatCall(request, passes, identity, spec, route, view, sink, receipt)
+        if is_ours and keeps:
+            await self.agents.complete(call)
+            return "on"
+        return await self._complete(call)
 
     def _identify(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
@@ -175,35 +178,25 @@ class Chat:
             return identity
         return replace(identity, mode=Mode.READ, side_request=SUB_AGENT, leaves_nothing=True)
 
-    async def _complete(
-        self,
-        request: ChatRequest,
-        passes: Passes,
-        identity: Identity,
-        spec: AgentSpec,
-        route: Route,
-        view: MakesView,
-        sink: Sink,
-        receipt: Receipt,
-    ) -> str:
+    async def _complete(self, call: ChatCall) -> str:
         """Answers a request whose conversation is the client's own. Returns how memory stood for it."""
-        attempts = self.failover.attempts(route, lambda: _conversation_key(request), sink, receipt)
+        request, spec, route, receipt = call.request, call.spec, call.route, call.receipt
+        attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
-            begun, status = await self._remember(request, attempts, identity, spec, place, passes)
-            call = ChatCall(request, passes, route.upstream, status, receipt)
+            begun, status = await self._remember(call, attempts, place)
+            call = filled(call, memory=status)
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
             try:
                 with attempts:
-                    if is_bare and view.speaks_chat:
+                    if is_bare and call.view.speaks_chat:
                         reply = attempts.send(call.request_for)
-                        await relay(reply, sink, receipt, self._limits.beat_s)
+                        await relay(reply, call.sink, receipt, self._limits.beat_s)
                     else:
                         remembered, prompt = begun or (None, await _bare(request, attempts, spec))
-                        run = self._turn(call, attempts, prompt, remembered, view, sink, spec)
-                        await run.run()
+                        await self._turn(call, attempts, prompt, remembered).run()
                 return status
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
@@ -215,11 +208,8 @@ class Chat:
         attempts: Attempts,
         prompt: Prompt,
         remembered: TurnMemory | None,
-        view: MakesView,
-        sink: Sink,
-        spec: AgentSpec,
     ) -> TurnRun:
-        request, tools = call.request, prompt.tools
+        request, spec, tools = call.request, call.spec, prompt.tools
         terms = _terms(
             request.wants_usage,
             prompt.adds_usage,
@@ -241,8 +231,6 @@ class Chat:
             attempts,
             prompt,
             remembered,
-            view,
-            sink,
             self.pending,
             self._metrics,
             self._limits,
@@ -279,18 +267,13 @@ class Chat:
         return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
 
     async def _remember(
-        self,
-        request: ChatRequest,
-        attempts: Attempts,
-        identity: Identity,
-        spec: AgentSpec,
-        place: QueuePlace,
-        passes: Passes,
+        self, call: ChatCall, attempts: Attempts, place: QueuePlace
     ) -> tuple[tuple[TurnMemory, Prompt] | None, str]:
         """Returns memory's part with its prompt, None where it has none, and how memory stands.
 
         A store that fails takes memory away, not the answer.
         """
+        identity = call.identity
         if identity.scope is None:
             if identity.mode is Mode.OFF:
                 return None, "off"
@@ -308,7 +291,7 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                begun = await self._begin(request, attempts, identity, spec, place, passes)
+                begun = await self._begin(call, attempts, place)
                 return begun, "on" if is_strict else str(identity.mode)
             except StoreError as error:
                 _log.warning("answered without memory: %s", error.message)
@@ -332,21 +315,15 @@ class Chat:
         )
 
     async def _begin(
-        self,
-        request: ChatRequest,
-        attempts: Attempts,
-        identity: Identity,
-        spec: AgentSpec,
-        place: QueuePlace,
-        passes: Passes,
+        self, call: ChatCall, attempts: Attempts, place: QueuePlace
     ) -> tuple[TurnMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
-        keeper = self.keeper
+        keeper, request, spec = self.keeper, call.request, call.spec
         known = await keeper.begin(
-            MemoryRequest(request, identity, spec, keeper.now(), attempts.target, place)
+            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, place)
         )
         changes = BlockEdits(list(known.blocks))
-        speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if spec.uid else None
+        speaker = Speaker.of(known, Waiter(known.agent.uid), call.passes) if spec.uid else None
         toolbox = self.agents.toolboxes.make(known, changes, speaker=speaker)
         form = form_for(request, attempts.endpoint)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())

@@ -20,7 +20,6 @@ from adapters.types import Header, ModelRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.client import MakesView
 from gateway.core.turn.commands import FINISHED, Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import Guide, StopReason
@@ -126,8 +125,6 @@ class TurnRun:
     attempts: Attempts
     prompt: Prompt
     memory: TurnMemory | None
-    view: MakesView
-    sink: Sink
     pending: Pending
     metrics: Metrics
     limits: TurnLimits
@@ -137,6 +134,7 @@ class TurnRun:
     ends: StopReason | None = None
     is_taken_up: bool = False
     status: int = 0
+    sink: Sink = field(init=False)
     _turn: Turn = field(init=False)
     _reply: ModelReply | None = None
     _endpoint: Endpoint | None = None  # the one that the prompt is for
@@ -152,7 +150,8 @@ class TurnRun:
     _undone: Sequence[Command] = ()  # commands that the client's leaving kept from being performed
 
     def __post_init__(self) -> None:
-        self._turn = Turn(self.spec, self.view(self.spec), self.guide)
+        self.sink = self.call.sink
+        self._turn = Turn(self.spec, self.call.view(self.spec), self.guide)
         self._asked = self._turn.first_call
 
     async def run(self) -> int:

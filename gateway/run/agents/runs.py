@@ -21,7 +21,6 @@ from gateway.core.conversation.append import abandon, asks_again, heard_before, 
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of
 from gateway.core.ids import uid_of
-from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
@@ -50,7 +49,7 @@ from gateway.run.agents.run import (
     request_of,
 )
 from gateway.run.agents.steps import MakesToolbox, StepsMemory
-from gateway.run.call import ChatCall, Passes, form_for
+from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
@@ -64,7 +63,7 @@ from gateway.run.sink import Sink
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
-from gateway.run.upstream.route import Route, agent_route
+from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
 from storage.commands import StepEnd
 from storage.errors import NotFound, StoreError
@@ -206,21 +205,12 @@ class AgentRuns:
             return False
         return found is not None and bool(found.tip)
 
-    async def append(
-        self,
-        request: ChatRequest,
-        passes: Passes,
-        identity: Identity,
-        spec: AgentSpec,
-        route: Route,
-        view: MakesView,
-        sink: Sink,
-        receipt: Receipt,
-    ) -> int:
+    async def complete(self, call: ChatCall) -> None:
         """Answers a chat completion that names a conversation of ours; what its list repeats is left out.
 
-        Returns the status. Raises: as `send`.
+        Raises: as `send`.
         """
+        request, view, receipt = call.request, call.view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         left_out = set(repeated(request.messages))
@@ -237,17 +227,16 @@ class AgentRuns:
         sending = Sending(
             headed(request),
             messages,
-            identity,
-            spec,
-            route,
-            passes,
+            call.identity,
+            call.spec,
+            call.route,
+            call.passes,
             shows_steps=False,
             heard=heard_before(request.messages),
         )
-        result = await self._send(sending, lambda _: view, sink, receipt)
+        result = await self._send(sending, lambda _: view, call.sink, receipt)
         if result.is_repeat:
-            await say_again(request, result, view, sink, receipt)
-        return result.status
+            await say_again(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
         """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
@@ -435,11 +424,13 @@ class AgentRuns:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             # What the calls' own reply has cost was told with it.
             return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
-        call = ChatCall(sending.request, sending.passes, sending.route.upstream, "on", receipt)
         with attempts:
-            shown = view(_started(memory, prompt, accepted))
+            call = ChatCall(
+                sending.request, sending.passes, sending.identity, sending.spec, sending.route,
+                view(_started(memory, prompt, accepted)), sink, receipt, "on",
+            )  # fmt: skip
             ends = StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None
-            turn = self._turn(sending, begun, call, attempts, shown, sink, ends)
+            turn = self._turn(sending, begun, call, attempts, ends)
             try:
                 status = await self._live_turn(turn, memory.run)
             finally:
@@ -454,8 +445,6 @@ class AgentRuns:
         begun: RunBeginning,
         call: ChatCall,
         attempts: Attempts,
-        view: MakesView,
-        sink: Sink,
         ends: StopReason | None,
     ) -> TurnRun:
         """Returns the turn that a run is. ends: as in `TurnRun`."""
@@ -465,8 +454,6 @@ class AgentRuns:
             attempts,
             prompt,
             memory,
-            view,
-            sink,
             self._pending,
             self._metrics,
             self._patient if is_accepted else self._limits,

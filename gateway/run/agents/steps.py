@@ -71,7 +71,7 @@ _STATES = {
 
 @frozen
 class _StepResult:
-    """What a step has come to. full, said: as `finish_step` takes them. usage: as the upstream counted it.
+    """The result of a step. full, said: as `finish_step` takes them. usage: as the upstream counted it.
 
     waiting: as in `RunStep`. results: those of its calls that are kept until the others are there.
     stop: why the run ends with it; None: it goes on. error: as in `RunStep`. is_refused, words: as in `TurnOutcome`.
