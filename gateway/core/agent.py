@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from storage.records import Block
@@ -16,6 +16,10 @@ class AgentTool:
     name: str
     uid: str
     definition: ToolDefinition | None = None
+
+
+# Of a fixed sentence that does not say when; the settings have the same.
+FILLER_AFTER_MS: Final = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,9 @@ Filler = Literal["model"] | FixedFiller | None
 
 
 def filler_of(written: object) -> Filler:
-    """Returns the filler that a definition's body names. written: "model", {"after_ms", "say"}, or none."""
+    """Returns the filler that a definition's body names. written: "model", {"say"} or with "after_ms", or none."""
     if isinstance(written, dict):
-        return FixedFiller(float(written["after_ms"]), str(written["say"]))
+        return FixedFiller(float(written.get("after_ms", FILLER_AFTER_MS)), str(written["say"]))
     return "model" if written == "model" else None
 
 

@@ -317,6 +317,14 @@ def test_a_wrong_one_is_named(world: LettaWorld, filler: Any) -> None:
 # -- a fixed sentence
 
 
+def test_one_that_does_not_say_when_leaves_the_agent_usable(world: LettaWorld) -> None:
+    agent = voice(world)
+    world.ask("PATCH", f"/v1/agents/{agent.id}", {"mnemogate": {"filler": {"say": "One moment, please."}}})
+    world.upstream.queue(say(ANSWER))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert [each.content for each in reply.messages] == [ANSWER]
+
+
 def slowly(world: LettaWorld) -> Any:
     """Makes an agent whose tool is slow."""
     agent = voice(world)

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
+from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.kinds import DEFAULT_KIND, kind_of
 from gateway.dialects.letta.body import (
@@ -81,7 +82,7 @@ class FillerBody(Body):
     """A sentence that is said when a tool takes longer than `after_ms`."""
 
     say: Annotated[str, Meta(pattern=r"\S", max_length=500)]
-    after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
+    after_ms: Annotated[float, Meta(ge=0, le=60_000)] = FILLER_AFTER_MS
 
 
 class Compact(Body):
