@@ -729,6 +729,25 @@ def test_skills_of_the_clients_are_named_in_the_prompt_of_their_send(
     assert world.upstream.last.messages[0]["content"] == prompt.replace(f"\n\n{named}", "")
 
 
+@pytest.mark.parametrize("is_old", [False, True], ids=["by call", "all at once"])
+def test_a_person_denies_a_call_of_the_clients(world: LettaWorld, is_old: bool) -> None:
+    """As Letta Code tells that its user said no."""
+    agent, messages = world.agent(), world.letta.agents.messages
+    calls = [Call("get_weather", {"city": "Bern"}, "c1"), Call("get_weather", {"city": "Rome"}, "c2")]
+    world.upstream.queue(call_tools(*calls[: 1 if is_old else 2]), say("Then not."))
+    messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
+    no: Any = {"type": "approval", "approve": False, "reason": "It costs."}
+    made = {"type": "tool", "tool_call_id": "c2", "status": "success", "tool_return": "Sun"}
+    given: Any = no if is_old else {"type": "approval", "approvals": [{**no, "tool_call_id": "c1"}, made]}
+    reply = messages.create(agent.id, messages=[given], client_tools=[WEATHER])
+    assert reply.messages[-1].content == "Then not."
+    assert reply.messages[0].message_type == "approval_response_message"
+    results = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+    assert results == ["Error: request to call tool denied. Reason: It costs.", "Sun"][: len(results)]
+    assert len(results) == (1 if is_old else 2)
+    assert world.letta.agents.retrieve(agent.id).pending_approval is None
+
+
 def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld) -> None:
     agent = world.agent()
     messages = world.letta.agents.messages

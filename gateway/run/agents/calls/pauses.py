@@ -23,8 +23,9 @@ from storage.records import Run, RunStep
 class CallDecision:
     """A decision about a call that waits. call_id: None: about all of them.
 
-    result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow;
-    reason: why not. request: the public id of the message that asked for it; None: whichever waits.
+    result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow; who
+    does not, may say so of one of the client's as well. reason: why not. request: the public id of the message that
+    asked for it; None: whichever waits.
     """
 
     call_id: str | None
@@ -59,13 +60,15 @@ def decided(
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
     found: list[WireMessage] = []
     for each in decisions:
-        ids = [each.call_id] if each.call_id is not None else [id for id in waits if waits[id] == "approval"]
+        asked = [id for id in waits if waits[id] == "approval" or not each.approve]
+        ids = [each.call_id] if each.call_id is not None else asked
         for id in ids:
             if may_repeat and id in done:
                 continue
             kind = waits.pop(id, None)
-            # What a person must allow may have been done elsewhere: then its result is given.
-            if kind is None or (kind == "client" and each.result is None):
+            # What a person must allow may have been done elsewhere: then its result is given. A permission is no result
+            # of what the client has to do.
+            if kind is None or (kind == "client" and each.result is None and each.approve):
                 # Clients of Letta's go by these words.
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
