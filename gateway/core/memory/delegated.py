@@ -1,7 +1,8 @@
 """Delegated tasks: what a model writes to a sub-agent, as an argument of a call, which then opens another conversation.
 
 It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
-word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for.
+word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for. What a
+framework's known template says around the task does not count. An argument may also be messages, as Haystack has them.
 (What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.) Nor does it
 offer the called tool: so does the caller, whose user may say what it was called with (a question that is corrected, a
 button), and who delegates keeps that from those delegated to.
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
 from gateway.core.conversation.canonical import call_id, calls_of, squash_utf8, text_of
+from gateway.core.prompt.note import own_words
 from storage.records import Scope
 from storage.value import frozen
 
@@ -100,7 +102,7 @@ class Delegated:
 
 def _asked(messages: _Messages) -> Iterator[int]:
     """Yields the hashes of the user's messages, the last one first."""
-    return (hash(squash_utf8(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
+    return (hash(squash_utf8(own_words(text_of(m)))) for m in reversed(messages) if m.get("role") == "user")
 
 
 def _hashes(arguments: object) -> Iterator[int]:
@@ -111,5 +113,12 @@ def _hashes(arguments: object) -> Iterator[int]:
         value = arguments
     values: Iterable[object] = value.values() if isinstance(value, dict) else (value,)
     for each in values:
-        if isinstance(each, str) and len(text := squash_utf8(each)) >= _LEAST_BYTES:
-            yield hash(text)
+        # Other lists may be suggestions to the user, who says one of them.
+        said = [text_of(m) for m in each if _is_message(m)] if isinstance(each, list) else (each,)
+        for text in said:
+            if isinstance(text, str) and len(squashed := squash_utf8(text)) >= _LEAST_BYTES:
+                yield hash(squashed)
+
+
+def _is_message(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and "role" in value and "content" in value

@@ -57,6 +57,21 @@ def after(*replies: dict[str, Any], **fields: Any) -> Delegated:
         (CALL, [user("An older task."), {"role": "assistant", "content": "Done."}, user(f" {TASK}\n")], True),
         (reply("{}", json.dumps({"task": TASK})), [user(TASK)], True),  # the second of two
         (reply(TASK, kind="custom"), [user(TASK)], True),
+        # CrewAI's template; LlamaIndex's, where a query engine is a tool
+        (
+            CALL,
+            [user(f"\nCurrent Task: {TASK}\n\nThis is the expected criteria for your final answer: A list.")],
+            True,
+        ),
+        (
+            CALL,
+            [user(f"Context information is below.\n---\nThe sea is warm.\n---\nQuery: {TASK}\nAnswer: ")],
+            True,
+        ),
+        # an argument of messages (Haystack), of other things
+        (reply(json.dumps({"messages": [user([{"text": TASK}])]})), [user(TASK)], True),
+        (reply(json.dumps({"messages": [{"content": "Be brief."}, user(TASK)]})), [user(TASK)], True),
+        (reply(json.dumps({"suggestions": [TASK, {"label": TASK}, None]})), [user(TASK)], False),
         (CALL, [user(f"{TASK} Today.")], False),
         (CALL, [user("sea")], False),  # too short to tell
         (CALL, [user(TASK), {"role": "assistant", "content": "Done."}, user("Thanks.")], False),
