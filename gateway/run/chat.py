@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from urllib.parse import quote
 from zlib import crc32
@@ -192,8 +192,8 @@ class Chat:
             try:
                 with attempts:
                     if is_bare and call.view.speaks_chat:
-                        reply = attempts.send(call.request_for)
-                        await relay(reply, call.sink, receipt, self._limits.beat_s)
+                        send = partial(attempts.send, call.request_for)
+                        await relay(send, call.sink, receipt, self._limits.beat_s)
                     else:
                         remembered, prompt = begun or (None, await _bare(request, attempts, spec))
                         await self._turn(call, attempts, prompt, remembered).run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -23,7 +23,7 @@ _MAX_EVENT_BYTES: Final = 1024 * 1024
 
 
 async def relay(
-    sending: Awaitable[ModelReply],
+    send: Callable[[], Awaitable[ModelReply]],
     sink: Sink,
     receipt: Receipt,
     beat_s: float,
@@ -31,15 +31,16 @@ async def relay(
 ) -> None:
     """Answers `sink` with the upstream's reply.
 
-    beat_s: a comment goes into an event stream after so much silence; 0: never. json_bytes: of the bodies that are no
-    event stream only JSON is held until it is whole, and no more than this of it; None: every body is held.
+    send: asks for it; called only if the client is still there. beat_s: a comment goes into an event stream after so
+    much silence; 0: never. json_bytes: of the bodies that are no event stream only JSON is held until it is whole, and
+    no more than this of it; None: every body is held.
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None
     try:
         with sink.while_here():
             receipt.upstream_called()
-            reply = await sending
+            reply = await send()
             if reply.is_stream or json_bytes is not None:
                 await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import select
@@ -369,6 +370,39 @@ def test_a_body_that_is_neither_json_nor_a_form_passes(gateway: Running, upstrea
         "application/x-ndjson",
         "gzip",
     )
+
+
+class Lost:
+    """The connection of a client that has left before it was answered."""
+
+    is_lost, is_full, has_whole_body = True, True, True
+    on_lost = None
+
+    def abort(self) -> None: ...
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_nothing_is_begun_for_a_client_that_has_left(
+    gateway: Running, upstream: StrictUpstream, path: str
+) -> None:
+    """A call that was made ready and is thrown away would warn in the log that it was never awaited."""
+    body = b'{"model":"m","input":"x","messages":[{"role":"user","content":"Hi"}]}'
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+
+    async def ask() -> None:
+        await gateway.app({**scope, "state": {"connection": Lost()}}, receive, send)
+
+    gateway.call(ask())
+    gc.collect()
+    assert [seen.path for seen in upstream.seen if seen.path == path] == []
 
 
 # --- a field in a form ----------------------------------------------------------------------------------------------
