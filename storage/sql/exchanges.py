@@ -23,6 +23,9 @@ MEDIA_BYTES = 11
 # Exchanges that are looked at for one request; older ones of a very long conversation are left alone.
 POOL_LIMIT = 2000
 
+_STATES = {str(state): state for state in State}
+_NO_HUSH: frozenset[int] = frozenset()
+
 SQL = load("exchanges.sql")
 
 
@@ -35,6 +38,8 @@ def pack_inputs(inputs: Sequence[Sequence[Atom]]) -> bytes:
 
 
 def unpack_inputs(data: bytes) -> tuple[tuple[Atom, ...], ...]:
+    if len(data) == 2 + ATOM_BYTES and data[1]:  # one message of one atom, as nearly always
+        return ((data[2:],),)
     found, at = [], 0
     while at < len(data):
         end = at + 2 + ATOM_BYTES * int.from_bytes(data[at : at + 2], "big")
@@ -63,44 +68,50 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
 def make_exchange(
     row: Row, input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
-    """Makes the record of a row of `{skeleton}`."""
+    """Makes the record of a row of `{skeleton}`; behind it there may be more."""
+    (
+        id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
+        state, superseded, carried, standing, edits, merged, size, head, evicted, prior, snapshot,
+        path, reply_key, hush, inputs, media, reply, notes, run, opaque, model, hidden, *_,
+    ) = row  # fmt: skip
+    # Without names, which cost half as much again: a long conversation has hundreds of rows.
     return Exchange(
-        id=row[0],
-        conversation=row[1],
-        parent=row[2],
-        depth=row[3],
-        seq=row[4],
-        offset=row[5],
-        length=row[6],
-        begun=row[7],
-        touched=row[8],
-        ended=row[9],
-        stopped=row[10],
-        state=State(row[11]),
-        superseded=bool(row[12]),
-        carried=bool(row[13]),
-        standing=bool(row[14]),
-        edits=bool(row[15]),
-        merged=row[16],
-        size=row[17],
-        head=row[18],
-        evicted=Evicted(*orjson.loads(row[19])) if row[19] else None,
-        prior=row[20],
-        snapshot=row[21],
-        path=row[22],
-        reply_key=row[23],
-        hush=frozenset(orjson.loads(row[24])) if row[24] else frozenset(),
-        inputs=unpack_inputs(row[25]),
-        media=_unpack_media(row[26]),
-        reply=None if row[27] is None else unpack_atoms(row[27]),
-        notes={int(k): v for k, v in orjson.loads(row[28]).items()} if row[28] else {},
-        run=row[29],
-        opaque=bool(row[30]),
-        model=row[31],
-        hidden=bool(row[32]),
-        input=input_,
-        said=said,
-        full=full,
+        id,
+        conversation,
+        parent,
+        depth,
+        offset,
+        unpack_inputs(inputs),
+        _unpack_media(media),
+        None if reply is None else unpack_atoms(reply),
+        path,
+        reply_key,
+        begun,
+        touched,
+        ended,
+        size,
+        length,
+        bool(standing),
+        seq,
+        run,
+        prior,
+        {int(k): v for k, v in orjson.loads(notes).items()} if notes else {},
+        snapshot,
+        bool(edits),
+        Evicted(*orjson.loads(evicted)) if evicted else None,
+        input_,
+        said,
+        full,
+        bool(hidden),
+        bool(opaque),
+        model,
+        stopped,
+        head,
+        frozenset(orjson.loads(hush)) if hush else _NO_HUSH,
+        _STATES[state],
+        bool(superseded),
+        bool(carried),
+        merged,
     )
 
 

@@ -31,6 +31,7 @@ from storage.commands import (
 )
 from storage.errors import Stale, StatementFailed
 from storage.records import Exchange, Scope, Snapshot
+from storage.sql.exchanges import pack_inputs, unpack_inputs
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.storage.conftest import OpenStore, SqliteFile
@@ -66,6 +67,14 @@ def statements() -> list[str]:
 @pytest.fixture
 async def alice(open_store: OpenStore, statements: list[str]) -> Speaker:
     return Speaker(await open_store(note=statements.append), ALICE, Clock())
+
+
+@pytest.mark.parametrize(
+    "inputs", [((),) * 7, ((b"u" * 12,),), ((b"a" * 12, b"c" * 12), (), (b"t" * 12,)), ()]
+)
+def test_the_messages_of_a_row_are_read_as_they_were_written(inputs: tuple[tuple[bytes, ...], ...]) -> None:
+    """Seven without atoms (replies without words) take as many bytes as one that has an atom."""
+    assert unpack_inputs(pack_inputs(inputs)) == inputs
 
 
 def again(speaker: Speaker) -> list[str]:

@@ -241,7 +241,7 @@ class _Candidate(NamedTuple):
     rank: _Rank
     exchange: Exchange
     span: ListSpan
-    elements: list[PathElement]
+    elements: Sequence[PathElement]
 
 
 class _Search:
@@ -257,7 +257,6 @@ class _Search:
             if e.reply:
                 self._ours.setdefault(e.reply[0], []).append(e)
         self._turns = _Turns(query.listing)
-        self._elements: dict[int, tuple[list[PathElement], list[Atom]]] = {}
 
     def run(self) -> Match:
         """Tries the turns of the list, the last one first, until a reply of ours is evident."""
@@ -284,7 +283,7 @@ class _Search:
         """
         listed = self._turns.flat[: self._query.listing.before[span[0]]]
         without = (e for atom in self._turns[number].unnamed for e in self._ours.get(atom, ())[-_MAX_PLACES:])
-        return any(self._elements_of(e)[1][: -len(e.reply or ())] == listed for e in without)
+        return any(self._tree.atoms(e)[: -len(e.reply or ())] == listed for e in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
         """Yields (number of a turn, the replies of ours that end at one place in it), the last place first.
@@ -314,15 +313,15 @@ class _Search:
         then = listing.atoms[last + 1 : last + 2]
         ranked: list[_Candidate] = []
         for span, e in self._nearest(found, listed):
-            elements, path = self._elements_of(e)
-            likeness = _likeness(listed, path)
+            path = tree.atoms(e)
+            is_whole, kids = path == listed, tree.kids(e)
+            likeness = 0 if is_whole else _likeness(listed, path)
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, e, path, likeness):
                 continue
-            is_whole, kids = path == listed, tree.kids(e)
             goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
             rank = _Rank(likeness, is_whole, goes_on, e.begun, e.id)
-            ranked.append(_Candidate(rank, e, span, elements))
+            ranked.append(_Candidate(rank, e, span, tree.elements(e)))
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _nearest(
@@ -338,12 +337,6 @@ class _Search:
             return e.path == whole, _common_end(self._tree, e, listed), e.begun, e.id
 
         return sorted(found, key=rank)[-_MAX_PLACES:]
-
-    def _elements_of(self, e: Exchange) -> tuple[list[PathElement], list[Atom]]:
-        if e.id not in self._elements:
-            elements = self._tree.elements(e)
-            self._elements[e.id] = elements, [a for el in elements for a in el.atoms]
-        return self._elements[e.id]
 
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is ours, and not somebody else's with the same words.

@@ -140,7 +140,7 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
     if plan.appending or not (is_whole or is_deep):
         return is_whole or is_deep
-    path = [a for el in tree.elements(anchor) for a in el.atoms]
+    path = tree.atoms(anchor)
     if found.form and anchor.reply:
         path = path[: -len(anchor.reply)]
     # All of the list that is ours, and less than the path, whose beginning may not have been loaded.
@@ -303,7 +303,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     gone = (
         atoms
         for x in tree
-        if not (x.state is State.OFF and x.begun > begun)
+        if (x.hush or is_tombstone(x)) and not (x.state is State.OFF and x.begun > begun)
         for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
         if is_tombstone(x) or i in x.hush
     )

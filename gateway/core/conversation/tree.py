@@ -105,6 +105,7 @@ class Tree:
         self._known: dict[int, Content] = {}
         self._touched: dict[int, float] = {}
         self._carried: dict[int, list[Exchange]] = {}
+        self._elements: dict[int, tuple[PathElement, ...]] = {}
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -148,6 +149,7 @@ class Tree:
     def _forget_answers(self) -> None:
         self._touched.clear()
         self._carried.clear()
+        self._elements.clear()
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())
@@ -238,14 +240,23 @@ class Tree:
             e = self.parent(e)
         return found[::-1]
 
-    def elements(self, e: Exchange | None) -> list[PathElement]:
+    def elements(self, e: Exchange | None) -> tuple[PathElement, ...]:
         """Returns the path to e, message by message."""
+        # One rule after the other asks for the same path, which may be thousands of messages long.
         found: list[PathElement] = []
-        for x in self.chain(e):
-            found.extend(PathElement(x, i, atoms) for i, atoms in enumerate(x.inputs))
+        x, known = e, None
+        while x is not None and (known := self._elements.get(x.id)) is None:
             if x.reply is not None:
                 found.append(PathElement(x, -1, x.reply))
-        return found
+            found += [PathElement(x, i, x.inputs[i]) for i in range(len(x.inputs) - 1, -1, -1)]
+            x = self.parent(x)
+        if e is not None and (found or known is None):
+            known = self._elements[e.id] = (*(known or ()), *reversed(found))
+        return known or ()
+
+    def atoms(self, e: Exchange) -> list[Atom]:
+        """Returns all atoms of the path to e in a row."""
+        return [a for element in self.elements(e) for a in element.atoms]
 
     # -- turns
 

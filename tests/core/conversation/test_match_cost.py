@@ -21,7 +21,7 @@ from gateway.core.conversation.lookup import full_probes
 from gateway.core.conversation.match import Keeping, Query, spans_of
 from gateway.core.conversation.plan import left_out
 from gateway.core.conversation.subsequence import lcs
-from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.conversation.tree import Tree
 from gateway.core.memory import visibility
 from tests.core.conversation.keyed import path_texts
 from tests.core.conversations import (
@@ -143,13 +143,29 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
     line = tree.elements(tree.by_id[len(words)])
     tail = line[cut % len(line) :]
     out = left_out(line, [a for el in tail for a in el.atoms])
-    assert out == line[: cut % len(line)]
+    assert out == [*line[: cut % len(line)]]
+
+
+def test_a_path_is_taken_apart_once_until_its_tree_changes(world: World) -> None:
+    world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
+    tree = Tree(world.memory().records.values())
+    above, line = tree.elements(tree.by_id[2]), tree.elements(tree.by_id[3])
+    assert tree.elements(tree.by_id[3]) is line
+    assert line[: len(above)] == above
+    assert [a for element in line for a in element.atoms] == tree.atoms(tree.by_id[3])
+    tree.change(2, reply=(), superseded=True)
+    assert [(x.exchange.id, x.position) for x in tree.elements(tree.by_id[3])] == [
+        (x.exchange.id, x.position) for x in line
+    ]
+    assert tree.elements(tree.by_id[3])[3].exchange is tree.by_id[2]
+    tree.change(2, reply=None)
+    assert len(tree.elements(tree.by_id[3])) == len(line) - 1
 
 
 def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> None:
     world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"))
     tree = Tree(world.memory().records.values())
-    line: list[PathElement] = tree.elements(tree.by_id[3])
+    line = tree.elements(tree.by_id[3])
     listed = Listing(world.memory().canon, [user("2"), assistant("r2"), user("three"), assistant("r3")])
     assert left_out(line, listed.flat(4)) == []
     assert left_out(line, []) == []
