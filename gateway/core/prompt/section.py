@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 from gateway.core.prompt.blocks import describe_tools, render_section, section_changes
 from storage.records import Block, Snapshot
@@ -46,64 +47,83 @@ def made_of(system: str, offered: Iterable[str]) -> str:
     return digest("\0".join((system, *offered)))
 
 
+@frozen
+class SectionParts:
+    """The parts of a section. With other ones the prompt begins anew anyway, but for the blocks and the tools.
+
+    blocks: as this path sees them. offered: names of our tools in this request. system: the agent's own prompt, which
+    stands before the blocks. epoch: the memory's now. summary: which one stands behind the section, 0: none.
+    made: what an agent that may change is made of (`made_of`), "": one of the settings.
+    """
+
+    blocks: Sequence[Block]
+    offered: Mapping[str, str]
+    system: str
+    epoch: int
+    summary: int = 0
+    made: str = ""
+
+    def render(self) -> str:
+        """Returns the text of the system message."""
+        section = render_section(self.blocks, describe_tools(list(self.offered)))
+        return _join(self.system, section, has_place=bool(self.made))
+
+    def known(self) -> dict[str, Any]:
+        """Returns what a path knows that has seen them."""
+        known = {"blocks": _digests(self.blocks), "tools": dict(self.offered), "epoch": self.epoch}
+        if self.summary:
+            known["summary"] = self.summary
+        if self.made:
+            known["made"] = self.made
+        return known
+
+    def are_of(self, known: Mapping[str, Any]) -> bool:
+        """Returns whether a path knows the same ones, but for the blocks and the tools."""
+        found = known.get("epoch", 0), known.get("summary", 0), known.get("made", self.made)
+        return found == (self.epoch, self.summary, self.made)
+
+
 def make_section(
-    blocks: Sequence[Block],
+    parts: SectionParts,
     *,
     pinned: Snapshot | None,
     goes_on: bool,
-    offered: Mapping[str, str],
-    system: str,
-    epoch: int,
     idle_s: float,
     cache_s: float,
     always: bool,
     takes_note: bool,
-    summary: int = 0,
-    made: str = "",
 ) -> Section:
     """Returns the section for one request.
 
-    blocks: as this path sees them. pinned: the path's snapshot. goes_on: the conversation exists already.
-    offered: names of our tools in this request. system: the profile's own prompt, which stands before the blocks.
-    epoch: the agent's now. idle_s: since the path was last sent upstream. cache_s: how long the provider keeps its
-    prompt cache. always: the profile asks for a new one with each request. takes_note: a note can be attached to this
-    request. summary: which one stands behind the section, 0: none; with another one the prompt begins anew anyway.
-    made: what an agent that may change is made of (`made_of`), "": one of the settings. With another one it does too.
+    pinned: the path's snapshot. goes_on: the conversation exists already. idle_s: since the path was sent upstream.
+    cache_s: how long the provider keeps its prompt cache. always: the agent asks for a new one with each request.
+    takes_note: a note can be attached to this request.
     """
-    if pinned is None and not (system or blocks or offered or summary or made):
+    if pinned is None and not (parts.system or parts.blocks or parts.offered or parts.summary or parts.made):
         return NO_SECTION
     # A conversation that began off the record has the profile's prompt alone.
     if goes_on and pinned is None:
-        alone = _join(system, "", has_place=bool(made))
-        pinned = Snapshot(0, alone, {"blocks": {}, "tools": dict(offered), "epoch": epoch})
-    now = {b.label: digest(b.value) for b in blocks}
+        alone = _join(parts.system, "", has_place=bool(parts.made))
+        pinned = Snapshot(0, alone, {"blocks": {}, "tools": dict(parts.offered), "epoch": parts.epoch})
     # It is taken again where it may show what is to be forgotten, and where the provider's cache is gone: after the
     # idle time, or because the prefix breaks anyway.
-    if (
-        pinned is None
-        or (pinned.known.get("epoch", 0), pinned.known.get("summary", 0)) != (epoch, summary)
-        or always
-        or pinned.known.get("made", made) != made
-        or idle_s > cache_s
-    ):
-        section = render_section(blocks, describe_tools(list(offered)))
-        text = _join(system, section, has_place=bool(made))
-        known = {"blocks": now, "tools": dict(offered), "epoch": epoch}
-        if summary:
-            known["summary"] = summary
-        if made:
-            known["made"] = made
-        if pinned is not None and pinned.text == text and pinned.known == known:
-            return Section(pinned if pinned.id else None)
-        if not text and not blocks and not summary:
-            return NO_SECTION
-        return Section(Snapshot(0, text, known))
-    seen = pinned.known.get("blocks", {})
-    if seen == now or not takes_note:
+    if pinned is None or always or idle_s > cache_s or not parts.are_of(pinned.known):
+        return _taken_again(parts, pinned)
+    now = _digests(parts.blocks)
+    if pinned.known.get("blocks", {}) == now or not takes_note:
         return Section(pinned if pinned.id or pinned.text else None)
     # The model learns of the changes by a note; the section's bytes stay, and with them the cached prefix.
-    changes = untold(pinned, blocks, blocks)
+    changes = untold(pinned, parts.blocks, parts.blocks)
     return Section(replace(pinned, id=0, known={**pinned.known, "blocks": now}), changes)
+
+
+def _taken_again(parts: SectionParts, pinned: Snapshot | None) -> Section:
+    text, known = parts.render(), parts.known()
+    if pinned is not None and pinned.text == text and pinned.known == known:
+        return Section(pinned if pinned.id else None)
+    if not text and not parts.blocks and not parts.summary:
+        return NO_SECTION
+    return Section(Snapshot(0, text, known))
 
 
 def _join(system: str, section: str, *, has_place: bool) -> str:
@@ -122,7 +142,7 @@ def untold(pinned: Snapshot | None, read: Sequence[Block], blocks: Sequence[Bloc
     if pinned is None:
         return ()
     seen = pinned.known.get("blocks", {})
-    now = {b.label: digest(b.value) for b in read}
+    now = _digests(read)
     versions = {
         b.label: b.version if seen[b.label] == now.get(b.label) else -1 for b in blocks if b.label in seen
     }
@@ -134,7 +154,11 @@ def learned(snapshot: Snapshot | None, blocks: Sequence[Block]) -> Snapshot | No
     """Returns the snapshot of a path whose model has just edited blocks, and so knows what they say now."""
     if snapshot is None:
         return None
-    now = {b.label: digest(b.value) for b in blocks}
+    now = _digests(blocks)
     if snapshot.known.get("blocks") == now:
         return snapshot
     return replace(snapshot, id=0, known={**snapshot.known, "blocks": now})
+
+
+def _digests(blocks: Sequence[Block]) -> dict[str, str]:
+    return {b.label: digest(b.value) for b in blocks}

@@ -16,7 +16,7 @@ from gateway.core.conversation.tree import is_forgotten
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens
-from gateway.core.prompt.section import Section, made_of, make_section
+from gateway.core.prompt.section import Section, SectionParts, made_of, make_section
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
 from gateway.core.upstream.policy import Target
@@ -133,19 +133,22 @@ class Composer:
     def _section(self, known: Known, summary: int, *, takes_note: bool) -> Section:
         """Returns the memory section with a summary behind it. summary: its id, or 0."""
         anchor, spec = known.plan.match.anchor, known.asked.spec
-        return make_section(
+        parts = SectionParts(
             known.blocks,
+            known.memory_tools if known.offered else {},
+            spec.system,
+            known.look.epoch,
+            summary,
+            made_of(spec.system, known.offered) if spec.uid else "",
+        )
+        return make_section(
+            parts,
             pinned=known.pinned,
             goes_on=anchor is not None,
-            offered=known.memory_tools if known.offered else {},
-            system=spec.system,
-            made=made_of(spec.system, known.offered) if spec.uid else "",
-            epoch=known.look.epoch,
             idle_s=0.0 if anchor is None else known.plan.query.now - (anchor.ended or anchor.begun),
             cache_s=self.cache_s,
             always=spec.rebuilds,
             takes_note=takes_note,
-            summary=summary,
         )
 
     def _beginning(self, known: Known, composition: Composition) -> Eviction:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.prompt.section import Section, digest, learned, make_section
+from gateway.core.prompt.section import Section, SectionParts, digest, learned, make_section
 from storage.records import Block, Snapshot
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -15,17 +15,16 @@ OFFERED = {"memory_insert": "memory_insert"}
 
 
 def make(blocks: list[Block], pinned: Snapshot | None = None, **how: Any) -> Section:
+    made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1}
+    made |= {name: how.pop(name) for name in ("offered", "system", "epoch", "summary", "made") if name in how}
     usual: dict[str, Any] = {
         "goes_on": pinned is not None,
-        "offered": OFFERED,
-        "system": "Be kind.",
-        "epoch": 1,
         "idle_s": 10.0,
         "cache_s": 300.0,
         "always": False,
         "takes_note": True,
     }
-    return make_section(blocks, pinned=pinned, **{**usual, **how})
+    return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
 
 
 @pytest.fixture
