@@ -260,6 +260,15 @@ async def analyze(database: str) -> None:
     await admin.close()
 
 
+async def written(database: str) -> tuple[int, int]:
+    """Returns the bytes of a database, and those that its server's write-ahead log has had so far."""
+    admin = await asyncpg.connect(database)
+    size = await admin.fetchval("SELECT pg_database_size(current_database())")
+    log = await admin.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")
+    await admin.close()
+    return int(size), int(log)
+
+
 async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None:
     upstream = stack.enter_context(load.mock(folder / "log"))
     url, postmaster = stack.enter_context(server())
@@ -288,7 +297,12 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None
     )
     for way in ways:
         others = [load.Talk(f"other-{n}") for n in range(sizes.users)]
+        before = await written(shared)
         await talk(way, others, 6)
+        await asyncio.sleep(SETTLES_S)
+        if way is not ways[0]:
+            for name, was, now in zip(("disk", "log"), before, await written(shared), strict=True):
+                way.note(f"database, kB of {name} a turn", (now - was) / 1e3 / (sizes.users * 6))
     print(f"{sizes.users} others have talked", file=sys.stderr)
     for number in range(sizes.rounds):
         await analyze(shared)

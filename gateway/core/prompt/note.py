@@ -170,7 +170,7 @@ def estimate_tokens(text: str) -> int:
     Fitted to 250 notes of LongMemEval in OpenAI's o200k: 7% above its count on average, so that the bound holds for 99%
     of them, and never more than 3% below it. (A quarter of the bytes: 9% above, and up to 25% below, where a note is
     many short lines with their dates.) Of other languages: Hebrew, Greek and Vietnamese about as many, Arabic, Russian
-    and Hindi more than there are, Turkish and Finnish a quarter fewer, Amharic half. A full window is counted.
+    and Hindi more than there are, Turkish and Finnish up to a third fewer, Amharic half. A full window is counted.
     """
     raw = text.encode("utf-8", "replace")
     # Three points in a row are one token.
