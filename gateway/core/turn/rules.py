@@ -4,8 +4,8 @@
 counts once, when it ran, whether it failed or not; one that was forbidden, denied or unreadable does not count.
 
 Of the sets that rules allow only the names count that the agent has; a set that is empty by that is no rule. What
-they allow together may be nothing: then no tool may be called. On one tool the end of the turn outranks all that
-would go on.
+they allow together may be nothing: then no tool may be called. Nothing has to be called of which a person has just
+denied all that may be. On one tool the end of the turn outranks all that would go on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final
 
 from gateway.core.prompt.compose import NO_TOOL
@@ -148,9 +149,10 @@ def offer(
     """Returns what the model may call next. called: in their order. attached: names of the agent's tools."""
     limits = _limits(rules, called, attached)
     names = _left(limits, attached)
+    can_be_asked = not _denied(called).issuperset(names)
     return Offer(
         names=names if limits else None,
-        must=bool(names) and (style is SpeakingStyle.MESSAGE or any(limit.must for limit in limits)),
+        must=can_be_asked and (style is SpeakingStyle.MESSAGE or any(limit.must for limit in limits)),
         one_at_a_time=any(rule.kind in _ORDERING for rule in rules),
     )
 
@@ -188,6 +190,11 @@ def _choice(names: Sequence[str]) -> str:
 
 def _counted(called: Sequence[CalledTool]) -> list[CalledTool]:
     return [each for each in called if each.status != "denied"]
+
+
+def _denied(called: Sequence[CalledTool]) -> set[str]:
+    """Returns the tools that a person has denied since the last call that counts: none of them has to be called."""
+    return {each.name for each in takewhile(lambda each: each.status == "denied", reversed(called))}
 
 
 def _left(limits: Sequence[_Limit], attached: Sequence[str]) -> tuple[str, ...]:
@@ -323,7 +330,8 @@ def _ending(
 ) -> StopReason | None:
     """Returns why the turn would end, as far as this reply goes; None: it goes on."""
     limits = _limits(rules, called, attached)
-    has_duty = any(limit.must for limit in limits) and bool(_left(limits, attached))
+    can_be_asked = not _denied(called).issuperset(_left(limits, attached))
+    has_duty = any(limit.must for limit in limits) and can_be_asked
     if not reply:
         return None if has_duty else StopReason.END_TURN
     has_rule = partial(_has_rule, rules)

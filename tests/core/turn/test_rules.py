@@ -70,12 +70,17 @@ def called(*names: str, result: str = "done") -> list[CalledTool]:
         ([FIRST], called("b"), None, False),
         ([FIRST], [CalledTool("b", "error", "no")], None, False),
         ([FIRST], [CalledTool("b", "denied", "no")], "a", True),
+        ([FIRST], [CalledTool("a", "denied", "no")], "a", False),
+        ([FIRST, rule("run_first", "b")], [CalledTool("a", "denied", "no")], "ab", True),
         ([rule("run_first", "gone")], [], None, False),
         ([rule("run_first", "gone"), FIRST], [], "a", True),
         ([CHILDREN], [], None, False),
         ([CHILDREN], called("a"), "bc", True),
         ([CHILDREN], [CalledTool("a", "error", "no")], "bc", True),
         ([CHILDREN], called("a", "b"), None, False),
+        ([CHILDREN], [*called("a"), CalledTool("b", "denied", "no")], "bc", True),
+        ([CHILDREN], [*called("a"), *[CalledTool(name, "denied", "no") for name in "bc"]], "bc", False),
+        ([CHILDREN], [CalledTool("b", "denied", "no"), *called("a")], "bc", True),
         ([rule("constrain_child_tools", children=["gone"])], called("a"), None, False),
         ([rule("constrain_child_tools", children=["gone", "b"])], called("a"), "b", True),
         ([CONDITIONAL], called("a", result="true"), "b", True),
@@ -270,6 +275,17 @@ def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
     guide = RuleGuide(read_rules([REQUIRED]), TOOLS)
     guide.answered("a", ToolResult("1", "Denied.", "error"), is_denied=True)
     assert isinstance(guide.after(), Offer)  # the model hears of it
+    assert guide.after() == Stop(END)
+
+
+@pytest.mark.parametrize("style", SpeakingStyle)
+def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: SpeakingStyle) -> None:
+    """It was told to call it again and again, up to its most steps."""
+    guide = RuleGuide(read_rules([FIRST, APPROVAL]), TOOLS, style=style)
+    guide.answered("a", ToolResult("1", "Denied.", "error"), is_denied=True)
+    follows = guide.after()
+    assert isinstance(follows, Offer)
+    assert (follows.names, follows.must) == (("a",), False)
     assert guide.after() == Stop(END)
 
 
