@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import asyncpg
@@ -46,6 +47,17 @@ _LOCKS = re.compile(
 )
 
 
+# A test runs the same statements a thousand times, and to look through one takes as long as to run it.
+@cache
+def _locks(query: str) -> bool:
+    return _LOCKS.search(query) is not None
+
+
+@cache
+def _writes(query: str) -> bool:
+    return _WRITES.search(query) is not None
+
+
 def noting(
     note: Callable[[str], None] = lambda text: None, is_checked: Callable[[str], bool] = lambda text: False
 ) -> type[Any]:
@@ -69,9 +81,9 @@ def noting(
             note(query)
             if query.startswith("BEGIN"):
                 self.has_locked = False
-            elif _LOCKS.search(query):
+            elif _locks(query):
                 self.has_locked = True
-            elif is_checked(query) and _WRITES.search(query):
+            elif is_checked(query) and _writes(query):
                 assert self.has_locked, f"no agent is locked before: {query}"
 
     return Connection
