@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import stored
 from tests.storage.conftest import SqliteFile
+
+
+@pytest.fixture(autouse=True)
+def _files_are_made_by_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "lay_new_file", lambda path: None)
 
 
 @pytest.fixture
