@@ -6,7 +6,6 @@ Routes are data. The chat route comes before the router, and the edge (ids, erro
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -183,11 +182,6 @@ class Gateway:
         self._tasks += self.background.start(works=self._works)
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
-        # All objects of the start stay, so the garbage collector need not look at them again.
-        gc.collect()
-        gc.freeze()
-        # A request makes hundreds of objects and next to no cycles, so they are looked for more rarely.
-        gc.set_threshold(20_000, 20, 20)
 
     async def stop(self) -> None:
         """Stops requests, background work, store and upstreams, in this order: each needs those after it."""

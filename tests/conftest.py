@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import ssl
 from collections.abc import Iterator
@@ -44,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = _folder(item.path)
         item.add_marker(folder if folder in ("gateway", "clients") else "core")
+
+
+def pytest_collection_finish() -> None:
+    """Sets the garbage collector as a gateway's process does: what thousands of tests are made of stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _folder(path: Path) -> str:
