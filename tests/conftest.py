@@ -7,10 +7,12 @@ import gc
 import os
 import ssl
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import starlette.routing
 import uvicorn.server
 from hypothesis import HealthCheck, settings
 
@@ -116,6 +118,14 @@ def _servers_end_at_once() -> Iterator[None]:
     """Lets uvicorn look every 2 ms, and not every 100, whether it shall end. A thousand tests end a gateway."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uvicorn.server, "asyncio", _Hurried())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patterns_of_routes_are_made_once() -> Iterator[None]:
+    """Each of a thousand gateways has the same three hundred paths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(starlette.routing, "compile_path", cache(starlette.routing.compile_path))
         yield
 
 

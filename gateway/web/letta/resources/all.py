@@ -50,8 +50,13 @@ def error_forms() -> dict[str, ErrorForm]:
 
 
 @cache
+def _version() -> str:
+    return version("mnemogate")
+
+
+@cache
 def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
-    return document(rows, version("mnemogate"))
+    return document(rows, _version())
 
 
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
@@ -63,7 +68,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
         BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
-        StoreRoutes(api, version("mnemogate")), LegacyRoutes(api),
+        StoreRoutes(api, _version()), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 
