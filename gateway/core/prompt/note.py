@@ -85,7 +85,8 @@ class _Template(NamedTuple):
 
 
 # The default templates for answers from documents, which would be remembered as the person's words: of LlamaIndex,
-# LangChain (and its rlm/rag-prompt), Haystack's tutorials and Open WebUI. The last is CrewAI's for any task.
+# LangChain (and its rlm/rag-prompt), Haystack's tutorials and Open WebUI. The last are for tasks: LangChain's
+# hwchase17/react, behind whose question stands all that the agent has done, and CrewAI's.
 _TEMPLATES = (
     _Template("Context information is below.\n---", "\nQuery: ", "\nAnswer:"),
     _Template("Context information from multiple sources is below.\n---", "\nQuery: ", "\nAnswer:"),
@@ -102,6 +103,12 @@ _TEMPLATES = (
     ),
     _Template("Given the following information, answer the question.", "\nQuestion:", "\nAnswer:"),
     _Template("### Task:\nRespond to the user query using the provided context", "\n</context>\n", ""),
+    _Template(
+        "Answer the following questions as best you can. You have access to the following tools:",
+        "\nBegin!\n\nQuestion: ",
+        "\nThought:",
+        is_last=False,
+    ),
     _Template("Current Task: ", "Current Task: ", "\n\nThis is the expected criteria for", is_last=False),
 )
 _BEGINNINGS = tuple(template.begin for template in _TEMPLATES)

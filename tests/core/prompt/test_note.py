@@ -413,6 +413,11 @@ _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\
         # Open WebUI
         "### Task:\nRespond to the user query using the provided context, incorporating inline citations in the format "
         "[id].\n\n<context>\n{documents}\n</context>\n\n{question}",
+        # LangChain's ReAct
+        "Answer the following questions as best you can. You have access to the following tools:\n\nsearch(q: str)\n\n"
+        "Use the following format:\n\nQuestion: the input question you must answer\nThought: you should always think "
+        "about what to do\n\nBegin!\n\nQuestion: {question}\nThought: I search.\nAction: search\nAction Input: cats\n"
+        "Observation: {documents}\nThought:",
         # CrewAI
         "\nCurrent Task: {question}\n\nThis is the expected criteria for your final answer: A sentence.\nyou MUST "
         "return the actual complete content as the final answer, not a summary.\n\nThis is the context "
