@@ -34,11 +34,23 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
     inputs: list[WireMessage] = orjson.loads(e.input) if head < len(e.inputs) else []
     found = []
     for i, atoms in enumerate(e.inputs):
-        if i >= head and i not in e.hush and not is_result(atoms) and not is_nudge(inputs[i]):
+        if i < head or i in e.hush or is_result(atoms):
+            continue
+        if not is_nudge(inputs[i]) and not _is_observation(inputs[i], e):
             found.append((i, inputs[i]))
     if takes_reply and e.said is not None and -1 not in e.hush:
         found.append((-1, without_fillers(orjson.loads(e.said))))
     return found
+
+
+def _is_observation(message: WireMessage, e: Exchange) -> bool:
+    """Returns whether a message is the result of a tool that a model called in words (LlamaIndex's ReAct agents).
+
+    A person may begin like that as well; then the model does not go on as it has to behind such a result.
+    """
+    if e.said is None or not text_of(message).startswith("Observation: "):
+        return False
+    return text_of(orjson.loads(e.said)).lstrip().startswith("Thought: ")
 
 
 def messages_of(

@@ -431,6 +431,24 @@ def test_a_correction_that_comes_back_in_later_lists_is_not_the_persons(
     assert "Fix the errors" not in sent
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_told"),
+    [("Thought: I can answer.\nAnswer: It rains.", False), ("Give him my best wishes.", True)],
+)
+def test_what_a_tool_found_that_was_called_in_words_is_nobodys(
+    world: World, answer: str, is_told: bool
+) -> None:
+    """LlamaIndex's ReAct agents say it in the user's role. Once the person goes on, they put the turn together."""
+    called = "Thought: I look.\nAction: look\nAction Input: {'at': 'cat'}"
+    world.upstream.queue(say(called), say(answer), say("Ok."))
+    chat = world.chat(user="alice")
+    chat.say("How is my uncle Carl?")
+    chat.say("Observation: He has a fever and hates thunderstorms.")
+    world.chat(user="alice").say("Who hates thunderstorms and has a fever?")
+    assert ("user: Observation" in world.upstream.last.body.decode()) is is_told
+    assert "my uncle Carl" in kept(world)
+
+
 def test_a_guardrail_beside_a_later_turn_takes_no_answers_place(world: World) -> None:
     history = [*user("Hello"), {"role": "assistant", "content": "Good day."}, *user(FACT)]
     world.upstream.queue(say("Good day."), say(ANSWER), say('{"ok":true}'))
