@@ -2,7 +2,8 @@
 
 It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
 word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for. What a
-framework's known template says around the task does not count. An argument may also be messages, as Haystack has them.
+framework's known template says around the task does not count. An argument may also be a list of tasks (AG2) or of
+messages (Haystack).
 (What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.) Nor does it
 offer the called tool: so does the caller, whose user may say what it was called with (a question that is corrected, a
 button), and who delegates keeps that from those delegated to.
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeGuard
+from itertools import islice
+from typing import Any
 
 import orjson
 
@@ -27,6 +29,8 @@ from storage.value import frozen
 _LEAST_BYTES = 16
 # So long a call may wait for its result, in seconds; so many of one memory wait at once; so many memories are kept.
 _WAIT_S, _MOST_CALLS, _MOST_MEMORIES = 3600.0, 64, 1024
+# So many texts of a call are known: far more than tasks that are given at once.
+_MOST_TEXTS = 64
 
 _Messages = Sequence[Mapping[str, Any]]
 
@@ -59,7 +63,7 @@ class Delegated:
         calls: dict[str, _Call] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in calls_of({"tool_calls": [call]}):
-                if asked is not None and (found := frozenset(_hashes(arguments))):
+                if asked is not None and (found := frozenset(islice(_hashes(arguments), _MOST_TEXTS))):
                     calls[call_id(call)] = _Call(tool, found, asked, now)
         if not calls:
             return
@@ -111,14 +115,11 @@ def _hashes(arguments: object) -> Iterator[int]:
         value = orjson.loads(arguments) if isinstance(arguments, str) else arguments
     except orjson.JSONDecodeError:
         value = arguments
-    values: Iterable[object] = value.values() if isinstance(value, dict) else (value,)
+    values: Iterable[object] = value.values() if isinstance(value, dict) else ()
+    if isinstance(value, str):
+        values = (value,)
     for each in values:
-        # Other lists may be suggestions to the user, who says one of them.
-        said = [text_of(m) for m in each if _is_message(m)] if isinstance(each, list) else (each,)
-        for text in said:
+        for item in each if isinstance(each, list) else (each,):
+            text = text_of(item) if isinstance(item, dict) and "role" in item else item
             if isinstance(text, str) and len(squashed := squash_utf8(text)) >= _LEAST_BYTES:
                 yield hash(squashed)
-
-
-def _is_message(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict) and "role" in value and "content" in value

@@ -68,10 +68,11 @@ def after(*replies: dict[str, Any], **fields: Any) -> Delegated:
             [user(f"Context information is below.\n---\nThe sea is warm.\n---\nQuery: {TASK}\nAnswer: ")],
             True,
         ),
-        # an argument of messages (Haystack), of other things
+        # an argument of messages (Haystack), of tasks (AG2), of other things
         (reply(json.dumps({"messages": [user([{"text": TASK}])]})), [user(TASK)], True),
         (reply(json.dumps({"messages": [{"content": "Be brief."}, user(TASK)]})), [user(TASK)], True),
-        (reply(json.dumps({"suggestions": [TASK, {"label": TASK}, None]})), [user(TASK)], False),
+        (reply(json.dumps({"tasks": ["Buy the tickets.", TASK, None]})), [user(TASK)], True),
+        (reply(json.dumps({"choices": [{"label": TASK}]})), [user(TASK)], False),
         (CALL, [user(f"{TASK} Today.")], False),
         (CALL, [user("sea")], False),  # too short to tell
         (CALL, [user(TASK), {"role": "assistant", "content": "Done."}, user("Thanks.")], False),
