@@ -370,6 +370,15 @@ AGNO_MEMORIES = (
     "You are a Memory Manager that is responsible for managing information and preferences about the user. You will be "
     "provided with a criteria for memories to capture in the <memories_to_capture> section"
 )
+AGNO_OUTPUT = "You are tasked with creating a structured output from the provided user message."
+AG2_SUMMARY = (
+    "Summarize the following conversation history concisely, preserving key decisions, findings, and context:\n\n"
+    "user: {question}\nassistant: {answer}"
+)
+AG2_WORKING_MEMORY = (
+    "You maintain an agent's working memory. Update it based on the new conversation below. Preserve important "
+    "existing context.\n\n## Current Working Memory\n(empty)\n\n## New Conversation\nuser: {question}"
+)
 AUTOGEN_TEAM = (
     "Earlier you were asked to fulfill a request. You and your team worked diligently to address that request. Here is "
     "a transcript of that conversation:"

@@ -305,6 +305,18 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"You are a Memory Manager that is responsible for managing information and preferences about the user\.",
         "system",
     ),
+    _Known(
+        "agno structured output",
+        r"You are tasked with creating a structured output from the provided (?:user message|data)\.",
+        "system",
+    ),
+    _Known(
+        "ag2 summary",
+        r"Summarize the following conversation history concisely, preserving key decisions, findings, and context:\n"
+        r"|Summarize this conversation\. Include key decisions, findings, outcomes, and any unfinished work:\n"
+        r"|You maintain an agent's working memory\. Update it based on the new conversation below\.",
+        is_passing=True,
+    ),
     # What a team of agents said among themselves becomes one answer.
     _Known(
         "autogen answer",
