@@ -184,7 +184,7 @@ class Missing(Exception):
 
 @frozen
 class Pool:
-    """Exchanges as loaded, without content.
+    """Exchanges as loaded: without content, but for what was said last in each conversation.
 
     conversation: the named one, where it exists. contents: of those exchanges of which rules asked for it (`Missing`).
     tombs: which of `Probes.maybe_tombs` are off the record or forgotten in any conversation; looked up once

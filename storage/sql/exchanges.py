@@ -228,7 +228,7 @@ _REPLIES, _INPUTS, _MARKS = 64, 16, 32
 async def load_pool(
     connection: Connection, agent: int, probes: Probes, conversation: int | None, since: int | None = None
 ) -> list[Exchange]:
-    """Returns skeletons of all exchanges that may matter, parents before their children.
+    """Returns all exchanges that may matter, parents before their children; skeletons, but for what was said last.
 
     conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
     since: openings from this number on matter, too; None: they do not.
@@ -242,7 +242,7 @@ async def load_pool(
         lists = (probes.replies[:_REPLIES], probes.inputs[:_INPUTS], probes.marks[:_MARKS])
         keys = (*lists, probes.recent, probes.low, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
-    return [make_exchange(row) for row in reversed(rows)]
+    return [make_exchange(row, *row[-3:]) for row in reversed(rows)]
 
 
 async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange | None:

@@ -108,18 +108,17 @@ WITH hit(conversation) AS (
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks
         WHERE agent = ?1 AND hash {in:6:BYTEA:32} LIMIT 32) m JOIN exchanges e ON e.id = m.exchange AND e.agent = ?1
 ),
-part(conversation, low) AS (
-    SELECT h.conversation,
-           coalesce(?8, (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1) - ?7, 0)
+part(conversation, deepest) AS (
+    SELECT h.conversation, (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1)
     FROM hit h
     WHERE (SELECT CASE WHEN c.key IS NULL THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
-SELECT {skeleton} FROM part CROSS JOIN exchanges p
-  ON p.conversation = part.conversation AND p.depth >= part.low AND +p.agent = ?1
+SELECT {skeleton}, {said_last} FROM part CROSS JOIN exchanges p
+  ON p.conversation = part.conversation AND p.depth >= coalesce(?8, part.deepest - ?7, 0) AND +p.agent = ?1
 UNION ALL
-SELECT {skeleton} FROM part CROSS JOIN exchanges p
+SELECT {skeleton}, NULL, NULL, NULL FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth = 0 AND +p.agent = ?1
-WHERE part.low > 0
+WHERE coalesce(?8, part.deepest - ?7, 0) > 0
 ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: conversation_of
@@ -321,13 +320,13 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 -- name: pool_conversation
 -- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
 -- or from which depth on; first exchanges always. (`+`: looked up by conversation, not by agent.)
-WITH part(low) AS (
-    SELECT coalesce(?5, (SELECT max(depth) FROM exchanges WHERE conversation = ?1 AND +agent = ?2) - ?4, 0)
-)
-SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth >= part.low WHERE +p.agent = ?2
+WITH part(deepest) AS (SELECT max(depth) FROM exchanges WHERE conversation = ?1 AND +agent = ?2)
+SELECT {skeleton}, {said_last} FROM part CROSS JOIN exchanges p
+  ON p.conversation = ?1 AND p.depth >= coalesce(?5, part.deepest - ?4, 0)
+WHERE +p.agent = ?2
 UNION ALL
-SELECT {skeleton} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
-WHERE part.low > 0 AND +p.agent = ?2
+SELECT {skeleton}, NULL, NULL, NULL FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
+WHERE coalesce(?5, part.deepest - ?4, 0) > 0 AND +p.agent = ?2
 ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop

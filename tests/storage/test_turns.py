@@ -199,7 +199,6 @@ async def test_a_hidden_round_and_what_carries_it(
     assert kinds(statements) == [
         LOOK,
         *POOL[key],
-        "content",  # the round, to put it back
         EPOCH,
         *POOL[key],
         INSERT,

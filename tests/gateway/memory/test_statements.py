@@ -49,15 +49,15 @@ HEARD = ["read"]
 FIRST_TURN = [*LOOK, *POOL, *SEEN, "insert conversations", ADD]
 ANOTHER_OPENING = [*SEEN, "insert conversations", ADD]
 FIRST_TURN_OF_A_USER = ["read", "insert agents", *POOL, "insert conversations", ADD]
-FORK = [*LOOK, *POOL, *HEARD, *RESOLVE, "read", ADD, MARK_PARENT, MARK_CONVERSATION]
+FORK = [*LOOK, *POOL, *HEARD, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
 REGENERATED = [*LOOK, *POOL, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
 HIDDEN_ROUND = ["insert snapshots", ADD, "insert block_ops"]
 CARRYING_EDITS = [
-    *LOOK, *POOL, "read", "read", *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION, "read", "read", "read",
+    *LOOK, *POOL, "read", *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION, "read", "read", "read",
     "insert block_history", "update blocks", "update block_ops",
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
-CONFLICT = [ADD, ADD, *RESOLVE, "read", ADD]
+CONFLICT = [ADD, ADD, *RESOLVE, ADD]
 APPEND = 12  # two transactions, the user's message being written first; what is filled in is read at once
 
 
