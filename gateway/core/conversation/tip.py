@@ -7,6 +7,7 @@ client may tell how much of a reply was heard. Rule 13 of docs/conversations.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum, auto
 
 from gateway.core.conversation.canonical import (
     Canon,
@@ -42,6 +43,20 @@ class Tip:
     told: int = 0
 
 
+class _Spoken(Enum):
+    """The reply that the assistant's messages at the head of a list say again.
+
+    CUT: that of the last cancelled send. TOLD: one that is among the held messages. TIP: the tip's. ABOVE: that of the
+    turn before it, so nobody heard the tip's. OFF: perhaps one that was off the record, whose words nobody knows.
+    """
+
+    CUT = auto()
+    TOLD = auto()
+    TIP = auto()
+    ABOVE = auto()
+    OFF = auto()
+
+
 def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     """Returns the place from which a list goes on in append mode; None where it is found by what the list repeats.
 
@@ -51,44 +66,62 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
         return None
     listing, canon = query.listing, query.listing.canon
     tip = _touched_last(tree)
-    above = tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
-    # The assistant may speak at the head of the list: the reply of the tip, of the turn before it, or one off the
-    # record.
-    head = _head(listing)
     cut = _cut(tree, tip)
     held = _held(tree, listing, tip, cut)
-    # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path yet,
-    # and what was told of one with a later send is held. A request that is sent again tells what it told before.
-    place = _place_told(held, listing, head) if head else None
-    is_heard = _is_heard(tree, listing, tip, head, least=1)
-    is_told_again = (place is not None or is_heard) and _repeats(
-        canon, listing.messages[head:], held, may_grow=True
-    )
-    is_cut_heard = bool(head and cut) and not is_told_again
-    is_cut_heard = is_cut_heard and was_heard(tree, cut[-1], listing, 0, head, least=1)
-    told = head if place is not None and not is_cut_heard else 0
-    if told and place is not None:
-        held = [*held[:place], *listing.messages[:head], *held[place + 1 :]]
-    is_heard = is_heard and not is_cut_heard and not told
-    is_above_heard = not is_cut_heard and not told and _is_heard(tree, listing, above, head)
-    is_unheard = is_above_heard and not is_heard
-    heard = head if is_heard or is_above_heard else 0
-    passed = head if not heard and not told and _is_beside_off(tree, tip, found) else 0
-    said = listing.messages[heard or told or passed :]
+    head = _head(listing)
+    spoken = _spoken(tree, listing, head, found, tip, held, cut) if head else None
+    if spoken is _Spoken.TOLD:
+        held = _told_anew(held, listing, head)
+    heard = head if spoken in (_Spoken.TIP, _Spoken.ABOVE) else 0
+    passed = head if spoken is _Spoken.OFF else 0
+    told = head if spoken is _Spoken.TOLD else 0
+    said = listing.messages[heard or passed or told :]
     is_repeated = _repeats(canon, said, held, may_grow=True)
     if is_repeated:
         held = held[: -len(said)]  # the cancelled message once more
-    elif tip is not None and not held and (is_unheard or (query.retry and (is_above_heard or not is_heard))):
+    elif tip is not None and not held and (spoken is _Spoken.ABOVE or query.retry):
         asked = tree.content(tip).messages or []
         # What an SDK sends again has the very words; others that begin so are the next message.
-        if _repeats(canon, said, asked, may_grow=is_unheard):
+        is_again = _repeats(canon, said, asked, may_grow=spoken is _Spoken.ABOVE)
+        if is_again and (spoken is not _Spoken.TIP or _is_heard(tree, listing, _above(tree, tip), head)):
             # The last turn once more: what it was asked takes its place, beside it.
             return Tip(tree.parent(tip), asked[: -len(said)], heard, passed)
-    if tip is not None and is_unheard:
+    if tip is not None and spoken is _Spoken.ABOVE:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
-        return Tip(above, [*(tree.content(tip).messages or ()), *held], heard)
-    is_next = heard or told or passed or is_cut_heard or is_repeated or found.anchor is None
+        return Tip(_above(tree, tip), [*(tree.content(tip).messages or ()), *held], heard)
+    is_next = spoken is not None or is_repeated or found.anchor is None
     return Tip(tip, held, heard, passed, told) if is_next else None
+
+
+def _spoken(
+    tree: Tree,
+    listing: Listing,
+    head: int,
+    found: Match,
+    tip: Exchange | None,
+    held: Sequence[WireMessage],
+    cut: Sequence[Exchange],
+) -> _Spoken | None:
+    """Returns which reply the first `head` messages of a list say again; None: none that is known."""
+    off = _Spoken.OFF if _is_beside_off(tree, tip, found) else None
+    is_told = _place_told(held, listing, head) is not None
+    is_tips = _is_heard(tree, listing, tip, head, least=1)
+    # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path yet,
+    # and what was told of one with a later send is held. A request that is sent again tells what it told before.
+    new = listing.messages[head:]
+    is_again = (is_told or is_tips) and _repeats(listing.canon, new, held, may_grow=True)
+    if cut and not is_again and was_heard(tree, cut[-1], listing, 0, head, least=1):
+        return off or _Spoken.CUT
+    if is_told:
+        return _Spoken.TOLD
+    if is_tips:
+        return _Spoken.TIP
+    return _Spoken.ABOVE if _is_heard(tree, listing, _above(tree, tip), head) else off
+
+
+def _above(tree: Tree, tip: Exchange | None) -> Exchange | None:
+    """Returns the exchange in front of a tip whose message is the user's."""
+    return tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
 
 
 def _touched_last(tree: Tree) -> Exchange | None:
@@ -156,6 +189,13 @@ def _place_told(held: Sequence[WireMessage], listing: Listing, head: int) -> int
         i for i, m in enumerate(held) if m.get("role") == "assistant" and begins(heard, letters(text_of(m)))
     )
     return max(told, default=None)
+
+
+def _told_anew(held: Sequence[WireMessage], listing: Listing, head: int) -> list[WireMessage]:
+    """Returns the held messages with what the first `head` messages of a list tell of a reply in its place."""
+    place = _place_told(held, listing, head)
+    assert place is not None
+    return [*held[:place], *listing.messages[:head], *held[place + 1 :]]
 
 
 def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:
