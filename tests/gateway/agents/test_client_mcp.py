@@ -35,6 +35,10 @@ def test_a_server_is_named_and_its_tools_are_called(world: LettaWorld) -> None:
     add = tools["add"]
     assert (add.tool_type, add.source_code, add.tags) == ("external_mcp", None, ["mcp:calc"])
     assert servers.tools.retrieve(add.id, mcp_server_id=made.id) == add
+    every = world.letta.tools
+    assert {each.name for each in every.list(tool_types=["external_mcp"])} == {*tools}
+    assert not {*tools} & {each.name for each in every.list(exclude_tool_types=["external_mcp"])}
+    assert every.list(tool_types=["custom"]).items == []
     ran = servers.tools.run(add.id, mcp_server_id=made.id, args={"a": 1, "b": 2})
     assert (ran.status, ran.func_return) == ("success", "3")
     with pytest.raises(BadRequestError, match="`a` is missing"):

@@ -157,15 +157,9 @@ def tool_json(made: Definition) -> dict[str, Any]:
 
 def built_in_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Returns a tool of the gateway's own. uid: a constant."""
-    return _tool(uid, schema["name"], schema, type_of(schema["name"]))
+    return _tool(uid, schema["name"], schema, _TYPES.get(schema["name"], "letta_core"))
 
 
-def type_of(name: str | None) -> str:
-    """Returns Letta's `tool_type` of a tool of the gateway's own; of one that was made over REST (None) as well."""
-    return "custom" if name is None else _TYPES.get(name, _MOST)
-
-
-_MOST = "letta_core"
 _TYPES = {
     **dict.fromkeys(("core_memory_append", "core_memory_replace", "memory"), "letta_memory_core"),
     **dict.fromkeys(

@@ -20,7 +20,6 @@ from gateway.dialects.letta.resources.tool import (
     UpdateTool,
     execution_json,
     tool_of,
-    type_of,
 )
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.registry import AgentEdit, AgentView
@@ -241,7 +240,7 @@ class ToolRoutes:
             except NotFound:
                 return
             for tool in page:
-                kind = type_of(None if tool.definition is not None else tool.name)
+                kind = show_tool(tool)["tool_type"] if types or without else None
                 if (names and tool.name not in names) or (uids and tool.uid not in uids):
                     continue
                 if (types and kind not in types) or kind in without:
