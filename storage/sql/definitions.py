@@ -44,10 +44,15 @@ async def add_definition(
     """Adds a definition. Raises: WriteConflict: the project has a tool or a server of this name."""
     id = await connection.value(SQL["insert"], (uid, project, kind, memory, at, name))
     if id is None:
-        raise WriteConflict(f"there is a {kind} named {name!r} already")
+        raise _taken(kind, name)
     text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
     await connection.run(SQL["point"], (text, id))
     return await get_definition(connection, id)
+
+
+def _taken(kind: DefinitionKind, name: str) -> WriteConflict:
+    what = "an MCP server" if kind is DefinitionKind.MCP else f"a {kind}"
+    return WriteConflict(f"there is {what} named {name!r} already")
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
@@ -77,7 +82,7 @@ async def change_definition(
     is_called = found.kind in (DefinitionKind.TOOL, DefinitionKind.MCP)
     same = (found.project, found.kind, name, 1)
     if is_called and name != found.name and await connection.row(SQL["named"], same) is not None:
-        raise WriteConflict(f"there is a {found.kind} named {name!r} already")
+        raise _taken(found.kind, name)
     text = await connection.value(SQL["text_insert"], (found.id, found.version + 1, at, orjson.dumps(body)))
     if not await connection.run(SQL["advance"], (text, at, name, found.id, found.version)):
         now = await get_definition(connection, found.id)

@@ -107,5 +107,5 @@ def test_a_server_with_secrets_or_out_of_bounds_is_refused(world: LettaWorld) ->
         create("a/b", **CONFIG)
     assert servers.list() == []
     create(**CONFIG)
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match="There is an MCP server named"):
         create(**CONFIG)
