@@ -408,9 +408,10 @@ class RuleGuide:
         if isinstance(verdict, Undecided):
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
-            verdict = Forbidden(
-                f"Not run: {call.name} needs a person's approval, and nobody can be asked here."
-            )
+            words = f"Not run: {call.name} needs a person's approval, and nobody can be asked here."
+            # As if a person had denied it: no rule asks for it again.
+            self._called.append(CalledTool(call.name, "denied", words))
+            verdict = Forbidden(words)
         is_run = isinstance(verdict, Allowed) and call.arguments is not None
         self._has_unreadable = self._has_unreadable or call.arguments is None
         self._reply[call.id] = JudgedCall(

@@ -193,6 +193,16 @@ def test_where_nobody_can_be_asked_the_call_gets_an_error() -> None:
     assert not isinstance(guide.after(), Stop)
 
 
+@pytest.mark.parametrize("demand", [FIRST, REQUIRED])
+def test_a_call_of_which_nobody_can_be_asked_is_not_demanded_again(demand: Raw) -> None:
+    guide = RuleGuide(read_rules([demand, APPROVAL]), TOOLS, can_ask=False)
+    assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
+    follows = guide.after()
+    assert isinstance(follows, Offer)
+    assert not follows.must
+    assert guide.after() == Stop(END)
+
+
 def test_arguments_of_a_rule_outrank_the_models() -> None:
     first = rule("run_first", args={"x": 1})
     assert judge(read_rules([first]), [], TOOLS, "a") == Allowed({"x": 1})
