@@ -88,6 +88,7 @@ class Chat:
         self._limits = TurnLimits(
             commit_wait_s=limits.commit_wait_s,
             max_rounds=settings.memory.max_tool_rounds,
+            streamed_bytes=limits.streamed_bytes,
             beat_s=settings.server.keep_alive_comment_s,
         )
         self._metrics = metrics

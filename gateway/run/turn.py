@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
-from adapters.errors import ProviderError
+from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Header, ModelRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
@@ -102,12 +103,13 @@ class TreeMemory:
 class TurnLimits:
     """The limits of a turn. commit_wait_s: how long the end of a reply waits for the commit.
 
-    max_rounds: how many hidden tool rounds there may be. beat_s: the silence after which a keep-alive comment is sent;
-    0: never.
+    max_rounds: how many hidden tool rounds there may be. streamed_bytes: of a stream that is remembered.
+    beat_s: the silence after which a keep-alive comment is sent; 0: never.
     """
 
     commit_wait_s: float
     max_rounds: int
+    streamed_bytes: int
     beat_s: float = 0.0
 
 
@@ -254,11 +256,18 @@ class TurnRun:
             headers = handed_on(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             if reply.is_stream:
+                left = math.inf if self.memory is None else self.limits.streamed_bytes
                 async with beating(reply.events(), beat_s) as batches:
                     async for batch in batches:
                         if batch is BEAT:
                             await self._beat()
                             continue
+                        for event in batch:
+                            left -= len(event.raw)
+                        if left < 0:
+                            raise ProviderTooLarge(
+                                f"the reply is larger than {self.limits.streamed_bytes} bytes"
+                            )
                         await self._feed(events.Received(batch))
                         if self._finished or self._next is not None:
                             break

@@ -228,3 +228,15 @@ def test_a_store_slower_than_its_time_is_said_in_a_comment(upstream: StrictUpstr
         assert data.endswith(b"data: [DONE]\n\n")
         assert whole.headers["x-mnemogate-durable"] == "false"
         assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_a_reply_without_end_is_not_kept_without_end(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """An upstream that never stops took gigabytes of a turn that is remembered."""
+    upstream.queue(*(say("word " * 4000) for _ in range(2)))
+    with remember(upstream, tmp_path, limits=replace(QUIET, streamed_bytes=20_000)) as world:
+        streamed = world.gateway.post(HELLO).body
+        assert b"larger than 20000 bytes" in streamed[-300:]
+        assert b"[DONE]" not in streamed
+        nobody = {key: value for key, value in HELLO.items() if key != "user"}
+        handed_on = world.gateway.post(nobody).body
+        assert handed_on.endswith(b"data: [DONE]\n\n")
