@@ -14,6 +14,7 @@ from pathlib import Path
 import openai
 
 from tests import stored
+from tests.gateway.forked import Forked
 from tests.patience import PATIENCE_S
 from tests.server import Listener
 
@@ -55,7 +56,7 @@ def without_file(arguments: Sequence[str]) -> list[str]:
 class Process(Listener):
     """A gateway in a process of its own, whose standard error goes to `log`."""
 
-    child: subprocess.Popen[str]
+    child: subprocess.Popen[str] | Forked
     port: int
     log: Path
 
@@ -77,16 +78,25 @@ def serving(
     settings: str = "",
     module: str = "tests.gateway.patient",
     environ: Mapping[str, str] | None = None,
+    is_forked: bool = True,
 ) -> Iterator[Process]:
-    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run."""
+    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run.
+
+    is_forked: without an interpreter of its own, whose modules the test may change before they are imported, or which
+    has to be a child of the tests' process.
+    """
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
+    said_arguments = ["serve", "--port", "0", *without_file(arguments)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})}
     with (
         log.open("a") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", module, "serve", "--port", "0", *without_file(arguments)],
+        Forked(module, said_arguments, where=where, environ=environ, errors=errors)
+        if is_forked
+        else subprocess.Popen(
+            [sys.executable, "-m", module, *said_arguments],
             cwd=where,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
+            env=environ,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
