@@ -49,64 +49,112 @@ class SentBefore:
     is_said_anew: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SendMarks:
+    """The marks by which a send is known again.
+
+    conversation: its name. messages, decisions: those of the send, the decisions first. otid: the digest of the
+    client's id; None: a send counts as the same whose messages or answers are those of the conversation's newest run.
+    head: messages with which a conversation begins.
+    """
+
+    conversation: str
+    messages: Sequence[WireMessage]
+    decisions: Sequence[CallDecision]
+    otid: bytes | None
+    head: Sequence[WireMessage] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _EndedRun:
+    """A run that has ended. told: its exchanges, if it was completed up to its answer. is_cut: something of its last
+    reply was shown. begins: the exchange that it began with, and those that it took the place of, newest first."""
+
+    run: Run
+    told: tuple[Exchange, ...]
+    is_cut: bool
+    begins: Sequence[Exchange]
+
+    @property
+    def is_completed(self) -> bool:
+        return self.run.state is RunState.COMPLETED
+
+
 async def sent_before(
     store: Store,
     agent: Agent,
-    name: str,
-    messages: Sequence[WireMessage],
-    decisions: Sequence[CallDecision],
-    otid: bytes | None,
-    head: Sequence[WireMessage] = (),
+    marks: SendMarks,
     ended: Callable[[Run], Awaitable[Run]] | None = None,
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
-    name: of the conversation. decisions: in front of messages. otid: the digest of the client's id; None: a send
-    counts as the same whose messages or answers are those of the conversation's newest run. head: messages with which
-    a conversation begins. ended: looks at a run that has not ended, and ends it if nobody performs it any more.
-    Raises: StoreError.
+    ended: looks at a run that has not ended, and ends it if nobody performs it any more. Raises: StoreError.
     """
-    run = await _run_before(store, agent, name, otid)
+    run = await _run_before(store, agent, marks)
     if run is not None and not run.is_over and ended is not None:
         run = await ended(run)
     if run is None or not run.is_over:
         return None
+    before = await _ended_run(store, agent, marks.conversation, run)
+    if marks.decisions:
+        return await _decided_before(store, agent, marks, before)
+    return await _said_before(store, agent, marks, before)
+
+
+async def _run_before(store: Store, agent: Agent, marks: SendMarks) -> Run | None:
+    """Returns the run that a send may have been before: the one of its id, else the newest of its conversation."""
+    if marks.otid is not None:
+        return await store.runs.by_otid(agent.id, marks.otid)
+    own = await path_of(store, agent, marks.conversation)
+    found = None if own is None else own.look.conversation
+    return None if found is None else await store.runs.newest(agent.id, found.id)
+
+
+async def _ended_run(store: Store, agent: Agent, conversation: str, run: Run) -> _EndedRun:
     entries = await store.runs.steps(run)
     exchanges = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
     steps = tuple(e for e in exchanges if e is not None)
-    is_completed = run.state is RunState.COMPLETED
-    told = tuple(await exchanges_of(store, agent, run)) if is_completed else steps
-    # Something of its last reply was shown.
+    told = tuple(await exchanges_of(store, agent, run)) if run.state is RunState.COMPLETED else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     # A process that is gone has left no step behind of a call that it was making.
-    first = next(iter(told), None) or await _unanswered(store, agent, name)
+    first = next(iter(told), None) or await _unanswered(store, agent, conversation)
     begins = [] if first is None else await _beginnings(store, agent, first)
-    if decisions:
-        if not any([await _is_answered(store, agent, e, decisions) for e in begins]):
-            return None if otid is None else SentBefore(run, agent, told, is_completed, is_said_anew=True)
+    return _EndedRun(run, told, is_cut, begins)
+
+
+async def _decided_before(
+    store: Store, agent: Agent, marks: SendMarks, before: _EndedRun
+) -> SentBefore | None:
+    """Returns what became of answers to calls."""
+    run, told, is_completed = before.run, before.told, before.is_completed
+    if any([await _is_answered(store, agent, e, marks.decisions) for e in before.begins]):
         # A model cannot be asked anew behind its own reply.
-        return SentBefore(run, agent, told, is_completed or is_cut, is_said_anew=False)
-    atoms = Canon(agent.secret).atoms
-    said, begun = tuple(map(atoms, messages)), tuple(map(atoms, head))
-    # One that went on in place of a run that had failed has its id.
-    goes_on = first is not None and not any(map(is_user, first.inputs)) and otid is not None
-    if first is None or not (goes_on or begins[-1].inputs in (said, begun + said)):
+        return SentBefore(run, agent, told, is_completed or before.is_cut, is_said_anew=False)
+    return None if marks.otid is None else SentBefore(run, agent, told, is_completed, is_said_anew=True)
+
+
+async def _said_before(store: Store, agent: Agent, marks: SendMarks, before: _EndedRun) -> SentBefore | None:
+    """Returns what became of messages."""
+    run, told, begins = before.run, before.told, before.begins
+    if not begins or not _begins_with(agent, marks, begins):
         # Another send under the same id is a new one, and takes the id.
-        return None if otid is None else SentBefore(run, agent, (), is_answered=False, is_said_anew=True)
-    if is_completed:
+        return (
+            None if marks.otid is None else SentBefore(run, agent, (), is_answered=False, is_said_anew=True)
+        )
+    if before.is_completed:
         return SentBefore(run, agent, told, is_answered=True, is_said_anew=False)
     # Where something of a reply was shown, the message is answered anew.
-    is_said_anew = is_cut or await _is_withheld(store, agent, name, first)
-    return SentBefore(run, agent, steps, is_answered=False, is_said_anew=is_said_anew)
+    is_said_anew = before.is_cut or await _is_withheld(store, agent, marks.conversation, begins[0])
+    return SentBefore(run, agent, told, is_answered=False, is_said_anew=is_said_anew)
 
 
-async def _run_before(store: Store, agent: Agent, name: str, otid: bytes | None) -> Run | None:
-    """Returns the run that a send may have been before: the one of its id, else the newest of its conversation."""
-    if otid is not None:
-        return await store.runs.by_otid(agent.id, otid)
-    own = await path_of(store, agent, name)
-    found = None if own is None else own.look.conversation
-    return None if found is None else await store.runs.newest(agent.id, found.id)
+def _begins_with(agent: Agent, marks: SendMarks, begins: Sequence[Exchange]) -> bool:
+    """Returns whether a run began with these messages. One that went on in place of another has that one's id."""
+    if marks.otid is not None and not any(map(is_user, begins[0].inputs)):
+        return True
+    atoms = Canon(agent.secret).atoms
+    said, head = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.head))
+    return begins[-1].inputs in (said, head + said)
 
 
 async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Exchange]:

@@ -37,7 +37,7 @@ from gateway.run.agents.guide import guide_of, is_overfull, terms_of
 from gateway.run.agents.messages import last_counts
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.retry import SentBefore, path_of, say_again, sent_before
+from gateway.run.agents.retry import SendMarks, SentBefore, path_of, say_again, sent_before
 from gateway.run.agents.run import (
     AcceptedRun,
     RunRequest,
@@ -343,7 +343,8 @@ class AgentRuns:
             if not count:
                 return None
             said = said[-count:]
-        return await sent_before(self.keeper.store, agent, name, said, sending.decisions, digest, head, ended)
+        marks = SendMarks(name, said, sending.decisions, digest, head)
+        return await sent_before(self.keeper.store, agent, marks, ended)
 
     async def _ended(self, ours: str, run: Run) -> Run:
         """Ends a run of a process that has died, whose line is free or ours by now."""

@@ -25,7 +25,7 @@ from gateway.run.agents.background.event_log import EventLog, ShowsRuns, stored
 from gateway.run.agents.background.request import KeptRequest
 from gateway.run.agents.begin import MessageGone, digest_of
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.retry import SentBefore, sent_before
+from gateway.run.agents.retry import SendMarks, SentBefore, sent_before
 from gateway.run.agents.run import AcceptedRun, RunRequest, RunStart
 from gateway.run.agents.runs import LEFT, AgentRuns
 from gateway.run.call import Passes
@@ -308,7 +308,8 @@ class BackgroundRuns:
             is_same = digest is not None or await self._asks(run, asked)
             return SentBefore(run, agent, (), is_answered=True, is_said_anew=False) if is_same else None
         head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
-        return await sent_before(store, agent, name, asked.messages, asked.decisions, digest, head)
+        marks = SendMarks(name, asked.messages, asked.decisions, digest, head)
+        return await sent_before(store, agent, marks)
 
     async def _asks(self, run: Run, asked: RunRequest) -> bool:
         """Returns whether a run that has not begun says the same."""
