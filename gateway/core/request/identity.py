@@ -177,25 +177,7 @@ def identify(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
             param="x-mnemogate-history",
         )
-    asked = _MODES[_word(found, _MEMORY, _MODES, "on, read, off or strict")] if _MEMORY in found else None
-    mode = asked or rules.profile_modes.get(profile, rules.default_mode)
-    side: SideRule | None = None
-    leaves_nothing = False
-    own: Mode | None = None
-    if found.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
-        # The front end promised the person that this chat is off the record; a header that its operator set for all
-        # chats takes nothing of that back.
-        mode = Mode.OFF
-    elif mode is not Mode.OFF:
-        # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a
-        # client's library sends it with each request, titles among them. It counts more than a schema alone, which may
-        # well stand in the user's own turn.
-        if (side := rules._side.find(body.get("messages") or ())) is not None:
-            # What an application says in the user's place mostly comes back in later lists, and is known again by its
-            # hashes.
-            mode, leaves_nothing = Mode(side.memory), side.leaves_nothing
-        elif asked is None and is_single_structured_turn(body):
-            own, mode, leaves_nothing = mode, Mode.READ, True
+    mode, side, leaves_nothing, own = _mode(found, body, rules, profile)
     return Identity(
         project,
         profile,
@@ -206,7 +188,7 @@ def identify(
         mode,
         append,
         found.get(_RETRIES, b"0").strip(b"0").isdigit(),
-        None if side is None else side.name,
+        side,
         leaves_nothing,
         own,
     )
@@ -335,6 +317,30 @@ def _refuse_repeated(headers: RawHeaders, single: frozenset[bytes]) -> None:
 
 
 # wishes
+
+
+def _mode(
+    headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
+) -> tuple[Mode, str | None, bool, Mode | None]:
+    """Returns the memory mode of a request, with `side_request`, `leaves_nothing` and `own` of its identity."""
+    asked = _MODES[_word(headers, _MEMORY, _MODES, "on, read, off or strict")] if _MEMORY in headers else None
+    mode = asked or rules.profile_modes.get(profile, rules.default_mode)
+    if headers.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
+        # The front end promised the person that this chat is off the record; a header that its operator set for all
+        # chats takes nothing of that back.
+        return Mode.OFF, None, False, None
+    if mode is Mode.OFF:
+        return mode, None, False, None
+    # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a client's
+    # library sends it with each request, titles among them. It counts more than a schema alone, which may well stand in
+    # the user's own turn.
+    if (side := rules._side.find(body.get("messages") or ())) is not None:
+        # What an application says in the user's place mostly comes back in later lists, and is known again by its
+        # hashes.
+        return Mode(side.memory), side.name, side.leaves_nothing, None
+    if asked is None and is_single_structured_turn(body):
+        return Mode.READ, None, True, mode
+    return mode, None, False, None
 
 
 def _word(headers: Mapping[bytes, bytes], header: bytes, known: Collection[str], expected: str) -> str:
