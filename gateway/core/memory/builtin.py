@@ -415,8 +415,6 @@ def _moment(text: object, timezone: str, *, is_end: bool) -> float | None:
 def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
-    except (
-        ZoneInfoNotFoundError,
-        ValueError,
-    ):  # the definition of an agent may be older than a change of the zones
+    except (ZoneInfoNotFoundError, ValueError):
+        # The definition of an agent may be older than a change of the zones.
         return UTC

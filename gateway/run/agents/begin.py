@@ -79,19 +79,7 @@ class BeginsRuns:
                 resumed = await (
                     self._resume(known, sending) if sending.decisions else self._left_off(known, sending)
                 )
-                memory = StepsMemory(
-                    keeper,
-                    known,
-                    form,
-                    run if resumed is None or resumed.waiting is None else resumed.waiting,
-                    self._tools_of(sending, known),
-                    frozenset() if resumed is None else resumed.theirs,
-                    0 if resumed is None else resumed.maker,
-                    None if sending.replaces is None else sending.replaces.id,
-                    None if accepted is None else accepted.request,
-                    sending.reading,
-                    sending.messages if sending.decisions else (),
-                )
+                memory = self._memory(sending, known, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
                 return RunBeginning(memory, prompt, resumed)
@@ -109,6 +97,25 @@ class BeginsRuns:
                 # Somebody else has written in the meantime, or forgotten: all of it is read again.
                 continue
         raise WriteConflict("this conversation changes too fast")
+
+    def _memory(
+        self, sending: Sending, known: Known, form: EndpointForm, run: Run, resumed: PausedRun | None
+    ) -> StepsMemory:
+        """Returns memory's part of a run that begins. resumed: the calls with which it does."""
+        replaces, accepted = sending.replaces, sending.accepted
+        return StepsMemory(
+            self._keeper,
+            known,
+            form,
+            run if resumed is None or resumed.waiting is None else resumed.waiting,
+            self._tools_of(sending, known),
+            theirs=frozenset() if resumed is None else resumed.theirs,
+            maker=0 if resumed is None else resumed.maker,
+            replaces=None if replaces is None else replaces.id,
+            request=None if accepted is None else accepted.request,
+            reading=sending.reading,
+            behind=sending.messages if sending.decisions else (),
+        )
 
     async def _cut_short(self, known: Known, sending: Sending) -> Sending | None:
         """Keeps of the newest reply what its client has heard. Returns what is left to be sent; None: it is as it was.
