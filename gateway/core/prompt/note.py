@@ -110,6 +110,7 @@ _TEMPLATES = (
         is_last=False,
     ),
     _Template("Current Task: ", "Current Task: ", "\n\nThis is the expected criteria for", is_last=False),
+    _Template("Current Task: ", "Current Task: ", "\n\nProvide your complete response:", is_last=False),
 )
 _BEGINNINGS = tuple(template.begin for template in _TEMPLATES)
 
@@ -490,12 +491,14 @@ def _asked(text: str) -> str:
     start = text.lstrip()
     if not start.startswith(_BEGINNINGS):
         return text
-    template = next(each for each in _TEMPLATES if start.startswith(each.begin))
-    find = str.rfind if template.is_last else str.find
-    begin = find(start, template.before)
-    end = find(start, template.behind, begin + len(template.before))
-    asked = start[begin + len(template.before) : end].strip() if min(begin, end) >= 0 else ""
-    return asked or text
+    for template in _TEMPLATES:
+        if start.startswith(template.begin):
+            find = str.rfind if template.is_last else str.find
+            begin = find(start, template.before)
+            end = find(start, template.behind, begin + len(template.before))
+            if min(begin, end) >= 0 and (asked := start[begin + len(template.before) : end].strip()):
+                return asked
+    return text
 
 
 def strip_notes(text: str) -> str:

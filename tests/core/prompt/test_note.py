@@ -422,6 +422,7 @@ _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\
         "\nCurrent Task: {question}\n\nThis is the expected criteria for your final answer: A sentence.\nyou MUST "
         "return the actual complete content as the final answer, not a summary.\n\nThis is the context "
         "you're working with:\n{documents}\n\nProvide your complete response:",
+        "\nCurrent Task: {question}\n\nProvide your complete response:",  # of an agent alone
     ],
 )
 def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> None:
