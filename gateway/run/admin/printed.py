@@ -63,7 +63,7 @@ def show_jobs(jobs: list[dict[str, Any]]) -> None:
     for job in jobs:
         show_job(job)
     if not jobs:
-        print("There are no such jobs.", file=sys.stderr)
+        print("There are no jobs to show.", file=sys.stderr)
 
 
 def show_job(job: dict[str, Any]) -> None:

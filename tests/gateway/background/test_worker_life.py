@@ -225,6 +225,6 @@ def test_jobs_are_shown_retried_and_cancelled(
     assert main(["jobs", "cancel", str(id)]) == 0
     capsys.readouterr()
     assert main(["jobs"]) == 0
-    assert "no such jobs" in capsys.readouterr().err
+    assert "no jobs to show" in capsys.readouterr().err
     assert main(["jobs", "retry", str(id)]) == 1
     assert f"there is no job {id}" in capsys.readouterr().err
