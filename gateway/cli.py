@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import errno
 import http.client
+import io
 import json
 import logging
 import os
@@ -69,6 +70,8 @@ OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_line
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
     """Runs one command and returns its exit code. limits: of the gateway that `serve` starts."""
     _open_closed_streams()
+    # What the terminal's encoding has no sign for is shown by its number.
+    _recode(sys.stdout, errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     arguments.limits = limits
     try:
@@ -107,6 +110,12 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it gets the lowest number: that one
+
+
+def _recode(stream: IO[str], encoding: str | None = None, errors: str = "strict") -> None:
+    """Gives a standard stream another encoding, or another way with what its encoding does not have."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding=encoding, errors=errors)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -451,12 +460,14 @@ def _memory_import(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
-    """Opens the file, or takes the standard stream without one. Raises: GatewayError: it cannot be used."""
+    """Opens the file, or takes the standard stream without one, in UTF-8. Raises: GatewayError: it cannot be used."""
 
     def private(path: str, flags: int) -> int:
         # A new file is for this account alone, as the database is.
         return os.open(path, flags, 0o600)
 
+    if not path:
+        _recode(standard, "utf-8")
     try:
         with open(path, mode, encoding="utf-8", opener=private) if path else nullcontext(standard) as file:
             yield file

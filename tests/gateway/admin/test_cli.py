@@ -382,6 +382,35 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
             assert said.count("\n") == 1
 
 
+def test_what_the_terminal_has_no_sign_for_is_shown_and_exported(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    """A Latin-1 terminal gets what it can show; an export is UTF-8 wherever it goes."""
+    with owner(upstream, database) as gateway:
+        asked = {"model": "m", "user": "eve", "messages": [{"role": "user", "content": "caf\u00e9 \u65e5"}]}
+        assert gateway.post(asked).status == 200
+        gateway.call(gateway.app.idle.wait())
+    latin = {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(Path(__file__).parents[3])}
+
+    def ask(*arguments: str, given: bytes = b"") -> bytes:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", "memory", *arguments],
+            input=given,
+            capture_output=True,
+            env={**os.environ, **latin},
+            timeout=PATIENCE_S,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    assert b"user: caf\xe9 \\u65e5\n" in ask("show", "--user", "eve")
+    exported = ask("export", "--user", "eve")
+    assert "caf\u00e9 \u65e5".encode() in exported
+    ask("import", "--user", "ann", given=exported)
+    assert main(["memory", "show", "--user", "ann"]) == 0
+    assert "user: caf\u00e9 \u65e5\n" in capsys.readouterr().out
+
+
 def test_what_somebody_said_gives_the_terminal_no_orders(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
