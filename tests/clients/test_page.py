@@ -12,7 +12,7 @@ from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.process import ROOT
 from tests.gateway.sdk import World, remember
 
-PAGE = (ROOT / "docs" / "clients.md").read_text()
+PAGE = (ROOT / "docs" / "clients.md").read_text("utf-8")
 EXAMPLES = dict(
     re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 )

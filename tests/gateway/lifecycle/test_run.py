@@ -127,7 +127,7 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
     """What the banner prints, README says and the command line shows; and the real model that comes later knows it."""
     (checkout / "mnemogate.toml").write_text(PATIENT)
     with run(checkout, "--port", "0") as started:
-        readme = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        readme = (ROOT / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
         written = [line for line in readme.splitlines() if line]
         printed = re.sub(r":\d+/v1", ":8080/v1", started.example)
         assert printed.splitlines() == written

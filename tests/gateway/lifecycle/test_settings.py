@@ -635,7 +635,7 @@ def test_the_starter_is_short_and_loads() -> None:
 
 def test_the_documents_name_no_setting_that_does_not_exist() -> None:
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
+    text = "\n".join(page.read_text("utf-8") for page in pages)
     named = {".".join(each) for each in re.findall(r"`(server|database|memory|tools)\.([a-z_]+)", text)}
     named |= {f"upstreams.{each}" for each in re.findall(r"`\[\[upstreams\]\] ([a-z_]+)`", text)}
     assert len(named) > 10, "the pattern found nothing: it looks in the wrong place"
@@ -650,7 +650,11 @@ def test_every_setting_is_read() -> None:
     Of [server], [database] and [memory], whose names others bear too, from a value that is called so or `settings`.
     """
     own = {"settings.py", "settings_load.py", "settings_schema.py"}
-    trees = [ast.parse(path.read_text()) for path in (ROOT / "gateway").rglob("*.py") if path.name not in own]
+    trees = [
+        ast.parse(path.read_text("utf-8"))
+        for path in (ROOT / "gateway").rglob("*.py")
+        if path.name not in own
+    ]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     read = {(ast.unparse(node.value).rpartition(".")[2].lstrip("_"), node.attr) for node in nodes}
     unread = set()

@@ -37,7 +37,7 @@ def environment(tmp_path: Path) -> Path:
 def test_what_is_installed_serves(environment: Path, tmp_path: Path) -> None:
     (info,) = environment.glob("lib/python*/site-packages/mnemogate-*.dist-info")
     assert not (info.parent / "tests").exists()
-    demanded = re.findall(r"^Requires-Dist: ([\w.-]+)", (info / "METADATA").read_text(), re.M)
+    demanded = re.findall(r"^Requires-Dist: ([\w.-]+)", (info / "METADATA").read_text("utf-8"), re.M)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = {re.split(r"[<>=;]", each)[0].lower() for each in project["dependencies"]}
     assert wanted <= {name.lower() for name in demanded}
