@@ -42,9 +42,10 @@ class AdminFile:
         self._is_written = True
 
     def remove(self) -> None:
-        """Removes the file, if this process has written it."""
+        """Removes the file, if this process has written it. One that has to stay does no harm: nobody answers there."""
         if self._is_written:
-            self._unlink()
+            with suppress(OSError):
+                self._unlink()
 
     def _unlink(self) -> None:
         with suppress(FileNotFoundError):

@@ -163,6 +163,16 @@ def test_the_admin_file_is_for_the_owner_alone(database: Path) -> None:
     assert admin.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_an_admin_file_that_cannot_be_removed_ends_no_gateway_with_an_error(database: Path) -> None:
+    """As in a folder that has become read-only meanwhile."""
+    admin = AdminFile(str(database))
+    admin.write("http://127.0.0.1:1")
+    admin.path.unlink()
+    admin.path.mkdir()  # no account can unlink it
+    admin.remove()
+    assert admin.path.exists()
+
+
 def test_keys_list_says_what_a_key_may_do(capsys: Out) -> None:
     assert main(["keys", "create", "--name", "evaluation", "--memory", "off"]) == 0
     assert main(["keys", "create", "--name", "prometheus", "--metrics"]) == 0
