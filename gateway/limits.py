@@ -20,7 +20,7 @@ class Limits:
     send_timeout_s: float = 60.0
     # A stream of an agent says that it is there; Letta's number.
     ping_s: float = 20.0
-    # All bodies over 1 MiB together; each is in memory twice while it is parsed, so this is about half a GiB.
+    # All bodies over 64 KiB together; each is in memory twice while it is parsed, so this is about half a GiB.
     bodies_in_flight_bytes: int = 256 * 1024 * 1024
     # Of a reply that is remembered as it streams; in memory it takes five times as much. Chosen: 128,000 tokens that
     # come one by one are 40 MB.

@@ -413,11 +413,14 @@ def test_a_body_at_the_limit_is_served(upstream: StrictUpstream) -> None:
     assert upstream.last.body == body
 
 
-def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(upstream: StrictUpstream) -> None:
-    body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "x" * 1_500_000}]}).encode()
+@pytest.mark.parametrize("size", [1_500_000, 100_000])
+def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(
+    upstream: StrictUpstream, size: int
+) -> None:
+    body = json.dumps({**HELLO, "messages": [{"role": "user", "content": "x" * size}]}).encode()
     gate = Gate()
     with (
-        serve(settings_for(upstream), limits=replace(QUIET, bodies_in_flight_bytes=2_000_000)) as gateway,
+        serve(settings_for(upstream), limits=replace(QUIET, bodies_in_flight_bytes=size * 4 // 3)) as gateway,
         gateway.connect() as first,
     ):
         upstream.queue(say("one", hold_before_headers=gate))
