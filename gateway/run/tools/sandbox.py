@@ -142,10 +142,12 @@ class Sandbox:
     # -- one call
 
     async def _perform(self, work: Json, timeout_s: float) -> _Ended:
-        receive, send = os.pipe()
-        rules = _rules()
         limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
+        ours: list[int] = []
         try:
+            ours += os.pipe()
+            ours.append(_rules())
+            receive, send, rules = ours
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 *("--seccomp", str(rules), "--", self._python, "-I", "-B", "-c", self._program),
@@ -157,14 +159,12 @@ class Sandbox:
                 start_new_session=True,
                 env={},
             )
-        except BaseException as error:
-            os.close(receive)
-            if not isinstance(error, OSError):
-                raise
+            ours.remove(receive)  # it is read, and closed then
+        except OSError as error:
             return _Ended(wrong=f"could not be started ({error.strerror})")
         finally:
-            os.close(send)
-            os.close(rules)
+            for each in ours:
+                os.close(each)
         heard = _Heard()
         wrong = ""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -383,6 +384,20 @@ async def test_an_interpreter_that_is_not_there() -> None:
     refusal = await Sandbox("/nowhere/python", 5.0).refusal()
     assert refusal is not None
     assert "/nowhere/python cannot be used" in refusal
+
+
+@needs_bwrap
+async def test_where_no_descriptor_is_left_a_call_is_an_error_and_keeps_none(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module, "_rules", none_left)
+    before = len(os.listdir("/proc/self/fd"))
+    answer = await sandbox.run("def tool(): return 1", call())
+    assert answer.content == "Error: tool could not be started (Too many open files)."
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_without_bubblewrap_there_are_no_such_tools(monkeypatch: pytest.MonkeyPatch) -> None:
