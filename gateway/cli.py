@@ -16,7 +16,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
@@ -478,11 +478,17 @@ def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]
         raise GatewayError(f"{path or standard.name}: {why}") from error
 
 
-def _pages(file: Iterable[str]) -> Iterator[list[str]]:
-    """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least."""
+# As much as a gateway that serves takes at once; a line may be a whole request.
+_LONGEST_LINE = 128 << 20
+
+
+def _pages(file: IO[str]) -> Iterator[list[str]]:
+    """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least. Raises: BadRequest."""
     page: list[str] = []
     size = 0
-    for line in file:
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise BadRequest(f"This is no export: a line has more than {_LONGEST_LINE:,} characters.")
         page.append(line.rstrip("\n"))
         size += len(line)
         if len(page) >= 200 or size >= 1 << 20:

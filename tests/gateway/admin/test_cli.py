@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import cli
 from gateway.cli import main
 from gateway.run.admin.printed import describe_forgotten
 from gateway.settings import DatabaseSettings, Settings
@@ -372,14 +373,17 @@ def test_memory_show_asks_whose(capsys: Out) -> None:
 
 @pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
 def test_what_cannot_be_read_or_written_is_said_in_a_line(
-    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+    upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, *, is_served: bool
 ) -> None:
     Path("bad.jsonl").write_bytes(b"\xff\n")
+    Path("endless.jsonl").write_bytes(b" " * 1001)
+    monkeypatch.setattr(cli, "_LONGEST_LINE", 1000)
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": "alice"}).status == 200
         gateway.call(gateway.app.idle.wait())
     with owner(upstream, database) if is_served else nullcontext():
         for arguments, says in [
+            (("import", "endless.jsonl"), "This is no export: a line has more than 1,000 characters."),
             (("import", "nope.jsonl"), "nope.jsonl: No such file"),
             (("import", "."), ".: Is a directory"),
             (("import", "bad.jsonl"), "bad.jsonl: 'utf-8' codec can't decode"),
