@@ -49,9 +49,9 @@ class EventDecoder:
         if self._buffer or self._has_cr:
             self._buffer += data
             raws = self._cut()
-        # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event.
-        elif data.find(b"\n\n") == len(data) - 2 >= 0:
-            return [self._event(data)]
+        # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event of one line.
+        elif self._begun and _is_plain(data) and data.endswith(b"\n\n"):
+            return [Event(data, data[len(_PLAIN) : -2])]
         elif data:
             parts = data.split(b"\n\n")
             rest = parts.pop()
@@ -114,10 +114,14 @@ class EventDecoder:
             self._begun = True
             if raw.startswith(_BOM):
                 return _parse(raw, raw[len(_BOM) :])
-        # An event of one data line, which is nearly all there are, needs no parser.
-        if not self._has_cr and raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2:
+        if not self._has_cr and _is_plain(raw):
             return Event(raw, raw[len(_PLAIN) : -2])
         return _parse(raw, raw)
+
+
+def _is_plain(raw: bytes) -> bool:
+    """Returns whether an event is one data line, as nearly all are: it needs no parser."""
+    return raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2
 
 
 def _parse(raw: bytes, text: bytes) -> Event:

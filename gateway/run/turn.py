@@ -268,6 +268,11 @@ class TurnRun:
                             raise ProviderTooLarge(
                                 f"the reply is larger than {self.limits.streamed_bytes} bytes"
                             )
+                        texts = self._turn.take_texts(batch)
+                        if texts is not None:
+                            if texts:
+                                await self.sink.write(texts)
+                            continue
                         await self._feed(events.Received(batch))
                         if self._finished or self._next is not None:
                             break

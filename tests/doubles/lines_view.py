@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import orjson
 
+from adapters.types import Event
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
@@ -42,9 +43,14 @@ class LinesView:
             if delta.get("content"):
                 self._line("text", delta["content"])
             self.add_calls(delta.get("tool_calls", []) if event.calls is None else event.calls)
-            self._finish = choice["finish_reason"] or self._finish
+            self._finish = choice.get("finish_reason") or self._finish
         if event.chunk is not None:
             self._usage = event.usage or event.chunk.get("usage") or self._usage
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        for text in filter(None, texts):
+            self._line("text", text)
+        return True
 
     def add_text(self, text: str) -> None:
         self._line("text", repr(text))

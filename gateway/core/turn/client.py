@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from adapters.types import Json
+from adapters.types import Event, Json
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
@@ -68,6 +68,9 @@ class ClientView(Protocol):
 
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        """Shows events that say these texts and nothing else. Returns False where they have to be parsed for that."""
 
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the gap between two rounds, what is said ahead of a call."""
@@ -175,6 +178,9 @@ class UnseenView:
 
     def show(self, event: ReplyEvent) -> None:
         pass
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        return True
 
     def add_text(self, text: str) -> None:
         pass

@@ -28,7 +28,7 @@ from enum import Enum
 
 import orjson
 
-from adapters.types import Json
+from adapters.types import Event, Json
 from gateway.core.conversation.private import as_system, without_private
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, OwnCalls, ResumedCalls, name_calls
@@ -116,6 +116,14 @@ class Turn:
     def first_call(self) -> commands.CallModel:
         """The call of the model that the shell makes by itself."""
         return _FREE_CALL if self._offer is ANYTHING else commands.CallModel((), None, self._offer)
+
+    def take_texts(self, read: list[Event]) -> bytes | None:
+        """Takes events of the upstream that say a text and nothing else, as nearly all of a stream do.
+
+        Returns the bytes that the client gets; None: they have to be fed.
+        """
+        is_taken = self._state is _READING and self._round.take_texts(read)
+        return self._view.take() if is_taken else None
 
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""

@@ -28,6 +28,7 @@ from gateway.core.turn.stream import (
     delta_of,
     join_messages,
 )
+from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
 from storage.value import frozen
@@ -114,6 +115,7 @@ class Round:
         self._text_before = said  # the same, until this reply says something
         self._choices_done = 0
         self._in_tail = False
+        self._text_events: TextEvents | None = None  # those that add a text and do nothing else
         self._listener = None if spec.asides is None else Listener(spec.asides)
         self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and how
         self._refusal: list[bytes] = []  # an error reply that comes as events
@@ -170,6 +172,22 @@ class Round:
         self.is_success = 200 <= status < 300
 
     # What comes in. Each returns how the reply ended, None while it goes on.
+
+    def take_texts(self, read: list[Event]) -> bool:
+        """Takes events that all say a text and nothing else. Returns False where one does not, and takes none."""
+        form = self._text_events
+        if form is None:
+            return False
+        texts: list[str] = []
+        for event in read:
+            text = form.text_of(event.raw)
+            if text is None:
+                return False
+            texts.append(text)
+        if not self._view.show_texts(read, texts):
+            return False
+        self.draft.add_texts(texts)
+        return True
 
     def take(self, read: list[Event]) -> RoundEnd | None:
         """Takes events, all that one read of the upstream brought."""
@@ -261,6 +279,8 @@ class Round:
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_shaped else None)
         self._take_chunk(chunk, event.raw, event.name)
+        # What stands in the tail waits for the end, and so does what follows it.
+        self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
         return None
 
     def _pass_on(self, event: Event) -> None:

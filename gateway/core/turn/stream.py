@@ -148,6 +148,10 @@ class Draft:
             elif key != "tool_calls":
                 _merge_field(self._fields, key, value)
 
+    def add_texts(self, texts: Iterable[str]) -> None:
+        """Adds texts behind an earlier one."""
+        self._texts["content"] += texts
+
     def call_for(self, entry: Json) -> ToolCall:
         """Adds a piece to the call that it continues, or to a new one, and returns the call."""
         index, id_ = entry.get("index"), entry.get("id")

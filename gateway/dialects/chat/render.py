@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import orjson
 
-from adapters.types import Json
+from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
@@ -55,11 +55,16 @@ class ChatView:
         self._first = first
 
     def show(self, event: ReplyEvent) -> None:
-        # Nearly every event of every stream ends here: its bytes go as they came, and nothing is looked at.
         if self._is_open and event.calls is None and event.raw is not None:
             self._out.append(event.raw)
         else:
             self._show(event)
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        # Nearly every event of every stream ends here: its bytes go as they came.
+        if self._is_open:
+            self._out.extend([event.raw for event in read])
+        return self._is_open
 
     def add_text(self, text: str) -> None:
         self._make({"content": text} if self._has_begun else {"role": "assistant", "content": text})

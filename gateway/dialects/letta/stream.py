@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from adapters.types import Json
+from adapters.types import Event, Json
 from gateway.core import ids
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client import ReplyEvent
@@ -165,6 +165,11 @@ class StepView:
         if isinstance(usage, dict):
             self._last = counts_of(usage)
             self.counts = Counts(*map(sum, zip(self.counts, self._last, strict=True)))
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        for text in filter(None, texts):
+            self.add_text(text)
+        return True
 
     def add_text(self, text: str) -> None:
         if self.by_token:

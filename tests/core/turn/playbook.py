@@ -55,7 +55,7 @@ class Playbook:
     def __rshift__(self, happened: TurnEvent) -> Playbook:
         self._nothing_left(f">> {happened}")
         self._log.append(f">> {happened}")
-        self._due = self.turn.feed(happened)
+        self._due = fed(self.turn, happened)
         self.seen += self._due
         return self
 
@@ -93,6 +93,14 @@ class Playbook:
 
     def _mismatch(self, expected: str, seen: str) -> str:
         return "\n".join(["the transcript so far:", *self._log, f"expected: {expected}", f"came:     {seen}"])
+
+
+def fed(turn: Turn, event: TurnEvent) -> list[Command]:
+    """Feeds an event as the shell does: texts that say nothing else go past the commands."""
+    texts = turn.take_texts(event.events) if isinstance(event, Received) else None
+    if texts is None:
+        return turn.feed(event)
+    return [SendBody(texts)] if texts else []
 
 
 def sent_by(commands: Iterable[Command]) -> bytes:
@@ -305,7 +313,7 @@ def play(
 
     todo = begin()
     while todo:
-        commands = turn.feed(todo.pop(0))
+        commands = fed(turn, todo.pop(0))
         seen += commands
         for command in commands:
             if isinstance(command, RunTool):

@@ -43,6 +43,7 @@ from tests.core.turn.playbook import (
     chunk,
     completion,
     event,
+    fed,
     play,
     usage,
 )
@@ -120,7 +121,7 @@ def kept(outcome: TurnOutcome) -> Any:
     return (outcome.state, outcome.full, outcome.said, outcome.finish_reason, outcome.rounds, outcome.hidden)
 
 
-@given(st.lists(st.integers(0, 11), max_size=14), st.booleans())
+@given(st.lists(st.integers(0, 12), max_size=14), st.booleans())
 @settings(max_examples=300)
 def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: bool) -> None:
     """Events in any order: one Save and one Finish at most, one head, and nothing after the end."""
@@ -137,11 +138,12 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         ToolFinished("call_a", "ok"),
         Saved(),
         ClientLeft(),
+        Received([chunk({"content": " you"})]),
     ]
     turn = chat_turn(with_tools(hold_end=hold_end, max_rounds=1))
     seen: list[Command] = []
     for n in order:
-        seen += turn.feed(happened[n])
+        seen += fed(turn, happened[n])
     kinds = [type(command) for command in seen]
     assert kinds.count(Save) <= 1
     assert kinds.count(Finish) <= 1

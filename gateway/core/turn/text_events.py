@@ -1,0 +1,84 @@
+"""Knows the events of a stream that differ in their text alone, so that each need not be parsed.
+
+Nearly all events of a stream say a word or two between bytes that are the same in all of them: id, model, time. To
+find the word between them takes a tenth of the time of parsing the chunk and looking at its fields.
+"""
+
+from __future__ import annotations
+
+import re
+
+from adapters.types import Json
+from gateway.core.turn.stream import NAMING
+from storage.value import frozen
+
+_CONTENT = re.compile(rb'"content":\s?"')
+# A JSON string up to its end, or to an escaped character. Events with one are parsed.
+_CHARACTERS = re.compile(rb'[^"\\\x00-\x1f]*')
+# Characters of no meaning with which OpenAI brings all events to the same length.
+_PADDING = b',"obfuscation":"'
+
+
+@frozen
+class TextEvents:
+    """Events like one that was parsed. before: the bytes in front of the text; behind: those up to the padding or the
+    end; end: those behind the padding, None where there is none."""
+
+    before: bytes
+    behind: bytes
+    end: bytes | None
+
+    @classmethod
+    def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
+        """Returns the form of an event, if another one of that form adds its text to the reply and does nothing else.
+
+        raw: its bytes. chunk: the same parsed.
+        """
+        text = _only_text(chunk)
+        marks = [*_CONTENT.finditer(raw)] if text else []
+        if not text or len(marks) != 1:
+            return None
+        at = marks[0].end()
+        text_end = at + len(text.encode())
+        if raw[at : text_end + 1] != text.encode() + b'"':  # it has escaped characters
+            return None
+        behind, padding, rest = raw[text_end:].partition(_PADDING)
+        return cls(raw[:at], behind + padding, rest[rest.find(b'"') :] if padding else None)
+
+    def text_of(self, raw: bytes) -> str | None:
+        """Returns the text of an event of this form; None: it has to be parsed."""
+        if not raw.startswith(self.before):
+            return None
+        at = len(self.before)
+        text_end = end = _end_of_string(raw, at)
+        behind = self.behind
+        if self.end is not None:
+            if not raw.startswith(behind, end):
+                return None
+            behind, end = self.end, _end_of_string(raw, end + len(behind))
+        if raw[end:] != behind:
+            return None
+        try:
+            return raw[at:text_end].decode()
+        except UnicodeDecodeError:
+            return None
+
+
+def _end_of_string(raw: bytes, at: int) -> int:
+    found = _CHARACTERS.match(raw, at)
+    return at if found is None else found.end()
+
+
+def _only_text(chunk: Json) -> str | None:
+    """Returns the text of a chunk that has nothing else to be kept: no usage, no end, no piece of a call."""
+    choices = chunk.get("choices")
+    if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:
+        return None
+    choice = choices[0]
+    delta = choice.get("delta") if isinstance(choice, dict) else None
+    if not isinstance(delta, dict) or choice.get("index") or choice.get("finish_reason"):
+        return None
+    text = delta.get("content")
+    if [key for key, value in delta.items() if value and key != "content" and key not in NAMING]:
+        return None
+    return text if isinstance(text, str) else None
