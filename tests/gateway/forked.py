@@ -141,6 +141,9 @@ def _serve(way: socket.socket) -> int:
         os.dup2(descriptor, place)
     for each in handed:
         os.close(each)
+    # Those that are there were made for other files, which may have a place to go back to.
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(asked["where"])
     os.environ.clear()
     os.environ.update(asked["environ"])
