@@ -238,6 +238,7 @@ def text_in(update: UpdateMessage) -> str:
 
 def sent(send: Send) -> Sent:
     """Returns what a send says. Raises: Unprocessable."""
+    _check_tools(send.client_tools or ())
     if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
         raise Unprocessable([Fault(("body", "input"), "Give either 'messages' or 'input', not both")])
     if isinstance(send.input, str | list):
@@ -256,6 +257,14 @@ def sent(send: Send) -> Sent:
         if not isinstance(each, PlainMessage):
             answers += _answers(each, ("body", "messages", n))
     return Sent(tuple(map(_message, plain)), tuple(answers), otid)
+
+
+def _check_tools(tools: Sequence[ClientTool]) -> None:
+    names = [each.name for each in tools]
+    for n, name in enumerate(names):
+        if name in names[:n]:
+            words = f"Another of the tools is named {name!r}, and a call says no more than the name"
+            raise Unprocessable([Fault(("body", "client_tools", n, "name"), words)])
 
 
 def _read(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:

@@ -956,6 +956,10 @@ def test_our_arguments_are_shown_as_what_they_are(world: LettaWorld, by_token: b
         ({"input": "x", "max_steps": 0}, ["body", "max_steps"]),
         ({"input": "x", "messages": [{"role": "user", "content": "x"}]}, ["body", "input"]),
         ({"input": 7}, ["body", "input"]),
+        (
+            {"input": "x", "client_tools": [{"name": "get_weather"}, {"name": "get_weather"}]},
+            ["body", "client_tools", 1, "name"],
+        ),
     ],
 )
 def test_a_wrong_send_is_named(world: LettaWorld, body: dict[str, Any], loc: list[Any]) -> None:
