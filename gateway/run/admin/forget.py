@@ -136,7 +136,8 @@ class ForgetOperations:
         blocks = await self.store.blocks.load(agents[0])
         block = next((b for b in blocks if b.label == label), None)
         if block is None:
-            raise BadRequest(f"There is no block {label!r} in this memory.", param="block")
+            there = ", ".join(repr(b.label) for b in blocks) or "none"
+            raise BadRequest(f"There is no block {label!r} in this memory; it has {there}.", param="block")
         waiting = (await self.store.blocks.waiting(agents[0])).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())

@@ -384,6 +384,12 @@ def test_undo_says_that_an_edit_waits(world: World) -> None:
         perform(world, "memory-undo", **where)
 
 
+def test_undo_names_the_blocks_that_there_are(world: World) -> None:
+    world.chat(model="agent/helper", user="alice").say("Hello.")
+    with pytest.raises(BadRequest, match=r"no block 'humn' in this memory; it has 'human'(, '\w+')*\.$"):
+        perform(world, "memory-undo", user="alice", profile="helper", block="humn")
+
+
 def test_undo_counts_the_newer_edits_of_the_block_that_wait(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
