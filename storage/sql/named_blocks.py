@@ -310,7 +310,9 @@ async def _seers(connection: Connection, block: int) -> list[int]:
 async def _check_label(connection: Connection, agent: int, block: int, label: str) -> None:
     """Raises: WriteConflict, where the agent sees another block of that label."""
     if await connection.row(SQL["labelled"], (label, block, agent)) is not None:
-        raise WriteConflict(f"an agent that sees this block has another one labelled {label!r}")
+        raise WriteConflict(
+            f"an agent would see two blocks labelled {label!r}, and it can see one of a label"
+        )
 
 
 def _is_wanted(entry: BlockEntry, wanted: BlockFilter) -> bool:

@@ -82,7 +82,7 @@ def test_a_block_that_a_client_was_given_is_made_anew_with_an_agent(world: Letta
 def test_a_label_is_there_once(world: LettaWorld) -> None:
     agent = world.agent()
     other = world.letta.blocks.create(label="human", value="Someone else")
-    with pytest.raises(ConflictError, match="human"):
+    with pytest.raises(ConflictError, match="two blocks labelled 'human'"):
         world.letta.agents.blocks.attach(other.id, agent_id=agent.id)
     spare = world.letta.blocks.create(label="spare", value="")
     world.letta.agents.blocks.attach(spare.id, agent_id=agent.id)
