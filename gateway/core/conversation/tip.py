@@ -25,6 +25,8 @@ from storage.records import Exchange, State
 from storage.value import frozen
 
 RESULTS = ("tool", "function")
+# Chosen: a reply of which a part of the head says what was heard is looked for in no more messages.
+_MAX_TOLD = 8
 
 
 @frozen
@@ -68,8 +70,7 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     tip = _touched_last(tree)
     cut = _cut(tree, tip)
     held = _held(tree, listing, tip, cut)
-    head = _head(listing)
-    spoken = _spoken(tree, listing, head, found, tip, held, cut) if head else None
+    spoken, head = _spoken(tree, listing, found, tip, held, cut)
     if spoken is _Spoken.TOLD:
         held = _told_anew(held, listing, head)
     heard = head if spoken in (_Spoken.TIP, _Spoken.ABOVE) else 0
@@ -96,27 +97,36 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
 def _spoken(
     tree: Tree,
     listing: Listing,
-    head: int,
     found: Match,
     tip: Exchange | None,
     held: Sequence[WireMessage],
     cut: Sequence[Exchange],
-) -> _Spoken | None:
-    """Returns which reply the first `head` messages of a list say again; None: none that is known."""
-    off = _Spoken.OFF if _is_beside_off(tree, tip, found) else None
-    is_told = _place_told(held, listing, head) is not None
-    is_tips = _is_heard(tree, listing, tip, head, least=1)
-    # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path yet,
-    # and what was told of one with a later send is held. A request that is sent again tells what it told before.
-    new = listing.messages[head:]
-    is_again = (is_told or is_tips) and _repeats(listing.canon, new, held, may_grow=True)
-    if cut and not is_again and was_heard(tree, cut[-1], listing, 0, head, least=1):
-        return off or _Spoken.CUT
-    if is_told:
-        return _Spoken.TOLD
-    if is_tips:
-        return _Spoken.TIP
-    return _Spoken.ABOVE if _is_heard(tree, listing, _above(tree, tip), head) else off
+) -> tuple[_Spoken | None, int]:
+    """Returns which reply the head of a list says again, and in how many messages; None: none that is known.
+
+    Behind it the application may have spoken, or a second reply be told.
+    """
+    head = _head(listing)
+    if not head:
+        return None, 0
+    is_off = _is_beside_off(tree, tip, found)
+    for end in (head, *range(min(head - 1, _MAX_TOLD), 0, -1)):
+        is_told = _place_told(held, listing, end) is not None
+        is_tips = _is_heard(tree, listing, tip, end, least=1)
+        # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path
+        # yet, and what was told of one with a later send is held. A request that is sent again tells what it told.
+        is_again = (is_told or is_tips) and _repeats(
+            listing.canon, listing.messages[end:], held, may_grow=True
+        )
+        if cut and not is_again and was_heard(tree, cut[-1], listing, 0, end, least=1):
+            return (_Spoken.OFF, head) if is_off else (_Spoken.CUT, end)
+        if is_told:
+            return _Spoken.TOLD, end
+        if is_tips:
+            return _Spoken.TIP, end
+        if _is_heard(tree, listing, _above(tree, tip), end):
+            return _Spoken.ABOVE, end
+    return (_Spoken.OFF, head) if is_off else (None, 0)
 
 
 def _above(tree: Tree, tip: Exchange | None) -> Exchange | None:

@@ -72,17 +72,19 @@ def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> 
 def barge_in(seed: int) -> None:
     """A caller who interrupts an assistant of few words, and whose client tells of each reply what was heard.
 
-    It tells the same once more with the next message where nothing was heard of an answer to the last one.
+    It tells the same once more with the next message where nothing was heard of an answer to the last one. Into a
+    silence the application may speak by itself, behind what was heard.
     """
     chance, world = Random(seed), World()
     talk: list[str] = []
     heard, is_told = "", True
     for number in range(30):
         text = f"message {number}."
-        talk += [text] if is_told else [heard, text]
+        asked = ["Are you there?"] if heard and chance.random() < 0.3 else []
+        talk += [*([] if is_told else [heard]), *asked, text]
         reply, is_told = chance.choice(["Ok.", "Sure.", "One moment.", f"This is number {number}."]), True
         for _ in range(chance.choice([1, 1, 1, 2])):
-            messages = [assistant(heard), user(text)] if heard else [user(text)]
+            messages = [*map(assistant, [heard, *asked] if heard else []), user(text)]
             request = world.begin(messages, "c1", append=True)
             assert [text_of(m) for _, m in request.sent] == talk
             end = chance.choice(["finished", "finished", "cut", "lost"])

@@ -534,6 +534,28 @@ def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: W
     assert filling.standing() == ["one", "This is the first", "two", "three", "Third."]
 
 
+def test_the_application_may_speak_behind_what_was_heard_in_append_mode(filling: World) -> None:
+    filling.say([user("one")], "This is the first reply.", "c1", append=True)
+    spoken = [assistant("This is the first"), assistant("Are you still there?")]
+    request = filling.say([*spoken, user("two")], "Second.", "c1", append=True)
+    assert request.lines == [
+        "+ user: one",
+        "assistant: This is the first",
+        "assistant: Are you still there?",
+        "user: two",
+    ]
+    assert filling.standing() == ["one", "This is the first", "Are you still there?", "two", "Second."]
+
+
+def test_two_replies_told_in_append_mode_have_the_question_of_a_cut_one_between_them(filling: World) -> None:
+    filling.say([user("one")], "This is the first reply.", "c1", append=True)
+    filling.cancel(filling.begin([user("two")], "c1", append=True), [assistant("The second")])
+    told = [assistant("This is the first reply."), assistant("The sec")]
+    request = filling.begin([*told, user("three")], "c1", append=True)
+    first = ["+ user: one", "+ assistant: This is the first reply.", "+ user: two"]
+    assert request.lines == [*first, "assistant: The sec", "user: three"]
+
+
 def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: World) -> None:
     world.say([user("one")], "r1", "c1", append=True)
     request = world.say([user("one"), assistant("r1"), user("two")], "r2", "c1", append=True)
