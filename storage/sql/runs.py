@@ -135,6 +135,12 @@ async def end_run(
     return await _get(connection, agent, run)
 
 
+async def cancel_paused_run(connection: Connection, agent: int, run: int, at: float) -> Run:
+    """Cancels a run that ended with calls that wait for answers. Returns it as it is now. Raises: NotFound."""
+    await connection.run(SQL["cancel_paused"], (at, run, agent))
+    return await _get(connection, agent, run)
+
+
 async def add_step(connection: Connection, step: RunStep) -> None:
     """Adds a step, counts it in its run, and ends the run where the step has a stop reason."""
     values = (
@@ -223,6 +229,7 @@ class Runs(Group):
     last_step = reads(alone(load_last_step))
     begin = writes(locking(begin_run))
     end = writes(locking(end_run))
+    cancel_paused = writes(locking(cancel_paused_run))
     newest = reads(alone(newest_run))
     by_otid = reads(alone(find_otid))
     waiting = reads(alone(load_waiting))

@@ -79,6 +79,11 @@ UPDATE runs SET state = 'running', begun = ? WHERE id = ? AND agent = ? AND stat
 -- Ends a run that has not ended.
 UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND state IN ('created', 'running')
 
+-- name: cancel_paused
+-- Cancels a run that has ended with calls that wait for answers.
+UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
+WHERE id = ? AND agent = ? AND state = 'completed' AND stop = 'requires_approval'
+
 -- name: live
 -- Finds the runs that have not ended and whose clients wait, of all agents.
 {listed} FROM runs r JOIN agents a ON a.id = r.agent

@@ -6,7 +6,7 @@ last step is open (the model is called), or it has calls (those that were not ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,8 +17,9 @@ from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import calls_of, cut_short
 from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.core.prompt.compose import is_told
+from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
-from gateway.run.agents.calls.pauses import CallDecision, PausedRun, decided, left_off, paused
+from gateway.run.agents.calls.pauses import CallDecision, PausedRun, decided, denied, left_off, paused
 from gateway.run.agents.calls.record import call_number, is_of_step, results_left
 from gateway.run.agents.run import AcceptedRun, Sending
 from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory
@@ -185,13 +186,41 @@ class BeginsRuns:
             return False
         given = {str(m.get("tool_call_id")) for m in sending.messages}
         results = await results_left(store, step, known.path[-1], given)
-        run = await store.runs.load(step.agent, step.run) if results else None
+        return bool(results) and await self._write_results(known, sending, form, step, results)
+
+    async def _write_results(
+        self,
+        known: Known,
+        sending: Sending,
+        form: EndpointForm,
+        step: RunStep,
+        results: Sequence[ToolResult],
+    ) -> bool:
+        """Writes results behind the step that made their calls. False: its run is gone. Raises: StoreError."""
+        run = await self._keeper.store.runs.load(step.agent, step.run)
         if run is None:
             return False
         theirs = frozenset(id for id, kind in step.waiting.items() if kind == "client")
         tools = self._tools_of(sending, known)
         await StepsMemory(self._keeper, known, form, run, tools, theirs, run.id).write_results(results)
         return True
+
+    async def deny(self, sending: Sending, asked: MemoryRequest, run: Run) -> bool:
+        """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
+        store = self._keeper.store
+        known = await read_path(store, asked, (), self._keeper.settings.idle_s)
+        step = await self._last_step(known)
+        if step is None or not step.waiting:
+            return False
+        newest = await store.runs.newest(step.agent, known.path[-1].conversation)
+        # Who answered some of the calls has made a run that waits for the others.
+        if run.id != step.run and (newest is None or run.id != newest.id):
+            return False
+        left = await results_left(store, step, known.path[-1], ())
+        order = [*calls_of(known.path[-1])]
+        results = [*left, *denied(step, {each.call_id for each in left})]
+        results.sort(key=lambda each: order.index(each.call_id))
+        return await self._write_results(known, sending, EndpointForm(), step, results)
 
     async def _last_step(self, known: Known) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""

@@ -178,14 +178,20 @@ class AgentRuns:
 
     async def preview(self, asked: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
-        keeper, request, spec = self.keeper, request_of(asked), asked.spec
-        route = agent_route(self._settings, spec)
-        window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
-        target = Target(route.upstream, route.model, window)
-        seen = MemoryRequest(request, identity_of(asked), spec, keeper.now(), target, QueuePlace())
+        keeper = self.keeper
+        seen = self._seen(self._sending(asked), QueuePlace())
         known = await read_path(keeper.store, seen, asked.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(known, BlockEdits(list(known.blocks)))
         return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
+
+    def _seen(self, sending: Sending, place: QueuePlace) -> MemoryRequest:
+        """Returns what memory is asked for a send that is not answered. place: in the queue of its conversation."""
+        route = sending.route
+        window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
+        target = Target(route.upstream, route.model, window)
+        return MemoryRequest(
+            sending.request, sending.identity, sending.spec, self.keeper.now(), target, place
+        )
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         """Returns whether a chat completion names a conversation of ours: an agent's `default`, or one sent to so."""
@@ -284,6 +290,19 @@ class AgentRuns:
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
         self.ends.tell(run)
         return ended
+
+    async def cancel_paused(self, asked: RunRequest, run: Run) -> Run:
+        """Denies the calls with which a run waits for answers, and cancels it. Returns it as it is now.
+
+        It stays as it is where nothing of it waits any more. asked: names its conversation. Raises: StoreError.
+        """
+        runs = self.keeper.store.runs
+        with QueuePlace() as place:
+            sending = await self._enter(self._sending(asked), place)
+            await self._pending.written(sending.scope, self._limits.commit_wait_s)
+            if await self._begins.deny(sending, self._seen(sending, place), run):
+                return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
+        return await runs.load(run.agent, run.id) or run
 
     def stop(self, run: int) -> None:
         """Stops a run that is performed here, if it is, since it was ended. run: its row."""

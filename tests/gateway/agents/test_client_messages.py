@@ -1068,6 +1068,60 @@ def test_a_person_allows_and_denies(world: LettaWorld) -> None:
     assert "Dog" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
 
 
+@pytest.mark.parametrize("by", ["a person", "the client"])
+def test_a_run_that_waits_is_cancelled(world: LettaWorld, by: str) -> None:
+    """Its calls are denied, and wait for nobody any more; they are not made later either."""
+    agent = world.agent()
+    messages, options = world.letta.agents.messages, dict[str, Any]()
+    if by == "a person":
+        world.letta.agents.tools.update_approval(
+            "memory_insert", agent_id=agent.id, body_requires_approval=True
+        )
+        calls = [insert("Cat", "c1"), Call("conversation_search", {"query": "cats"}, "c2")]
+    else:
+        options, calls = {"client_tools": [WEATHER]}, [Call("get_weather", {}, "c1"), insert("Cat", "c2")]
+    world.upstream.queue(call_tools(*calls))
+    messages.create(agent.id, input="Hi", **options)
+    run = world.letta.runs.list(agent_id=agent.id).items[0]
+    assert (run.status, run.stop_reason) == ("completed", "requires_approval")
+    assert messages.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}
+    now = world.letta.runs.retrieve(run.id)
+    assert (now.status, now.stop_reason) == ("cancelled", "cancelled")
+    assert world.letta.agents.retrieve(agent.id, include=["agent.pending_approval"]).pending_approval is None
+    decision: Any = {"type": "approval", "tool_call_id": "c1", "approve": True}
+    with pytest.raises(BadRequestError, match="awaiting approval"):
+        messages.create(agent.id, messages=[{"type": "approval", "approvals": [decision]}], **options)
+    assert messages.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}
+    assert messages.create(agent.id, input="Go on.", **options).messages[-1].content == "Ok."
+    sent = world.upstream.last.messages
+    assert [m["role"] for m in sent] == ["system", "user", "assistant", "tool", "tool", "user"]
+    assert "cancelled" in sent[3]["content"]
+    value = world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+    # What was done beside a call of the client's is done.
+    assert ("Cat" in value, "cancelled" in sent[4]["content"]) == (by != "a person", by == "a person")
+    shown = [
+        each
+        for each in messages.list(agent.id, order="asc")
+        if each.message_type == "approval_response_message"
+    ]
+    assert [each.approve for each in shown] == [False]
+
+
+def test_a_run_whose_calls_were_answered_is_not_cancelled(world: LettaWorld) -> None:
+    agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
+    messages = world.letta.agents.messages
+    for id in ("c1", "c2"):
+        world.upstream.queue(call_tools(insert("Cat", id)))
+        messages.create(agent.id, input="Hi")
+    newer, older = world.letta.runs.list(agent_id=agent.id).items
+    assert messages.cancel(agent.id, run_ids=[older.id]) == {older.id: "completed"}
+    assert messages.cancel(agent.id) == {}
+    assert world.letta.agents.retrieve(agent.id).pending_approval is not None
+    allowed: Any = [{"type": "approval", "approve": True}]
+    assert messages.create(agent.id, messages=allowed).messages[-1].content == "Ok."
+    assert messages.cancel(agent.id, run_ids=[newer.id]) == {newer.id: "completed"}
+
+
 def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     world.upstream.queue(call_tools(insert("a", "c1"), insert("b", "c2")))

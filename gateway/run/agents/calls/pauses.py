@@ -6,7 +6,7 @@ goes on, and what it finds unanswered gets a result that says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import WireMessage, text_of
@@ -17,6 +17,8 @@ from gateway.core.turn.rules import CalledTool
 from gateway.errors import BadRequest
 from gateway.run.memory.known import Known
 from storage.records import Run, RunStep
+
+NOT_MADE = "Error: the run was cancelled before this call was made."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,17 @@ def decided(
                 words = f"Error: request to call tool denied.{why}"
                 found.append({"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private})
     return found
+
+
+def denied(step: RunStep, done: Collection[str]) -> list[ToolResult]:
+    """Returns the results of the calls of a step that wait and are not made, since its run is cancelled.
+
+    done: ids of calls that have results.
+    """
+    everything = CallDecision(None, approve=False, reason="The run was cancelled.")
+    answers = [result_of(each) for each in decided(step, done, [everything])]
+    held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
+    return [*answers, *(ToolResult(id, NOT_MADE, "error", was_run=False) for id in held)]
 
 
 def left_off(known: Known, maker: int) -> PausedRun:

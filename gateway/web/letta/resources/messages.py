@@ -11,6 +11,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.ids import Place
 from gateway.core.prompt.summary import SummaryTerms, summary_tokens
+from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import MessagesQuery, SpokenQuery
@@ -28,8 +29,8 @@ from gateway.run.upstream.route import agent_route
 from gateway.web.letta.api import AgentsApi, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
-from storage.listing import AgentFilter, Page, RunFilter
-from storage.records import DEFAULT, Agent, RunState
+from storage.listing import AgentFilter, Page, RunEntry, RunFilter
+from storage.records import DEFAULT, Agent, Run, RunState
 
 _PAGE = 100
 _SEARCHED = 64  # agents of one search
@@ -305,8 +306,16 @@ class MessageRoutes:
             entry = await self._api.store.runs.get(asked.project, uid_in("run", id))
             if entry.run.agent != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
-            ended[id] = (await self._api.runs.cancel(entry.run)).state.value
+            ended[id] = (await self._cancelled(asked.project, entry)).state.value
         return ended
+
+    async def _cancelled(self, project: str, entry: RunEntry) -> Run:
+        """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
+        if entry.run.stop != StopReason.REQUIRES_APPROVAL:
+            return await self._api.runs.cancel(entry.run)
+        named = await self._api.registry.agent(project, entry.agent_uid)
+        request = RunRequest(named.spec, named.scope, entry.conversation)
+        return await self._api.runs.cancel_paused(request, entry.run)
 
     async def end_all(self, project: str, agent: Agent, conversation: int | None = None) -> dict[str, str]:
         """Ends the runs of an agent, or of one of its conversations. Returns {run: state}."""
