@@ -13,6 +13,8 @@ import atexit
 import gc
 import json
 import os
+import random
+import secrets
 import selectors
 import signal
 import socket
@@ -148,10 +150,22 @@ def _serve(way: socket.socket) -> int:
     os.environ.clear()
     os.environ.update(asked["environ"])
     sys.argv = [asked["module"], *asked["arguments"]]
+    _be_another()
     if asked["module"] == patient.__name__:
         return patient.run()
     run_module(asked["module"], run_name="__main__")
     return 0
+
+
+def _be_another() -> None:
+    """Takes chance of its own where a module has taken some when it was imported."""
+    from storage.postgres import connection
+
+    connection._PROCESS = secrets.token_hex(4)
+    for module in [*sys.modules.values()]:
+        for value in [*vars(module).values()]:
+            if isinstance(value, random.Random):
+                value.seed()
 
 
 if __name__ == "__main__":
