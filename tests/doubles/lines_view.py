@@ -85,7 +85,7 @@ class LinesView:
     def tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)
 
-    def results(self, first: int | None, results: Sequence[dict[str, Any]]) -> None:
+    def results(self, first: int | None, results: Sequence[dict[str, Any]], *, is_last: bool = False) -> None:
         pass
 
     def step(self, first: int, reply: int) -> None:

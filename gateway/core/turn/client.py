@@ -113,10 +113,11 @@ class ClientView(Protocol):
 
     # A turn that keeps each step
 
-    def results(self, first: int | None, results: Sequence[Json]) -> None:
+    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of our tools as they are kept.
 
         first: the number of the first of them; None: they are a part of the reply, since nothing was run for it.
+        is_last: no step is opened with them.
         """
 
     def step(self, first: int, reply: int) -> None:
@@ -209,7 +210,7 @@ class UnseenView:
     def tool_result(self, result: ToolResult) -> None:
         pass
 
-    def results(self, first: int | None, results: Sequence[Json]) -> None:
+    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         pass
 
     def step(self, first: int, reply: int) -> None:

@@ -506,7 +506,7 @@ class Turn:
             data = self._view.whole(reply.body, self._outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
         if behind is not None:
-            self._view.results(behind.first, behind.results)
+            self._view.results(behind.first, behind.results, is_last=True)
         elif self.spec.keeps_steps and not (self._is_kept or waiting):
             self._view.results(None, [each.stored() for each in self._calls.results])
         if not durable:

@@ -102,7 +102,7 @@ class ChatView:
     def tool_result(self, result: ToolResult) -> None:
         """Shows nothing, as `call_tools`."""
 
-    def results(self, first: int | None, results: Sequence[Json]) -> None:
+    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows nothing, as `call_tools`."""
 
     def step(self, first: int, reply: int) -> None:

@@ -226,10 +226,10 @@ class StepView:
 
     # A turn that keeps each step
 
-    def results(self, first: int | None, results: Sequence[Json]) -> None:
+    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         self._end_reply()
-        # They belong to the step that made the calls, but for those of an earlier run.
-        if first is not None and not self.numbers.steps:
+        # They belong to the step that made the calls, but for those of an earlier run, which open one.
+        if first is not None and not self.numbers.steps and not is_last:
             self.numbers.first = first
         for n, result in enumerate(results):
             self._message(result, self.numbers.reply if first is None else first + n)

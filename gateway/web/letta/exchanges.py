@@ -73,18 +73,22 @@ class Exchanges:
         if not steps:
             return []
         names: dict[str, str] = {}
-        goes_on = any(m.is_result for m in listed(steps[0]))
-        if goes_on and steps[0].parent is not None:
+        first, maker = steps[0], None
+        if first.parent is not None and any(m.is_result for m in listed(first)):
             # A turn that waited begins with results of calls that an earlier one made.
-            for above in (await self.store.messages.of_rows(self.agent.id, [steps[0].parent])).values():
+            rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
+            if (above := rows.get(first.parent)) is not None:
                 names.update(calls_of(above.exchange))
+                # Where it ended with these, there is no other step that they could belong to.
+                if first.id in rows and rows[first.id].run is None:
+                    maker = above.exchange
         waiting: dict[str, str] = {}
         if run.stop == StopReason.REQUIRES_APPROVAL:
             step = await self.store.runs.waiting(self.agent.id, steps[-1].conversation)
             if step is not None and step.exchange == steps[-1].id:
                 waiting = await still_waiting(self.store, step, steps[-1])
         found = []
-        for before, e in zip((None, *steps), steps, strict=False):
+        for before, e in zip((maker, *steps), steps, strict=False):
             names.update(calls_of(e))
             # A result belongs to the step that made the call.
             called = before if before is not None and before.id == e.parent else e

@@ -201,7 +201,7 @@ def test_all_calls_beside_one_that_waits_are_streamed(world: LettaWorld, by_toke
 def test_a_run_ends_with_the_call_that_was_approved(
     world: LettaWorld, way: str, rules: list[Any], options: dict[str, Any], stop: str
 ) -> None:
-    """It has no step of its own; what the tool did is kept and told all the same."""
+    """It has no step of its own; what the tool did is kept and told all the same, of the step that made the call."""
     agent = world.agent(tool_rules=[*rules, {"type": "requires_approval", "tool_name": "memory_insert"}])
     messages = world.letta.agents.messages
     world.upstream.queue(call_tools(insert("Cat: Miso"), text="May I?"))
@@ -221,8 +221,9 @@ def test_a_run_ends_with_the_call_that_was_approved(
         assert reply.stop_reason.stop_reason == stop
         told = list(reply.messages)
     assert kinds(told) == ["approval_response_message", "tool_return_message"]
-    *_, decided, returned = messages.list(agent.id, order="asc")
+    *_, asked, decided, returned = messages.list(agent.id, order="asc")
     assert joined(told) == joined([decided, returned])
+    assert {each.step_id for each in (asked, decided, returned, *told)} == {asked.step_id}
     newest = world.letta.runs.list(agent_id=agent.id).items[0]
     assert (newest.status, newest.stop_reason) == ("completed", stop)
     assert joined(list(world.letta.runs.messages.list(newest.id))) == joined(told)
