@@ -55,16 +55,20 @@ class KeyOperations:
     projects: Collection[str] = ()
 
     async def create(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns the key with its "secret", which cannot be shown again, and "is_new": nothing names its project."""
+        """Returns the key with its "secret", which cannot be shown again.
+
+        "is_new": nothing named its project before. "is_first": there was no key, not even a revoked one.
+        """
         arguments = Arguments(raw)
         memory = arguments.optional_text("memory")
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
         opens = "metrics" if arguments.flag("metrics") else None
         project, name = arguments.text("project"), arguments.text("name")
-        known = {DEFAULT_PROJECT, *self.projects, *(key.project for key in await self.keys.list())}
+        there = await self.keys.list()
+        known = {DEFAULT_PROJECT, *self.projects, *(key.project for key in there)}
         key, secret = await self.keys.create(project, name, memory, opens)
-        return {**asdict(key), "secret": secret, "is_new": project not in known}
+        return {**asdict(key), "secret": secret, "is_new": project not in known, "is_first": not there}
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]

@@ -24,6 +24,9 @@ def show_new_key(key: dict[str, Any]) -> None:
     print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
     if key.get("is_new"):  # a gateway of an older version does not say
         print(f"This project is new: no other key and no setting names {key['project']!r}.", file=sys.stderr)
+    if key.get("is_first"):
+        now = "It is the first key: from now on every request needs one, also when all are revoked."
+        print(now, file=sys.stderr)
 
 
 def show_keys(keys: list[dict[str, Any]]) -> None:

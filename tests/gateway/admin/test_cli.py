@@ -663,6 +663,14 @@ def test_a_key_for_a_project_that_nothing_names_says_so(database: Path, capsys: 
         assert (f"no other key and no setting names '{project}'" in capsys.readouterr().err) == is_new
 
 
+def test_the_first_key_says_that_requests_need_one_now(database: Path, capsys: Out) -> None:
+    said = []
+    for command in (["create"], ["create"], ["revoke", "1"], ["revoke", "2"], ["create"]):
+        assert main(["keys", *command]) == 0
+        said.append("every request needs one" in capsys.readouterr().err)
+    assert said == [True, False, False, False, False]
+
+
 def test_an_error_names_the_variables_whose_values_may_be_wrong(
     database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
