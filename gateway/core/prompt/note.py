@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
-from typing import NamedTuple
 
 from gateway.core.dates import day_of
+from gateway.core.prompt.frame import without_frame
 from gateway.core.text import words_in
 from storage.records import Atom, Message
 from storage.value import frozen
@@ -57,62 +57,6 @@ _OPEN = "<memory>"
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
-
-_REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
-# What a framework says in the user's role, by its fixed words at the start of a message: Google's ADK what another
-# agent did (older ones without fences), and the agent's own instruction; Pydantic AI what is wrong with an answer;
-# smolagents what its code printed, in front of the person's next task.
-_IN_THE_USERS_PLACE = re.compile(
-    r"For context:(?: below is a transcript of what another agent did, quoted"
-    r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
-    r"|The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and (?s:.*)<<<END_SYSTEM_INSTRUCTION>>>"
-    r"|Your previous response failed the application's validation \(this is automated feedback, not a message(?s:.*)"
-    r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z"
-    r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
-)
-
-
-class _Template(NamedTuple):
-    """How a framework asks what somebody has asked: between two fixed texts, the last ones of the message or the first.
-
-    begin: with which the message begins, white space aside.
-    """
-
-    begin: str
-    before: str
-    behind: str
-    is_last: bool = True
-
-
-# The default templates for answers from documents, which would be remembered as the person's words: of LlamaIndex,
-# LangChain (and its rlm/rag-prompt), Haystack's tutorials and Open WebUI. The last are for tasks: LangChain's
-# hwchase17/react, behind whose question stands all that the agent has done, and CrewAI's.
-_TEMPLATES = (
-    _Template("Context information is below.\n---", "\nQuery: ", "\nAnswer:"),
-    _Template("Context information from multiple sources is below.\n---", "\nQuery: ", "\nAnswer:"),
-    _Template(
-        "Use the following pieces of context to answer the question at the end.",
-        "\nQuestion: ",
-        "\nHelpful Answer:",
-    ),
-    _Template(
-        "You are an assistant for question-answering tasks. Use the following pieces of retrieved context to answer",
-        "\nQuestion: ",
-        "\nContext: ",
-        is_last=False,
-    ),
-    _Template("Given the following information, answer the question.", "\nQuestion:", "\nAnswer:"),
-    _Template("### Task:\nRespond to the user query using the provided context", "\n</context>\n", ""),
-    _Template(
-        "Answer the following questions as best you can. You have access to the following tools:",
-        "\nBegin!\n\nQuestion: ",
-        "\nThought:",
-        is_last=False,
-    ),
-    _Template("Current Task: ", "Current Task: ", "\n\nThis is the expected criteria for", is_last=False),
-    _Template("Current Task: ", "Current Task: ", "\n\nProvide your complete response:", is_last=False),
-)
-_BEGINNINGS = tuple(template.begin for template in _TEMPLATES)
 
 _TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
@@ -469,36 +413,8 @@ def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) ->
 
 
 def own_words(text: str) -> str:
-    """Returns what somebody has said themselves: without notes of ours, and without what applications say around it.
-
-    Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
-    is: some wrap what the person says meanwhile. Of what a framework says in the person's place nothing is left.
-    """
-    text = _asked(strip_notes(text))
-    if said := _IN_THE_USERS_PLACE.match(text):
-        text = text[said.end() :]
-    left, at = [], 0
-    # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
-    while (begin := text.find(_REMINDER, at)) >= 0 and (end := text.find(_REMINDED, begin)) >= 0:
-        left.append(text[at:begin])
-        at = end + len(_REMINDED)
-    own = "".join((*left, text[at:])) if at else text
-    return own if own.strip() else text
-
-
-def _asked(text: str) -> str:
-    """Returns what somebody has asked in a framework's template; a text of no known one as it is."""
-    start = text.lstrip()
-    if not start.startswith(_BEGINNINGS):
-        return text
-    for template in _TEMPLATES:
-        if start.startswith(template.begin):
-            find = str.rfind if template.is_last else str.find
-            begin = find(start, template.before)
-            end = find(start, template.behind, begin + len(template.before))
-            if min(begin, end) >= 0 and (asked := start[begin + len(template.before) : end].strip()):
-                return asked
-    return text
+    """Returns what somebody has said themselves: without notes of ours, and without what applications say around it."""
+    return without_frame(strip_notes(text))
 
 
 def strip_notes(text: str) -> str:
