@@ -25,13 +25,23 @@ _IN_THE_USERS_PLACE = re.compile(
 class _Template(NamedTuple):
     """How a framework asks what somebody has asked: between two fixed texts, the last ones of the message or the first.
 
-    begin: with which the message begins, white space aside.
+    begin: with which the message begins. is_last: with `behind` it ends: who says more has quoted a template.
     """
 
     begin: str
     before: str
     behind: str
     is_last: bool = True
+
+    def asked(self, text: str) -> str:
+        """Returns the question of a text, white space aside; "": it has none."""
+        if not self.is_last:
+            asked, is_there, _ = text.partition(self.before)[2].partition(self.behind)
+        elif text.endswith(self.behind):
+            _, is_there, asked = text.removesuffix(self.behind).rpartition(self.before)
+        else:
+            return ""
+        return asked.strip() if is_there else ""
 
 
 # The default templates for answers from documents, which would be remembered as the person's words: of LlamaIndex,
@@ -52,7 +62,7 @@ _TEMPLATES = (
         is_last=False,
     ),
     _Template("Given the following information, answer the question.", "\nQuestion:", "\nAnswer:"),
-    _Template("### Task:\nRespond to the user query using the provided context", "\n</context>\n", ""),
+    _Template("### Task:\nRespond to the user query using the provided context", "\n</context>", ""),
     _Template(
         "Answer the following questions as best you can. You have access to the following tools:",
         "\nBegin!\n\nQuestion: ",
@@ -85,14 +95,8 @@ def without_frame(text: str) -> str:
 
 def _asked(text: str) -> str:
     """Returns what somebody has asked in a framework's template; a text of no known one as it is."""
-    start = text.lstrip()
-    if not start.startswith(_BEGINNINGS):
+    whole = text.strip()
+    if not whole.startswith(_BEGINNINGS):
         return text
-    for template in _TEMPLATES:
-        if start.startswith(template.begin):
-            find = str.rfind if template.is_last else str.find
-            begin = find(start, template.before)
-            end = find(start, template.behind, begin + len(template.before))
-            if min(begin, end) >= 0 and (asked := start[begin + len(template.before) : end].strip()):
-                return asked
-    return text
+    asked = (template.asked(whole) for template in _TEMPLATES if whole.startswith(template.begin))
+    return next(filter(None, asked), text)

@@ -439,6 +439,8 @@ def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> 
         "Current Task: feed the cat.\n\nWhat comes next?",
         "### Task:\nRespond to the user query using the provided context, says my teacher. What is meant?",
         "A prompt: Context information is below.\n---\nCats.\nQuery: Why?\nAnswer: ",
+        "Context information is below.\n---\nCats.\nQuery: Why?\nAnswer: \n\nWhat is wrong with this prompt of mine?",
+        "Given the following information, answer the question.\nRex is 3.\nQuestion: Is he old?\nAnswer: in art.",
     ],
 )
 def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
