@@ -118,8 +118,11 @@ def split_words(text: str) -> list[str]:
 
 
 def _normal(text: str) -> str:
-    """Returns a text in NFKC, at most about twice as long: few signs stand for many letters (one for 18)."""
-    most = 2 * len(text) + _LONGEST
+    """Returns a text in NFKC, at most about four times as long.
+
+    Signs that come often stand for three others (points between a chapter and its page) or four; one stands for 18.
+    """
+    most = 4 * len(text) + _LONGEST
     # To be told that a text is in NFKC already, or not, takes one pass; marks that are in order take no sorting.
     if len(text) > _SHORT and not unicodedata.is_normalized("NFKC", text):
         for letter, mark in _MARK_LETTERS:
