@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import orjson
@@ -33,7 +33,7 @@ class Passes:
     credential: str | None = None
 
 
-@frozen
+@dataclass(slots=True)
 class ChatCall:
     """A chat completion, or a run as one: who asks what of which agent over which route, and where the reply goes.
 

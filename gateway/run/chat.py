@@ -59,7 +59,6 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.errors import StoreError
-from storage.value import filled
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
@@ -185,8 +184,7 @@ class Chat:
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
-            begun, status = await self._remember(call, attempts, place)
-            call = filled(call, memory=status)
+            begun, call.memory = await self._remember(call, attempts, place)
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
@@ -198,10 +196,10 @@ class Chat:
                     else:
                         remembered, prompt = begun or (None, await _bare(request, attempts, spec))
                         await self._turn(call, attempts, prompt, remembered).run()
-                return status
+                return call.memory
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
-                self._metrics.memory.inc(status)
+                self._metrics.memory.inc(call.memory)
 
     def _turn(
         self,
