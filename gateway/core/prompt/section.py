@@ -101,9 +101,10 @@ def make_section(
     """
     if pinned is None and not (parts.system or parts.blocks or parts.offered or parts.summary or parts.made):
         return NO_SECTION
-    # A conversation that began off the record has the profile's prompt alone.
-    if goes_on and pinned is None:
-        alone = _join(parts.system, "", has_place=bool(parts.made))
+    # A conversation that began off the record has the profile's prompt alone. One of an agent over REST may begin with
+    # messages that no provider has seen: its first ones, or those of an import.
+    if goes_on and pinned is None and not parts.made:
+        alone = _join(parts.system, "", has_place=False)
         pinned = Snapshot(0, alone, {"blocks": {}, "tools": dict(parts.offered), "epoch": parts.epoch})
     # It is taken again where it may show what is to be forgotten, and where the provider's cache is gone: after the
     # idle time, or because the prefix breaks anyway.

@@ -71,6 +71,25 @@ def counts(world: LettaWorld) -> list[int]:
     ]
 
 
+@pytest.mark.parametrize("begins", ["by import", "by its first messages"])
+def test_what_an_agent_begins_with_does_not_keep_its_blocks_out_of_the_prompt(
+    world: LettaWorld, begins: str
+) -> None:
+    """Its messages were just said, but no request has been made of them whose beginning a provider could have."""
+    first: Any = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
+    made = world.agent(initial_message_sequence=first if begins != "by import" else [])
+    id = made.id
+    if begins == "by import":
+        world.letta.agents.messages.create(id, input="Hello")
+        (id,) = bring_in(world, export(world, id))
+    context: Any = world.letta.get(f"/v1/agents/{id}/context", cast_to=object)
+    assert "Name: Ann" in context["core_memory"]
+    world.letta.agents.messages.create(id, input="How are you?")
+    system, *_, question = world.upstream.last.messages
+    assert "Name: Ann" in system["content"]
+    assert question["content"] == "How are you?"
+
+
 def test_a_file_goes_round(world: LettaWorld) -> None:
     made = rich(world)
     first = export(world, made["agent"])
