@@ -83,7 +83,7 @@ class OpenAICompatible:
         has_body = bool(request.body) or request.upload is not None
         headers = (self._fixed if has_body else self._bare).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
-            headers["Authorization"] = request.credential
+            headers["Authorization"] = as_sent(request.credential)
         if request.headers:
             # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
             # caller's to say.

@@ -15,14 +15,15 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.core.request.headers import refuse_repeated
 from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import Forwarding, Outgoing
-from gateway.run.upstream.route import UPSTREAM_HEADER
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.form import FieldSearch, boundary_of
+from gateway.web.headers import named_upstream
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import parse_named
 from gateway.web.sse import ClientReply
@@ -165,6 +166,7 @@ def _read_head(scope: Scope) -> _Head:
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
     if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
+    refuse_repeated(scope["headers"], (_MEMORY,))
     found = dict(scope["headers"])
     if found.get(_MEMORY, b"").strip().lower() == b"strict":
         raise BadRequest(
@@ -173,11 +175,10 @@ def _read_head(scope: Scope) -> _Head:
     query = scope.get("query_string", b"").decode("latin-1")
     encoding = found.get(b"content-encoding", b"identity").strip().lower()
     kind = found.get(b"content-type", b"").decode("latin-1")
-    named = found.get(UPSTREAM_HEADER.encode(), b"").decode("latin-1").strip()
     return _Head(
         scope["method"],
         path.removeprefix("/v1") + (f"?{query}" if query else ""),
-        named or None,
+        named_upstream(scope["headers"]),
         kind,
         encoding != b"identity",
         scope["method"] == "POST"

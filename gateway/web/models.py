@@ -17,7 +17,7 @@ from gateway.core.ids import named
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.run.agents.registry import Registry
 from gateway.run.upstream.models import ModelList
-from gateway.run.upstream.route import UPSTREAM_HEADER
+from gateway.web.headers import named_upstream
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
@@ -28,7 +28,7 @@ def model_routes(models: ModelList, registry: Registry) -> list[Route]:
     async def index(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
-        upstream = request.headers.get(UPSTREAM_HEADER)
+        upstream = named_upstream(request.scope["headers"])
         agents = await agent_models(registry, trace.caller.project)
         found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(agents))
         return _json({"object": "list", "data": [*agents, *found]})

@@ -43,6 +43,7 @@ CREDENTIALS = [
     ("sk-own", "Bearer sk-caller", "Bearer sk-own"),
     (None, "Bearer sk-caller", "Bearer sk-caller"),
     (None, "Basic abc", "Basic abc"),
+    (None, "Bearer sk-\xc3\xa9", "Bearer sk-\xc3\xa9"),  # é, as servers read a header's bytes
     (None, None, None),
 ]
 

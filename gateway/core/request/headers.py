@@ -1,12 +1,14 @@
-"""The headers of a client that may go on to an upstream.
+"""The headers of a client: as text where they are read here, and those that may go on to an upstream.
 
-The list says what may pass, not what may not: gateways stand behind sign-on proxies and load balancers whose headers
+A list says what may pass, not what may not: gateways stand behind sign-on proxies and load balancers whose headers
 (names, addresses, tokens) nobody can list, and they are no provider's business. Credentials travel apart from these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from gateway.errors import BadRequest
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
@@ -21,6 +23,23 @@ _PASS = frozenset(
 )
 _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
 _NOMINATES_NONE = (b"keep-alive", b"close")  # as nearly every client says it: no header of these names passes
+
+
+def header_text(raw: bytes, name: str) -> str:
+    """Returns the value of a header. Raises: BadRequest: it is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"The header `{name}` is not valid UTF-8.", param=name) from error
+
+
+def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
+    """Refuses two values of one header, of which a proxy might take one and we the other. Raises: BadRequest."""
+    seen: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in single and seen.setdefault(name, value) != value:
+            text = name.decode("ascii", "replace")
+            raise BadRequest(f"The header `{text}` was sent twice, with different values.", param=text)
 
 
 def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:

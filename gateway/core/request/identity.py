@@ -14,7 +14,7 @@ from enum import StrEnum
 from math import inf
 from typing import Any, NamedTuple
 
-from gateway.core.request.headers import RawHeaders
+from gateway.core.request.headers import RawHeaders, header_text, refuse_repeated
 from gateway.core.request.side_requests import (
     KNOWN_SIDE_REQUESTS,
     SideRequests,
@@ -161,7 +161,7 @@ def identify(
     """
     found = dict(headers)
     if len(found) != len(headers):
-        _refuse_repeated(headers, rules._single)
+        refuse_repeated(headers, rules._single)
     signed = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
     user = signed or _first(rules._user, found, body) or rules.default_user
     conversation = _first(rules._conversation, found, body)
@@ -238,14 +238,7 @@ def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str,
 
 
 def _header_id(raw: bytes, name: str) -> str | None:
-    return _checked_id(_header_text(raw, name), name)
-
-
-def _header_text(raw: bytes, name: str) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"The header `{name}` is not valid UTF-8.", param=name) from error
+    return _checked_id(header_text(raw, name), name)
 
 
 def _number_id(value: Any, name: str) -> str | None:
@@ -307,15 +300,6 @@ def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | Non
     return by_model
 
 
-def _refuse_repeated(headers: RawHeaders, single: frozenset[bytes]) -> None:
-    """Refuses two values of one header, of which a proxy might take one and we the other."""
-    seen: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in single and seen.setdefault(name, value) != value:
-            text = name.decode("ascii", "replace")
-            raise BadRequest(f"The header `{text}` was sent twice, with different values.", param=text)
-
-
 # wishes
 
 
@@ -346,7 +330,7 @@ def _mode(
 def _word(headers: Mapping[bytes, bytes], header: bytes, known: Collection[str], expected: str) -> str:
     """Returns a header that says one word. Raises: BadRequest: it is not one that is known."""
     name = header.decode()
-    text = _header_text(headers[header], name).strip().lower()
+    text = header_text(headers[header], name).strip().lower()
     if text not in known:
         raise BadRequest(
             f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name

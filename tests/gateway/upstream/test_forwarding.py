@@ -18,7 +18,7 @@ from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.patience import PATIENCE_S
-from tests.server import QUIET, Running, serve, settings_for
+from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import open_store
 
 
@@ -327,6 +327,31 @@ def test_an_upstream_that_is_not_in_the_settings_cannot_be_named(
 ) -> None:
     reply = two[0].ask("GET", "/v1/files", headers={"x-mnemogate-upstream": name})
     assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-upstream")
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/models"])
+def test_an_upstream_is_named_in_utf8_and_by_one_header(upstream: StrictUpstream, path: str) -> None:
+    ups = tuple(UpstreamSettings(name, base_url=upstream.base_url) for name in ("first", "büro"))
+    with serve(settings_for(upstream, upstreams=ups)) as gateway:
+
+        def ask(*names: bytes) -> RawReply:
+            lines = b"".join(b"x-mnemogate-upstream: %b\r\n" % name for name in names)
+            with gateway.connect() as client:
+                client.send(b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\n%b\r\n" % (path.encode(), lines))
+                return client.read_reply()
+
+        assert ask("büro".encode()).status == 200
+        assert "'nörd'" in ask("nörd".encode()).error["message"]
+        for refused in (ask(b"first", "büro".encode()), ask(b"b\xfcro")):
+            assert (refused.status, refused.error["param"]) == (400, "x-mnemogate-upstream")
+
+
+def test_the_memory_of_a_request_is_said_once(gateway: Running) -> None:
+    with gateway.connect() as client:
+        lines = b"x-mnemogate-memory: strict\r\nx-mnemogate-memory: off\r\n"
+        client.send(b"GET /v1/files HTTP/1.1\r\nhost: 127.0.0.1\r\n%b\r\n" % lines)
+        refused = client.read_reply()
+    assert (refused.status, refused.error["param"]) == (400, "x-mnemogate-memory")
 
 
 def test_a_name_for_an_upstream_goes_with_a_model_of_its_own(
