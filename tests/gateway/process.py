@@ -14,7 +14,6 @@ from pathlib import Path
 import openai
 
 from tests import stored
-from tests.gateway.forked import Forked
 from tests.patience import PATIENCE_S
 from tests.server import Listener
 
@@ -56,7 +55,7 @@ def without_file(arguments: Sequence[str]) -> list[str]:
 class Process(Listener):
     """A gateway in a process of its own, whose standard error goes to `log`."""
 
-    child: subprocess.Popen[str] | Forked
+    child: subprocess.Popen[str]
     port: int
     log: Path
 
@@ -78,25 +77,16 @@ def serving(
     settings: str = "",
     module: str = "tests.gateway.patient",
     environ: Mapping[str, str] | None = None,
-    is_forked: bool = True,
 ) -> Iterator[Process]:
-    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run.
-
-    is_forked: without an interpreter of its own, whose modules the test may change before they are imported, or which
-    has to be a child of the tests' process.
-    """
+    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run."""
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
-    said_arguments = ["serve", "--port", "0", *without_file(arguments)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})}
     with (
         log.open("a") as errors,
-        Forked(module, said_arguments, where=where, environ=environ, errors=errors)
-        if is_forked
-        else subprocess.Popen(
-            [sys.executable, "-m", module, *said_arguments],
+        subprocess.Popen(
+            [sys.executable, "-m", module, "serve", "--port", "0", *without_file(arguments)],
             cwd=where,
-            env=environ,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -177,8 +177,9 @@ def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
     with StrictUpstream(script=numbered(itertools.count())) as upstream:
         for most in (8, 60, *[240] * 6):
             moments = sorted(dice.randint(1, most) for _ in range(FREEZES + 1))
-            arguments = ("--db", str(database), "--upstream", upstream.base_url)
-            with serving(tmp_path, *arguments, settings=SETTINGS, is_forked=False) as gateway:
+            with serving(
+                tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=SETTINGS
+            ) as gateway:
                 assert gateway.ask("GET", "/health/ready").json == {"status": "ok", "store": "ok"}
                 frozen = talk_until(gateway, clients, moments, dice, database)
             assert owner_of(database) is None

@@ -65,9 +65,7 @@ def processes(
             module = "tests.gateway.two.skewed" if skew else MODULE
             settings = SETTINGS.format(base_url=upstream.base_url)
             found.append(
-                stack.enter_context(
-                    serving(where, settings=settings, module=module, environ=environ, is_forked=not skew)
-                )
+                stack.enter_context(serving(where, settings=settings, module=module, environ=environ))
             )
         yield found
 
