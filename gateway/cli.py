@@ -64,7 +64,7 @@ ANSWER_S = 30.0
 URLS = ("url", "listen_url", "proxy")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
-OWN = ("run", "limits", "config", "db", "file", "all_users", "json", "limit_lines", "no_work")
+OWN = ("run", "parser", "limits", "config", "db", "file", "all_users", "json", "limit_lines", "no_work")
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     _open_closed_streams()
     # What the terminal's encoding has no sign for is shown by its number.
     _recode(sys.stdout, errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    arguments, left = _parser().parse_known_args(argv)
+    if left:  # argparse would show the usage of the whole program, not that of the command
+        arguments.parser.error(f"unrecognized arguments: {' '.join(left)}")
     arguments.limits = limits
     try:
         code: int | None = arguments.run(arguments)
@@ -149,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
 def _command(group: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Any:
     """Adds a command, with the options that all commands have which read the settings."""
     sub = group.add_parser(name, help=text, description=text, allow_abbrev=False)
-    sub.set_defaults(run=run)
+    sub.set_defaults(run=run, parser=sub)
     return _add_files(sub)
 
 
@@ -190,7 +192,9 @@ def _add_serving(commands: Any) -> None:
     _command(commands, "worker", _work, "perform background jobs until it is stopped, without a server")
     _command(commands, "migrate", _migrate, "bring the database to the schema of this version")
     _command(commands, "check-config", _check_config, "check the settings and print them, without secrets")
-    commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    text = "print the version"
+    says = commands.add_parser("version", help=text, description=text, allow_abbrev=False)
+    says.set_defaults(run=_version, parser=says)
 
 
 def _add_keys(actions: Any) -> None:

@@ -348,6 +348,18 @@ def test_the_version_is_a_flag_too(capsys: Out) -> None:
     assert capsys.readouterr().out == said
 
 
+@pytest.mark.parametrize(
+    "command", [["serve"], ["version"], ["memory", "show"], ["jobs"], ["jobs", "list"]], ids=" ".join
+)
+def test_a_misspelt_option_shows_the_usage_of_its_command(command: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--usr=alice"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: mnemogate {' '.join(command)} [-h]")
+    assert said.endswith("unrecognized arguments: --usr=alice\n")
+
+
 def test_version_says_the_name_and_the_number(capsys: Out) -> None:
     assert main(["version"]) == 0
     assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
