@@ -1,5 +1,5 @@
--- Every statement of the operator's lists: whose memories there are, and how large they are. What was forgotten or is off
--- the record is not counted.
+-- Every statement of the operator's lists: whose memories there are, and how large they are. What was forgotten whole or
+-- is off the record is not counted.
 
 -- name: memories
 -- Reads a page of the memories of people, and of nobody's named conversations. NULL stands for any project.
