@@ -317,7 +317,8 @@ class Passage:
 class Message:
     """A standing message, as recall and `memory show` read it.
 
-    seq: public order within the agent. previous: seq of the message before it in its conversation.
+    seq: public order within the agent. previous: seq of the message before it in its conversation. tags: of a passage,
+    where they were asked for.
     """
 
     seq: int
@@ -333,6 +334,7 @@ class Message:
     previous: int | None = None
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
     _line: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property

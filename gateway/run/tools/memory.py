@@ -146,7 +146,10 @@ class MemoryTools:
         kept = [_kept(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
-        mine = [f"- {c.text}" for c in note.choose(kept[: -wanted.limit - 1 : -1], "", budget_tokens=budget)]
+        mine = [
+            f"- {_with_tags(c)}"
+            for c in note.choose(kept[: -wanted.limit - 1 : -1], "", budget_tokens=budget)
+        ]
         budget -= note.estimate_tokens("\n".join(mine))
         chosen = note.choose(hits[: wanted.limit], "", budget_tokens=budget)
         lines = [*mine, *(_result_line(c) for c in chosen)] or ["Nothing was found."]
@@ -184,10 +187,10 @@ class MemoryTools:
     async def _own(self, query: str, wanted: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
         hits = await (self._found(query, wanted) if query else self._newest(wanted))
-        if not wanted.tags:
-            return hits
-        filed = await self.store.passages.get(self.known.agent.id, [m.seq for m in hits])
-        return [m for m in hits if m.seq in filed and wanted.takes_tags(filed[m.seq].tags)]
+        passages = [m.seq for m in hits if m.source == "passage"]
+        filed = await self.store.passages.get(self.known.agent.id, passages) if passages else {}
+        hits = [replace(m, tags=filed[m.seq].tags) if m.seq in filed else m for m in hits]
+        return [m for m in hits if wanted.takes_tags(m.tags)]
 
     async def _newest(self, wanted: Lookup) -> list[Message]:
         found = await self.store.recall.recent(self.known.agent, RECENT_EXCHANGES)
@@ -203,7 +206,7 @@ class MemoryTools:
         found = await self.archives.passages(
             self.known.agent, query, which, limit=wanted.limit, is_own=is_own
         )
-        return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage") for p in found]
+        return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage", tags=p.tags) for p in found]
 
     async def _found(self, query: str, wanted: Lookup) -> list[Message]:
         agent = self.known.agent
@@ -239,10 +242,15 @@ def _tags(op: BlockOp) -> tuple[str, ...]:
 def _kept(op: BlockOp, number: int) -> Message:
     """A passage of a turn that is not confirmed. number: in the order of the turns' edits."""
     text = str(orjson.loads(op.arguments).get("content", ""))
-    return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage")
+    return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage", tags=_tags(op))
 
 
 def _result_line(hit: note.Recalled) -> str:
     at = day_of(hit.message.at).split()[0]
     who = hit.message.speaker or hit.message.role
-    return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {hit.text}"
+    return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {_with_tags(hit)}"
+
+
+def _with_tags(hit: note.Recalled) -> str:
+    tags = ", ".join(hit.message.tags)
+    return f"{hit.text} (tags: {tags})" if tags else hit.text

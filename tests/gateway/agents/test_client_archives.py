@@ -92,13 +92,15 @@ def test_the_models_own_search_asks_the_attached_archives(world: LettaWorld) -> 
     assert [each.text for each in own] == ["The boat is red."]
     found = tool(world, agent.id, "archival_memory_search", query="boat").splitlines()
     assert sorted(line.partition("] ")[2] for line in found) == [
-        "The boat is called Albatross.",
+        "The boat is called Albatross. (tags: boat)",
         "The boat is red.",
         "The boat was sold.",
     ]
     rest = world.letta.agents.passages.search(agent.id, query="boat").results
-    assert sorted(each.content for each in rest) == sorted(line.partition("] ")[2] for line in found)
-    assert tool(world, agent.id, "archival_memory_search", query="boat", tags=["boat"]).endswith("Albatross.")
+    told = [f"{each.content} (tags: boat)" if each.tags else each.content for each in rest]
+    assert sorted(told) == sorted(line.partition("] ")[2] for line in found)
+    tagged = tool(world, agent.id, "archival_memory_search", query="boat", tags=["boat"])
+    assert tagged.endswith("Albatross. (tags: boat)")
     dated = tool(world, agent.id, "archival_memory_search", query="boat", end_datetime="2021-01-01")
     assert dated == "- [2020-05-01] The boat was sold."
     assert len(tool(world, agent.id, "archival_memory_search", query="boat", top_k=1).splitlines()) == 1

@@ -83,6 +83,18 @@ def test_another_agents_archives_are_not_searched(world: LettaWorld) -> None:
     assert ask(world, made, "recall_memory", query="boat") == "Nothing was found."
 
 
+@pytest.mark.parametrize("tool", FOUND)
+def test_a_passage_is_told_with_its_tags(world: LettaWorld, tool: str) -> None:
+    made = agent(world)
+    shared(world, made, "one", "A boat needs a name.")
+    world.letta.agents.passages.create(made.id, text="The boat is red.", tags=["boats", "colours"])
+    world.letta.agents.passages.create(made.id, text="The boat is old.")
+    lines = {line.partition("] ")[2] for line in ask(world, made, tool, **FOUND[tool]).splitlines()}
+    assert lines == {
+        "A boat needs a name. (tags: t)", "The boat is red. (tags: boats, colours)", "The boat is old."
+    }  # fmt: skip
+
+
 def test_tags_hold_for_archives_too(world: LettaWorld) -> None:
     made = agent(world)
     shared(world, made, "one", "A boat needs a name.")
