@@ -29,9 +29,13 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
+from gateway.core.conversation.tip import RESULTS
 from gateway.core.conversation.tree import PathElement, Tree, flat
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed
+
+# Chosen: what was heard of a reply is looked for in no more of the messages in front of what is new.
+_MAX_TEXTS = 8
 
 
 def repeated(messages: Sequence[WireMessage]) -> list[int]:
@@ -44,17 +48,20 @@ def repeated(messages: Sequence[WireMessage]) -> list[int]:
     return list(range(head, last + 1))
 
 
-def heard_before(messages: Sequence[WireMessage]) -> str:
-    """Returns the reply in front of what is new in a chat completion's list, as its client has it; "": none."""
-    replies = [m for m in messages if m.get("role") == "assistant"]
-    return text_of(replies[-1]) if replies else ""
+def heard_before(messages: Sequence[WireMessage]) -> list[str]:
+    """Returns what the assistant says in front of what is new in a chat completion's list, behind the question before
+    it, as its client has it: the texts of its messages, the newest few."""
+    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
+    begun = max((i for i in range(last) if messages[i].get("role") == "user"), default=-1)
+    replies = (m for m in messages[begun + 1 : last + 1] if m.get("role") == "assistant")
+    return [text for m in replies if (text := text_of(m))][-_MAX_TEXTS:]
 
 
 def asks_again(
     path: Sequence[Exchange],
     canon: Canon,
     messages: Sequence[WireMessage],
-    heard: str,
+    heard: Sequence[str],
     head: Sequence[WireMessage],
 ) -> int:
     """Returns how many messages at the end of a list are those of the newest turn, if all of them were asked before;
@@ -68,27 +75,33 @@ def asks_again(
 
 
 def as_heard(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: str
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[list[tuple[Exchange, str]], int]:
     """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
     head of a list are there already.
 
-    path: oldest first, with contents. messages: what is new of the list. heard: the reply before them; a text that is
-    no beginning of the newest one that was not left out cuts nothing.
+    path: oldest first, with contents. messages: what is new of the list. heard: the texts of the reply before them;
+    what is no beginning of the newest one that was not left out cuts nothing.
     """
     withheld = refused(path)
     path = [e for e in path if e.id not in withheld]
-    turns, count = _unheard(path, canon, messages, heard)
+    count = _answered(path, messages)
+    turns, asked = _unheard(path, canon, messages[count:], heard)
+    steps = _behind(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
+    if count and not steps:
+        count, (turns, asked) = 0, _unheard(path, canon, messages, heard)
+    turns, count = [*steps, *turns], count + asked
     path = path[: len(path) - len(turns)]
     while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
         path = path[: -len(turn)]
     return [*_cut(turn, heard), *((e, "") for e in turns if e.said is not None)], count
 
 
-def _cut(turn: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]:
+def _cut(turn: Sequence[Exchange], told: Sequence[str]) -> list[tuple[Exchange, str]]:
     texts = list(map(_words_of, turn))
-    left, whole = letters(without_remark(heard)), in_a_row(texts)
-    if left == letters(whole) or not _is_begun(heard, whole):
+    whole, heard = in_a_row(texts), _heard_of(texts, told)
+    left = letters(without_remark(heard))
+    if not left or left == letters(whole):
         return []
     found, before = [], ""
     for e, text in zip(turn, texts, strict=True):
@@ -103,8 +116,22 @@ def _cut(turn: Sequence[Exchange], heard: str) -> list[tuple[Exchange, str]]:
     return found
 
 
+def _heard_of(texts: Sequence[str], told: Sequence[str]) -> str:
+    """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. told: as in `as_heard`."""
+    whole = in_a_row(texts)
+    heard = next((heard for heard in _runs(told) if _is_said(heard, whole)), "")
+    if heard:
+        return heard
+    # Behind a reply that was cut the application may have spoken. What ends with a step is no cut: the next step may
+    # have come back in other words.
+    ends = {letters(in_a_row(texts[: n + 1])) for n in range(len(texts))}
+    begun = (in_a_row(told[:n]) for n in range(len(told) - 1, 0, -1))
+    heard = next((heard for heard in begun if _is_begun(heard, whole)), "")
+    return "" if letters(without_remark(heard)) in ends else heard
+
+
 def _unheard(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: str
+    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[Sequence[Exchange], int]:
     """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
     messages these are. In front of the newest one there may be others whose requests were cancelled.
@@ -120,11 +147,26 @@ def _unheard(
     return found[-1] if found else ((), 0)
 
 
+def _answered(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
+    """Returns how many results a list begins with in front of something else, if no call waits for any."""
+    if path and any(atom[:1] == b"c" for atom in path[-1].reply or ()):
+        return 0
+    return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
+
+
+def _behind(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
+    """Returns the steps of the newest turn from the one on that began with these results; none: no step did."""
+    turn = _newest_turn(path)
+    steps = range(len(turn) - 1, 0, -1) if results else ()
+    at = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
+    return () if at is None else turn[at:]
+
+
 def _asked(
     path: Sequence[Exchange],
     canon: Canon,
     messages: Sequence[WireMessage],
-    heard: str,
+    heard: Sequence[str],
     head: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
     """Yields the newest turns whose questions a list begins with, and how many messages these are, the fewest first."""
@@ -142,9 +184,20 @@ def _asked(
         if len(said) < len(asked):
             return
         above = in_a_row(map(_words_of, _newest_turn(path)))
-        is_above = letters(without_remark(heard)) == letters(above) or _is_begun(heard, above)
+        is_above = any(_is_said(each, above) for each in _runs(heard))
         if asked == said[: len(asked)] and is_above:
             yield found, len(asked)
+
+
+def _runs(told: Sequence[str]) -> Iterator[str]:
+    """Yields what may have been heard of a reply, the longest first: in front of it the application may have spoken."""
+    for n in range(max(1, len(told))):
+        yield in_a_row(told[n:])
+
+
+def _is_said(heard: str, text: str) -> bool:
+    """Returns whether what was heard is all of a reply, or its beginning."""
+    return letters(without_remark(heard)) == letters(text) or _is_begun(heard, text)
 
 
 def _is_begun(heard: str, text: str) -> bool:

@@ -142,7 +142,7 @@ class Sending:
     above: Wait | None = None
     accepted: AcceptedRun | None = None
     reading: ReadSpan | None = None
-    heard: str | None = None
+    heard: Sequence[str] | None = None
 
     @property
     def scope(self) -> Scope:

@@ -15,6 +15,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail,
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.agents.test_client_messages import joined, kinds
 from tests.gateway.sdk import CHAT
+from tests.gateway.voice.test_voice import WEATHER
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
@@ -150,6 +151,94 @@ def test_a_reply_without_tools_is_cut_too(world: LettaWorld, heard: str | None) 
     assert texts(world, agent)[2:] == ["What is my boat called?", *kept, "Stop.", "Ok."]
 
 
+@pytest.mark.parametrize(
+    ("heard", "kept"),
+    [
+        (["Your boat is", "Are you still there?"], "Your boat is"),
+        (["One moment.", "Your boat is"], "Your boat is"),
+        (["Your boat", "is"], "Your boat is"),
+        (["Your boat is called Albatross.", "Are you still there?"], "Your boat is called Albatross."),
+    ],
+)
+def test_the_application_may_speak_beside_a_reply_that_was_cut(
+    world: LettaWorld, heard: list[str], kept: str
+) -> None:
+    voice(world)
+    chat = world.world.chat(model="agent/vera", headers=OURS)
+    chat.say("Hello.")
+    world.upstream.queue(say("Your boat is called Albatross."))
+    chat.say("What is my boat called?")
+    chat.messages[-1:] = [{"role": "assistant", "content": text} for text in heard]
+    chat.say("Stop.")
+    assert sent(world) == ["What is my boat called?", kept, "Stop."]
+
+
+class Forecaster:
+    """A caller whose application has a tool of its own, which a reply has called."""
+
+    def __init__(self, world: LettaWorld, ahead: str | None) -> None:
+        voice(world)
+        self.world, self.messages = world, list[Any]()
+        self.ask("Hello.")
+        world.upstream.queue(call_tools(Call("get_weather", {"city": "Paris"}), text=ahead))
+        self.ask("What of Paris?")
+        (call,) = self.messages[-1]["tool_calls"]
+        self.messages.append({"role": "tool", "tool_call_id": call["id"], "content": "sunny"})
+        world.upstream.queue(say("It is sunny in Paris, and it rains in Rome."))
+        self.answer()
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"model": "agent/vera", "messages": self.messages, "tools": [WEATHER]}
+
+    def ask(self, text: str) -> None:
+        self.messages.append({"role": "user", "content": text})
+        self.answer()
+
+    def answer(self) -> None:
+        reply = self.world.world.sdk.chat.completions.create(**self.body, extra_headers=OURS)
+        self.messages.append(reply.choices[0].message.model_dump(exclude_none=True))
+
+    def sent(self) -> list[Any]:
+        return [m["content"] for m in self.world.upstream.last.messages][5:]
+
+
+@pytest.mark.parametrize("ahead", ["Let me look at the sky.", None])
+def test_a_reply_behind_the_clients_own_tool_is_cut(world: LettaWorld, ahead: str | None) -> None:
+    caller = Forecaster(world, ahead)
+    caller.messages[-1]["content"] = "It is sunny"
+    caller.ask("Stop.")
+    assert caller.sent() == ["sunny", "It is sunny", "Stop."]
+
+
+@pytest.mark.parametrize("ahead", ["Let me look at the sky.", None])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_results_behind_which_nothing_was_heard_stand_there_once(
+    world: LettaWorld, ahead: str | None, is_cancelled: bool
+) -> None:
+    caller = Forecaster(world, ahead)
+    caller.messages.pop()
+    if is_cancelled:
+        caller.messages.append({"role": "user", "content": "Stop."})
+        leave(world, caller.body)
+    caller.ask("Wait.")
+    asked = [*(["Stop."] if is_cancelled else []), "Wait."]
+    assert caller.sent() == ["sunny", *asked]
+    caller.ask("Bye.")
+    assert caller.sent() == ["sunny", *asked, "Ok.", "Bye."]
+
+
+def leave(world: LettaWorld, body: dict[str, Any]) -> None:
+    """Asks, and leaves before the first word."""
+    world.upstream.queue(say("Unheard.", hold_before_headers=Gate()))
+    count = len(world.upstream.seen)
+    with world.world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode(), OURS)
+        world.upstream.arrived(count + 1).wait_sync()
+    world.upstream.seen[count].gone.wait_sync()
+    world.world.settle()
+
+
 def test_what_a_call_said_is_cut_too(world: LettaWorld) -> None:
     world.agent(name="teller", agent_type="memgpt_v2_agent")
     chat = world.world.chat(model="agent/teller", headers=OURS)
@@ -179,16 +268,8 @@ def test_questions_that_were_not_answered_stand_there_once(world: LettaWorld) ->
     chat = world.world.chat(model="agent/vera", headers=OURS)
     chat.say("Hello.")
     for text in ("No.", "No.", "Wait."):
-        gate = Gate()
-        world.upstream.queue(say("Unheard.", hold_before_headers=gate))
         chat.messages.append({"role": "user", "content": text})
-        count = len(world.upstream.seen)
-        with world.world.gateway.connect() as client:
-            body = {"model": "agent/vera", "stream": True, "messages": chat.messages}
-            client.request("POST", CHAT, json.dumps(body).encode(), OURS)
-            world.upstream.arrived(count + 1).wait_sync()
-        world.upstream.seen[count].gone.wait_sync()
-        world.world.settle()
+        leave(world, {"model": "agent/vera", "messages": chat.messages})
     chat.say("What is my boat called?")
     asked = ["No.", "No.", "Wait.", "What is my boat called?"]
     assert sent(world) == asked
