@@ -15,7 +15,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderBroke, ProviderRefused
-from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after
+from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after, token_count
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # Reading more than this takes longer than a hop to a thread: 64 vectors of 1,536 numbers are 2 MB, 15 ms.
@@ -82,8 +82,5 @@ def _read(answer: bytes, count: int, asked_bytes: int) -> Embedded:
     if not np.isfinite(length).all():
         raise ValueError("numbers without measure")
     unit = (numbers / np.where(length > 0, length, 1.0)).astype("<f4")
-    usage = body.get("usage")
-    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    if not isinstance(tokens, int) or tokens <= 0:
-        tokens = asked_bytes // BYTES_PER_TOKEN
+    tokens = token_count(body.get("usage"), "total_tokens") or asked_bytes // BYTES_PER_TOKEN
     return Embedded([row.tobytes() for row in unit], tokens)

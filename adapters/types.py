@@ -15,6 +15,15 @@ from typing import Any, NamedTuple
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
+_MOST_TOKENS = (
+    2**40
+)  # chosen: above what any call costs; sums of millions of calls fit into the numbers of a database
+
+
+def token_count(usage: Any, key: str) -> int:
+    """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is none."""
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and 0 <= value <= _MOST_TOKENS else 0
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:

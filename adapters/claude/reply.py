@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.types import Json
+from adapters.types import Json, token_count
 
 _FINISH: Final = {
     "end_turn": "stop",
@@ -149,10 +149,10 @@ def note_citations(citations: Any, start: int, end: int, count: int) -> list[Jso
 
 def to_usage(usage: Json) -> Json:
     """Returns OpenAI's usage beside Anthropic's, which counts apart what it read from and wrote to its cache."""
-    read = _count(usage, "cache_read_input_tokens")
-    written = _count(usage, "cache_creation_input_tokens")
-    prompt = _count(usage, "input_tokens") + read + written
-    completion = _count(usage, "output_tokens")
+    read = token_count(usage, "cache_read_input_tokens")
+    written = token_count(usage, "cache_creation_input_tokens")
+    prompt = token_count(usage, "input_tokens") + read + written
+    completion = token_count(usage, "output_tokens")
     found: Json = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -164,8 +164,3 @@ def to_usage(usage: Json) -> Json:
     if isinstance(thinking, int):
         found["completion_tokens_details"] = {"reasoning_tokens": thinking}
     return {**found, **usage}
-
-
-def _count(usage: Json, key: str) -> int:
-    value = usage.get(key)
-    return value if isinstance(value, int) else 0

@@ -48,6 +48,13 @@ async def test_each_text_has_a_vector_of_length_one_in_its_place(
     assert orjson.loads(upstream.last.body) == {"model": "vec", "input": ["a", "b"]}
 
 
+async def test_a_count_of_tokens_that_cannot_be_is_estimated(
+    embedder: ApiEmbedder, upstream: StrictUpstream
+) -> None:
+    upstream.queue(answer([1.0], usage={"total_tokens": 2**63}))
+    assert 0 < (await embedder.embed(["a"])).tokens < 100
+
+
 async def test_vectors_are_put_where_their_index_says(
     embedder: ApiEmbedder, upstream: StrictUpstream
 ) -> None:

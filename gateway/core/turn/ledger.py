@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from adapters.types import Json
+from adapters.types import Json, token_count
 from gateway.core.turn.stream import Draft
 from storage.records import Counts
 from storage.value import frozen
@@ -30,10 +30,10 @@ class Ledger:
     def plus(self, draft: Draft, count: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. count: estimates the tokens of a text."""
         usage = draft.usage
-        completion = count(draft.generated()) if usage is None else _int(usage, "completion_tokens")
+        completion = count(draft.generated()) if usage is None else token_count(usage, "completion_tokens")
         return Ledger(
             self.told(usage),
-            self.prompt + _int(usage, "prompt_tokens"),
+            self.prompt + token_count(usage, "prompt_tokens"),
             self.completion + completion,
             self.rounds + 1,
         )
@@ -51,8 +51,8 @@ class Ledger:
         if not self.rounds:
             return usage
         # Added up from what the ledger knows, because a round that reported nothing is in it as an estimate.
-        prompt = _int(usage, "prompt_tokens")
-        completion = self.completion + _int(usage, "completion_tokens")
+        prompt = token_count(usage, "prompt_tokens")
+        completion = self.completion + token_count(usage, "completion_tokens")
         return {
             **usage,
             **_added_details((self.usage or {}).get(DETAILS), usage.get(DETAILS)),
@@ -78,7 +78,7 @@ def _added_details(earlier: Any, last: Any) -> Json:
     for key, value in last.items():
         before = earlier.get(key)
         if isinstance(value, int) and isinstance(before, int):
-            added[key] = value + before
+            added[key] = token_count(last, key) + token_count(earlier, key)
     return {DETAILS: added}
 
 
@@ -86,15 +86,9 @@ def counts_of(usage: Json | None) -> Counts:
     """Returns the tokens of one call of the model, as the upstream counted them; zeros where it did not."""
     prompt, completion = (usage or {}).get("prompt_tokens_details"), (usage or {}).get(DETAILS)
     return Counts(
-        _int(usage, "prompt_tokens"),
-        _int(usage, "completion_tokens"),
-        _int(prompt, "cached_tokens"),
-        _int(prompt, "cache_write_tokens"),
-        _int(completion, "reasoning_tokens"),
+        token_count(usage, "prompt_tokens"),
+        token_count(usage, "completion_tokens"),
+        token_count(prompt, "cached_tokens"),
+        token_count(prompt, "cache_write_tokens"),
+        token_count(completion, "reasoning_tokens"),
     )
-
-
-def _int(usage: object, key: str) -> int:
-    # An upstream may put anything here.
-    value = usage.get(key) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) else 0

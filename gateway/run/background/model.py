@@ -14,7 +14,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
-from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after, token_count
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
@@ -182,10 +182,8 @@ def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
         message = choice["message"]
         if not isinstance(message, dict):
             raise TypeError
-        usage = body.get("usage") or {}
-        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-        if not isinstance(tokens, int) or tokens <= 0:
-            tokens = (request_bytes + len(raw)) // BYTES_PER_TOKEN
+        counted = token_count(body.get("usage"), "total_tokens")
+        tokens = counted or (request_bytes + len(raw)) // BYTES_PER_TOKEN
         return ModelAnswer(message, choice.get("finish_reason"), tokens)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None

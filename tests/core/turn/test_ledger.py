@@ -60,3 +60,10 @@ def test_a_round_without_usage_is_estimated() -> None:
     ledger = after(None, "hello")
     assert (ledger.usage, ledger.completion) == (None, 5)
     assert ledger.merged({"prompt_tokens": 1, "completion_tokens": 2})["completion_tokens"] == 7
+
+
+def test_what_is_no_count_adds_nothing() -> None:
+    first = {"completion_tokens": 2**64 - 1, "completion_tokens_details": {"reasoning_tokens": 2**64 - 1}}
+    last = {"completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}}
+    told = after(first).merged(last)
+    assert (told["completion_tokens"], told["completion_tokens_details"]) == (3, {"reasoning_tokens": 2})

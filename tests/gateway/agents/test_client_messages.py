@@ -461,6 +461,26 @@ def test_tokens_are_those_that_the_upstream_counts(
         assert usage.step_count == 1
 
 
+@pytest.mark.parametrize("count", [-5, 2**63, 2**64 - 1, "7", [1]])
+def test_a_count_of_tokens_that_is_none_loses_no_step(
+    upstream: StrictUpstream, tmp_path: Path, count: Any
+) -> None:
+    odd = {
+        "prompt_tokens": count,
+        "completion_tokens": count,
+        "completion_tokens_details": {"reasoning_tokens": count},
+    }
+    choice = {"index": 0, "delta": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
+    chunk = orjson.dumps({"id": "c", "choices": [choice], "usage": odd})
+    upstream.queue(raw(b"data: %b\n\ndata: [DONE]\n\n" % chunk))
+    with letta(upstream, tmp_path) as world:
+        agent = world.agent().id
+        usage = world.letta.agents.messages.create(agent, input="Hi").usage
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.step_count) == (0, 0, 1)
+        kept = world.letta.agents.messages.list(agent).items
+        assert "Hello." in [getattr(each, "content", None) for each in kept]
+
+
 _READ_BACK = ["again", "again by step", "whole in the background", "replayed", "usage"]
 
 
