@@ -108,8 +108,10 @@ WITH hit(conversation) AS (
     UNION SELECT e.conversation FROM (SELECT exchange FROM marks
         WHERE agent = ?1 AND hash {in:6:BYTEA:32} LIMIT 32) m JOIN exchanges e ON e.id = m.exchange AND e.agent = ?1
 ),
-part(conversation, deepest) AS (
-    SELECT h.conversation, (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1)
+part(conversation, deepest, newest) AS (
+    SELECT h.conversation, (SELECT max(depth) FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1),
+           (SELECT e.id FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1
+            ORDER BY e.depth DESC, e.id DESC LIMIT 1)
     FROM hit h
     WHERE (SELECT CASE WHEN c.key IS NULL THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
@@ -320,7 +322,9 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 -- name: pool_conversation
 -- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
 -- or from which depth on; first exchanges always. (`+`: looked up by conversation, not by agent.)
-WITH part(deepest) AS (SELECT max(depth) FROM exchanges WHERE conversation = ?1 AND +agent = ?2)
+WITH part(deepest, newest) AS (
+    SELECT depth, id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 ORDER BY depth DESC, id DESC LIMIT 1
+)
 SELECT {skeleton}, {said_last} FROM part CROSS JOIN exchanges p
   ON p.conversation = ?1 AND p.depth >= coalesce(?5, part.deepest - ?4, 0)
 WHERE +p.agent = ?2

@@ -19,11 +19,11 @@ p.path, p.reply_key, p.hush, p.inputs, p.media, p.reply, p.notes, p.run, p.opaqu
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
 -- piece: said_last
--- The content of the deepest exchanges of a conversation, whose depth `part` says. Clients cut, edit or repeat what was
--- said last, and the rules compare its words then. An opening is mostly compared by its hashes.
-CASE WHEN p.depth = part.deepest AND p.depth > 0 THEN p.input END,
-CASE WHEN p.depth = part.deepest AND p.depth > 0 THEN p.said END,
-CASE WHEN p.depth = part.deepest AND p.depth > 0 THEN p."full" END
+-- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat what
+-- was said last, and the rules compare its words then. An opening is mostly compared by its hashes.
+CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.input END,
+CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.said END,
+CASE WHEN p.id = part.newest AND p.depth > 0 THEN p."full" END
 
 -- piece: content_shown
 -- The content of an exchange `p`, and whether another conversation opened with the same head, made elsewhere.

@@ -351,6 +351,21 @@ async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
     assert await bob.store.turns.look(mixed, "c1", (await alice.rows())[0].path) is None
 
 
+@both
+async def test_a_pool_has_the_words_of_one_exchange_however_many_are_asked_at_one_place(
+    alice: Speaker, key: str | None
+) -> None:
+    """Somebody may ask hundreds of long questions behind one reply."""
+    history = await opened(alice, key)
+    for k in range(5):
+        await alice.say([*history, user(f"{k} more?")], assistant(f"Not {k}."), key)
+    rows = await alice.rows()
+    probes = Probes(key, [e.reply_key for e in rows if e.reply_key], since=0.0)
+    pool = await alice.store.turns.pool(alice.agent, probes)
+    assert len(pool.exchanges) == len(rows)
+    assert [orjson.loads(e.input)[-1] for e in pool.exchanges if e.input] == [user("4 more?")]
+
+
 async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     theirs = await alice.rows()
     probes = [
