@@ -237,6 +237,7 @@ OLDER_FILE: dict[str, Any] = {
             "tool", _older_packed(status="OK", message=_ORDER), name="old clerk", tool_call_id="call_1",
             tool_returns=[{"status": "success", "stdout": ["Looking.\n"], "stderr": []}],
         ),
+        _older_message("user", _older_packed(type="heartbeat", reason="Function called, returning control")),
         _older_message(
             "assistant", "I tell her.", name="old clerk",
             tool_calls=_call("call_2", "send_message", '{"message": "It is on its way."}'),

@@ -234,7 +234,8 @@ def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     shown = list(world.letta.agents.messages.list(id, order="asc"))
     assert [each.content for each in shown if each.message_type == "user_message"] == ["Where is my order 7?"]
     assert [each.content for each in shown if each.message_type == "system_message"] == [
-        "The shop closes at six."
+        "Function called, returning control",
+        "The shop closes at six.",
     ]
     thoughts = [each.reasoning for each in shown if each.message_type == "reasoning_message"]
     assert thoughts == ["She asks for her order.", "I tell her."]

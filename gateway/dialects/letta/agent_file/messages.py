@@ -27,6 +27,8 @@ _SHOWING = Showing()
 # Of a packed result, which has nothing else: a tool's own JSON may have these fields, too.
 _STATUSES = {"OK": "success", "Failed": "error"}
 _RESULT = {"status", "message", "time"}
+# Why an agent's turn went on or began, where no message was the reason.
+_EVENTS = ("heartbeat", "login")
 
 
 class Function(msgspec.Struct):
@@ -166,6 +168,8 @@ def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[Carri
     moment = _moment(message.created_at, at)
     made: list[dict[str, Any]]
     match message.role:
+        case "user" if event := _event(message.content):
+            made = [as_system(event, otid=message.otid)]
         case "user" | "summary":
             made = [_named(message, {"role": "user", "content": _content(message.content)})]
         case "system":
@@ -301,6 +305,15 @@ def _said(text: str) -> str:
     """Returns what a user said, where an agent of an older type kept it packed."""
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "user_message" else text
+
+
+def _event(content: str | list[dict[str, Any]] | None) -> str:
+    """Returns what Letta's older agents were told in the user's name that nobody has said; "" for all else."""
+    text = _plain(content)
+    found = (read_arguments(text) if text.startswith("{") else None) or {}
+    if found.get("type") not in _EVENTS or not isinstance(found.get("time"), str):
+        return ""
+    return found["reason"] if isinstance(found.get("reason"), str) and found["reason"] else text
 
 
 def _packed(text: str) -> dict[str, Any]:
