@@ -64,7 +64,10 @@ class ClientView(Protocol):
     # A stream
 
     def begin(self, first: Json) -> None:
-        """Notes the turn's first chunk: id, model and time of the whole reply are its. Whole replies have one, too."""
+        """Notes the turn's first chunk: id, model and time of the whole reply are its. Whole replies have one, too.
+
+        Chunks without choices may have come before; each is noted, and the last one counts.
+        """
 
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""

@@ -310,7 +310,8 @@ class Round:
             if self._merged is not None:
                 total = self._merged(usage)
         if not self._has_begun:
-            self._has_begun = True
+            # Azure's first chunk judges the prompt: it has no choices, and nobody's id.
+            self._has_begun = bool(choices)
             self._view.begin(chunk)
         if self._keeps_tail and self._choices_done >= self._spec.choices:
             self._in_tail = True

@@ -324,6 +324,16 @@ class TestHiddenRounds:
             assert played.body["usage"]["completion_tokens"] == 17
             assert played.body["usage"]["mnemogate_billed"]["rounds"] == 3
 
+    def test_a_chunk_that_judges_the_prompt_gives_a_reply_no_identity(self) -> None:
+        """Azure's first chunk has no choices, and neither id nor model."""
+        judged = event({"id": "", "model": "", "created": 0, "choices": [], "prompt_filter_results": []})
+        rounds = [completion("One moment. ", (ours_call(),), id="a"), completion("Done.", id="b")]
+        played = play(
+            chat_turn(with_tools()), rounds, stream=True, batches=lambda events: [[judged, *events]]
+        )
+        said = [orjson.loads(data) for data in played.sent.split(b"data: ")[1:-1]]
+        assert {each["id"] for each in said if each["choices"]} == {"a"}
+
     @BOTH
     def test_a_renamed_tool_runs_under_the_name_that_was_offered(self, stream: bool) -> None:
         spec = TurnSpec(ours={"mnemogate_memory_insert"}, hold_end=True)
