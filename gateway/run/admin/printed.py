@@ -48,7 +48,8 @@ def show_memory(shown: dict[str, str]) -> None:
 
 
 def show_block(block: dict[str, Any]) -> None:
-    print(f"{block['label']} (version {block['version']})", file=sys.stderr)
+    size = len(block["value"])  # an empty line alone would not tell that the block is empty
+    print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
     print(plain(block["value"]))
     if waiting := block.get("waiting"):  # a gateway of an older version does not say
         edits, are = ("edit", "is") if waiting == 1 else ("edits", "are")

@@ -19,7 +19,7 @@ import pytest
 
 from gateway import cli
 from gateway.cli import main
-from gateway.run.admin.printed import describe_forgotten
+from gateway.run.admin.printed import describe_forgotten, show_block
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
@@ -330,6 +330,11 @@ def test_check_config_asks_the_database_for_keys_and_makes_none(
     # Where nobody knows whether there are keys, the gateway waits for its database and lets nobody in.
     monkeypatch.delenv("MNEMOGATE_KEY")
     assert main(["check-config", "--db", "nowhere/m.db"]) == 0
+
+
+def test_a_block_that_is_empty_again_says_so(capsys: Out) -> None:
+    show_block({"label": "human", "version": 3, "value": ""})
+    assert capsys.readouterr() == ("\n", "human (version 3, 0 characters)\n")
 
 
 def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
