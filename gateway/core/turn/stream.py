@@ -235,7 +235,7 @@ class Draft:
         for key, texts in self._texts.items():
             text, value = "".join(texts), built[key]
             built[key] = _continue(value, text) if value else text
-        built["role"] = built["role"] or "assistant"
+        built["role"] = "assistant"  # whatever the upstream called it: it is the reply
         built.pop("tool_calls", None)
         built.pop("provider_specific_fields", None)
         made = [call.built() for call in calls] if calls else []

@@ -51,6 +51,10 @@ class TestMessages:
         draft = draft_of({"content": thinking}, {"content": "So"}, {"content": "."})
         assert draft.message()["content"] == [*thinking, {"type": "text", "text": "So."}]
 
+    @pytest.mark.parametrize("role", ["user", "system", "", None, 7, ["assistant"], {"a": 1}])
+    def test_a_reply_is_the_assistants_whatever_its_upstream_calls_it(self, role: Any) -> None:
+        assert draft_of({"role": role, "content": "Hi"}).message() == {"role": "assistant", "content": "Hi"}
+
     def test_content_is_null_only_beside_calls(self) -> None:
         """The real API refuses an assistant message that has neither."""
         assert draft_of({"role": "assistant", "content": None}).message()["content"] == ""
