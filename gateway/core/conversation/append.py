@@ -119,15 +119,14 @@ def _cut(turn: Sequence[Exchange], told: Sequence[str]) -> list[tuple[Exchange, 
 def _heard_of(texts: Sequence[str], told: Sequence[str]) -> str:
     """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. told: as in `as_heard`."""
     whole = in_a_row(texts)
-    heard = next((heard for heard in _runs(told) if _is_said(heard, whole)), "")
-    if heard:
-        return heard
-    # Behind a reply that was cut the application may have spoken. What ends with a step is no cut: the next step may
-    # have come back in other words.
-    ends = {letters(in_a_row(texts[: n + 1])) for n in range(len(texts))}
-    begun = (in_a_row(told[:n]) for n in range(len(told) - 1, 0, -1))
-    heard = next((heard for heard in begun if _is_begun(heard, whole)), "")
-    return "" if letters(without_remark(heard)) in ends else heard
+    for n, heard in enumerate(_runs(told)):
+        if _is_said(heard, whole):
+            # What the application said behind the end of a step may be the next step in other words: that is no cut.
+            ends = (
+                {letters(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)} if n >= len(told) else ()
+            )
+            return "" if letters(without_remark(heard)) in ends else heard
+    return ""
 
 
 def _unheard(
@@ -184,15 +183,15 @@ def _asked(
         if len(said) < len(asked):
             return
         above = in_a_row(map(_words_of, _newest_turn(path)))
-        is_above = any(_is_said(each, above) for each in _runs(heard))
+        is_above = any(_is_said(each, above) for each in _runs(heard)) if heard else not letters(above)
         if asked == said[: len(asked)] and is_above:
             yield found, len(asked)
 
 
 def _runs(told: Sequence[str]) -> Iterator[str]:
-    """Yields what may have been heard of a reply, the longest first: in front of it the application may have spoken."""
-    for n in range(max(1, len(told))):
-        yield in_a_row(told[n:])
+    """Yields what may have been heard of a reply: the application may have spoken in front of it, or behind it."""
+    yield from (in_a_row(told[n:]) for n in range(len(told)))
+    yield from (in_a_row(told[:n]) for n in range(len(told) - 1, 0, -1))
 
 
 def _is_said(heard: str, text: str) -> bool:

@@ -171,6 +171,9 @@ def test_the_application_may_speak_beside_a_reply_that_was_cut(
     chat.messages[-1:] = [{"role": "assistant", "content": text} for text in heard]
     chat.say("Stop.")
     assert sent(world) == ["What is my boat called?", kept, "Stop."]
+    chat.messages.pop()
+    chat.say("Wait.")
+    assert sent(world) == ["What is my boat called?", kept, "Stop.", "Wait."]
 
 
 class Forecaster:
