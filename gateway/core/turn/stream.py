@@ -53,10 +53,22 @@ class ToolCall:
     """One tool call as it grows.
 
     index: the upstream's. fields, function: all fields but those named here. pieces: how many have come.
-    sent: the client has its beginning.
+    place: its index for the client, once that is known; is_moved: it is another one than in the reply. sent: the client
+    has its beginning.
     """
 
-    __slots__ = ("arguments", "fields", "function", "index", "name", "owner", "pieces", "sent")
+    __slots__ = (
+        "arguments",
+        "fields",
+        "function",
+        "index",
+        "is_moved",
+        "name",
+        "owner",
+        "pieces",
+        "place",
+        "sent",
+    )
 
     def __init__(self, index: Any) -> None:
         self.index = index
@@ -66,6 +78,8 @@ class ToolCall:
         self.arguments: list[str] = []
         self.owner = CallOwner.UNKNOWN
         self.pieces = 0
+        self.place = -1
+        self.is_moved = False
         self.sent = False
 
     @property
@@ -117,13 +131,15 @@ class ToolCall:
 class Draft:
     """The assistant message of one round in the making (choice 0)."""
 
-    __slots__ = ("_fields", "_newest", "_texts", "calls", "finish_reason", "usage")
+    __slots__ = ("_fields", "_newest", "_settled", "_texts", "_theirs", "calls", "finish_reason", "usage")
 
     def __init__(self) -> None:
         self._fields: Json = {}
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
+        self._settled = 0  # so many calls, from the first on, have an owner
+        self._theirs = 0  # and so many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
@@ -178,11 +194,11 @@ class Draft:
         A call of the client's waits until the owners of all calls before it are known, so that the index under which
         the client gets it does not depend on how the bytes were cut.
         """
-        touched: dict[int, list[Json]] = {}
+        touched: dict[int, tuple[ToolCall, list[Json]]] = {}
         for entry in entries:
             if isinstance(entry, dict):
                 call = self.call_for(entry)
-                touched.setdefault(id(call), []).append(entry)
+                touched.setdefault(id(call), (call, []))[1].append(entry)
                 # Arguments come after the name, so the first of them tells that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and ours:
                     function = entry.get("function")
@@ -191,32 +207,40 @@ class Draft:
         if not ours:
             return None
         if is_over:
-            for call in self.calls:
+            for call in self.calls[self._settled :]:
                 if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, ours, True)
-        # `place` is the call's index for the client: calls of ours leave no gap in its numbers. `unchanged` counts the
-        # pieces that go out as they are; if all do, the event goes out in its own bytes.
+        # `unchanged` counts the pieces that go out as they are; if all do, the event goes out in its own bytes.
         shown: list[Json] = []
         unchanged = 0
-        place = 0
-        for position, call in enumerate(self.calls):
-            if call.owner is CallOwner.UNKNOWN:
-                break
-            if call.owner is CallOwner.OURS:
-                continue
-            pieces = touched.get(id(call), [])
+        due = [call for call, _ in touched.values() if call.sent] + self._settle()
+        for call in sorted(due, key=lambda call: call.place):
+            pieces = touched[id(call)][1] if id(call) in touched else []
             if not call.sent and call.pieces != len(pieces):
                 # Earlier pieces were kept back while the owner was unknown: all of them go as one.
-                index = place if place != position or call.index is None else call.index
+                index = call.place if call.is_moved or call.index is None else call.index
                 shown.append({"index": index, **call.built()})
-            elif place != position:
-                shown.extend({**entry, "index": place} for entry in pieces)
+            elif call.is_moved:
+                shown.extend({**entry, "index": call.place} for entry in pieces)
             else:
                 shown.extend(pieces)
                 unchanged += len(pieces)
             call.sent = True
-            place += 1
         return None if unchanged == len(entries) == len(shown) else shown
+
+    def _settle(self) -> list[ToolCall]:
+        """Returns the calls of the client's that have got a place: calls of ours leave no gap in its numbers."""
+        placed: list[ToolCall] = []
+        while self._settled < len(self.calls):
+            call = self.calls[self._settled]
+            if call.owner is CallOwner.UNKNOWN:
+                break
+            if call.owner is CallOwner.THEIRS:
+                call.place, call.is_moved = self._theirs, self._theirs != self._settled
+                self._theirs += 1
+                placed.append(call)
+            self._settled += 1
+        return placed
 
     def generated(self) -> str:
         """Returns all that the model wrote, calls included, for an estimate of its tokens."""

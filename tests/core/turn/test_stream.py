@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -153,6 +154,31 @@ def test_a_later_call_waits_for_one_whose_name_is_not_known() -> None:
     shown = draft.take_calls([{"index": 0, "function": {"name": "e"}}], ours, is_over=False)
     assert shown is not None
     assert [(call["index"], call["function"]["name"]) for call in shown] == [(0, "meme"), (1, "get")]
+
+
+class Watched(list[ToolCall]):
+    """A list that counts how often one of its calls is looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[ToolCall]:
+        for call in super().__iter__():
+            self.looks += 1
+            yield call
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(at)
+
+
+@pytest.mark.parametrize("name", ["search", "get_weather"])
+def test_each_call_is_looked_at_once_however_many_follow(name: str) -> None:
+    draft = Draft()
+    draft.calls = watched = Watched()
+    for n in range(100):
+        piece = {"index": n, "id": f"c{n}", "function": {"name": name, "arguments": "{}"}}
+        draft.take_calls([piece], NAMES, is_over=False)
+    assert watched.looks <= 200
 
 
 @pytest.mark.parametrize(
