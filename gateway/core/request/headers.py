@@ -6,6 +6,7 @@ A list says what may pass, not what may not: gateways stand behind sign-on proxi
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Sequence
 
 from gateway.errors import BadRequest
@@ -22,6 +23,13 @@ _PASS = frozenset(
     b"range if-range".split()
 )
 _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
+# Those of ours that a request may carry. Another one is refused, since who misspells `x-mnemogate-memory: off` is
+# remembered against their will.
+_PREFIX = "x-mnemogate-"
+_OURS = [
+    _PREFIX + name
+    for name in ["user", "conversation", "agent", "memory", "history", "key", "upstream", "admin"]
+]
 _NOMINATES_NONE = (b"keep-alive", b"close")  # as nearly every client says it: no header of these names passes
 
 
@@ -43,7 +51,7 @@ def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
 
 
 def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
-    """Returns the client's headers that go upstream."""
+    """Returns the client's headers that go upstream. Raises: BadRequest: one of ours is misspelt."""
     passed = []
     nominated: set[str] = set()  # by `Connection`, to go no further than here (RFC 9110 7.6.1)
     for raw, value in headers:
@@ -64,6 +72,9 @@ _seen: dict[bytes, str] = {}
 
 
 def _passing_name(raw: bytes) -> str:
+    if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _OURS:
+        close = difflib.get_close_matches(name, _OURS, n=1) or ["one of " + ", ".join(_OURS)]
+        raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close[0]}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
     if len(raw) <= 64 and len(_seen) < 1024:  # callers choose the names
         _seen[raw] = name

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.core.request.headers import forwardable
+from gateway.errors import BadRequest
 
 
 def test_what_is_said_to_the_upstream_goes_on() -> None:
@@ -45,3 +48,12 @@ def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -
 def test_headers_named_by_connection_end_here() -> None:
     headers = [(b"connection", b"close, X-Title"), (b"x-title", b"t"), (b"accept", b"*/*")]
     assert forwardable(headers) == (("accept", "*/*"),)
+
+
+def test_a_misspelt_header_of_ours_is_refused_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(BadRequest, match=r"did you mean x-mnemogate-memory\?") as refused:
+            forwardable([(b"x-mnemogate-memroy", b"off")])
+        assert refused.value.param == "x-mnemogate-memroy"
+    with pytest.raises(BadRequest, match="one of x-mnemogate-user, "):
+        forwardable([(b"x-mnemogate-" + b"\xe9" * 99, b"")])

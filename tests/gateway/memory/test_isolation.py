@@ -228,7 +228,7 @@ def test_projects_are_apart(world: World) -> None:
         assert reply.status == 200
     assert_not_sent(world, since)
     hello = {"authorization": f"Bearer {two}", "x-mnemogate-project": "default"}
-    world.post([{"role": "user", "content": QUESTION}], hello, user="alice")
+    assert world.post([{"role": "user", "content": QUESTION}], hello, user="alice").status == 400
     assert_not_sent(world, since)
     again = {"authorization": f"Bearer {one}"}
     world.post([{"role": "user", "content": QUESTION}], again, user="alice")

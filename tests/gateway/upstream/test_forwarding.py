@@ -86,6 +86,15 @@ def test_files_from_upload_to_deletion(sdk: openai.OpenAI, upstream: StrictUpstr
         sdk.files.retrieve(made.id)
 
 
+def test_a_misspelt_header_of_ours_asks_no_upstream(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+    headers = {"x-mnemogate-memroy": "off"}
+    with pytest.raises(openai.BadRequestError, match="did you mean x-mnemogate-memory"):
+        sdk.embeddings.create(model="m", input="a", extra_headers=headers)
+    with pytest.raises(openai.BadRequestError, match="did you mean x-mnemogate-memory"):
+        sdk.files.create(file=("a.bin", bytes(1 << 20)), purpose="batch", extra_headers=headers)
+    assert not upstream.seen
+
+
 def test_uploads_and_batches(sdk: openai.OpenAI) -> None:
     upload = sdk.uploads.create(bytes=3, filename="f", mime_type="text/plain", purpose="batch")
     part = sdk.uploads.parts.create(upload.id, data=b"abc")
