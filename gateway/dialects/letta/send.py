@@ -260,11 +260,12 @@ def sent(send: Send) -> Sent:
 
 
 def _check_tools(tools: Sequence[ClientTool]) -> None:
-    names = [each.name for each in tools]
-    for n, name in enumerate(names):
-        if name in names[:n]:
-            words = f"Another of the tools is named {name!r}, and a call says no more than the name"
+    names = set[str]()
+    for n, each in enumerate(tools):
+        if each.name in names:
+            words = f"Another of the tools is named {each.name!r}, and a call says no more than the name"
             raise Unprocessable([Fault(("body", "client_tools", n, "name"), words)])
+        names.add(each.name)
 
 
 def _read(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
