@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
-_MOST_TOKENS = (
-    2**40
-)  # chosen: above what any call costs; sums of millions of calls fit into the numbers of a database
+# Chosen: above what any call costs; sums of millions of calls fit into the numbers of a database.
+_MOST_TOKENS = 1 << 40
 
 
 def token_count(usage: Any, key: str) -> int:
