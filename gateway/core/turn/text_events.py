@@ -1,7 +1,7 @@
 """Knows the events of a stream that differ in their text alone, so that each need not be parsed.
 
-Nearly all events of a stream say a word or two between bytes that are the same in all of them: id, model, time. To
-find the word between them takes a tenth of the time of parsing the chunk and looking at its fields.
+Nearly all events of a stream say a word or two between bytes that are the same in all of them: id, model, time. Where
+they are the same, what is between them is the text, and no field needs to be looked at.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ class TextEvents:
 
         raw: its bytes. chunk: the same parsed.
         """
-        text = _only_text(chunk)
+        text = (_only_text(chunk) or "").encode()
         marks = [*_CONTENT.finditer(raw)] if text else []
-        if not text or len(marks) != 1:
+        if len(marks) != 1:
             return None
         at = marks[0].end()
-        text_end = at + len(text.encode())
-        if raw[at : text_end + 1] != text.encode() + b'"':  # it has escaped characters
+        if not raw.startswith(text + b'"', at):  # it has escaped characters
             return None
-        behind, padding, rest = raw[text_end:].partition(_PADDING)
+        behind, padding, rest = raw[at + len(text) :].partition(_PADDING)
         return cls(raw[:at], behind + padding, rest[rest.find(b'"') :] if padding else None)
 
     def text_of(self, raw: bytes) -> str | None:
