@@ -14,7 +14,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.call_index import IndexedReply
-from adapters.transport import HttpTransport, Timeouts, Upload, as_sent, end_to_end
+from adapters.transport import HttpTransport, Upload, as_sent, end_to_end
 from adapters.types import Capabilities, Header, ModelRequest
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
@@ -29,7 +29,7 @@ class OpenAICompatible:
     key: sent as a bearer token; None: the caller's own `Authorization` value is passed on, and with it alone the
     organization and the project that the caller names.
     headers: sent with every request, before and instead of the caller's of the same name.
-    transport: a shared one is closed by its owner; without one the provider makes its own and closes it.
+    transport: closed with the provider; None: one of its own.
     """
 
     default_path = ""
@@ -43,8 +43,6 @@ class OpenAICompatible:
         headers: tuple[Header, ...] = (),
         capabilities: Capabilities | None = None,
         transport: HttpTransport | None = None,
-        timeouts: Timeouts | None = None,
-        proxy: str | None = None,
     ) -> None:
         url = URL(base_url)
         if url.scheme not in ("http", "https") or not url.host:
@@ -57,9 +55,7 @@ class OpenAICompatible:
         self.base_url = base_url.rstrip("/") + (self.default_path if url.path in ("", "/") else "")
         self.capabilities = capabilities or Capabilities()
         self._key = key
-        self._timeouts = timeouts
-        self._owns_transport = transport is None
-        self._transport = transport or HttpTransport(proxy=proxy)
+        self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)
         self._bare = CIMultiDict([("Accept-Encoding", "identity")])
@@ -98,15 +94,14 @@ class OpenAICompatible:
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"
-        sending = self._transport.send(request.method, url, headers, body, timeouts=self._timeouts)
+        sending = self._transport.send(request.method, url, headers, body)
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:
         return True  # the upstream knows which paths it serves
 
     async def aclose(self) -> None:
-        if self._owns_transport:
-            await self._transport.aclose()
+        await self._transport.aclose()
 
 
 async def _with_index(sending: Awaitable[ModelReply]) -> ModelReply:

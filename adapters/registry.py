@@ -8,8 +8,8 @@ from typing import Any
 
 from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
-from adapters.providers import PROVIDERS, ProviderSpec
-from adapters.transport import HttpTransport, Timeouts
+from adapters.providers import PROVIDERS
+from adapters.transport import HttpTransport
 from adapters.types import Capabilities, Header
 
 
@@ -20,11 +20,8 @@ def make_provider(
     base_url: str | None = None,
     key: str | None = None,
     headers: tuple[Header, ...] = (),
-    capabilities: Capabilities | None = None,
     known: Mapping[str, Any] | None = None,
     transport: HttpTransport | None = None,
-    timeouts: Timeouts | None = None,
-    proxy: str | None = None,
 ) -> OpenAICompatible:
     """Returns a provider made from a row, each of whose values can be replaced.
 
@@ -39,25 +36,18 @@ def make_provider(
     if address is None:
         names = ", ".join(sorted(each.name for each in PROVIDERS.values() if each.base_url is not None))
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
-    if capabilities is None:
-        is_known = row is not None and (
-            address == row.base_url or row.base_url is None or row.is_server or _is_translated(row)
-        )
-        capabilities = row.capabilities if row is not None and is_known else Capabilities()
-    if known:
-        capabilities = replace(capabilities, **known)
-    speak = Anthropic if row is not None and _is_translated(row) else OpenAICompatible
+    is_translated = row is not None and row.dialect == "anthropic"
+    capabilities = Capabilities()
+    if row is not None and (
+        address == row.base_url or row.base_url is None or row.is_server or is_translated
+    ):
+        capabilities = row.capabilities
+    speak = Anthropic if is_translated else OpenAICompatible
     return speak(
         name or kind,
         address,
         key=key,
         headers=headers,
-        capabilities=capabilities,
+        capabilities=replace(capabilities, **(known or {})),
         transport=transport,
-        timeouts=timeouts,
-        proxy=proxy,
     )
-
-
-def _is_translated(row: ProviderSpec) -> bool:
-    return row.dialect == "anthropic"

@@ -30,19 +30,18 @@ _PLAIN = b"data: "
 class EventDecoder:
     """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end."""
 
-    __slots__ = ("_begun", "_buffer", "_has_cr", "_max", "_searched")
+    __slots__ = ("_begun", "_buffer", "_has_cr", "_searched")
 
-    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(self) -> None:
         self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
         self._searched = 0  # up to here the buffer holds no blank line
         self._has_cr = False  # without a carriage return a plain find is enough
         self._begun = False
-        self._max = max_event_bytes
 
     def feed(self, data: bytes) -> list[Event]:
         """Returns every event that is whole now, in order; often none, often several.
 
-        Raises: ProviderTooLarge: one event is larger than `max_event_bytes`.
+        Raises: ProviderTooLarge: one event is larger than `MAX_EVENT_BYTES`.
         """
         if not self._has_cr and b"\r" in data:
             self._has_cr = True
@@ -61,8 +60,8 @@ class EventDecoder:
                 self._searched = max(0, len(rest) - _LONGEST_BLANK)
         else:
             return []
-        if len(self._buffer) > self._max:
-            raise ProviderTooLarge(f"an event is larger than {self._max} bytes")
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            raise ProviderTooLarge(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         return [self._event(raw) for raw in raws]
 
     def finish(self) -> list[Event]:

@@ -42,7 +42,7 @@ from adapters.errors import (
     ProviderUnreachable,
 )
 from adapters.pace import Pace
-from adapters.sse import MAX_EVENT_BYTES, EventDecoder
+from adapters.sse import EventDecoder
 from adapters.types import Event, Header, is_event_stream
 from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, send_whole
 
@@ -107,16 +107,13 @@ class HttpTransport:
         url: str,
         headers: Mapping[str, str],
         body: bytes | Upload | None = None,
-        *,
-        timeouts: Timeouts | None = None,
-        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
         url: as it is written to an upstream. headers: all headers to send, except `Host` and `Content-Length`.
         Raises: ProviderUnreachable, ProviderTimeout.
         """
-        times = timeouts or self.timeouts
+        times = self.timeouts
         upload = None if body is None or isinstance(body, bytes) else body
         fresh: list[bool] = []
         _dialled.set(fresh)
@@ -142,7 +139,7 @@ class HttpTransport:
                 raise HttpProcessingError(message="another protocol, which was not asked for (RFC 9110 7.8)")
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, address.url.authority, times, upload) from error
-        return HttpReply(response, times, max_event_bytes, begun, pool.pace)
+        return HttpReply(response, times, begun, pool.pace)
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens others."""
@@ -239,7 +236,6 @@ class HttpReply:
         "_clock",
         "_ends_at",
         "_loop",
-        "_max_event_bytes",
         "_pace",
         "_response",
         "_taken",
@@ -254,7 +250,6 @@ class HttpReply:
         self,
         response: RawReply | aiohttp.ClientResponse,
         times: Timeouts,
-        max_event_bytes: int,
         begun: float,
         pace: Pace,
     ) -> None:
@@ -266,7 +261,6 @@ class HttpReply:
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times
-        self._max_event_bytes = max_event_bytes
         self._ahead = b""  # bytes that `peek` has read
         self._taken = 0  # bytes taken from the response so far
         self._loop = pace.loop
@@ -290,7 +284,7 @@ class HttpReply:
 
         Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
         """
-        decoder = EventDecoder(self._max_event_bytes)
+        decoder = EventDecoder()
         while data := await self._next():
             if events := decoder.feed(data):
                 yield events
@@ -299,7 +293,7 @@ class HttpReply:
 
     async def peek(self) -> Event | None:
         """Returns the first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
-        decoder = EventDecoder(self._max_event_bytes)
+        decoder = EventDecoder()
         seen: list[bytes] = []
         try:
             while data := await self._next():

@@ -14,7 +14,7 @@ from adapters.batch.openai import OpenAIBatches
 from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS
 from adapters.registry import make_provider
-from adapters.transport import Timeouts
+from adapters.transport import HttpTransport, Timeouts
 from gateway.errors import SettingsError
 from gateway.run.background.embed import LOCAL, embedder_route
 from gateway.run.upstream.route import Route
@@ -103,8 +103,7 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
             key=key,
             headers=tuple(upstream.headers.items()),
             known={str(name): takes for name, takes in upstream.takes.items()},
-            timeouts=timeouts,
-            proxy=upstream.proxy,
+            transport=HttpTransport(timeouts, upstream.proxy),
         )
     except ValueError as error:
         raise SettingsError(f"upstreams {upstream.name!r}: base_url: {error}") from error

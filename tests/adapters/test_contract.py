@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
@@ -49,8 +49,8 @@ class Family:
         return StrictAnthropic if self.row.dialect == "anthropic" else StrictUpstream
 
     def provider(self, name: str, url: str, **options: Any) -> Provider:
-        known = self.row.capabilities  # else they would not count at this address
-        return make_provider(self.row.name, name=name, base_url=url, capabilities=known, **options)
+        known = asdict(self.row.capabilities)  # else they would not count at this address
+        return make_provider(self.row.name, name=name, base_url=url, known=known, **options)
 
     def refuse(self, status: int, kind: str, message: str, **options: Any) -> Reply:
         if self.upstream is StrictAnthropic:
@@ -431,7 +431,8 @@ async def test_timeouts_are_honoured(
     short = Timeouts(first_byte_s=SHORT_S if where == "first byte" else PATIENCE_S, between_chunks_s=SHORT_S)
     held: Json = {"hold_before_headers": never} if where == "first byte" else {"hold_after": {2: never}}
     upstream.queue(say("One two", **held))
-    provider = family.provider("up", upstream.base_url, transport=transport, timeouts=short)
+    transport.timeouts = short
+    provider = family.provider("up", upstream.base_url, transport=transport)
     with pytest.raises(ProviderTimeout) as caught:
         await chunks(provider, request(family, stream=True))
     assert caught.value.phase == where

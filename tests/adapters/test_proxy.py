@@ -93,7 +93,9 @@ async def test_a_provider_and_its_batches_take_the_same_way(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with OpenAIBatchServer() as server:
         async with proxy() as through:
-            provider = OpenAICompatible("up", upstream.base_url, key="k", proxy=through.url)
+            provider = OpenAICompatible(
+                "up", upstream.base_url, key="k", transport=HttpTransport(proxy=through.url)
+            )
             reply = await provider.send(ModelRequest(chat()))
             assert reply.status == 200
             await reply.aclose()

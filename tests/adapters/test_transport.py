@@ -17,6 +17,7 @@ from adapters.errors import (
     ProviderUnreachable,
     UnfinishedEvent,
 )
+from adapters.sse import MAX_EVENT_BYTES
 from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
 from tests.adapters.test_sse import DONES
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
@@ -31,8 +32,8 @@ def chat(**more: Any) -> bytes:
     return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **more})
 
 
-async def post(transport: HttpTransport, upstream: StrictUpstream, body: bytes, **options: Any) -> HttpReply:
-    return await transport.send("POST", f"{upstream.base_url}/chat/completions", HEADERS, body, **options)
+async def post(transport: HttpTransport, upstream: StrictUpstream, body: bytes) -> HttpReply:
+    return await transport.send("POST", f"{upstream.base_url}/chat/completions", HEADERS, body)
 
 
 async def test_a_stream_arrives_event_by_event_while_it_is_made(
@@ -225,16 +226,18 @@ async def test_a_finished_reply_keeps_its_connection_when_closed(
 async def test_no_response_in_time_is_a_timeout_of_the_first_byte(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
+    transport.timeouts = SHORT
     upstream.queue(say("late", hold_before_headers=Gate()))
     with pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, chat(), timeouts=SHORT)
+        await post(transport, upstream, chat())
     assert caught.value.phase == "first byte"
     await upstream.last.gone.wait()
 
 
 async def test_an_upstream_that_does_not_take_the_body_is_a_timeout_too(transport: HttpTransport) -> None:
+    transport.timeouts = SHORT
     with StrictUpstream(stall_bodies=True) as upstream, pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, b"x" * 20_000_000, timeouts=SHORT)
+        await post(transport, upstream, b"x" * 20_000_000)
     assert caught.value.phase == "first byte"
 
 
@@ -242,8 +245,9 @@ async def test_an_upstream_that_does_not_take_the_body_is_a_timeout_too(transpor
 async def test_silence_within_the_reply_is_a_timeout_between_chunks(
     transport: HttpTransport, upstream: StrictUpstream, way: str
 ) -> None:
+    transport.timeouts = Timeouts(between_chunks_s=SHORT_S)
     upstream.queue(say("a b c", hold_after={2: Gate()}))
-    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(between_chunks_s=SHORT_S))
+    reply = await post(transport, upstream, chat(stream=True))
     with pytest.raises(ProviderTimeout) as caught:
         await drain(reply, way)
     assert caught.value.phase == "between chunks"
@@ -254,8 +258,9 @@ async def test_silence_within_the_reply_is_a_timeout_between_chunks(
 async def test_a_reply_that_trickles_is_bound_by_its_total(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
+    transport.timeouts = Timeouts(total_s=SHORT_S)
     upstream.queue(say("One two three", hold_after={2: Gate()}))
-    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(total_s=SHORT_S))
+    reply = await post(transport, upstream, chat(stream=True))
     with pytest.raises(ProviderTimeout) as caught:
         async for _ in reply.chunks():
             pass
@@ -266,16 +271,18 @@ async def test_a_reply_that_trickles_is_bound_by_its_total(
 async def test_the_total_bounds_the_wait_for_the_headers_too(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
+    transport.timeouts = Timeouts(total_s=SHORT_S)
     upstream.queue(say("Too late.", hold_before_headers=Gate()))
     with pytest.raises(ProviderTimeout) as caught:
-        await post(transport, upstream, chat(), timeouts=Timeouts(total_s=SHORT_S))
+        await post(transport, upstream, chat())
     assert caught.value.phase == "first byte"
 
 
 async def test_a_total_that_is_not_reached_changes_nothing(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
-    reply = await post(transport, upstream, chat(stream=True), timeouts=Timeouts(total_s=PATIENCE_S))
+    transport.timeouts = Timeouts(total_s=PATIENCE_S)
+    reply = await post(transport, upstream, chat(stream=True))
     assert b"".join([chunk async for chunk in reply.chunks()]).endswith(b"data: [DONE]\n\n")
     await reply.aclose()
 
@@ -295,11 +302,10 @@ async def test_an_error_tells_whether_the_request_was_sent(
 async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunks(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
+    transport.timeouts = Timeouts(between_chunks_s=0.001)
     gate = Gate()
     upstream.queue(say("late", hold_before_headers=gate))
-    sending = asyncio.create_task(
-        post(transport, upstream, chat(), timeouts=Timeouts(between_chunks_s=0.001))
-    )
+    sending = asyncio.create_task(post(transport, upstream, chat()))
     await upstream.arrived(1).wait()
     await asyncio.wait({sending}, timeout=0.02)  # twenty times as long; nothing must happen
     assert not sending.done()
@@ -310,10 +316,9 @@ async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunk
 
 
 async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: HttpTransport) -> None:
+    transport.timeouts = Timeouts(connect_s=0.05)
     with full_backlog() as port, pytest.raises(ProviderTimeout) as caught:
-        await transport.send(
-            "POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}", timeouts=Timeouts(connect_s=0.05)
-        )
+        await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
     assert caught.value.phase == "connect"
 
 
@@ -424,8 +429,8 @@ async def test_a_reply_larger_than_the_limit_is_refused(
 async def test_an_event_larger_than_the_limit_is_refused(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
-    upstream.queue(raw(b"data: " + b"x" * 5000, hold_after={1: Gate()}))
-    reply = await post(transport, upstream, chat(stream=True), max_event_bytes=1000)
+    upstream.queue(raw(b"data: " + b"x" * MAX_EVENT_BYTES, hold_after={1: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True))
     with pytest.raises(ProviderTooLarge):
         await drain(reply, "events")
     await reply.aclose()
@@ -456,10 +461,9 @@ async def upload(
     upstream: StrictUpstream,
     pieces: AsyncIterator[bytes],
     size: int | None,
-    **options: Any,
 ) -> HttpReply:
     return await transport.send(
-        "POST", f"{upstream.base_url}/chat/completions", HEADERS, Upload(pieces, size), **options
+        "POST", f"{upstream.base_url}/chat/completions", HEADERS, Upload(pieces, size)
     )
 
 
@@ -508,11 +512,13 @@ async def test_a_begun_upload_is_not_sent_twice(transport: HttpTransport, upstre
 
 
 async def test_an_upstream_that_takes_no_more_is_left_with_its_connection(transport: HttpTransport) -> None:
+    transport.timeouts = SHORT
+
     async def pieces() -> AsyncIterator[bytes]:
         while True:
             yield b"x" * 65536
 
     with StrictUpstream(stall_bodies=True) as stalled:
         with pytest.raises(ProviderTimeout, match="took no more of the upload"):
-            await upload(transport, stalled, pieces(), None, timeouts=SHORT)
+            await upload(transport, stalled, pieces(), None)
         await transport.aclose()  # would wait for what was not taken
