@@ -18,7 +18,7 @@ from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
 from adapters.batch.lines import read_results
-from adapters.batch.refused import refusal
+from adapters.batch.refused import words_of
 from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import SAMPLING, to_wire
@@ -118,13 +118,9 @@ class AnthropicBatches(SdkBatches):
         return False
 
     async def poll(self, id: str) -> PartState:
-        try:
-            with self._translated():
-                batch = await self._client.messages.batches.retrieve(id)
-        except ProviderRefused as error:
-            if error.status == 404:
-                return PartState(is_over=True, is_gone=True)
-            raise
+        batch = await self._found(self._client.messages.batches.retrieve(id))
+        if batch is None:
+            return PartState(is_over=True, is_gone=True)
         is_over = batch.processing_status == "ended"
         words = "" if batch.archived_at is None else "its results are not kept any longer"
         return PartState(is_over, is_over and batch.results_url is not None, words)
@@ -191,5 +187,6 @@ def _result(line: Json, created: int) -> PartResult:
     error = result.get("error")
     inner = error.get("error") if isinstance(error, dict) else None
     kind = inner.get("type") if isinstance(inner, dict) else None
-    words = refusal(500, error, {}, 0.0).message
-    return PartResult(custom_id, "errored", words=words, is_transient=kind is None or kind in _TRANSIENT)
+    return PartResult(
+        custom_id, "errored", words=words_of(error), is_transient=kind is None or kind in _TRANSIENT
+    )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from adapters.batch.refused import translated
 from adapters.errors import ProviderRefused
 
+T = TypeVar("T")
 EARLY_S: Final = 60.0  # how far a provider's clock may be behind ours
 PAGE: Final = 100  # batches or files that are listed at once
 
@@ -60,6 +61,16 @@ class SdkBatches:
     def _translated(self) -> AbstractContextManager[None]:
         """Raises errors of the SDK as ours."""
         return translated(import_module(self.sdk), self._now)
+
+    async def _found(self, call: Awaitable[T]) -> T | None:
+        """Awaits a look-up; None: the provider knows nothing of it."""
+        try:
+            with self._translated():
+                return await call
+        except ProviderRefused as error:
+            if error.status != 404:
+                raise
+            return None
 
     async def _quietly(self, call: Coroutine[Any, Any, object]) -> None:
         """Awaits a call whose refusal says that there is nothing to be done any more: it has ended, or is gone."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState, Provider
-from adapters.batch.refused import is_transient, refusal
+from adapters.batch.refused import is_transient, words_of
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 
@@ -137,6 +137,8 @@ class LocalBatches:
             said = orjson.loads(raw)
         except orjson.JSONDecodeError:
             said = None
-        words = refusal(reply.status, said, {}, 0.0).message
         wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
-        return PartResult(custom_id, "errored", words=words, is_transient=is_transient(reply.status)), wait_s
+        failed = PartResult(
+            custom_id, "errored", words=words_of(said), is_transient=is_transient(reply.status)
+        )
+        return failed, wait_s

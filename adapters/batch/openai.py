@@ -18,7 +18,7 @@ import orjson
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
 from adapters.batch.lines import read_results
-from adapters.batch.refused import MOST_WORDS, is_transient, refusal
+from adapters.batch.refused import MOST_WORDS, is_transient, words_of
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -105,13 +105,9 @@ class OpenAIBatches(SdkBatches):
                     await self._client.files.delete(file.id)
 
     async def poll(self, id: str) -> PartState:
-        try:
-            with self._translated():
-                batch = await self._client.batches.retrieve(id)
-        except ProviderRefused as error:
-            if error.status == 404:
-                return PartState(is_over=True, is_gone=True)
-            raise
+        batch = await self._found(self._client.batches.retrieve(id))
+        if batch is None:
+            return PartState(is_over=True, is_gone=True)
         errors = (batch.errors.data if batch.errors is not None else None) or []
         words = "; ".join(each.message for each in errors if each.message)
         has_results = bool(batch.output_file_id or batch.error_file_id)
@@ -149,12 +145,8 @@ class OpenAIBatches(SdkBatches):
         await self._quietly(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        try:
-            with self._translated():
-                batch = await self._client.batches.retrieve(id)
-        except ProviderRefused as error:
-            if error.status != 404:
-                raise
+        batch = await self._found(self._client.batches.retrieve(id))
+        if batch is None:
             await self._delete_upload(part)
             return
         for file in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
@@ -182,10 +174,9 @@ def _result(line: Json) -> PartResult:
         if status == 200 and isinstance(body, dict):
             return PartResult(custom_id, "succeeded", orjson.dumps(body))
         number = status if isinstance(status, int) else 500
-        words = refusal(number, body, {}, 0.0).message
-        return PartResult(custom_id, "errored", words=words, is_transient=is_transient(number))
+        return PartResult(custom_id, "errored", words=words_of(body), is_transient=is_transient(number))
     code = error.get("code") if isinstance(error, dict) else None
-    words = refusal(500, error, {}, 0.0).message
+    words = words_of(error)
     if code == "batch_expired":
         return PartResult(custom_id, "expired", words=words)
     if code == "batch_cancelled":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Final
@@ -26,7 +26,12 @@ def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
     try:
         yield
     except sdk.APIStatusError as error:
-        raise refusal(error.status_code, error.body, dict(error.response.headers), now()) from error
+        headers = ((name.lower(), value) for name, value in error.response.headers.items())
+        raise ProviderRefused(
+            words_of(error.body),
+            status=error.status_code,
+            retry_after_s=read_retry_after(headers, now()),
+        ) from error
     except sdk.APITimeoutError as error:
         raise ProviderTimeout("the upstream gave no answer in time", phase="total") from error
     except sdk.APIConnectionError as error:
@@ -42,10 +47,8 @@ def is_transient(status: int) -> bool:
     return status in _TRANSIENT or status >= 500
 
 
-def refusal(status: int, body: object, headers: Mapping[str, str], now_s: float) -> ProviderRefused:
-    """Returns the error for a status. body: the error object, or what came in its place."""
+def words_of(body: object) -> str:
+    """Returns what an error says. body: the error object, or what came in its place."""
     found = body.get("error", body) if isinstance(body, dict) else body
     said = found.get("message") if isinstance(found, dict) else found
-    words = said if isinstance(said, str) and said else "no reason is given"
-    again = read_retry_after(((k.lower(), v) for k, v in headers.items()), now_s)
-    return ProviderRefused(words[:MOST_WORDS], status=status, retry_after_s=again)
+    return said[:MOST_WORDS] if isinstance(said, str) and said else "no reason is given"
