@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import orjson
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.text import NUL, without_nul
@@ -23,11 +23,15 @@ from gateway.dialects.letta.error import Fault, Unprocessable, either, name_of
 from gateway.errors import BadRequest
 
 _VERDICT = "x-verdict"
-# Stands in an annotation: Annotated[str | None, KEPT].
-KEPT = Meta(extra_json_schema={_VERDICT: "kept"})
 _HONOURED: Final = "x-honoured"
 _NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MOST_NAMED: Final = 50
+
+T = TypeVar("T")
+# The type of a field that may be left out (UNSET, its default), or be null.
+Maybe: TypeAlias = T | UnsetType | None
+# The same of one that has no effect here.
+Kept: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "kept"})] | UnsetType
 
 
 def kept_beside(*honoured: str) -> Meta:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import KEPT, NO_TEMPLATES, Body, refused
+from gateway.dialects.letta.body import NO_TEMPLATES, Body, Kept, Maybe, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.send import MessageType
 
@@ -23,12 +23,12 @@ _NO_IDENTITIES = refused("A user is a memory of a profile: look for the tag user
 class PageQuery(Body):
     """A page of a list. after, before: ids between which it lies, exclusive, in the order asked for."""
 
-    before: str | UnsetType | None = UNSET
-    after: str | UnsetType | None = UNSET
-    limit: Limit | UnsetType | None = UNSET
-    order: Order | UnsetType | None = UNSET
-    order_by: Literal["created_at"] | UnsetType | None = UNSET
-    ascending: bool | UnsetType | None = UNSET
+    before: Maybe[str] = UNSET
+    after: Maybe[str] = UNSET
+    limit: Maybe[Limit] = UNSET
+    order: Maybe[Order] = UNSET
+    order_by: Maybe[Literal["created_at"]] = UNSET
+    ascending: Maybe[bool] = UNSET
 
     def newest_first(self, otherwise: bool = True) -> bool:
         """Says whether the newest come first. otherwise: where the query says nothing."""
@@ -41,14 +41,14 @@ class PageQuery(Body):
 
 
 class AgentsQuery(PageQuery):
-    order_by: _AgentOrder | UnsetType | None = UNSET  # type: ignore[assignment]
-    sort_by: str | UnsetType | None = UNSET
-    name: str | UnsetType | None = UNSET
-    query_text: Fragment | UnsetType | None = UNSET
+    order_by: Maybe[_AgentOrder] = UNSET  # type: ignore[assignment]
+    sort_by: Maybe[str] = UNSET
+    name: Maybe[str] = UNSET
+    query_text: Maybe[Fragment] = UNSET
     tags: list[str] | UnsetType = UNSET
     match_all_tags: bool = False
-    last_stop_reason: str | UnsetType | None = UNSET
-    show_hidden_agents: bool | UnsetType | None = UNSET
+    last_stop_reason: Maybe[str] = UNSET
+    show_hidden_agents: Maybe[bool] = UNSET
     include: list[str] | UnsetType = UNSET
     include_relationships: list[str] | UnsetType = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
@@ -84,17 +84,17 @@ class AgentsOfQuery(PageQuery):
 
 
 class BlocksQuery(PageQuery):
-    label: str | UnsetType | None = UNSET
-    label_search: Fragment | UnsetType | None = UNSET
-    description_search: Fragment | UnsetType | None = UNSET
-    value_search: Fragment | UnsetType | None = UNSET
-    name: str | UnsetType | None = UNSET
+    label: Maybe[str] = UNSET
+    label_search: Maybe[Fragment] = UNSET
+    description_search: Maybe[Fragment] = UNSET
+    value_search: Maybe[Fragment] = UNSET
+    name: Maybe[str] = UNSET
     tags: list[str] | UnsetType = UNSET
     match_all_tags: bool = False
     connected_to_agents_count_eq: list[_Count] | UnsetType = UNSET
-    connected_to_agents_count_gt: _Count | UnsetType | None = UNSET
-    connected_to_agents_count_lt: _Count | UnsetType | None = UNSET
-    show_hidden_blocks: bool | UnsetType | None = UNSET
+    connected_to_agents_count_gt: Maybe[_Count] = UNSET
+    connected_to_agents_count_lt: Maybe[_Count] = UNSET
+    show_hidden_blocks: Maybe[bool] = UNSET
     templates_only: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
@@ -102,45 +102,45 @@ class BlocksQuery(PageQuery):
 
 
 class ToolsQuery(PageQuery):
-    name: str | UnsetType | None = UNSET
+    name: Maybe[str] = UNSET
     names: list[str] | UnsetType = UNSET
     tool_ids: list[str] | UnsetType = UNSET
-    search: Fragment | UnsetType | None = UNSET
+    search: Maybe[Fragment] = UNSET
     tool_types: list[str] | UnsetType = UNSET
     exclude_tool_types: list[str] | UnsetType = UNSET
-    return_only_letta_tools: bool | UnsetType | None = UNSET
+    return_only_letta_tools: Maybe[bool] = UNSET
 
 
 class TagsQuery(PageQuery):
-    order_by: Literal["name"] | UnsetType | None = UNSET  # type: ignore[assignment]
-    name: Fragment | UnsetType | None = UNSET
-    query_text: Fragment | UnsetType | None = UNSET
+    order_by: Maybe[Literal["name"]] = UNSET  # type: ignore[assignment]
+    name: Maybe[Fragment] = UNSET
+    query_text: Maybe[Fragment] = UNSET
 
 
 class ModelsQuery(Body):
     provider_category: list[str] | UnsetType = UNSET
-    provider_name: str | UnsetType | None = UNSET
-    provider_type: str | UnsetType | None = UNSET
+    provider_name: Maybe[str] = UNSET
+    provider_type: Maybe[str] = UNSET
 
 
 class PassagesQuery(PageQuery):
-    search: Fragment | UnsetType | None = UNSET
+    search: Maybe[Fragment] = UNSET
 
 
 class PassageSearchQuery(Body):
     query: str
     tags: list[str] | UnsetType = UNSET
     tag_match_mode: Literal["any", "all"] = "any"
-    top_k: Annotated[int, Meta(ge=1, le=100)] | UnsetType | None = UNSET
-    start_datetime: str | UnsetType | None = UNSET
-    end_datetime: str | UnsetType | None = UNSET
+    top_k: Maybe[Annotated[int, Meta(ge=1, le=100)]] = UNSET
+    start_datetime: Maybe[str] = UNSET
+    end_datetime: Maybe[str] = UNSET
 
 
 class SpokenQuery(PageQuery):
     """A page of messages, and the way in which they are shown."""
 
     include_return_message_types: list[MessageType] | UnsetType = UNSET
-    include_err: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    include_err: Kept[bool] = UNSET
     include_compaction_messages: bool = False
     msg_object: bool = False
     use_assistant_message: bool = True
@@ -153,26 +153,26 @@ class SpokenQuery(PageQuery):
 
 
 class MessagesQuery(SpokenQuery):
-    conversation_id: str | UnsetType | None = UNSET
+    conversation_id: Maybe[str] = UNSET
 
 
 class RunsQuery(PageQuery):
-    agent_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
     agent_ids: list[str] | UnsetType = UNSET
     active: bool = False
-    background: bool | UnsetType | None = UNSET
-    conversation_id: str | UnsetType | None = UNSET
+    background: Maybe[bool] = UNSET
+    conversation_id: Maybe[str] = UNSET
     statuses: list[Literal["created", "running", "completed", "failed", "cancelled"]] | UnsetType = UNSET
-    stop_reason: str | UnsetType | None = UNSET
+    stop_reason: Maybe[str] = UNSET
 
 
 class TraceQuery(Body):
-    limit: Limit | UnsetType | None = UNSET
+    limit: Maybe[Limit] = UNSET
 
 
 class StepsQuery(PageQuery):
-    agent_id: str | UnsetType | None = UNSET
-    feedback: Literal["positive", "negative"] | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
+    feedback: Maybe[Literal["positive", "negative"]] = UNSET
     has_feedback: Annotated[bool | None, refused("Say which `feedback`.")] | UnsetType = UNSET
     model: Annotated[str | None, refused("Steps are not listed by model.")] | UnsetType = UNSET
     start_date: (
@@ -190,10 +190,10 @@ class StepsQuery(PageQuery):
 
 class RecompileQuery(Body):
     dry_run: bool = False
-    update_timestamp: Annotated[bool, KEPT] | UnsetType = UNSET
+    update_timestamp: Kept[bool] = UNSET
 
 
 class ApprovalQuery(Body):
     """The client sends in the query what its body says as well."""
 
-    requires_approval: bool | UnsetType | None = UNSET
+    requires_approval: Maybe[bool] = UNSET

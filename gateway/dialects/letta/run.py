@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.shown import time_of
 from storage.listing import StepEntry
 from storage.records import Counts, Run, RunStep
@@ -18,7 +18,7 @@ from storage.records import Counts, Run, RunStep
 class Feedback(Body):
     """The judgement of a step; null takes it back."""
 
-    feedback: Literal["positive", "negative"] | UnsetType | None = UNSET
+    feedback: Maybe[Literal["positive", "negative"]] = UNSET
     tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
 
 
@@ -26,12 +26,12 @@ class StreamRun(Body):
     """Where the stream of a run goes on. starting_after: `seq_id` of the last event that was read."""
 
     starting_after: Annotated[int, Meta(ge=0)] = 0
-    include_pings: bool | UnsetType | None = UNSET
-    batch_size: Annotated[int | None, KEPT] | UnsetType = UNSET
-    poll_interval: Annotated[float | None, KEPT] | UnsetType = UNSET
-    agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
-    otid: Annotated[str | None, KEPT] | UnsetType = UNSET
-    run_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    include_pings: Maybe[bool] = UNSET
+    batch_size: Kept[int] = UNSET
+    poll_interval: Kept[float] = UNSET
+    agent_id: Kept[str] = UNSET
+    otid: Kept[str] = UNSET
+    run_id: Kept[str] = UNSET
 
 
 _NONE = Counts()

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system, with_name, with_private
-from gateway.dialects.letta.body import KEPT, Body, convert, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
 from storage.value import changed, frozen
@@ -46,7 +46,7 @@ class UrlSource(Body, tag_field="type", tag="url"):
 class Base64Source(Body, tag_field="type", tag="base64"):
     data: str
     media_type: str
-    detail: str | UnsetType | None = UNSET
+    detail: Maybe[str] = UNSET
 
 
 class ImagePart(Body, tag_field="type", tag="image"):
@@ -63,9 +63,9 @@ class PlainMessage(Body, tag_field="type", tag="message"):
 
     role: Literal["user", "system", "assistant"]
     content: str | Annotated[Parts, Meta(min_length=1)]
-    name: str | UnsetType | None = UNSET
-    otid: str | UnsetType | None = UNSET
-    sender_id: str | UnsetType | None = UNSET
+    name: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET
+    sender_id: Maybe[str] = UNSET
     group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
     batch_item_id: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
         UNSET
@@ -77,7 +77,7 @@ class Decision(Body, tag_field="type", tag="approval"):
 
     tool_call_id: str
     approve: bool
-    reason: str | UnsetType | None = UNSET
+    reason: Maybe[str] = UNSET
 
 
 class ToolReturn(Body, tag_field="type", tag="tool"):
@@ -86,24 +86,24 @@ class ToolReturn(Body, tag_field="type", tag="tool"):
     tool_call_id: str
     status: Literal["success", "error"]
     tool_return: str | Parts
-    stdout: list[str] | UnsetType | None = UNSET
-    stderr: list[str] | UnsetType | None = UNSET
+    stdout: Maybe[list[str]] = UNSET
+    stderr: Maybe[list[str]] = UNSET
 
 
 class Approvals(Body, tag_field="type", tag="approval"):
     """Answers to a pause; the older form (`approve`) answers all calls that wait at once."""
 
-    approvals: list[Decision | ToolReturn] | UnsetType | None = UNSET
-    approve: bool | UnsetType | None = UNSET
-    approval_request_id: str | UnsetType | None = UNSET
-    reason: str | UnsetType | None = UNSET
-    otid: str | UnsetType | None = UNSET
+    approvals: Maybe[list[Decision | ToolReturn]] = UNSET
+    approve: Maybe[bool] = UNSET
+    approval_request_id: Maybe[str] = UNSET
+    reason: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET
     group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
 
 
 class ToolReturns(Body, tag_field="type", tag="tool_return"):
     tool_returns: list[ToolReturn]
-    otid: str | UnsetType | None = UNSET
+    otid: Maybe[str] = UNSET
     group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
 
 
@@ -111,8 +111,8 @@ class ClientTool(Body):
     """A tool that the client runs itself."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
-    description: str | UnsetType | None = UNSET
-    parameters: dict[str, Any] | UnsetType | None = UNSET
+    description: Maybe[str] = UNSET
+    parameters: Maybe[dict[str, Any]] = UNSET
 
 
 class ClientSkill(Body):
@@ -133,13 +133,13 @@ _KINDS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
 class Send(Body):
     """A send to an agent or to one of its conversations."""
 
-    messages: list[dict[str, Any]] | UnsetType | None = UNSET
-    input: str | list[dict[str, Any]] | UnsetType | None = UNSET
+    messages: Maybe[list[dict[str, Any]]] = UNSET
+    input: Maybe[str | list[dict[str, Any]]] = UNSET
     max_steps: Annotated[int, Meta(ge=1, le=_MOST_STEPS)] = MAX_STEPS
-    client_tools: list[ClientTool] | UnsetType | None = UNSET
-    override_model: str | UnsetType | None = UNSET
-    override_system: str | UnsetType | None = UNSET
-    include_return_message_types: list[MessageType] | UnsetType | None = UNSET
+    client_tools: Maybe[list[ClientTool]] = UNSET
+    override_model: Maybe[str] = UNSET
+    override_system: Maybe[str] = UNSET
+    include_return_message_types: Maybe[list[MessageType]] = UNSET
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"
@@ -147,10 +147,10 @@ class Send(Body):
     stream_tokens: bool = False
     include_pings: bool = True
     background: bool = False
-    include_compaction_messages: bool | UnsetType | None = UNSET
-    callback_url: str | UnsetType | None = UNSET
-    enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
-    client_skills: list[ClientSkill] | UnsetType | None = UNSET
+    include_compaction_messages: Maybe[bool] = UNSET
+    callback_url: Maybe[str] = UNSET
+    enable_thinking: Kept[str | bool] = UNSET
+    client_skills: Maybe[list[ClientSkill]] = UNSET
     return_logprobs: (
         Annotated[
             bool | None,
@@ -176,8 +176,8 @@ def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
 class UpdateMessage(Body):
     """A new text for a stored message, as a string or as parts that are text."""
 
-    content: str | list[TextPart] | UnsetType | None = UNSET
-    message_type: MessageType | UnsetType | None = UNSET
+    content: Maybe[str | list[TextPart]] = UNSET
+    message_type: Maybe[MessageType] = UNSET
     reasoning: Annotated[str | None, refused("A thought stays as its model had it.")] | UnsetType = UNSET
     tool_call: Annotated[dict[str, Any] | None, refused("A call stays as its model made it.")] | UnsetType = (
         UNSET
@@ -185,11 +185,11 @@ class UpdateMessage(Body):
 
 
 class ResetMessages(Body):
-    add_default_initial_messages: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    add_default_initial_messages: Kept[bool] = UNSET
 
 
 class CancelRuns(Body):
-    run_ids: list[str] | UnsetType | None = UNSET
+    run_ids: Maybe[list[str]] = UNSET
 
 
 @frozen

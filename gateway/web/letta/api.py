@@ -11,6 +11,7 @@ from msgspec import UnsetType
 from gateway.core import ids
 from gateway.core.memory.builtin import definition_of
 from gateway.core.turn.guide import StopReason
+from gateway.dialects.letta.body import Maybe
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.resources.agent import agent_json
@@ -148,7 +149,7 @@ def given_or_none(value: Any) -> Any:
     return None if isinstance(value, UnsetType) else value
 
 
-def uid_or_none(kind: str, id: str | UnsetType | None) -> str | None:
+def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
     """Returns the uid that a parameter names, None where it was not sent. Raises: UnknownId."""
     return uid_in(kind, id) if isinstance(id, str) else None
 
@@ -179,7 +180,7 @@ def cut(
     return [item for item in found if item["id"] in kept]
 
 
-def place_in(kind: str, id: str | UnsetType | None) -> ids.Place | None:
+def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:
     """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
     if not isinstance(id, str):
         return None

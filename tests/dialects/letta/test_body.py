@@ -8,8 +8,8 @@ import pytest
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.dialects.letta.body import (
-    KEPT,
     Body,
+    Kept,
     convert,
     given,
     kept,
@@ -25,7 +25,7 @@ from gateway.errors import BadRequest
 class Inner(Body):
     label: str
     size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
-    plain: Annotated[str | None, KEPT] | UnsetType = UNSET
+    plain: Kept[str] = UNSET
     other: Annotated[str | None, refused("Nor this.")] | UnsetType = UNSET
 
 
@@ -34,7 +34,7 @@ class Outer(Body):
     inner: list[Inner] | UnsetType | None = UNSET
     words: list[str] | UnsetType = UNSET
     one: Inner | UnsetType | None = UNSET
-    quiet: Annotated[str | None, KEPT] | UnsetType = UNSET
+    quiet: Kept[str] = UNSET
     partly: Annotated[dict[str, Any] | None, kept_beside("heat")] | UnsetType = UNSET
     never: Annotated[str | None, refused("It cannot be.")] | UnsetType = UNSET
 

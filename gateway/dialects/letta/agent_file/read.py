@@ -32,7 +32,7 @@ from gateway.core.turn.rules import HEARTBEAT
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
 from gateway.dialects.letta.agent_file.write import OURS
-from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, convert, parse
+from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, Maybe, convert, parse
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.agent import MOST_PARTS, CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
@@ -51,12 +51,12 @@ class ImportForm(Body):
     append_copy_suffix: bool = False
     override_existing_tools: bool = True
     strip_messages: bool = False
-    name: _Name | UnsetType | None = UNSET
-    override_name: _Name | UnsetType | None = UNSET
-    model: _Name | UnsetType | None = UNSET
-    override_model_handle: _Name | UnsetType | None = UNSET
-    embedding: str | UnsetType | None = UNSET
-    override_embedding_handle: str | UnsetType | None = UNSET
+    name: Maybe[_Name] = UNSET
+    override_name: Maybe[_Name] = UNSET
+    model: Maybe[_Name] = UNSET
+    override_model_handle: Maybe[_Name] = UNSET
+    embedding: Maybe[str] = UNSET
+    override_embedding_handle: Maybe[str] = UNSET
     env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
     secrets: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET

@@ -20,11 +20,12 @@ from gateway.core.definition import AgentDefinition
 from gateway.core.memory.kinds import DEFAULT_KIND, kind_of
 from gateway.dialects.letta.body import (
     HOSTED,
-    KEPT,
     NO_SECRETS,
     ONE_PROJECT,
     SAID_HERE,
     Body,
+    Kept,
+    Maybe,
     given,
     kept_beside,
     refused,
@@ -67,15 +68,13 @@ SETTINGS_KEPT = kept_beside(*_SETTINGS_TYPES, "provider_type")
 class CompactionBody(Body):
     """The way in which what leaves the window is summarised."""
 
-    mode: (
-        Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"] | UnsetType | None
-    ) = UNSET
-    model: str | UnsetType | None = UNSET
-    prompt: str | UnsetType | None = UNSET
-    sliding_window_percentage: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
-    clip_chars: Annotated[int, Meta(ge=1)] | UnsetType | None = UNSET
-    model_settings: Annotated[dict[str, Any] | None, KEPT] | UnsetType = UNSET
-    prompt_acknowledgement: Annotated[bool | None, KEPT] | UnsetType = UNSET
+    mode: Maybe[Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]] = UNSET
+    model: Maybe[str] = UNSET
+    prompt: Maybe[str] = UNSET
+    sliding_window_percentage: Maybe[Annotated[float, Meta(gt=0, le=1)]] = UNSET
+    clip_chars: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    model_settings: Kept[dict[str, Any]] = UNSET
+    prompt_acknowledgement: Kept[bool] = UNSET
 
 
 class FillerBody(Body):
@@ -88,7 +87,7 @@ class FillerBody(Body):
 class Compact(Body):
     """A summary that is wanted now. compaction_settings: in place of the agent's, as far as they are given."""
 
-    compaction_settings: CompactionBody | UnsetType | None = UNSET
+    compaction_settings: Maybe[CompactionBody] = UNSET
 
 
 class Own(Body):
@@ -100,9 +99,9 @@ class Own(Body):
     """
 
     rebuild: Literal["free", "always"] | UnsetType = UNSET
-    recall_tokens: Annotated[int, Meta(ge=0, le=100_000)] | UnsetType | None = UNSET
+    recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
     learn: bool | UnsetType = UNSET
-    filler: Literal["model", "none"] | FillerBody | UnsetType | None = UNSET
+    filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
 
 
 # Below the least no prompt fits: its system text, a note and a reply take some hundreds of tokens.
@@ -119,42 +118,42 @@ _Ids = Annotated[list[str], MOST_PARTS]
 class UpdateAgent(Body):
     """A change of an agent; what is left out or null stays. The lists replace those that the agent has."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType | None = UNSET
-    description: str | UnsetType | None = UNSET
-    metadata: dict[str, Any] | UnsetType | None = UNSET
-    tags: _Names | UnsetType | None = UNSET
-    hidden: bool | UnsetType | None = UNSET
-    system: str | UnsetType | None = UNSET
-    model: Annotated[str, Meta(pattern=r"\S", max_length=200)] | UnsetType | None = UNSET
+    name: Maybe[Annotated[str, Meta(min_length=1, max_length=200)]] = UNSET
+    description: Maybe[str] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    tags: Maybe[_Names] = UNSET
+    hidden: Maybe[bool] = UNSET
+    system: Maybe[str] = UNSET
+    model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
     llm_config: Annotated[dict[str, Any] | None, kept_beside(*_LLM_TYPES)] | UnsetType = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
-    context_window_limit: WindowTokens | UnsetType | None = UNSET
-    max_tokens: _Tokens | UnsetType | None = UNSET
-    response_format: dict[str, Any] | UnsetType | None = UNSET
-    parallel_tool_calls: bool | UnsetType | None = UNSET
-    block_ids: _Ids | UnsetType | None = UNSET
-    tool_ids: _Ids | UnsetType | None = UNSET
-    include_multi_agent_tools: bool | UnsetType | None = UNSET
-    folder_ids: _Ids | UnsetType | None = UNSET
-    source_ids: _Ids | UnsetType | None = UNSET
-    tool_rules: Annotated[list[ToolRuleBody], MOST_PARTS] | UnsetType | None = UNSET
-    message_buffer_autoclear: bool | UnsetType | None = UNSET
-    message_buffer_limit: _Messages | UnsetType | None = UNSET
-    message_buffer_min: _Messages | UnsetType | None = UNSET
-    timezone: str | UnsetType | None = UNSET
-    compaction_settings: CompactionBody | UnsetType | None = UNSET
-    mnemogate: Own | UnsetType | None = UNSET
+    context_window_limit: Maybe[WindowTokens] = UNSET
+    max_tokens: Maybe[_Tokens] = UNSET
+    response_format: Maybe[dict[str, Any]] = UNSET
+    parallel_tool_calls: Maybe[bool] = UNSET
+    block_ids: Maybe[_Ids] = UNSET
+    tool_ids: Maybe[_Ids] = UNSET
+    include_multi_agent_tools: Maybe[bool] = UNSET
+    folder_ids: Maybe[_Ids] = UNSET
+    source_ids: Maybe[_Ids] = UNSET
+    tool_rules: Maybe[Annotated[list[ToolRuleBody], MOST_PARTS]] = UNSET
+    message_buffer_autoclear: Maybe[bool] = UNSET
+    message_buffer_limit: Maybe[_Messages] = UNSET
+    message_buffer_min: Maybe[_Messages] = UNSET
+    timezone: Maybe[str] = UNSET
+    compaction_settings: Maybe[CompactionBody] = UNSET
+    mnemogate: Maybe[Own] = UNSET
 
-    embedding: Annotated[str | None, KEPT] | UnsetType = UNSET
-    embedding_config: Annotated[dict[str, Any] | None, KEPT] | UnsetType = UNSET
-    embedding_chunk_size: Annotated[int | None, KEPT] | UnsetType = UNSET
-    reasoning: Annotated[bool | None, KEPT] | UnsetType = UNSET
-    enable_reasoner: Annotated[bool | None, KEPT] | UnsetType = UNSET
-    max_reasoning_tokens: Annotated[int | None, KEPT] | UnsetType = UNSET
-    max_files_open: Annotated[int | None, KEPT] | UnsetType = UNSET
-    per_file_view_window_char_limit: Annotated[int | None, KEPT] | UnsetType = UNSET
+    embedding: Kept[str] = UNSET
+    embedding_config: Kept[dict[str, Any]] = UNSET
+    embedding_chunk_size: Kept[int] = UNSET
+    reasoning: Kept[bool] = UNSET
+    enable_reasoner: Kept[bool] = UNSET
+    max_reasoning_tokens: Kept[int] = UNSET
+    max_files_open: Kept[int] = UNSET
+    per_file_view_window_char_limit: Kept[int] = UNSET
 
-    enable_sleeptime: bool | UnsetType | None = UNSET
+    enable_sleeptime: Maybe[bool] = UNSET
     template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
     base_template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
     identity_ids: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
@@ -170,12 +169,12 @@ class UpdateAgent(Body):
 class CreateAgent(UpdateAgent):
     """A new agent."""
 
-    agent_type: AgentType | UnsetType | None = UNSET
-    memory_blocks: Annotated[list[AgentBlock], MOST_PARTS] | UnsetType | None = UNSET
-    tools: _Ids | UnsetType | None = UNSET
-    include_base_tools: bool | UnsetType | None = UNSET
-    include_base_tool_rules: bool | UnsetType | None = UNSET
-    initial_message_sequence: Annotated[list[dict[str, Any]], MOST_PARTS] | UnsetType | None = UNSET
+    agent_type: Maybe[AgentType] = UNSET
+    memory_blocks: Maybe[Annotated[list[AgentBlock], MOST_PARTS]] = UNSET
+    tools: Maybe[_Ids] = UNSET
+    include_base_tools: Maybe[bool] = UNSET
+    include_base_tool_rules: Maybe[bool] = UNSET
+    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], MOST_PARTS]] = UNSET
 
     from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
     template: Annotated[bool | None, HOSTED] | UnsetType = UNSET
@@ -245,9 +244,7 @@ NO_LEARNING = (
 _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 
 
-def compaction_in(
-    settings: CompactionBody | UnsetType | None, before: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns what is said of summaries, now and before. Raises: BadRequest: a mode that there is not."""
     now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
     said = _without_none({**(before or {}), **now})

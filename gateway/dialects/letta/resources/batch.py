@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.run import usage_json
 from gateway.dialects.letta.send import MAX_STEPS, MessageType
@@ -27,18 +27,18 @@ class BatchRequest(Body):
     """One send of a batch. The messages are those of a send; answers to calls that wait are none."""
 
     agent_id: str | UnsetType = UNSET
-    messages: list[dict[str, Any]] | UnsetType | None = UNSET
-    input: str | list[dict[str, Any]] | UnsetType | None = UNSET
+    messages: Maybe[list[dict[str, Any]]] = UNSET
+    input: Maybe[str | list[dict[str, Any]]] = UNSET
     max_steps: Annotated[int, Meta(ge=1, le=200)] = MAX_STEPS
-    conversation_id: str | UnsetType | None = UNSET
-    override_model: str | UnsetType | None = UNSET
-    override_system: str | UnsetType | None = UNSET
+    conversation_id: Maybe[str] = UNSET
+    override_model: Maybe[str] = UNSET
+    override_system: Maybe[str] = UNSET
     client_tools: Annotated[list[dict[str, Any]] | None, refused(_NOBODY)] | UnsetType = UNSET
     client_skills: Annotated[list[dict[str, Any]] | None, refused(_UNREAD)] | UnsetType = UNSET
     custom_id: Annotated[str | None, refused(_ANTHROPICS)] | UnsetType = UNSET
     params: Annotated[dict[str, Any] | None, refused(_ANTHROPICS)] | UnsetType = UNSET
-    include_return_message_types: Annotated[list[MessageType] | None, KEPT] | UnsetType = UNSET
-    enable_thinking: Annotated[str | bool | None, KEPT] | UnsetType = UNSET
+    include_return_message_types: Kept[list[MessageType]] = UNSET
+    enable_thinking: Kept[str | bool] = UNSET
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"
@@ -48,7 +48,7 @@ class CreateBatch(Body):
     """Sends to many agents, one to each. callback_url: is told when all have ended."""
 
     requests: list[BatchRequest]
-    callback_url: str | UnsetType | None = UNSET
+    callback_url: Maybe[str] = UNSET
 
 
 class BatchesQuery(PageQuery):
@@ -58,16 +58,16 @@ class BatchesQuery(PageQuery):
 class BatchItemsQuery(Body):
     """A page of a batch's items, in the order in which they were given. after: a run's id."""
 
-    after: str | UnsetType | None = UNSET
+    after: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
 class BatchMessagesQuery(Body):
     """A page of the messages of a batch's items; those of one item stand together. after: a message's id."""
 
-    after: str | UnsetType | None = UNSET
+    after: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    agent_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import KEPT, NO_TEMPLATES, ONE_PROJECT, Body, given
+from gateway.dialects.letta.body import NO_TEMPLATES, ONE_PROJECT, Body, Kept, Maybe, given
 from gateway.dialects.letta.shown import time_of
 from storage.listing import BlockChange
 from storage.records import Block, Revision
@@ -24,12 +24,12 @@ class CreateBlock(Body):
 
     label: Label
     value: str
-    description: str | UnsetType | None = UNSET
-    limit: _Limit | UnsetType | None = UNSET
-    read_only: bool | UnsetType | None = UNSET
-    metadata: dict[str, Any] | UnsetType | None = UNSET
-    tags: list[str] | UnsetType | None = UNSET
-    hidden: bool | UnsetType | None = UNSET
+    description: Maybe[str] = UNSET
+    limit: Maybe[_Limit] = UNSET
+    read_only: Maybe[bool] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    tags: Maybe[list[str]] = UNSET
+    hidden: Maybe[bool] = UNSET
     is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
@@ -43,16 +43,16 @@ class CreateBlock(Body):
 class AgentBlock(CreateBlock):
     """A block that is made with an agent. One that a client was given is made anew, as by Letta's server."""
 
-    id: Annotated[str | None, KEPT] | UnsetType = UNSET
-    created_by_id: Annotated[str | None, KEPT] | UnsetType = UNSET
-    last_updated_by_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    id: Kept[str] = UNSET
+    created_by_id: Kept[str] = UNSET
+    last_updated_by_id: Kept[str] = UNSET
 
 
 class UpdateBlock(CreateBlock):
     """A change of a block; what is left out stays."""
 
-    label: Label | UnsetType | None = UNSET  # type: ignore[assignment]
-    value: str | UnsetType | None = UNSET  # type: ignore[assignment]
+    label: Maybe[Label] = UNSET  # type: ignore[assignment]
+    value: Maybe[str] = UNSET  # type: ignore[assignment]
 
 
 def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:

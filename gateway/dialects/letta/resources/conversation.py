@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
-from gateway.dialects.letta.body import KEPT, SAID_HERE, Body, given, refused
+from gateway.dialects.letta.body import SAID_HERE, Body, Kept, Maybe, given, refused
 from gateway.dialects.letta.query import PageQuery, SpokenQuery
 from gateway.dialects.letta.resources.agent import (
     SETTINGS_KEPT,
@@ -28,12 +28,12 @@ from storage.listing import ConversationEntry
 class CreateConversation(Body):
     """A new conversation. Its model, window and settings count before the agent's."""
 
-    summary: str | UnsetType | None = UNSET
-    description: str | UnsetType | None = UNSET
-    hidden: bool | UnsetType | None = UNSET
-    model: str | UnsetType | None = UNSET
+    summary: Maybe[str] = UNSET
+    description: Maybe[str] = UNSET
+    hidden: Maybe[bool] = UNSET
+    model: Maybe[str] = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
-    context_window_limit: WindowTokens | UnsetType | None = UNSET
+    context_window_limit: Maybe[WindowTokens] = UNSET
     isolated_block_labels: (
         Annotated[
             list[str] | None,
@@ -48,7 +48,7 @@ class CreateConversation(Body):
 class UpdateConversation(CreateConversation):
     """A change of a conversation; what is left out stays, a null takes a field back to the agent's."""
 
-    archived: bool | UnsetType | None = UNSET
+    archived: Maybe[bool] = UNSET
     last_message_at: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
 
 
@@ -59,10 +59,10 @@ class CreateConversationQuery(Body):
 class ConversationsQuery(PageQuery):
     """A page of conversations, agents' own ones left out. agent_id: only that agent's."""
 
-    order_by: Literal["created_at", "last_run_completion", "last_message_at"] | UnsetType | None = UNSET  # type: ignore[assignment]
-    agent_id: str | UnsetType | None = UNSET
+    order_by: Maybe[Literal["created_at", "last_run_completion", "last_message_at"]] = UNSET  # type: ignore[assignment]
+    agent_id: Maybe[str] = UNSET
     archive_status: Literal["unarchived", "archived", "all"] = "unarchived"
-    summary_search: str | UnsetType | None = UNSET
+    summary_search: Maybe[str] = UNSET
 
     @property
     def sorting(self) -> Literal["created", "spoken", "completed"]:
@@ -79,7 +79,7 @@ class ConversationsQuery(PageQuery):
 class ConversationQuery(Body):
     """The conversation in a path. agent_id: whose `default` it is."""
 
-    agent_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
 
 
 class RecompileConversationQuery(ConversationQuery):
@@ -87,12 +87,12 @@ class RecompileConversationQuery(ConversationQuery):
 
 
 class RecompileConversation(Body):
-    agent_id: str | UnsetType | None = UNSET
-    compaction_settings: Annotated[CompactionBody | None, KEPT] | UnsetType = UNSET
+    agent_id: Maybe[str] = UNSET
+    compaction_settings: Kept[CompactionBody] = UNSET
 
 
 class CompactConversation(Compact):
-    agent_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
 
 
 class StreamConversation(StreamRun):
@@ -101,20 +101,20 @@ class StreamConversation(StreamRun):
     agent_id: whose `default` a path names. otid: the client's id of a send.
     """
 
-    agent_id: str | UnsetType | None = UNSET
-    otid: str | UnsetType | None = UNSET
-    run_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET
+    run_id: Maybe[str] = UNSET
 
 
 class ConversationMessagesQuery(SpokenQuery):
-    agent_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
 
 
 class ConversationSend(Send):
     """A send to a conversation, which streams unless it says otherwise. agent_id: whose `default` it is."""
 
     streaming: bool = True
-    agent_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
 
 
 def said_in(said: ConversationDefinition, body: CreateConversation, *, at: float) -> ConversationDefinition:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.shown import time_of
 from storage.records import Definition, StoredFile
@@ -26,25 +26,25 @@ _CLOSED = refused("Files are searched, not held in the prompt, so none is open."
 class UpdateFolder(Body):
     """A change of a folder; what is left out stays."""
 
-    name: _Name | UnsetType | None = UNSET
-    description: str | UnsetType | None = UNSET
-    instructions: Annotated[str | None, KEPT] | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType | None = UNSET
-    embedding_config: Annotated[dict[str, Any] | None, KEPT] | UnsetType = UNSET
+    name: Maybe[_Name] = UNSET
+    description: Maybe[str] = UNSET
+    instructions: Kept[str] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    embedding_config: Kept[dict[str, Any]] = UNSET
 
 
 class CreateFolder(UpdateFolder):
     """A new folder."""
 
     name: _Name
-    embedding: Annotated[str | None, KEPT] | UnsetType = UNSET
-    embedding_chunk_size: Annotated[int | None, KEPT] | UnsetType = UNSET
+    embedding: Kept[str] = UNSET
+    embedding_chunk_size: Kept[int] = UNSET
 
 
 class FoldersQuery(PageQuery):
     """A page of folders. name: exactly."""
 
-    name: str | UnsetType | None = UNSET
+    name: Maybe[str] = UNSET
 
 
 class FilesQuery(PageQuery):
@@ -67,7 +67,7 @@ class UploadQuery(Body):
     """An upload. duplicate_handling: of a name that is taken. name: another one for the file."""
 
     duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
-    name: str | UnsetType | None = UNSET
+    name: Maybe[str] = UNSET
 
 
 class UploadForm(Body):

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.core.memory.kinds import VOICE_KIND, kind_of
-from gateway.dialects.letta.body import KEPT, ONE_PROJECT, Body, convert, refused
+from gateway.dialects.letta.body import ONE_PROJECT, Body, Kept, Maybe, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
 from storage.listing import ReaderEntry
@@ -29,8 +29,8 @@ _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 class UpdateGroup(Body):
     """A change of a group. manager_config: a SleeptimeConfig or a VoiceSleeptimeConfig."""
 
-    manager_config: dict[str, Any] | UnsetType | None = UNSET
-    description: Annotated[str | None, KEPT] | UnsetType = UNSET
+    manager_config: Maybe[dict[str, Any]] = UNSET
+    description: Kept[str] = UNSET
     agent_ids: Annotated[list[str] | None, _OF_THE_AGENT] | UnsetType = UNSET
     shared_block_ids: Annotated[list[str] | None, _BLOCKS] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
@@ -40,18 +40,18 @@ class SleeptimeConfig(Body):
     """How often the agents of a group read. sleeptime_agent_frequency: turns; null: after each."""
 
     manager_type: Literal["sleeptime"]
-    manager_agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
-    sleeptime_agent_frequency: _Count | UnsetType | None = UNSET
+    manager_agent_id: Kept[str] = UNSET
+    sleeptime_agent_frequency: Maybe[_Count] = UNSET
 
 
 class VoiceSleeptimeConfig(Body):
     """The bounds of the window of an agent that speaks by voice, and how often others read."""
 
     manager_type: Literal["voice_sleeptime"]
-    manager_agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
-    sleeptime_agent_frequency: _Count | UnsetType | None = UNSET
-    max_message_buffer_length: _Count | UnsetType | None = UNSET
-    min_message_buffer_length: _Count | UnsetType | None = UNSET
+    manager_agent_id: Kept[str] = UNSET
+    sleeptime_agent_frequency: Maybe[_Count] = UNSET
+    max_message_buffer_length: Maybe[_Count] = UNSET
+    min_message_buffer_length: Maybe[_Count] = UNSET
 
 
 def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:

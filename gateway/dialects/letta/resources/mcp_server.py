@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition
-from gateway.dialects.letta.body import KEPT, Body, convert, given, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe, convert, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
 from storage.records import Definition
@@ -31,14 +31,14 @@ class CreateMcpServer(Body):
 class UpdateMcpServer(Body):
     """A change of an MCP server; what is left out stays."""
 
-    server_name: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType | None = UNSET
-    config: dict[str, Any] | UnsetType | None = UNSET
+    server_name: Maybe[Annotated[str, Meta(min_length=1, max_length=64)]] = UNSET
+    config: Maybe[dict[str, Any]] = UNSET
 
 
 class RefreshQuery(Body):
     """agent_id: whose variables Letta's server fills in. The settings name the headers of a server here."""
 
-    agent_id: Annotated[str | None, KEPT] | UnsetType = UNSET
+    agent_id: Kept[str] = UNSET
 
 
 class StreamableHttpConfig(Body):
@@ -46,7 +46,7 @@ class StreamableHttpConfig(Body):
 
     server_url: str
     mcp_server_type: Literal["streamable_http"] | UnsetType = UNSET
-    auth_header: str | UnsetType | None = UNSET
+    auth_header: Maybe[str] = UNSET
     auth_token: Annotated[str | None, _SECRET] | UnsetType = UNSET
     custom_headers: Annotated[dict[str, str] | None, _SECRET] | UnsetType = UNSET
 

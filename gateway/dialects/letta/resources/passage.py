@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.dialects.letta.body import KEPT, Body, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.shown import time_of
@@ -23,21 +23,21 @@ class CreatePassage(Body):
     """A text to be saved; a long one becomes several passages."""
 
     text: Annotated[str, Meta(min_length=1)]
-    tags: _Tags | UnsetType | None = UNSET
-    created_at: str | UnsetType | None = UNSET
+    tags: Maybe[_Tags] = UNSET
+    created_at: Maybe[str] = UNSET
 
 
 class SearchPassages(Body):
     """A search of the passages of an agent and the archives that it has attached."""
 
-    query: str | UnsetType | None = UNSET
-    agent_id: str | UnsetType | None = UNSET
-    archive_id: str | UnsetType | None = UNSET
-    tags: _Tags | UnsetType | None = UNSET
+    query: Maybe[str] = UNSET
+    agent_id: Maybe[str] = UNSET
+    archive_id: Maybe[str] = UNSET
+    tags: Maybe[_Tags] = UNSET
     tag_match_mode: Literal["any", "all"] = "any"
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
-    start_date: str | UnsetType | None = UNSET
-    end_date: str | UnsetType | None = UNSET
+    start_date: Maybe[str] = UNSET
+    end_date: Maybe[str] = UNSET
 
 
 def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
@@ -77,9 +77,7 @@ def check_text(text: str, at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault(at, "Expected a text that is not blank")])
 
 
-def moment_of(
-    text: str | UnsetType | None, at: tuple[str | int, ...], *, is_end: bool = False
-) -> float | None:
+def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = False) -> float | None:
     """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC.
 
     Of a day alone it is the beginning, or its end. Raises: Unprocessable.
@@ -102,16 +100,16 @@ class CreateArchive(Body):
     """A new archive."""
 
     name: _Name
-    description: str | UnsetType | None = UNSET
-    embedding: Annotated[str | None, KEPT] | UnsetType = UNSET
-    embedding_config: Annotated[dict[str, Any] | None, KEPT] | UnsetType = UNSET
+    description: Maybe[str] = UNSET
+    embedding: Kept[str] = UNSET
+    embedding_config: Kept[dict[str, Any]] = UNSET
 
 
 class UpdateArchive(Body):
     """A change of an archive; what is left out stays."""
 
-    name: _Name | UnsetType | None = UNSET
-    description: str | UnsetType | None = UNSET
+    name: Maybe[_Name] = UNSET
+    description: Maybe[str] = UNSET
 
 
 class CreateArchivePassage(CreatePassage):
@@ -129,8 +127,8 @@ class CreateArchivePassages(Body):
 class ArchivesQuery(PageQuery):
     """A page of archives. agent_id: only those that it has attached. name: exactly."""
 
-    agent_id: str | UnsetType | None = UNSET
-    name: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
+    name: Maybe[str] = UNSET
 
 
 def archive_json(archive: Definition) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import NO_TEMPLATES, Body, refused
+from gateway.dialects.letta.body import NO_TEMPLATES, Body, Maybe, refused
 
 _PROJECT = refused("A key opens one project, and a search is of that.")
 
@@ -16,13 +16,13 @@ class SearchMessages(Body):
     """A search of messages, by words, by meaning, or both: of one agent, of one conversation, or of all agents."""
 
     query: Annotated[str, Meta(min_length=1)]
-    agent_id: str | UnsetType | None = UNSET
-    conversation_id: str | UnsetType | None = UNSET
+    agent_id: Maybe[str] = UNSET
+    conversation_id: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
     search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
-    roles: list[Literal["user", "assistant"]] | UnsetType | None = UNSET
-    start_date: str | UnsetType | None = UNSET
-    end_date: str | UnsetType | None = UNSET
+    roles: Maybe[list[Literal["user", "assistant"]]] = UNSET
+    start_date: Maybe[str] = UNSET
+    end_date: Maybe[str] = UNSET
 
 
 class SearchAgents(SearchMessages):

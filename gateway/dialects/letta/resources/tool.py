@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.dialects.letta.body import Body, given, refused
+from gateway.dialects.letta.body import Body, Maybe, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.shown import time_of
 from gateway.errors import BadRequest
@@ -26,17 +26,17 @@ _REQUIREMENTS = refused(
 class UpdateTool(Body):
     """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
 
-    source_code: str | UnsetType | None = UNSET
-    source_type: Literal["python", "typescript", "webhook", "json"] | UnsetType | None = UNSET
-    json_schema: dict[str, Any] | UnsetType | None = UNSET
-    args_json_schema: dict[str, Any] | UnsetType | None = UNSET
-    description: str | UnsetType | None = UNSET
-    tags: list[str] | UnsetType | None = UNSET
-    return_char_limit: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType | None = UNSET
-    default_requires_approval: bool | UnsetType | None = UNSET
-    enable_parallel_execution: bool | UnsetType | None = UNSET
-    metadata_: dict[str, Any] | UnsetType | None = UNSET
-    name: str | UnsetType | None = UNSET
+    source_code: Maybe[str] = UNSET
+    source_type: Maybe[Literal["python", "typescript", "webhook", "json"]] = UNSET
+    json_schema: Maybe[dict[str, Any]] = UNSET
+    args_json_schema: Maybe[dict[str, Any]] = UNSET
+    description: Maybe[str] = UNSET
+    tags: Maybe[list[str]] = UNSET
+    return_char_limit: Maybe[Annotated[int, Meta(ge=1, le=1_000_000)]] = UNSET
+    default_requires_approval: Maybe[bool] = UNSET
+    enable_parallel_execution: Maybe[bool] = UNSET
+    metadata_: Maybe[dict[str, Any]] = UNSET
+    name: Maybe[str] = UNSET
     pip_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
     npm_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
 
@@ -44,17 +44,17 @@ class UpdateTool(Body):
 class SearchTools(Body):
     """A search of tools by words of their names, descriptions and tags."""
 
-    query: str | UnsetType | None = UNSET
+    query: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
     search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
-    tags: list[str] | UnsetType | None = UNSET
-    tool_types: list[str] | UnsetType | None = UNSET
+    tags: Maybe[list[str]] = UNSET
+    tool_types: Maybe[list[str]] = UNSET
 
 
 class HandCall(Body):
     """The arguments of a call that somebody makes by hand."""
 
-    args: dict[str, Any] | UnsetType | None = UNSET
+    args: Maybe[dict[str, Any]] = UNSET
 
 
 class ApprovalBody(Body):

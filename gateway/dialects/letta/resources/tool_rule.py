@@ -6,31 +6,31 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import KEPT, Body
+from gateway.dialects.letta.body import Body, Kept, Maybe
 
 
 class _Rule(Body, kw_only=True):
     tool_name: str
-    prompt_template: Annotated[str | None, KEPT] | UnsetType = UNSET
+    prompt_template: Kept[str] = UNSET
 
 
 class RunFirstBody(_Rule, tag_field="type", tag="run_first", kw_only=True):
-    args: dict[str, Any] | UnsetType | None = UNSET
+    args: Maybe[dict[str, Any]] = UNSET
 
 
 class ChildArguments(Body):
     name: str
-    args: dict[str, Any] | UnsetType | None = UNSET
+    args: Maybe[dict[str, Any]] = UNSET
 
 
 class ConstrainChildrenBody(_Rule, tag_field="type", tag="constrain_child_tools", kw_only=True):
     children: list[str]
-    child_arg_nodes: list[ChildArguments] | UnsetType | None = UNSET
+    child_arg_nodes: Maybe[list[ChildArguments]] = UNSET
 
 
 class ConditionalBody(_Rule, tag_field="type", tag="conditional", kw_only=True):
     child_output_mapping: dict[str, str]
-    default_child: str | UnsetType | None = UNSET
+    default_child: Maybe[str] = UNSET
     require_output_mapping: bool | UnsetType = UNSET
 
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from starlette.responses import Response
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.dialects.letta.agent_file.read import ImportForm, read_file
 from gateway.dialects.letta.agent_file.write import OURS, Travelling, agent_file
-from gateway.dialects.letta.body import Body
+from gateway.dialects.letta.body import Body, Maybe
 from gateway.dialects.letta.resources.folder import file_json, folder_json
 from gateway.errors import BadRequest
 from gateway.run.agents.archives import Archives
@@ -30,10 +30,10 @@ _FILES = 1000  # of a folder
 class ExportQuery(Body):
     """An export. conversation_id: whose messages; scrub_messages: without messages."""
 
-    conversation_id: str | UnsetType | None = UNSET
+    conversation_id: Maybe[str] = UNSET
     scrub_messages: bool = False
     use_legacy_format: bool = False
-    max_steps: int | UnsetType | None = UNSET
+    max_steps: Maybe[int] = UNSET
 
 
 class AgentFileRoutes:

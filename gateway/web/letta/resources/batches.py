@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from msgspec import UnsetType
-
 from gateway.core import ids
-from gateway.dialects.letta.body import given
+from gateway.dialects.letta.body import Maybe, given
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.resources.batch import (
@@ -145,7 +143,7 @@ class BatchRoutes:
         shown = await Exchanges(store, agent, showing).of_run(run, [e], with_input=True)
         return [{**each, "agent_id": ids.named("agent", agent.uid)} for each in shown]
 
-    async def _row(self, project: str, id: str | UnsetType | None) -> int | None:
+    async def _row(self, project: str, id: Maybe[str]) -> int | None:
         if not isinstance(id, str):
             return None
         return (await self._api.store.batches.find(project, uid_in("job", id))).id

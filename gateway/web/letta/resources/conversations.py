@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from msgspec import UnsetType
-
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
+from gateway.dialects.letta.body import Maybe
 from gateway.dialects.letta.resources.conversation import (
     CompactConversation,
     ConversationMessagesQuery,
@@ -221,7 +220,7 @@ class ConversationRoutes:
 
     # -- what is named
 
-    async def _named(self, asked: Asked, agent_id: str | UnsetType | None) -> NamedConversation:
+    async def _named(self, asked: Asked, agent_id: Maybe[str]) -> NamedConversation:
         """Returns the conversation in the path. agent_id: the agent's, where it is said. Raises: UnknownId."""
         name, registry = asked.path["conversation_id"], self._api.registry
         agent = uid_or_none("agent", agent_id)
