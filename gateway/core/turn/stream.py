@@ -262,6 +262,7 @@ class Draft:
         built["role"] = "assistant"  # whatever the upstream called it: it is the reply
         built.pop("tool_calls", None)
         built.pop("provider_specific_fields", None)
+        built.pop(PRIVATE, None)  # ours alone to say
         made = [call.built() for call in calls] if calls else []
         if not built.get("content"):
             built["content"] = None if made or built.get("function_call") else ""

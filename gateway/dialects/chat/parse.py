@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from gateway.core.conversation.private import PRIVATE
 from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.scan import scan
@@ -154,6 +155,9 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
             raise _wrong_role(f"messages[{index}].role", role)
         content = message.get("content")
         if content.__class__ is not str or len(message) > 2:
+            message.pop(
+                PRIVATE, None
+            )  # what is kept under this name is ours alone; upstream it goes as it came
             shaped.append(message)
             if content.__class__ is not str and content is not None:
                 _check_content(content, f"messages[{index}].content")

@@ -64,7 +64,9 @@ def shown(
     waiting: call id -> who must answer it first, of a reply that waits. names: call id -> tool, of results.
     first: how many messages were shown of it before. results: those that are a part of it.
     """
-    made = (part for m in (message, *results) for part in _parts(m, showing, waiting or {}, names or {}))
+    message = regular(message)
+    whole = (message, *map(regular, results))
+    made = (part for m in whole for part in _parts(m, showing, waiting or {}, names or {}))
     private = private_of(message)
     found = []
     for n, (kind, fields) in enumerate(made, first):
@@ -76,6 +78,36 @@ def shown(
             own["otid"] = private["otid"]
         found.append(piece(kind, origin, n, {**own, **fields}))
     return found
+
+
+# The types of fields that are read here. A client or a provider may send any others, and they are kept as they came.
+_TYPES = {
+    "name": str, "tool_call_id": str, "refusal": str, "reasoning_content": str, "reasoning": str,
+    "reasoning_details": list, "thinking_blocks": list, "tool_calls": list,
+}  # fmt: skip
+
+
+def regular(message: WireMessage) -> WireMessage:
+    """Returns a message whose fields have the types of the API; a field of another type is left out."""
+    found: WireMessage = {
+        key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
+    }
+    if "tool_calls" in found:
+        found["tool_calls"] = [_regular_call(call) for call in found["tool_calls"] if isinstance(call, dict)]
+    return found
+
+
+def _regular_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    named = {
+        key: value if isinstance(value := function.get(key), str) else "" for key in ("name", "arguments")
+    }
+    return {
+        **call,
+        "id": id if isinstance(id := call.get("id"), str) else "",
+        "function": {**function, **named},
+    }
 
 
 def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,8 +227,7 @@ def _lines(output: Any) -> list[str] | None:
 
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
     private = private_of(message)
-    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
-    thought, calls = without_asides(calls, private.get("asides") or {})
+    thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
     text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
     # What it said through a tool comes in the place of the calls that said it.

@@ -20,7 +20,7 @@ from gateway.core.conversation.private import (
 )
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.calls import sound_name
-from gateway.dialects.letta.message import Showing, content_parts, spoken_by
+from gateway.dialects.letta.message import Showing, content_parts, regular, spoken_by
 from gateway.dialects.letta.shown import time_of
 
 _SHOWING = Showing()
@@ -74,12 +74,11 @@ class FileMessage(msgspec.Struct, kw_only=True):
 
 def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a message as it stands in a file."""
-    message, private = carried.message, private_of(carried.message)
+    message, private = regular(carried.message), private_of(carried.message)
     if (said := private.get("said")) is not None:
         # Behind it the model was told what had changed in the blocks, which is no part of what the tool said.
         message = {**message, "content": text_of(message)[:said]}
     is_system = private.get("shown") == "system"
-    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
     approval = private.get("approval")
     return {
         "type": "message",
@@ -93,7 +92,7 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
         "id": id,
         "model": carried.model or None,
         "agent_id": agent_id,
-        "tool_calls": [_call(call) for call in calls] or None,
+        "tool_calls": [_call(call) for call in message.get("tool_calls", ())] or None,
         "tool_call_id": message.get("tool_call_id"),
         "tool_returns": [_return(message, private)] if message.get("role") == "tool" else [],
         "created_at": time_of(carried.at),
