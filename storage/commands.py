@@ -186,13 +186,14 @@ class Missing(Exception):
 class Pool:
     """Exchanges as loaded: without content, but for what was said last in each conversation.
 
-    conversation: the named one, where it exists. contents: of those exchanges of which rules asked for it (`Missing`).
-    tombs: which of `Probes.maybe_tombs` are off the record or forgotten in any conversation; looked up once
-    something was forgotten.
+    conversation: the named one, where it exists; last_at: when it last moved. contents: of those exchanges of which
+    rules asked for it (`Missing`). tombs: which of `Probes.maybe_tombs` are off the record or forgotten in any
+    conversation; looked up once something was forgotten.
     """
 
     exchanges: Sequence[Exchange]
     conversation: int | None
+    last_at: float = 0.0
     contents: Mapping[int, StoredContent] = field(default_factory=dict)
     tombs: frozenset[bytes] = frozenset()
 

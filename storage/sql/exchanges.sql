@@ -124,8 +124,8 @@ WHERE coalesce(?8, part.deepest - ?7, 0) > 0
 ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: conversation_of
--- Finds a conversation by the client's id.
-SELECT id FROM conversations WHERE agent = ? AND key = ?
+-- Finds a conversation by the client's id, and when it last moved.
+SELECT id, last_at FROM conversations WHERE agent = ? AND key = ?
 
 -- name: conversation_insert
 -- Begins a conversation. No row: its public name is taken.

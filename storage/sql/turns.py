@@ -201,13 +201,14 @@ async def _pool(
     planned: the conversation that a plain turn goes on with. since: the next number when the turn was planned: of
     openings from there on one may have begun later than this turn, and extend it.
     """
-    agent, conversation = of.id, None
+    agent, row = of.id, None
     if probes.key is not None:
-        conversation = await connection.value(exchanges.SQL["conversation_of"], (agent, probes.key))
+        row = await connection.row(exchanges.SQL["conversation_of"], (agent, probes.key))
+    conversation, last_at = (None, 0.0) if row is None else row
     found = await exchanges.load_pool(connection, agent, probes, conversation or planned, since)
     # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
     tombs = await exchanges.find_tombs(connection, agent, probes.maybe_tombs if of.epoch else ())
-    return Pool(found, conversation, tombs=tombs)
+    return Pool(found, conversation, last_at, tombs=tombs)
 
 
 async def _decided(

@@ -19,7 +19,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tip import RESULTS, find_tip, was_heard
-from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 
@@ -123,11 +123,13 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     )
 
 
-def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
+def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
     It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
-    what follows it, and the part before the list is loaded back to where the window began.
+    what follows it, and the part before the list is loaded back to where the window began. In append mode what was said
+    last has to be loaded as well: it may stand on another branch than the deepest one, far above that one's end.
+    last_at: when the named conversation last moved.
     """
     listing, found, anchor = plan.query.listing, plan.match, plan.match.anchor
     if anchor is None:
@@ -138,8 +140,10 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     chain = tree.chain(anchor)
     is_whole = chain[0].parent is None
     is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
-    if plan.appending or not (is_whole or is_deep):
-        return is_whole or is_deep
+    if plan.appending:
+        return is_whole or (is_deep and _has_latest(tree, chain, last_at))
+    if not (is_whole or is_deep):
+        return False
     path = tree.atoms(anchor)
     if found.form and anchor.reply:
         path = path[: -len(anchor.reply)]
@@ -148,6 +152,16 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None) -> bool:
     if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
         return False
     return path[len(path) - len(known) :] == known
+
+
+def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
+    """Returns whether what was said last, at this time, is loaded and is on a path, or follows an exchange of it.
+
+    A cancelled request is on no path. One that follows no exchange of this path, as a request for a title, says nothing
+    of where the others are.
+    """
+    latest = max(tree, key=moved_at)
+    return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(x.id for x in path)
 
 
 def _goes_deeper(tree: Tree, conversation: int) -> bool:

@@ -73,7 +73,8 @@ def is_forgotten(e: Exchange) -> bool:
     return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
 
 
-def _end(e: Exchange) -> float:
+def moved_at(e: Exchange) -> float:
+    """Returns when an exchange last moved its conversation: it ended or was cut, or it began and is under way."""
     own = e.stopped if e.ended is None else e.ended
     return own if own is not None else e.begun
 
@@ -297,7 +298,7 @@ class Tree:
 
     def end(self, e: Exchange) -> float:
         """Returns when the turn of e ended, or was cut."""
-        return max(_end(x) for x in self.turn(e))
+        return max(map(moved_at, self.turn(e)))
 
     def last(self, e: Exchange, now: float) -> float:
         """Returns when the turn of e ended; `now` while it is under way."""

@@ -146,7 +146,7 @@ def _foreseen(
         return Change(opening)
     named = None if key is None or conversation is None else conversation.id
     try:
-        return decide(Pool(tuple(tree), named, tree.contents, tree.tombs))
+        return decide(Pool(tuple(tree), named, contents=tree.contents, tombs=tree.tombs))
     except Missing:
         return None
 

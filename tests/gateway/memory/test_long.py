@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.core.conversation import lookup
 from gateway.run.memory import known, record
 from storage.commands import Pool
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
-from tests.gateway.sdk import World, remember
+from tests.gateway.sdk import CHAT, World, remember
 
 RECENT = 6
+NAMED = {"x-mnemogate-conversation": "c1"}
 WAYS: dict[str, tuple[int | None, dict[str, str]]] = {
     "appended": (0, {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}),
     "trimmed, named": (6, {"x-mnemogate-conversation": "c1"}),
@@ -114,3 +117,108 @@ def test_a_second_message_that_is_changed_late_in_a_conversation_is_not_told_wha
             chat.messages = [*first]
             chat.say(f"My old violin comes from {city}.")
         assert "Rome" not in str(upstream.last.messages)
+
+
+@pytest.mark.parametrize("text", ["Let us talk of Rome.", text_of(3, 12)], ids=["edited", "asked again"])
+def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """The branch that was left is deeper, and its window was cut."""
+    for module in (lookup, known, record):
+        monkeypatch.setattr(module, "RECENT", RECENT)
+    named = {"x-mnemogate-conversation": "c1"}
+    append = {**named, "x-mnemogate-history": "append"}
+    with compacting(upstream, tmp_path, compaction="truncate") as world:
+        messages: list[dict[str, Any]] = []
+        for n in range(60):
+            upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
+            alone = world.chat(user="alice", max_tokens=300, headers=append)
+            alone.say(text_of(n, 12))
+            messages += alone.messages
+        whole = world.chat(user="alice", max_tokens=300, headers=named)
+        whole.messages = messages[:6]
+        upstream.queue(say("Answer 3: that is how it is, and not otherwise."))
+        whole.say(text)
+        said = [*whole.messages]
+        for next_one in ("Its roads.", "Its bridges."):
+            alone = world.chat(user="alice", max_tokens=300, headers=append)
+            alone.say(next_one)
+            assert upstream.last.messages == [*said, *alone.messages[:1]]
+            said += alone.messages
+
+
+class Wanderer:
+    """A client that sends its whole list, a tail of it or the new message alone, goes back anywhere to edit or to ask
+    again, returns to what it had left, asks for a title, is cut off, and leaves."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.chance = Random(seed)
+        self.messages: list[dict[str, Any]] = []
+        self.left: list[list[dict[str, Any]]] = [[]]
+        self.said = 0
+
+    def turn(self) -> None:
+        chance, upstream = self.chance, self.world.upstream
+        kind = chance.choice(
+            ["alone"] * 3 + ["whole"] * 2 + ["tail", "edit", "again", "return", "title", "cut"]
+        )
+        back = chance.randrange(0, len(self.messages) + 1, 2)
+        self.said += 1
+        asked = {"role": "user", "content": text_of(self.said, 12)}
+        if kind == "title":
+            chat = self.world.chat(user="alice", max_tokens=300, headers=NAMED)
+            upstream.queue(say("Message and answer"))
+            chat.say(f"Find a title: {asked['content']}")
+            return
+        if kind in ("edit", "again", "return"):
+            self.left.append(self.messages)
+            self.messages = chance.choice(self.left) if kind == "return" else self.messages[:back]
+        elif kind == "cut" and self.messages:
+            self.messages[-1] = {**self.messages[-1], "content": self.messages[-1]["content"][:12]}
+        self.messages = [
+            *self.messages,
+            self.left[-1][back] if kind == "again" and back < len(self.left[-1]) else asked,
+        ]
+        listed = self.messages[{"alone": -1, "tail": -5}.get(kind, 0) :]
+        headers = NAMED | ({"x-mnemogate-history": "append"} if kind == "alone" else {})
+        if chance.random() < 0.2:
+            self.leave(listed, headers)
+        reply = chance.choice(["Ok.", f"Answer {self.said}: that is how it is, and not otherwise."])
+        upstream.queue(say(reply))
+        self.world.chat(user="alice", max_tokens=300, headers=headers).complete(messages=listed)
+        self.messages = [*self.messages, {"role": "assistant", "content": reply}]
+
+    def leave(self, listed: list[dict[str, Any]], headers: dict[str, str]) -> None:
+        """Sends a request, and hangs up before the reply has come."""
+        upstream, number = self.world.upstream, len(self.world.upstream.seen)
+        upstream.queue(say("", hold_before_headers=Gate()))
+        body = orjson.dumps({"model": "m", "user": "alice", "max_tokens": 300, "messages": listed})
+        with self.world.gateway.connect() as connection:
+            connection.request("POST", CHAT, body, headers)
+            upstream.arrived(number + 1).wait_sync()
+        upstream.seen[number].gone.wait_sync()
+        self.world.settle()
+
+
+def wander(upstream: StrictUpstream, folder: Path, seed: int, turns: int = 40) -> list[bytes]:
+    """What goes upstream."""
+    folder.mkdir()
+    Notes(upstream)
+    begun = len(upstream.seen)
+    with compacting(upstream, folder, compaction="truncate", context=900) as world:
+        wanderer = Wanderer(world, seed)
+        for _ in range(turns):
+            wanderer.turn()
+            world.settle()
+    return [s.body for s in upstream.seen[begun:] if s.json["model"] != "small"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_client_that_wanders_is_answered_as_if_all_of_its_conversation_was_loaded(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    whole = wander(upstream, tmp_path / "all", seed)
+    for module in (lookup, known, record):
+        monkeypatch.setattr(module, "RECENT", 2)
+    assert wander(upstream, tmp_path / "end", seed) == whole
