@@ -53,6 +53,15 @@ def test_an_agent_is_as_it_was_made(world: LettaWorld) -> None:
     assert [(rule.type, rule.tool_name) for rule in made.tool_rules or ()] == [("exit_loop", "memory_insert")]
 
 
+def test_what_letta_does_not_take_as_null_is_left_out(world: LettaWorld) -> None:
+    """The TypeScript client's types have no null there, and Letta's server would refuse an agent file with one."""
+    config: Any = {"model": "m", "model_endpoint_type": "openai", "context_window": 9000}
+    for given in ({}, {"llm_config": {**config, "temperature": None, "enable_reasoner": None}}):
+        shown = world.agent(**given).to_dict()["llm_config"]
+        assert {"temperature", "enable_reasoner"}.isdisjoint(shown)
+        assert shown["max_tokens"] is None
+
+
 def test_a_field_without_effect_is_kept_and_named(world: LettaWorld) -> None:
     raw = world.letta.agents.with_raw_response.create(
         model="openai/m", embedding="openai/e", max_files_open=3

@@ -227,6 +227,16 @@ def test_approval_is_a_rule_that_comes_and_goes(world: LettaWorld) -> None:
         tools.run("memory_insert", agent_id=agent.id, args={})
 
 
+def test_the_typescript_client_says_approval_under_another_name(world: LettaWorld) -> None:
+    """Its method `updateApproval` sends its parameter's name as the field's."""
+    path = f"/v1/agents/{world.agent().id}/tools/approval/memory_insert"
+    for needed, rules in ((True, 1), (False, 0)):
+        status, shown = world.ask("PATCH", path, {"body_requires_approval": needed})
+        assert (status, len(shown["tool_rules"])) == (200, rules)
+    status, shown = world.ask("PATCH", path, {})
+    assert (status, shown["detail"][0]["loc"]) == (422, ["body", "requires_approval"])
+
+
 def test_approval_that_a_tool_wants_itself_is_not_taken_away_of_one_agent(world: LettaWorld) -> None:
     tool = world.letta.tools.create(**HOOK, default_requires_approval=True)
     agent = world.agent(tools=["hook"])

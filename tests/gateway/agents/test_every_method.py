@@ -8,11 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from letta_client import AsyncLetta, BadRequestError, Letta
-from letta_client._base_client import SyncAPIClient
+from letta_client._base_client import BasePage, SyncAPIClient
+from letta_client._models import validate_type
 from letta_client._resource import AsyncAPIResource, SyncAPIResource
 from letta_client._streaming import Stream
 
@@ -29,7 +30,7 @@ class Things:
 
     def __init__(self, world: LettaWorld) -> None:
         self.world = world
-        self.letta = world.letta
+        self.letta = world.anew(_strict_response_validation=True)
 
     @cached_property
     def agent(self) -> str:
@@ -297,9 +298,17 @@ def test_each_method_does_what_the_table_says(name: str, things: Things) -> None
 
 
 def _call(method: Any, arguments: dict[str, Any]) -> None:
-    result = method(**arguments)
+    """Calls a method, and checks that what comes is what it declares; of single things the client does so itself."""
+    result, declared = method(**arguments), get_type_hints(method)["return"]
     if isinstance(result, Stream):
-        assert list(result)
+        said = [event.to_dict() for event in result]
+        assert said
+        validate_type(type_=list[get_args(declared)[0]], value=said)  # type: ignore[misc]
+    elif isinstance(result, BasePage):
+        shown = [each.to_dict() for each in result._get_page_items()]
+        validate_type(type_=next(iter(declared.model_fields.values())).annotation, value=shown)
+    else:
+        assert result is not None or declared in (type(None), object) or type(None) in get_args(declared)
 
 
 def _anything(method: Any) -> dict[str, Any]:

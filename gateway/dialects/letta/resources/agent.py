@@ -61,6 +61,16 @@ _SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
+_NEVER_NULL = frozenset(
+    {
+        "temperature",
+        "enable_reasoner",
+        "max_reasoning_tokens",
+        "strict",
+        "return_logprobs",
+        "return_token_ids",
+    }
+)
 _MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
 SETTINGS_KEPT = kept_beside(*_SETTINGS_TYPES, "provider_type")
 
@@ -446,7 +456,7 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
     """Returns the older object about the model, which the client still requires."""
     upstream, _, name = model.rpartition("/")
     sampling = definition.sampling
-    return {
+    shown = {
         **definition.kept.get("llm_config", {}),
         "model": name,
         "handle": model,
@@ -463,6 +473,8 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
         "response_format": sampling.get("response_format"),
         "put_inner_thoughts_in_kwargs": definition.thinks_aloud,
     }
+    # Letta's server takes these as a value or not at all: it would refuse an agent file with a null.
+    return {name: value for name, value in shown.items() if value is not None or name not in _NEVER_NULL}
 
 
 def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:

@@ -58,7 +58,18 @@ class HandCall(Body):
 
 
 class ApprovalBody(Body):
-    requires_approval: bool
+    """Says whether a person must approve. The TypeScript client (1.12) sends the field by its parameter's name."""
+
+    requires_approval: bool | UnsetType = UNSET
+    body_requires_approval: bool | UnsetType = UNSET
+
+    @property
+    def is_needed(self) -> bool:
+        """Raises: Unprocessable: it is not said."""
+        for said in (self.requires_approval, self.body_requires_approval):
+            if isinstance(said, bool):
+                return said
+        raise Unprocessable([Fault(("body", "requires_approval"), "Field required", "missing")])
 
 
 class CreateTool(UpdateTool):

@@ -157,7 +157,7 @@ class ToolRoutes:
             raise BadRequest(why, param="source_type")
 
     async def approve(self, asked: Asked) -> Any:
-        name, needed = asked.path["tool_name"], asked.body.requires_approval
+        name, needed = asked.path["tool_name"], asked.body.is_needed
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             rule = {"tool_name": name, "type": "requires_approval"}
