@@ -12,13 +12,62 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
 VERSIONS = (OLD_VERSION, NEW_VERSION)
-LATE_SYSTEM = ("claude-opus-4-8", "claude-opus-5", "claude-sonnet-5-5", "claude-haiku-5-5")
+BINDING_BETA = "thinking-binding-controls-2026-08-01"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A family of models.
+
+    thinks: the types of thinking that it takes. is_forced: it can be made to call a tool. is_bound: its thoughts count
+    only behind what they were thought about. is_prefilled: it goes on with an assistant's text. late_system: it takes
+    system messages behind a user's.
+    """
+
+    thinks: tuple[str, ...] = ("enabled", "disabled")
+    is_forced: bool = True
+    is_bound: bool = False
+    is_prefilled: bool = True
+    late_system: bool = False
+
+
+_ADAPTIVE = Model(("adaptive", "disabled"), is_prefilled=False)
+_ALWAYS = Model(("adaptive",), is_prefilled=False, late_system=True)
+_BOUND = Model(("adaptive",), is_forced=False, is_bound=True, is_prefilled=False, late_system=True)
+MODELS = {
+    "": Model(("enabled", "adaptive", "disabled")),
+    "claude-": Model(),
+    "claude-opus-4-6": Model(("enabled", "adaptive", "disabled"), is_prefilled=False),
+    "claude-sonnet-4-6": Model(("enabled", "adaptive", "disabled"), is_prefilled=False),
+    "claude-opus-4-7": _ADAPTIVE,
+    "claude-opus-4-8": Model(("adaptive", "disabled"), is_prefilled=False, late_system=True),
+    "claude-opus-5": Model(("adaptive", "disabled"), is_prefilled=False, late_system=True),
+    "claude-sonnet-5": _ADAPTIVE,
+    "claude-fable-5": _ALWAYS,
+    "claude-mythos-5": _ALWAYS,
+    "claude-fable-5-1": _BOUND,
+    "claude-fable-5-2": _BOUND,
+    "claude-mythos-5-1": _BOUND,
+    "claude-mythos-5-2": _BOUND,
+    "claude-opus-5-5": _BOUND,
+    "claude-sonnet-5-5": Model(
+        ("adaptive", "between_tools"), is_forced=False, is_bound=True, is_prefilled=False, late_system=True
+    ),
+    "claude-haiku-5-5": Model(("adaptive", "disabled"), is_bound=True, is_prefilled=False, late_system=True),
+}
+
+
+def rules_of(model: str) -> Model:
+    return MODELS[max((name for name in MODELS if model.startswith(name)), key=len)]
+
+
 PARAMETERS = frozenset(
     (
         *("cache_control", "container", "context_management", "diagnostics", "inference_geo", "max_tokens"),
@@ -32,7 +81,7 @@ BLOCKS: Mapping[str, tuple[str, ...]] = {
     "user": ("text", "image", "document", "search_result", "tool_result"),
     "assistant": (
         *("text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result"),
-        *("container_upload", "document"),
+        *("web_fetch_tool_result", "code_execution_tool_result", "container_upload", "document"),
     ),
     "system": ("text",),
     "tool_result": ("text", "image", "document", "search_result"),
@@ -66,6 +115,63 @@ class Refused(Exception):
 def sign(thinking: str) -> str:
     """Returns the signature of a thought; it is accepted back with that thought alone."""
     return base64.b64encode(hashlib.sha256(thinking.encode()).digest()).decode()
+
+
+def bind(blocks: Sequence[Json], body: Json) -> list[Json]:
+    """Returns a reply's blocks with each thought bound to its place in it, and for some models to what was asked.
+
+    A thought with nothing but thoughts before it, of a model that binds none, stays as it is. body: of the request.
+    """
+    asked = _digest(body) if rules_of(body["model"]).is_bound else ""
+    found: list[Json] = []
+    for block in blocks:
+        key = _SEALED.get(block["type"])
+        place = _placed(found) if any(each["type"] not in _SEALED for each in found) else ""
+        is_bound = key is not None and (asked or place)
+        found.append({**block, key: f"{block[key]}.{asked}.{place}"} if is_bound else block)
+    return found
+
+
+_SEALED = {"thinking": "signature", "redacted_thinking": "data"}
+
+
+def _digest(value: Any) -> str:
+    """Returns a hash of what thoughts are bound to: system, tools and messages without thoughts and marks."""
+    if "messages" in value:
+        turns = [
+            {**turn, "content": [b for b in _listed(turn["content"]) if b["type"] not in _SEALED]}
+            for turn in value["messages"]
+        ]
+        value = [_listed(value.get("system", [])), value.get("tools", []), turns]
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _listed(content: Any) -> list[Json]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items() if key not in ("cache_control", "citations")}
+    return value
+
+
+def _placed(before: Sequence[Json]) -> str:
+    """Returns a hash of the blocks before a thought in its reply; text is one, however it is cut, without its ends.
+
+    Blank text does not count, since the API would not have it back.
+    """
+    found: list[Any] = []
+    for block in before:
+        if block["type"] != "text":
+            found.append(block)
+        elif found and isinstance(found[-1], str):
+            found[-1] += block["text"]
+        elif block["text"].strip():
+            found.append(block["text"])
+    return _digest([each.strip() if isinstance(each, str) else each for each in found]) if found else ""
 
 
 def _want(holds: bool, message: str) -> None:
@@ -103,7 +209,8 @@ def check_request(raw: bytes, headers: Mapping[str, str]) -> Json:
     _check_system(body)
     _check_messages(body, version == NEW_VERSION)
     _check_tools(body)
-    _check_thinking(body)
+    _check_thinking(body, BINDING_BETA in (beta or ""))
+    _check_bound(body)
     _check_scalars(body, version == NEW_VERSION)
     marks = _marks(body)
     _want(len(marks) <= 4, f"A maximum of 4 blocks with cache_control may be provided. Found {len(marks)}.")
@@ -149,8 +256,7 @@ def _check_messages(body: Json, is_new: bool) -> None:
         _want(role != before, f"{where}: roles must alternate between 'user' and 'assistant'")
         if role == "system":
             _want(
-                any(body["model"].startswith(model) for model in LATE_SYSTEM),
-                f"{where}: role 'system' is not supported on this model",
+                rules_of(body["model"]).late_system, f"{where}: role 'system' is not supported on this model"
             )
             _want(before == "user", f"{where}: a system message must follow a user message")
         elif before == "system":
@@ -161,6 +267,10 @@ def _check_messages(body: Json, is_new: bool) -> None:
         else:
             _want(isinstance(content, list) and bool(content), f"{where}: all messages must have content")
             _check_blocks(content, role, f"{where}.content", is_new)
+            kind = content[-1]["type"]
+            _want(
+                kind not in _SEALED, f"{where}: The final block in an assistant message cannot be `{kind}`."
+            )
         before = role
     _check_calls([m for m in messages if m["role"] != "system"])
     last = messages[-1]
@@ -168,6 +278,12 @@ def _check_messages(body: Json, is_new: bool) -> None:
         block = last["content"][-1] if isinstance(last["content"], list) else {"text": last["content"]}
         text = block.get("text", "")
         _want(text == text.rstrip(), "messages: final assistant content cannot end with trailing whitespace")
+        # What its own tools have begun goes on on all models.
+        is_begun = "text" not in block or any(
+            "server_tool_use" in b["type"] for b in _listed(last["content"])
+        )
+        can_go_on = is_begun or rules_of(body["model"]).is_prefilled
+        _want(can_go_on, "This model does not support assistant message prefill.")
 
 
 def _check_blocks(blocks: Sequence[Json], role: str, where: str, is_new: bool) -> None:
@@ -210,12 +326,14 @@ def _check_blocks(blocks: Sequence[Json], role: str, where: str, is_new: bool) -
                     f"{at}.tool_use_id: should match pattern",
                 )
                 content = block.get("content", "")
+                has_reason = bool(content) or not block.get("is_error")
+                _want(has_reason, f"{at}.tool_result: content cannot be empty if `is_error` is true")
                 if not isinstance(content, str):
                     _check_blocks(content, "tool_result", f"{at}.tool_result.content", is_new)
             case "thinking":
                 _want(bool(block.get("signature")), f"{at}.thinking.signature: Field required")
                 _want(isinstance(block.get("thinking"), str), f"{at}.thinking.thinking: Field required")
-                is_signed = block["signature"] == sign(block["thinking"])
+                is_signed = block["signature"].partition(".")[0] == sign(block["thinking"])
                 _want(is_signed, f"{at}: Invalid `signature` in `thinking` block")
             case "redacted_thinking":
                 _want(bool(block.get("data")), f"{at}.redacted_thinking.data: Field required")
@@ -282,6 +400,25 @@ def _check_calls(turns: Sequence[Json]) -> None:
             )
             ids |= set(open_)
     _want(not open_, "messages: `tool_use` ids were found without `tool_result` blocks immediately after")
+    _check_server_calls([turn["content"] for turn in turns if turn["role"] == "assistant"])
+
+
+def _check_server_calls(said: Sequence[Any]) -> None:
+    """Checks that calls of the API's own tools have results, which those of the last turn may still get."""
+    last: dict[str, int] = {}
+    for place, content in enumerate(said):
+        for block in _listed(content):
+            if block["type"] == "server_tool_use":
+                last[block["id"]] = place
+            elif block["type"].endswith("_tool_result"):
+                kind = block["type"]
+                _want(
+                    block["tool_use_id"] in last,
+                    f"messages: unexpected `tool_use_id` found in `{kind}` blocks",
+                )
+                del last[block["tool_use_id"]]
+    missing = [id for id, place in last.items() if place < len(said) - 1]
+    _want(not missing, f"messages: tool use with id {missing} was found without a corresponding result block")
 
 
 def _check_tools(body: Json) -> None:
@@ -301,6 +438,11 @@ def _check_tools(body: Json) -> None:
         schema = tool.get("input_schema")
         _want(isinstance(schema, dict), f"{at}.custom.input_schema: Field required")
         _want(schema.get("type") == "object", f"{at}.custom.input_schema.type: Input should be 'object'")
+        is_union = not schema.keys().isdisjoint(("oneOf", "allOf", "anyOf"))
+        _want(
+            not is_union,
+            f"{at}.custom.input_schema: does not support oneOf, allOf, or anyOf at the top level",
+        )
     choice = body.get("tool_choice")
     if choice is None:
         return
@@ -309,15 +451,30 @@ def _check_tools(body: Json) -> None:
     allowed = {"type"} if choice["type"] == "none" else {"type", "disable_parallel_tool_use"}
     allowed |= {"name"} if choice["type"] == "tool" else set()
     _want(set(choice) <= allowed, "tool_choice: Extra inputs are not permitted")
+    is_taken = choice["type"] in ("auto", "none") or rules_of(body["model"]).is_forced
+    _want(is_taken, 'tool_choice: type "tool" and "any" are not supported for this model')
     if choice["type"] == "tool":
         _want(choice.get("name") in names, f"Tool '{choice.get('name')}' not found in provided tools")
 
 
-def _check_thinking(body: Json) -> None:
+def _check_thinking(body: Json, has_binding: bool) -> None:
     thinking = body.get("thinking")
-    if thinking is None or thinking.get("type") == "disabled":
+    if thinking is None:
         return
-    _want(thinking.get("type") in ("enabled", "adaptive"), "thinking: Input tag does not match")
+    kind = thinking.get("type")
+    kinds = ("enabled", "adaptive", "disabled", "between_tools")
+    _want(kind in kinds, "thinking: Input tag does not match")
+    _want(
+        kind in rules_of(body["model"]).thinks,
+        f'"thinking.type.{kind}" is not supported for this model. Use "thinking.type.adaptive" and '
+        f'"output_config.effort" to control thinking behavior.',
+    )
+    known = {"enabled": {"budget_tokens", "display"}, "adaptive": {"display"}}.get(kind, set())
+    known |= {"block_binding"} if has_binding and known else set()
+    for key in thinking:
+        _want(key in {"type", *known}, f"thinking.{kind}.{key}: Extra inputs are not permitted")
+    if kind in ("disabled", "between_tools"):
+        return
     forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
     _want(not forced, "Thinking may not be enabled when tool_choice forces tool use.")
     _want(body.get("temperature", 1) == 1, "`temperature` may only be set to 1 when thinking is enabled.")
@@ -337,6 +494,36 @@ def _check_thinking(body: Json) -> None:
             first in ("thinking", "redacted_thinking"),
             f"messages: Expected `thinking` or `redacted_thinking`, but found `{first}`.",
         )
+
+
+def _check_bound(body: Json) -> None:
+    """Checks that thoughts stand where they stood, and for some models behind what they stood behind."""
+    binding = body.get("thinking", {}).get("block_binding", {})
+    may_drop = binding.get("prefix_mismatch_behavior", "error") == "drop_block"
+    for place, turn in enumerate(body["messages"]):
+        blocks = _listed(turn["content"])
+        before = {**body, "messages": body["messages"][:place]}
+        for n, block in enumerate(blocks):
+            key = _SEALED.get(block["type"])
+            _, is_bound, seal = block[key].partition(".") if key else ("", "", "")
+            at = f"messages.{place}.content.{n}"
+            if not is_bound:
+                continue
+            asked, _, said = seal.partition(".")
+            if rules_of(body["model"]).is_bound and not may_drop:
+                _want(
+                    not asked or asked == _digest(before),
+                    f"{at}: Invalid `signature` in `{block['type']}` block. The block is bound to a different "
+                    f"conversation. Remove the block, or set `thinking.block_binding.prefix_mismatch_behavior` to "
+                    f'"drop_block".',
+                )
+            # Replies in a row are one message here, so what stands before a thought may begin with another reply.
+            starts = [_placed(blocks[start:n]) for start in range(n + 1)]
+            _want(
+                not said or said in starts,
+                f"{at}: `thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified. "
+                f"These blocks must remain as they were in the original response.",
+            )
 
 
 def _check_scalars(body: Json, is_new: bool) -> None:

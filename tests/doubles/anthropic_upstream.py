@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from tests.doubles.anthropic_rules import Refused, check_request, sign
+from tests.doubles.anthropic_rules import Refused, bind, check_request, sign
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, _call_id, _tokens
 
@@ -140,7 +140,8 @@ def _render(body: Json, reply: Reply, number: int) -> Reply:
         headers = {"content-type": "application/json", **headers}
         made = _message(body, reply, number)
         end = {**made, **_end(reply)}
-        pieces = [orjson.dumps({**end, "content": _blocks(reply, number), "usage": _usage(body, reply)})]
+        content = bind(_blocks(reply, number), body)
+        pieces = [orjson.dumps({**end, "content": content, "usage": _usage(body, reply)})]
     return replace(reply, headers=headers, body=pieces)
 
 
@@ -195,12 +196,14 @@ def _events(body: Json, reply: Reply, number: int) -> list[Json]:
         {"type": "message_start", "message": {**_message(body, reply, number), "usage": begun}},
         {"type": "ping"},
     ]
-    texts = len(_blocks(reply, number)) - len(reply.calls) - 1  # the place of `text`, if there is one
-    for place, block in enumerate(_blocks(reply, number)):
+    texts = (
+        len(_blocks(reply, number)) - len(reply.calls) - 1
+    )  # the place of `text`, if there is one; then the calls
+    for place, block in enumerate(bind(_blocks(reply, number), body)):
         start, deltas = _cut(block)
         if block["type"] == "text" and place == texts and reply.text:
             deltas = [{"type": "text_delta", "text": token} for token in _tokens(reply)]
-        if block["type"] == "tool_use":
+        if place > texts:
             call = reply.calls[place - texts - 1]
             pieces = call.cut() if call.text not in ("", "{}") else [""]
             deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]

@@ -9,7 +9,7 @@ import anthropic
 import orjson
 import pytest
 
-from tests.doubles.anthropic_rules import Refused, check_request, sign
+from tests.doubles.anthropic_rules import Refused, bind, check_request, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, call_tools, say
 from tests.patience import PATIENCE_S
@@ -53,6 +53,11 @@ def image(**source: Any) -> Json:
 MARK = {"cache_control": {"type": "ephemeral"}}
 THINK = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 SYSTEM = {"role": "system", "content": "Be brief."}
+BINDS = "claude-opus-5-5"
+BINDING = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")}
+SEARCH = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
 REFUSED: list[tuple[str, Json, str]] = [
     ("no max_tokens", {"model": "m", "messages": [HI]}, "max_tokens: Field required"),
     ("unknown field", body(seed=1), "seed: Extra inputs"),
@@ -65,7 +70,7 @@ REFUSED: list[tuple[str, Json, str]] = [
     ("blank string", body({"role": "user", "content": " "}), "non-empty"),
     ("no content", body(user()), "must have content"),
     ("empty system", body(system=""), "non-empty"),
-    ("trailing space", body(HI, assistant(text("x "))), "trailing whitespace"),
+    ("trailing space", {**body(HI, assistant(text("x "))), "model": "claude-sonnet-4-5"}, "trailing whitespace"),
     ("call without result", body(HI, assistant(use()), HI), "without `tool_result`"),
     ("call left open", body(HI, assistant(use())), "without `tool_result`"),
     ("half of the results", body(HI, assistant(use(), use("b")), user(result())), "without `tool_result`"),
@@ -94,6 +99,16 @@ REFUSED: list[tuple[str, Json, str]] = [
     ("the same tool twice", body(tools=[TOOL, TOOL]), "unique"),
     ("no tools at all", body(tools=[]), "at least 1"),
     ("tool without schema", body(tools=[{"name": "f"}]), "input_schema"),
+    ("union of inputs", body(tools=[{**TOOL, "input_schema": {"type": "object", "anyOf": []}}]), "at the top level"),
+    ("prefill of a newer model", body(HI, assistant(text("x"))), "does not support assistant message prefill"),
+    ("thought at the end", body(HI, assistant(text("x"), THOUGHT), HI), "The final block"),
+    ("bare error", body(HI, assistant(use()), user({**result(), "content": "", "is_error": True})), "is_error"),
+    ("budget of a newer model", {**body(**THINK), "model": "claude-opus-4-7"}, "type.enabled"),
+    ("no thoughts of one that thinks", {**body(thinking={"type": "disabled"}), "model": BINDS}, "type.disabled"),
+    ("binding without its beta", {**body(thinking=BINDING), "model": BINDS}, "block_binding"),
+    ("forced call of a newer model", {**body(tools=[TOOL], tool_choice={"type": "any"}), "model": BINDS}, "not supp"),
+    ("server's call without result", body(HI, assistant(SEARCH, text("x")), HI, assistant(text("y")), HI), "without a"),
+    ("result of no server's call", body(HI, assistant({**FOUND}, text("x")), HI), "unexpected `tool_use_id`"),
     ("metadata", body(metadata={"a": "b"}), "metadata"),
     ("open schema", body(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}), "false"),
 ]  # fmt: skip
@@ -146,6 +161,48 @@ def test_it_accepts_all_that_is_well_formed() -> None:
     assert check_request(orjson.dumps(sent), HEADERS) == sent
     late = {**body(HI, SYSTEM, assistant(text("x")), HI, SYSTEM), "model": "claude-opus-5"}
     check_request(orjson.dumps(late), HEADERS)
+
+
+def refusal(messages: list[Json], headers: Json = HEADERS, **more: Any) -> str:
+    sent = {**body(*messages), **more}
+    try:
+        check_request(orjson.dumps(sent), headers)
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
+def test_a_thought_counts_only_at_its_place() -> None:
+    """Behind the text and calls that it came behind, and not in front of them, in the middle or without them."""
+    another = {**THOUGHT, "thinking": "So.", "signature": sign("So.")}
+    first, said, second, called = bind([THOUGHT, text("a "), another, use()], body())
+    assert (first, said, called) == (THOUGHT, text("a "), use())
+    assert second != another
+    for content, is_taken in (
+        ([first, said, second, called], True),
+        ([first, text("a"), second, called], True),
+        ([first, text("a ", citations=[]), second, called], True),
+        ([first, second, said, called], False),
+        ([first, text("b"), second, called], False),
+        ([said, first, second, called], False),
+        ([first, second, called], False),
+    ):
+        found = refusal([HI, assistant(*content), user(result())])
+        assert ("cannot be modified" not in found) is is_taken
+
+
+def test_a_thought_of_a_newer_model_counts_only_behind_what_was_asked() -> None:
+    asked: Json = {"model": BINDS, "system": "Be kind.", "tools": [TOOL]}
+    (thought,) = bind([THOUGHT], {**body(HI), **asked})
+    messages = [HI, assistant(thought, text("x")), HI]
+    beta = {**HEADERS, "anthropic-beta": "thinking-binding-controls-2026-08-01"}
+    assert refusal(messages, **asked) == ""
+    assert refusal([{**HI, "content": [text("Hi", **MARK)]}, *messages[1:]], **asked) == ""
+    for other in ({**asked, "system": "Be brief."}, {**asked, "tools": [TOOL, {**TOOL, "name": "g"}]}):
+        assert "different conversation" in refusal(messages, **other)
+        assert refusal(messages, beta, **other, thinking=BINDING) == ""
+        assert refusal([HI, assistant(text("x")), HI], **other) == ""
+    assert "different conversation" in refusal([user(text("Ho")), *messages[1:]], **asked)
 
 
 # -- read by Anthropic's own SDK
