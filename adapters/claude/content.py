@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.errors import Untranslatable
-from adapters.claude.reply import OPAQUE
+from adapters.claude.reply import OPAQUE, PLACE, THINKING
 from adapters.types import Json
 
 # Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
@@ -61,19 +61,22 @@ def tool_result(message: Json, where: str) -> Json:
 
 
 def assistant_blocks(message: Json, where: str) -> list[Json]:
-    """Returns the blocks of an assistant message: those that only Anthropic can read, then text, then calls.
+    """Returns the blocks of an assistant message: text, then calls, and where they stood those only Anthropic can read.
 
-    Thinking without a signature is left out, because it is refused.
+    Thinking without a signature is left out, because it is refused, and so is thinking that nothing follows.
     """
     if message.get("function_call") is not None:
         raise Untranslatable("`function_call` is not taken here: use `tool_calls`.", f"{where}.function_call")
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not taken by this model's provider.", f"{where}.audio")
-    blocks = _opaque(message)
-    blocks += _mark(_content(message.get("content"), where) or _refused(message), message)
+    said = _mark(_content(message.get("content"), where) or _refused(message), message)
     calls = message.get("tool_calls")
     given = calls if isinstance(calls, list) else ()
-    return blocks + [_tool_use(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(given)]
+    called = [_tool_use(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(given)]
+    blocks = _in_places(_opaque(message), said, called)
+    while blocks and blocks[-1].get("type") in THINKING:
+        blocks.pop()
+    return blocks
 
 
 def tool_use_id(call_id: str) -> str:
@@ -185,8 +188,7 @@ def _split_data_url(url: str, where: str) -> tuple[str, str]:
 def _opaque(message: Json) -> list[Json]:
     """Returns the blocks that OpenAI's message has no field for, as the client got them and in their old order.
 
-    `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` are all others. `index` is
-    the place that a block had in its message.
+    `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` are all others.
     """
     found: list[Json] = []
     for key in OPAQUE:
@@ -194,11 +196,37 @@ def _opaque(message: Json) -> list[Json]:
         found += [block for block in given if isinstance(block, dict)] if isinstance(given, list) else []
     if all(isinstance(block.get("index"), int) for block in found):
         found.sort(key=lambda block: int(block["index"]))
-    return [
-        {key: value for key, value in block.items() if key != "index"}
-        for block in found
-        if block.get("type") != "thinking" or block.get("signature")
-    ]
+    return [block for block in found if block.get("type") != "thinking" or block.get("signature")]
+
+
+def _in_places(opaque: list[Json], said: list[Json], called: list[Json]) -> list[Json]:
+    """Returns all blocks with the opaque ones where they stood between text and calls; by default at the front.
+
+    Text is cut at their places: thinking counts only behind what it was thought behind.
+    """
+    if not opaque:
+        return said + called
+    found: list[Json] = []
+    texts, calls = said[::-1], called[::-1]
+    passed = 0
+    for block in opaque:
+        start, call = (place if isinstance(place := block.get(key), int) else 0 for key in PLACE[1:])
+        while texts and passed < start:
+            head = texts.pop()
+            text = head["text"] if isinstance(head.get("text"), str) else ""
+            room = start - passed
+            passed += len(text)
+            if len(text) > room:
+                passed = start
+                texts.append({**head, "text": text[room:]})
+                head = {key: value for key, value in head.items() if key != "cache_control"}
+                head["text"] = text[:room]
+            found.append(head)
+        while len(called) - len(calls) < call and calls:
+            found.append(calls.pop())
+        found.append({key: value for key, value in block.items() if key not in PLACE})
+    pieces = [*found, *reversed(texts), *reversed(calls)]
+    return [each for each in pieces if each.get("type") != "text" or str(each.get("text", "x")).strip()]
 
 
 def _tool_use(call: Any, where: str) -> Json:

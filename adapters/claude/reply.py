@@ -2,7 +2,8 @@
 
 Nothing is lost. Fields of the message that are not known here stay beside the completion's own, `usage` keeps
 Anthropic's counts beside OpenAI's, and blocks that a chat message has no field for ride along, unread, so that the
-client can send them back (`thinking_blocks`, `provider_blocks`; `index` is the block's place).
+client can send them back (`thinking_blocks`, `provider_blocks`). They bear their places, since thoughts are refused
+elsewhere: `index` among all blocks; `start_index` in the content and `call_index` among the calls, where not 0.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _FINISH: Final = {
 }
 THINKING: Final = ("thinking", "redacted_thinking")
 OPAQUE: Final = ("thinking_blocks", "provider_blocks")
+PLACE: Final = ("index", "start_index", "call_index")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
 MESSAGE_FIELDS: Final = frozenset(
     ("id", "type", "role", "content", "model", "stop_reason", "stop_sequence", "stop_details", "usage")
@@ -84,9 +86,9 @@ class _Parts:
             self.calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
         elif kind in THINKING:
             self.reasoning += block.get("thinking") or ""
-            self.thinking_blocks.append({"index": place, **block})
+            self.thinking_blocks.append(placed(block, place, len(self.text), len(self.calls)))
         else:
-            self.provider_blocks.append({"index": place, **block})
+            self.provider_blocks.append(placed(block, place, len(self.text), len(self.calls)))
 
     def message(self) -> Json:
         more = {
@@ -98,6 +100,16 @@ class _Parts:
         }
         said: Json = {"role": "assistant", "content": self.text if self.has_text else None, "refusal": None}
         return said | {key: value for key, value in more.items() if value}
+
+
+def placed(block: Json, index: int, start: int, call: int) -> Json:
+    """Returns a block with its place. start: in the content. call: among the calls."""
+    found: Json = {"index": index}
+    if start:
+        found["start_index"] = start
+    if call:
+        found["call_index"] = call
+    return {**found, **block}
 
 
 def ending(source: Json) -> tuple[str | None, Json, str | None]:

@@ -20,7 +20,15 @@ from typing import Any, Final
 import orjson
 
 from adapters.claude.errors import error_body, to_openai
-from adapters.claude.reply import CALL_FIELDS, MESSAGE_FIELDS, THINKING, ending, note_citations, to_usage
+from adapters.claude.reply import (
+    CALL_FIELDS,
+    MESSAGE_FIELDS,
+    THINKING,
+    ending,
+    note_citations,
+    placed,
+    to_usage,
+)
 from adapters.errors import ProviderBroke
 from adapters.types import Event, Json
 
@@ -32,14 +40,14 @@ _PING: Final = Event(b": ping\n\n", None)
 class _ContentBlock:
     """A block that has begun. fields: as it began. pieces: of the fields that deltas continue.
 
-    start: where its text begins in the content. call: its number among the calls.
+    start: where it begins in the content. call: how many calls were before it.
     """
 
     kind: str
     place: int
     fields: Json
     start: int
-    call: int = -1
+    call: int
     has_input: bool = False
     pieces: dict[str, list[str]] = field(default_factory=dict)
     citations: list[Any] = field(default_factory=list)
@@ -146,14 +154,13 @@ class StreamTranslator:
     def _begin_block(self, parsed: Json) -> list[Event]:
         fields = parsed.get("content_block") or {}
         place = parsed.get("index", len(self._blocks))
-        block = _ContentBlock(fields.get("type") or "", place, fields, self._length)
+        block = _ContentBlock(fields.get("type") or "", place, fields, self._length, self._calls)
         self._blocks[place] = block
         match block.kind:
             case "text":
                 block.citations += fields.get("citations") or ()
                 return self._text(fields["text"]) if fields.get("text") else []
             case "tool_use":
-                block.call = self._calls
                 self._calls += 1
                 more = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
                 head = {"index": block.call, "id": fields.get("id"), "type": "function"}
@@ -210,7 +217,8 @@ class StreamTranslator:
             function = {"arguments": arguments}
             return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
         key = "thinking_blocks" if block.kind in THINKING else "provider_blocks"
-        return [self._chunk({key: [{"index": self._first_index + block.place, **_whole(block)}]})]
+        whole = placed(_whole(block), self._first_index + block.place, block.start, block.call)
+        return [self._chunk({key: [whole]})]
 
     # writing
 
