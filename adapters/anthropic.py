@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from functools import cached_property, partial
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from yarl import URL
@@ -22,7 +22,7 @@ from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
 from adapters.claude.errors import Untranslatable, error_body, translate_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import completion, next_index
-from adapters.claude.request import SAMPLING, to_wire
+from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
@@ -36,6 +36,7 @@ OAUTH: Final = "sk-ant-oat"  # with which OAuth tokens begin
 _KEY: Final = "sk-ant-"
 _TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
 _BEARER: Final = "bearer "
+_BETA: Final = "anthropic-beta"
 _OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
 
 
@@ -43,6 +44,13 @@ class Anthropic(OpenAICompatible):
     """One upstream. Its address and key take Anthropic's form, and bodies are translated."""
 
     default_path = "/v1"
+
+    def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
+        # Headers of the settings go in place of a request's, so what we need of the betas is among theirs.
+        has_betas = any(name.lower() == _BETA for name, _ in headers)
+        super().__init__(
+            *args, headers=_with_beta(headers, BINDING_BETA) if has_betas else headers, **options
+        )
 
     @cached_property
     def _limits(self) -> dict[str, int]:
@@ -89,6 +97,9 @@ class Anthropic(OpenAICompatible):
             return _refuse(400, error_body(_TOO_DEEP, "invalid_request_error"))
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
+        thinking = wire.get("thinking")
+        if isinstance(thinking, dict) and "block_binding" in thinking:
+            request = request._replace(headers=_with_beta(request.headers, BINDING_BETA))
         reply = await self._call(request, "/messages", translated, version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
@@ -212,6 +223,13 @@ def _token(credential: str) -> str:
     """Returns the token of a bearer credential; "" for other schemes."""
     is_bearer = credential[: len(_BEARER)].lower() == _BEARER
     return credential[len(_BEARER) :].strip() if is_bearer else ""
+
+
+def _with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
+    """Adds a beta to those that are asked for."""
+    given = [value for name, value in headers if name.lower() == _BETA]
+    rest = (each for each in headers if each[0].lower() != _BETA)
+    return *rest, (_BETA, ",".join(given if beta in ",".join(given) else (*given, beta)))
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:

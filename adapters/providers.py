@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from adapters.claude.models import UNFORCED
 from adapters.types import Capabilities
 
 _PLAIN: Final = Capabilities()
@@ -21,11 +22,13 @@ _OPENAI: Final = replace(_NEWER, developer_role=True)
 _NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
 # Our translation reads these fields and the Messages API has no place for them: of `metadata` it takes `user_id`
 # only, a prefix to cache is named by marks and not by a key, an image has one size, and only users have names
-# (tests/golden/anthropic/requests/names.json). With thinking on it refuses a `tool_choice` that forces a call.
+# (tests/golden/anthropic/requests/names.json). With thinking on it refuses a `tool_choice` that forces a call, and some
+# of its models always do.
 _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
     forces_thinkers=False,
+    unforced=UNFORCED,
     spends=("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
 )
 

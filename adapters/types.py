@@ -62,7 +62,8 @@ class Capabilities:
     stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
     omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
     spends: fields of a request that its translation reads and does not pass on.
-    forces_thinkers: a model that is asked to think can also be made to call a tool.
+    forces_thinkers: a model that is asked to think can also be made to call a tool. unforced: how the names of models
+    begin that cannot be made to call one.
 
     The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and the
     upstream answers.
@@ -75,6 +76,7 @@ class Capabilities:
     omits_call_index: bool = False
     spends: tuple[str, ...] = ()
     forces_thinkers: bool = True
+    unforced: tuple[str, ...] = ()
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each round makes one.

@@ -1,12 +1,12 @@
-"""The limits of Claude models by name: how much they may write, and whether they take a system message anywhere.
+"""The differences of Claude models by name: how much they may write, and what they refuse.
 
-The values are those of the models' pages on platform.claude.com (October 2026). A limit that GET /v1/models named goes
+The values are those of the models' pages on platform.claude.com (November 2026). A limit that GET /v1/models named goes
 before this table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -15,14 +15,21 @@ class Model:
     """A family of models. max_tokens: the limit of a request that has none of its own.
 
     late_system: the model takes `role: system` after a user turn; others answer such a message with a 400.
+    least: the `thinking` that is the least it takes; None: it always thinks. binds: it takes thoughts back only behind
+    what they were thought behind (build-with-claude/preserved-thinking). can_force: it can be made to call a tool.
     """
 
     max_tokens: int
     late_system: bool = False
+    least: str | None = "disabled"
+    binds: bool = False
+    can_force: bool = True
 
 
 _LATEST: Final = Model(128_000, late_system=True)
 _BIG: Final = Model(128_000)
+_ALWAYS: Final = Model(128_000, late_system=True, least=None)
+_BOUND: Final = Model(128_000, late_system=True, least=None, binds=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _OLD: Final = Model(32_000)
 _UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others, whose limits differ
@@ -30,12 +37,15 @@ _UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others, who
 # The longest prefix counts.
 _MODELS: Final[dict[str, Model]] = {
     "claude-": Model(64_000),
-    "claude-fable-5": _LATEST,
-    "claude-mythos-5": _LATEST,
+    "claude-fable-5": _ALWAYS,
+    "claude-fable-5-": _BOUND,
+    "claude-mythos-5": _ALWAYS,
+    "claude-mythos-5-": _BOUND,
     "claude-opus-5": _LATEST,
+    "claude-opus-5-": _BOUND,
     "claude-sonnet-5": _BIG,  # sources disagree about late system messages; without is always right
-    "claude-sonnet-5-5": _LATEST,
-    "claude-haiku-5": Model(64_000, late_system=True),
+    "claude-sonnet-5-": replace(_BOUND, least="between_tools"),
+    "claude-haiku-5": replace(_LATEST, binds=True),
     "claude-opus-4-8": _LATEST,
     "claude-opus-4-7": _BIG,
     "claude-opus-4-6": _BIG,
@@ -50,6 +60,7 @@ _MODELS: Final[dict[str, Model]] = {
     "claude-3-": Model(4_096),
 }
 _PREFIXES: Final = sorted(_MODELS, key=len, reverse=True)
+UNFORCED: Final = tuple(prefix for prefix in _PREFIXES if not _MODELS[prefix].can_force)
 
 
 def find_model(name: str) -> Model:

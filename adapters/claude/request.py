@@ -14,7 +14,8 @@ from typing import Any, Final
 from adapters.claude.cache import place_marks
 from adapters.claude.errors import Untranslatable
 from adapters.claude.messages import arrange
-from adapters.claude.models import find_model
+from adapters.claude.models import Model, find_model
+from adapters.claude.reply import THINKING
 from adapters.claude.tools import close_schema, to_choice, to_tools
 from adapters.types import Json
 
@@ -47,6 +48,9 @@ _ASKS_NOTHING: Final[Json] = {
 }
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
+_LOWER: Final = ("none", "minimal")  # OpenAI's; "none" has the least effort where a model always thinks
+BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
+"""The value of `anthropic-beta` that `thinking.block_binding` needs."""
 
 
 def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool = True) -> Json:
@@ -76,10 +80,12 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     _set_stop(wire, body.get("stop"))
     _set_user(wire, body)
     _set_tier(wire, body.get("service_tier"))
-    _set_output(wire, system, body)
+    _set_output(wire, system, body, known)
     if system:
         wire["system"] = system
     wire["messages"] = conversation.messages
+    if known.binds:
+        _allow_other_prefix(wire)
     if marks:
         place_marks(wire, _ttl(body.get("prompt_cache_retention")))
     return wire
@@ -124,17 +130,17 @@ def _set_tier(wire: Json, tier: Any) -> None:
     wire["service_tier"] = _TIERS[tier]
 
 
-def _set_output(wire: Json, system: list[Json], body: Json) -> None:
+def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> None:
     """Sets the form of the answer and the effort it is worth."""
     given = body.get("output_config")
     config: Json = dict(given) if isinstance(given, dict) else {}
     effort = body.get("reasoning_effort")
-    if effort == "none":
-        wire.setdefault("thinking", {"type": "disabled"})
+    if effort == "none" and known.least is not None:
+        wire.setdefault("thinking", {"type": known.least})
     elif effort is not None:
-        if effort != "minimal" and effort not in _EFFORTS:
+        if effort not in _EFFORTS and effort not in _LOWER:
             raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
-        config.setdefault("effort", "low" if effort == "minimal" else effort)
+        config.setdefault("effort", "low" if effort in _LOWER else effort)
     form = body.get("response_format")
     match form:
         case None | {"type": "text"}:
@@ -148,6 +154,22 @@ def _set_output(wire: Json, system: list[Json], body: Json) -> None:
             raise Untranslatable("This `response_format` is not taken here.", "response_format")
     if config:
         wire["output_config"] = config
+
+
+def _allow_other_prefix(wire: Json) -> None:
+    """Has thoughts that the model would refuse left out: memory, tools or notes before them may be others than then."""
+    turns = [
+        turn for turn in wire["messages"] if any(block.get("type") in THINKING for block in turn["content"])
+    ]
+    if not turns:
+        return
+    thinking = wire.get("thinking", {"type": "adaptive"})  # which is these models' own default
+    if isinstance(thinking, dict) and thinking.get("type") == "adaptive":
+        wire["thinking"] = {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
+        return
+    # Only this type can ask for that, and the others need no thoughts.
+    for turn in turns:
+        turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING]
 
 
 def _ttl(retention: Any) -> str | None:

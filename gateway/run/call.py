@@ -53,7 +53,7 @@ class ChatCall:
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where nothing of ours goes in."""
-        form = form_for(self.request, endpoint)
+        form = form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
             prompt = replace(prompt, window=await fit(prompt))
@@ -98,8 +98,8 @@ class ChatCall:
             said["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
 
 
-def form_for(request: ChatRequest, endpoint: Endpoint) -> EndpointForm:
-    """Returns how the request has to look for an endpoint, by what that is known to take."""
+def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
+    """Returns how the request has to look for an endpoint and its model, by what they are known to take."""
     known = endpoint.provider.capabilities
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
@@ -110,7 +110,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint) -> EndpointForm:
         else (),
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
-        known.forces_thinkers or not asks_to_think(request.json),
+        (known.forces_thinkers or not asks_to_think(request.json)) and not model.startswith(known.unforced),
     )
 
 

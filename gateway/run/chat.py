@@ -324,7 +324,7 @@ class Chat:
         changes = BlockEdits(list(known.blocks))
         speaker = Speaker.of(known, Waiter(known.agent.uid), call.passes) if spec.uid else None
         toolbox = self.agents.toolboxes.make(known, changes, speaker=speaker)
-        form = form_for(request, attempts.endpoint)
+        form = form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:
             known = await keeper.open(known, prompt)
@@ -361,7 +361,9 @@ def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> I
 
 async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
     """Returns the prompt of a request without memory."""
-    prompt = Prompt(request, attempts.target, form_for(request, attempts.endpoint), spec.system)
+    prompt = Prompt(
+        request, attempts.target, form_for(request, attempts.endpoint, attempts.target.model), spec.system
+    )
     return replace(prompt, window=await fit(prompt))
 
 

@@ -234,7 +234,7 @@ class TurnRun:
         return self.call.send(target, body)
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
-        form, known = form_for(self.call.request, endpoint), None
+        form, known = form_for(self.call.request, endpoint, target.model), None
         if self.memory is not None:
             self.prompt = await self.memory.aim(self.prompt, target, form)
             known = self.memory.known

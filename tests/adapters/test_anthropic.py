@@ -395,6 +395,182 @@ async def test_thoughts_of_replies_in_a_row_do_not_look_like_one(
     assert [block["index"] for block in (*said["thinking_blocks"], *blocks)] == [0, 1]
 
 
+async def message_of(provider: Anthropic, asked: ModelRequest, *, streamed: bool) -> Json:
+    """The message of a reply with all its fields; of a stream, its deltas put together."""
+    if not streamed:
+        found: Json = (await answer(provider, asked))[1]["choices"][0]["message"]
+        return found
+    body = {**orjson.loads(asked.body), "stream": True}
+    said: Json = {"role": "assistant", "content": None, "tool_calls": []}
+    for chunk in await stream(provider, asked._replace(body=orjson.dumps(body))):
+        for key, value in chunk["choices"][0]["delta"].items():
+            if key == "tool_calls":
+                (piece,) = value
+                if piece["index"] == len(said[key]):
+                    said[key].append(piece)
+                else:
+                    said[key][piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+            elif isinstance(value, list):
+                said[key] = [*said.get(key, []), *value]
+            elif isinstance(value, str):
+                said[key] = value if key == "role" else (said.get(key) or "") + value
+    return said
+
+
+def thought(text: str) -> Json:
+    return {"type": "thinking", "thinking": text, "signature": sign(text)}
+
+
+def called(id: str) -> Json:
+    return {"type": "tool_use", "id": id, "name": "weather", "input": {"city": "Rome"}}
+
+
+def said(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
+SEARCH = [
+    {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}},
+    {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []},
+]
+REDACTED = {"type": "redacted_thinking", "data": "opaque"}
+IN_ORDER = [
+    [thought("a"), called("t1"), thought("b"), called("t2"), REDACTED, called("t3")],
+    [thought("a"), said("Ümlaut. "), thought("b"), said("More."), called("t1")],
+    [said("First. "), thought("a"), said(" Then. "), REDACTED, called("t1"), thought("b"), called("t2")],
+    [thought("a"), *SEARCH, thought("b"), said("Found."), called("t1")],
+    [said("I look. "), *SEARCH, said("Found. "), thought("a"), called("t1"), thought("b"), called("t2")],
+    [thought("a"), SEARCH[0], called("t1")],
+    [thought(""), said("x"), thought(""), called("t1")],
+]
+
+
+@pytest.mark.parametrize("model", [MODEL, "claude-opus-5-5"])
+@pytest.mark.parametrize("blocks", IN_ORDER, ids=range(len(IN_ORDER)))
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_blocks_go_back_in_their_order(
+    provider: Anthropic, upstream: StrictAnthropic, streamed: bool, blocks: list[Json], model: str
+) -> None:
+    """Claude thinks between its calls and its words, and its thoughts are refused at any other place."""
+    upstream.queue(message(*blocks, finish_reason="tool_calls"))
+    options: Json = {"tools": [WEATHER], "thinking": {"type": "adaptive"}, "model": model}
+    reply = await message_of(provider, request(**options), streamed=streamed)
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "sun"} for call in reply["tool_calls"]]
+    status, body = await answer(provider, request(messages=[*HI, reply, *results], **options))
+    assert status == 200, body
+    back = upstream.last.json["messages"][1]["content"]
+    assert [block["type"] for block in back] == [block["type"] for block in blocks]
+    assert [block.get("text") for block in back] == [block.get("text") for block in blocks]
+    assert [block.get("id") for block in back] == [block.get("id") for block in blocks]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["One two.", [said("One "), {**said("two."), "cache_control": {"type": "ephemeral"}}], "One", "", None],
+)
+async def test_places_that_are_no_longer_there(
+    provider: Anthropic, upstream: StrictAnthropic, content: Any
+) -> None:
+    """A client may have cut the text, or made parts of it."""
+    blocks = [{**thought("a"), "index": 0}, {**thought("b"), "index": 2, "start_index": 6, "call_index": 3}]
+    messages = [*HI, {"role": "assistant", "content": content, "thinking_blocks": blocks}, *HI]
+    status, body = await answer(provider, request(messages=messages))
+    assert status == 200, body
+    assert upstream.last.body.count(b'"cache_control"') <= 2
+
+
+async def test_a_reply_that_only_thought_does_not_lock_the_conversation(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    """Its limit came first. The API refuses a message that ends with a thought."""
+    upstream.queue(message(thought("Long"), text=None, finish_reason="length"))
+    reply = (await answer(provider, request()))[1]["choices"][0]["message"]
+    assert (reply["content"], len(reply["thinking_blocks"])) == (None, 1)
+    status, body = await answer(provider, request(messages=[*HI, reply, *HI]))
+    assert status == 200, body
+    assert [turn["role"] for turn in upstream.last.json["messages"]] == ["user"]
+
+
+BETA = "thinking-binding-controls-2026-08-01"
+DROPS = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+OWN = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "is_sent", "kept"),
+    [
+        ("claude-opus-5-5", None, DROPS, True),
+        ("claude-fable-5-2", {"type": "adaptive", "display": "summarized"}, {**DROPS, "display": "summarized"}, True),
+        ("claude-sonnet-5-5", {"type": "between_tools"}, {"type": "between_tools"}, False),
+        ("claude-haiku-5-5", {"type": "disabled"}, {"type": "disabled"}, False),
+        ("claude-opus-5", None, None, True),
+        ("claude-fable-5", {"type": "adaptive"}, {"type": "adaptive"}, True),
+    ],
+)  # fmt: skip
+async def test_another_prompt_before_a_thought_fails_no_request(
+    provider: Anthropic, upstream: StrictAnthropic, model: str, thinking: Any, is_sent: Any, kept: bool
+) -> None:
+    """Memory changes the prompt; newer models refuse thoughts behind another one, unless asked to drop them."""
+    upstream.queue(message(thought("a"), text="x"))
+    options: Json = {"model": model, **({"thinking": thinking} if thinking else {})}
+    reply = await message_of(provider, request(**options), streamed=True)
+    assert ("anthropic-beta" in upstream.last.headers) is False
+    messages = [{"role": "system", "content": "Her cat is grey."}, *HI, reply, *HI]
+    status, body = await answer(
+        provider, request(("anthropic-beta", "a-1,b-2"), messages=messages, **options)
+    )
+    assert status == 200, body
+    assert upstream.last.json.get("thinking") == is_sent
+    has_binding = "block_binding" in (is_sent or {})
+    assert upstream.last.headers["anthropic-beta"] == ("a-1,b-2," + BETA if has_binding else "a-1,b-2")
+    kinds = [block["type"] for block in upstream.last.json["messages"][1]["content"]]
+    assert kinds == (["thinking", "text"] if kept else ["text"])
+
+
+async def test_a_client_that_wants_the_error_gets_it(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    upstream.queue(message(thought("a"), text="x"))
+    reply = await message_of(provider, request(model="claude-opus-5-5"), streamed=False)
+    messages = [{"role": "system", "content": "Other."}, *HI, reply, *HI]
+    status, body = await answer(
+        provider, request(("Anthropic-Beta", BETA), model="claude-opus-5-5", thinking=OWN, messages=messages)
+    )
+    assert (status, upstream.last.headers["anthropic-beta"]) == (400, BETA)
+    assert "different conversation" in body["error"]["message"]
+
+
+async def test_betas_of_the_settings_do_not_take_the_place_of_ours(
+    upstream: StrictAnthropic, transport: HttpTransport
+) -> None:
+    provider = Anthropic(
+        "claude", upstream.base_url, transport=transport, headers=(("Anthropic-Beta", "files"),)
+    )
+    blocks = [{**thought("a"), "index": 0}]
+    messages = [*HI, {"role": "assistant", "content": "x", "thinking_blocks": blocks}, *HI]
+    assert (await answer(provider, request(model="claude-opus-5-5", messages=messages)))[0] == 200
+    assert upstream.last.headers["anthropic-beta"] == f"files,{BETA}"
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "effort"),
+    [
+        ("claude-opus-4-6", "disabled", None),
+        ("claude-opus-5", "disabled", None),
+        ("claude-haiku-5-5", "disabled", None),
+        ("claude-sonnet-5-5", "between_tools", None),
+        ("claude-opus-5-5", None, "low"),
+        ("claude-fable-5", None, "low"),
+    ],
+)
+async def test_as_little_thinking_as_the_model_allows(
+    provider: Anthropic, upstream: StrictAnthropic, model: str, thinking: str | None, effort: str | None
+) -> None:
+    status, body = await answer(provider, request(model=model, reasoning_effort="none"))
+    assert status == 200, body
+    sent = upstream.last.json
+    assert sent.get("thinking", {}).get("type") == thinking
+    assert sent.get("output_config", {}).get("effort") == effort
+
+
 # -- replies
 
 

@@ -426,7 +426,7 @@ class AgentRuns:
         key = partial(crc32, repr(sending.identity.scope).encode())
         failover = self._failover if sending.accepted is None else self._background
         attempts = failover.attempts(sending.route, key, sink, receipt)
-        form = form_for(sending.request, attempts.endpoint)
+        form = form_for(sending.request, attempts.endpoint, attempts.target.model)
         asked = MemoryRequest(
             sending.request, sending.identity, sending.spec, self.keeper.now(), attempts.target, place
         )

@@ -315,7 +315,7 @@ class ItemTurns:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
         opened = await self._open(item)
         known, target = opened.known, opened.memory.target
-        form = form_for(opened.memory.request, self._failover.endpoints[target.upstream][0])
+        form = form_for(opened.memory.request, self._failover.endpoints[target.upstream][0], target.model)
         notes = {int(key): note for key, note in opened.asked.get("notes", {}).items()}
         prompt = await self._keeper.composer.make(
             known, form, opened.toolbox.definitions(), notes if opened.asked else None
