@@ -7,14 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 # So many turns make a sleeptime agent's run due, where nobody says how many.
 SLEEP_EVERY = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Sleeptime:
+class _Stored:
+    """A definition, which is stored as JSON."""
+
+    def body(self) -> dict[str, Any]:
+        """Returns it as it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """Reads what was stored. A field of another version that is not known here is left alone."""
+        known = {each.name for each in fields(cls)}
+        return cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in body.items()
+                if name in known
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sleeptime(_Stored):
     """The agents that read, beside the conversation, what is said to an agent, and edit its blocks.
 
     agents: their public names. frequency: so many turns make a run due; None: each does. at_rest: none does, they read
@@ -32,7 +53,7 @@ class Sleeptime:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentDefinition:
+class AgentDefinition(_Stored):
     """One agent's configuration.
 
     kind: its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
@@ -74,24 +95,15 @@ class AgentDefinition:
     sleeptime: Sleeptime | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
-    def body(self) -> dict[str, Any]:
-        """Returns it as JSON, as it is stored."""
-        return asdict(self)
-
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> AgentDefinition:
-        """Reads what was stored. A field of another version that is not known here is left alone."""
-        known = {each.name for each in fields(cls)}
-        values = {name: value for name, value in body.items() if name in known}
-        for name in ("rules", "initial_messages"):
-            values[name] = tuple(values.get(name) or ())
-        if (sleeptime := values.get("sleeptime")) is not None:
-            values["sleeptime"] = Sleeptime(tuple(sleeptime["agents"]), sleeptime["frequency"])
-        return cls(**values)
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        sleeptime = body.get("sleeptime")
+        read = None if sleeptime is None else Sleeptime.of(sleeptime)
+        return super(AgentDefinition, cls).of({**body, "sleeptime": read})
 
 
 @dataclass(frozen=True, slots=True)
-class ToolDefinition:
+class ToolDefinition(_Stored):
     """A tool that was made over REST; its name is its definition's.
 
     schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | mcp | json
@@ -112,21 +124,9 @@ class ToolDefinition:
     metadata: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
 
-    def body(self) -> dict[str, Any]:
-        """Returns it as JSON, as it is stored."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> ToolDefinition:
-        """Reads what was stored."""
-        known = {each.name for each in fields(cls)}
-        values = {name: value for name, value in body.items() if name in known}
-        values["tags"] = tuple(values.get("tags") or ())
-        return cls(**values)
-
 
 @dataclass(frozen=True, slots=True)
-class McpServerDefinition:
+class McpServerDefinition(_Stored):
     """An MCP server that was named over REST; its name is its definition's.
 
     url: of one that speaks HTTP. command: starts one that speaks over its pipes; empty: there is a url. header: the
@@ -139,22 +139,9 @@ class McpServerDefinition:
     header: str | None = None
     left_out: tuple[str, ...] = ()
 
-    def body(self) -> dict[str, Any]:
-        """Returns it as JSON, as it is stored."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> McpServerDefinition:
-        """Reads what was stored."""
-        known = {each.name for each in fields(cls)}
-        values = {name: value for name, value in body.items() if name in known}
-        for name in ("command", "left_out"):
-            values[name] = tuple(values.get(name) or ())
-        return cls(**values)
-
 
 @dataclass(frozen=True, slots=True)
-class ConversationDefinition:
+class ConversationDefinition(_Stored):
     """A conversation, as it was described over REST, and the model that it goes on with.
 
     summary, description: in its caller's words. archived: when it was put aside, in seconds since the epoch; None: it
@@ -169,13 +156,3 @@ class ConversationDefinition:
     context_window: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
-
-    def body(self) -> dict[str, Any]:
-        """Returns it as JSON, as it is stored."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> ConversationDefinition:
-        """Reads what was stored."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in body.items() if name in known})
