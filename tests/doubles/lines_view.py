@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import orjson
 
 from adapters.types import Event
-from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
 
 
-class LinesView:
+class LinesView(ClientView):
     """Everything that happens, each as one line; tools of ours too, as a dialect of agents shows them."""
 
     speaks_chat: ClassVar[bool] = False
@@ -85,14 +85,8 @@ class LinesView:
     def tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)
 
-    def results(self, first: int | None, results: Sequence[dict[str, Any]], *, is_last: bool = False) -> None:
-        pass
-
     def step(self, first: int, reply: int) -> None:
         self._line("step", f"{first} {reply}")
-
-    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
-        pass
 
     def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
         self._line("error", error["message"])

@@ -52,14 +52,20 @@ class ReplyEvent:
         return chunk is not None and not chunk.get("choices") and isinstance(chunk.get("usage"), dict)
 
 
-class ClientView(Protocol):
-    """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes."""
+class ClientView:
+    """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes.
+
+    By itself it shows nothing: a reply that nobody reads, of a turn whose result is taken from what is written down.
+    """
+
+    __slots__ = ()
 
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
         It returns none until there is something worth a head: up to then an error of a later round is still a status.
         """
+        return b""
 
     # A stream
 
@@ -74,6 +80,7 @@ class ClientView(Protocol):
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         """Shows events that say these texts and nothing else. Returns False where they have to be parsed for that."""
+        return True
 
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the gap between two rounds, what is said ahead of a call."""
@@ -154,9 +161,11 @@ class ClientView(Protocol):
 
         body: the last round's as it came. is_unchanged: it says what the client is to be told, nothing else.
         """
+        return b""
 
     def refused(self, status: int, body: bytes) -> bytes:
         """Returns the body of an upstream's error that is still a status."""
+        return body
 
 
 class MakesView(Protocol):
@@ -171,73 +180,9 @@ class MakesView(Protocol):
     def __call__(self, spec: TurnSpec) -> ClientView: ...
 
 
-class UnseenView:
-    """A reply that nobody reads: of a turn whose result is taken from what it has written down."""
-
-    def take(self) -> bytes:
-        return b""
-
-    def begin(self, first: Json) -> None:
-        pass
-
-    def show(self, event: ReplyEvent) -> None:
-        pass
-
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
-        return True
-
-    def add_text(self, text: str) -> None:
-        pass
-
-    def add_words(self, text: str, between: str, call: int) -> None:
-        pass
-
-    def add_thought(self, text: str) -> None:
-        pass
-
-    def add_calls(self, calls: list[Json]) -> None:
-        pass
-
-    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        pass
-
-    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
-        pass
-
-    def not_durable(self) -> None:
-        pass
-
-    def call_tools(self, calls: Sequence[ToolCall]) -> None:
-        pass
-
-    def tool_result(self, result: ToolResult) -> None:
-        pass
-
-    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
-        pass
-
-    def step(self, first: int, reply: int) -> None:
-        pass
-
-    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
-        pass
-
-    def upstream_error(self, error: Json, raw: bytes | None) -> None:
-        pass
-
-    def fail(self, error: GatewayError) -> None:
-        pass
-
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        return b""
-
-    def refused(self, status: int, body: bytes) -> bytes:
-        return body
-
-
 @dataclass(frozen=True, slots=True)
 class MakesUnseen:
     speaks_chat: bool = False
 
-    def __call__(self, spec: TurnSpec) -> UnseenView:
-        return UnseenView()
+    def __call__(self, spec: TurnSpec) -> ClientView:
+        return ClientView()

@@ -6,18 +6,17 @@ The client sees one reply whatever number of rounds made it: one id, one role, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import ToolCall, says_nothing
+from gateway.core.turn.stream import says_nothing
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
 
@@ -26,8 +25,8 @@ NOT_DURABLE = b": mnemogate not durable\n\n"
 _NO_USAGE = b',"usage":null'
 
 
-class ChatView:
-    """The `ClientView` of chat completions.
+class ChatView(ClientView):
+    """The view of chat completions. It shows one reply: no tools of ours, no steps, and no stop but a finish_reason.
 
     While tools of ours are offered, chunks gather until something is said: a hidden round may come first, and the
     upstream's error in the round after it is then still a status.
@@ -95,21 +94,6 @@ class ChatView:
 
     def not_durable(self) -> None:
         self._put(NOT_DURABLE)
-
-    def call_tools(self, calls: Sequence[ToolCall]) -> None:
-        """Shows nothing: the client has not offered these tools, and knows nothing of them."""
-
-    def tool_result(self, result: ToolResult) -> None:
-        """Shows nothing, as `call_tools`."""
-
-    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
-        """Shows nothing, as `call_tools`."""
-
-    def step(self, first: int, reply: int) -> None:
-        """Shows nothing: the client reads one reply, however many steps made it."""
-
-    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
-        """Shows nothing: the finish_reason says as much as the client understands."""
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         self._put(_frame({"error": error}) if raw is None else raw)

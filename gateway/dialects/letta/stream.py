@@ -16,9 +16,9 @@ import orjson
 from adapters.types import Event, Json
 from gateway.core import ids
 from gateway.core.turn.asides import Asides
-from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
@@ -116,8 +116,8 @@ class MakesSteps:
 
 
 @dataclass(slots=True)
-class StepView:
-    """The `ClientView` of a run."""
+class StepView(ClientView):
+    """The view of a run. Calls of the client's wait for `end`, and results until they are kept."""
 
     numbers: RunNumbers
     showing: Showing
@@ -192,9 +192,6 @@ class StepView:
         else:
             self._thoughts.append(text)
 
-    def add_calls(self, calls: list[Json]) -> None:
-        """Learns nothing: calls that wait are shown by `end`, whole."""
-
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for each in tail:
             self.show(each)
@@ -211,18 +208,12 @@ class StepView:
             DONE,
         ]
 
-    def not_durable(self) -> None:
-        """Says nothing here: the reply's headers do."""
-
     # Tools of ours
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
         self._names.update({call.id: call.name for call in calls})
         self._show_calls([call.built() for call in calls])
-
-    def tool_result(self, result: ToolResult) -> None:
-        """Shows nothing yet: what is kept of it is shown then."""
 
     # A turn that keeps each step
 

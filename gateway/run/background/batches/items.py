@@ -22,7 +22,7 @@ from gateway.core.memory import edits
 from gateway.core.prompt.section import Section, digest
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import INTERRUPTED
-from gateway.core.turn.client import UnseenView
+from gateway.core.turn.client import ClientView
 from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
@@ -255,7 +255,7 @@ class ItemTurns:
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
         toolbox = self._toolboxes.of_item(known, changes, run)
-        turn = Turn(_terms(spec, toolbox), UnseenView(), _guide(spec, request, memory, toolbox))
+        turn = Turn(_terms(spec, toolbox), ClientView(), _guide(spec, request, memory, toolbox))
         found = ItemTurn(
             item, run, spec, memory, request.messages, known, changes, toolbox, turn, rounds, told,
             inserts=len(inserts),
