@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import orjson
 
 from gateway.core.conversation.canonical import (
+    RESULTS,
     Canon,
     WireMessage,
     begins,
@@ -29,7 +30,6 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tip import RESULTS
 from gateway.core.conversation.tree import PathElement, Tree, flat
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed

@@ -28,15 +28,16 @@ _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
 _OPENING, _CLOSING = "[(*<", "])*>"
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
-_SYSTEM = frozenset({"system", "developer"})
-_RESULT = frozenset({"tool", "function"})
+# Roles: each has an older or a newer name.
+SYSTEM = frozenset({"system", "developer"})
+RESULTS = frozenset({"tool", "function"})
 _ATOM_BYTES = 12
 _TRANSCRIPT_CHARS = 100_000  # chosen: two hours of speech, whose words are counted in some milliseconds
 _PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
-    return message.get("role") in _SYSTEM
+    return message.get("role") in SYSTEM
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -216,7 +217,7 @@ class Canon:
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message. text: its text squashed, where that is known."""
         role = message.get("role")
-        if role in _SYSTEM:
+        if role in SYSTEM:
             return ()
         content = message.get("content")
         if text is None:
@@ -232,7 +233,7 @@ class Canon:
             return tuple(found)
         media = () if isinstance(content, str) else media_of(message)
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
-        if role in _RESULT:
+        if role in RESULTS:
             return (self._atom(b"t", text, kinds),)
         return (self._atom(b"u", name, text, kinds),)
 
@@ -339,7 +340,7 @@ class Listing:
         new: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             role = messages[i].get("role")
-            if role in _SYSTEM:
+            if role in SYSTEM:
                 continue
             found = canon.atoms(messages[i])
             joined += found

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gateway.core.conversation.canonical import (
+    RESULTS,
     Listing,
     WireMessage,
+    is_system,
     is_user,
     letters,
     squash,
@@ -18,7 +20,7 @@ from gateway.core.conversation.canonical import (
     transcribed,
 )
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
-from gateway.core.conversation.tip import RESULTS, find_tip, was_heard
+from gateway.core.conversation.tip import find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
@@ -269,7 +271,7 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
 
     A front end asks so for a title, in whatever words and language.
     """
-    spoken = [m for m in messages if m.get("role") not in ("system", "developer")]
+    spoken = [m for m in messages if not is_system(m)]
     if query.mode is not Keeping.ON or not query.named or query.conversation is None:
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":
@@ -437,7 +439,7 @@ def _is_new_form(x: Exchange, listing: Listing, start: int, end: int) -> bool:
 
 def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
     kind = atoms[0][:1] if atoms else b"a"
-    return {b"u": role == "user", b"t": role in ("tool", "function")}.get(kind, role == "assistant")
+    return {b"u": role == "user", b"t": role in RESULTS}.get(kind, role == "assistant")
 
 
 def _left_out(

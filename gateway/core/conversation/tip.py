@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from gateway.core.conversation.canonical import (
+    RESULTS,
     Canon,
     Listing,
     WireMessage,
@@ -24,7 +25,6 @@ from gateway.core.conversation.tree import Tree
 from storage.records import Exchange, State
 from storage.value import frozen
 
-RESULTS = ("tool", "function")
 # Chosen: a reply of which a part of the head says what was heard is looked for in no more messages.
 _MAX_TOLD = 8
 

@@ -14,7 +14,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.conversation.canonical import Listing, WireMessage, calls_of, text_of
+from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, text_of
 from gateway.core.conversation.fillers import without_fillers
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
@@ -257,7 +257,7 @@ def _lines_of(x: Exchange) -> Iterator[str]:
 def _line(message: WireMessage) -> Iterator[str]:
     role = str(message.get("role"))
     text = text_of(message).strip()
-    if role in ("tool", "function"):
+    if role in RESULTS:
         yield f"Tool result: {_clipped(text, RESULT_CHARS)}"
         return
     if text:

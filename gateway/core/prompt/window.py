@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from gateway.core.conversation.canonical import RESULTS, SYSTEM
 from storage.value import frozen
 
 # Chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context.
@@ -26,9 +27,7 @@ STEP_SHARE = 5
 # Chosen, for requests that do not say how long the reply may get.
 DEFAULT_RESERVE_TOKENS = 4_096
 
-SYSTEM = frozenset({"system", "developer"})
 OPENERS = SYSTEM | {"user"}
-ANSWERS = frozenset({"tool", "function"})
 NUDGE = "nudge"  # a part of its turn, like a reply
 
 
@@ -198,7 +197,7 @@ def _cuts(elements: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_Wi
             # This message continues a run of openers such as [system, user].
             opening = range(opening.start, index + 1)
             continue
-        elif element.role in ANSWERS or opening.stop == index:
+        elif element.role in RESULTS or opening.stop == index:
             # No cut falls before a tool's result, nor before a turn's first round, which begins where the turn does.
             continue
         else:
@@ -228,7 +227,7 @@ def _splits_a_call(elements: Sequence[WindowItem]) -> list[bool]:
     nearest = -1
     changes = [0] * (len(elements) + 1)
     for index, element in enumerate(elements):
-        if element.role in ANSWERS:
+        if element.role in RESULTS:
             caller = callers.get(element.answers, nearest) if element.answers is not None else nearest
             if caller >= 0:
                 changes[caller + 1] += 1

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage, in_a_row, text_of
+from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system, text_of
 from gateway.core.conversation.private import name_of, private_of, system_text
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.asides import THINKING
@@ -183,7 +183,7 @@ def _parts(
             yield _result(message, private, names)
     elif role == "assistant":
         yield from _reply(message, showing, waiting)
-    elif private.get("shown") == "system" or role in ("system", "developer"):
+    elif private.get("shown") == "system" or is_system(message):
         yield "system_message", {"content": system_text(message)}
     else:
         yield "user_message", {"content": _content(message.get("content"))}

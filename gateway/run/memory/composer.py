@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.canonical import RESULTS, text_of
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.tip import RESULTS
 from gateway.core.conversation.tree import is_forgotten
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
