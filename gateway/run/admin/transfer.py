@@ -24,6 +24,7 @@ from gateway.core.memory.learn import fact_key
 from gateway.core.text import without_nul
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from gateway.run.admin.lines import check_head, check_line
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
@@ -64,6 +65,8 @@ class ExportPosition:
 
 # What reading a line raises that is not one of an export.
 WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+# A record, and the number of its line.
+_NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +166,15 @@ class TransferOperations:
         found = await transfer.under_way(scope)
         if found is None or found.uid != at.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        reader, is_whole = LineReader(self.store, found), at.is_whole
-        records: list[tuple[str, TransferRecord]] = []
+        reader, is_whole = LineReader(self.store, found, at.next_seq), at.is_whole
+        records: list[_NumberedRecord] = []
         for number, line in lines:
             with _told(number):
                 read = orjson.loads(line)
                 if read == END:
                     is_whole = True
                 else:
-                    records.append(await reader.read(read))
+                    records.append((number, await reader.read(read)))
             if len(records) == WRITTEN:
                 await self._put(found, records)
                 records = []
@@ -185,12 +188,15 @@ class TransferOperations:
                 await self.store.jobs.enqueue(kind, found.id, kind)
         return replace(at, is_whole=is_whole)
 
-    async def _put(self, agent: Agent, records: list[tuple[str, TransferRecord]]) -> None:
+    async def _put(self, agent: Agent, records: list[_NumberedRecord]) -> None:
         try:
-            await self.store.transfer.write(agent, records)
-        except WriteConflict:
-            # Somebody took a public name in the moment in which it was found free; now another one is given.
-            await self.store.transfer.write(agent, records)
+            await self.store.transfer.write(agent, [record for _, record in records])
+        except (*WRONG, WriteConflict, NotFound, StatementFailed):
+            # One by one, so that the line is told. If somebody took a public name in the moment in which it was found
+            # free, another one is given now, and none is wrong.
+            for number, record in records:
+                with _told(number):
+                    await self.store.transfer.write(agent, [record])
 
     async def _begin(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
@@ -199,10 +205,11 @@ class TransferOperations:
             seen = head.get("format") if isinstance(head, dict) else None
             known = " or ".join(map(str, FORMATS))
             raise _no_export(f"its first line must name the format {known}, saw {seen!r}")
+        check_head(head)
         uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
         draft = Agent(0, uid, scope, secret, 0, created=float(head["created"]))
         agent = await self.store.transfer.begin(draft)
-        return ImportPosition(agent.uid, int(head["next_seq"]), False, head.get("uid"))
+        return ImportPosition(agent.uid, head["next_seq"], False, head.get("uid"))
 
 
 def _no_export(why: str) -> BadRequest:
@@ -216,8 +223,15 @@ def _told(number: int) -> Iterator[None]:
         yield
     except orjson.JSONDecodeError as error:
         raise _no_export(f"line {number} is no JSON ({error.msg}, column {error.colno})") from error
+    except (WriteConflict, NotFound) as error:
+        raise BadRequest(
+            f"This cannot be imported: line {number}: {error.message}.", param="lines"
+        ) from error
+    except StatementFailed as error:  # a field that the database has refused
+        raise _no_export(f"line {number}: {error.message}") from error
     except WRONG as error:
-        raise _no_export(f"line {number}: {error!r}") from error
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        raise _no_export(f"line {number}: {why}") from error
 
 
 # -- records to lines
@@ -256,25 +270,37 @@ def _json(data: bytes | None) -> Any:
 
 # -- lines to records
 
+# States of exchanges whose words nobody has any more.
+_GONE = (State.OFF, State.FORGOTTEN)
 # Of an exchange: the atoms and the media of its messages, and the atoms of its reply; None: it has none.
 _Hashes = tuple[tuple[tuple[Atom, ...], ...], tuple[bytes, ...], tuple[Atom, ...] | None]
 
 
 class LineReader:
-    """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange."""
+    """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange.
 
-    def __init__(self, store: Store, agent: Agent) -> None:
+    next_seq: the number behind those that the memory has given out.
+    """
+
+    def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
         self._store = store
         self._agent = agent
+        self._next_seq = next_seq
         self._canon = Canon(agent.secret)
         # By an exchange's number: its path, depth, atoms and messages.
         self._paths: dict[int, tuple[bytes, int, int, int]] = {}
 
     async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
         """Returns what a line is, one of `PARTS`, and its record. Raises: one of `WRONG`: it is no such line."""
+        if not isinstance(line, dict) or len(line) != 1:
+            raise ValueError("expected an object with one key, which says what the line is")
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
+        is_gone = part == "exchange" and isinstance(values, dict) and values.get("state") in _GONE
+        check_line(part, values, is_gone=is_gone)
+        if part in ("passage", "fact"):
+            self._check_number(values["seq"])
         if part == "exchange":
             return part, await self._exchange(values)
         values = without_nul(values)  # a message is what was said; the rest is kept as anywhere
@@ -282,10 +308,18 @@ class LineReader:
             values = {**values, "key": fact_key(values["text"])}
         return part, TransferRecord(values)
 
+    def _check_number(self, last: int) -> None:
+        """Raises: ValueError: the memory would give that number out once more."""
+        if last >= self._next_seq:
+            raise ValueError(
+                f"the number {last} does not lie before {self._next_seq}, the next one of the memory"
+            )
+
     async def _exchange(self, v: dict[str, Any]) -> TransferRecord:
         state = State(v["state"])
-        is_gone = state in (State.OFF, State.FORGOTTEN)
+        is_gone = state in _GONE
         inputs, media, reply = _blanks(v) if is_gone else self._hashes(v)
+        self._check_number(v["seq"] + len(inputs) - (reply is None))
         path, depth, offset, length = await self._after(v["parent"])
         flat = [a for atoms in inputs for a in atoms]
         path = self._canon.path((*flat, *(reply or ())), path)

@@ -218,8 +218,9 @@ class AgentFiles:
         draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=now)
         memory = await transfer.begin(draft)
         done.undo.append(lambda: self._store.forgetting.wipe(memory.id))
-        reader = LineReader(self._store, memory)
         messages, next_seq = exchange_lines(agent.messages, ids.new_uid())
+        end = next_seq + len(agent.passages)
+        reader = LineReader(self._store, memory, end)
         lines = iter(
             [
                 *messages,
@@ -241,7 +242,7 @@ class AgentFiles:
         )  # fmt: skip
         while some := list(islice(lines, WRITTEN)):
             await transfer.write(memory, [await reader.read(line) for line in some])
-        return memory, next_seq + len(agent.passages)
+        return memory, end
 
     async def _attached(self, project: str, agent: CarriedAgent, done: _Done) -> Any:
         """Yields what an agent has attached beside blocks."""

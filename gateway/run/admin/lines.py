@@ -1,0 +1,255 @@
+"""The shape of the lines of an export: the fields of each part, with their types and bounds.
+
+A file may come from anywhere, and a value that no gateway writes would be found when somebody asks for it: by an error
+in each list that it stands in, or by an index that cannot count so far. A field that is not known here is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.turn.rules import read_rules
+
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+_Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more
+_Moment = Annotated[float, Meta(ge=-62_135_596_800, lt=253_402_300_800)]  # the years 1 to 9999
+_Uid = Annotated[str, Meta(pattern="^[ -~]{1,200}$")]  # it stands in headers
+_Kinds = Annotated[str, Meta(pattern="^[a-z]*$")]
+
+
+class Head(msgspec.Struct):
+    format: int
+    next_seq: _Number
+    created: _Moment
+    uid: _Uid | None = None
+
+
+class _Conversation(msgspec.Struct):
+    uid: _Uid
+    key: str | None
+    begun: _Moment
+    last_at: _Moment
+    settled_at: _Moment
+    ours: bool = False
+
+
+class _Definition(msgspec.Struct):
+    kind: str
+    uid: str  # the memory's counts
+    name: str
+    created: _Moment
+    updated: _Moment
+    body: dict[str, Any]
+
+
+class _Exchange(msgspec.Struct):
+    conversation: _Uid
+    parent: _Number | None
+    prior: _Number | None
+    seq: _Number
+    run: _Count
+    begun: _Moment
+    touched: _Moment
+    ended: _Moment | None
+    stopped: _Moment | None
+    superseded: bool
+    carried: bool
+    standing: bool
+    edits: bool
+    opaque: bool
+    model: str
+    merged: str
+    size: _Count
+    head: _Count
+    state: str
+
+
+class _Tombstone(_Exchange):
+    kinds: list[_Kinds]
+    reply: _Kinds | None
+
+
+class _Full(msgspec.Struct):
+    messages: list[dict[str, Any]]
+    ours: list[str]
+
+
+class _Told(_Exchange):
+    input: list[dict[str, Any]] | None
+    said: dict[str, Any] | None
+    full: _Full | None
+    had: bool
+    notes: dict[int, str]
+    hush: dict[int, _Kinds]
+
+
+class _Block(msgspec.Struct):
+    label: str
+    description: str
+    limit: int
+    read_only: bool
+    uid: _Uid | None = None
+    details: dict[str, Any] | None = None
+
+
+class _Version(msgspec.Struct):
+    block: str
+    version: _Number
+    restores: int | None
+    at: _Moment
+    origin: str
+    exchange: _Number | None
+    sources: list[_Number | None]
+    value: str
+
+
+class _File(msgspec.Struct):
+    uid: _Uid
+    state: str
+    bytes: _Count
+    created: _Moment
+    type: str
+    name: str
+
+
+class _Passage(msgspec.Struct):
+    seq: _Number
+    at: _Moment
+    exchange: _Number | None
+    sources: list[_Number | None]
+    text: str
+    tags: list[str] | None = None
+    file: str | None = None
+
+
+class _Fact(msgspec.Struct):
+    seq: _Number
+    at: _Moment
+    valid_from: _Moment
+    exchange: _Number | None
+    sources: list[_Number | None]
+    about: str
+    text: str
+
+
+class _Ended(msgspec.Struct):
+    fact: _Number
+    at: _Moment
+    successor: _Number | None
+
+
+class _Learned(msgspec.Struct):
+    seq: _Number
+
+
+class _Edit(msgspec.Struct):
+    exchange: _Number
+    call: str
+    state: str
+    at: _Moment
+    op: str
+    label: str
+    arguments: dict[str, Any]
+
+
+class _Tag(msgspec.Struct):
+    tag: str
+
+
+class _Attached(msgspec.Struct):
+    kind: str
+    built_in: _Number | None = None
+    uid: _Uid | None = None
+    name: str = ""
+    body: ToolDefinition | None = None
+    label: str = ""
+    description: str = ""
+    limit: int = 0
+    read_only: bool = False
+    value: str = ""
+    details: dict[str, Any] | None = None
+
+
+class _Run(msgspec.Struct):
+    uid: _Uid
+    conversation: _Uid
+    state: str
+    stop: str | None
+    depth: _Count
+    background: bool
+    created: _Moment
+    begun: _Moment | None
+    ended: _Moment | None
+
+
+class _Step(msgspec.Struct):
+    exchange: _Number
+    run: _Uid
+    number: _Count
+    begun: _Moment
+    ended: _Moment | None
+    prompt: _Count
+    completion: _Count
+    cached: _Count
+    written: _Count
+    reasoning: _Count
+    stop: str | None
+    feedback: str | None
+    error: str | None
+
+
+class _Rule(msgspec.Struct):
+    type: str
+    tool_name: str
+    children: list[str] | None = None
+    child_output_mapping: dict[str, str] | None = None
+    default_child: str | None = None
+    require_output_mapping: bool | None = None
+    max_count_limit: int | None = None
+    child_arg_nodes: list[dict[str, Any]] | None = None
+    args: dict[str, Any] | None = None
+
+
+_BY_PART: dict[str, type[msgspec.Struct]] = {
+    "conversation": _Conversation, "definition": _Definition, "exchange": _Told, "block": _Block, "version": _Version,
+    "file": _File, "passage": _Passage, "fact": _Fact, "ended": _Ended, "learned": _Learned, "edit": _Edit, "tag": _Tag,
+    "attached": _Attached, "run": _Run, "step": _Step,
+}  # fmt: skip
+
+
+def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -> None:
+    """Checks what a line says of a part. is_gone: of an exchange whose words are forgotten or off the record.
+
+    Raises: ValueError, which names the field.
+    """
+    _check(part, values, _Tombstone if is_gone else _BY_PART[part])
+    if part == "definition":
+        _check_definition(values)
+
+
+def check_head(values: Any) -> None:
+    """Checks the first line. Raises: ValueError."""
+    _check("memory", values, Head)
+
+
+def _check_definition(values: Mapping[str, Any]) -> None:
+    if values["kind"] == "conversation":
+        _check("body", values["body"], ConversationDefinition)
+    elif values["kind"] == "agent":
+        _check("body", values["body"], AgentDefinition)
+        rules = values["body"].get("rules", ())
+        for n, rule in enumerate(rules):
+            _check(f"body.rules[{n}]", rule, _Rule)
+        read_rules(rules)
+
+
+def _check(what: str, values: Any, kind: Any) -> None:
+    try:
+        msgspec.convert(values, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{what}: {error}") from error
