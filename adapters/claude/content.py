@@ -24,6 +24,7 @@ from adapters.types import Json
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
+_NO_WORDS: Final = "(no message)"  # an error without content is refused
 # Kinds of content that OpenAI has and the Messages API has not.
 _UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 _ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
@@ -57,7 +58,10 @@ def tool_result(message: Json, where: str) -> Json:
             block["content"] = content
     elif blocks := _content(content, where):
         block["content"] = blocks
-    return block | _given(message, _RESULT_FIELDS)
+    block |= _given(message, _RESULT_FIELDS)
+    if block.get("is_error"):
+        block.setdefault("content", _NO_WORDS)
+    return block
 
 
 def assistant_blocks(message: Json, where: str) -> list[Json]:

@@ -491,6 +491,18 @@ async def test_a_reply_that_only_thought_does_not_lock_the_conversation(
     assert [turn["role"] for turn in upstream.last.json["messages"]] == ["user"]
 
 
+@pytest.mark.parametrize("content", ["", " ", [], [{"type": "text", "text": ""}], None])
+async def test_an_error_of_a_tool_has_words(
+    provider: Anthropic, upstream: StrictAnthropic, content: Any
+) -> None:
+    call = {"id": "t1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    result = {"role": "tool", "tool_call_id": "t1", "content": content}
+    for more in ({}, {"is_error": True}, {"is_error": False}):
+        messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}, {**result, **more}]
+        status, body = await answer(provider, request(messages=messages, tools=[WEATHER]))
+        assert status == 200, body
+
+
 BETA = "thinking-binding-controls-2026-08-01"
 DROPS = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
 OWN = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"}}
