@@ -33,8 +33,14 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
 
 
 def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the client's message with the fields that it dropped; None where it dropped none. said: our copy."""
+    """Returns the client's message with the fields that it dropped; None where it dropped none. said: our copy.
+
+    White space at the ends of its text is ours then: the fields count characters.
+    """
     missing = {field: said[field] for field in FIELDS if said.get(field) and field not in message}
+    content, own = message.get("content"), said.get("content")
+    if missing and isinstance(content, str) and isinstance(own, str) and content.strip() == own.strip():
+        missing["content"] = own
     given = message.get("tool_calls")
     if isinstance(given, list) and given:
         calls = refilled_calls(given, said.get("tool_calls") or ())

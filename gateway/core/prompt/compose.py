@@ -25,7 +25,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
-from gateway.core.conversation.provider_fields import refilled, refilled_calls, without_opaque
+from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
 from gateway.core.conversation.subsequence import lcs
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.prompt.note import estimate_tokens
@@ -373,10 +373,12 @@ def put_back(
     own = in_a_row(map(text_of, full[last + 1 :]))
     # White space as the model made it.
     rest = rest and own[: len(own) - len(own.lstrip())] + rest
-    if not rest and not mine:
+    # What the client got of these fields is that of all rounds.
+    end = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
+    whole = refilled(end, full[-1]) if is_same_model else None
+    if whole is None and not rest and not mine:
         return list(before)
-    end = {**message, "content": rest}
-    return [*before, (refilled(end, full[-1]) if is_same_model else None) or end]
+    return [*before, whole or end]
 
 
 def _of_nobody(messages: Sequence[WireMessage]) -> set[str]:
@@ -408,7 +410,8 @@ def _put_back_mixed(
     for y in before:
         calls = y.get("tool_calls") or []
         if any(c in theirs for c in calls):
-            ours = [c for c in calls if c not in theirs]
-            y = {**y, "tool_calls": ours + refilled_calls(mine, calls)}
+            # In the order of the reply: Claude's thoughts stand between the calls.
+            given = iter(refilled_calls(mine, calls))
+            y = {**y, "tool_calls": [next(given, c) if c in theirs else c for c in calls]}
         back.append(y)
     return back

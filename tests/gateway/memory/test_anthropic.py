@@ -63,7 +63,14 @@ def raw_reply(world: World, stream: bool, **ask: Any) -> Json:
     for chunk in answer:
         for choice in chunk.to_dict()["choices"]:
             for key, value in {**choice["delta"], "finish_reason": choice["finish_reason"]}.items():
-                if isinstance(value, str) and isinstance(joined.get(key), str) and key != "role":
+                if key == "tool_calls":
+                    made = joined.setdefault(key, [])
+                    for piece in value:
+                        if "id" in piece:
+                            made.append({k: v for k, v in piece.items() if k != "index"})
+                        else:
+                            made[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+                elif isinstance(value, str) and isinstance(joined.get(key), str) and key != "role":
                     joined[key] += value
                 elif isinstance(value, list):
                     joined[key] = [*(joined.get(key) or []), *value]
@@ -126,6 +133,8 @@ FOUND = {
     "tool_use_id": "srvtoolu_1",
     "content": [{"type": "web_search_result", "url": "https://example.com", "title": "Cats"}],
 }
+
+SEARCH_BLOCKS = [SEARCH, FOUND]
 
 
 @models
@@ -220,6 +229,94 @@ def test_what_the_client_itself_sends_back_is_there_once(world: World, model: st
         FOUND,
         {"type": "text", "text": "It is grey."},
     ]
+
+
+def thought(text: str) -> Json:
+    return {"type": "thinking", "thinking": text, "signature": sign(text)}
+
+
+def calls(name: str, id: str, **given: Any) -> Json:
+    return {"type": "tool_use", "id": id, "name": name, "input": given}
+
+
+def text(said: str) -> Json:
+    return {"type": "text", "text": said}
+
+
+INSERT = calls("memory_insert", "t1", label="human", new_string="Likes tea.")
+ROME = calls("weather", "t2", city="Rome")
+OSLO = calls("weather", "t3", city="Oslo")
+ADAPTIVE = {"thinking": {"type": "adaptive"}}
+
+
+def kept_by(reply: Json, how: str) -> Json:
+    """The message as an application sends it back."""
+    reply = {key: value for key, value in reply.items() if key not in ("finish_reason", "refusal")}
+    if how == "all":
+        return reply
+    bare = {key: reply[key] for key in ("role", "content", "tool_calls") if key in reply}
+    if how == "stripped" and bare["content"]:
+        bare["content"] = bare["content"].strip()
+    return bare
+
+
+@pytest.mark.parametrize("how", ["all", "bare", "stripped"])
+@both_ways
+def test_every_reply_goes_back_as_it_was_said(world: World, stream: bool, how: str) -> None:
+    """Hidden rounds, thoughts between words and between calls of the gateway and of the client: each where it was."""
+    said = [
+        [thought("a"), text("\n\nNoting it. "), thought("b"), INSERT],
+        [text(" I look "), thought("c"), calls("memory_insert", "t4", label="human", new_string="Drinks it.")],
+        [text("\nat Rome. "), thought("d"), text("It is grey.\n")],
+        [thought("e"), ROME, thought("f"), calls("conversation_search", "t5", query="tea"), thought("g"), OSLO],
+        [*SEARCH_BLOCKS, text("\nSun "), thought("h"), text("and snow.")],
+        [thought("i"), text("Let me see."), calls("conversation_search", "t6", query="tea")],
+        [thought("j"), {**SEARCH, "id": "s2"}, {**FOUND, "tool_use_id": "s2"}],
+        [text("So.")],
+    ]  # fmt: skip
+    world.upstream.queue(*[
+        message(*blocks, text=None, finish_reason="tool_calls" if blocks[-1]["type"] == "tool_use" else "stop")
+        for blocks in said
+    ])  # fmt: skip
+    messages: list[Any] = []
+    ask: Json = {"model": "agent/helper", "tools": [WEATHER], "extra_body": ADAPTIVE}
+    for words in ("I like tea.", "How is the weather?", "And now?", "And then?"):
+        messages.append({"role": "user", "content": words})
+        reply = raw_reply(world, stream, messages=messages, **ask)
+        messages.append(kept_by(reply, how))
+        if reply.get("tool_calls"):
+            assert len(reply["tool_calls"]) >= 2
+            results = [{"role": "tool", "tool_call_id": id, "content": id} for id in ("t2", "t3")]
+            messages += results
+            messages.append(kept_by(raw_reply(world, stream, messages=messages, **ask), how))
+    assert [seen.refusal for seen in world.upstream.seen] == [None] * len(said)
+    back = [turn["content"] for turn in world.upstream.last.json["messages"] if turn["role"] == "assistant"]
+    assert [[block["type"] for block in turn] for turn in back] == [
+        [block["type"] for block in turn] for turn in said[:-1]
+    ]
+    assert [block.get("id") for turn in back for block in turn] == [
+        block.get("id") for turn in said[:-1] for block in turn
+    ]
+    spoken = ["".join(block.get("text", "") for block in turn).strip() for turn in back]
+    assert spoken == ["".join(block.get("text", "") for block in turn).strip() for turn in said[:-1]]
+
+
+@both_ways
+def test_memory_that_changes_fails_no_conversation_with_a_newer_model(tmp_path: Path, stream: bool) -> None:
+    """Its thoughts count only behind the prompt they were thought behind, and the prompt has the block."""
+    model = "claude-opus-5-5"
+    with StrictAnthropic() as upstream:
+        there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, tmp_path, agent(model=model), upstreams=there) as world:
+            thinks = message(thought("a"), text="Hello.")
+            upstream.queue(thinks, thinks, thinks)
+            chat = world.chat(user="alice", model="agent/helper", stream=stream)
+            chat.say("Hi")
+            for n in range(2):
+                world.write_block("alice", f"Her cat is grey, {n}.")
+                assert chat.say(f"And now {n}?") == "Hello."
+            assert [seen.refusal for seen in upstream.seen] == [None] * 3
+            assert b"grey, 1" in upstream.last.body
 
 
 # -- the provider's cache
