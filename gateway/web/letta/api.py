@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import UnsetType
+from msgspec import UnsetType, structs
 
 from gateway.core import ids
 from gateway.core.memory.builtin import definition_of
@@ -36,6 +36,8 @@ from storage.sql.store import Store
 
 # Who wrote a value that came over this API.
 ORIGIN = "api"
+
+Q = TypeVar("Q", bound=PageQuery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,20 @@ def page_of(
 ) -> Page:
     """Returns the page that is asked for. newest_first, size: where the query says nothing."""
     return Page(after, before, query.size(size), query.newest_first(newest_first))
+
+
+def by_time(query: Q, *, newest_first: bool = True) -> Q:
+    """Returns a query for messages with its cursors in the order of the list. newest_first: where it says nothing.
+
+    Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
+    clients go on from page to page behind `after` alone, in the order of the list.
+    """
+    before, after = place_in("message", query.before), place_in("message", query.after)
+    if before is None or not query.newest_first(newest_first):
+        return query
+    if after is not None and (after.uid != before.uid or after.seq > before.seq):
+        return query
+    return structs.replace(query, after=query.before, before=query.after)
 
 
 def cut(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -123,6 +123,33 @@ def test_messages_are_listed_page_by_page(world: LettaWorld) -> None:
     )
     assert kinds(only) == ["user_message", "tool_return_message", "user_message"]
     assert list(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
+
+
+def test_before_a_message_is_what_is_older(world: LettaWorld) -> None:
+    """As a front end loads what stands above: newest first, `before` the oldest message that it has."""
+    agent, letta_ = world.agent().id, world.letta
+    for text in ("One", "Two", "Three"):
+        letta_.agents.messages.create(agent, input=text)
+    types: Any = ["user_message", "assistant_message"]
+    lists: tuple[Callable[..., Any], ...] = (
+        lambda **asked: letta_.agents.messages.list(agent, **asked).items,
+        lambda **asked: letta_.agents.messages.list(agent, include_return_message_types=types, **asked).items,
+        lambda **asked: letta_.conversations.messages.list(agent, **asked).items,
+        letta_.messages.list,
+    )
+    for listed in lists:
+        whole = listed(limit=100)
+        seen = whole[:1]
+        while page := listed(before=seen[-1].id, limit=2):
+            seen += page
+        assert seen == whole
+        newer, older, between = whole[1].id, whole[4].id, whole[2:4]
+        assert listed(after=older, before=newer) == between
+        assert listed(after=newer, before=older) == between
+        assert listed(after=older, before=newer, order="asc") == between[::-1]
+    reply = letta_.agents.messages.create(agent, input="Four").messages[-1]
+    found = letta_.runs.messages.list(str(reply.run_id), order="desc", before=reply.id)
+    assert kinds(found.items) == ["user_message"]
 
 
 def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld) -> None:

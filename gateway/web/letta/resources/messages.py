@@ -26,7 +26,7 @@ from gateway.run.agents.run import RunRequest
 from gateway.run.agents.runs import MOST_SENDS
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.upstream.route import agent_route
-from gateway.web.letta.api import AgentsApi, place_in
+from gateway.web.letta.api import AgentsApi, by_time, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
@@ -97,7 +97,7 @@ class MessageRoutes:
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
         """Returns a page of messages. conversation: the name by which one is looked up; None: all of them."""
-        exchanges = Exchanges(self._api.store, agent, _showing(query))
+        exchanges, query = Exchanges(self._api.store, agent, _showing(query)), by_time(query)
         limit, newest_first = query.size(_PAGE), query.newest_first()
         after = self._place(agent, query.after)
         found: list[dict[str, Any]] = []
@@ -123,7 +123,7 @@ class MessageRoutes:
         return found
 
     async def index_all(self, asked: Asked) -> Any:
-        query: MessagesQuery = asked.query
+        query: MessagesQuery = by_time(asked.query)
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
             agent = await self._whose(asked.project, conversation)

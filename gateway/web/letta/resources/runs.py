@@ -28,7 +28,7 @@ from gateway.dialects.letta.run import (
 from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages, exchanges_of, last_counts
-from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in
+from gateway.web.letta.api import AgentsApi, by_time, cut, given_or_none, page_of, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
@@ -250,7 +250,7 @@ class RunRoutes:
         if step is not None:
             id = ids.placed("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]
-        return cut(shown, query, newest_first=False)
+        return cut(shown, by_time(query, newest_first=False), newest_first=False)
 
 
 def run_shown(entry: RunEntry, words: str | None = None) -> dict[str, Any]:
