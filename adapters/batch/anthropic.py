@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
-from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION
+from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION, with_beta
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
 from adapters.batch.lines import read_results
 from adapters.batch.refused import words_of
 from adapters.claude.errors import Untranslatable
 from adapters.claude.reply import completion
-from adapters.claude.request import SAMPLING, to_wire
+from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.errors import (
     ProviderBroke,
     ProviderRefused,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _PATH: Final = "/v1/messages/batches"
 _PIECE: Final = 256 * 1024
 _TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
+_BINDING: Final = b'"block_binding"'
 _SAMPLED: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
 
 
@@ -74,15 +75,22 @@ class AnthropicBatches(SdkBatches):
         from anthropic.types.messages import MessageBatch
 
         # The newest version refuses temperature and the like, the one before it takes them.
-        is_sampled = any(any(name in line for name in _SAMPLED) for line in lines)
-        version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
+        is_sampled = has_binding = False
+        for line in lines:
+            is_sampled = is_sampled or any(name in line for name in _SAMPLED)
+            has_binding = has_binding or _BINDING in line
         lines.seek(0)
+        version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
+        own = tuple((name.lower(), value) for name, value in self._headers.items())
+        headers = dict(with_beta(own, BINDING_BETA) if has_binding else own)
         with self._translated():
             made = await self._client.post(
                 _PATH,
                 cast_to=MessageBatch,
                 content=_joined(lines),
-                options={"headers": {"content-type": "application/json", "anthropic-version": version}},
+                options={
+                    "headers": {"content-type": "application/json", "anthropic-version": version, **headers}
+                },
             )
             return made.id
 

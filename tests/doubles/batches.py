@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.doubles.anthropic_rules import Refused, check_request
+from tests.doubles.anthropic_rules import Refused, bind, check_request
 from tests.doubles.openai_rules import Refusal, check_chat
 from tests.doubles.other_endpoints import parse_form
 from tests.patience import PATIENCE_S
@@ -40,12 +40,14 @@ _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 class Fate:
     """What becomes of one request. times: how often it stands in the results; 0: it is missing there.
 
+    blocks: what Anthropic answers in place of text and calls.
     status, error: of one that errored, as the live endpoint would say it (Anthropic: the error's type).
     """
 
     kind: Literal["succeeded", "errored", "expired", "cancelled"] = "succeeded"
     text: str = "Ok."
     calls: tuple[tuple[str, Json], ...] = ()
+    blocks: tuple[Json, ...] = ()
     status: int = 400
     error: str = "invalid_request_error"
     words: str = "It is wrong."
@@ -464,7 +466,8 @@ class AnthropicBatchServer(BatchServer):
     def line(self, custom_id: str, body: Json, fate: Fate) -> Json:
         result: Json
         if fate.kind == "succeeded":
-            result = {"type": "succeeded", "message": message(body["model"], custom_id, fate)}
+            made = message(body["model"], custom_id, fate)
+            result = {"type": "succeeded", "message": {**made, "content": bind(made["content"], body)}}
         elif fate.kind == "errored":
             inner = {"type": fate.error, "message": fate.words}
             result = {"type": "errored", "error": {"type": "error", "error": inner, "request_id": "req"}}
@@ -544,7 +547,7 @@ def completion(model: str, id: str, fate: Fate) -> Json:
 
 def message(model: str, id: str, fate: Fate) -> Json:
     """Returns a message of Anthropic's."""
-    content: list[Json] = [
+    content: list[Json] = [dict(block) for block in fate.blocks] or [
         {"type": "tool_use", "id": f"toolu_{id[-8:]}_{n}", "name": name, "input": given}
         for n, (name, given) in enumerate(fate.calls)
     ]
@@ -552,6 +555,7 @@ def message(model: str, id: str, fate: Fate) -> Json:
         content = [{"type": "text", "text": fate.text}]
     return {
         "id": f"msg_{id}", "type": "message", "role": "assistant", "model": model, "content": content,
-        "stop_reason": "tool_use" if fate.calls else "end_turn", "stop_sequence": None,
+        "stop_reason": "tool_use" if any(block["type"] == "tool_use" for block in content) else "end_turn",
+        "stop_sequence": None,
         "usage": {"input_tokens": 10, "output_tokens": 5},
     }  # fmt: skip

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.settings import BatchSettings, UpstreamSettings
 from gateway.tokens import tokenizer_for
+from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
@@ -210,6 +211,30 @@ def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
         status, _ = s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert status == 200
         assert "fish" not in s.block(agent)
+
+
+def test_thoughts_go_back_to_their_places_and_memory_may_change(tmp_path: Path) -> None:
+    """A newer Claude thinks between words and calls, and refuses its thoughts elsewhere or behind another prompt."""
+    name, given = append("Likes fish.")
+    first, second = (
+        {"type": "thinking", "thinking": text, "signature": sign(text)} for text in ("Who?", "So.")
+    )
+    call = {"type": "tool_use", "id": "toolu_1", "name": name, "input": given}
+    thinks = (first, {"type": "text", "text": "I note it. "}, second, call)
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="It is noted.") if results(body) else Fate(blocks=thinks)
+
+    with scene(tmp_path, answer) as s:
+        [agent] = s.agents(1, "claude/claude-opus-5-5")
+        for text in ("I like fish.", "And now?"):
+            assert s.ended(s.post([agent], text))["counts"]["completed"] == 1
+        *_, last = s.anthropic.batches
+        [params] = last.requests.values()
+        [said, *_] = [turn["content"] for turn in params["messages"] if turn["role"] == "assistant"]
+        assert [block["type"] for block in said] == ["thinking", "text", "thinking", "tool_use"]
+        assert params["thinking"]["block_binding"] == {"prefix_mismatch_behavior": "drop_block"}
+        assert "fish" in str(params["system"]), "which it was not when the thought was made"
 
 
 def test_rounds_take_their_room(tmp_path: Path) -> None:
