@@ -48,9 +48,7 @@ class Anthropic(OpenAICompatible):
     def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
         # Headers of the settings go in place of a request's, so what we need of the betas is among theirs.
         has_betas = any(name.lower() == _BETA for name, _ in headers)
-        super().__init__(
-            *args, headers=_with_beta(headers, BINDING_BETA) if has_betas else headers, **options
-        )
+        super().__init__(*args, headers=with_beta(headers, BINDING_BETA) if has_betas else headers, **options)
 
     @cached_property
     def _limits(self) -> dict[str, int]:
@@ -99,7 +97,7 @@ class Anthropic(OpenAICompatible):
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         thinking = wire.get("thinking")
         if isinstance(thinking, dict) and "block_binding" in thinking:
-            request = request._replace(headers=_with_beta(request.headers, BINDING_BETA))
+            request = request._replace(headers=with_beta(request.headers, BINDING_BETA))
         reply = await self._call(request, "/messages", translated, version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
@@ -225,7 +223,7 @@ def _token(credential: str) -> str:
     return credential[len(_BEARER) :].strip() if is_bearer else ""
 
 
-def _with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
+def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
     """Adds a beta to those that are asked for."""
     given = [value for name, value in headers if name.lower() == _BETA]
     rest = (each for each in headers if each[0].lower() != _BETA)
