@@ -37,7 +37,7 @@ from gateway.run.agents.guide import guide_of, is_overfull, terms_of
 from gateway.run.agents.messages import last_counts
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.retry import SendMarks, SentBefore, path_of, say_again, sent_before
+from gateway.run.agents.retry import SendMarks, SentBefore, path_of, sent_before
 from gateway.run.agents.run import (
     AcceptedRun,
     RunRequest,
@@ -48,6 +48,7 @@ from gateway.run.agents.run import (
     of_client,
     request_of,
 )
+from gateway.run.agents.said_again import say_again
 from gateway.run.agents.steps import MakesToolbox, StepsMemory
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
