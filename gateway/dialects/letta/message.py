@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import orjson
 
 from gateway.core import ids
@@ -16,7 +17,8 @@ from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system
 from gateway.core.conversation.private import name_of, private_of, system_text
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.asides import THINKING
-from gateway.dialects.letta.shown import time_of
+from gateway.dialects.letta.body import given
+from gateway.dialects.letta.shown import lines_of, time_of
 from storage.records import Summary
 from storage.value import frozen
 
@@ -47,6 +49,18 @@ class Origin:
     run_id: str | None = None
     step_id: str | None = None
     conversation: str | None = None
+
+
+def showing_of(asked: msgspec.Struct) -> Showing:
+    """Returns the way in which a send or a query wants messages to be shown."""
+    said = given(asked)
+    types = said.get("include_return_message_types")
+    return Showing(
+        None if types is None else frozenset(types),
+        said["assistant_message_tool_name"] if said["use_assistant_message"] else None,
+        said["assistant_message_tool_kwarg"],
+        said.get("include_compaction_messages") is True,
+    )
 
 
 def shown(
@@ -209,8 +223,8 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
     call_id = message.get("tool_call_id")
     result = {
         "status": private.get("status") or "success",
-        "stdout": _lines(private.get("stdout")),
-        "stderr": _lines(private.get("stderr")),
+        "stdout": lines_of(private.get("stdout")),
+        "stderr": lines_of(private.get("stderr")),
         "tool_call_id": call_id,
         "tool_return": text_of(message)[: private.get("said")],
     }
@@ -219,10 +233,6 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
         "name": names.get(call_id or "") or message.get("name"),
         "tool_returns": [{"type": "tool", **result}],
     }
-
-
-def _lines(output: Any) -> list[str] | None:
-    return output.splitlines() if isinstance(output, str) and output else None
 
 
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import Body, Kept, Maybe, refused
-from gateway.dialects.letta.shown import time_of
+from gateway.dialects.letta.shown import lasted_ns, time_of
 from storage.listing import StepEntry
 from storage.records import Counts, Run, RunStep
 
@@ -42,7 +42,6 @@ _FAILED = frozenset(
 
 def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | None = None) -> dict[str, Any]:
     """Returns a run. conversation: its public id, "default" for the agent's own. words: of the error that ended it."""
-    lasted = None if run.ended is None or run.begun is None else max(0, int((run.ended - run.begun) * 1e9))
     return {
         "id": ids.named("run", run.uid),
         "agent_id": ids.named("agent", agent_uid),
@@ -52,7 +51,7 @@ def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | No
         "background": run.background,
         "created_at": time_of(run.created),
         "completed_at": time_of(run.ended),
-        "total_duration_ns": lasted,
+        "total_duration_ns": lasted_ns(run.begun, run.ended),
         "ttft_ns": None,
         "metadata": None if words is None else {"error": words},
         "request_config": None,
@@ -116,13 +115,12 @@ def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
 def metrics_json(entry: StepEntry) -> dict[str, Any]:
     """Returns how long a step took, of which the call of the model is not told apart."""
     step = entry.step
-    lasted = None if step.ended is None else max(0, int((step.ended - step.begun) * 1e9))
     return {
         "id": ids.placed("step", entry.agent_uid, entry.seq),
         "agent_id": ids.named("agent", entry.agent_uid),
         "run_id": ids.named("run", entry.run_uid),
         "step_start_ns": int(step.begun * 1e9),
-        "step_ns": lasted,
+        "step_ns": lasted_ns(step.begun, step.ended),
         "llm_request_ns": None,
         "llm_request_start_ns": None,
         "tool_execution_ns": None,

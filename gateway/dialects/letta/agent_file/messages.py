@@ -21,7 +21,7 @@ from gateway.core.conversation.private import (
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.calls import sound_name
 from gateway.dialects.letta.message import Showing, content_parts, regular, spoken_by
-from gateway.dialects.letta.shown import time_of
+from gateway.dialects.letta.shown import lines_of, time_of
 
 _SHOWING = Showing()
 # Of a packed result, which has nothing else: a tool's own JSON may have these fields, too.
@@ -146,14 +146,10 @@ def _return(message: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str,
     return {
         "tool_call_id": message.get("tool_call_id"),
         "status": private.get("status") or "success",
-        "stdout": _lines(private.get("stdout")),
-        "stderr": _lines(private.get("stderr")),
+        "stdout": lines_of(private.get("stdout")),
+        "stderr": lines_of(private.get("stderr")),
         "func_response": text_of(message),
     }
-
-
-def _lines(output: Any) -> list[str] | None:
-    return output.splitlines() if isinstance(output, str) and output else None
 
 
 # -- as they are stored

@@ -11,7 +11,7 @@ from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.run import usage_json
 from gateway.dialects.letta.send import MAX_STEPS, MessageType
-from gateway.dialects.letta.shown import time_of
+from gateway.dialects.letta.shown import lasted_ns, time_of
 from storage.batches import Batch, BatchCounts, BatchItem
 from storage.records import Counts
 
@@ -75,7 +75,6 @@ class BatchMessagesQuery(Body):
 
 def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     """Returns a batch."""
-    lasted = None if batch.ended is None else max(0, int((batch.ended - batch.created) * 1e9))
     return {
         "id": ids.named("job", batch.uid),
         "job_type": "batch",
@@ -92,7 +91,7 @@ def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
         "created_at": time_of(batch.created),
         "updated_at": time_of(batch.ended or batch.created),
         "completed_at": time_of(batch.ended),
-        "total_duration_ns": lasted,
+        "total_duration_ns": lasted_ns(batch.created, batch.ended),
         "ttft_ns": None,
         "stop_reason": None,
         "background": True,

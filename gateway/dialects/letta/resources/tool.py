@@ -12,7 +12,7 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.dialects.letta.body import Body, Maybe, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
-from gateway.dialects.letta.shown import time_of
+from gateway.dialects.letta.shown import lines_of, time_of
 from gateway.errors import BadRequest
 from storage.records import Definition
 
@@ -216,8 +216,8 @@ def execution_json(status: str, content: str, stdout: str = "", stderr: str = ""
     return {
         "status": status,
         "func_return": content,
-        "stdout": stdout.splitlines() or None,
-        "stderr": stderr.splitlines() or None,
+        "stdout": lines_of(stdout),
+        "stderr": lines_of(stderr),
         "agent_state": None,
         "sandbox_config_fingerprint": None,
     }

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.core import ids
 from gateway.dialects.letta.body import Maybe, given
 from gateway.dialects.letta.error import Fault, Unprocessable
-from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.message import Showing, showing_of
 from gateway.dialects.letta.resources.batch import (
     BatchesQuery,
     BatchItemsQuery,
@@ -102,10 +102,7 @@ class BatchRoutes:
     async def messages(self, asked: Asked) -> Any:
         batch, _ = await self._api.batches.get(asked.project, asked.uid("job", "batch_id"))
         query: BatchMessagesQuery = asked.query
-        showing = Showing(
-            speaks=query.assistant_message_tool_name if query.use_assistant_message else None,
-            argument=query.assistant_message_tool_kwarg,
-        )
+        showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._said(item, showing)}

@@ -13,7 +13,7 @@ from gateway.core.ids import Place
 from gateway.core.prompt.summary import SummaryTerms, summary_tokens
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
-from gateway.dialects.letta.message import Showing
+from gateway.dialects.letta.message import Showing, showing_of
 from gateway.dialects.letta.query import MessagesQuery, SpokenQuery
 from gateway.dialects.letta.resources.agent import Compact, compaction_in
 from gateway.dialects.letta.resources.model import WINDOW
@@ -97,7 +97,7 @@ class MessageRoutes:
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
         """Returns a page of messages. conversation: the name by which one is looked up; None: all of them."""
-        exchanges, query = Exchanges(self._api.store, agent, _showing(query)), by_time(query)
+        exchanges, query = Exchanges(self._api.store, agent, showing_of(query)), by_time(query)
         limit, newest_first = query.size(_PAGE), query.newest_first()
         after = self._place(agent, query.after)
         found: list[dict[str, Any]] = []
@@ -128,7 +128,7 @@ class MessageRoutes:
         if conversation is not None:
             agent = await self._whose(asked.project, conversation)
             return await self.page(agent, query, conversation)
-        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), _showing(query)
+        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
         after = place_in("message", query.after)
         found: list[dict[str, Any]] = []
         while not found:
@@ -336,16 +336,6 @@ class MessageRoutes:
         if place is not None and place.uid != agent.uid:
             raise UnknownId(f"There is no message {id!r} of this agent.")
         return place
-
-
-def _showing(query: SpokenQuery) -> Showing:
-    types = given(query).get("include_return_message_types")
-    return Showing(
-        None if types is None else frozenset(types),
-        query.assistant_message_tool_name if query.use_assistant_message else None,
-        query.assistant_message_tool_kwarg,
-        query.include_compaction_messages,
-    )
 
 
 def _conversation(id: Any) -> str | None:

@@ -15,7 +15,7 @@ from gateway.core.definition import ConversationDefinition
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
 from gateway.dialects.letta.body import given
-from gateway.dialects.letta.message import Showing, summary_shown
+from gateway.dialects.letta.message import showing_of, summary_shown
 from gateway.dialects.letta.run import end_events, result_json
 from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
@@ -219,17 +219,6 @@ class Answered:
     async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
         exchanges = Exchanges(self.api.store, result.agent, showing_of(self.asked.body))
         return [*self._before, *await exchanges.answers(result.run, result.steps)]
-
-
-def showing_of(send: Send) -> Showing:
-    """Returns the way in which a send wants messages to be shown."""
-    types = given(send).get("include_return_message_types")
-    return Showing(
-        None if types is None else frozenset(types),
-        send.assistant_message_tool_name if send.use_assistant_message else None,
-        send.assistant_message_tool_kwarg,
-        send.include_compaction_messages is True,
-    )
 
 
 def _decision(answer: CallAnswer) -> CallDecision:
