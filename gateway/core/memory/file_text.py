@@ -49,9 +49,9 @@ def parts(text: str, size: int = PART) -> Iterator[str]:
         at = end
 
 
-def chunks(text: str, size: int = PART) -> list[str]:
-    """Returns what a text says in passages of a size at most: its parts without the blanks around them."""
-    return [clean for part in parts(text.strip(), size) if (clean := part.strip())]
+def chunks(text: str) -> list[str]:
+    """Returns what a text says in passages: its parts without the blanks around them."""
+    return [clean for part in parts(text.strip()) if (clean := part.strip())]
 
 
 def file_name(name: str) -> str:

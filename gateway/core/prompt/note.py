@@ -136,14 +136,14 @@ def estimate_tokens(text: str) -> int:
 _EMPTY_TOKENS = estimate_tokens(f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_CLOSE}\n\n")
 
 
-def make_query(text: str, limit_chars: int = QUERY_CHARS) -> str:
+def make_query(text: str) -> str:
     """Returns the text to search for: the message, or the last and then the first lines of a long one."""
     text = own_words(text).strip()
-    if len(text) <= limit_chars:
+    if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    edge = min(_EDGE_CHARS, limit_chars // 2)
-    last, first = _take(reversed(lines), edge, from_end=True), _take(lines, edge, from_end=False)
+    last = _take(reversed(lines), _EDGE_CHARS, from_end=True)
+    first = _take(lines, _EDGE_CHARS, from_end=False)
     return "\n".join((*reversed(last), *first))
 
 

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.core.conversation.private import PRIVATE
 from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat import LIMITS, ChatRequest
 from gateway.core.request.scan import scan
 from gateway.errors import BadRequest
 
@@ -62,7 +62,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     for key in ("tools", "functions"):
         _check_depth(key, [json.get(key)])
     stream_options = _optional(json, "stream_options", dict)
-    max_tokens_key = next((key for key in _MAX_TOKENS if json.get(key) is not None), None)
+    max_tokens_key = next((key for key in LIMITS if json.get(key) is not None), None)
     tools, functions = _tools(json, "tools"), _tools(json, "functions")
     _optional(json, "response_format", dict)
     count = _number(json, "n")
@@ -84,9 +84,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     )
 
 
-_MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 # Fields that have a type to be checked and a meaning here.
-_SHAPED = frozenset((*_MAX_TOKENS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
+_SHAPED = frozenset((*LIMITS, "functions", "n", "response_format", "stream", "stream_options", "tools"))
 _QUOTED = {key: f'"{key}"'.encode() for key in _ACTED_ON}
 _AS_KEY = {key: re.compile(quoted + rb"\s*:") for key, quoted in _QUOTED.items()}
 _LARGE = 256 * 1024  # from here on one scan is cheaper than looking for each key
