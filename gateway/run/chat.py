@@ -27,7 +27,7 @@ from gateway.core.request.identity import (
     asks_agent,
     identify,
 )
-from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS
+from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.spec import TurnSpec

@@ -15,8 +15,8 @@ from math import inf
 from typing import Any, NamedTuple
 
 from gateway.core.request.headers import RawHeaders, header_text, refuse_repeated
+from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.request.side_requests import (
-    KNOWN_SIDE_REQUESTS,
     SideRequests,
     SideRule,
     is_single_structured_turn,

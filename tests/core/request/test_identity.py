@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
-from gateway.core.request.side_requests import KNOWN_SIDE_REQUESTS, SideRequests
+from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
+from gateway.core.request.side_requests import SideRequests
 from gateway.errors import BadRequest
 from gateway.settings import SideRequest
 from storage.records import Scope
