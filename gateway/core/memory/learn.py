@@ -20,7 +20,7 @@ from gateway.core.dates import day_of
 from gateway.core.memory import tools
 from gateway.core.memory.redaction import has_secret
 from gateway.core.memory.transcript import quote, who
-from gateway.core.prompt import note
+from gateway.core.text import folded_words, stem, telling_words
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
@@ -298,7 +298,7 @@ def fact_key(text: str) -> str:
 
     Numbers stay apart, since 1.5 is not 15 and 1/11 not 11/1.
     """
-    words = [f" {w}" if w[0].isdecimal() else w for w in note.telling_words(text)]
+    words = [f" {w}" if w[0].isdecimal() else w for w in telling_words(text)]
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 
@@ -333,5 +333,5 @@ class _Origins:
 
 def _keys(text: str) -> frozenset[str]:
     """Returns the words by which a text is recognised, without their endings."""
-    words = (w for w in note.folded_words(text) if w not in _SMALL)
-    return frozenset(note.stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())
+    words = (w for w in folded_words(text) if w not in _SMALL)
+    return frozenset(stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
@@ -18,7 +17,7 @@ from string import digits, punctuation
 
 from gateway.core.dates import day_of
 from gateway.core.prompt.frame import without_frame
-from gateway.core.text import words_in
+from gateway.core.text import apart, folded_words, stem
 from storage.records import Atom, Message
 from storage.value import frozen
 
@@ -67,28 +66,6 @@ _NOTE = re.compile(
 )
 _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
-# A vowel sign of Hindi or Thai, an emoji or "C++" tells one word from another; a quotation mark does not.
-_IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
-
-
-# More than the languages of most users have; of all that there are they would take 77 MB.
-_MOST_CHARACTERS = 1 << 14
-
-
-class _Apart(dict[int, int]):
-    """By character: itself where it is a part of a word, else a space."""
-
-    def __missing__(self, code: int) -> int:
-        c, kind = chr(code), unicodedata.category(chr(code))
-        is_in_words = kind[0] in _IN_WORDS or kind in ("Sc", "So") or c in _SIGNS_IN_WORDS
-        found = code if is_in_words else 32
-        if len(self) < _MOST_CHARACTERS:
-            self[code] = found
-        return found
-
-
-_APART = _Apart()
-_APART_ASCII = bytes(_APART[code] if code < 128 else 32 for code in range(256))
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
 
@@ -320,7 +297,7 @@ class _Told:
     def add(self, line: str) -> bool:
         """Adds a line. Returns False where its words stand in another one, one after the other."""
         # Mostly a long word with which it begins is in none of them: not all words have to be found then.
-        if max(_split(line[:_BEGUN_CHARS])[:-1], key=len, default="") in self._lines:
+        if max(apart(line[:_BEGUN_CHARS]).split()[:-1], key=len, default="") in self._lines:
             words = _spaced(line)
             self._words += "".join(f"{_spaced(each)}\n" for each in self._wordless)
             self._wordless.clear()
@@ -335,21 +312,11 @@ class _Told:
 
 def _spaced(line: str) -> str:
     """Returns the words of a line with a space between them, and one at each end."""
-    words = _apart(line)
+    words = apart(line)
     # This takes half the time that splitting takes.
     while "  " in words:
         words = words.replace("  ", " ")
     return f" {words.strip()} "
-
-
-def _split(line: str) -> list[str]:
-    """Returns the words of a line."""
-    return _apart(line).split()
-
-
-def _apart(line: str) -> str:
-    """Returns a line with spaces in place of what is no part of a word. ASCII takes a tenth of the time."""
-    return line.encode().translate(_APART_ASCII).decode() if line.isascii() else line.translate(_APART)
 
 
 def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
@@ -370,21 +337,6 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
             if each.seq not in taken:
                 taken.add(each.seq)
                 yield each
-
-
-def telling_words(text: str) -> list[str]:
-    """Returns the words of a text, in lower case, with the signs that tell one from another: C is not C++."""
-    return _split(text.casefold())
-
-
-def folded_words(text: str) -> list[str]:
-    """Returns the words of a text, in lower case, by which its subject is found: Rome is in "Rome🎉" and "#rome"."""
-    return words_in(text.casefold())
-
-
-def stem(word: str) -> str:
-    """Returns the word without what may be an ending: enough to find "walk" in "walking", in most languages."""
-    return word[: max(4, len(word) - 2)]
 
 
 def _words(text: str) -> frozenset[str]:

@@ -19,16 +19,15 @@ from gateway.core.prompt.note import (
     Recalled,
     choose,
     estimate_tokens,
-    folded_words,
     make_query,
     own_words,
     render_note,
     shared_lines,
     strip_notes,
-    telling_words,
     told_apart,
     without_lines,
 )
+from gateway.core.text import folded_words, telling_words
 from gateway.tokens import tokenizer_for
 from storage.records import Message
 from tests.doubles.side_requests import PYDANTIC_AI_1_CORRECTION, PYDANTIC_AI_CORRECTION
