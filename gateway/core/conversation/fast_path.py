@@ -35,12 +35,13 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
     if e.state is not _FINISHED or not e.standing or e.head or (e.edits and not e.merged):
         return None
-    # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
-    if e.parent is not None and not any(map(is_user, e.inputs)):
-        return None
     inputs = listing.new
+    if any(map(is_user, inputs)):
+        # A turn of several exchanges is carried as a whole, and more rows than one would have to be marked.
+        if e.parent is not None and not any(map(is_user, e.inputs)):
+            return None
     # Results of tools that answer something off the record are off the record as well.
-    if e.hush and not any(map(is_user, inputs)):
+    elif e.hush:
         return None
     # Without names, which cost as much again as all the rest of it.
     exchange = Exchange(

@@ -266,20 +266,25 @@ class Client:
         self.messages = [*asked, assistant(f"secret {self.count}")]
 
     async def with_tools(self, asked: list[WireMessage]) -> None:
-        self.calls += 1
-        id = f"t{self.number}-{self.calls}"
-        said = assistant(
-            self.dice.choice([None, "Let me look."]), call(id, arguments=f'{{"n":{self.calls}}}')
-        )
-        request = await self.begin(asked)
-        if self.has_tools and self.dice.random() < 0.5:  # ours in the same round, kept back from the client
-            ours = call("m" + id, "memory_insert", "{}")
-            both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
-            await self.pair.finish(request, [both, result("m" + id, "done")], self.pair.edits(id))
-            said = visible([both], {"m" + id})
-        else:
-            await self.pair.finish(request, [said])
-        await self.plain([*asked, said, result(id, "sunny")])
+        for _ in range(self.dice.randint(1, 3)):
+            self.calls += 1
+            id = f"t{self.number}-{self.calls}"
+            said = assistant(
+                self.dice.choice([None, "Let me look."]), call(id, arguments=f'{{"n":{self.calls}}}')
+            )
+            if self.dice.random() < 0.1:
+                await self.pair.cancel(await self.begin(asked), [])
+            request = await self.begin(asked)
+            # Ours in the same round are kept back from the client.
+            if self.has_tools and self.dice.random() < 0.5:
+                ours = call("m" + id, "memory_insert", "{}")
+                both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
+                await self.pair.finish(request, [both, result("m" + id, "done")], self.pair.edits(id))
+                said = visible([both], {"m" + id})
+            else:
+                await self.pair.finish(request, [said])
+            asked = [*asked, said, result(id, f"sunny {self.calls}")]
+        await self.plain(asked)
 
 
 async def converse(store: Store, seed: int, turns: int) -> Pair:
@@ -311,6 +316,17 @@ async def test_an_ordinary_chat_takes_the_plain_path(store: Store, key: str | No
         messages.append(user(f"where is thing {k}"))
         await pair.finish(await pair.begin(messages, key), [assistant(f"Here, {k}.")])
         messages.append(assistant(f"Here, {k}."))
+    assert pair.plain == 4  # all but the first
+
+
+async def test_results_of_tools_take_it_round_after_round(store: Store) -> None:
+    """A user's message behind them does not, since it carries all exchanges of the turn."""
+    pair = Pair(store, has_edits=False)
+    messages = [user("Is it warm?")]
+    for k in range(5):
+        said = assistant(None, call(f"t{k}"))
+        await pair.finish(await pair.begin(messages, "c1"), [said])
+        messages += [said, result(f"t{k}", "sunny")]
     assert pair.plain == 4  # all but the first
 
 
