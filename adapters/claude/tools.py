@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from adapters.claude.errors import Untranslatable
 from adapters.types import Json
 
+T = TypeVar("T")
+_UNIONS: Final = ("anyOf", "oneOf", "allOf")
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 
 
@@ -30,7 +32,7 @@ def _tool(tool: Any, where: str) -> Json:
         found["description"] = function["description"]
     schema = function.get("parameters")
     if isinstance(schema, dict) and schema:
-        schema = {"type": "object", **schema}
+        schema = {"type": "object", **_merged(schema)}
     found["input_schema"] = schema or _EMPTY
     if function.get("strict"):
         found["strict"] = True
@@ -38,6 +40,50 @@ def _tool(tool: Any, where: str) -> Json:
     found |= {key: value for key, value in function.items() if key not in known and value is not None}
     found |= {key: value for key, value in tool.items() if key not in ("type", "function")}
     return found
+
+
+def _merged(schema: Json) -> Json:
+    """Returns a tool's schema with the branches of unions at its top merged into it: there, unions are refused.
+
+    It takes what any branch takes, and demands what all of them demand; the tool itself judges the rest.
+    """
+    if schema.keys().isdisjoint(_UNIONS):
+        return schema
+    found = {key: value for key, value in schema.items() if key not in _UNIONS}
+    properties: Json = {}
+    required: list[Any] = list(_of(list, schema.get("required")))
+    for union in _UNIONS:
+        branches = [_resolved(branch, schema) for branch in _of(list, schema.get(union))]
+        for branch in branches:
+            # A name that several branches have, a discriminator as a rule, may have any of their values.
+            for name, value in _of(dict, branch.get("properties")).items():
+                known = properties.get(name, value)
+                properties[name] = value if known == value else {"anyOf": [known, value]}
+        demanded: list[list[Any]] = [_of(list, branch.get("required")) for branch in branches]
+        counts = any if union == "allOf" else all
+        required += [
+            name for each in demanded for name in each if counts(name in other for other in demanded)
+        ]
+        if branches and all(branch.get("additionalProperties") is False for branch in branches):
+            found["additionalProperties"] = False
+    found["properties"] = properties | _of(dict, schema.get("properties"))
+    if required:
+        found["required"] = list(dict.fromkeys(map(str, required)))
+    return found
+
+
+def _resolved(branch: Any, schema: Json) -> Json:
+    """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
+    branch = _of(dict, branch)
+    place, _, name = str(branch.get("$ref", "")).rpartition("/")
+    if place in ("#/$defs", "#/definitions"):
+        branch = _of(dict, _of(dict, schema.get(place[2:])).get(name))
+    return _merged(branch)
+
+
+def _of(kind: type[T], value: Any) -> T:
+    """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
+    return value if isinstance(value, kind) else kind()
 
 
 def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:

@@ -491,6 +491,59 @@ async def test_a_reply_that_only_thought_does_not_lock_the_conversation(
     assert [turn["role"] for turn in upstream.last.json["messages"]] == ["user"]
 
 
+def an_object(*required: str, **properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": [*required]}
+
+
+ANY: Json = {}
+A, B = {"const": "a"}, {"const": "b"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent"),
+    [
+        ({"oneOf": [{"required": ["x"]}, {"required": ["y"]}]}, {"type": "object", "properties": {}}),
+        (
+            {**an_object("z", x=ANY, y=ANY, z=ANY), "anyOf": [{"required": ["x"]}, {"required": ["y"]}]},
+            an_object("z", x=ANY, y=ANY, z=ANY),
+        ),
+        (
+            {"anyOf": [an_object("kind", "x", kind=A, x=ANY), an_object("kind", "y", kind=B, y=ANY)]},
+            an_object("kind", kind={"anyOf": [A, B]}, x=ANY, y=ANY),
+        ),
+        ({"allOf": [an_object("x", x=ANY), an_object("y", y=ANY)]}, an_object("x", "y", x=ANY, y=ANY)),
+        (
+            {"oneOf": [{"$ref": "#/$defs/P"}, {"$ref": "#/$defs/Q"}], "$defs": {"P": an_object("x", x=A)}},
+            {"type": "object", "properties": {"x": A}, "$defs": {"P": an_object("x", x=A)}},
+        ),
+        (
+            {"anyOf": [{**an_object(x=ANY), "additionalProperties": False}]},
+            {"type": "object", "properties": {"x": ANY}, "additionalProperties": False},
+        ),
+        (
+            {
+                "anyOf": [an_object(x=True), an_object(x=A), {"properties": 5, "required": "x", "$ref": 7}],
+                "oneOf": 5,
+            },
+            {"type": "object", "properties": {"x": {"anyOf": [True, A]}}},
+        ),
+        (
+            {"anyOf": [{"anyOf": [an_object("x", x=ANY)]}, "odd"]},
+            {"type": "object", "properties": {"x": ANY}},
+        ),
+        (an_object("x", x={"anyOf": [A, B]}), an_object("x", x={"anyOf": [A, B]})),
+    ],
+)
+async def test_a_union_at_the_top_of_a_tool_is_merged(
+    provider: Anthropic, upstream: StrictAnthropic, schema: Json, sent: Json
+) -> None:
+    """MCP servers have such tools, and one of them would fail every request."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    status, body = await answer(provider, request(tools=[tool]))
+    assert status == 200, body
+    assert upstream.last.json["tools"][0]["input_schema"] == sent
+
+
 @pytest.mark.parametrize("content", ["", " ", [], [{"type": "text", "text": ""}], None])
 async def test_an_error_of_a_tool_has_words(
     provider: Anthropic, upstream: StrictAnthropic, content: Any
