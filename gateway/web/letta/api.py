@@ -177,6 +177,11 @@ def by_time(query: Q, *, newest_first: bool = True) -> Q:
     return structs.replace(query, after=query.before, before=query.after)
 
 
+def in_time(query: Q) -> Q:
+    """Returns a query whose cursors both go by time, with its cursors in the order of the list."""
+    return structs.replace(query, after=query.before, before=query.after) if query.newest_first() else query
+
+
 def cut(
     items: Sequence[dict[str, Any]], query: PageQuery, *, newest_first: bool = True
 ) -> list[dict[str, Any]]:

@@ -53,14 +53,14 @@ def test_a_conversation_of_the_applications_own_shares_the_memory(world: LettaWo
         each for each in world.letta.agents.messages.list(agent.id) if each.message_type == "user_message"
     ]
     assert [each.content for each in shown] == [
-        "What is my cat called?",
-        "Thank you.",
         "My cat is called Miso.",
+        "Thank you.",
+        "What is my cat called?",
     ]
     # Each says in which conversation it stands.
-    assert shown[0].conversation_id == "default"
-    assert shown[1].conversation_id == shown[2].conversation_id != "default"
+    assert shown[2].conversation_id == "default"
+    assert shown[0].conversation_id == shown[1].conversation_id != "default"
     theirs: Any = world.letta.agents.messages.list(agent.id, conversation_id=shown[1].conversation_id)
-    assert {each.id for each in shown[1:]} < {each.id for each in theirs}
+    assert {each.id for each in shown[:2]} < {each.id for each in theirs}
     own: Any = world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")
     assert [each.message_type for each in own] == ["user_message", "assistant_message"]

@@ -67,6 +67,27 @@ def test_conversations_share_the_agent_and_not_the_window(world: LettaWorld) -> 
     assert shown.last_message_at is not None
 
 
+def test_a_conversation_is_read_back_from_its_newest_message(world: LettaWorld) -> None:
+    """0.16.8 answers a conversation newest first, and `before` an id with what is older, in that order too.
+
+    Letta Code goes on so: `before` the last message of a page. The client's pager sends `after` that one instead, at
+    which 0.16.8 repeats what it has given: ['Three', 'SAY Three', 'Two', 'Three', 'SAY Three', 'Three'] for `limit=3`.
+    """
+    agent = world.agent()
+    one = world.letta.conversations.create(agent_id=agent.id)
+    for text in ("One", "Two", "Three"):
+        world.upstream.queue(say(f"To {text}"))
+        say_in(world, one.id, text)
+    listed = world.letta.conversations.messages.list
+    whole = ["To Three", "Three", "To Two", "Two", "To One", "One"]
+    ids = [each.id for each in listed(one.id)]
+    assert texts(listed(one.id).items) == whole
+    assert texts(listed(one.id, limit=2, before=ids[1]).items) == ["To Two", "Two"]
+    assert texts(listed(one.id, limit=2, before=ids[1], after=ids[3]).items) == ["To Two"]
+    assert texts(listed(one.id, limit=2, before=ids[1], order="asc").items) == ["One", "To One"]
+    assert texts(listed(one.id, limit=4)) == whole
+
+
 def test_runs_are_told_apart_by_their_conversation(world: LettaWorld) -> None:
     agent = world.agent()
     one = world.letta.conversations.create(agent_id=agent.id)
@@ -240,7 +261,7 @@ def test_a_conversation_or_agent_that_is_not_there_is_named(world: LettaWorld) -
     with pytest.raises(BadRequestError, match="reset-messages"):
         world.letta.conversations.delete(agent.id)
     assert say_in(world, "default", "Hi", agent_id=agent.id) == ["Ok."]
-    assert texts(world.letta.agents.messages.list(agent.id, conversation_id="default")) == ["Ok.", "Hi"]
+    assert texts(world.letta.agents.messages.list(agent.id, conversation_id="default")) == ["Hi", "Ok."]
     assert "Name: Ann" in world.letta.conversations.recompile("default", agent_id=agent.id)
 
 

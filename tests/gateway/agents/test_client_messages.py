@@ -117,39 +117,76 @@ def test_messages_are_listed_page_by_page(world: LettaWorld) -> None:
     whole = list(world.letta.agents.messages.list(agent.id, order="asc"))
     for limit in (1, 2, 3):
         assert list(world.letta.agents.messages.list(agent.id, order="asc", limit=limit)) == whole
-        assert list(world.letta.agents.messages.list(agent.id, limit=limit)) == whole[::-1]
     only = world.letta.agents.messages.list(
-        agent.id, limit=1, include_return_message_types=["tool_return_message", "user_message"]
+        agent.id, limit=1, order="asc", include_return_message_types=["tool_return_message", "user_message"]
     )
     assert kinds(only) == ["user_message", "tool_return_message", "user_message"]
     assert list(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
 
 
 def test_before_a_message_is_what_is_older(world: LettaWorld) -> None:
-    """As a front end loads what stands above: newest first, `before` the oldest message that it has."""
+    """As a front end loads what stands above: `before` the oldest message that it has."""
     agent, letta_ = world.agent().id, world.letta
     for text in ("One", "Two", "Three"):
         letta_.agents.messages.create(agent, input=text)
     types: Any = ["user_message", "assistant_message"]
-    lists: tuple[Callable[..., Any], ...] = (
-        lambda **asked: letta_.agents.messages.list(agent, **asked).items,
-        lambda **asked: letta_.agents.messages.list(agent, include_return_message_types=types, **asked).items,
-        lambda **asked: letta_.conversations.messages.list(agent, **asked).items,
-        letta_.messages.list,
+    lists: tuple[tuple[Callable[..., Any], bool], ...] = (
+        (lambda **asked: letta_.agents.messages.list(agent, **asked).items, False),
+        (
+            lambda **asked: (
+                letta_.agents.messages.list(agent, include_return_message_types=types, **asked).items
+            ),
+            False,
+        ),
+        (letta_.messages.list, False),
+        (lambda **asked: letta_.conversations.messages.list(agent, **asked).items, True),
     )
-    for listed in lists:
-        whole = listed(limit=100)
-        seen = whole[:1]
-        while page := listed(before=seen[-1].id, limit=2):
-            seen += page
+    for listed, newest_first in lists:
+        step = -1 if newest_first else 1
+        whole = listed(limit=100)[::step]
+        seen = whole[-1:]
+        while page := listed(before=seen[0].id, limit=2):
+            seen = [*page[::step], *seen]
         assert seen == whole
-        newer, older, between = whole[1].id, whole[4].id, whole[2:4]
-        assert listed(after=older, before=newer) == between
-        assert listed(after=newer, before=older) == between
-        assert listed(after=older, before=newer, order="asc") == between[::-1]
+        older, newer, between = whole[1].id, whole[4].id, whole[2:4]
+        assert listed(after=older, before=newer) == between[::step]
+        assert listed(after=newer, before=older) == (between[::step] if newest_first else [])
+        assert listed(after=older, before=newer, order="asc") == between
     reply = letta_.agents.messages.create(agent, input="Four").messages[-1]
     found = letta_.runs.messages.list(str(reply.run_id), order="desc", before=reply.id)
     assert kinds(found.items) == ["user_message"]
+
+
+def test_the_newest_messages_are_listed_oldest_first(world: LettaWorld) -> None:
+    """0.16.8 answers a list of One, Two and Three so, with a reply behind each: `?limit=2` with [Three, reply],
+    `?limit=2&order=desc` too, `before` the last one with [reply of Two, Three], `after` the reply of One and
+    `limit=2` with [Three, reply]. So the client's own pager ends behind the newest page.
+    """
+    agent = world.agent()
+    for text in ("One", "Two", "Three"):
+        world.upstream.queue(say(f"To {text}"))
+        world.letta.agents.messages.create(agent.id, input=text)
+
+    def listed(**query: Any) -> list[Any]:
+        return [each.content for each in world.letta.agents.messages.list(agent.id, **query).items]
+
+    whole = ["One", "To One", "Two", "To Two", "Three", "To Three"]
+    ids = [each.id for each in world.letta.agents.messages.list(agent.id)]
+    assert listed() == listed(order="asc") == whole
+    assert listed(limit=2) == listed(limit=2, order="desc") == ["Three", "To Three"]
+    assert listed(limit=2, before=ids[-1]) == ["To Two", "Three"]
+    assert listed(limit=2, after=ids[1]) == ["Three", "To Three"]
+    assert listed(limit=2, after=ids[1], order="asc") == ["Two", "To Two"]
+    assert listed(limit=2, before=ids[-1], order="asc") == ["One", "To One"]
+    pages: Any = world.letta.agents.messages.list(agent.id, limit=2)
+    assert [each.content for each in pages] == ["Three", "To Three"]
+    # What was said before it, as far as that goes back.
+    pages = world.letta.agents.messages.list(agent.id, limit=2, before=ids[-2]).iter_pages()
+    assert [[each.content for each in page.items] for page in pages] == [
+        ["Two", "To Two"],
+        ["One", "To One"],
+        [],
+    ]
 
 
 def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld) -> None:
@@ -1043,7 +1080,9 @@ def test_the_async_client_does_the_same(world: LettaWorld) -> None:
                 stream = await client.agents.messages.stream(agent.id, input="Hi")
             events = [each async for each in stream]
             assert [said for _, _, said in joined(events)] == ["Streamed."]
-            assert len([each async for each in client.agents.messages.list(agent.id, limit=1)]) == 4
+            assert (
+                len([each async for each in client.agents.messages.list(agent.id, limit=1, order="asc")]) == 4
+            )
             assert [each.id async for each in client.agents.list()] == [agent.id]
             assert [each.label async for each in client.agents.blocks.list(agent.id)] == ["human"]
             assert len([each async for each in client.runs.list(limit=1)]) == 2

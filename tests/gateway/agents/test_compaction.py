@@ -229,8 +229,8 @@ def test_compaction_messages_are_shown_where_they_are_asked_for(world: LettaWorl
     # Page by page it is the same.
     paged = list(listed(agent.id, order="asc", limit=1, extra_query=query))
     assert [each.otid for each in paged] == [each.otid for each in shown]
-    back = list(listed(agent.id, order="desc", extra_query=query))
-    assert [each.otid for each in reversed(back)] == [each.otid for each in shown]
+    newest = list(listed(agent.id, order="desc", extra_query=query))
+    assert [each.otid for each in newest] == [each.otid for each in shown]
 
 
 def test_a_stream_shows_them_too(world: LettaWorld) -> None:

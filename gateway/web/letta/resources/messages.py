@@ -26,7 +26,7 @@ from gateway.run.agents.run import RunRequest
 from gateway.run.agents.runs import MOST_SENDS
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.upstream.route import agent_route
-from gateway.web.letta.api import AgentsApi, by_time, place_in
+from gateway.web.letta.api import AgentsApi, in_time, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
@@ -91,13 +91,16 @@ class MessageRoutes:
         ]
 
     async def index(self, asked: Asked) -> Any:
-        query: MessagesQuery = asked.query
+        query: MessagesQuery = in_time(asked.query)
         agent = (await self._api.entry(asked)).agent
-        return await self.page(agent, query, _conversation(query.conversation_id))
+        return _oldest_first(query, await self.page(agent, query, _conversation(query.conversation_id)))
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
-        """Returns a page of messages. conversation: the name by which one is looked up; None: all of them."""
-        exchanges, query = Exchanges(self._api.store, agent, showing_of(query)), by_time(query)
+        """Returns a page of messages, with cursors in its order.
+
+        conversation: the name by which one is looked up; None: all of them.
+        """
+        exchanges = Exchanges(self._api.store, agent, showing_of(query))
         limit, newest_first = query.size(_PAGE), query.newest_first()
         after = self._place(agent, query.after)
         found: list[dict[str, Any]] = []
@@ -123,11 +126,11 @@ class MessageRoutes:
         return found
 
     async def index_all(self, asked: Asked) -> Any:
-        query: MessagesQuery = by_time(asked.query)
+        query: MessagesQuery = in_time(asked.query)
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
             agent = await self._whose(asked.project, conversation)
-            return await self.page(agent, query, conversation)
+            return _oldest_first(query, await self.page(agent, query, conversation))
         limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
         after = place_in("message", query.after)
         found: list[dict[str, Any]] = []
@@ -148,7 +151,7 @@ class MessageRoutes:
                 break
             agent, view = views[-1]
             after = Place(agent.uid, view.listed.seq, view.listed.hidden)
-        return found
+        return _oldest_first(query, found)
 
     async def of_agent(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
@@ -336,6 +339,14 @@ class MessageRoutes:
         if place is not None and place.uid != agent.uid:
             raise UnknownId(f"There is no message {id!r} of this agent.")
         return place
+
+
+def _oldest_first(query: MessagesQuery, page: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a page in the order in which it was said, whichever end of the list it was taken from.
+
+    Letta's server 0.16.8 does so: `order=desc`, the default, selects the newest messages. Programs show what they get.
+    """
+    return page[::-1] if query.newest_first() else page
 
 
 def _conversation(id: Any) -> str | None:
