@@ -6,23 +6,38 @@ from collections.abc import Sequence
 
 from storage.records import Atom
 
-LCS_ATOMS = 160  # so many atoms are compared at most, about 32 turns with tools
+LCS_ATOMS = 160  # so many atoms are compared at most in one table, about 32 turns with tools
+
+Pairs = list[tuple[int, int]]
 
 
-def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
+def lcs(a: Sequence[Atom], b: Sequence[Atom], tables: int = 1) -> Pairs:
     """Returns the pairs of a longest common subsequence, as late as possible in both, the last pair first.
 
-    Common ends are paired directly; of what is left only the last atoms are compared, so that the cost is bounded.
+    Common ends are paired directly; of what is left only the last atoms are compared, in a table, then what is in front
+    of these in the same way. So the cost is bounded. tables: so many at most.
     """
-    n, m = len(a), len(b)
-    found: list[tuple[int, int]] = []
+    found: Pairs = []
+    n, m = _pair_ends(a, b, len(a), len(b), found)
+    for _ in range(tables):
+        if not n or not m:
+            break
+        n, m = _pair_ends(a, b, *_pair_last(a, b, n, m, found), found)
+    return found
+
+
+def _pair_ends(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, found: Pairs) -> tuple[int, int]:
+    """Pairs what the first n and the first m atoms have in common at their ends. Returns how many are left of each."""
     while n and m and a[n - 1] == b[m - 1]:
         n, m = n - 1, m - 1
         found.append((n, m))
+    return n, m
+
+
+def _pair_last(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, found: Pairs) -> tuple[int, int]:
+    """Pairs the last of the first n and of the first m atoms. Returns how many are left there."""
     low_a, low_b = max(0, n - LCS_ATOMS), max(0, m - LCS_ATOMS)
     rows, columns = n - low_a, m - low_b
-    if not rows or not columns:
-        return found
     # Hyyrö 2004, "Bit-parallel LCS-length computation revisited": a row of the table is one number, in which a bit
     # that is not set says that the length grows in its column.
     places: dict[Atom, int] = {}
@@ -49,4 +64,4 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom]) -> list[tuple[int, int]]:
             i -= 1
         else:
             j -= 1
-    return found
+    return low_a + i, low_b + j

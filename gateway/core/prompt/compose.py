@@ -35,6 +35,8 @@ from storage.value import changed, frozen
 
 UNANSWERED = "No result was given."
 WITHHELD = "The call was made. Its result cannot be told: the provider of the model refused to read it."
+# Chosen: a list may differ from its path in so many stretches of `LCS_ATOMS`, where a client has pruned results.
+_TABLES = 8
 NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
 
 
@@ -177,7 +179,7 @@ def matches(listing: Listing, end: int, elements: Sequence[PathElement]) -> list
     """Returns pairs of (message of the list, element of the path), oldest first."""
     listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
     path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
-    pairs = lcs([a for a, _ in listed], [a for a, _ in path])
+    pairs = lcs([a for a, _ in listed], [a for a, _ in path], _TABLES)
     return [(listed[i][1], elements[path[j][1]]) for i, j in reversed(pairs)]
 
 

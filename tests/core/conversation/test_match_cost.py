@@ -79,6 +79,15 @@ def test_lcs_pairs_equal_ends_however_long_they_are() -> None:
     assert len(lcs([b"x", *atoms], [b"y", *atoms])) == 2000
 
 
+@pytest.mark.parametrize("others", [1, 3])
+def test_lcs_pairs_what_is_the_same_in_front_of_a_few_differences(others: int) -> None:
+    """A reply that was cut is the last of a list, and a pruned result may be anywhere in it."""
+    a, b = ([b"%d" % i for i in range(2000)] for _ in range(2))
+    for k in range(others):
+        a[1999 - 600 * k] = b"x"
+    assert lcs(a, b, others) == [(i, i) for i in range(1999, -1, -1) if a[i] != b"x"]
+
+
 @pytest.mark.parametrize(("part", "key"), [("lcs", None), ("letters", "here")])
 def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
     world: World, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,19 @@ def test_a_hidden_round_is_put_back_byte_for_byte(world: World, key: str | None)
 
 
 @both
+def test_what_came_first_stays_however_far_behind_it_a_reply_is_cut(key: str | None) -> None:
+    """A note and a hidden round, a hundred turns in front of the barge-in."""
+    world = World(recall=lambda question: "<memory>Tea.</memory>\n" if "tea" in question else "")
+    world.say([user("I like tea")], HIDDEN, key, edits=["tea"])
+    history = [user("I like tea"), assistant(SAID)]
+    for n in range(100):
+        request = world.say([*history, user(f"question {n}")], f"This is the whole answer {n}.", key)
+        history = [*history, user(f"question {n}"), assistant(f"This is the whole answer {n}.")]
+    history[-1] = assistant("This is the whole")
+    assert goes_on_from(world.begin([*history, user("stop")], key), request)
+
+
+@both
 @pytest.mark.parametrize("cut", ["One moment. Not", "One moment. Noted, te..."])
 def test_a_reply_cut_after_the_round_keeps_it(world: World, key: str | None, cut: str) -> None:
     world.say([user("I like tea")], HIDDEN, key)
