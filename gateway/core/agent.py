@@ -48,6 +48,10 @@ def filler_written(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
     return filler or "none"
 
 
+# How an agent speaks. reply: by text; any call goes on. message: by a tool; it goes on only where it asks to.
+SpeakingStyle = Literal["reply", "message"]
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
     """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile.
@@ -62,7 +66,7 @@ class AgentSpec:
     shared: labels of those that all users of the agent see.
     filler: what is said ahead of a tool of ours.
     uid: the public name of its one memory, which is there; "": a profile's, which has a memory for each user.
-    style: how it speaks: by text, or by a tool. tools: those that it has, in their order. defined: what was said of it
+    style: how it speaks. tools: those that it has, in their order. defined: what was said of it
     over REST; None: a profile's. sleeptime: None: nobody works after its turns.
     """
 
@@ -79,7 +83,7 @@ class AgentSpec:
     shared: frozenset[str] = frozenset()
     filler: Filler = None
     uid: str = ""
-    style: Literal["reply", "message"] = "reply"
+    style: SpeakingStyle = "reply"
     tools: tuple[AgentTool, ...] = ()
     defined: AgentDefinition | None = None
     sleeptime: Sleeptime | None = None

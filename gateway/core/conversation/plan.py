@@ -47,9 +47,10 @@ class Plan:
     """The additions of a request to the tree, and what it needs of it.
 
     new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0;
-    messages: its input. fill: what the client left out in front of its list. held: messages of cancelled sends, append
-    mode. heard: the messages at the head of its list that say the last reply again, as it was spoken; told: those that
-    are among the held ones; append mode.
+    messages: its input, of which `held` come before those of the list: messages of cancelled sends in append mode,
+    results of tools in a step of ours. fill: what the client left out in front of its list.
+    heard: how many messages at the head of its list say the last reply again, as it was spoken; told: how many are
+    among the held ones; append mode.
     hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
     withheld: exchanges whose results of tools are told of, without their words.
     quotes: it says again what its conversation said last, and stands only once somebody goes on from it.

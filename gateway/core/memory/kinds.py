@@ -12,6 +12,8 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gateway.core.agent import SpeakingStyle
+
 # The gateway's own tools. An agent's attachments name one by its place here, so a name that is here stays where it is:
 # a new one is appended.
 BUILT_IN = (
@@ -58,14 +60,14 @@ _TALKING = ("send_message", "conversation_search")
 
 @dataclass(frozen=True, slots=True)
 class AgentKind:
-    """A kind of agents. style: `reply` speaks by text, `message` by a tool.
+    """A kind of agents.
 
     tools: those of the gateway's own that it begins with. has_rules: rules for these as well. clears: each turn of the
     user begins with an empty window. most_messages, least_messages: of its window; None: no such bound.
     filler: what is said ahead of a tool where nobody says what.
     """
 
-    style: Literal["reply", "message"]
+    style: SpeakingStyle
     tools: tuple[str, ...] = ()
     has_rules: bool = False
     clears: bool = False

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, Final
 
+from gateway.core.agent import SpeakingStyle
 from gateway.core.prompt.compose import NO_TOOL
 from gateway.core.turn.guide import (
     Allowed,
@@ -34,13 +35,6 @@ from gateway.core.turn.guide import (
 
 BAD_REPLIES = 3  # so many replies in a row with arguments that cannot be read end the turn
 HEARTBEAT = "request_heartbeat"  # the aside by which a model of style `message` asks to go on
-
-
-class SpeakingStyle(StrEnum):
-    """How an agent speaks. REPLY: by text; any call goes on. MESSAGE: by a tool; it goes on only where it asks to."""
-
-    REPLY = "reply"
-    MESSAGE = "message"
 
 
 class RuleKind(StrEnum):
@@ -144,7 +138,7 @@ def offer(
     rules: Sequence[ToolRule],
     called: Sequence[CalledTool],
     attached: Sequence[str],
-    style: SpeakingStyle = SpeakingStyle.REPLY,
+    style: SpeakingStyle = "reply",
 ) -> Offer:
     """Returns what the model may call next. called: in their order. attached: names of the agent's tools."""
     limits = _limits(rules, called, attached)
@@ -152,7 +146,7 @@ def offer(
     can_be_asked = not _denied(called).issuperset(names)
     return Offer(
         names=names if limits else None,
-        must=can_be_asked and (style is SpeakingStyle.MESSAGE or any(limit.must for limit in limits)),
+        must=can_be_asked and (style == "message" or any(limit.must for limit in limits)),
         one_at_a_time=any(rule.kind in _ORDERING for rule in rules),
     )
 
@@ -297,7 +291,7 @@ def after(
     called: Sequence[CalledTool],
     attached: Sequence[str],
     reply: Sequence[JudgedCall],
-    style: SpeakingStyle = SpeakingStyle.REPLY,
+    style: SpeakingStyle = "reply",
     *,
     is_last: bool = False,
 ) -> Offer | Stop:
@@ -337,7 +331,7 @@ def _ending(
     has_rule = partial(_has_rule, rules)
     if any(call.has_run and has_rule(RuleKind.EXIT, call.name) for call in reply):
         return StopReason.TOOL_RULE
-    if style is SpeakingStyle.REPLY or has_duty:
+    if style == "reply" or has_duty:
         return None
     if any(call.has_failed or call.goes_on or has_rule(RuleKind.GO_ON, call.name) for call in reply):
         return None
@@ -371,7 +365,7 @@ class RuleGuide:
         rules: Sequence[ToolRule],
         attached: Sequence[str],
         *,
-        style: SpeakingStyle = SpeakingStyle.REPLY,
+        style: SpeakingStyle = "reply",
         max_steps: int = 50,
         called: Iterable[CalledTool] = (),
         approvals: Collection[str] = (),

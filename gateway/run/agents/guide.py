@@ -8,7 +8,7 @@ import orjson
 
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
-from gateway.core.turn.rules import CalledTool, RuleGuide, SpeakingStyle, read_rules
+from gateway.core.turn.rules import CalledTool, RuleGuide, read_rules
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.run.agents.run import MAX_STEPS, Sending
@@ -36,7 +36,7 @@ def guide_of(
     return RuleGuide(
         read_rules(spec.defined.rules) if spec.defined is not None and names else (),
         names,
-        style=SpeakingStyle(spec.style if names else SpeakingStyle.REPLY),
+        style=spec.style if names else "reply",
         max_steps=max_steps,
         called=called,
         approvals=approvals_of(spec),

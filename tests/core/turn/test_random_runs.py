@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
 
+from gateway.core.agent import SpeakingStyle
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, Keep, RunTool, Save
@@ -27,7 +28,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.rules import RuleGuide, SpeakingStyle, read_rules
+from gateway.core.turn.rules import RuleGuide, read_rules
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView
@@ -82,7 +83,7 @@ def play(seed: int) -> list[Command]:
     guide = RuleGuide(
         read_rules(random_rules(dice)),
         ("a", "b", "c", "say"),
-        style=dice.choice([*SpeakingStyle]),
+        style=dice.choice(get_args(SpeakingStyle)),
         max_steps=MAX_STEPS,
         approvals=dice.choice([(), ("b",)]),
     )

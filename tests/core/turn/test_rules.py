@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, get_args
 
 import pytest
 
+from gateway.core.agent import SpeakingStyle
 from gateway.core.turn.guide import (
     Allowed,
     Forbidden,
@@ -25,7 +26,6 @@ from gateway.core.turn.rules import (
     CalledTool,
     JudgedCall,
     RuleGuide,
-    SpeakingStyle,
     after,
     in_words,
     judge,
@@ -35,7 +35,8 @@ from gateway.core.turn.rules import (
 
 Raw = dict[str, Any]
 TOOLS = ("a", "b", "c", "d")
-MESSAGE, REPLY = SpeakingStyle.MESSAGE, SpeakingStyle.REPLY
+REPLY: Final = "reply"
+MESSAGE: Final = "message"
 
 
 def rule(kind: str, tool: str = "a", **fields: Any) -> Raw:
@@ -288,7 +289,7 @@ def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
     assert guide.after() == Stop(END)
 
 
-@pytest.mark.parametrize("style", SpeakingStyle)
+@pytest.mark.parametrize("style", get_args(SpeakingStyle))
 def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: SpeakingStyle) -> None:
     """It was told to call it again and again, up to its most steps."""
     guide = RuleGuide(read_rules([FIRST, APPROVAL]), TOOLS, style=style)

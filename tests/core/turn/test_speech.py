@@ -12,7 +12,7 @@ from gateway.core.turn.commands import CallModel, Finish, Keep, RunTool, Save
 from gateway.core.turn.events import Kept, Received, ReceivedWhole, ReplyStarted, Saved, ToolFinished
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.rules import HEARTBEAT, RuleGuide, SpeakingStyle
+from gateway.core.turn.rules import HEARTBEAT, RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView
@@ -41,7 +41,7 @@ DONE = {"role": "assistant", "content": "One moment. Done."}
 
 
 def guide() -> RuleGuide:
-    return RuleGuide((), ("send_message", "look"), style=SpeakingStyle.MESSAGE)
+    return RuleGuide((), ("send_message", "look"), style="message")
 
 
 def talk(*, is_chat: bool = False, **fields: Any) -> Playbook:

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
+from gateway.core.memory.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.dialects.letta.body import Body, Maybe, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.shown import lines_of, time_of
@@ -177,15 +178,9 @@ _TYPES = {
         ("memory_insert", "memory_replace", "memory_rethink", "memory_apply_patch", "memory_finish_edits"),
         "letta_sleeptime_core",
     ),
-    **dict.fromkeys(
-        (
-            "send_message_to_agent_and_wait_for_reply", "send_message_to_agent_async",
-            "send_message_to_agents_matching_tags",
-        ),
-        "letta_multi_agent_core",
-    ),
-    **dict.fromkeys(("grep_files", "semantic_search_files"), "letta_files_core"),
-}  # fmt: skip
+    **dict.fromkeys(MULTI_AGENT_TOOLS, "letta_multi_agent_core"),
+    **dict.fromkeys(FILE_TOOLS, "letta_files_core"),
+}
 
 
 def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
