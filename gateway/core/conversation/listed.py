@@ -77,7 +77,7 @@ def listed(e: Exchange) -> list[ListedMessage]:
     return [*found, ListedMessage(e, seq, None, said, at, is_reply=True)]
 
 
-def calls_of(e: Exchange) -> dict[str, str]:
+def called_tools(e: Exchange) -> dict[str, str]:
     """Returns the calls of an exchange's reply: id -> tool."""
     messages = _full(e).get("messages") or ([] if e.said is None else [orjson.loads(e.said)])
     return {

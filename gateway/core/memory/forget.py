@@ -12,7 +12,7 @@ from dataclasses import replace
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.dates import date_of
 from gateway.core.memory.builtin import SEARCHING
@@ -41,7 +41,7 @@ def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
     above: the step whose calls they answer. Both with their content. Of calls that were erased no result is left.
     """
     is_gone = above.state is State.FORGOTTEN or -1 in above.hush
-    calls = None if is_gone else calls_of(above)
+    calls = None if is_gone else called_tools(above)
     messages = orjson.loads(e.input or b"[]")
     left = [_without_found(m, calls, erased) for m in messages]
     return e if left == messages else replace(e, input=orjson.dumps(left))

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_result, text_of
 from gateway.core.conversation.fillers import without_fillers
-from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.prompt import note
@@ -92,4 +92,4 @@ def messages_of(
 
 def tools_used(e: Exchange) -> list[str]:
     """Returns the tools that were called in an exchange, in order. e: with its content."""
-    return [] if is_tombstone(e) else list(calls_of(e).values())
+    return [] if is_tombstone(e) else list(called_tools(e).values())

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.core.conversation.append import as_heard
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import calls_of, cut_short
+from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.core.prompt.compose import is_told
 from gateway.core.turn.guide import ToolResult
@@ -217,7 +217,7 @@ class BeginsRuns:
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
         left = await results_left(store, step, known.path[-1], ())
-        order = [*calls_of(known.path[-1])]
+        order = [*called_tools(known.path[-1])]
         results = [*left, *denied(step, {each.call_id for each in left})]
         results.sort(key=lambda each: order.index(each.call_id))
         return await self._write_results(known, sending, EndpointForm(), step, results)
@@ -225,7 +225,7 @@ class BeginsRuns:
     async def _last_step(self, known: Known) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""
         tip = known.path[-1] if known.path else None
-        if tip is None or tip.state is State.FORGOTTEN or not calls_of(tip):
+        if tip is None or tip.state is State.FORGOTTEN or not called_tools(tip):
             return None
         try:
             agent = known.agent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.core.conversation.listed import CannotRewrite, ListedMessage, calls_of, listed, rewritten
+from gateway.core.conversation.listed import CannotRewrite, ListedMessage, called_tools, listed, rewritten
 from gateway.core.ids import Place, placed
 from gateway.errors import BadRequest
 from gateway.run.agents.calls.record import still_waiting
@@ -275,7 +275,7 @@ class AgentMessages:
         }
         if asked:
             known |= await self._store.messages.of_rows(agent.id, sorted(asked))
-        calls = {id: calls_of(row.exchange) for id, row in known.items()}
+        calls = {id: called_tools(row.exchange) for id, row in known.items()}
         waits = {row.exchange.id: await self._waiting(agent, row.exchange) for row in rows if row.waiting}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):

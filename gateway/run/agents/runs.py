@@ -19,7 +19,7 @@ from zlib import crc32
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import abandon, asks_again, heard_before, repeated
 from gateway.core.conversation.canonical import Canon
-from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.listed import called_tools
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView
@@ -532,7 +532,7 @@ def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         e.seq,
         e.seq + len(e.inputs),
         is_resumed,
-        calls_of(e) if is_resumed else {},
+        called_tools(e) if is_resumed else {},
         run.steps,
         run.counts,
         1 if accepted is None else accepted.attempt,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core import ids
-from gateway.core.conversation.listed import ListedMessage, calls_of, listed
+from gateway.core.conversation.listed import ListedMessage, called_tools, listed
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Origin, Showing, raw_json, shown, summary_shown
 from gateway.run.agents.calls.record import still_waiting
@@ -78,7 +78,7 @@ class Exchanges:
             # A turn that waited begins with results of calls that an earlier one made.
             rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
             if (above := rows.get(first.parent)) is not None:
-                names.update(calls_of(above.exchange))
+                names.update(called_tools(above.exchange))
                 # Where it ended with these, there is no other step that they could belong to.
                 if first.id in rows and rows[first.id].run is None:
                     maker = above.exchange
@@ -89,7 +89,7 @@ class Exchanges:
                 waiting = await still_waiting(self.store, step, steps[-1])
         found = []
         for before, e in zip((maker, *steps), steps, strict=False):
-            names.update(calls_of(e))
+            names.update(called_tools(e))
             # A result belongs to the step that made the call.
             called = before if before is not None and before.id == e.parent else e
             for m in listed(e):

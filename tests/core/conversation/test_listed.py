@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.listed import CannotRewrite, calls_of, listed, rewritten
+from gateway.core.conversation.listed import CannotRewrite, called_tools, listed, rewritten
 from storage.records import Exchange, State
 from tests.core.conversations import assistant, call, result, user
 
@@ -44,7 +44,7 @@ def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
     assert places(e) == [(10, None, "one"), (11, 1, None), (11, 2, "Found."), (11, None, SAID["content"])]
     assert listed(e)[1].message["tool_calls"] == CALLS["tool_calls"]
     assert [m.place for m in listed(e)] == sorted(m.place for m in listed(e))
-    assert calls_of(e) == {"c1": "conversation_search"}
+    assert called_tools(e) == {"c1": "conversation_search"}
 
 
 def test_a_step_is_one_reply_with_its_calls() -> None:

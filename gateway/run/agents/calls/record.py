@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from gateway.core.conversation.listed import calls_of
+from gateway.core.conversation.listed import called_tools
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
@@ -29,7 +29,7 @@ _log = logging.getLogger("mnemogate")
 
 def call_number(step: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step among the texts of its run."""
-    return step.seq * _PLACES + min([*calls_of(step)].index(call_id), _RESULTS - 1)
+    return step.seq * _PLACES + min([*called_tools(step)].index(call_id), _RESULTS - 1)
 
 
 def is_of_step(step: Exchange, number: int) -> bool:
@@ -85,7 +85,7 @@ async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection
     kept = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
     noted = {text.seq for text in await texts(*run, "call", after=after)}
     found = []
-    for id in calls_of(e):
+    for id in called_tools(e):
         number = call_number(e, id)
         answer, outcome = kept.get(number), kept.get(number + _RESULTS)
         if id in but:
