@@ -494,8 +494,6 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], anc
     Without an anchor the results of tools are no evidence, because many exchanges have the same ones. Where more was
     said in front of them than the path has, the same words were said once more in a turn that is not stored.
     """
-    if not block:
-        return False
     for x in (c, tree.top(c)):
         inputs = x.inputs
         if anchor is None and not any(map(is_user, inputs)):

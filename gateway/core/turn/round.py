@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.types import Event, Header, Json, is_event_stream
+from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import as_filler
 from gateway.core.conversation.private import with_private
@@ -237,8 +237,6 @@ class Round:
         """Takes the proper end of a stream."""
         if not self.is_success:
             return Refused(b"".join(self._refusal))
-        if self.form is not AS_EVENTS and not is_event_stream(self.status, self.headers):
-            return Refused(b"")
         if not self._choices_done:
             return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
         return self._complete()
