@@ -289,8 +289,8 @@ def free_port() -> int:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Returns this process's environment without what would change a gateway's settings."""
-    settings = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_")
+    """Returns this process's environment without what would change a gateway's settings, or compile it at each start."""
+    settings = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(settings)} | more
 
 
