@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import errno
 import http.client
-import io
 import json
 import logging
 import os
@@ -17,7 +16,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +45,7 @@ from gateway.run.admin.printed import (
     show_revoked,
     size,
 )
+from gateway.run.admin.streams import open_closed_streams, opened, recode
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings_load import POSTGRES, load_settings, settings_file
@@ -69,9 +68,9 @@ OWN = ("run", "parser", "limits", "config", "db", "file", "all_users", "json", "
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
     """Runs one command and returns its exit code. limits: of the gateway that `serve` starts."""
-    _open_closed_streams()
+    open_closed_streams()
     # What the terminal's encoding has no sign for is shown by its number.
-    _recode(sys.stdout, errors="backslashreplace")
+    recode(sys.stdout, errors="backslashreplace")
     arguments, left = _parser().parse_known_args(argv)
     if left:  # argparse would show the usage of the whole program, not that of the command
         arguments.parser.error(f"unrecognized arguments: {' '.join(left)}")
@@ -107,19 +106,6 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         return EXIT_FAILED
 
 
-def _open_closed_streams() -> None:
-    """Opens the standard streams that were closed (`>&-`). Else the next file or socket would get their numbers."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it gets the lowest number: that one
-
-
-def _recode(stream: IO[str], encoding: str | None = None, errors: str = "strict") -> None:
-    """Gives a standard stream another encoding, or another way with what its encoding does not have."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(encoding=encoding, errors=errors)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemogate",
@@ -145,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "move all that the SQLite file holds to a PostgreSQL; begun again, it goes on"
     move = _command(commands, "move", _move, text)
     move.add_argument("url", type=_server_url, help="the database to fill: postgresql://USER@HOST/NAME")
+    _add_from_letta(commands)
     return parser
 
 
@@ -207,6 +194,22 @@ def _add_keys(actions: Any) -> None:
     _add_operation(actions, "keys-list", show_keys, "list the keys")
     revoke = _add_operation(actions, "keys-revoke", show_revoked, "revoke a key")
     revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
+
+
+def _add_from_letta(commands: Any) -> None:
+    text = "move the agents of a Letta server, with all that they remember, to a gateway; begun again, it goes on"
+    sub = commands.add_parser("from-letta", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=_from_letta, parser=sub)
+    sub.add_argument("url", type=_http_url, help="the Letta server: http://HOST:8283")
+    sub.add_argument("--token", help="its password or token (default: LETTA_API_KEY)")
+    here = "http://127.0.0.1:8080"
+    sub.add_argument(
+        "--to", metavar="URL", type=_http_url, default=here, help=f"the gateway (default: {here})"
+    )
+    sub.add_argument("--key", help="a gateway key of the agents' project (default: MNEMOGATE_KEY)")
+    sub.add_argument("--model", help="the model that they get (default: the one that each has)")
+    which = "an agent's id; may be given several times (default: all agents)"
+    sub.add_argument("--agent", metavar="ID", action="append", default=[], help=which)
 
 
 def _add_jobs(commands: Any) -> None:
@@ -370,6 +373,21 @@ def _move(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED if done.refused else 0
 
 
+def _from_letta(arguments: argparse.Namespace) -> int:
+    from gateway.web.letta.from_letta import Server, move_agents
+
+    source = Server(arguments.url, arguments.token or os.environ.get("LETTA_API_KEY"))
+    target = Server(arguments.to, arguments.key or os.environ.get("MNEMOGATE_KEY"))
+    done = move_agents(
+        source, target, arguments.agent, lambda line: print(plain(line), flush=True), model=arguments.model
+    )
+    models = ", ".join(f"{plain(model)} ({n})" for model, n in sorted(done.models.items()))
+    print(f"{done.moved} moved, {done.there} here before, {done.failed} not moved.", file=sys.stderr)
+    if models:
+        print(f"Their models: {models}. The gateway's upstreams must serve these.", file=sys.stderr)
+    return EXIT_FAILED if done.failed else 0
+
+
 def _version(_: argparse.Namespace) -> None:
     print(f"mnemogate {version('mnemogate')}")
 
@@ -433,6 +451,12 @@ def _lines(text: str) -> int:
     return int(text)
 
 
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("expected http://HOST:PORT")
+    return text
+
+
 def _server_url(text: str) -> str:
     if not text.startswith(POSTGRES):
         raise argparse.ArgumentTypeError("expected postgresql://USER@HOST/NAME")
@@ -442,7 +466,7 @@ def _server_url(text: str) -> str:
 def _memory_export(arguments: argparse.Namespace) -> None:
     settings, wanted = _settings(arguments), _given(arguments)
     answer = _perform(settings, "memory-export", wanted)
-    with _opened(arguments.file, "w", sys.stdout) as file:
+    with opened(arguments.file, "w", sys.stdout) as file:
         while True:
             file.writelines(f"{line}\n" for line in answer["lines"])
             if answer["next"] is None:
@@ -452,7 +476,7 @@ def _memory_export(arguments: argparse.Namespace) -> None:
 
 def _memory_import(arguments: argparse.Namespace) -> None:
     settings, wanted, place, line = _settings(arguments), _given(arguments), None, 1
-    with _opened(arguments.file, "r", sys.stdin) as file:
+    with opened(arguments.file, "r", sys.stdin) as file:
         for lines in _pages(file):
             page = {**wanted, "lines": lines, "line": line, "at": place}
             place = _perform(settings, "memory-import", page)["at"]
@@ -460,26 +484,6 @@ def _memory_import(arguments: argparse.Namespace) -> None:
     if place is None:
         raise BadRequest("There is nothing to import.")
     _perform(settings, "memory-import", {**wanted, "lines": [], "at": place, "end": True})
-
-
-@contextmanager
-def _opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
-    """Opens the file, or takes the standard stream without one, in UTF-8. Raises: GatewayError: it cannot be used."""
-
-    def private(path: str, flags: int) -> int:
-        # A new file is for this account alone, as the database is.
-        return os.open(path, flags, 0o600)
-
-    if not path:
-        _recode(standard, "utf-8")
-    try:
-        with open(path, mode, encoding="utf-8", opener=private) if path else nullcontext(standard) as file:
-            yield file
-    except BrokenPipeError:
-        raise
-    except (OSError, UnicodeError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise GatewayError(f"{path or standard.name}: {why}") from error
 
 
 # As much as a gateway that serves takes at once; a line may be a whole request.

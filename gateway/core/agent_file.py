@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from storage.records import Block
 
 
@@ -27,12 +27,23 @@ class CarriedPassage:
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedConversation:
+    """A conversation beside an agent's `default`. begun: seconds since the epoch. messages: oldest first."""
+
+    uid: str
+    said: ConversationDefinition
+    begun: float
+    messages: Sequence[CarriedMessage] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedArchive:
-    """An archive. passages: oldest first."""
+    """An archive. passages: oldest first. uid: that it keeps; None: it is given one, as in the classes below."""
 
     name: str
     body: dict[str, Any]
     passages: Sequence[CarriedPassage] = ()
+    uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +53,12 @@ class CarriedFolder:
     name: str
     body: dict[str, Any]
     files: Sequence[tuple[str, str, str]] = ()
+    uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CarriedAgent:
-    """An agent. blocks, folders, archives: by their keys in the file. tools: by name."""
+    """An agent. blocks, folders, archives: by their keys in the file. tools: by name. messages: of `default`."""
 
     name: str
     definition: AgentDefinition
@@ -57,12 +69,15 @@ class CarriedAgent:
     archives: Sequence[str] = ()
     passages: Sequence[CarriedPassage] = ()
     messages: Sequence[CarriedMessage] = ()
+    conversations: Sequence[CarriedConversation] = ()
+    uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AgentFile:
     """The content of a file. tools: those that are defined in it, by name. blocks: each with what else is said of it.
 
+    block_uids: those that blocks keep. What keeps its uid and is there already is not made again but attached.
     left_out: names of what the file has and the gateway does not take.
     """
 
@@ -71,4 +86,5 @@ class AgentFile:
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
     folders: Mapping[str, CarriedFolder] = field(default_factory=dict)
     archives: Mapping[str, CarriedArchive] = field(default_factory=dict)
+    block_uids: Mapping[str, str] = field(default_factory=dict)
     left_out: Sequence[str] = ()

@@ -13,7 +13,8 @@ import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError
 
-from gateway.dialects.letta.agent_file.read import ImportForm, read_file
+from gateway.dialects.letta.agent_file.form import ImportForm
+from gateway.dialects.letta.agent_file.read import read_file
 from gateway.settings import ProfileSettings
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich

@@ -11,30 +11,41 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
-
+from gateway.core import ids
 from gateway.core.agent_file import (
     AgentFile,
     CarriedAgent,
     CarriedArchive,
+    CarriedConversation,
     CarriedFolder,
     CarriedMessage,
     CarriedPassage,
 )
-from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
+from gateway.core.definition import AgentDefinition, ConversationDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
 from gateway.core.memory.kinds import kind_of
 from gateway.core.turn.rules import HEARTBEAT
+from gateway.dialects.letta.agent_file.form import (
+    File,
+    FileAgent,
+    FilePassage,
+    FileSleeptime,
+    FileTool,
+    GroupConfig,
+    ImportForm,
+    Ours,
+    OursOfAgent,
+)
 from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
 from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
 from gateway.dialects.letta.agent_file.write import OURS
-from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, Maybe, convert, parse
+from gateway.dialects.letta.body import convert, parse
 from gateway.dialects.letta.error import Fault, Unprocessable
-from gateway.dialects.letta.resources.agent import MOST_PARTS, CreateAgent, definition_of
+from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.tool import UpdateTool, tool_of
@@ -42,126 +53,7 @@ from gateway.errors import BadRequest
 from storage.records import Block
 
 _AT = ("body", "file")
-_Name = Annotated[str, Meta(min_length=1, max_length=200)]
-
-
-class ImportForm(Body):
-    """The fields beside an agent file. The second names of three of them are those of older clients."""
-
-    append_copy_suffix: bool = False
-    override_existing_tools: bool = True
-    strip_messages: bool = False
-    name: Maybe[_Name] = UNSET
-    override_name: Maybe[_Name] = UNSET
-    model: Maybe[_Name] = UNSET
-    override_model_handle: Maybe[_Name] = UNSET
-    embedding: Maybe[str] = UNSET
-    override_embedding_handle: Maybe[str] = UNSET
-    env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
-    secrets: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
-    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
-
-
-class _FileAgent(msgspec.Struct):
-    id: str
-    name: _Name | None = None
-    agent_type: str | None = None
-    tool_ids: Annotated[list[str], MOST_PARTS] | None = None
-    block_ids: Annotated[list[str], MOST_PARTS] | None = None
-    source_ids: Annotated[list[str], MOST_PARTS] | None = None
-    tags: Annotated[list[str], MOST_PARTS] | None = None
-    messages: list[FileMessage] | None = None
-    tool_exec_environment_variables: dict[str, str | None] | None = None
-    secrets: dict[str, str | None] | None = None
-
-
-class _FileTool(msgspec.Struct):
-    id: str
-    name: _Name
-    tool_type: str = "custom"
-
-
-class _FileSkill(msgspec.Struct):
-    """A file with instructions, which programs of Letta's read beside the server."""
-
-    name: str
-
-
-class _FileSource(msgspec.Struct):
-    id: str
-    name: _Name
-    description: str | None = None
-    instructions: str | None = None
-    metadata: dict[str, Any] | None = None
-    embedding_config: dict[str, Any] | None = None
-
-
-class _FileOfSource(msgspec.Struct):
-    id: str
-    source_id: str
-    file_name: str | None = None
-    original_file_name: str | None = None
-    file_type: str | None = None
-    content: str | None = None
-
-
-class _FilePassage(msgspec.Struct):
-    text: Annotated[str, Meta(min_length=1)]
-    tags: list[str] = []
-    created_at: str | None = None
-
-
-class _FileArchive(msgspec.Struct):
-    name: _Name
-    description: str | None = None
-    passages: list[_FilePassage] = []
-
-
-_Frequency = Annotated[int, Meta(ge=1)]
-
-
-class _Sleeptime(msgspec.Struct):
-    """An agent is read by a sleeptime agent. frequency: turns; None: after each."""
-
-    frequency: _Frequency | None = None
-
-
-class _GroupConfig(msgspec.Struct):
-    manager_type: str | None = None
-    manager_agent_id: str | None = None
-    sleeptime_agent_frequency: _Frequency | None = None
-
-
-class _FileGroup(msgspec.Struct):
-    agent_ids: list[str] = []
-    manager_config: _GroupConfig | None = None
-
-
-class _OursOfAgent(msgspec.Struct):
-    mnemogate: dict[str, Any] = {}
-    sleeptime: _Sleeptime | None = None
-    message_buffer_limit: int | None = None
-    message_buffer_min: int | None = None
-    passages: list[_FilePassage] = []
-    archives: list[_FileArchive] = []
-
-
-class _Ours(msgspec.Struct):
-    agents: dict[str, _OursOfAgent] = {}
-
-
-class _File(msgspec.Struct):
-    """A file, as far as its parts are of one form; the rest of an agent, a block and a tool is read by itself."""
-
-    agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
-    blocks: list[dict[str, Any]] = []
-    tools: list[dict[str, Any]] = []
-    sources: list[_FileSource] = []
-    files: list[_FileOfSource] = []
-    groups: list[_FileGroup] = []
-    mcp_servers: list[dict[str, Any]] = []
-    skills: list[_FileSkill] | None = None
-    metadata: dict[str, Any] = {}
+_OURS_AT = (*_AT, "metadata", OURS)
 
 
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
@@ -172,38 +64,44 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     json = _parsed(data)
     if is_older(json):
         json = in_newer_form(json, _AT)
-    file = convert(json, _File, _AT)
+    file = convert(json, File, _AT)
     ours = _ours(file.metadata)
+    is_ours = OURS in file.metadata and not ours.is_moved
+    kept = _kept(file) if ours.is_moved else {}
     _check_ids(json)
     left_out: list[str] = []
     slept_on, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
     left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
-    tools, names = _tools(file.tools, left_out, is_ours=OURS in file.metadata)
+    tools, names = _tools(file.tools, left_out, is_ours=is_ours)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
-    folders = _folders(file)
+    folders = _folders(file, kept)
     archives: dict[str, CarriedArchive] = {}
     agents = []
     for n, raw in enumerate(file.agents):
         at = (*_AT, "agents", n)
-        agent = convert(raw, _FileAgent, at)
+        agent = convert(raw, FileAgent, at)
         if agent.id in sleepers:
             # Its primary gets one of its own.
             left_out.append(f"agents.{n}")
             continue
         own = ours.agents.get(agent.id)
+        # On Letta's server an agent that speaks by a tool thinks in text.
+        thinks = not is_ours and kind_of(agent.agent_type or "").style == "message"
+        spoken = partial(_messages, now=now, left_out=left_out, thinks=thinks)
         sleeptime = slept_on.get(agent.id) or (None if own is None else own.sleeptime)
         keys = []
         for archive in () if own is None else own.archives:
             keys.append(f"archive-{len(archives)}")
             body = {"description": archive.description, "embedding": None, "embedding_config": None}
-            archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now))
+            uid = None if archive.id is None else _uid(archive.id, (*_OURS_AT, "archives", "id"))
+            archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now), uid)
         left_out += _secrets(agent)
         agents.append(
             CarriedAgent(
                 _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1),
                 replace(
-                    _definition(raw, own, form, at),
+                    _definition(raw, own if is_ours else None, form, at),
                     sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency),
                 ),
                 agent.tags or (),
@@ -212,11 +110,22 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
                 _known(agent.source_ids, folders, (*at, "source_ids")),
                 keys,
                 () if own is None else _passages(own.passages, now),
-                () if form.strip_messages else _messages(agent, now, n, left_out, is_ours=own is not None),
+                () if form.strip_messages else spoken(agent.messages or (), f"agents.{n}.messages"),
+                [
+                    CarriedConversation(
+                        _uid(each.id, (*_OURS_AT, "conversations", "id")),
+                        ConversationDefinition(summary=each.summary),
+                        moment_of(each.created_at, _OURS_AT) or now,
+                        spoken(each.messages, f"agents.{n}.{each.id}"),
+                    )
+                    for each in (() if own is None or form.strip_messages else own.conversations)
+                ],
+                kept.get(agent.id),
             )
         )
         _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
-    return AgentFile(agents, tools, blocks, folders, archives, left_out)
+    block_uids = {key: kept[key] for key in blocks if key in kept}
+    return AgentFile(agents, tools, blocks, folders, archives, block_uids, left_out)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
@@ -230,14 +139,31 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return json
 
 
-def _ours(metadata: Mapping[str, Any]) -> _Ours:
-    at = (*_AT, "metadata", OURS)
+def _ours(metadata: Mapping[str, Any]) -> Ours:
     text = metadata.get(OURS)
     if text is None:
-        return _Ours()
+        return Ours()
     if not isinstance(text, str):
-        raise Unprocessable([Fault(at, "Expected JSON in a text", "json_invalid")])
-    return convert(parse(text.encode(), at), _Ours, at)
+        raise Unprocessable([Fault(_OURS_AT, "Expected JSON in a text", "json_invalid")])
+    return convert(parse(text.encode(), _OURS_AT), Ours, _OURS_AT)
+
+
+def _kept(file: File) -> dict[str, str]:
+    """Returns the uids of agents, blocks and folders that keep theirs, by id. Raises: Unprocessable."""
+    parts = {
+        "agents": [str(each.get("id")) for each in file.agents],
+        "blocks": [str(each.get("id")) for each in file.blocks],
+        "sources": [each.id for each in file.sources],
+    }
+    return {id: _uid(id, (*_AT, part, n, "id")) for part, some in parts.items() for n, id in enumerate(some)}
+
+
+def _uid(id: str, at: tuple[str | int, ...]) -> str:
+    """Returns the uid of an id that something keeps. Raises: Unprocessable."""
+    uid = ids.uid_of(id.partition("-")[0], id)
+    if uid is None:
+        raise Unprocessable([Fault(at, "Expected an id of Letta's: a kind and a UUID", value=id[:100])])
+    return uid
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
@@ -271,7 +197,7 @@ def _tools(
     names: dict[str, str] = {}
     for n, raw in enumerate(tools):
         at = (*_AT, "tools", n)
-        tool = convert(raw, _FileTool, at)
+        tool = convert(raw, FileTool, at)
         names[tool.id] = tool.name
         if tool.tool_type == "external_mcp":
             continue  # the project has a tool of this name, or it has not
@@ -326,7 +252,7 @@ def _check_labels(blocks: Sequence[Block], at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
 
 
-def _folders(file: _File) -> dict[str, CarriedFolder]:
+def _folders(file: File, kept: Mapping[str, str]) -> dict[str, CarriedFolder]:
     made = {}
     for source in file.sources:
         body = {
@@ -336,7 +262,9 @@ def _folders(file: _File) -> dict[str, CarriedFolder]:
             "embedding_config": source.embedding_config,
         }
         made[source.id] = CarriedFolder(
-            source.name, {name: value for name, value in body.items() if value is not None}
+            source.name,
+            {name: value for name, value in body.items() if value is not None},
+            uid=kept.get(source.id),
         )
     texts: dict[str, list[tuple[str, str, str]]] = {id: [] for id in made}
     for n, each in enumerate(file.files):
@@ -347,7 +275,7 @@ def _folders(file: _File) -> dict[str, CarriedFolder]:
     return {id: replace(folder, files=texts[id]) for id, folder in made.items()}
 
 
-def _secrets(agent: _FileAgent) -> Iterable[str]:
+def _secrets(agent: FileAgent) -> Iterable[str]:
     """Yields names of secrets, whose values an export wipes. Raises: BadRequest: a value is there."""
     for field in ("tool_exec_environment_variables", "secrets"):
         values: dict[str, str | None] = getattr(agent, field) or {}
@@ -359,24 +287,24 @@ def _secrets(agent: _FileAgent) -> Iterable[str]:
         yield from (f"secrets.{name}" for name in values if field == "secrets" or not agent.secrets)
 
 
-def _groups(file: _File, left_out: list[str]) -> tuple[dict[str, _Sleeptime], set[str]]:
+def _groups(file: File, left_out: list[str]) -> tuple[dict[str, FileSleeptime], set[str]]:
     """Returns the agents that are read by sleeptime agents, and those sleeptime agents. Other groups are left out."""
     known = {str(each.get("id")) for each in file.agents}
-    slept_on: dict[str, _Sleeptime] = {}
+    slept_on: dict[str, FileSleeptime] = {}
     sleepers: set[str] = set()
     for n, group in enumerate(file.groups):
-        config = group.manager_config or _GroupConfig()
+        config = group.manager_config or GroupConfig()
         manager = config.manager_agent_id
         if config.manager_type not in ("sleeptime", "voice_sleeptime") or manager not in known:
             left_out.append(f"groups.{n}")
             continue
         assert manager is not None
-        slept_on[manager] = _Sleeptime(config.sleeptime_agent_frequency)
+        slept_on[manager] = FileSleeptime(config.sleeptime_agent_frequency)
         sleepers |= known & {*group.agent_ids} - {manager}
     return slept_on, sleepers
 
 
-def _named(agent: _FileAgent, form: ImportForm, *, is_only: bool) -> str:
+def _named(agent: FileAgent, form: ImportForm, *, is_only: bool) -> str:
     name = agent.name or agent.id
     for other in (form.override_name, form.name):
         if isinstance(other, str) and is_only:
@@ -395,7 +323,7 @@ _FIELDS = (
 
 
 def _definition(
-    raw: Mapping[str, Any], own: _OursOfAgent | None, form: ImportForm, at: tuple[str | int, ...]
+    raw: Mapping[str, Any], own: OursOfAgent | None, form: ImportForm, at: tuple[str | int, ...]
 ) -> AgentDefinition:
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     if isinstance(rules := fields.get("tool_rules"), list):
@@ -447,24 +375,22 @@ def _compaction(settings: Any) -> Any:
     return kept
 
 
-def _passages(passages: Sequence[_FilePassage], now: float) -> list[CarriedPassage]:
-    at = (*_AT, "metadata", OURS)
+def _passages(passages: Sequence[FilePassage], now: float) -> list[CarriedPassage]:
     return [
-        CarriedPassage(each.text, tuple(each.tags), moment_of(each.created_at, at) or now)
+        CarriedPassage(each.text, tuple(each.tags), moment_of(each.created_at, _OURS_AT) or now)
         for each in passages
     ]
 
 
 def _messages(
-    agent: _FileAgent, now: float, place: int, left_out: list[str], *, is_ours: bool
+    said: Sequence[FileMessage], place: str, now: float, left_out: list[str], *, thinks: bool
 ) -> list[CarriedMessage]:
-    messages = [*enumerate(agent.messages or ())]
+    """Returns the messages of a conversation as they are stored. place: where they lie in the file."""
+    messages = [*enumerate(said)]
     # The first one is the compiled prompt, which is made anew.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
-    # On Letta's server an agent that speaks by a tool thinks in text.
-    thinks = not is_ours and kind_of(agent.agent_type or "").style == "message"
     found = [(n, made) for n, each in messages for made in read(each, now, thinks=thinks)]
     sound = [*answers(made for _, made in found)]
-    left_out += [f"agents.{place}.messages.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
+    left_out += [f"{place}.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
     return [made for (_, made), ok in zip(found, sound, strict=True) if ok]

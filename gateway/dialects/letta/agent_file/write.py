@@ -24,7 +24,7 @@ OURS = "mnemogate"  # the key in `metadata`
 _REVISION = "0"  # of Letta's database, which there is none of here
 
 # The fields of a created agent that an AgentState has under the same name.
-_SAME = (
+SAME = (
     "name", "tags", "system", "agent_type", "description", "metadata", "llm_config", "embedding_config",
     "embedding", "model_settings", "compaction_settings", "context_window_limit", "message_buffer_autoclear",
     "response_format", "timezone", "max_files_open", "per_file_view_window_char_limit", "hidden", "tool_rules",
@@ -38,15 +38,15 @@ _FALSE = (
     "include_base_tools", "include_multi_agent_tools", "include_base_tool_rules", "include_default_source",
     "enable_reasoner", "template", "enable_sleeptime",
 )  # fmt: skip
-_BLOCK = (
+BLOCK = (
     "value", "limit", "project_id", "template_name", "is_template", "template_id", "base_template_id", "deployment_id",
     "entity_id", "preserve_on_migration", "label", "read_only", "description", "metadata", "hidden", "tags",
 )  # fmt: skip
-_FILE = (
+FILE = (
     "file_name", "original_file_name", "file_path", "file_type", "file_size", "file_creation_date",
     "file_last_modified_date", "processing_status", "error_message", "total_chunks", "chunks_embedded", "content",
 )  # fmt: skip
-_SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
+SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ def agent_file(of: Travelling, now: float) -> bytes:
         _system(state, agent_id, now),
         *(written(each, f"message-{n}", agent_id) for n, each in enumerate(of.messages, 1)),
     ]
-    sources = [{**_some(folder, _SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(of.folders)]
+    sources = [{**some(folder, SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(of.folders)]
     files = [
-        {"source_id": source["id"], **_some(file, _FILE)}
-        for source, (_, some) in zip(sources, of.folders, strict=True)
-        for file in some
+        {"source_id": source["id"], **some(file, FILE)}
+        for source, (_, texts) in zip(sources, of.folders, strict=True)
+        for file in texts
     ]
     agent = {
-        **_some(state, _SAME),
+        **some(state, SAME),
         **dict.fromkeys(_NONE),
         **dict.fromkeys(_FALSE, False),
         "memory_blocks": [],
@@ -116,7 +116,7 @@ def agent_file(of: Travelling, now: float) -> bytes:
     made = {
         "agents": [agent],
         "groups": [],
-        "blocks": [{**_some(each, _BLOCK), "id": f"block-{n}"} for n, each in enumerate(state["blocks"])],
+        "blocks": [{**some(each, BLOCK), "id": f"block-{n}"} for n, each in enumerate(state["blocks"])],
         "files": [{**each, "id": f"file-{n}"} for n, each in enumerate(files)],
         "sources": sources,
         "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
@@ -127,7 +127,8 @@ def agent_file(of: Travelling, now: float) -> bytes:
     return orjson.dumps(made, option=orjson.OPT_INDENT_2)
 
 
-def _some(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def some(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Returns the values of these names, None for those that are missing."""
     return {name: values.get(name) for name in names}
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -23,7 +24,7 @@ from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
 from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.transfer import WRITTEN, LineReader
 from gateway.run.agents.archives import ARCHIVE, Archives
-from gateway.run.agents.files.exchanges import exchange_lines
+from gateway.run.agents.files.exchanges import conversation_lines
 from gateway.run.agents.files.folders import Folders, SentFile
 from gateway.run.agents.registry import Registry, api_scope
 from gateway.run.agents.tools import ToolView
@@ -193,37 +194,53 @@ class AgentFiles:
             done.undo.append(lambda name=name, before=before: registry.put(project, name, before))  # type: ignore[misc]
 
     async def _make_stores(self, project: str, file: AgentFile, done: _Done) -> None:
+        for key, uid in file.block_uids.items():
+            with suppress(NotFound):
+                done.blocks[key] = (await self._store.named_blocks.get(project, uid)).block.uid
         for key, folder in file.folders.items():
+            if await self._is_there(project, DefinitionKind.FOLDER, folder.uid, key, done.folders):
+                continue
             named = await self._store.definitions.named(project, DefinitionKind.FOLDER, folder.name, 1)
             name = f"{folder.name}_{ids.new_uid()[:8]}" if named else folder.name
-            made = await self._folders.create(project, name, folder.body)
+            made = await self._folders.create(project, name, folder.body, uid=folder.uid)
             done.undo.append(lambda made=made: self._folders.delete(made))  # type: ignore[misc]
             for file_name, type, text in folder.files:
                 await self._folders.upload(made, SentFile(file_name, type, text.encode()), "suffix")
             done.folders[key] = made.uid
         for key, archive in file.archives.items():
-            kept = await self._archives.create(project, archive.name, archive.body)
+            if await self._is_there(project, DefinitionKind.ARCHIVE, archive.uid, key, done.archives):
+                continue
+            kept = await self._archives.create(project, archive.name, archive.body, uid=archive.uid)
             done.undo.append(lambda uid=kept.uid: self._archives.delete(project, uid))  # type: ignore[misc]
             memory = await self._archives.memory(project, kept.uid)
             for each in archive.passages:
                 await self._archives.add(memory, each.text, each.tags, at=each.at)
             done.archives[key] = kept.uid
 
+    async def _is_there(
+        self, project: str, kind: DefinitionKind, uid: str | None, key: str, made: dict[str, str]
+    ) -> bool:
+        """Returns whether what keeps its uid is there already; then it counts as made."""
+        if uid is None or await self._store.definitions.find(project, kind, uid) is None:
+            return False
+        made[key] = uid
+        return True
+
     async def _grow(
         self, project: str, agent: CarriedAgent, file: AgentFile, done: _Done
     ) -> tuple[Agent, int]:
         """Makes the memory of an agent, which nobody finds yet. Returns it, and its next number."""
         transfer, now = self._store.transfer, self._now()
-        scope = api_scope(project, ids.new_uid())
+        scope = api_scope(project, agent.uid or ids.new_uid())
         draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=now)
         memory = await transfer.begin(draft)
         done.undo.append(lambda: self._store.forgetting.wipe(memory.id))
-        messages, next_seq = exchange_lines(agent.messages, ids.new_uid())
+        said, next_seq = _said_lines(agent)
         end = next_seq + len(agent.passages)
         reader = LineReader(self._store, memory, end)
         lines = iter(
             [
-                *messages,
+                *said,
                 {"definition": {
                     "kind": DefinitionKind.AGENT, "uid": "", "name": agent.name, "created": now, "updated": now,
                     "body": agent.definition.body(),
@@ -267,6 +284,19 @@ class AgentFiles:
                 yield {"kind": kind, "uid": uids[key]}
 
 
+def _said_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:
+    """Returns the lines of an agent's conversations, and the next number."""
+    lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT)
+    for each in agent.conversations:
+        spoken, next_seq = conversation_lines(each.messages, each.uid, None, begun=each.begun, first=next_seq)
+        said = {
+            "kind": DefinitionKind.CONVERSATION, "uid": each.uid, "name": "", "created": each.begun,
+            "updated": each.begun, "body": each.said.body(),
+        }  # fmt: skip
+        lines += [*spoken, {"definition": said}]
+    return lines, next_seq
+
+
 async def _then(found: Awaitable[AgentEntry], do: Callable[[AgentEntry], Awaitable[None]]) -> None:
     await do(await found)
 
@@ -285,7 +315,7 @@ async def _undo(done: _Done) -> None:
 
 
 def _block_lines(agent: CarriedAgent, file: AgentFile, done: _Done, now: float) -> Iterator[dict[str, Any]]:
-    """Yields an agent's blocks: those that an agent of the file before it has are attached."""
+    """Yields an agent's blocks: those that an agent before it has are attached."""
     for key in agent.blocks:
         block, details = file.blocks[key]
         if key in done.blocks:
@@ -294,7 +324,7 @@ def _block_lines(agent: CarriedAgent, file: AgentFile, done: _Done, now: float) 
                 "limit": block.limit, "read_only": block.read_only, "value": block.value, "details": details,
             }}  # fmt: skip
             continue
-        done.blocks[key] = ids.new_uid()
+        done.blocks[key] = file.block_uids.get(key) or ids.new_uid()
         yield {"block": {
             "label": block.label, "description": block.description, "limit": block.limit,
             "read_only": block.read_only, "uid": done.blocks[key], "details": details,

@@ -13,26 +13,38 @@ from gateway.core.agent_file import CarriedMessage
 from gateway.core.conversation.canonical import squash, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_opaque
-from storage.records import DEFAULT
 
 # The upstream of replies that were made elsewhere: what only its provider can read is sent to no other.
 _ELSEWHERE = "import"
 
 
-def exchange_lines(messages: Sequence[CarriedMessage], uid: str) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of the conversation `default`, and the next number. uid: its public name."""
+def conversation_lines(
+    messages: Sequence[CarriedMessage],
+    uid: str,
+    key: str | None,
+    *,
+    begun: float | None = None,
+    first: int = 1,
+) -> tuple[list[dict[str, Any]], int]:
+    """Returns the lines of a conversation, and the next number.
+
+    uid: its public name. key: its caller's name for it. begun: when; None: with its first message, and without one it
+    is not there.
+    """
     lines: list[dict[str, Any]] = []
-    seq, parent, prior = 1, None, None
+    seq, parent, prior = first, None, None
     for came, reply in grouped(messages):
         line = _line(uid, seq, parent, prior, came, reply)
         lines.append({"exchange": line})
         prior = seq if line["full"] is not None else prior
         seq, parent = seq + len(came) + 1, seq
-    if not lines:
-        return [], seq
-    begun, last = messages[0].at, messages[-1].at
+    if begun is None:
+        if not lines:
+            return [], seq
+        begun = messages[0].at
     conversation = {
-        "uid": uid, "key": DEFAULT, "begun": begun, "last_at": last, "settled_at": 0.0, "ours": True,
+        "uid": uid, "key": key, "begun": begun, "last_at": messages[-1].at if lines else begun, "settled_at": 0.0,
+        "ours": True,
     }  # fmt: skip
     return [{"conversation": conversation}, *lines], seq
 

@@ -65,11 +65,13 @@ class Folders:
 
     # -- folders
 
-    async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
-        """Makes a folder. Raises: Conflict: there is one of that name."""
+    async def create(
+        self, project: str, name: str, body: dict[str, Any], *, uid: str | None = None
+    ) -> Definition:
+        """Makes a folder. uid: its public name; None: a new one. Raises: Conflict: there is one of that name."""
         if await self._store.definitions.named(project, DefinitionKind.FOLDER, name, 1):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        uid = ids.new_uid()
+        uid = uid or ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))
         _, made = await self._store.defined_agents.create_memory(
             replace(draft, uid=uid), DefinitionKind.FOLDER, name, body, at=self._now()

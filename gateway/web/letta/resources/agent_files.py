@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.agent_file.read import ImportForm, read_file
+from gateway.dialects.letta.agent_file.form import ImportForm
+from gateway.dialects.letta.agent_file.read import read_file
 from gateway.dialects.letta.agent_file.write import OURS, Travelling, agent_file
 from gateway.dialects.letta.body import Body, Maybe
 from gateway.dialects.letta.resources.folder import file_json, folder_json

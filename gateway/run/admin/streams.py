@@ -1,0 +1,45 @@
+"""The standard streams, as commands use them, and the files that take their place."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import IO
+
+from gateway.errors import GatewayError
+
+
+def open_closed_streams() -> None:
+    """Opens the standard streams that were closed (`>&-`). Else the next file or socket would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it gets the lowest number: that one
+
+
+def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict") -> None:
+    """Gives a standard stream another encoding, or another way with what its encoding does not have."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding=encoding, errors=errors)
+
+
+@contextmanager
+def opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
+    """Opens the file, or takes the standard stream without one, in UTF-8. Raises: GatewayError: it cannot be used."""
+
+    def private(path: str, flags: int) -> int:
+        # A new file is for this account alone, as the database is.
+        return os.open(path, flags, 0o600)
+
+    if not path:
+        recode(standard, "utf-8")
+    try:
+        with open(path, mode, encoding="utf-8", opener=private) if path else nullcontext(standard) as file:
+            yield file
+    except BrokenPipeError:
+        raise
+    except (OSError, UnicodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise GatewayError(f"{path or standard.name}: {why}") from error

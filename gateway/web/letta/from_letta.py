@@ -1,0 +1,234 @@
+"""Moves the agents of a Letta server to a gateway: reads them there over REST, and imports them here over REST.
+
+An agent keeps its id, so that programs find it; so do its blocks, folders, conversations and shared archive. One that
+is here already is passed over, so that a move that was broken off is simply begun again. Nothing changes there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, urlencode
+from uuid import uuid4
+
+from gateway.core import ids
+from gateway.dialects.letta.agent_file.moved import MovedAgent, MovedConversation, moved_file, readers_of
+from gateway.errors import GatewayError
+
+_PAGE = 100
+_WAIT_S = 120.0
+_PARTS = ("blocks", "tools", "sources", "managed_group", "identities", "tags", "secrets")
+_INCLUDED = tuple(f"agent.{part}" for part in _PARTS)
+# What reading an answer of another form raises.
+_WRONG = (KeyError, TypeError, ValueError, AttributeError)
+
+_Json = dict[str, Any]
+
+
+class NotMoved(GatewayError):
+    """A refusal of a server, or an answer that cannot be read. answered: its status; 0: it did not answer."""
+
+    def __init__(self, message: str, answered: int = 0) -> None:
+        super().__init__(message)
+        self.answered = answered
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server with the agents API. url: without a path. key: None: it wants none."""
+
+    url: str
+    key: str | None = None
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """Returns what a path answers, as JSON. Raises: NotMoved."""
+        sent = "?" + urlencode(query, doseq=True) if query else ""
+        return self._ask(urllib.request.Request(f"{self._base}{path}{sent}"))
+
+    def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[_Json]:
+        """Yields all of a list, page after page. Raises: NotMoved."""
+        after: _Json = {}
+        # The limit counts messages as they are stored: of one several may be listed, or none.
+        while page := self.get(path, {**query, "limit": _PAGE, **after}):
+            if after.get("after") == page[-1]["id"]:
+                raise NotMoved(f"{self.url} answers {path} after {page[-1]['id']} with the same page again.")
+            yield from page
+            after = {"after": page[-1]["id"]}
+
+    def send_file(self, path: str, name: str, data: bytes, fields: Mapping[str, str]) -> Any:
+        """Sends a form with a file in `file`. Returns what is answered, as JSON. Raises: NotMoved."""
+        end = uuid4().hex
+        parts = [f'name="{key}"\r\n\r\n{value}'.encode() for key, value in fields.items()]
+        parts.append(
+            f'name="file"; filename="{name}"\r\ncontent-type: application/json\r\n\r\n'.encode() + data
+        )
+        head = f"--{end}\r\ncontent-disposition: form-data; ".encode()
+        body = b"".join(head + part + b"\r\n" for part in parts) + f"--{end}--\r\n".encode()
+        headers = {"content-type": f"multipart/form-data; boundary={end}"}
+        return self._ask(urllib.request.Request(f"{self._base}{path}", body, headers))
+
+    @property
+    def _base(self) -> str:
+        return self.url.rstrip("/")
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        if self.key is not None:
+            # Not sent on to where a redirect leads.
+            request.add_unredirected_header("authorization", f"Bearer {self.key}")
+        try:
+            with urllib.request.urlopen(request, timeout=_WAIT_S) as reply:
+                return json.load(reply)
+        except urllib.error.HTTPError as error:
+            with error:
+                said = error.read(2000).decode("utf-8", "replace")
+            raise NotMoved(
+                f"{self.url} answered {request.selector.partition('?')[0]} with {error.code}: {said}",
+                error.code,
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise NotMoved(f"{self.url} did not answer: {getattr(error, 'reason', None) or error}") from error
+        except ValueError as error:
+            raise NotMoved(f"{self.url} did not answer {request.selector} with JSON.") from error
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """The outcome of a move, in numbers of agents. models: those that the moved ones name."""
+
+    moved: int = 0
+    there: int = 0
+    failed: int = 0
+    models: Counter[str] = field(default_factory=Counter)
+
+
+def move_agents(
+    source: Server,
+    target: Server,
+    wanted: Sequence[str],
+    say: Callable[[str], None],
+    *,
+    model: str | None = None,
+) -> Arrivals:
+    """Moves agents one after the other, and says of each what became of it.
+
+    wanted: their ids; none: all. model: that they have here; None: the one that they had there.
+
+    Raises: NotMoved: a server cannot be reached, or lists no agents.
+    """
+    agents = list(_agents(source))
+    missing = {*wanted} - {each["id"] for each in agents}
+    if missing:
+        raise NotMoved(f"{source.url} has no agent {', '.join(sorted(missing))}.", 404)
+    readers = {id for each in agents for id in readers_of(each)}
+    sharing = Counter(id for each in agents for id in _archives(source, each["id"]))
+    done = Arrivals()
+    for state in agents:
+        # A sleeptime agent is made anew with the agent for which it reads.
+        if (wanted and state["id"] not in wanted) or (state["id"] in readers and not wanted):
+            continue
+        name = f"{state['id']} {state.get('name')!r}"
+        try:
+            if _is_there(target, state["id"]):
+                done.there += 1
+                say(f"{name}: is here already")
+                continue
+            moved = _read(source, state, sharing)
+            left_out = _write(target, moved, model)
+        except NotMoved as error:
+            done.failed += 1
+            say(f"{name}: not moved. {error.message}")
+        except _WRONG as error:
+            done.failed += 1
+            say(f"{name}: not moved. {source.url} has answered in another form than Letta 0.16: {error!r}")
+        else:
+            done.moved += 1
+            done.models[
+                str(model or state.get("model") or (state.get("llm_config") or {}).get("handle"))
+            ] += 1
+            say(f"{name}: {_told(moved)}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    return done
+
+
+def _agents(source: Server) -> Iterator[_Json]:
+    """Yields the agents of a server, the oldest first."""
+    order = {"order": "asc", "order_by": "created_at", "include": _INCLUDED}
+    return source.pages("/v1/agents/", order)
+
+
+def _archives(source: Server, agent: str) -> list[str]:
+    return [each["id"] for each in source.pages("/v1/archives/", {"agent_id": agent})]
+
+
+def _is_there(target: Server, agent: str) -> bool:
+    try:
+        target.get(f"/v1/agents/{quote(agent, safe='')}")
+    except NotMoved as error:
+        if error.answered == 404:
+            return False
+        raise
+    return True
+
+
+def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgent:
+    """Reads all that belongs to an agent. sharing: how many agents have an archive. Raises: NotMoved."""
+    path = f"/v1/agents/{state['id']}"
+    listed = {"order": "asc", "use_assistant_message": "false"}
+    conversations = [
+        MovedConversation(
+            each, list(_whole(source.pages(f"/v1/conversations/{each['id']}/messages", {"order": "asc"})))
+        )
+        for each in source.pages("/v1/conversations/", {"agent_id": state["id"]})
+    ]
+    # An agent's list has the messages of all of its conversations.
+    elsewhere = {message["id"] for each in conversations for message in each.messages}
+    messages = [m for m in _whole(source.pages(f"{path}/messages", listed)) if m["id"] not in elsewhere]
+    shared = [source.get(f"/v1/archives/{id}") for id in _archives(source, state["id"]) if sharing[id] > 1]
+    passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
+    files = [
+        file
+        for folder in state.get("sources") or ()
+        for file in source.pages(f"/v1/folders/{folder['id']}/files", {"include_content": "true"})
+    ]
+    return MovedAgent(state, messages, conversations, passages, files, shared[0] if shared else None)
+
+
+def _whole(listed: Iterator[_Json]) -> Iterator[_Json]:
+    """Yields listed messages, each once: a page may begin with parts of a message that the one before has had."""
+    seen: set[tuple[str, str]] = set()
+    for each in listed:
+        part = each["id"], each["message_type"]
+        if part not in seen:
+            seen.add(part)
+            yield each
+
+
+def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:
+    """Imports an agent. Returns the names of what was left out. Raises: NotMoved."""
+    fields = {"append_copy_suffix": "false", "override_existing_tools": "true"}
+    if model is not None:
+        fields["model"] = model
+    answer = target.send_file("/v1/agents/import", "agent.af", moved_file(moved), fields)
+    left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
+    if answer["agent_ids"] != [ids.named("agent", ids.uid_of("agent", moved.state["id"]) or "")]:
+        raise NotMoved(f"{target.url} is no gateway that keeps ids: it made {answer['agent_ids']}.")
+    if moved.state.get("identity_ids"):
+        left_out.append("identities")
+    return left_out
+
+
+def _told(moved: MovedAgent) -> str:
+    counts = (
+        (len({m["id"] for m in moved.messages}), "message"),
+        (len(moved.conversations), "further conversation"),
+        (len(moved.passages), "passage"),
+        (len(moved.state.get("blocks") or ()), "block"),
+        (len(moved.state.get("sources") or ()), "folder"),
+    )
+    said = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n]
+    return ", ".join(said) or "nothing was said to it"

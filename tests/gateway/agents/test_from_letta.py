@@ -1,0 +1,216 @@
+"""`mnemogate from-letta`: agents of a Letta server, with all that they remember, at a gateway that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.cli import main
+from gateway.dialects.letta.agent_file.moved import MovedAgent, moved_file
+from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, letta_server
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.agents.letta import LettaWorld, letta
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def source() -> Iterator[LettaServer]:
+    with letta_server() as made:
+        yield made
+
+
+def move(world: LettaWorld, source: LettaServer, *options: str) -> int:
+    to = ["--to", world.world.gateway.url, "--key", "sk-app"]
+    return main(["from-letta", source.url, "--token", source.password, *to, *options])
+
+
+def undashed(id: str) -> str:
+    kind, _, uid = id.partition("-")
+    return f"{kind}-{uid.replace('-', '')}"
+
+
+def told(messages: Any) -> list[tuple[str, str]]:
+    """What is said in messages, by its kind."""
+    return [(m.message_type, getattr(m, "content", None) or getattr(m, "tool_return", "")) for m in messages]
+
+
+def test_agents_come_with_all_that_they_remember(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert move(world, source) == 0
+    out, err = capsys.readouterr()
+    assert "3 moved, 0 here before, 0 not moved." in err
+    assert "openai-proxy/scripted (3)" in err
+    assert (
+        f"{GARDENER} 'gardener': 12 messages, 1 further conversation, 2 passages, 2 blocks, 2 folders" in out
+    )
+    client = world.letta
+    # By the ids that programs have kept.
+    gardener = client.agents.retrieve(GARDENER)
+    assert (gardener.name, gardener.system, sorted(gardener.tags)) == (
+        "gardener", "You are a gardener.", ["gardener", "kept"],
+    )  # fmt: skip
+    assert client.agents.retrieve(POSTMAN).metadata == {"route": 7}
+    # The messages that have left the window as well, in their order, without the summary in the user's name.
+    said = told(client.agents.messages.list(GARDENER, order="asc", conversation_id="default"))
+    asked = [text for kind, text in said if kind == "user_message"]
+    assert asked == ["My roses are red.", "Water them at six.", "remember: I like tea", "What do I like?"]
+    assert ("tool_return_message", "Name: Ann\nI like tea") in said
+    (conversation,) = client.conversations.list(agent_id=GARDENER)
+    assert conversation.id == undashed(source.tells[f"/v1/conversations/?agent_id={GARDENER}"][0]["id"])
+    assert conversation.summary == "About cats"
+    spoken = told(client.conversations.messages.list(conversation.id, order="asc"))
+    assert [text for kind, text in spoken if kind == "user_message"] == ["My cat is called Miso."]
+    assert [each.text for each in client.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
+    assert sorted(folder.name for folder in client.agents.folders.list(GARDENER)) == ["empty", "plans"]
+    assert client.agents.retrieve(GARDENER).enable_sleeptime
+    assert len(list(client.agents.list())) == 4, "three that were moved, and a sleeptime agent made anew"
+
+
+def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -> None:
+    assert move(world, source) == 0
+    client = world.letta
+    team = client.agents.blocks.retrieve("team", agent_id=GARDENER)
+    recorded = {block["label"]: block["id"] for block in source.tells["/v1/agents/"][0]["blocks"]}
+    assert team.id == undashed(recorded["team"])
+    client.agents.blocks.update("team", agent_id=COOK, value="We have a pond, too.")
+    assert client.agents.blocks.retrieve("team", agent_id=GARDENER).value == "We have a pond, too."
+    own = client.agents.blocks.retrieve("human", agent_id=COOK)
+    assert own.id != client.agents.blocks.retrieve("human", agent_id=GARDENER).id
+    (archive,) = (each for each in client.archives.list() if each.name == "almanac")
+    assert archive.id == undashed("archive-402d6e55-f4b1-42e6-9065-dd373d65456c")
+    assert archive.description == "What both read."
+    for agent in (GARDENER, COOK):
+        found = client.agents.passages.search(agent, query="the shed").results
+        assert [each.content for each in found] == ["The shed is green."]
+
+
+def test_a_moved_conversation_goes_on(
+    world: LettaWorld, source: LettaServer, upstream: StrictUpstream
+) -> None:
+    assert move(world, source, "--agent", GARDENER, "--model", "openai/m") == 0
+    upstream.queue(say("Six."))
+    reply = world.letta.agents.messages.create(GARDENER, input="When do I water them?")
+    assert told(reply.messages) == [("assistant_message", "Six.")]
+    sent = upstream.last.json
+    assert sent["model"] == "m"
+    assert "Name: Ann\nI like tea" in sent["messages"][0]["content"]
+    roles = [(m["role"], m.get("content")) for m in sent["messages"][1:]]
+    assert roles[0] == ("user", "My roses are red.")
+    assert "evicted" not in orjson.dumps(sent).decode()
+
+
+def test_a_move_that_was_broken_off_goes_on(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.broken = {f"/v1/agents/{COOK}/messages"}
+    assert move(world, source) == 1
+    out, err = capsys.readouterr()
+    assert f"{COOK} 'cook': not moved. {source.url} answered /v1/agents/{COOK}/messages with 500" in out
+    assert "2 moved, 0 here before, 1 not moved." in err
+    # What was changed here meanwhile stays, and whoever comes later shares it.
+    world.letta.agents.blocks.update("team", agent_id=GARDENER, value="We sold the garden.")
+    source.broken = set()
+    assert move(world, source) == 0
+    out, err = capsys.readouterr()
+    assert f"{GARDENER} 'gardener': is here already" in out
+    assert "1 moved, 2 here before, 0 not moved." in err
+    assert world.letta.agents.blocks.retrieve("team", agent_id=COOK).value == "We sold the garden."
+    assert len(list(world.letta.agents.list())) == 4
+    assert len(list(world.letta.archives.list())) == len({a.id for a in world.letta.archives.list()})
+    assert len([a for a in world.letta.archives.list() if a.name == "almanac"]) == 1
+
+
+def test_a_move_names_what_it_cannot_do(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert move(world, source, "--agent", "agent-gone") == 1
+    assert "has no agent agent-gone" in capsys.readouterr().err
+    source.password = "another"
+    assert main(["from-letta", source.url, "--token", "wrong"]) == 1
+    err = capsys.readouterr().err
+    assert "/v1/agents/ with 401" in err
+    assert "wrong" not in err
+    assert main(["from-letta", "http://127.0.0.1:1"]) == 1
+    assert "http://127.0.0.1:1 did not answer" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["from-letta", "letta:8283"])
+    assert "expected http://HOST:PORT" in capsys.readouterr().err
+    source.tells[f"/v1/agents/{COOK}/messages"] = [{"id": "message-1"}]
+    assert move(world, source, "--agent", COOK) == 1
+    assert "in another form than Letta 0.16" in capsys.readouterr().out
+
+
+def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:
+    state = {"id": "agent-0", "name": "x", "agent_type": "letta_v1_agent"}
+    form = {"file": ("a.af", moved_file(MovedAgent(state)), "application/json")}
+    reply = world.letta._client.post("/v1/agents/import", files=form)
+    assert reply.status_code == 422
+    assert reply.json()["detail"][0]["loc"] == ["body", "file", "agents", 0, "id"]
+
+
+def test_an_agent_whose_id_is_taken_is_not_overwritten(world: LettaWorld, source: LettaServer) -> None:
+    assert move(world, source, "--agent", POSTMAN) == 0
+    state = source.tells["/v1/agents/"][-1]
+    assert state["id"] == POSTMAN
+    form = {"file": ("a.af", moved_file(MovedAgent(state)), "application/json")}
+    assert world.letta._client.post("/v1/agents/import", files=form).status_code == 409
+    assert len(list(world.letta.agents.list())) == 1
+
+
+def listed(kind: str, id: str = "message-1", **more: Any) -> dict[str, Any]:
+    return {"id": id, "message_type": kind, "date": "2026-11-23T05:20:05+00:00", **more}
+
+
+def in_file(*messages: dict[str, Any]) -> Any:
+    state = {"id": GARDENER, "name": "x", "agent_type": "letta_v1_agent"}
+    (agent,) = orjson.loads(moved_file(MovedAgent(state, messages)))["agents"]
+    return agent["messages"]
+
+
+def test_parts_of_one_message_become_one() -> None:
+    call = {"name": "send_mail", "arguments": "{}", "tool_call_id": "c1"}
+    made = in_file(
+        listed("reasoning_message", reasoning="Hm.", signature="s"),
+        listed("hidden_reasoning_message", hidden_reasoning="x", state="redacted"),
+        listed("assistant_message", content="One moment."),
+        listed("approval_request_message", tool_call=call),
+        listed("approval_response_message", "message-2", approve=True),
+        listed(
+            "tool_return_message", "message-3", tool_return={"ok": 1}, tool_call_id="c1", status="success"
+        ),
+        listed("user_message", "message-4", content=[{"type": "text", "text": "Thanks."}], otid="o"),
+    )
+    assert [each["role"] for each in made] == ["assistant", "tool", "user"]
+    assert made[0]["content"] == [
+        {"type": "reasoning", "reasoning": "Hm.", "signature": "s"},
+        {"type": "redacted_reasoning", "data": "x"},
+        {"type": "text", "text": "One moment."},
+    ]
+    assert made[0]["tool_calls"] == [{"id": "c1", "function": {"name": "send_mail", "arguments": "{}"}}]
+    assert made[1]["tool_returns"][0]["func_response"] == '{"ok":1}'
+    assert (made[2]["content"], made[2]["otid"]) == ([{"type": "text", "text": "Thanks."}], "o")
+
+
+def test_a_summary_in_the_users_name_is_none_of_the_users_words() -> None:
+    summary = orjson.dumps({"type": "system_alert", "message": "Note: …"}).decode()
+    said = in_file(
+        listed("user_message", content=summary),
+        listed("user_message", "message-2", content='{"type": "note"}'),
+        listed("user_message", "message-3", content="{ I like braces"),
+    )
+    assert [each["id"] for each in said] == ["message-2", "message-3"]
+
+
+def test_a_message_of_an_unknown_type_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="hologram_message"):
+        in_file(listed("hologram_message"))
