@@ -289,7 +289,7 @@ def free_port() -> int:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Returns this process's environment without what would change a gateway's settings, or compile it at each start."""
+    """Returns this process's environment without what changes a gateway's settings or compiles it at each start."""
     settings = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(settings)} | more
 
