@@ -193,6 +193,12 @@ class RecompileQuery(Body):
     update_timestamp: Kept[bool] = UNSET
 
 
+class ResetQuery(Body):
+    """A reset by the client before 1.0, which says in the query what later ones say in the body."""
+
+    add_default_initial_messages: Kept[bool] = UNSET
+
+
 class ApprovalQuery(Body):
     """The client sends in the query what its body says as well."""
 

@@ -69,7 +69,10 @@ def test_a_field_without_effect_is_kept_and_named(world: LettaWorld) -> None:
     assert raw.headers["x-mnemogate-kept"] == "embedding,max_files_open"
     made = raw.parse()
     assert (made.embedding, made.max_files_open) == ("openai/e", 3)
-    assert world.letta.agents.retrieve(made.id).embedding == "openai/e"
+    shown = world.letta.agents.retrieve(made.id)
+    assert shown.embedding == "openai/e"
+    assert shown.embedding_config is not None
+    assert shown.embedding_config.embedding_model == "e"
 
 
 def test_an_agent_changes_in_what_is_sent(world: LettaWorld) -> None:

@@ -23,6 +23,14 @@ def labels(memory: Any) -> list[str]:
     return [block["label"] for block in memory["blocks"]]
 
 
+def test_a_reset_that_says_in_its_query_what_it_wants(world: LettaWorld) -> None:
+    agent = world.agent().id
+    world.letta.agents.messages.create(agent, input="Hi")
+    path = f"/v1/agents/{agent}/reset-messages?add_default_initial_messages=false"
+    assert world.ask("PATCH", path)[0] == 200
+    assert world.letta.agents.messages.list(agent).items == []
+
+
 def test_blocks_under_their_old_paths(world: LettaWorld) -> None:
     agent = world.agent().id
     path = f"/v1/agents/{agent}/memory"

@@ -33,7 +33,7 @@ from gateway.dialects.letta.body import (
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.block import AgentBlock, block_json
 from gateway.dialects.letta.resources.group import check_window, group_json
-from gateway.dialects.letta.resources.model import WINDOW
+from gateway.dialects.letta.resources.model import WINDOW, embedding_config_json
 from gateway.dialects.letta.resources.tool_rule import ToolRuleBody
 from gateway.dialects.letta.send import initial_messages
 from gateway.dialects.letta.shown import time_of
@@ -398,7 +398,7 @@ def agent_json(
         "llm_config": _llm_json(definition, model, window),
         "response_format": definition.sampling.get("response_format"),
         "embedding": kept.get("embedding"),
-        "embedding_config": kept.get("embedding_config"),
+        "embedding_config": embedding_config_json(kept.get("embedding_config"), kept.get("embedding")),
         "blocks": shown,
         "memory": _memory_json(definition, shown),
         "tools": list(tools),

@@ -9,17 +9,11 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.core import ids
 from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.query import PageQuery
+from gateway.dialects.letta.resources.model import embedding_config_json
 from gateway.dialects.letta.shown import time_of
 from storage.records import Definition, StoredFile
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
-# The client demands one of a folder; what makes vectors here is the setting memory.embedder.
-_EMBEDDING = {
-    "embedding_dim": 0,
-    "embedding_endpoint_type": "openai",
-    "embedding_model": "",
-    "embedding_chunk_size": 300,
-}
 _CLOSED = refused("Files are searched, not held in the prompt, so none is open.")
 
 
@@ -94,7 +88,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
         "description": body.get("description"),
         "instructions": body.get("instructions"),
         "metadata": body.get("metadata") or {},
-        "embedding_config": body.get("embedding_config") or _EMBEDDING,
+        "embedding_config": embedding_config_json(body.get("embedding_config"), body.get("embedding") or ""),
         "vector_db_provider": "native",
         "created_at": time_of(folder.created),
         "updated_at": time_of(folder.updated),

@@ -44,3 +44,19 @@ def embedding_model_json(handle: str) -> dict[str, Any]:
         "provider_type": "openai",
         "provider_name": provider or "mnemogate",
     }
+
+
+def embedding_config_json(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
+    """Returns the older object about an embedder, as it was given, else as a handle says. handle: None: it has none.
+
+    Clients before 1.0 demand one where a handle was given; what makes vectors here is the setting memory.embedder.
+    """
+    if config is not None or handle is None:
+        return config
+    return {
+        "embedding_dim": 0,
+        "embedding_endpoint_type": "openai",
+        "embedding_model": handle.rpartition("/")[2],
+        "embedding_chunk_size": 300,
+        "handle": handle or None,
+    }

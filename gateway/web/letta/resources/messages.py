@@ -14,7 +14,7 @@ from gateway.core.prompt.summary import SummaryTerms, summary_tokens
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing, showing_of
-from gateway.dialects.letta.query import MessagesQuery, SpokenQuery
+from gateway.dialects.letta.query import MessagesQuery, ResetQuery, SpokenQuery
 from gateway.dialects.letta.resources.agent import Compact, compaction_in
 from gateway.dialects.letta.resources.model import WINDOW
 from gateway.dialects.letta.resources.passage import moment_of
@@ -87,6 +87,7 @@ class MessageRoutes:
                 self.reset,
                 "Begin an agent's messages anew.",
                 body=ResetMessages,
+                query=ResetQuery,
             ),
         ]
 
