@@ -162,7 +162,8 @@ def judge(
 ) -> Verdict:
     """Judges one call. called: also those before it in the same reply. approvals: tools that ask without a rule."""
     if name not in attached:
-        return Forbidden(f"{NO_TOOL} {name!r}. {_choice(attached)}")
+        # The request's own tools may be called as well, and these rules know nothing of them: no choice is named.
+        return Forbidden(f"{NO_TOOL} {name!r}.")
     last = _counted(called)[-1:]
     if any(each.result is None and _has_rule(rules, RuleKind.CONDITIONAL, each.name) for each in last):
         return Undecided()

@@ -178,7 +178,7 @@ def test_a_forbidden_call_is_told_why_and_what_may_be_called() -> None:
     assert isinstance(verdict, Forbidden)
     assert verdict.words.endswith("nothing follows. No tool may be called now: answer.")
     unknown = judge([], [], TOOLS, "z")
-    assert unknown == Forbidden("Error: there is no tool 'z'. You may call: a, b, c, d.")
+    assert unknown == Forbidden("Error: there is no tool 'z'.")
 
 
 def test_a_forbidden_call_asks_nobody() -> None:
