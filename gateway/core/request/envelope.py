@@ -84,3 +84,10 @@ def asks_to_think(body: Mapping[str, Any]) -> bool:
     """Returns whether a request turns a model's thinking on, in Anthropic's own words."""
     thinking = body.get("thinking")
     return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
+
+
+def budget_to_think(body: Mapping[str, Any]) -> int:
+    """Returns how many tokens a request gives to a model's thoughts, in Anthropic's own words; 0: it names none."""
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    return budget if isinstance(budget, int) else 0

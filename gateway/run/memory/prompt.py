@@ -15,6 +15,7 @@ from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat import ChatRequest
+from gateway.core.request.envelope import budget_to_think
 from gateway.core.request.splice import Splice, dump
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
@@ -175,7 +176,9 @@ class Prompt:
         if more:
             splice.insert_messages(len(request.messages), map(dump, more))
             if budget_tokens is not None and request.max_tokens_key is not None:
-                splice.set_member(request.max_tokens_key, orjson.dumps(budget_tokens))
+                # Claude refuses a limit that its thoughts alone may reach, so a late round has room for theirs.
+                limit = max(budget_tokens, budget_to_think(request.json) + 1)
+                splice.set_member(request.max_tokens_key, orjson.dumps(limit))
         if offer is not ANYTHING:
             for key, value in offer.fields(can_force=self.form.can_force).items():
                 splice.set_member(key, orjson.dumps(value))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.providers import PROVIDERS
-from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
+from gateway.core.request.envelope import asks_to_think, budget_to_think, consumed, developer_places, spent
 
 
 def image(more: dict[str, Any]) -> dict[str, Any]:
@@ -82,3 +82,18 @@ def test_where_a_developer_speaks() -> None:
 )
 def test_who_asks_a_model_to_think(body: dict[str, Any], thinks: bool) -> None:
     assert asks_to_think(body) is thinks
+
+
+@pytest.mark.parametrize(
+    ("thinking", "budget"),
+    [
+        (None, 0),
+        ("x", 0),
+        ({}, 0),
+        ({"type": "enabled", "budget_tokens": 2048}, 2048),
+        ({"budget_tokens": "2048"}, 0),
+    ],
+)
+def test_what_a_model_may_think(thinking: Any, budget: int) -> None:
+    assert budget_to_think({"thinking": thinking}) == budget
+    assert budget_to_think({}) == 0

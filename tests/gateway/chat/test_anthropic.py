@@ -147,6 +147,20 @@ def test_thoughts_of_hidden_rounds_go_back_signed(world: World, stream: bool) ->
 
 
 @both_ways
+def test_a_hidden_round_has_room_to_think(world: World, stream: bool) -> None:
+    """The API refuses a limit below the budget of its thoughts, and the rounds before have spent most of the limit."""
+    usage = {"input_tokens": 10, "output_tokens": 2500}
+    thought = {"type": "thinking", "thinking": "Note it.", "signature": sign("Note it.")}
+    world.upstream.queue(
+        Message(text=None, blocks=[thought], calls=[insert("Likes tea.")], usage=usage), say("Noted.")
+    )
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
+    chat = helper(world, stream=stream, max_tokens=3000, extra_body=thinking)
+    assert chat.say("I like tea.") == "Noted."
+    assert [seen.json["max_tokens"] for seen in world.upstream.chats] == [3000, 2049]
+
+
+@both_ways
 def test_a_signed_thought_that_the_client_dropped_goes_back_with_its_call(world: World, stream: bool) -> None:
     """Most clients keep text and calls of a reply and nothing else; Claude wants its thought before the call."""
     thought = {"type": "thinking", "thinking": "Ask the tool.", "signature": sign("Ask the tool.")}
