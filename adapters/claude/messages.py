@@ -18,6 +18,7 @@ from typing import Final
 
 from adapters.claude.content import assistant_blocks, text_blocks, tool_result, user_blocks
 from adapters.claude.errors import Untranslatable
+from adapters.claude.reply import THINKING
 from adapters.types import Json
 
 OPENING: Final = "(The assistant speaks first.)"
@@ -28,6 +29,12 @@ So does one of system messages alone, by which voice agents ask for a greeting.
 
 AGAIN: Final = "(The assistant speaks again.)"
 """The last turn must be a user's, or its text is continued. A reply that is asked for behind one gets this between."""
+
+
+BROKEN_OFF: Final = "(The reply was broken off.)"
+"""It stands for a reply that only began a call of one of Anthropic's own tools."""
+
+_THEIR_CALLS: Final = ("server_tool_use", "mcp_tool_use")
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
         turn.content.append({"type": "text", "text": AGAIN if found.messages else OPENING})
     _close(found, turn, late_system)
     _make_ids_unique(found)
+    _drop_unanswered(found)
     _trim_prefill(found)
     return found
 
@@ -115,6 +123,38 @@ def _make_ids_unique(found: ClaudeMessages) -> None:
                     # Results come in the order of their calls; a result too many belongs to the last call.
                     block["tool_use_id"] = last[own][0]
                     last[own] = last[own][1:] or last[own]
+
+
+def _drop_unanswered(found: ClaudeMessages) -> None:
+    """Drops calls of Anthropic's own tools without a result, which are refused: their reply was paused or broken off.
+
+    They stay where the API goes on with them: at the end of all, and beside calls whose results are all that follows.
+    """
+    places = {place: each for place, each in enumerate(found.messages) if each["role"] == "assistant"}
+    calls: dict[str, int] = {}
+    for place, message in places.items():
+        for block in message["content"]:
+            kind = block.get("type")
+            if kind in _THEIR_CALLS:
+                calls[str(block.get("id"))] = place
+            elif isinstance(kind, str) and kind.endswith("_tool_result"):
+                calls.pop(str(block.get("tool_use_id")), None)
+    if not calls:
+        return
+    last = max(places)
+    behind = [block for each in found.messages[last + 1 :] for block in each["content"]]
+    goes_on = all(block.get("type") == "tool_result" for block in behind)
+    for place in {place for place in calls.values() if place < last or not goes_on}:
+        content: list[Json] = []
+        is_behind = False  # thoughts behind such a call count behind it alone
+        for block in found.messages[place]["content"]:
+            if block.get("type") in _THEIR_CALLS and str(block.get("id")) in calls:
+                is_behind = True
+            elif not (is_behind and block.get("type") in THINKING):
+                content.append(block)
+        while content and content[-1].get("type") in THINKING:
+            content.pop()
+        found.messages[place]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 
 
 def _trim_prefill(found: ClaudeMessages) -> None:

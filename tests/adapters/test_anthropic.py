@@ -433,6 +433,7 @@ SEARCH = [
     {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}},
     {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []},
 ]
+FOUND = SEARCH[1]["type"]
 REDACTED = {"type": "redacted_thinking", "data": "opaque"}
 IN_ORDER = [
     [thought("a"), called("t1"), thought("b"), called("t2"), REDACTED, called("t3")],
@@ -489,6 +490,37 @@ async def test_a_reply_that_only_thought_does_not_lock_the_conversation(
     status, body = await answer(provider, request(messages=[*HI, reply, *HI]))
     assert status == 200, body
     assert [turn["role"] for turn in upstream.last.json["messages"]] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("replies", "behind", "left"),
+    [
+        ([[thought("a"), SEARCH[0]]], [], [["thinking", "server_tool_use"]]),
+        ([[thought("a"), SEARCH[0]]], HI, [["text"]]),
+        ([[said("x"), SEARCH[0]]], HI, [["text"]]),
+        ([[said("x"), SEARCH[0], thought("b"), said("y")]], HI, [["text", "text"]]),
+        ([[SEARCH[0], called("t1")], [SEARCH[1], said("y")]], HI, [["server_tool_use", "tool_use"], [FOUND, "text"]]),
+        ([[SEARCH[0], called("t1")]], [], [["server_tool_use", "tool_use"]]),
+        ([[SEARCH[0], called("t1")]], HI, [["tool_use"]]),
+        ([[SEARCH[0], called("t1")], [said("y")]], HI, [["tool_use"], ["text"]]),
+    ],
+)  # fmt: skip
+async def test_calls_of_its_own_tools_without_a_result(
+    provider: Anthropic, upstream: StrictAnthropic, replies: list[list[Json]], behind: list[Json], left: Any
+) -> None:
+    """They go on where that is possible. Elsewhere they would be refused with every further request."""
+    messages = [*HI]
+    for blocks in replies:
+        upstream.queue(message(*blocks, text=None))
+        reply = await message_of(provider, request(tools=[WEATHER]), streamed=True)
+        results = [
+            {"role": "tool", "tool_call_id": each["id"], "content": "sun"} for each in reply["tool_calls"]
+        ]
+        messages += [reply, *results]
+    status, body = await answer(provider, request(messages=[*messages, *behind], tools=[WEATHER]))
+    assert status == 200, body
+    turns = [turn["content"] for turn in upstream.last.json["messages"] if turn["role"] == "assistant"]
+    assert [[block["type"] for block in turn] for turn in turns] == left
 
 
 def an_object(*required: str, **properties: Json) -> Json:

@@ -400,14 +400,15 @@ def _check_calls(turns: Sequence[Json]) -> None:
             )
             ids |= set(open_)
     _want(not open_, "messages: `tool_use` ids were found without `tool_result` blocks immediately after")
-    _check_server_calls([turn["content"] for turn in turns if turn["role"] == "assistant"])
+    _check_server_calls(turns)
 
 
-def _check_server_calls(said: Sequence[Any]) -> None:
-    """Checks that calls of the API's own tools have results, which those of the last turn may still get."""
+def _check_server_calls(turns: Sequence[Json]) -> None:
+    """Checks that calls of the API's own tools have results; the newest may get them in the reply."""
+    said = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
     last: dict[str, int] = {}
-    for place, content in enumerate(said):
-        for block in _listed(content):
+    for place in said:
+        for block in _listed(turns[place]["content"]):
             if block["type"] == "server_tool_use":
                 last[block["id"]] = place
             elif block["type"].endswith("_tool_result"):
@@ -417,7 +418,10 @@ def _check_server_calls(said: Sequence[Any]) -> None:
                     f"messages: unexpected `tool_use_id` found in `{kind}` blocks",
                 )
                 del last[block["tool_use_id"]]
-    missing = [id for id, place in last.items() if place < len(said) - 1]
+    # They go on where the reply was paused, or with the results of the calls beside them and nothing else.
+    behind = [block for turn in turns[said[-1] + 1 :] for block in _listed(turn["content"])] if said else []
+    goes_on = all(block["type"] == "tool_result" for block in behind)
+    missing = [id for id, place in last.items() if place < said[-1] or not goes_on]
     _want(not missing, f"messages: tool use with id {missing} was found without a corresponding result block")
 
 

@@ -16,7 +16,7 @@ import pytest
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message
-from tests.doubles.upstream import Call, Seen, call_tools, say
+from tests.doubles.upstream import Call, Gate, Seen, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 
 Json = dict[str, Any]
@@ -299,6 +299,43 @@ def test_every_reply_goes_back_as_it_was_said(world: World, stream: bool, how: s
     ]
     spoken = ["".join(block.get("text", "") for block in turn).strip() for turn in back]
     assert spoken == ["".join(block.get("text", "") for block in turn).strip() for turn in said[:-1]]
+
+
+@models
+def test_a_search_that_was_broken_off_does_not_lock_the_conversation(world: World, model: str) -> None:
+    """The user stopped the reply before the search had found anything. The API refuses such a call."""
+    never = Gate()
+    begun = message(text("I look. "), SEARCH, FOUND, text("Found."), text=None, hold_after={11: never})
+    world.upstream.queue(begun, say("Sure."))
+    ask: Json = {"model": model, "user": "alice"}
+    hello = {"role": "user", "content": "Search for cats."}
+    got = ""
+    stream = world.sdk.chat.completions.create(messages=[hello], stream=True, **ask)
+    for chunk in stream:
+        got += chunk.choices[0].delta.content or ""
+        if "provider_blocks" in chunk.choices[0].delta.to_dict():
+            break
+    stream.close()
+    world.upstream.last.gone.wait_sync()
+    messages: list[Any] = [hello, {"role": "assistant", "content": got}, {"role": "user", "content": "Well?"}]
+    assert raw_reply(world, False, messages=messages, **ask)["content"] == "Sure."
+    assert blocks(world.upstream.last, "assistant") == [text("I look. ")]
+
+
+@models
+@both_ways
+def test_a_paused_search_that_is_not_gone_on_with_does_not_lock_the_conversation(
+    world: World, model: str, stream: bool
+) -> None:
+    """Most clients see a reply that stopped; the next words are the user's."""
+    world.upstream.queue(
+        message(text("I look. "), thought("a"), SEARCH, text=None, stop={"stop_reason": "pause_turn"}),
+        say("Sure."),
+    )
+    chat = world.chat(user="alice", model=model, stream=stream)
+    assert chat.say("Search for cats.").strip() == "I look."
+    assert chat.say("Well?") == "Sure."
+    assert blocks(world.upstream.last, "assistant") == [text("I look. ")]
 
 
 @both_ways
