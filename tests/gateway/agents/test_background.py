@@ -259,6 +259,41 @@ def test_a_run_whose_job_is_taken_away_holds_up_nobody(world: LettaWorld) -> Non
     assert world.letta.agents.messages.create(agent.id, input="Two").messages[-1].content == "Ok."  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_run_whose_conversation_begins_anew_before_its_words_holds_up_nobody(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, is_read: bool
+) -> None:
+    """Its job is tried once more, when the conversation that it belongs to has another name."""
+    agent = world.agent()
+    runs = world.world.gateway.app.agent_services.runs
+    began, gate, attempt = Gate(), Gate(), runs._attempt
+
+    async def held(*arguments: Any) -> None:
+        began.open()
+        await gate.wait()
+        await attempt(*arguments)
+
+    send = world.letta.agents.messages
+    send.create(agent.id, input="Hello.")  # there is something to be erased
+    with monkeypatch.context() as patch, ThreadPoolExecutor() as threads:
+        patch.setattr(runs, "_attempt", held)
+        body = {"messages": [{"role": "user", "content": "Work."}], "streaming": True, "background": True}
+        ask, path = world.world.gateway.ask, f"/v1/agents/{agent.id}/messages/stream"
+        if is_read:
+            headers = {"content-type": "application/json"}
+            reader = threads.submit(ask, "POST", path, orjson.dumps(body), headers)
+        else:
+            send.create_async(agent.id, input="Work.")
+        began.wait_sync()
+        patch.undo()
+        assert world.ask("PATCH", f"/v1/agents/{agent.id}/reset-messages", {})[0] == 200
+        gate.open()
+        send.create(agent.id, input="And now?")
+        if is_read:
+            assert b"cancelled" in reader.result(PATIENCE_S).body
+    assert said(world, agent.id) == ["user: And now?", "assistant: Ok."]
+
+
 def test_a_url_is_called_when_the_run_has_ended(upstream: StrictUpstream, tmp_path: Path) -> None:
     with served(replying("200 OK", b"")) as server:
         secret = "whsec_" + base64.b64encode(b"0" * 32).decode()

@@ -68,6 +68,7 @@ class BackgroundRuns:
         self._places: dict[tuple[str, str], deque[Reservation]] = {}
         self._queues: dict[str, tuple[str, str]] = {}
         self._performed: set[str] = set()  # whose places are taken already
+        self._accepting: set[str] = set()  # whose rows are not written yet
         self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
         self._passes: dict[str, Passes] = {}
         self._ends: dict[str, asyncio.Event] = {}
@@ -109,6 +110,7 @@ class BackgroundRuns:
         wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
         # Before it is written: the job may begin in the same moment.
         queue = (agent.uid, name)
+        self._accepting.add(draft.uid)
         self._enqueue(draft, queue, asked.passes)
         # Where others may perform it, its log begins with that.
         if shown is not None and not self._shared.is_shared:
@@ -118,6 +120,8 @@ class BackgroundRuns:
         except BaseException:
             self._take_back(draft.uid, queue)
             raise
+        finally:
+            self._accepting.discard(draft.uid)
         if accepted.uid != draft.uid:
             self._take_back(draft.uid, queue)
             return accepted
@@ -145,16 +149,18 @@ class BackgroundRuns:
             if (lost := self._queues.get(run.uid)) is not None:
                 self._take_back(run.uid, lost)
             return None
-        queue = (agent.uid, entry.conversation)
+        name = entry.conversation
         if run.is_over and run.uid not in self._queues:
             # A process that is gone has ended it; the places are for those that have not ended.
-            return await self._perform(agent, run, queue, QueuePlace(), attempt, tries)
+            return await self._perform(agent, run, name, QueuePlace(), attempt, tries)
+        # Where it has a place, it is there, although its conversation may have gone and left its name to another one.
+        queue = self._queues.get(run.uid) or (agent.uid, name)
         self._queues[run.uid] = queue
         self._performed.add(run.uid)
         reserved = self._next_place(queue) or self._keeper.queues.reserve(queue)
         try:
             place = await reserved.taken()
-            ended = await self._perform(agent, run, queue, place, attempt, tries)
+            ended = await self._perform(agent, run, name, place, attempt, tries)
         except (StoreError, asyncio.CancelledError):
             # Nobody may come in between before it is taken up, unless it was ended from outside.
             if self._shared.is_shared:
@@ -203,7 +209,7 @@ class BackgroundRuns:
         """
         if not self._queues:
             return
-        known, found, is_all = set(self._queues), set[str](), False
+        known, found, is_all = set(self._queues) - self._accepting, set[str](), False
         after = 0
         while not is_all:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
@@ -322,7 +328,7 @@ class BackgroundRuns:
     # -- one attempt
 
     async def _perform(
-        self, agent: Agent, run: Run, queue: tuple[str, str], place: QueuePlace, attempt: int, tries: int
+        self, agent: Agent, run: Run, name: str, place: QueuePlace, attempt: int, tries: int
     ) -> PerformedRun | None:
         store = self._store
         # It may have been cancelled while it waited.
@@ -336,7 +342,7 @@ class BackgroundRuns:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
             else:
-                await self._attempt(agent, found, kept, queue[1], place, attempt, log)
+                await self._attempt(agent, found, kept, name, place, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
             found = await self._end(found, _OURS)
@@ -382,10 +388,11 @@ class BackgroundRuns:
 
     async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
-        if kept.shown is None:
-            return None
         log = self._logs.get(run.uid)
         is_new = log is None
+        # What was asked may be erased by now; whoever reads along waits for the end all the same.
+        if kept.shown is None and is_new:
+            return None
         if log is None:
             log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
@@ -393,7 +400,11 @@ class BackgroundRuns:
             log.add(self._shows.begun(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.go_on(agent.epoch)
-            log.add(await self._shows.rest(replace(run, state=RunState.RUNNING), kept.shown, logged, attempt))
+            log.add(
+                await self._shows.rest(
+                    replace(run, state=RunState.RUNNING), kept.shown or {}, logged, attempt
+                )
+            )
         return log
 
     def _begin_log(self, log: EventLog, run: Run) -> None:
