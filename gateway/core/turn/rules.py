@@ -330,13 +330,15 @@ def _ending(
     if not reply:
         return None if has_duty else StopReason.END_TURN
     has_rule = partial(_has_rule, rules)
-    if any(call.has_run and has_rule(RuleKind.EXIT, call.name) for call in reply):
-        return StopReason.TOOL_RULE
-    if style == "reply" or has_duty:
-        return None
-    if any(call.has_failed or call.goes_on or has_rule(RuleKind.GO_ON, call.name) for call in reply):
-        return None
-    return StopReason.END_TURN
+    would_go_on = (
+        style == "reply"
+        or has_duty
+        or any(call.has_failed or call.goes_on or has_rule(RuleKind.GO_ON, call.name) for call in reply)
+    )
+    if not would_go_on:
+        return StopReason.END_TURN
+    ends = any(call.has_run and has_rule(RuleKind.EXIT, call.name) for call in reply)
+    return StopReason.TOOL_RULE if ends else None
 
 
 def _has_rule(rules: Sequence[ToolRule], kind: RuleKind, name: str) -> bool:

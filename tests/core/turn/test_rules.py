@@ -249,6 +249,7 @@ OTHER = JudgedCall("b")
         ([EXIT, ON], REPLY, [JudgedCall("a")], RULE),
         ([EXIT, CHILDREN], REPLY, [JudgedCall("a")], RULE),
         ([EXIT], MESSAGE, [BEAT], RULE),
+        ([EXIT], MESSAGE, [JudgedCall("a")], END),
         ([EXIT, rule("continue_loop", "b")], MESSAGE, [OTHER, JudgedCall("a")], RULE),
         ([rule("required_before_exit", "c")], REPLY, [], None),
         ([rule("required_before_exit", "c"), EXIT], REPLY, [JudgedCall("a")], None),

@@ -450,6 +450,20 @@ def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None
     assert "I am Ann." not in str(world.upstream.last.messages)
 
 
+@pytest.mark.parametrize(("heartbeat", "stop"), [(False, "end_turn"), (True, "tool_rule")])
+def test_a_turn_that_ends_with_what_it_said_has_ended_by_itself(
+    world: LettaWorld, heartbeat: bool, stop: str
+) -> None:
+    """0.16.8 answers a plain message to a memgpt_v2_agent, whose send_message has the rule exit_loop, with `end_turn`;
+    with `tool_rule` only where the model asked to go on. The run says the same."""
+    agent = world.agent(agent_type="memgpt_v2_agent")
+    told = Call("send_message", {"message": "Hello.", "request_heartbeat": heartbeat})
+    world.upstream.queue(call_tools(told))
+    reply = world.letta.agents.messages.create(agent.id, input="Hi")
+    assert reply.stop_reason.stop_reason == stop
+    assert world.letta.runs.list(agent_id=agent.id).items[0].stop_reason == stop
+
+
 def test_what_a_call_said_gets_another_text(world: LettaWorld) -> None:
     """Also of a reply that nothing was run for; a call itself stays as it was made."""
     agent = world.agent(agent_type="memgpt_v2_agent")
