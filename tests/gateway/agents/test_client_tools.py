@@ -165,12 +165,19 @@ def test_a_schema_of_the_arguments_takes_the_place_of_types_and_docstring(world:
         run("plan", agent_id=agent.id, args={"steps": [{}]})
 
 
+def test_a_tool_that_is_made_again_is_changed(world: LettaWorld) -> None:
+    """0.16.8 answers the second POST /v1/tools/ of one name with 200, the same id, and what the second one says."""
+    made = world.letta.tools.create(**HOOK, tags=["one"])
+    agent = world.agent(tools=["hook"])
+    again = world.letta.tools.create(**{**HOOK, "source_code": "https://hooks.example.org/new"}, tags=["two"])
+    assert (again.id, again.source_code, again.tags) == (made.id, "https://hooks.example.org/new", ["two"])
+    assert made.id in [each.id for each in world.letta.agents.tools.list(agent.id)]
+
+
 def test_a_webhook_is_made_changed_and_deleted(world: LettaWorld) -> None:
     tool = world.letta.tools.create(**HOOK, return_char_limit=100)
     assert (tool.name, tool.source_type, tool.return_char_limit) == ("hook", "webhook", 100)
     assert world.letta.tools.retrieve(tool.id) == tool
-    with pytest.raises(ConflictError):
-        world.letta.tools.create(**HOOK)
     changed = world.letta.tools.update(tool.id, description="Calls somebody.", default_requires_approval=True)
     assert (changed.description, changed.default_requires_approval, changed.name) == (
         "Calls somebody.",

@@ -46,7 +46,7 @@ class ToolRoutes:
                 "GET", all_, self.index, "List tools, the gateway's own among them.", query=ToolsQuery
             ),
             AgentsRoute("GET", f"{all_}/count", self.count, "Count tools.", query=ToolsQuery),
-            AgentsRoute("POST", all_, self.create, "Make a tool: Python, or a webhook.", body=CreateTool),
+            AgentsRoute("POST", all_, self.put, "Make a tool: Python, or a webhook.", body=CreateTool),
             AgentsRoute(
                 "PUT", all_, self.put, "Make a tool, or change the one of its name.", body=CreateTool
             ),
@@ -90,11 +90,8 @@ class ToolRoutes:
     async def retrieve(self, asked: Asked) -> Any:
         return show_tool(await self._tools.get(asked.project, asked.uid("tool", "tool_id")))
 
-    async def create(self, asked: Asked) -> Any:
-        name, made = await self._made(asked.body)
-        return show_tool(await self._tools.create(asked.project, name, made))
-
     async def put(self, asked: Asked) -> Any:
+        """Makes a tool, or changes the one of its name: on Letta's server a program makes its tools at each start."""
         name, made = await self._made(asked.body)
         return show_tool(await self._tools.put(asked.project, name, made))
 
