@@ -557,6 +557,11 @@ def test_what_older_agents_of_lettas_server_kept_packed_is_told_plainly(world: L
     [
         (packed(status="OK", message="Two."), "Two."),
         (packed(status="OK", message="a\0b"), "ab"),  # not every database has U+0000
+        # A file of 0.16.8 has conversation_search's own result so.
+        (
+            packed(status="OK", message={"message": "Showing 1 results:", "results": [{"role": "user"}]}),
+            '{"message":"Showing 1 results:","results":[{"role":"user"}]}',
+        ),
         (own := packed(status="OK", message="Two rows.", rows=[1, 2]), own),  # of the tool's own
     ],
 )

@@ -248,9 +248,7 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
     made = []
     for each in returns:
         text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
-        packed = _packed(text)
-        status = _STATUSES.get(str(packed["status"])) if packed.keys() == _RESULT else None
-        text = packed["message"] if status is not None else text
+        text, status = _result_in(text)
         status = each.status or status
         result: dict[str, Any] = {
             "role": "tool",
@@ -268,6 +266,16 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
             )
         )
     return made
+
+
+def _result_in(text: str) -> tuple[str, str | None]:
+    """Returns a result and its status, where Letta's server kept it packed; what is no text in it as JSON."""
+    found = (read_arguments(text) if text.startswith("{") else None) or {}
+    status = _STATUSES.get(str(found["status"])) if found.keys() == _RESULT else None
+    if status is None:
+        return text, None
+    message = found["message"]
+    return message if isinstance(message, str) else msgspec.json.encode(message).decode(), status
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> Any:
@@ -312,7 +320,7 @@ def _event(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def _packed(text: str) -> dict[str, Any]:
-    """Returns the object in which Letta's older agents kept a message or a result, with its time; {} for plain text."""
+    """Returns the object in which Letta's older agents kept a message, with its time; {} for plain text."""
     found = (read_arguments(text) if text.startswith("{") else None) or {}
     return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
 
