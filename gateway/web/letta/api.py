@@ -177,9 +177,14 @@ def by_time(query: Q, *, newest_first: bool = True) -> Q:
     return structs.replace(query, after=query.before, before=query.after)
 
 
-def in_time(query: Q) -> Q:
-    """Returns a query whose cursors both go by time, with its cursors in the order of the list."""
-    return structs.replace(query, after=query.before, before=query.after) if query.newest_first() else query
+def in_time(query: Q, *, newest_first: bool = True) -> Q:
+    """Returns a query whose cursors both go by time, with its cursors in the order of the list.
+
+    newest_first: where it says nothing.
+    """
+    if not query.newest_first(newest_first):
+        return query
+    return structs.replace(query, after=query.before, before=query.after)
 
 
 def cut(

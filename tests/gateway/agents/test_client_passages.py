@@ -27,6 +27,11 @@ def test_passages_are_saved_listed_and_forgotten(world: LettaWorld) -> None:
     assert [each.text for each in passages.list(agent.id)] == texts
     assert [each.text for each in passages.list(agent.id, ascending=False, limit=3)] == texts[:0:-1]
     assert [each.id for each in passages.list(agent.id, after=made[1].id)] == [each.id for each in made[2:]]
+    # 0.16.8 reads cursors by time, also where the newest come first: `ascending=false&after=` what is newer.
+    newer = passages.list(agent.id, after=made[1].id, ascending=False)
+    assert [each.text for each in newer] == texts[:1:-1]
+    older = passages.list(agent.id, before=made[2].id, ascending=False)
+    assert [each.text for each in older] == texts[1::-1]
     assert [each.text for each in passages.list(agent.id, search="NUMBER 2")] == [texts[2]]
     assert made[1].id is not None
     passages.delete(made[1].id, agent_id=agent.id)

@@ -23,7 +23,7 @@ from gateway.dialects.letta.resources.passage import (
 )
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.archives import ARCHIVE, Archives, PassageView
-from gateway.web.letta.api import AgentsApi, cut, given_or_none, place_in
+from gateway.web.letta.api import AgentsApi, cut, given_or_none, in_time, place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind
@@ -50,7 +50,7 @@ class PassageRoutes:
         ]
 
     async def index(self, asked: Asked) -> Any:
-        query: PassagesQuery = asked.query
+        query: PassagesQuery = in_time(asked.query, newest_first=False)
         agent = (await self._api.entry(asked)).agent
         found = await self._archives.list(
             agent,
