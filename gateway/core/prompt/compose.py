@@ -302,7 +302,7 @@ def _readable(call: dict[str, Any]) -> dict[str, Any]:
 def _hide(
     tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], found: Composition
 ) -> None:
-    """Puts back what of ours belongs to a reply, where the reply is one message of the list."""
+    """Puts back hidden rounds, and what only its provider reads, where a reply is one message of the list."""
     listing, model = plan.query.listing, plan.query.model
     back: list[tuple[int, Exchange]] = []
     for i, x in replies.items():
@@ -311,31 +311,16 @@ def _hide(
             back.append((i, x))
     tree.load_together(x for _, x in back)
     for i, x in back:
-        restore(listing, i, x, tree.content(x), offered, model, found)
-
-
-def restore(
-    listing: Listing,
-    i: int,
-    x: Exchange,
-    content: Content,
-    offered: Container[str],
-    model: str,
-    found: Composition,
-) -> None:
-    """Puts hidden rounds and what only its provider reads back to the i-th message of the list, which is x's reply."""
-    message = listing.messages[i]
-    is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
-    if not x.hidden:
-        full = refilled(message, content.said or {}) if is_same else None
-        if full is not None:
-            found.hidden[listing.positions[i]] = [full]
-        return
-    back = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
-    if back is None:
-        found.breaks += 1
-    else:
-        found.hidden[listing.positions[i]] = back
+        message, content = listing.messages[i], tree.content(x)
+        is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
+        if x.hidden:
+            put = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
+            found.breaks += put is None
+        else:
+            full = refilled(message, content.said or {}) if is_same else None
+            put = None if full is None else [full]
+        if put is not None:
+            found.hidden[listing.positions[i]] = put
 
 
 def put_back(
