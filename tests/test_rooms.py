@@ -81,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids", "json_limits", "text"},
+        {"dates", "definition", "ids", "json_limits", "text", "words"},
     ],
     "gateway.run": [
         {"background"},

@@ -15,22 +15,19 @@ from gateway.core.conversation.canonical import (
     RESULTS,
     Canon,
     WireMessage,
-    begins,
     in_a_row,
     is_result,
     is_system,
     is_user,
-    letters,
     rest_after,
     squash,
     text_of,
-    without_remark,
-    words,
 )
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree, flat
+from gateway.core.words import begins, letters, without_remark, words
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed
 

@@ -8,7 +8,6 @@ atoms.
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -19,20 +18,15 @@ from typing import Any
 
 import orjson
 
-from gateway.core.text import words_in
 from storage.records import Atom
 
 WireMessage = dict[str, Any]
 
-_NO_WORD = re.compile(r"\W*+")
-# "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
-_OPENING, _CLOSING = "[(*<", "])*>"
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 # Roles: each has an older or a newer name.
 SYSTEM = frozenset({"system", "developer"})
 RESULTS = frozenset({"tool", "function"})
 _ATOM_BYTES = 12
-_TRANSCRIPT_CHARS = 100_000  # chosen: two hours of speech, whose words are counted in some milliseconds
 _PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
 
 
@@ -109,51 +103,6 @@ def rest_after(text: str, said: str) -> str | None:
             return None
         at += 1
     return text[at:]
-
-
-def words(text: str) -> list[str]:
-    return words_in(text.lower())
-
-
-def transcribed(text: str) -> list[str]:
-    """Returns the words of a text that may be a transcript; none of one that nobody has spoken."""
-    return words(text) if len(text) <= _TRANSCRIPT_CHARS else []
-
-
-def grows(new: str, old: str) -> bool:
-    """Returns whether a transcript went on: it has all words of the old one, of which the last may be completed."""
-    a, b = transcribed(new), transcribed(old)
-    if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
-        return False
-    # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
-    return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
-
-
-def letters(text: str) -> str:
-    """Returns the words of a text without what is between them."""
-    return "".join(words(text))
-
-
-def begins(a: str, b: str, least: int = 4) -> bool:
-    """Returns whether the letters spoken, `a`, are the beginning of a reply's, `b`: so many at least, or all."""
-    return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
-
-
-def without_remark(text: str) -> str:
-    """Returns what was spoken of a reply, without a bracketed remark at its end.
-
-    A regular expression for this would try each bracket to the end of the text, so it is searched from the end.
-    """
-    # Between the last word and the end of the text there has to be a closing bracket.
-    found = _NO_WORD.match(text[::-1])
-    end = len(text) - (found.end() if found else 0)
-    if not any(char in text[end:] for char in _CLOSING):
-        return text
-    closed = max(text.rfind(char, 0, end) for char in _CLOSING)
-    # An asterisk closes what an asterisk opened: a text between two of them holds no other.
-    begin = closed if text[closed : closed + 1] == "*" else closed + 1
-    opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
-    return text[: min(opened, default=end)]
 
 
 def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessage:

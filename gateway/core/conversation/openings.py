@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of, transcribed
+from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
+from gateway.core.words import transcribed
 from storage.commands import Missing, Opening
 from storage.records import Exchange
 

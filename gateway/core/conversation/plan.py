@@ -14,14 +14,13 @@ from gateway.core.conversation.canonical import (
     WireMessage,
     is_system,
     is_user,
-    letters,
     squash,
     text_of,
-    transcribed,
 )
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tip import find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
+from gateway.core.words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import frozen
 

@@ -9,19 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from gateway.core.conversation.canonical import (
-    RESULTS,
-    Canon,
-    Listing,
-    WireMessage,
-    begins,
-    grows,
-    letters,
-    text_of,
-    without_remark,
-)
+from gateway.core.conversation.canonical import RESULTS, Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
+from gateway.core.words import begins, grows, letters, without_remark
 from storage.records import Exchange, State
 from storage.value import frozen
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.core.conversation.canonical import WireMessage, grows, is_user, text_of
+from gateway.core.conversation.canonical import WireMessage, is_user, text_of
+from gateway.core.words import grows
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
 from storage.value import changed

@@ -18,7 +18,7 @@ from gateway.core.dates import date_of
 from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
 from gateway.core.prompt.note import mentions_blocks
-from gateway.core.text import folded_words
+from gateway.core.words import folded_words
 from storage.commands import Erased, Revised
 from storage.records import Block, Exchange, State
 

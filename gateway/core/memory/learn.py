@@ -20,7 +20,7 @@ from gateway.core.dates import day_of
 from gateway.core.memory import tools
 from gateway.core.memory.redaction import has_secret
 from gateway.core.memory.transcript import quote, who
-from gateway.core.text import folded_words, stem, telling_words
+from gateway.core.words import folded_words, stem, telling_words
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 

@@ -17,7 +17,7 @@ from string import digits, punctuation
 
 from gateway.core.dates import day_of
 from gateway.core.prompt.frame import without_frame
-from gateway.core.text import apart, folded_words, stem
+from gateway.core.words import apart, folded_words, stem
 from storage.records import Atom, Message
 from storage.value import frozen
 

@@ -15,16 +15,12 @@ from gateway.core.conversation.canonical import (
     Canon,
     Listing,
     WireMessage,
-    begins,
     calls_of,
-    grows,
-    letters,
     squash,
     text_of,
     visible,
-    without_remark,
-    words,
 )
+from gateway.core.words import begins, grows, letters, without_remark, words
 from tests.core.conversations import assistant, call, picture, result, system, user
 
 CANON = Canon(b"k" * 16)

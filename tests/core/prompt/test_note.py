@@ -27,7 +27,7 @@ from gateway.core.prompt.note import (
     told_apart,
     without_lines,
 )
-from gateway.core.text import folded_words, telling_words
+from gateway.core.words import folded_words, telling_words
 from gateway.tokens import tokenizer_for
 from storage.records import Message
 from tests.doubles.side_requests import PYDANTIC_AI_1_CORRECTION, PYDANTIC_AI_CORRECTION

@@ -1,0 +1,103 @@
+"""The words of a text: as they are searched, told apart, and compared with what somebody has heard of them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_WORD = re.compile(r"\w+")
+_WORDS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
+# A vowel sign of Hindi or Thai, an emoji or "C++" tells one word from another; a quotation mark does not.
+_IN_WORDS, _SIGNS_IN_WORDS = frozenset("LMN"), frozenset("_#%+")
+# More than the languages of most users have; of all that there are they would take 77 MB.
+_MOST_CHARACTERS = 1 << 14
+_NO_WORD = re.compile(r"\W*+")
+# "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
+_OPENING, _CLOSING = "[(*<", "])*>"
+_TRANSCRIPT_CHARS = 100_000  # chosen: two hours of speech, whose words are counted in some milliseconds
+
+
+class _Apart(dict[int, int]):
+    """By character: itself where it is a part of a word, else a space."""
+
+    def __missing__(self, code: int) -> int:
+        c, kind = chr(code), unicodedata.category(chr(code))
+        is_in_words = kind[0] in _IN_WORDS or kind in ("Sc", "So") or c in _SIGNS_IN_WORDS
+        found = code if is_in_words else 32
+        if len(self) < _MOST_CHARACTERS:
+            self[code] = found
+        return found
+
+
+_APART = _Apart()
+_APART_ASCII = bytes(_APART[code] if code < 128 else 32 for code in range(256))
+
+
+def words_in(text: str) -> list[str]:
+    """Returns the runs of letters and digits in a text. ASCII takes a fifth of the time."""
+    return text.encode().translate(_WORDS_ASCII).decode().split() if text.isascii() else _WORD.findall(text)
+
+
+def folded_words(text: str) -> list[str]:
+    """Returns the words of a text, in lower case, by which its subject is found: Rome is in "Rome🎉" and "#rome"."""
+    return words_in(text.casefold())
+
+
+def telling_words(text: str) -> list[str]:
+    """Returns the words of a text, in lower case, with the signs that tell one from another: C is not C++."""
+    return apart(text.casefold()).split()
+
+
+def apart(line: str) -> str:
+    """Returns a line with spaces in place of what is no part of a word. ASCII takes a tenth of the time."""
+    return line.encode().translate(_APART_ASCII).decode() if line.isascii() else line.translate(_APART)
+
+
+def stem(word: str) -> str:
+    """Returns the word without what may be an ending: enough to find "walk" in "walking", in most languages."""
+    return word[: max(4, len(word) - 2)]
+
+
+def words(text: str) -> list[str]:
+    return words_in(text.lower())
+
+
+def transcribed(text: str) -> list[str]:
+    """Returns the words of a text that may be a transcript; none of one that nobody has spoken."""
+    return words(text) if len(text) <= _TRANSCRIPT_CHARS else []
+
+
+def grows(new: str, old: str) -> bool:
+    """Returns whether a transcript went on: it has all words of the old one, of which the last may be completed."""
+    a, b = transcribed(new), transcribed(old)
+    if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
+        return False
+    # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
+    return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
+
+
+def letters(text: str) -> str:
+    """Returns the words of a text without what is between them."""
+    return "".join(words(text))
+
+
+def begins(a: str, b: str, least: int = 4) -> bool:
+    """Returns whether the letters spoken, `a`, are the beginning of a reply's, `b`: so many at least, or all."""
+    return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
+
+
+def without_remark(text: str) -> str:
+    """Returns what was spoken of a reply, without a bracketed remark at its end.
+
+    A regular expression for this would try each bracket to the end of the text, so it is searched from the end.
+    """
+    # Between the last word and the end of the text there has to be a closing bracket.
+    found = _NO_WORD.match(text[::-1])
+    end = len(text) - (found.end() if found else 0)
+    if not any(char in text[end:] for char in _CLOSING):
+        return text
+    closed = max(text.rfind(char, 0, end) for char in _CLOSING)
+    # An asterisk closes what an asterisk opened: a text between two of them holds no other.
+    begin = closed if text[closed : closed + 1] == "*" else closed + 1
+    opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
+    return text[: min(opened, default=end)]
