@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from adapters.types import Json
@@ -30,6 +30,22 @@ INTERRUPTED = "Error: the call was interrupted; it may or may not have been done
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NAME_CHARS: Final = 64
 NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
+
+
+@dataclass(frozen=True, slots=True)
+class CallDecision:
+    """A decision about a call that waits. call_id: None: about all of them.
+
+    result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow; who
+    does not, may say so of one of the client's as well. reason: why not. request: the public id of the message that
+    asked for it; None: whichever waits.
+    """
+
+    call_id: str | None
+    approve: bool = True
+    reason: str | None = None
+    result: Json | None = None
+    request: str | None = None
 
 
 @frozen

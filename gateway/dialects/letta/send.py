@@ -6,16 +6,18 @@ An answer to a pause (an approval, results of the client's tools) and plain mess
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system, with_name, with_private
+from gateway.core.turn.calls import CallDecision
 from gateway.dialects.letta.body import Body, Kept, Maybe, convert, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.errors import BadRequest
-from storage.value import changed, frozen
+from storage.value import frozen
 
 MAX_STEPS = 50  # of a send that names none; Letta's number
 _MOST_STEPS = 200
@@ -193,21 +195,6 @@ class CancelRuns(Body):
 
 
 @frozen
-class CallAnswer:
-    """The answer to one call that waits. result: of a client's tool; None: a person's decision.
-
-    call_id: None: all calls that wait. approve: False with a reason is a denial. request: the id of the message that
-    asked for it; None: whichever waits.
-    """
-
-    call_id: str | None
-    approve: bool = True
-    reason: str | None = None
-    result: WireMessage | None = None
-    request: str | None = None
-
-
-@frozen
 class Sent:
     """The content of a send: new messages as they are stored, and answers to what waits, which they stand behind.
 
@@ -215,7 +202,7 @@ class Sent:
     """
 
     messages: tuple[WireMessage, ...] = ()
-    answers: tuple[CallAnswer, ...] = ()
+    answers: tuple[CallDecision, ...] = ()
     otid: str | None = None
 
 
@@ -252,7 +239,7 @@ def sent(send: Send) -> Sent:
     read = [_read(each, ("body", "messages", n)) for n, each in enumerate(given)]
     plain = [each for each in read if isinstance(each, PlainMessage)]
     otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
-    answers: list[CallAnswer] = []
+    answers: list[CallDecision] = []
     for n, each in enumerate(read):
         if not isinstance(each, PlainMessage):
             answers += _answers(each, ("body", "messages", n))
@@ -358,24 +345,24 @@ def _text(content: str | Parts | list[TextPart]) -> str:
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
-def _answers(given: Approvals | ToolReturns, at: tuple[str | int, ...]) -> list[CallAnswer]:
+def _answers(given: Approvals | ToolReturns, at: tuple[str | int, ...]) -> list[CallDecision]:
     """Returns the answers of a message. Raises: Unprocessable: there are none, and silence is no denial."""
     if isinstance(given, ToolReturns):
         field, found = "tool_returns", [*map(_returned, given.tool_returns)]
     elif given.approvals or not isinstance(given.approve, bool):
         field, found = "approvals", [*map(_answer, given.approvals or ())]
     else:
-        field, found = "approve", [CallAnswer(None, given.approve, given.reason or None)]
+        field, found = "approve", [CallDecision(None, given.approve, given.reason or None)]
     if not found:
         raise Unprocessable([Fault((*at, field), "Expected at least one answer", "missing")])
     request = None if isinstance(given, ToolReturns) else given.approval_request_id or None
-    return [changed(each, request=request) for each in found]
+    return [replace(each, request=request) for each in found]
 
 
-def _answer(given: Decision | ToolReturn) -> CallAnswer:
+def _answer(given: Decision | ToolReturn) -> CallDecision:
     if isinstance(given, ToolReturn):
         return _returned(given)
-    return CallAnswer(given.tool_call_id, given.approve, given.reason or None)
+    return CallDecision(given.tool_call_id, given.approve, given.reason or None)
 
 
 def _result_text(given: str | Parts) -> str:
@@ -392,7 +379,7 @@ def _result_text(given: str | Parts) -> str:
     return f"{text} {omitted}" if text else omitted
 
 
-def _returned(given: ToolReturn) -> CallAnswer:
+def _returned(given: ToolReturn) -> CallDecision:
     message: WireMessage = {
         "role": "tool",
         "tool_call_id": given.tool_call_id,
@@ -403,4 +390,4 @@ def _returned(given: ToolReturn) -> CallAnswer:
         for name, lines in (("stdout", given.stdout), ("stderr", given.stderr))
         if isinstance(lines, list) and lines
     }
-    return CallAnswer(given.tool_call_id, result=with_private(message, status=given.status, **output))
+    return CallDecision(given.tool_call_id, result=with_private(message, status=given.status, **output))

@@ -17,9 +17,10 @@ from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.core.prompt.compose import is_told
+from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
-from gateway.run.agents.calls.pauses import CallDecision, PausedRun, decided, denied, left_off, paused
+from gateway.run.agents.calls.pauses import PausedRun, decided, denied, left_off, paused
 from gateway.run.agents.calls.record import call_number, is_of_step, results_left
 from gateway.run.agents.run import AcceptedRun, Sending
 from gateway.run.agents.steps import TRIES, MakesToolbox, StepsMemory

@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage, is_user
 from gateway.core.conversation.listed import listed
 from gateway.core.conversation.private import private_of
 from gateway.core.ids import Place, place_of
-from gateway.run.agents.calls.pauses import CallDecision
+from gateway.core.turn.calls import CallDecision
 from gateway.run.agents.messages import exchanges_of
 from storage.commands import OwnPath
 from storage.errors import NotFound

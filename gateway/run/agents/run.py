@@ -16,8 +16,8 @@ from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
+from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.waits import Wait
-from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.call import Passes
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.conversation.private import private_of
 from gateway.core.definition import AgentDefinition
-from gateway.run.agents.calls.pauses import CallDecision
+from gateway.core.turn.calls import CallDecision
 from gateway.settings import ModelSettings
 from storage.database import Connection
 from storage.records import RunState, Scope

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.compose import UNANSWERED
+from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
-from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.sink import ClientGone
 from storage.records import RunState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say

@@ -9,7 +9,7 @@ from random import Random
 import orjson
 import pytest
 
-from gateway.run.agents.calls.pauses import CallDecision
+from gateway.core.turn.calls import CallDecision
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, agents
 from tests.gateway.agents.test_pauses import WEATHER

@@ -16,8 +16,8 @@ from gateway.core.conversation.private import as_system
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
 from gateway.core.prompt.compose import UNANSWERED
+from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
-from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import NewAgent
 from storage.records import RunState

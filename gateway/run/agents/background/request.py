@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.run.agents.calls.pauses import CallDecision
+from gateway.core.turn.calls import CallDecision
 from gateway.run.agents.run import RunRequest
 from gateway.run.agents.tools import ResolvedAgent
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
-from gateway.core.turn.calls import ResumedCalls
+from gateway.core.turn.calls import CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.rules import CalledTool
 from gateway.errors import BadRequest
@@ -19,22 +19,6 @@ from gateway.run.memory.known import Known
 from storage.records import Run, RunStep
 
 NOT_MADE = "Error: the run was cancelled before this call was made."
-
-
-@dataclass(frozen=True, slots=True)
-class CallDecision:
-    """A decision about a call that waits. call_id: None: about all of them.
-
-    result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow; who
-    does not, may say so of one of the client's as well. reason: why not. request: the public id of the message that
-    asked for it; None: whichever waits.
-    """
-
-    call_id: str | None
-    approve: bool = True
-    reason: str | None = None
-    result: WireMessage | None = None
-    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ from gateway.core.turn.client import MakesView
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import showing_of, summary_shown
 from gateway.dialects.letta.run import end_events, result_json
-from gateway.dialects.letta.send import CallAnswer, Send, Sent, sent, with_skills
+from gateway.dialects.letta.send import Send, Sent, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
-from gateway.run.agents.calls.pauses import CallDecision
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
 from gateway.run.call import Passes
 from gateway.run.receipt import Receipt
@@ -143,7 +142,7 @@ class SendRoutes:
             found.scope,
             conversation,
             messages=said.messages,
-            decisions=tuple(map(_decision, said.answers)),
+            decisions=said.answers,
             fields={} if spec.defined is None else spec.defined.sampling,
             client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
             max_steps=send.max_steps,
@@ -219,10 +218,6 @@ class Answered:
     async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
         exchanges = Exchanges(self.api.store, result.agent, showing_of(self.asked.body))
         return [*self._before, *await exchanges.answers(result.run, result.steps)]
-
-
-def _decision(answer: CallAnswer) -> CallDecision:
-    return CallDecision(answer.call_id, answer.approve, answer.reason, answer.result, answer.request)
 
 
 def _offered(tool: Any) -> dict[str, Any]:
