@@ -180,14 +180,12 @@ def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgen
     path = f"/v1/agents/{state['id']}"
     listed = {"order": "asc", "use_assistant_message": "false"}
     conversations = [
-        MovedConversation(
-            each, list(_whole(source.pages(f"/v1/conversations/{each['id']}/messages", {"order": "asc"})))
-        )
+        MovedConversation(each, list(source.pages(f"/v1/conversations/{each['id']}/messages", listed)))
         for each in source.pages("/v1/conversations/", {"agent_id": state["id"]})
     ]
     # An agent's list has the messages of all of its conversations.
     elsewhere = {message["id"] for each in conversations for message in each.messages}
-    messages = [m for m in _whole(source.pages(f"{path}/messages", listed)) if m["id"] not in elsewhere]
+    messages = [m for m in source.pages(f"{path}/messages", listed) if m["id"] not in elsewhere]
     shared = [source.get(f"/v1/archives/{id}") for id in _archives(source, state["id"]) if sharing[id] > 1]
     passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
     files = [
@@ -196,16 +194,6 @@ def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgen
         for file in source.pages(f"/v1/folders/{folder['id']}/files", {"include_content": "true"})
     ]
     return MovedAgent(state, messages, conversations, passages, files, shared[0] if shared else None)
-
-
-def _whole(listed: Iterator[_Json]) -> Iterator[_Json]:
-    """Yields listed messages, each once: a page may begin with parts of a message that the one before has had."""
-    seen: set[tuple[str, str]] = set()
-    for each in listed:
-        part = each["id"], each["message_type"]
-        if part not in seen:
-            seen.add(part)
-            yield each
 
 
 def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:

@@ -43,6 +43,7 @@ def told(messages: Any) -> list[tuple[str, str]]:
     return [(m.message_type, getattr(m, "content", None) or getattr(m, "tool_return", "")) for m in messages]
 
 
+@pytest.mark.both
 def test_agents_come_with_all_that_they_remember(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,9 +60,16 @@ def test_agents_come_with_all_that_they_remember(
     assert (gardener.name, gardener.system, sorted(gardener.tags)) == (
         "gardener", "You are a gardener.", ["gardener", "kept"],
     )  # fmt: skip
+    # The window that it had there, and no settings that nobody made.
+    assert gardener.llm_config.context_window == 30_000
+    compaction = gardener.compaction_settings
+    assert compaction is not None
+    assert (compaction.mode, compaction.model, compaction.prompt) == ("sliding_window", None, None)
     assert client.agents.retrieve(POSTMAN).metadata == {"route": 7}
     # The messages that have left the window as well, in their order, without the summary in the user's name.
-    said = told(client.agents.messages.list(GARDENER, order="asc", conversation_id="default"))
+    first, *rest = client.agents.messages.list(GARDENER, order="asc", conversation_id="default")
+    said = told([first, *rest])
+    assert first.date.isoformat() == "2026-11-23T05:20:07+00:00"
     asked = [text for kind, text in said if kind == "user_message"]
     assert asked == ["My roses are red.", "Water them at six.", "remember: I like tea", "What do I like?"]
     assert ("tool_return_message", "Name: Ann\nI like tea") in said
@@ -70,8 +78,14 @@ def test_agents_come_with_all_that_they_remember(
     assert conversation.summary == "About cats"
     spoken = told(client.conversations.messages.list(conversation.id, order="asc"))
     assert [text for kind, text in spoken if kind == "user_message"] == ["My cat is called Miso."]
-    assert [each.text for each in client.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
-    assert sorted(folder.name for folder in client.agents.folders.list(GARDENER)) == ["empty", "plans"]
+    (passage,) = client.agents.passages.list(POSTMAN)
+    assert (passage.text, passage.tags) == ("Number 12 has a dog.", ["dogs"])
+    assert passage.created_at.isoformat().startswith("2026-11-23T05:20:0")
+    folders = {folder.name: folder.id for folder in client.agents.folders.list(GARDENER)}
+    recorded = {each["name"]: undashed(each["id"]) for each in source.tells["/v1/agents/"][0]["sources"]}
+    assert folders == recorded
+    (file,) = client.folders.files.list(folders["plans"])
+    assert file.file_name == "plans/beds.md"
     assert client.agents.retrieve(GARDENER).enable_sleeptime
     assert len(list(client.agents.list())) == 4, "three that were moved, and a sleeptime agent made anew"
 
@@ -109,6 +123,7 @@ def test_a_moved_conversation_goes_on(
     assert "evicted" not in orjson.dumps(sent).decode()
 
 
+@pytest.mark.both
 def test_a_move_that_was_broken_off_goes_on(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
