@@ -57,6 +57,8 @@ def _pack_media(media: Sequence[bytes]) -> bytes:
 
 
 def _unpack_media(data: bytes) -> tuple[bytes, ...]:
+    if data == b"\x00":  # one message without any, as nearly always
+        return (b"",)
     found, at = [], 0
     while at < len(data):
         size = MEDIA_BYTES if data[at] else 0

@@ -88,8 +88,8 @@ class Match:
 def _segments(listing: Listing) -> list[list[int]]:
     """Returns the indices that lie between the user's messages, oldest first."""
     found: list[list[int]] = [[]]
-    for i in range(len(listing)):
-        if listing.role(i) == "user":
+    for i, message in enumerate(listing.messages):
+        if message.get("role") == "user":
             found.append([])
         else:
             found[-1].append(i)

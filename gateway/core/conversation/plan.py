@@ -448,12 +448,11 @@ def _left_out(
     """Returns the front of the anchor's path, as far as the client's list does not have it."""
     assert found.anchor is not None
     elements = _as_they_came_back(tree.elements(found.anchor), listing, amendments)
-    fill = left_out(elements, listing.flat(found.last + 1))
-    front = [a for el in elements[:-1] for a in el.atoms] if fill else []
+    front = [a for el in elements[:-1] for a in el.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:
-        # The list begins where the path begins; the path only has the same messages twice.
+        # The list begins where the path begins, though the path may have the same messages twice.
         return []
-    return fill
+    return left_out(elements, listing.flat(found.last + 1))
 
 
 def _as_they_came_back(

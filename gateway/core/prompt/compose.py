@@ -177,10 +177,9 @@ def _place_compared(
 
 def matches(listing: Listing, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
     """Returns pairs of (message of the list, element of the path), oldest first."""
-    listed: list[tuple[Atom, int]] = [(a, i) for i in range(end) for a in listing.atoms[i]]
-    path: list[tuple[Atom, int]] = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
-    pairs = lcs([a for a, _ in listed], [a for a, _ in path], _TABLES)
-    return [(listed[i][1], elements[path[j][1]]) for i, j in reversed(pairs)]
+    path = [(a, el) for el in elements for a in el.atoms]
+    pairs = lcs(listing.flat(end), [a for a, _ in path], _TABLES)
+    return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
 def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathElement]:
@@ -306,9 +305,10 @@ def _hide(
     listing, model = plan.query.listing, plan.query.model
     back: list[tuple[int, Exchange]] = []
     for i, x in replies.items():
-        before, after = replies.get(i - 1), replies.get(i + 1)
-        if (x.hidden or x.opaque) and not any(y is not None and y.id == x.id for y in (before, after)):
-            back.append((i, x))
+        if x.hidden or x.opaque:
+            beside = replies.get(i - 1), replies.get(i + 1)
+            if not any(y is not None and y.id == x.id for y in beside):
+                back.append((i, x))
     tree.load_together(x for _, x in back)
     for i, x in back:
         message, content = listing.messages[i], tree.content(x)
