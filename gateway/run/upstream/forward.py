@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.request.headers import forwardable
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.identity import asks_agent
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, NotAllowed, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
@@ -154,7 +154,7 @@ class Forwarding:
         # Files, models and the like are asked for without a model.
         if model is None:
             return Route(named or self._first_with(path), "")
-        if model.startswith(AGENT_PREFIX):
+        if asks_agent(model):
             raise BadRequest(
                 f"{model!r} answers chat completions only; name the model itself here.", param="model"
             )

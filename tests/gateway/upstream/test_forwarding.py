@@ -394,6 +394,7 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
     ("body", "headers", "status", "param"),
     [
         ({"model": "agent/bob", "input": "x"}, {}, 400, "model"),  # an agent without its memory is none
+        ({"model": f"agent-{32 * '0'}", "input": "x"}, {}, 400, "model"),
         ({"model": "unknown", "input": "x"}, {}, 404, "model"),
         ({"input": "x"}, {"x-mnemogate-memory": "strict"}, 400, "x-mnemogate-memory"),
         ({"input": "x"}, {}, 400, "model"),  # the upstream's own words
