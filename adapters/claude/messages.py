@@ -130,18 +130,17 @@ def _drop_unanswered(found: ClaudeMessages) -> None:
 
     They stay where the API goes on with them: at the end of all, and beside calls whose results are all that follows.
     """
-    places = {place: each for place, each in enumerate(found.messages) if each["role"] == "assistant"}
     calls: dict[str, int] = {}
-    for place, message in places.items():
+    for place, message in enumerate(found.messages):
         for block in message["content"]:
             kind = block.get("type")
             if kind in _THEIR_CALLS:
                 calls[str(block.get("id"))] = place
-            elif isinstance(kind, str) and kind.endswith("_tool_result"):
+            elif calls and isinstance(kind, str) and kind.endswith("_tool_result"):
                 calls.pop(str(block.get("tool_use_id")), None)
     if not calls:
         return
-    last = max(places)
+    last = max(place for place, each in enumerate(found.messages) if each["role"] == "assistant")
     behind = [block for each in found.messages[last + 1 :] for block in each["content"]]
     goes_on = all(block.get("type") == "tool_result" for block in behind)
     for place in {place for place in calls.values() if place < last or not goes_on}:
