@@ -26,7 +26,7 @@ from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, Exchange, Snapshot
 from storage.sql import exchanges
-from storage.sql.agents import Agents
+from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import (
     add_op,
     load_blocks,
@@ -175,6 +175,8 @@ class Turns(Group):
         # A conversation that moved in the future was written before the clock was put back.
         at = min(last_at, now)
         await connection.lock_sharers(agent)
+        if await load_agent(connection, agent) is None:
+            return  # it is being forgotten, page by page
         if await connection.row(exchanges.SQL["unmerged"], (conversation, agent)) is not None:
             # Rules that confirm look up no key and no tomb, so the conversation is all of it that matters.
             pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation), None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from gateway.run.background import maintenance
 from gateway.run.background.indexing import Indexing
+from storage.commands import ForgetTarget
+from tests.core.conversations import assistant, user
 from tests.postgres import empty_database
-from tests.stored import open_store, rows
+from tests.stored import ALICE, Speaker, open_store, rows
 
 
 async def test_lines_of_processes_that_died_are_deleted(
@@ -28,5 +31,27 @@ async def test_lines_of_processes_that_died_are_deleted(
             names = set(await rows(store, "SELECT name FROM lines"))
         looking.cancel()
         assert names == {("held",)}
+    finally:
+        await store.close()
+
+
+async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rows go page by page; a shared block would keep what they say."""
+    store = await open_store(tmp_path / "a.db", now=lambda: 2000.0)
+    try:
+        alice = Speaker(store, ALICE, lambda: 1000.0)
+        await alice.end(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["knows a secret"])
+        ((pending,),) = await rows(store, "SELECT count(*) FROM block_ops WHERE state = 'pending'")
+        assert pending
+        values = await rows(store, "SELECT count(*) FROM block_history")
+        begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
+        assert await store.turns.due(2000.0, 3000.0, 1)
+        await maintenance.Maintenance(store, 60.0, lambda: 2000.0, Indexing(store)).step()
+        assert not caplog.records
+        assert await rows(store, "SELECT count(*) FROM block_history") == values
+        await store.forgetting.run(begun)
+        assert not await store.turns.due(2000.0, 3000.0, 1)
     finally:
         await store.close()
