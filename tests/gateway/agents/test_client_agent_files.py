@@ -141,7 +141,7 @@ def test_a_file_says_what_it_was_asked_for(world: LettaWorld) -> None:
         for message in export(world, made["agent"], conversation_id=conversation.id)["agents"][0]["messages"]
         for part in message["content"]
     ]
-    assert texts == ["Hello there", "Ok."]
+    assert texts == ["", "Hello there", "Ok."]
     assert len(export(world, made["agent"], scrub_messages=True)["agents"][0]["messages"]) == 1
     with pytest.raises(BadRequestError, match="newer form"):
         world.letta.agents.export_file(made["agent"], use_legacy_format=True)
@@ -602,7 +602,36 @@ def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
     assert "Name: Anna" in world.upstream.last.messages[-1]["content"]
     file = export(world, agent.id)
     result = file["agents"][0]["messages"][3]
-    assert result["content"][0]["text"] == result["tool_returns"][0]["func_response"] == "Nothing was found."
+    assert result["content"][0]["text"] == result["tool_returns"][0]["func_response"]
+    assert json.loads(result["content"][0]["text"])["message"] == "Nothing was found."
+
+
+def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> None:
+    """0.16.8 takes any file, and answers the list of its agent's messages with an error ever after:
+
+    400 "Invalid system message (no text object on system): []" where one has no text, and 500 "An unknown error
+    occurred" where a result is not the object in which it packs its own.
+    """
+    agent = world.agent(system="")
+    search = Call("conversation_search", {"query": "x"})
+    world.upstream.queue(call_tools(search), call_tools(Call("nope")), say("Done."))
+    world.letta.agents.messages.create(agent.id, input="Keep it.")
+    file = export(world, agent.id)
+    messages = file["agents"][0]["messages"]
+    assert messages[0]["content"] == [{"type": "text", "text": "", "signature": None}]
+    results = [each for each in messages if each["role"] == "tool"]
+    packed = [json.loads(each["tool_returns"][0]["func_response"]) for each in results]
+    assert [(each["status"], each["time"]) for each in packed] == [
+        ("OK", "2025-10-09 08:53:20 AM UTC+0000"),
+        ("Failed", "2025-10-09 08:53:20 AM UTC+0000"),
+    ]
+    # Here it is read as what it was.
+    (copied,) = bring_in(world, file)
+    said = [(each["message"], status) for each, status in zip(packed, ("success", "error"), strict=True)]
+    for id in (agent.id, copied):
+        listed = world.letta.agents.messages.list(id, order="asc")
+        told = [(m.tool_return, m.status) for m in listed if m.message_type == "tool_return_message"]
+        assert told == said
 
 
 def test_nobody_exports_an_agent_of_another_project(world: LettaWorld) -> None:

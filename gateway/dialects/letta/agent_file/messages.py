@@ -78,12 +78,22 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     if (said := private.get("said")) is not None:
         # Behind it the model was told what had changed in the blocks, which is no part of what the tool said.
         message = {**message, "content": text_of(message)[:said]}
-    is_system = private.get("shown") == "system"
-    approval = private.get("approval")
+    role, approval = message.get("role"), private.get("approval")
+    returns: list[dict[str, Any]] = []
+    if private.get("shown") == "system":
+        role, content = "system", [_text(system_text(message))]
+    elif role == "tool":
+        returns = [_return(message, private, carried.at)]
+        content = [_text(returns[0]["func_response"])]
+    else:
+        content = [*_thoughts(message), *_parts(message)]
+        if not content and role != "assistant":
+            # Letta's server 0.16.8 lists no message of an agent of whom one of these has no text.
+            content = [_text("")]
     return {
         "type": "message",
-        "role": "system" if is_system else message.get("role"),
-        "content": [_text(system_text(message))] if is_system else [*_thoughts(message), *_parts(message)],
+        "role": role,
+        "content": content,
         "name": name_of(message),
         "otid": private.get("otid"),
         "sender_id": private.get("sender"),
@@ -94,7 +104,7 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
         "agent_id": agent_id,
         "tool_calls": [_call(call) for call in message.get("tool_calls", ())] or None,
         "tool_call_id": message.get("tool_call_id"),
-        "tool_returns": [_return(message, private)] if message.get("role") == "tool" else [],
+        "tool_returns": returns,
         "created_at": time_of(carried.at),
         "approve": None if approval is None else approval == "approved",
         "approval_request_id": None,
@@ -142,13 +152,20 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": call.get("id") or "", "function": said, "type": "function"}
 
 
-def _return(message: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
+def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
+    """Returns a result, packed as Letta's server reads it: at any other text it refuses to list the messages."""
+    status = private.get("status") or "success"
+    packed = {
+        "status": next((name for name, each in _STATUSES.items() if each == status), "Failed"),
+        "message": text_of(message),
+        "time": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %I:%M:%S %p UTC+0000"),
+    }
     return {
         "tool_call_id": message.get("tool_call_id"),
-        "status": private.get("status") or "success",
+        "status": status,
         "stdout": lines_of(private.get("stdout")),
         "stderr": lines_of(private.get("stderr")),
-        "func_response": text_of(message),
+        "func_response": msgspec.json.encode(packed).decode(),
     }
 
 
