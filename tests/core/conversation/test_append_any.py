@@ -103,3 +103,34 @@ def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_wit
     seed: int,
 ) -> None:
     barge_in(seed)
+
+
+def wander(seed: int) -> None:
+    """A client that sends its whole list, its end or its new message alone, edits and asks again anywhere but in its
+    first message, and returns to what it had left."""
+    chance, world = Random(seed), World()
+    talk = world.chat(("message 0.", "This is the first answer."), key="c1")
+    left = [talk]
+    for number in range(1, 20):
+        sends = chance.choice(["alone", "alone", "whole", "end"])
+        question, reply = f"message {number}.", chance.choice(["Ok.", f"This is the answer to {number}."])
+        if chance.random() < 0.4:
+            sends = "whole"
+            left.append(talk)
+            talk = chance.choice(left)
+            back = chance.randrange(2, len(talk) + 1, 2)
+            if chance.random() < 0.5 and back < len(talk):  # the same again, which may have the same answer
+                question = text_of(talk[back])
+                reply = chance.choice([reply, text_of(talk[back + 1])])
+            talk = talk[:back]
+        talk = [*talk, user(question)]
+        listed = talk[{"alone": -1, "end": -5}.get(sends, 0) :]
+        request = world.begin(listed, "c1", append=sends == "alone")
+        assert [text_of(m) for _, m in request.sent] == [text_of(m) for m in talk]
+        world.finish(request, reply)
+        talk = [*talk, assistant(reply)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_a_client_sends_of_its_list_the_model_gets_all_of_it(seed: int) -> None:
+    wander(seed)
