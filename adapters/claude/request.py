@@ -7,6 +7,7 @@ OpenAI's knows are refused unless they ask for nothing, and all others go on as 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -49,6 +50,8 @@ _ASKS_NOTHING: Final[Json] = {
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 _LOWER: Final = ("none", "minimal")  # OpenAI's; "none" has the least effort where a model always thinks
+_PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
+_PHONE: Final = re.compile(r"[\d-]{7,}")
 BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
 """The value of `anthropic-beta` that `thinking.block_binding` needs."""
 
@@ -118,8 +121,15 @@ def _set_user(wire: Json, body: Json) -> None:
     metadata = body.get("metadata")
     named = metadata.get("user_id") if isinstance(metadata, dict) else None
     user = named or body.get("user") or body.get("safety_identifier")
-    if user is not None:
-        wire["metadata"] = {"user_id": user}
+    if user not in (None, ""):
+        wire["metadata"] = {"user_id": _opaque(user) if isinstance(user, str) else user}
+
+
+def _opaque(user: str) -> str:
+    """Returns an id that says nobody's name: with an email address or a phone number in it a request is refused."""
+    if _PLAIN_ID.fullmatch(user) and not _PHONE.fullmatch(user):
+        return user
+    return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
 
 
 def _set_tier(wire: Json, tier: Any) -> None:

@@ -668,6 +668,37 @@ async def test_as_little_thinking_as_the_model_allows(
     assert sent.get("output_config", {}).get("effort") == effort
 
 
+@pytest.mark.parametrize(
+    ("user", "is_told"),
+    [
+        ("alice", True),
+        ("user_01-Ab", True),
+        ("42", True),
+        ("a" * 256, True),
+        ("ann@example.com", False),
+        ("+49 170 1234567", False),
+        ("491701234567", False),
+        ("Ann Smith", False),
+        ("Zoë", False),
+        ("a" * 257, False),
+    ],
+)
+@pytest.mark.parametrize("field", ["user", "safety_identifier", "metadata"])
+async def test_a_user_is_named_by_an_opaque_id(
+    provider: Anthropic, upstream: StrictAnthropic, field: str, user: str, is_told: bool
+) -> None:
+    """Anthropic refuses addresses and numbers of people. What stands for one is the same each time."""
+    ids = []
+    for _ in range(2):
+        asked: Json = {field: {"user_id": user} if field == "metadata" else user}
+        status, body = await answer(provider, request(**asked))
+        assert status == 200, body
+        ids.append(upstream.last.json["metadata"]["user_id"])
+    assert ids[0] == ids[1]
+    assert (ids[0] == user) is is_told
+    assert is_told or (len(ids[0]) == 64 and user not in ids[0])
+
+
 # -- replies
 
 

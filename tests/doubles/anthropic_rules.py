@@ -543,6 +543,12 @@ def _check_scalars(body: Json, is_new: bool) -> None:
     metadata = body.get("metadata", {})
     _want(set(metadata) <= {"user_id"}, "metadata: Extra inputs are not permitted")
     _want(isinstance(metadata.get("user_id", ""), str), "metadata.user_id: Input should be a valid string")
+    user = metadata.get("user_id", "")
+    is_plain = len(user) <= 256 and "@" not in user and not re.fullmatch(r"\+?[\d\s()-]{7,}", user)
+    _want(
+        is_plain,
+        "metadata.user_id: user_id appears to contain an email address. Please send a uuid or hash value",
+    )
     tier = body.get("service_tier", "auto")
     _want(tier in ("auto", "standard_only"), "service_tier: Input should be 'auto' or 'standard_only'")
     config = body.get("output_config", {})

@@ -110,6 +110,7 @@ REFUSED: list[tuple[str, Json, str]] = [
     ("server's call without result", body(HI, assistant(SEARCH, text("x")), HI), "without a"),
     ("older server call", body(HI, assistant(SEARCH, use()), user(result()), assistant(text("y"))), "without a"),
     ("result of no server's call", body(HI, assistant({**FOUND}, text("x")), HI), "unexpected `tool_use_id`"),
+    ("an address", body(metadata={"user_id": "ann@example.com"}), "email address"),
     ("metadata", body(metadata={"a": "b"}), "metadata"),
     ("open schema", body(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}), "false"),
 ]  # fmt: skip
