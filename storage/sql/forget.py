@@ -137,8 +137,17 @@ class Forgetting(Group):
         self._database.tell(GONE)
         return id
 
+    async def forget(self, agent: int, target: ForgetTarget) -> None:
+        """Forgets a part of a memory, or all of it, at once."""
+        await self.finish(await self.begin(agent, target))
+
+    async def finish(self, id: int) -> None:
+        """Runs to the end, and takes what was forgotten out of the database's own old copies."""
+        await self.run(id)
+        await self.sweep()
+
     async def wipe(self, agent: int) -> None:
-        """Forgets a memory that nobody's blocks come from, such as an import that was given up."""
+        """Forgets a whole memory, and leaves old copies of it to the next sweep."""
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:

@@ -107,7 +107,7 @@ class Archives:
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an archive with its passages; agents lose it. Raises: Conflict: an agent's own."""
         found = await self.made(project, uid)
-        await self._forget(found.memory, ForgetTarget(is_all=True))
+        await self._store.forgetting.forget(found.memory, ForgetTarget(is_all=True))
 
     async def of(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that a search asks: the agent's own, then attached archives and folders."""
@@ -152,7 +152,7 @@ class Archives:
         """Forgets a passage, and what quotes it. Raises: NotFound."""
         if not await self._store.passages.get(memory.id, [seq]):
             raise NotFound(f"there is no passage {ids.placed('passage', memory.uid, seq)!r}")
-        await self._forget(memory.id, ForgetTarget(passages=[seq]))
+        await self._store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
 
     async def search(
         self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int = 5
@@ -202,8 +202,3 @@ class Archives:
             for view in views
         ]
         return [view for view in found if view.file is not None or view.passage.file is None]
-
-    async def _forget(self, memory: int, target: ForgetTarget) -> None:
-        begun = await self._store.forgetting.begin(memory, target)
-        await self._store.forgetting.run(begun)
-        await self._store.forgetting.sweep()

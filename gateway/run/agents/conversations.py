@@ -59,8 +59,7 @@ class AgentConversations:
             agent, found.conversation.id, keeps_memory=False, at=self._now()
         )
         store.agents.forget(agent.scope)
-        await store.forgetting.run(begun)
-        await store.forgetting.sweep()
+        await store.forgetting.finish(begun)
 
 
 def _check(agent: Agent, said: ConversationDefinition) -> None:

@@ -215,7 +215,7 @@ class AgentMessages:
     async def delete(self, agent: Agent, place: Place) -> None:
         """Forgets a message, and what was made of it. Raises: BadRequest, NotFound."""
         await self._changeable(agent, place)
-        await self._forget(agent, ForgetTarget(messages=[place.seq]))
+        await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
 
     async def reset(self, agent: Agent, conversation: str = DEFAULT) -> None:
         """Begins a conversation anew under its name: its runs end and its words are erased.
@@ -227,8 +227,7 @@ class AgentMessages:
             return
         begun = await self._store.conversations.take_away(agent, found.id, keeps_memory=True, at=self._now())
         self._store.agents.forget(agent.scope)
-        await self._store.forgetting.run(begun)
-        await self._store.forgetting.sweep()
+        await self._store.forgetting.finish(begun)
 
     async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
@@ -255,11 +254,6 @@ class AgentMessages:
         if place.hidden is not None:
             raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
         return await self.get(agent, place)
-
-    async def _forget(self, agent: Agent, target: ForgetTarget) -> None:
-        begun = await self._store.forgetting.begin(agent.id, target)
-        await self._store.forgetting.run(begun)
-        await self._store.forgetting.sweep()
 
     async def _views(self, agent: Agent, rows: Sequence[StandingExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order in which they were said."""

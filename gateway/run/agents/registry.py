@@ -412,8 +412,7 @@ class Registry:
             await self.sleepers.leave(primary, uid)
         begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
         self._cache.clear()
-        await self._store.forgetting.run(begun)
-        await self._store.forgetting.sweep()
+        await self._store.forgetting.finish(begun)
 
     def check_name(self, name: str) -> None:
         if name in self._profiles:

@@ -12,7 +12,6 @@ from gateway.core.memory.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
 from gateway.core.memory.sleeper import PERSONA, sleeper_of
 from gateway.run.agents.run import SLEEP
 from gateway.run.agents.tools import TRIES
-from storage.commands import ForgetTarget
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry
 from storage.records import API_PROFILE, DefinitionKind, Scope
@@ -71,8 +70,7 @@ class SleeperRegistry:
         for reader in (await self._store.readers.of([found.agent.id]))[found.agent.id]:
             await self.leave(found, reader.uid)
             found = await self._again(found)
-            begun = await self._store.forgetting.begin(reader.reader, ForgetTarget(is_all=True))
-            await self._store.forgetting.run(begun)
+            await self._store.forgetting.wipe(reader.reader)
 
     async def leave(self, found: AgentEntry, uid: str) -> None:
         """Has an agent read this one's memory no more. uid: its public name. Raises: WriteConflict."""

@@ -86,7 +86,7 @@ class Folders:
         agents = await self.agents(folder)
         await self._store.defined_agents.detach_folder(agents, folder.memory, file_tools(), at=self._now())
         self._registry.changed()
-        await self._forget(folder.memory, ForgetTarget(is_all=True))
+        await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
 
     async def memory(self, folder: Definition) -> Agent:
         (found,) = await self._store.definitions.memories(folder.project, [folder.memory])
@@ -152,7 +152,7 @@ class Folders:
         except BaseException:
             # What cannot be forgotten now is forgotten at the next start.
             with suppress(StoreError):
-                await self._forget(file.memory, ForgetTarget(files=[file.id]))
+                await self.remove(file)
             raise
         self._events.index_lags(file.memory)
         self._events.turn_kept(file.memory, count)
@@ -186,12 +186,7 @@ class Folders:
 
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file; it is not found any more at once."""
-        await self._forget(file.memory, ForgetTarget(files=[file.id]))
-
-    async def _forget(self, memory: int, target: ForgetTarget) -> None:
-        begun = await self._store.forgetting.begin(memory, target)
-        await self._store.forgetting.run(begun)
-        await self._store.forgetting.sweep()
+        await self._store.forgetting.forget(file.memory, ForgetTarget(files=[file.id]))
 
 
 def folder_scope(project: str, uid: str) -> Scope:
