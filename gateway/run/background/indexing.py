@@ -33,7 +33,7 @@ class Indexing:
         self._clock = clock
         self._far: dict[int, None] = {}
         self._grown: dict[int, float] = {}  # when it grew last, oldest first
-        self._task = PeriodicTask("indexing", self.look, self.step)
+        self._task = PeriodicTask("indexing", self.step, self.look)
 
     def lags(self, agent: int, messages: int | None) -> None:
         """Takes note of a memory whose index lacks so many messages; None: many."""

@@ -19,14 +19,15 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(eq=False)
 class PeriodicTask:
-    """Repeats `step` when it is due or woken. name: in the log. start: runs once, before the first step.
+    """Repeats `step` when it is due or woken. name: in the log.
 
-    step: does what is due. Returns the seconds until more will be; None: not before it is woken.
+    step: does what is due. Returns the seconds until more will be; None: not before it is woken. start: runs once,
+    before the first step.
     """
 
     name: str
-    start: Callable[[], Awaitable[None]]
     step: Callable[[], Awaitable[float | None]]
+    start: Callable[[], Awaitable[None]] | None = None
     # Nothing was due when it last looked: it sleeps until it is woken.
     is_open_ended: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -37,7 +38,8 @@ class PeriodicTask:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         try:
-            await self.start()
+            if self.start is not None:
+                await self.start()
         except StoreError as error:
             _log.warning("%s: %s", self.name, error.message)
         except Exception:

@@ -37,7 +37,7 @@ class Maintenance:
         self._idle_s = idle_s
         self._now = now
         self._indexing = indexing
-        self._task = PeriodicTask("maintenance", self._nothing, self.step)
+        self._task = PeriodicTask("maintenance", self.step)
 
     def edits_wait(self) -> None:
         """Takes note of a turn with memory edits: they are confirmed when they have stood for the idle time."""
@@ -56,9 +56,6 @@ class Maintenance:
                 await self._indexing.look()
                 await self._store.lines.drop()
             self._task.wake()
-
-    async def _nothing(self) -> None:
-        pass
 
     async def step(self) -> float | None:
         """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""

@@ -56,7 +56,7 @@ class Schedule:
     _task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self._task = PeriodicTask(self.name, self.start, self.step)
+        self._task = PeriodicTask(self.name, self.step, self.start)
 
     def add(self, agent: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn, which is on disk. every: in place of the schedule's.

@@ -27,7 +27,7 @@ async def test_a_step_that_fails_is_logged_and_not_the_last(
     async def start() -> None:
         raise error
 
-    periodic = PeriodicTask("work", start, step)
+    periodic = PeriodicTask("work", step, start)
     task = asyncio.create_task(periodic.run())
     await seen.wait()
     seen.clear()
