@@ -129,7 +129,7 @@ class Agents:
             self._keep(self._drafts, scope, draft)
         return draft
 
-    async def find_or_draft(self, scope: Scope, *, is_made: bool) -> Agent:
+    async def find_or_draft(self, scope: Scope, *, is_made: bool = False) -> Agent:
         """Returns the scope's agent, or the draft of one that begins with its first turn.
 
         is_made: it was made over REST, so if it is not there it is gone, and no turn makes it again. Raises: NotFound.

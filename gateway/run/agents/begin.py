@@ -142,8 +142,7 @@ class BeginsRuns:
     async def _run(self, sending: Sending) -> Run:
         if sending.accepted is not None:
             return sending.accepted.run
-        scope, agents = sending.scope, self._keeper.store.agents
-        agent = await agents.find(scope) or agents.draft(scope)
+        agent = await self._keeper.store.agents.find_or_draft(sending.scope)
         otid = digest_of(agent, sending.identity.conversation or DEFAULT, sending.otid)
         now, above = self._keeper.now(), (sending.parent, sending.depth)
         return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)

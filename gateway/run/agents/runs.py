@@ -274,7 +274,7 @@ class AgentRuns:
         request = request_of(RunRequest(spec, scope))
         with QueuePlace() as place:
             asked = MemoryRequest(request, identity, spec, keeper.now(), Target("", "", None), place)
-            agent = await keeper.store.agents.find(scope) or keeper.store.agents.draft(scope)
+            agent = await keeper.store.agents.find_or_draft(scope)
             await keeper.queues.enter((agent.uid, DEFAULT), place, MOST_SENDS)
             known = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
             if known.path:
@@ -321,8 +321,7 @@ class AgentRuns:
     async def _send(
         self, sending: Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
     ) -> RunResult:
-        keeper, scope = self.keeper, sending.identity.scope
-        assert scope is not None
+        keeper = self.keeper
         if not (health := keeper.store.health).ok:
             raise MemoryUnavailable.since(health.status)
         with QueuePlace() as place:
@@ -411,9 +410,7 @@ class AgentRuns:
         return found is not None and await store.runs.waiting(agent.id, found.id) is not None
 
     async def _agent(self, sending: Sending) -> Agent:
-        scope, agents = sending.identity.scope, self.keeper.store.agents
-        assert scope is not None
-        return await agents.find(scope) or agents.draft(scope)
+        return await self.keeper.store.agents.find_or_draft(sending.scope)
 
     async def _answer(
         self,
