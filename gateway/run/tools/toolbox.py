@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
+import orjson
+
 from adapters.types import Json
 from gateway.core.turn.commands import RunTool
 from storage.value import frozen
@@ -34,6 +36,12 @@ class ToolAnswer:
     stdout: str = ""
     stderr: str = ""
     blocks: Mapping[str, str] = field(default_factory=dict)
+
+    def dump(self) -> bytes:
+        """Returns its words as JSON, by the names of the fields."""
+        return orjson.dumps(
+            {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
+        )
 
 
 def failed(content: str) -> ToolAnswer:

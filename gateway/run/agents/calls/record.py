@@ -56,14 +56,8 @@ class CallRecord:
                 return ToolAnswer(**orjson.loads(kept[0].data))
             return failed(INTERRUPTED)
         answer = await perform()
-        data = {
-            "content": answer.content,
-            "status": answer.status,
-            "stdout": answer.stdout,
-            "stderr": answer.stderr,
-        }
         try:
-            await runs.add_text(self.agent, self.run, "result", number + _RESULTS, orjson.dumps(data))
+            await runs.add_text(self.agent, self.run, "result", number + _RESULTS, answer.dump())
         except StoreError as error:
             _log.warning("the result of a call was not kept: %s", error.message)
         return answer

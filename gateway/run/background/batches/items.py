@@ -203,8 +203,7 @@ class JournaledTools:
             self._count += 1
             await self.add("call", seq, orjson.dumps({"round": self.number, "id": call.call_id}))
             answer = await self.inner.run(call)
-            made = {"content": answer.content, "status": answer.status, "stdout": answer.stdout}
-            await self.add("result", seq, orjson.dumps({**made, "stderr": answer.stderr}))
+            await self.add("result", seq, answer.dump())
             return answer
 
 
