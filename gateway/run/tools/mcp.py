@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -105,9 +106,14 @@ class McpServers:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 # It takes half a second to load, which must not be the loop's.
-                opens = await asyncio.to_thread(_load)
-                header = self._header(server)
-                async with opens(self._hosts, server, header, faults, left_out) as session:
+                package = await asyncio.to_thread(_load)
+                if server.command:
+                    opened = package.stdio_session(left_out, *server.command)
+                else:
+                    header = self._header(server)
+                    headers = {} if header is None else {header.header: header.value}
+                    opened = package.http_session(self._hosts, server.url, headers, faults, left_out)
+                async with opened as session:
                     yield session
         except TimeoutError as error:
             raise McpFault(f"its server did not answer within {TIMEOUT_S:.0f} s") from error
@@ -127,31 +133,13 @@ class McpServers:
         return found
 
 
-_Opens = Callable[
-    [ToolHosts, McpServerDefinition, ToolHeader | None, list[HostError], list[str]],
-    AbstractAsyncContextManager[Any],
-]
-
-
-def _load() -> _Opens:
+def _load() -> ModuleType:
+    """Returns gateway/run/tools/mcp_session.py. Raises: McpFault: what it needs is not installed."""
     try:
         from gateway.run.tools import mcp_session
     except ImportError as error:
         raise McpFault(_MISSING) from error
-
-    def opens(
-        hosts: ToolHosts,
-        server: McpServerDefinition,
-        header: ToolHeader | None,
-        faults: list[HostError],
-        left_out: list[str],
-    ) -> AbstractAsyncContextManager[Client]:
-        if server.command:
-            return mcp_session.stdio_session(left_out, *server.command)
-        headers = {} if header is None else {header.header: header.value}
-        return mcp_session.http_session(hosts, server.url, headers, faults, left_out)
-
-    return opens
+    return mcp_session
 
 
 def _kept(schema: Any) -> Json:
