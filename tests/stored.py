@@ -31,13 +31,14 @@ from storage.commands import Change, Committed, Look, Pool, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
 from storage.postgres.pool import PoolLimits
-from storage.records import Agent, Block, Exchange, Passage, Scope, Snapshot
+from storage.records import Agent, Block, Exchange, Passage, Run, Scope, Snapshot
 from storage.search.blob import PRESENT, Document, document_type, open_blob
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.passages import insert_passage
+from storage.sql.runs import begin_run, create_run
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
@@ -320,3 +321,23 @@ def ranked(
     """Returns what a query finds in an index of these blobs, and in messages that are not indexed yet."""
     index = Index((open_blob(data).chunk, data) for data in blobs)
     return rank(index, query, secret, tail=Tail(tail), **options)
+
+
+async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> Run:
+    """Stores a run, as `create_run`."""
+
+    async def write(connection: Connection) -> Run:
+        await connection.lock(draft.agent)
+        return await create_run(connection, draft, replaces=replaces)
+
+    return await store.database.write(write)
+
+
+async def start_run(store: Store, agent: int, run: int, at: float) -> Run:
+    """Begins a run, as `begin_run`."""
+
+    async def write(connection: Connection) -> Run:
+        await connection.lock(agent)
+        return await begin_run(connection, agent, run, at)
+
+    return await store.database.write(write)

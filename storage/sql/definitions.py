@@ -142,8 +142,6 @@ class Definitions(Group):
     agent = reads(alone(find_agent_entry))
     add = writes(alone(add_definition))
     change = writes(alone(change_definition))
-    put = writes(alone(put_definition))
-    remove = writes(alone(remove_definition))
     find = reads(alone(find_definition))
 
     @reads

@@ -334,11 +334,6 @@ class Jobs(Group):
         await _delete(connection, id)
         return job
 
-    @_wakes
-    async def forget(self, connection: Connection, agent: int) -> None:
-        """Deletes all jobs of a memory, with their steps."""
-        await forget_jobs(connection, agent)
-
     async def enqueuing(self, operation: Operation[T]) -> T:
         """Writes a transaction that enqueues jobs among other things (`enqueue_in`); it does not give way to turns."""
         future = self._database.write(operation)

@@ -15,7 +15,7 @@ from storage.listing import ReaderEntry
 from storage.records import USER_ATOM, Exchange, Message, State
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
-from storage.sql.group import Group, alone, reads
+from storage.sql.group import Group, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("readers.sql")
@@ -50,8 +50,6 @@ async def load_sleepers(connection: Connection, memory: int) -> list[int]:
 
 class Readers(Group):
     """Readers, for those who have no transaction of their own."""
-
-    cursor = reads(alone(cursor_of))
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)

@@ -186,11 +186,6 @@ async def replace_text(
     await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
 
 
-async def empty_texts(connection: Connection, agent: int, run: int, kind: str) -> None:
-    """Erases all parts of a kind."""
-    await connection.run(SQL["texts_empty"], (agent, run, kind, _EMPTY))
-
-
 async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
     """Erases a page of what an agent's runs hold beside their exchanges. Returns where to go on; None: that was all.
 
@@ -219,15 +214,8 @@ class Runs(Group):
         """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
 
-    @writes
-    async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
-        """Stores a run, as `create_run`."""
-        await connection.lock(draft.agent)
-        return await create_run(connection, draft, replaces=replaces)
-
     load = reads(alone(get_run))
     last_step = reads(alone(load_last_step))
-    begin = writes(locking(begin_run))
     end = writes(locking(end_run))
     cancel_paused = writes(locking(cancel_paused_run))
     newest = reads(alone(newest_run))
@@ -235,7 +223,6 @@ class Runs(Group):
     waiting = reads(alone(load_waiting))
     texts = reads(alone(load_texts))
     add_text = writes(locking(add_text))
-    empty_texts = writes(locking(empty_texts))
 
     @reads
     async def open_background(

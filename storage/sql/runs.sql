@@ -226,10 +226,6 @@ ORDER BY seq LIMIT ?
 -- Reads the words of the errors that ended some runs.
 SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND kind = 'words' AND seq = 0
 
--- name: texts_empty
--- Empties the parts of a kind, which are nobody's from now on.
-UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
-
 -- name: text_replace
 -- Gives a part another content.
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4

@@ -41,13 +41,6 @@ class Lock:
         self._descriptor: int | None = None
         self.is_held = False
 
-    @classmethod
-    def acquire(cls, database: str | Path, address: str | None = None) -> Lock:
-        """Returns the lock, which is held. Raises: as `take`."""
-        lock = cls(database, address)
-        lock.take()
-        return lock
-
     def take(self) -> None:
         """Takes the lock, unless it is held. One whose file was taken away, with the database, is no lock any more.
 

@@ -21,6 +21,7 @@ from storage.records import Run, RunState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.batches import _origin, _width
 from storage.sql.store import Store
+from tests.stored import start_run
 
 
 async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
@@ -48,7 +49,7 @@ async def test_the_counts_add_up(store: Store) -> None:
         assert run is not None
         await store.runs.end(run.agent, run.id, state, stop, 11.0)
     assert runs[3] is not None
-    await store.runs.begin(runs[3].agent, runs[3].id, 11.0)
+    await start_run(store, runs[3].agent, runs[3].id, 11.0)
     counts = await store.batches.counts(batch.id)
     assert counts == BatchCounts(1, 1, 1, 1, 1, 0)
     assert counts.total == 5

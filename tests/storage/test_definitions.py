@@ -10,11 +10,12 @@ import pytest
 from storage.errors import NotFound, WriteConflict
 from storage.listing import AgentChange, AgentFilter, Page
 from storage.records import Block, DefinitionKind, Run, RunState
+from storage.sql.definitions import put_definition, remove_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, make_agent
 from tests.storage.conftest import Holds
-from tests.stored import Speaker, rows
+from tests.stored import Speaker, put_run, rows
 
 HUMAN = Block(0, "human", "Who", "Unknown.", 100)
 TOOL = DefinitionKind.TOOL
@@ -33,7 +34,7 @@ async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
     await store.database.sweep(1000)
     assert not holds(b"zqoldx")
     assert holds(now.body["source"].encode())
-    await store.definitions.remove(now.id)
+    await store.database.write(lambda c: remove_definition(c, now.id))
     await store.database.sweep(1000)
     assert not holds(now.body["source"].encode())
     with pytest.raises(NotFound):
@@ -54,7 +55,9 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
         await make_agent(store, "same" if not await store.definitions.count(PROJECT) else "same2")
     with pytest.raises(NotFound):
         await store.definitions.get("elsewhere", TOOL, "t1")
-    put = await store.definitions.put(PROJECT, TOOL, "t1", "search", {"y": 2}, at=3.0)
+    put = await store.database.write(
+        lambda c: put_definition(c, PROJECT, TOOL, "t1", "search", {"y": 2}, at=3.0)
+    )
     assert (put.id, put.version, put.body) == (made.id, 2, {"y": 2})
 
 
@@ -67,7 +70,7 @@ async def test_what_was_read_is_known_to_be_changed_or_gone(store: Store) -> Non
     assert not await store.definitions.are_of(read)
     read = {(one.id, one.version), (now.id, now.version)}
     assert await store.definitions.are_of(read)
-    await store.definitions.remove(one.id)
+    await store.database.write(lambda c: remove_definition(c, one.id))
     assert not await store.definitions.are_of(read)
 
 
@@ -168,7 +171,7 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
 
 
 async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
-    run = await store.runs.create(Run(0, f"{agent} {at}", agent, 1, RunState.RUNNING, at))
+    run = await put_run(store, Run(0, f"{agent} {at}", agent, 1, RunState.RUNNING, at))
     await store.runs.end(agent, run.id, RunState.COMPLETED, stop, at)
 
 

@@ -26,12 +26,13 @@ from storage.records import (
     State,
     StoredFile,
 )
+from storage.sql.definitions import put_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
 from tests.storage.test_runs import put_step
-from tests.stored import ALICE, Speaker, rows, save_passage
+from tests.stored import ALICE, Speaker, put_run, rows, save_passage
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
@@ -502,12 +503,11 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
     (e,) = await ann.rows()
     await store.passages.add(agent.id, [PassageDraft("zqpassagex", 3.0, ["zqptagx"])])
     kind = DefinitionKind.CONVERSATION
-    await store.definitions.put(
-        "default", kind, "c1", "zqtitlex", {"summary": "zqsumx"}, at=3.0, memory=agent.id
+    of, about = agent.id, {"summary": "zqsumx"}
+    await store.database.write(
+        lambda c: put_definition(c, "default", kind, "c1", "zqtitlex", about, at=3.0, memory=of)
     )
-    run = await store.runs.create(
-        Run(0, "r1", agent.id, e.conversation, RunState.RUNNING, 1.0, otid=b"zqotidx")
-    )
+    run = await put_run(store, Run(0, "r1", agent.id, e.conversation, RunState.RUNNING, 1.0, otid=b"zqotidx"))
     for kind_of_text in ("request", "call", "result", "event"):
         await store.runs.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
     step = RunStep(e.id, agent.id, run.id, 1, 1.0, waiting={"zqcallidx": "client"})
@@ -602,7 +602,7 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
     await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
-    run = await store.runs.create(Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
     await put_step(store, step)
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
@@ -616,7 +616,7 @@ async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_kept(
 ) -> None:
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
-    run = await store.runs.create(Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
     assert await store.runs.add_text(alice.agent.id, run.id, "call", 1, b"zqcallx")
     assert not await store.runs.add_text(alice.agent.id, run.id, "call", 1, b"zqagainx")
     await forget(store, alice.agent, ForgetTarget(is_all=True))

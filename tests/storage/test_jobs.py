@@ -448,7 +448,7 @@ async def test_forgetting_drops_jobs_steps_and_words_of_errors(
     await jobs.journal(job, "ask", b"zanzibar")
     await jobs.fail(job, "zanzibar", None)
     await jobs.enqueue("learn", bob.id, "k")
-    await jobs.forget(alice.id)
+    await store.database.write(lambda c: forget_jobs(c, alice.id))
     assert [job.agent for job in await jobs.list()] == [bob.id]
     await store.close()
     assert not holds(b"zanzibar")

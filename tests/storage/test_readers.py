@@ -8,7 +8,7 @@ from storage.commands import Unread
 from storage.database import Connection
 from storage.records import LEARNER, Exchange, RunState, State
 from storage.sql.exchanges import load_exchange
-from storage.sql.readers import advance
+from storage.sql.readers import advance, cursor_of
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -68,10 +68,11 @@ async def test_each_reader_has_its_own_cursor_and_the_learner_follows_all(writer
         await writer.say(f"Message {n}.")
     memory = writer.agent.id
     await move(writer.store, memory, SLEEPER, 4)
-    assert await writer.store.readers.cursor(memory, SLEEPER) == 4
-    assert await writer.store.readers.cursor(memory, SLEEPER + 1) == 0
+    read = writer.store.database.read
+    assert await read(lambda c: cursor_of(c, memory, SLEEPER)) == 4
+    assert await read(lambda c: cursor_of(c, memory, SLEEPER + 1)) == 0
     # Where a sleeptime agent has read for it, it does not learn the same again.
-    assert await writer.store.readers.cursor(memory, LEARNER) == 4
+    assert await read(lambda c: cursor_of(c, memory, LEARNER)) == 4
     assert texts(await unread(writer)) == ["Message 2.", "Yes."]
 
 

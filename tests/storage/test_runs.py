@@ -17,7 +17,7 @@ from storage.sql.runs import add_step, replace_text
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
-from tests.stored import Speaker, rows
+from tests.stored import Speaker, put_run, rows, start_run
 
 CALLS = {"call_1": "approval", "call_2": "client"}
 
@@ -50,11 +50,11 @@ async def put_step(store: Store, step: RunStep) -> None:
 
 
 async def test_a_run_is_created_begun_and_ended_once(store: Store, draft: Run) -> None:
-    run = await store.runs.create(draft)
+    run = await put_run(store, draft)
     assert run == replace(draft, id=run.id)
-    begun = await store.runs.begin(run.agent, run.id, 6.0)
+    begun = await start_run(store, run.agent, run.id, 6.0)
     assert (begun.state, begun.begun, begun.is_over) == (RunState.RUNNING, 6.0, False)
-    assert (await store.runs.begin(run.agent, run.id, 9.0)).begun == 6.0
+    assert (await start_run(store, run.agent, run.id, 9.0)).begun == 6.0
     ends = [
         store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", 7.0),
         store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0),
@@ -67,29 +67,29 @@ async def test_a_run_is_created_begun_and_ended_once(store: Store, draft: Run) -
         7.0,
         True,
     )
-    assert (await store.runs.begin(run.agent, run.id, 9.0)).state is RunState.CANCELLED
+    assert (await start_run(store, run.agent, run.id, 9.0)).state is RunState.CANCELLED
     with pytest.raises(NotFound):
-        await store.runs.begin(run.agent + 1, run.id, 9.0)
+        await start_run(store, run.agent + 1, run.id, 9.0)
 
 
 async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Store, draft: Run) -> None:
-    run = await store.runs.create(draft)
-    assert await store.runs.create(replace(draft, uid="r2")) == run
+    run = await put_run(store, draft)
+    assert await put_run(store, replace(draft, uid="r2")) == run
     # One that goes on cannot be replaced.
-    assert (await store.runs.create(replace(draft, uid="r3"), replaces=run.id)).id == run.id
+    assert (await put_run(store, replace(draft, uid="r3"), replaces=run.id)).id == run.id
     await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0)
-    again = await store.runs.create(replace(draft, uid="r4"), replaces=run.id)
+    again = await put_run(store, replace(draft, uid="r4"), replaces=run.id)
     assert (again.uid, again.otid) == ("r4", b"otid")
     assert (await store.runs.get("default", "r1")).run.otid is None
     assert await store.runs.newest(run.agent, 1) == again
     # Sends without an id of their own are never the same.
-    assert len({(await store.runs.create(replace(draft, uid=u, otid=None))).id for u in "ab"}) == 2
+    assert len({(await put_run(store, replace(draft, uid=u, otid=None))).id for u in "ab"}) == 2
 
 
 async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
-    run = await store.runs.create(replace(draft, state=RunState.RUNNING, begun=5.0))
+    run = await put_run(store, replace(draft, state=RunState.RUNNING, begun=5.0))
     first, second, late = await said(alice, 3)
     step = RunStep(first, run.agent, run.id, 1, 5.0, 6.0, Counts(100, 10, 80, 5, 2))
     await put_step(store, step)
@@ -125,7 +125,7 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
 
 
 async def test_calls_wait_while_their_step_is_the_tip(store: Store, alice: Speaker, draft: Run) -> None:
-    run = await store.runs.create(draft)
+    run = await put_run(store, draft)
     assert await store.runs.waiting(run.agent, 1) is None
     (tip,) = [e.id for e in await alice.rows()]
     await put_step(store, RunStep(tip, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
@@ -138,8 +138,8 @@ async def test_calls_wait_while_their_step_is_the_tip(store: Store, alice: Speak
     assert await store.runs.waiting(run.agent, 1) is None, "the conversation went on"
 
 
-async def test_texts_are_kept_once_read_in_order_and_emptied(store: Store, draft: Run, holds: Holds) -> None:
-    run = await store.runs.create(draft)
+async def test_texts_are_kept_once_read_in_order_and_replaced(store: Store, draft: Run, holds: Holds) -> None:
+    run = await put_run(store, draft)
     of = (run.agent, run.id)
     assert await store.runs.add_text(*of, "request", 0, b'{"messages": "zqrequestx"}')
     for seq in (2, 0, 1):
@@ -154,11 +154,9 @@ async def test_texts_are_kept_once_read_in_order_and_emptied(store: Store, draft
         await replace_text(connection, *of, "request", 0, b"{}")
 
     await store.database.write(shorten)
-    await store.runs.empty_texts(*of, "event")
-    assert await store.runs.texts(*of, "event") == ()
     assert [t.data for t in await store.runs.texts(*of, "request")] == [b"{}"]
     await store.database.sweep(1000)
-    assert not [word for word in ("request", "event0", "event1", "event2") if holds(f"zq{word}x".encode())]
+    assert not holds(b"zqrequestx")
 
 
 async def bob_of(store: Store, project: str) -> Agent:
@@ -174,9 +172,9 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     for id, agent in ((77, bob), (78, other)):
         await rows(store, sql, (id, agent.id, f"conv {id}"))
     for n in range(6):
-        await store.runs.create(replace(draft, uid=f"a{n}", otid=None, background=n % 2 == 0))
+        await put_run(store, replace(draft, uid=f"a{n}", otid=None, background=n % 2 == 0))
     for agent, conversation, uid in ((bob.id, 77, "b"), (other.id, 78, "o")):
-        await store.runs.create(replace(draft, agent=agent, conversation=conversation, uid=uid, otid=None))
+        await put_run(store, replace(draft, agent=agent, conversation=conversation, uid=uid, otid=None))
     last = (await store.runs.get("default", "a5")).run
     await store.runs.end(last.agent, last.id, RunState.COMPLETED, "end_turn", 9.0)
 
@@ -215,10 +213,10 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
 async def test_live_runs_are_told_from_background_ones_and_those_that_have_ended(
     store: Store, draft: Run
 ) -> None:
-    live = await store.runs.create(replace(draft, uid="live", otid=None, state=RunState.RUNNING))
+    live = await put_run(store, replace(draft, uid="live", otid=None, state=RunState.RUNNING))
     for state in (RunState.CREATED, RunState.RUNNING):
-        await store.runs.create(replace(draft, uid=state, otid=None, background=True, state=state))
-    done = await store.runs.create(replace(draft, uid="done", otid=None))
+        await put_run(store, replace(draft, uid=state, otid=None, background=True, state=state))
+    done = await put_run(store, replace(draft, uid="done", otid=None))
     await store.runs.end(done.agent, done.id, RunState.COMPLETED, "end_turn", 6.0)
     assert [each.run.uid for each in await store.runs.live()] == ["live"]
     await store.runs.end(live.agent, live.id, RunState.FAILED, "error", 9.0)
@@ -275,7 +273,7 @@ async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
 async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
-    run = await store.runs.create(draft)
+    run = await put_run(store, draft)
     for kind in ("request", "event", "call", "result"):
         await store.runs.add_text(run.agent, run.id, kind, 1, f"the {kind} of it".encode())
     assert await store.runs.drop_texts(100.0, 10) == 0
@@ -287,7 +285,7 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
         assert await store.runs.texts(run.agent, run.id, kind) == ()
     assert await store.runs.texts_since() is None
     (exchange,) = await said(alice, 1)
-    waits = await store.runs.create(replace(draft, uid="r2", otid=None))
+    waits = await put_run(store, replace(draft, uid="r2", otid=None))
     step = RunStep(exchange, waits.agent, waits.id, 1, 5.0, 6.0, Counts(), "requires_approval", waiting=CALLS)
     await put_step(store, step)
     await store.runs.add_text(waits.agent, waits.id, "event", 1, b"words")
@@ -301,7 +299,7 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
 async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
-    run = await store.runs.create(draft)
+    run = await put_run(store, draft)
     epoch = alice.agent.epoch
     assert await store.runs.log(run.agent, run.id, "event", 1, b"first", epoch)
     begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
@@ -316,8 +314,8 @@ async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
 async def test_why_a_run_failed_stays_until_something_is_forgotten(
     store: Store, alice: Speaker, draft: Run, holds: Holds
 ) -> None:
-    run = await store.runs.create(draft)
-    other = await store.runs.create(replace(draft, uid="r2", otid=None))
+    run = await put_run(store, draft)
+    other = await put_run(store, replace(draft, uid="r2", otid=None))
     await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0, "zqerrorx" + "…" * 5000)
     # Who comes second says nothing of it.
     await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 9.0, "another")

@@ -20,7 +20,7 @@ from storage.sql.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent
-from tests.stored import Speaker, rows, save_passage
+from tests.stored import Speaker, put_run, rows, save_passage
 
 UID = "0" * 32
 
@@ -135,7 +135,7 @@ async def test_a_message_says_its_run_and_what_waits_at_the_tip(
     asked = assistant(None, call("c9", "pay", "{}"))
     await ann.say([user("Pay.")], asked, "a")
     (e,) = await ann.rows()
-    run = await store.runs.create(Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
     step = RunStep(
         e.id, ann.agent.id, run.id, 1, 1.0, 2.0, Counts(), "requires_approval", waiting={"c9": "approval"}
     )
@@ -281,7 +281,7 @@ async def test_a_deleted_message_is_nowhere_in_the_file(
     messages: AgentMessages, ann: Speaker, store: Store, tmp_path: Path
 ) -> None:
     await talk(ann, "a", ("zqonex", "zqreplyx"), ("two", "Two."))
-    run = await store.runs.create(Run(0, "r1", ann.agent.id, 1, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", ann.agent.id, 1, RunState.RUNNING, 1.0))
     for kind in ("request", "call", "result", "event"):
         await store.runs.add_text(ann.agent.id, run.id, kind, 0, f"zq{kind}x".encode())
     await messages.delete(ann.agent, at(1))
@@ -310,7 +310,7 @@ async def test_a_reset_conversation_begins_anew_and_what_was_learned_stays(
         await _keep(connection, ann.agent, fact, 1.0)
 
     await store.database.write(learn)
-    run = await store.runs.create(Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
     await messages.reset(ann.agent)
     data = bytes_in(tmp_path)
     left = [word for word in ("one", "two", "saved", "learned") if f"zq{word}x".encode() in data]

@@ -24,16 +24,23 @@ from storage.sqlite.migration import load_migrations, migrate
 HOLD = """
 import sys
 from storage.sqlite.lock import Lock
-lock = Lock.acquire(sys.argv[1], "127.0.0.1:8080")
+lock = Lock(sys.argv[1], "127.0.0.1:8080")
+lock.take()
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
+def acquire(path: Path, address: str | None = None) -> Lock:
+    lock = Lock(path, address)
+    lock.take()
+    return lock
+
+
 def test_a_second_owner_is_refused_by_name(path: Path) -> None:
-    lock = Lock.acquire(path, "127.0.0.1:8080")
+    lock = acquire(path, "127.0.0.1:8080")
     with pytest.raises(Owned) as refused:
-        Lock.acquire(path, "127.0.0.1:8081")
+        acquire(path, "127.0.0.1:8081")
     lock.release()
     assert (refused.value.pid, refused.value.address) == (os.getpid(), "127.0.0.1:8080")
     assert str(os.getpid()) in str(refused.value)
@@ -43,9 +50,9 @@ def test_a_second_owner_is_refused_by_name(path: Path) -> None:
 def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     other.symlink_to(path)
-    lock = Lock.acquire(path)
+    lock = acquire(path)
     with pytest.raises(Owned):
-        Lock.acquire(other)
+        acquire(other)
     lock.release()
 
 
@@ -53,14 +60,14 @@ def test_two_names_of_one_file_have_one_lock(path: Path, tmp_path: Path) -> None
 def test_a_command_of_roots_leaves_the_lock_to_the_account_of_the_database(path: Path) -> None:
     path.touch()
     os.chown(path, 65534, 65533)
-    Lock.acquire(path).release()
+    acquire(path).release()
     found = os.stat(lock_path(path))
     assert (found.st_uid, found.st_gid) == (65534, 65533)
 
 
 def test_the_owner_can_be_asked_for(path: Path) -> None:
     assert owner_of(path) is None
-    lock = Lock.acquire(path, "127.0.0.1:9000")
+    lock = acquire(path, "127.0.0.1:9000")
     assert owner_of(path) == LockOwner(os.getpid(), "127.0.0.1:9000")
     lock.release()
     lock.release()
@@ -68,16 +75,16 @@ def test_the_owner_can_be_asked_for(path: Path) -> None:
 
 
 def test_asking_for_the_owner_leaves_no_lock(path: Path) -> None:
-    Lock.acquire(path).release()
+    acquire(path).release()
     owner_of(path)
-    Lock.acquire(path).release()
+    acquire(path).release()
 
 
 def test_an_unreadable_lock_file_still_refuses(path: Path) -> None:
-    lock = Lock.acquire(path)
+    lock = acquire(path)
     Path(f"{path}.lock").write_bytes(b"{")
     with pytest.raises(Owned) as refused:
-        Lock.acquire(path)
+        acquire(path)
     assert refused.value.pid is None
     lock.release()
 
@@ -89,27 +96,27 @@ def test_a_killed_owner_leaves_no_lock(path: Path) -> None:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"held\n"
         with pytest.raises(Owned) as refused:
-            Lock.acquire(path)
+            acquire(path)
         assert refused.value.pid == owner.pid
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-        Lock.acquire(path).release()
+        acquire(path).release()
 
 
 def test_a_program_started_by_the_owner_does_not_hold_the_lock(path: Path) -> None:
-    lock = Lock.acquire(path)
+    lock = acquire(path)
     # close_fds off, so that only the descriptor's own flag keeps it from the child
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False
     ):
         lock.release()
-        Lock.acquire(path).release()
+        acquire(path).release()
 
 
 def test_a_lock_whose_file_was_taken_away_is_taken_anew(path: Path) -> None:
-    lock = Lock.acquire(path)
+    lock = acquire(path)
     Path(f"{path}.lock").unlink()  # with its directory, that is
-    other = Lock.acquire(path)
+    other = acquire(path)
     with pytest.raises(Owned):
         lock.take()
     assert not lock.is_held
@@ -127,7 +134,7 @@ async def test_nothing_is_read_of_a_file_that_is_not_ours(tmp_path: Path) -> Non
     with pytest.raises(Broken, match=r"m\.db\.lock cannot be opened"):
         await store.keys.has_any()
     path.parent.mkdir()
-    other = Lock.acquire(path, "127.0.0.1:9")
+    other = acquire(path, "127.0.0.1:9")
     assert not await store.database.writer.recover()
     with pytest.raises(Broken, match=r"in use by process .* serving 127\.0\.0\.1:9"):
         await store.keys.has_any()

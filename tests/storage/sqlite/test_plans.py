@@ -17,7 +17,7 @@ QUICK = {
     "statements.sql": ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_since", "passage_list"),
     "exchanges.sql": ("look",),
     "runs.sql": (
-        "get", "find", "by_otid", "newest", "begin", "end", "steps", "step_find", "waiting", "texts", "texts_empty",
+        "get", "find", "by_otid", "newest", "begin", "end", "steps", "step_find", "waiting", "texts",
         "text_replace", "of_agent_up", "steps_of_agent_down",
     ),
     "definitions.sql": (
