@@ -22,7 +22,7 @@ SQL = load("files.sql")
 PARSING, COMPLETED = "parsing", "completed"
 MOST_FILES = 1000  # of a folder
 MOST_BYTES = 100_000_000  # of all files of a folder
-_PARTS = 128  # of a file's text that are read or written at once
+_PARTS = 256  # of a file's text that are read at once
 
 
 async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) -> StoredFile:
@@ -53,19 +53,23 @@ async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) 
     return replace(made, id=await connection.value(SQL["insert"], values))
 
 
-async def load_parts(
-    connection: Connection, file: StoredFile, after: int, limit: int = _PARTS
-) -> list[tuple[int, str]]:
-    """Returns a page of (row, text) of a file's parts. after: the row last seen."""
-    rows = await connection.rows(SQL["parts"], (file.id, file.memory, after, limit))
-    return [(row[0], row[1]) for row in rows]
-
-
 class Files(Group):
     """Files of folders. memory: the folder's row; of another one nothing is found."""
 
     add = writes(alone(add_file))
-    parts = long_reads(alone(load_parts))
+
+    async def text(self, file: StoredFile) -> str:
+        """Returns the whole text of a file, which is read a page at a time."""
+        found: builtins.list[str] = []
+        after = 0
+        while some := await self._parts(file, after):
+            found += [row[1] for row in some]
+            after = some[-1][0]
+        return "".join(found)
+
+    @long_reads
+    async def _parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
+        return await connection.rows(SQL["parts"], (file.id, file.memory, after, _PARTS))
 
     @bulk_writes
     async def write(self, connection: Connection, file: StoredFile, texts: Sequence[str]) -> None:

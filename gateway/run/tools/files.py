@@ -28,7 +28,6 @@ PATTERN_CHARS = 300
 PATTERN_PARTS = 50_000
 MATCHES = 20  # that one call shows
 LINE_CHARS = 300  # of a line that is shown
-_PAGE = 256
 _AT_LEAST = re.compile(r"(.?)\{\s*(\d+)", re.DOTALL)
 NO_FILES = "No file is attached to this agent."
 TOO_LONG = (
@@ -114,7 +113,7 @@ class FileTools:
         found: list[_Match] = []
         try:
             for path, file in wanted.items():
-                lines = (await self._text(file)).splitlines()
+                lines = (await self.store.files.text(file)).splitlines()
                 left = GREP_S - (time.monotonic() - begun)
                 found += await asyncio.to_thread(
                     _matches, pattern, path, lines, left, skip + MATCHES + 1 - len(found)
@@ -126,14 +125,6 @@ class FileTools:
             if len(found) <= skip:
                 return failed(TOO_LONG)
         return ToolAnswer(_shown(found, skip, arguments.get("context_lines")))
-
-    async def _text(self, file: StoredFile) -> str:
-        found: list[str] = []
-        after = 0
-        while some := await self.store.files.parts(file, after, _PAGE):
-            found += [text for _, text in some]
-            after = some[-1][0]
-        return "".join(found)
 
 
 def _parts(words: str) -> int:

@@ -26,7 +26,6 @@ _log = logging.getLogger("mnemogate")
 MOST_BYTES = 10_000_000  # of a file
 _PARSING = "parsing"  # the state of a file whose text is not all there
 _WRITTEN = 64  # parts of a file that one transaction writes
-_PAGE = 256
 
 Handling = Literal["skip", "error", "suffix", "replace"]
 
@@ -167,22 +166,15 @@ class Folders:
         """Returns files of a folder as lists show them."""
         counts = await self._store.files.part_counts(folder.memory, [file.id for file in files])
         return [
-            FileView(file, counts.get(file.id, 0), await self.content(file) if with_content else None)
+            FileView(
+                file, counts.get(file.id, 0), await self._store.files.text(file) if with_content else None
+            )
             for file in files
         ]
 
     async def list(self, folder: Definition, page: Page) -> Sequence[StoredFile]:
         """Returns a page of a folder's files. after, before: their rows."""
         return await self._store.files.list(folder.memory, page)
-
-    async def content(self, file: StoredFile) -> str:
-        """Returns the whole text of a file."""
-        found: list[str] = []
-        after = 0
-        while some := await self._store.files.parts(file, after, _PAGE):
-            found += [text for _, text in some]
-            after = some[-1][0]
-        return "".join(found)
 
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file; it is not found any more at once."""
