@@ -8,7 +8,7 @@ step is planned on the conversation's `rev`; if somebody else moved it since, no
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -21,7 +21,6 @@ from storage.commands import (
     OwnPath,
     ReadSpan,
     Rules,
-    RunAccept,
     RunEnd,
     StepEnd,
     StepOpen,
@@ -174,13 +173,9 @@ class Append(Group):
         """
         e = write.exchange
         size = 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
-        if not write.accepts:
-            return self._database.write(lambda connection: end_step(connection, write), bytes=size)
-        ending = self._database.write(
-            lambda connection: end_step(connection, write, partial(accept_reading, connection, self._jobs)),
-            bytes=size,
-        )
-        ending.add_done_callback(lambda _: self._jobs.wake())
+        ending = self._database.write(lambda connection: end_step(connection, self._jobs, write), bytes=size)
+        if write.accepts:
+            ending.add_done_callback(lambda _: self._jobs.wake())
         return ending
 
     def end(self, write: RunEnd) -> Future[Run]:
@@ -298,10 +293,8 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
     return run
 
 
-async def end_step(
-    connection: Connection, write: StepEnd, accept: Callable[[RunAccept], Awaitable[Run | None]] | None = None
-) -> list[str]:
-    """Ends a step. accept: accepts the runs that this makes due. Returns their public names."""
+async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
+    """Ends a step, and accepts the runs that this makes due. Returns their public names."""
     agent, e = write.agent, write.exchange
     if write.snapshot is not None:
         e = changed(e, snapshot=await exchanges.add_snapshot(connection, agent.id, write.snapshot))
@@ -321,9 +314,7 @@ async def end_step(
             and write.step.error is None
         ):
             await advance_over(connection, write.reading, write.step.ended or write.step.begun)
-    if accept is None:
-        return []
-    accepted = [await accept(each) for each in write.accepts]
+    accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
     return [run.uid for run in accepted if run is not None]
 
 

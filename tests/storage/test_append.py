@@ -195,7 +195,7 @@ async def long_path(writer: Writer, steps: int) -> None:
                 model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
-            await append.end_step(connection, StepEnd(writer.agent, e, step))
+            await append.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))
             path = [*path, e][-10:]
         return path
 
