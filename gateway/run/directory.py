@@ -30,16 +30,6 @@ class Directory:
         self._by_name = {spec.name: spec for spec in self.specs}
         self._default = _spec_of(ProfileSettings(DEFAULT_PROFILE), settings.memory)
 
-    def find(self, identity: Identity, model: str) -> AgentSpec:
-        """Returns the agent of a request; model: what the request asks for.
-
-        Raises: UnknownModel, BadRequest: the request names an agent that is not there.
-        """
-        found = self.profile(identity)
-        if found is None:
-            raise unknown(identity, model)
-        return found
-
     def profile(self, identity: Identity) -> AgentSpec | None:
         """Returns the agent of a request if the settings declare it, or the request names none."""
         found = self._by_name.get(identity.profile)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.errors import BadRequest, UnknownModel
-from gateway.run.directory import Directory
+from gateway.run.directory import Directory, unknown
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings, Settings
 
 HELPER = ProfileSettings(
@@ -26,7 +26,10 @@ HELPER = ProfileSettings(
 def find(settings: Settings, model: str = "m", agent: str | None = None) -> object:
     headers = [] if agent is None else [(b"x-mnemogate-agent", agent.encode())]
     identity = identify(headers, {"model": model, "user": "ann"}, IdentityRules("default"), "default")
-    return Directory(settings).find(identity, model)
+    found = Directory(settings).profile(identity)
+    if found is None:
+        raise unknown(identity, model)
+    return found
 
 
 def test_a_profile_of_the_settings_is_an_agent() -> None:
