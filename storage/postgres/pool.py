@@ -196,13 +196,13 @@ class ConnectionPool:
         self._bulk -= 1
         _wake(self._waiting_bulk, None)
 
-    def give_up(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
+    def give_up(self, raw: RawConnection) -> None:
         """Takes a connection back on which somebody stopped waiting, once it answers again."""
-        task = asyncio.get_running_loop().create_task(self._check(raw, is_bulk))
+        task = asyncio.get_running_loop().create_task(self._check(raw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _check(self, raw: RawConnection, is_bulk: bool) -> None:
+    async def _check(self, raw: RawConnection) -> None:
         try:
             await raw.execute("SELECT 1", timeout=self._limits.check_s)
         except FAULTS as error:
@@ -210,7 +210,7 @@ class ConnectionPool:
             if isinstance(error, TimeoutError):
                 self.fail(Broken(f"{self._place.name} does not answer"))
         finally:
-            self.give(raw, is_bulk=is_bulk)
+            self.give(raw)
 
     # -- down and up --------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ from storage.sql.runs import (
     end_run,
     make_run,
 )
-from storage.sql.statements import load
+from storage.sql.statements import load, rows_of
 from storage.value import changed
 
 SQL = load("batches.sql")
@@ -213,11 +213,7 @@ class Batches(Group):
     @reads
     async def agents_named(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
         """Returns the rows of those of these agents that the project has."""
-        found: dict[str, int] = {}
-        for n in range(0, len(uids), 64):
-            rows = await connection.rows(SQL["agents_named"], (project, list(uids[n : n + 64])))
-            found.update((row[0], row[1]) for row in rows)
-        return found
+        return {row[0]: row[1] for row in await rows_of(connection, SQL["agents_named"], uids, project)}
 
     @reads
     async def journal(self, connection: Connection, job: int) -> dict[str, bytes]:

@@ -197,10 +197,8 @@ class Recall(Group):
         except TimeoutError:
             raise TooSlow("the search did not end in time") from None
 
-    async def _near(self, agent: Agent, vector: Vector | None, size: int, deadline_ms: float) -> Near | None:
+    async def _near(self, agent: Agent, vector: Vector, size: int, deadline_ms: float) -> Near | None:
         """Returns how far the agent's messages stand out. size: how many numbers it has given out."""
-        if vector is None:
-            return None
         find = partial(find_near, cache=self._memories.vectors, agent=agent.id, asked=vector)
         is_unread = self._memories.vectors.get(agent.id, vector.model) is None
         if size <= (_LONG_UNREAD if is_unread else _LONG_VECTORS):
@@ -375,8 +373,6 @@ async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, b
 
 
 async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules: Rules) -> dict[int, Message]:
-    if not seqs:
-        return {}
     wanted = frozenset(seqs)
     rows = await connection.rows(exchanges.SQL["spoken_at"], (agent, seqs))
     found = {

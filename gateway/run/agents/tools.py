@@ -118,10 +118,7 @@ class ToolRegistry:
         own = [
             ToolView(each, built_in_uid(each))
             for each, place in places.items()
-            if each in SCHEMAS
-            and low < place < high
-            and name in (None, each)
-            and (text or "").lower() in each
+            if low < place < high and name in (None, each) and (text or "").lower() in each
         ]
         page = Page(low, high, limit, newest_first=False)
         if newest_first:

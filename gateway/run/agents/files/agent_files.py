@@ -171,10 +171,7 @@ class AgentFiles:
     ) -> None:
         registry = self._registry.tools
         for name, definition in tools.items():
-            try:
-                found = await registry.named(project, name)
-            except NotFound:
-                found = None
+            found = await registry.named(project, name)
             # What nobody runs here takes nothing's place: it is there to be made something that runs.
             is_for_show = definition.source_type == "typescript"
             if found is not None and (is_for_show or not overrides):
