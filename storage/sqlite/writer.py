@@ -105,25 +105,25 @@ class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
     connect: opens the connection that writes, in the writer's thread. watch: it watches that connection. told: called
-    with what a batch has changed, before its writes are answered. beside: copies a grown log; without it the writer's
-    thread does. recovered: called when writing works again.
+    with what a batch has changed, before its writes are answered. beside: copies a grown log. recovered: called when
+    writing works again.
     """
 
     def __init__(
         self,
         path: str,
         connect: Callable[[], sqlite3.Connection],
-        watch: Watch | None = None,
+        watch: Watch,
         *,
-        limits: WriterLimits | None = None,
-        told: Callable[[Told], None] = lambda told: None,
-        recovered: Callable[[], None] | None = None,
-        beside: WriteBack | None = None,
+        beside: WriteBack,
+        told: Callable[[Told], None],
+        recovered: Callable[[], None],
+        limits: WriterLimits | None,
     ) -> None:
         self._path, self._log_path = path, f"{path}-wal"
         self._beside = beside
         self._connect = connect
-        self._watch = watch or Watch()
+        self._watch = watch
         self._limits = limits or WriterLimits()
         self._told = told
         self._recovered = recovered
@@ -207,10 +207,9 @@ class Writer:
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.gather(self._mending, return_exceptions=True)
-        if self._beside is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._stop_copying(self._beside)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._stop_copying()
         driver, self._driver = self._driver, None
         if driver is not None:
             await self._close(driver, timeout_s, is_whole=drained)
@@ -389,8 +388,7 @@ class Writer:
                 return False
             try:
                 old, self._driver = self._driver, None
-                if self._beside is not None:
-                    await self._stop_copying(self._beside)
+                await self._stop_copying()
                 if old is not None:
                     try:
                         await old.call(_close_quietly)
@@ -408,8 +406,7 @@ class Writer:
                 return False
             self._driver, self._fault, self._tried = driver, None, False
             self._wal_full = self._limits.checkpoint_bytes
-        if self._recovered is not None:
-            self._recovered()
+        self._recovered()
         self._pump()
         return True
 
@@ -480,25 +477,25 @@ class Writer:
         """Has a grown log written back. What was written last is in it, so that there is something to copy."""
         if self._wal_bytes <= self._wal_full or not self._log_free.is_set():
             return
-        if self._beside is None or self._wal_bytes >= self._limits.pause_bytes:
+        if self._wal_bytes >= self._limits.pause_bytes:
             self._post_write_back()
         else:
             self._log_free.clear()
-            self._copying = self._loop.create_task(self._copy(self._beside), name="mnemogate-writeback")
+            self._copying = self._loop.create_task(self._copy(), name="mnemogate-writeback")
 
-    async def _copy(self, beside: WriteBack) -> None:
+    async def _copy(self) -> None:
         try:
             # An error is named by the writer, which meets it next if it is still there.
             with contextlib.suppress(sqlite3.Error, StoreError):
-                await beside.copy()
+                await self._beside.copy()
         finally:
             self._copying = None
             self._post_write_back()
 
-    async def _stop_copying(self, beside: WriteBack) -> None:
+    async def _stop_copying(self) -> None:
         if self._copying is not None:
             await asyncio.wait([self._copying])
-        await beside.close()
+        await self._beside.close()
 
     def _post_write_back(self, *, at_rest: bool = False) -> None:
         """Has the writer's thread write back what is left in the log, behind the writes that it was given."""

@@ -14,6 +14,7 @@ import pytest
 from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile, Driver, open_writer
+from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 from tests.doubles.statements import counting
@@ -58,7 +59,15 @@ class Bench:
         self.path = path
         self.opened = 0
         limits = {"retry_first_s": 3600, "idle_s": 3600, **limits}
-        self.writer = Writer(str(path), self.connect, limits=WriterLimits(**limits), beside=beside)
+        self.writer = Writer(
+            str(path),
+            self.connect,
+            Watch(),
+            beside=beside or WriteBack(lambda: open_writer(DatabaseFile(str(path)))),
+            told=lambda told: None,
+            recovered=lambda: None,
+            limits=WriterLimits(**limits),
+        )
         self.gates: list[threading.Event] = []
         Commits.commits = Commits.savepoints = 0
         Commits.break_next = False
@@ -319,6 +328,7 @@ async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
     bench = await make(checkpoint_bytes=200_000)
     for i in range(24):
         await bench.writer.submit(add(f"{i:02}" * 20_000))
+        await bench.writer._log_free.wait()
     # It began anew in its file, which is no smaller for that.
     assert 200_000 < bench.log_size() < 400_000
     assert len(bench.rows()) == 24
@@ -330,7 +340,8 @@ async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
 async def test_the_file_of_a_log_is_emptied_once_it_is_twice_as_large(make: Any) -> None:
     bench = await make(checkpoint_bytes=200_000)
     await bench.writer.submit(add("0" * 500_000))
-    await bench.writer.submit(add("last"))  # behind the checkpoint in the thread
+    await bench.writer._log_free.wait()
+    await bench.writer.submit(add("last"))
     assert 0 < bench.log_size() < 200_000
     assert len(bench.rows()) == 2
 
