@@ -8,7 +8,7 @@ step is planned on the conversation's `rev`; if somebody else moved it since, no
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -42,7 +42,7 @@ from storage.records import (
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents
-from storage.sql.blocks import add_op, write_block
+from storage.sql.blocks import add_op, seen, write_block
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, reads
 from storage.sql.jobs import Jobs
@@ -102,7 +102,7 @@ async def read_path(
                 look.ops.append(made)
             case "reader":
                 look.readers.append(LookReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
-    look.blocks = _seen(blocks)
+    look.blocks = seen(blocks)
     if tip is None or look.conversation is None:
         return OwnPath(look)
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
@@ -122,14 +122,6 @@ async def read_path(
 
 def _key_and_uid(name: str) -> tuple[str | None, str | None]:
     return (name, None) if name == DEFAULT else (None, name)
-
-
-def _seen(blocks: Sequence[tuple[int, Block]]) -> list[Block]:
-    """Returns the blocks that an agent sees. Of a shared one and its own of that label, its own counts."""
-    own = {block.label for whose, block in blocks if not whose}
-    seen = [each for each in blocks if each[0] != 1 or each[1].label not in own]
-    # Own and shared ones as they were made, then the attached ones in their places.
-    return [block for whose, block in sorted(seen, key=lambda each: (max(1, each[0]), each[1].id))]
 
 
 class Append(Group):

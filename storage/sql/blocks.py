@@ -29,17 +29,29 @@ FORGOTTEN_ORIGIN = "-"
 
 
 async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool = False) -> tuple[Block, ...]:
-    """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
+    """Returns the blocks that an agent sees, as `seen`.
 
-    An own block counts before a shared one of its label. keep_shared: shared and attached ones are read-only, for those
-    who may not write them, whatever tools may do.
+    keep_shared: shared and attached ones are read-only, for those who may not write them, whatever tools may do.
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
-    own = {row[1] for row in rows if not row[8]}
-    # The attached ones come last, in their places; the others stay in the order they were made.
-    found = [(make_block(row), row[8]) for row in rows if not row[8] or row[1] not in own]
-    found.sort(key=lambda each: max(1, each[1]))
-    return tuple(replace(b, read_only=True) if keep_shared and is_shared else b for b, is_shared in found)
+    blocks = [(whose, make_block(row)) for *row, whose in rows]
+    if keep_shared:
+        blocks = [(whose, replace(b, read_only=True) if whose else b) for whose, b in blocks]
+    return tuple(seen(blocks))
+
+
+def seen(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
+    """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
+
+    blocks: each with whose it is: 0 the agent's own, 1 its profile's, beyond that the place of an attached one. Of a
+    label the own one counts, then the shared one.
+    """
+    counting: dict[str, tuple[int, Block]] = {}
+    for whose, block in blocks:
+        if block.label not in counting or whose < counting[block.label][0]:
+            counting[block.label] = whose, block
+    in_order = sorted(counting.values(), key=lambda each: (max(1, each[0]), each[1].id))
+    return [block for _, block in in_order]
 
 
 async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:

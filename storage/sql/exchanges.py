@@ -15,6 +15,7 @@ import orjson
 from storage.commands import NO_ADDITIONS, NO_NOTES, Look, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
+from storage.sql.blocks import seen
 from storage.sql.statements import load, rows_of
 from storage.value import changed
 
@@ -177,7 +178,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     if not rows or rows[0][0] != "agent":
         return None
     found = Look(*rows[0][1:6])
-    attached: list[tuple[int, Block]] = []
+    blocks: list[tuple[int, Block]] = []
     added: list[Exchange] = []
     for row in rows[1:]:
         match row[0]:
@@ -197,19 +198,15 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
                 id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
-                block = Block(id, label, description, value, limit, bool(read_only), version)
+                blocks.append((whose, Block(id, label, description, value, limit, bool(read_only), version)))
                 found.shares_blocks |= whose == 1
-                # One that others see too does not count where the agent has an own one, which came before it.
-                if not whose or all(other.label != label for other in found.blocks):
-                    attached.append((whose, block)) if whose > 1 else found.blocks.append(block)
             case "op":
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 found.ops.append(made)
     # No database promises an order to the rows of a recursion.
     found.additions = NO_ADDITIONS.and_of(*sorted(added, key=lambda e: e.depth))
-    found.blocks.sort(key=lambda block: block.id)
-    found.blocks += [block for _, block in sorted(attached, key=lambda each: each[0])]
+    found.blocks = seen(blocks)
     return found
 
 
