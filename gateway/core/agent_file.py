@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from storage.listing import PassageDraft
 from storage.records import Block
 
 
@@ -17,13 +18,6 @@ class CarriedMessage:
     message: dict[str, Any]
     at: float
     model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CarriedPassage:
-    text: str
-    tags: tuple[str, ...]
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +36,7 @@ class CarriedArchive:
 
     name: str
     body: dict[str, Any]
-    passages: Sequence[CarriedPassage] = ()
+    passages: Sequence[PassageDraft] = ()
     uid: str | None = None
 
 
@@ -67,7 +61,7 @@ class CarriedAgent:
     tools: Sequence[str] = ()
     folders: Sequence[str] = ()
     archives: Sequence[str] = ()
-    passages: Sequence[CarriedPassage] = ()
+    passages: Sequence[PassageDraft] = ()
     messages: Sequence[CarriedMessage] = ()
     conversations: Sequence[CarriedConversation] = ()
     uid: str | None = None

@@ -22,7 +22,6 @@ from gateway.core.agent_file import (
     CarriedConversation,
     CarriedFolder,
     CarriedMessage,
-    CarriedPassage,
 )
 from gateway.core.definition import AgentDefinition, ConversationDefinition, Sleeptime, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
@@ -50,6 +49,7 @@ from gateway.dialects.letta.resources.block import CreateBlock, block_of
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.tool import UpdateTool, tool_of
 from gateway.errors import BadRequest
+from storage.listing import PassageDraft
 from storage.records import Block
 
 _AT = ("body", "file")
@@ -375,10 +375,9 @@ def _compaction(settings: Any) -> Any:
     return kept
 
 
-def _passages(passages: Sequence[FilePassage], now: float) -> list[CarriedPassage]:
+def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]:
     return [
-        CarriedPassage(each.text, tuple(each.tags), moment_of(each.created_at, _OURS_AT) or now)
-        for each in passages
+        PassageDraft(each.text, moment_of(each.created_at, _OURS_AT) or now, each.tags) for each in passages
     ]
 
 

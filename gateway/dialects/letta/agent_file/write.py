@@ -15,10 +15,11 @@ from typing import Any
 
 import orjson
 
-from gateway.core.agent_file import CarriedArchive, CarriedMessage, CarriedPassage
+from gateway.core.agent_file import CarriedArchive, CarriedMessage
 from gateway.core.definition import Sleeptime
 from gateway.dialects.letta.agent_file.messages import written
 from gateway.dialects.letta.shown import time_of
+from storage.listing import PassageDraft
 
 OURS = "mnemogate"  # the key in `metadata`
 _REVISION = "0"  # of Letta's database, which there is none of here
@@ -63,7 +64,7 @@ class Travelling:
     initial: Sequence[Mapping[str, Any]] = ()
     messages: Sequence[CarriedMessage] = ()
     folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
-    passages: Sequence[CarriedPassage] = ()
+    passages: Sequence[PassageDraft] = ()
     archives: Sequence[CarriedArchive] = ()
 
 
@@ -147,5 +148,5 @@ def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
     return {name: shown[name] for name in ("role", "content", "name") if shown[name] is not None}
 
 
-def _passage(passage: CarriedPassage) -> dict[str, Any]:
+def _passage(passage: PassageDraft) -> dict[str, Any]:
     return {"text": passage.text, "tags": list(passage.tags), "created_at": time_of(passage.at)}

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from gateway.core import ids
-from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedMessage, CarriedPassage
+from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedMessage
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
 from gateway.errors import BadRequest, GatewayError
@@ -31,7 +31,7 @@ from gateway.run.agents.tools import ToolView
 from gateway.run.memory.keeper import TurnEvents
 from gateway.run.tools.foreign import ForeignTools
 from storage.errors import NotFound, StoreError
-from storage.listing import AgentEntry, Page
+from storage.listing import AgentEntry, Page, PassageDraft
 from storage.records import DEFAULT, Agent, DefinitionKind, Exchange
 from storage.sql.store import Store
 
@@ -99,15 +99,15 @@ class AgentFiles:
             e = rows[-1].exchange
             after = e.seq + len(e.inputs) + 1
 
-    async def passages(self, memory: Agent) -> Sequence[CarriedPassage]:
+    async def passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""
-        found: list[CarriedPassage] = []
+        found: list[PassageDraft] = []
         after = 0
         while True:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
             tags = await self._store.passages.get(memory.id, [each.seq for each in page])
             found += [
-                CarriedPassage(each.text, tags[each.seq].tags, each.at) for each in page if each.seq in tags
+                PassageDraft(each.text, each.at, tags[each.seq].tags) for each in page if each.seq in tags
             ]
             if len(page) < _PASSAGES:
                 return found
@@ -211,7 +211,7 @@ class AgentFiles:
             done.undo.append(lambda uid=kept.uid: self._archives.delete(project, uid))  # type: ignore[misc]
             memory = await self._archives.memory(project, kept.uid)
             for each in archive.passages:
-                await self._archives.add(memory, each.text, each.tags, at=each.at)
+                await self._archives.add_all(memory, [each])
             done.archives[key] = kept.uid
 
     async def _is_there(
