@@ -143,10 +143,10 @@ def offer(
     """Returns what the model may call next. called: in their order. attached: names of the agent's tools."""
     limits = _limits(rules, called, attached)
     names = _left(limits, attached)
-    can_be_asked = not _denied(called).issuperset(names)
+    must = style == "message" or any(limit.must for limit in limits)
     return Offer(
         names=names if limits else None,
-        must=can_be_asked and (style == "message" or any(limit.must for limit in limits)),
+        must=must and _can_be_asked(called, names),
         one_at_a_time=any(rule.kind in _ORDERING for rule in rules),
     )
 
@@ -187,9 +187,10 @@ def _counted(called: Sequence[CalledTool]) -> list[CalledTool]:
     return [each for each in called if each.status != "denied"]
 
 
-def _denied(called: Sequence[CalledTool]) -> set[str]:
-    """Returns the tools that a person has denied since the last call that counts: none of them has to be called."""
-    return {each.name for each in takewhile(lambda each: each.status == "denied", reversed(called))}
+def _can_be_asked(called: Sequence[CalledTool], names: Sequence[str]) -> bool:
+    """Returns whether there is a call to be asked for: a tool that nobody has denied since the last one that counts."""
+    denied = {each.name for each in takewhile(lambda each: each.status == "denied", reversed(called))}
+    return not denied.issuperset(names)
 
 
 def _left(limits: Sequence[_Limit], attached: Sequence[str]) -> tuple[str, ...]:
@@ -206,16 +207,8 @@ def _limits(rules: Sequence[ToolRule], called: Sequence[CalledTool], attached: S
             words = f"one of these has to be called first: {', '.join(sorted(names))}."
             given = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
             return [_Limit(names, words, must=True, arguments=given)]
-    found: list[_Limit] = []
-    for rule in rules:
-        limit = _LIMITS.get(rule.kind, _no_limit)(rule, counted, attached)
-        if limit is not None:
-            found.append(limit)
-    return found
-
-
-def _no_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    return None
+    found = (_LIMITS[rule.kind](rule, counted, attached) for rule in rules if rule.kind in _LIMITS)
+    return [limit for limit in found if limit is not None]
 
 
 def _is_last(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
@@ -325,8 +318,7 @@ def _ending(
 ) -> StopReason | None:
     """Returns why the turn would end, as far as this reply goes; None: it goes on."""
     limits = _limits(rules, called, attached)
-    can_be_asked = not _denied(called).issuperset(_left(limits, attached))
-    has_duty = any(limit.must for limit in limits) and can_be_asked
+    has_duty = any(limit.must for limit in limits) and _can_be_asked(called, _left(limits, attached))
     if not reply:
         return None if has_duty else StopReason.END_TURN
     has_rule = partial(_has_rule, rules)
