@@ -171,6 +171,8 @@ class TransferOperations:
         for number, line in lines:
             with _told(number):
                 read = orjson.loads(line)
+                if is_whole:
+                    raise ValueError("it stands behind the line that ends the export")
                 if read == END:
                     is_whole = True
                 else:

@@ -364,6 +364,7 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Stor
         ['{"memory":{"format":1,"next_seq":1,"created":0}}', '{"exchange":{}}'],
         ['{"memory":{"format":1,"next_seq":1,"created":0}}', '{"agents":{}}'],
         ['{"memory":{"format":1,"next_seq":1,"created":0}}', "[]"],
+        ['{"memory":{"format":1,"next_seq":1,"created":0}}', '{"end":{}}', '{"tag":{"tag":"x"}}'],
     ],
 )
 async def test_what_is_no_export_is_refused(other: Store, lines: Sequence[str]) -> None:
