@@ -18,7 +18,13 @@ from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 from gateway.core import ids
-from gateway.dialects.letta.agent_file.moved import MovedAgent, MovedConversation, moved_file, readers_of
+from gateway.dialects.letta.agent_file.moved import (
+    MovedAgent,
+    MovedConversation,
+    moved_file,
+    newer_state,
+    readers_of,
+)
 from gateway.errors import GatewayError
 
 _PAGE = 100
@@ -50,6 +56,14 @@ class Server:
         """Returns what a path answers, as JSON. Raises: NotMoved."""
         sent = "?" + urlencode(query, doseq=True) if query else ""
         return self._ask(urllib.request.Request(f"{self._base}{path}{sent}"))
+
+    def later(self, path: str, query: Mapping[str, Any]) -> Iterator[_Json]:
+        """Yields all of a list; nothing where an older server lacks it (0.11.7 has no archives). Raises: NotMoved."""
+        try:
+            yield from self.pages(path, query)
+        except NotMoved as error:
+            if error.answered != 404:
+                raise
 
     def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[_Json]:
         """Yields all of a list, page after page. Raises: NotMoved."""
@@ -148,8 +162,9 @@ def move_agents(
             say(f"{name}: not moved. {source.url} has answered in another form than Letta 0.16: {error!r}")
         else:
             done.moved += 1
+            config = state.get("llm_config") or {}
             done.models[
-                str(model or state.get("model") or (state.get("llm_config") or {}).get("handle"))
+                model or state.get("model") or config.get("handle") or config.get("model") or "none"
             ] += 1
             say(f"{name}: {_told(moved)}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
     return done
@@ -158,11 +173,11 @@ def move_agents(
 def _agents(source: Server) -> Iterator[_Json]:
     """Yields the agents of a server, the oldest first."""
     order = {"order": "asc", "order_by": "created_at", "include": _INCLUDED}
-    return source.pages("/v1/agents/", order)
+    return map(newer_state, source.pages("/v1/agents/", order))
 
 
 def _archives(source: Server, agent: str) -> list[str]:
-    return [each["id"] for each in source.pages("/v1/archives/", {"agent_id": agent})]
+    return [each["id"] for each in source.later("/v1/archives/", {"agent_id": agent})]
 
 
 def _is_there(target: Server, agent: str) -> bool:
@@ -181,7 +196,7 @@ def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgen
     listed = {"order": "asc", "use_assistant_message": "false"}
     conversations = [
         MovedConversation(each, list(source.pages(f"/v1/conversations/{each['id']}/messages", listed)))
-        for each in source.pages("/v1/conversations/", {"agent_id": state["id"]})
+        for each in source.later("/v1/conversations/", {"agent_id": state["id"]})
     ]
     # An agent's list has the messages of all of its conversations.
     elsewhere = {message["id"] for each in conversations for message in each.messages}
@@ -191,7 +206,7 @@ def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgen
     files = [
         file
         for folder in state.get("sources") or ()
-        for file in source.pages(f"/v1/folders/{folder['id']}/files", {"include_content": "true"})
+        for file in source.pages(f"/v1/sources/{folder['id']}/files", {"include_content": "true"})
     ]
     return MovedAgent(state, messages, conversations, passages, files, shared[0] if shared else None)
 

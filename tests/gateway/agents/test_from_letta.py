@@ -145,6 +145,20 @@ def test_a_move_that_was_broken_off_goes_on(
     assert len([a for a in world.letta.archives.list() if a.name == "almanac"]) == 1
 
 
+def test_an_older_server_has_fewer_lists(world: LettaWorld, source: LettaServer) -> None:
+    """0.11.7 has no archives and no conversations, and shows blocks within `memory`."""
+    for path in [*source.tells]:
+        if "archives" in path or "conversations" in path:
+            del source.tells[path]
+    for agent in source.tells["/v1/agents/"]:
+        agent["memory"] = {"blocks": agent.pop("blocks")}
+        agent["tool_exec_environment_variables"] = [{"key": "TOKEN", "value": ""}]
+        del agent["secrets"]
+    assert move(world, source) == 0
+    assert world.letta.agents.blocks.retrieve("human", agent_id=GARDENER).value == "Name: Ann\nI like tea"
+    assert [each.text for each in world.letta.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
+
+
 def test_a_move_names_what_it_cannot_do(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,13 @@ def moved_file(of: MovedAgent) -> bytes:
     )
 
 
+def newer_state(shown: Mapping[str, Any]) -> _Json:
+    """Returns an agent as 0.16 shows it. In 0.11.7 its blocks lie in `memory`, and its secrets have a longer name."""
+    blocks = shown.get("blocks") or (shown.get("memory") or {}).get("blocks") or []
+    secrets = shown.get("secrets") or shown.get("tool_exec_environment_variables") or []
+    return {**shown, "blocks": blocks, "secrets": secrets}
+
+
 def readers_of(state: Mapping[str, Any]) -> Sequence[str]:
     """Returns the ids of the sleeptime agents that read what is said to an agent."""
     group = state.get("multi_agent_group") or {}
