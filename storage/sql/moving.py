@@ -18,7 +18,7 @@ from storage.records import Agent, DefinitionKind, Scope
 from storage.sql.agents import find_agent
 from storage.sql.attached import attach
 from storage.sql.carried import find_target, read_attached
-from storage.sql.definitions import add_definition, find_definition
+from storage.sql.definitions import add_definition, find_definition, make_agent_record
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
 
@@ -73,7 +73,7 @@ class Moving(Group):
     async def memories(self, connection: Connection, after: int) -> list[Agent]:
         """Returns a page of the memories, the oldest first."""
         rows = await connection.rows(SQL["memories"], (after, _PAGE))
-        return [Agent(row[0], row[1], Scope(*row[2:5]), *row[5:]) for row in rows]
+        return [make_agent_record(row) for row in rows]
 
     @reads
     async def keys(self, connection: Connection) -> list[Row]:
