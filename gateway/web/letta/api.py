@@ -116,16 +116,19 @@ class AgentsApi:
         return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
 
     async def definition_page(
-        self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
+        self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery, *, newest_first: bool = True
     ) -> Page:
-        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound."""
+        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound.
+
+        newest_first: where the query says nothing.
+        """
         places = [
             (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
             if isinstance(id, str)
             else None
             for id in (query.after, query.before)
         ]
-        return page_of(query, *places)
+        return page_of(query, *places, newest_first=newest_first)
 
     def first_model(self) -> str:
         """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""

@@ -49,6 +49,9 @@ def test_folders_are_made_listed_changed_and_deleted(world: LettaWorld) -> None:
     assert one.id.startswith("source-")
     assert (one.description, one.instructions, one.metadata) == ("d", "i", {"a": 1})
     assert [each.id for each in folders.list(order="asc", limit=1)] == [one.id, two.id]
+    # 0.16.8 lists folders oldest first where the query says nothing, unlike most of its lists.
+    assert [each.id for each in folders.list(limit=1)] == [one.id, two.id]
+    assert [each.id for each in folders.list(order="desc")] == [two.id, one.id]
     assert [each.id for each in folders.list(name="two")] == [two.id]
     assert folders.update(one.id, name="uno").description == "d"
     with pytest.raises(ConflictError):

@@ -150,6 +150,18 @@ FAULTS: Final = (
         "a conditional rule raises where nothing was called yet",
         (f"{_HERE}::test_a_condition_without_a_call_before_it_asks_for_nothing",),
     ),
+    # Lists and definitions, measured on 0.16.8.
+    (
+        "a client that walks through a conversation's messages is given them again and again",
+        (
+            "gateway/agents/test_client_conversations.py"
+            "::test_a_conversation_is_read_back_from_its_newest_message",
+        ),
+    ),
+    (
+        "a tool that is made under the name of a built-in one takes its place, and breaks it for every agent",
+        ("gateway/agents/test_client_tools.py::test_a_tool_that_cannot_be_is_refused",),
+    ),
     # Sleeptime.
     (
         "a sleeptime run that fails or crashes loses what it was to read",

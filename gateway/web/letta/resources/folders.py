@@ -79,7 +79,7 @@ class FolderRoutes:
     async def index(self, asked: Asked) -> Any:
         query: FoldersQuery = asked.query
         kind, name = DefinitionKind.FOLDER, given_or_none(query.name)
-        page = await self._api.definition_page(asked.project, kind, "source", query)
+        page = await self._api.definition_page(asked.project, kind, "source", query, newest_first=False)
         return list(
             map(folder_json, await self._api.store.definitions.list(asked.project, kind, page, name=name))
         )
