@@ -193,7 +193,7 @@ def in_time(query: Q, *, newest_first: bool = True) -> Q:
 def cut(
     items: Sequence[dict[str, Any]], query: PageQuery, *, newest_first: bool = True
 ) -> list[dict[str, Any]]:
-    """Returns a page of a short list that is there as a whole, oldest first.
+    """Returns a page of a short list that is there as a whole, oldest first: of 100, as Letta's server gives them.
 
     Items of one id (the pieces of a message) are one of its entries: a cursor names all of them.
     """
@@ -205,7 +205,7 @@ def cut(
         if isinstance(name, str):
             place = names.index(name) if name in names else (len(names) if is_after else 0)
             names = names[place + 1 :] if is_after else names[:place]
-    kept = frozenset(names[: query.size()])
+    kept = frozenset(names[: query.size(100)])
     return [item for item in found if item["id"] in kept]
 
 

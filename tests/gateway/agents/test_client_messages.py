@@ -189,6 +189,16 @@ def test_the_newest_messages_are_listed_oldest_first(world: LettaWorld) -> None:
     ]
 
 
+def test_a_page_of_a_runs_messages_has_room_for_a_long_run(world: LettaWorld) -> None:
+    """0.16.8 gives a hundred where the query says nothing, and programs without the client ask for no second page."""
+    agent = world.agent()
+    world.upstream.queue(*[call_tools(Call("conversation_search", {"query": "x"})) for _ in range(30)])
+    reply = world.letta.agents.messages.create(agent.id, input="Search.")
+    run = str(reply.messages[-1].run_id)  # type: ignore[union-attr]
+    status, listed = world.ask("GET", f"/v1/runs/{run}/messages")
+    assert (status, len(listed)) == (200, 1 + 2 * 30 + 1)
+
+
 def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld) -> None:
     """Several messages that are shown of one reply have one id, behind which the next page begins."""
     agent = world.agent()

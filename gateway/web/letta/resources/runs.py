@@ -108,7 +108,8 @@ class RunRoutes:
             background=given_or_none(query.background),
             stop=given_or_none(query.stop_reason),
         )
-        page = page_of(query, await self._row(asked, query.after), await self._row(asked, query.before))
+        after, before = await self._row(asked, query.after), await self._row(asked, query.before)
+        page = page_of(query, after, before, size=100)
         return await self._shown(await self._runs.list(asked.project, wanted, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
