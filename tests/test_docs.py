@@ -64,6 +64,26 @@ def test_every_path_that_a_document_names_exists() -> None:
     assert not missing
 
 
+def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
+    """The pages' links to one another; an anchor is a heading as GitHub writes it."""
+    pages = (ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md"))
+    texts = {page: re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S) for page in pages}
+    headings = {
+        page: {_anchor(line) for line in re.findall("^#+ (.*)$", t, re.M)} for page, t in texts.items()
+    }
+    links = [(page, link) for page, text in texts.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
+    inner = [(page, *link.partition("#")[::2]) for page, link in links if not link.startswith("https://")]
+    assert len(inner) > 40
+    leads = [(page, (page.parent / path).resolve() if path else page, anchor) for page, path, anchor in inner]
+    assert not [
+        lead for lead in leads if not lead[1].exists() or (lead[2] and lead[2] not in headings[lead[1]])
+    ]
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def test_no_file_beside_the_database_comes_into_a_clone_of_the_repository() -> None:
     table = re.findall(r"^\| (`<database>.+?) \|", (ROOT / "docs/operations.md").read_text("utf-8"), re.M)
     ends = {end for row in table for end in re.findall(r"`<database>(\S+)`", row)}
