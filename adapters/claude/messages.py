@@ -30,7 +30,6 @@ So does one of system messages alone, by which voice agents ask for a greeting.
 AGAIN: Final = "(The assistant speaks again.)"
 """The last turn must be a user's, or its text is continued. A reply that is asked for behind one gets this between."""
 
-
 BROKEN_OFF: Final = "(The reply was broken off.)"
 """It stands for a reply that only began a call of one of Anthropic's own tools."""
 
@@ -131,7 +130,11 @@ def _drop_unanswered(found: ClaudeMessages) -> None:
     They stay where the API goes on with them: at the end of all, and beside calls whose results are all that follows.
     """
     calls: dict[str, int] = {}
+    last = -1
     for place, message in enumerate(found.messages):
+        if message["role"] != "assistant":
+            continue
+        last = place
         for block in message["content"]:
             kind = block.get("type")
             if kind in _THEIR_CALLS:
@@ -140,7 +143,6 @@ def _drop_unanswered(found: ClaudeMessages) -> None:
                 calls.pop(str(block.get("tool_use_id")), None)
     if not calls:
         return
-    last = max(place for place, each in enumerate(found.messages) if each["role"] == "assistant")
     behind = [block for each in found.messages[last + 1 :] for block in each["content"]]
     goes_on = all(block.get("type") == "tool_result" for block in behind)
     for place in {place for place in calls.values() if place < last or not goes_on}:

@@ -523,6 +523,12 @@ async def test_calls_of_its_own_tools_without_a_result(
     assert [[block["type"] for block in turn] for turn in turns] == left
 
 
+async def test_a_user_makes_no_calls(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    """The API says so itself, whatever somebody else's client puts into a user's message."""
+    status, body = await answer(provider, request(messages=[{"role": "user", "content": SEARCH[:1]}]))
+    assert (status, "server_tool_use" in body["error"]["message"]) == (400, True)
+
+
 def an_object(*required: str, **properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": [*required]}
 
