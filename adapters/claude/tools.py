@@ -32,7 +32,7 @@ def _tool(tool: Any, where: str) -> Json:
         found["description"] = function["description"]
     schema = function.get("parameters")
     if isinstance(schema, dict) and schema:
-        schema = {"type": "object", **_merged(schema)}
+        schema = {"type": "object", **_merged(schema, schema, {})}
     found["input_schema"] = schema or _EMPTY
     if function.get("strict"):
         found["strict"] = True
@@ -42,23 +42,24 @@ def _tool(tool: Any, where: str) -> Json:
     return found
 
 
-def _merged(schema: Json) -> Json:
+def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
     """Returns a tool's schema with the branches of unions at its top merged into it: there, unions are refused.
 
     It takes what any branch takes, and demands what all of them demand; the tool itself judges the rest.
+    root: has the definitions. named: those that were merged already.
     """
     if schema.keys().isdisjoint(_UNIONS):
         return schema
     found = {key: value for key, value in schema.items() if key not in _UNIONS}
-    properties: Json = {}
+    values: dict[str, list[Any]] = {}
     required: list[Any] = list(_of(list, schema.get("required")))
     for union in _UNIONS:
-        branches = [_resolved(branch, schema) for branch in _of(list, schema.get(union))]
+        branches = [_branch(branch, root, named) for branch in _of(list, schema.get(union))]
         for branch in branches:
             # A name that several branches have, a discriminator as a rule, may have any of their values.
             for name, value in _of(dict, branch.get("properties")).items():
-                known = properties.get(name, value)
-                properties[name] = value if known == value else {"anyOf": [known, value]}
+                known = values.setdefault(name, [])
+                known += [each for each in _alternatives(value) if each not in known]
         demanded: list[list[Any]] = [_of(list, branch.get("required")) for branch in branches]
         counts = any if union == "allOf" else all
         required += [
@@ -66,19 +67,30 @@ def _merged(schema: Json) -> Json:
         ]
         if branches and all(branch.get("additionalProperties") is False for branch in branches):
             found["additionalProperties"] = False
+    properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in values.items()}
     found["properties"] = properties | _of(dict, schema.get("properties"))
     if required:
         found["required"] = list(dict.fromkeys(map(str, required)))
     return found
 
 
-def _resolved(branch: Any, schema: Json) -> Json:
+def _branch(branch: Any, root: Json, named: dict[str, Json]) -> Json:
     """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
     branch = _of(dict, branch)
     place, _, name = str(branch.get("$ref", "")).rpartition("/")
-    if place in ("#/$defs", "#/definitions"):
-        branch = _of(dict, _of(dict, schema.get(place[2:])).get(name))
-    return _merged(branch)
+    if place not in ("#/$defs", "#/definitions"):
+        return _merged(branch, root, named)
+    if name not in named:
+        named[name] = {}  # within itself it says nothing
+        named[name] = _branch(_of(dict, root.get(place[2:])).get(name), root, named)
+    return named[name]
+
+
+def _alternatives(value: Any) -> list[Any]:
+    match value:
+        case {"anyOf": list(found), **rest} if not rest:
+            return found
+    return [value]
 
 
 def _of(kind: type[T], value: Any) -> T:

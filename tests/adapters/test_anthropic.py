@@ -535,6 +535,12 @@ def an_object(*required: str, **properties: Json) -> Json:
 
 ANY: Json = {}
 A, B = {"const": "a"}, {"const": "b"}
+# Names within names; one of them means itself.
+NESTED = {
+    "P": {"$ref": "#/$defs/Q"},
+    "Q": {"oneOf": [{"$ref": "#/$defs/R"}, an_object("x", x=B)]},
+    "R": {"allOf": [an_object("x", x=A), {"$ref": "#/$defs/R"}]},
+}
 
 
 @pytest.mark.parametrize(
@@ -568,6 +574,19 @@ A, B = {"const": "a"}, {"const": "b"}
         (
             {"anyOf": [{"anyOf": [an_object("x", x=ANY)]}, "odd"]},
             {"type": "object", "properties": {"x": ANY}},
+        ),
+        (
+            {"oneOf": [an_object("kind", kind={"const": each}) for each in "abc"]},
+            an_object("kind", kind={"anyOf": [A, B, {"const": "c"}]}),
+        ),
+        (
+            {"anyOf": [{"$ref": "#/$defs/P"}, an_object("x", y=ANY)], "$defs": NESTED},
+            {
+                "type": "object",
+                "properties": {"x": {"anyOf": [A, B]}, "y": ANY},
+                "required": ["x"],
+                "$defs": NESTED,
+            },
         ),
         (an_object("x", x={"anyOf": [A, B]}), an_object("x", x={"anyOf": [A, B]})),
     ],
