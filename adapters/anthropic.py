@@ -46,9 +46,9 @@ class Anthropic(OpenAICompatible):
     default_path = "/v1"
 
     def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
-        # Headers of the settings go in place of a request's, so what we need of the betas is among theirs.
-        has_betas = any(name.lower() == _BETA for name, _ in headers)
-        super().__init__(*args, headers=with_beta(headers, BINDING_BETA) if has_betas else headers, **options)
+        # Headers of the settings are fixed, and a request may need one beta more.
+        self._betas = tuple(each for each in headers if each[0].lower() == _BETA)
+        super().__init__(*args, headers=tuple(each for each in headers if each not in self._betas), **options)
 
     @cached_property
     def _limits(self) -> dict[str, int]:
@@ -57,6 +57,9 @@ class Anthropic(OpenAICompatible):
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
+        if self._betas:
+            own = (each for each in request.headers if each[0].lower() != _BETA)
+            request = request._replace(headers=(*own, *self._betas))
         if request.path == "/chat/completions":
             return await self._chat(request)
         if request.path == "/models" and request.method == "GET":

@@ -668,8 +668,10 @@ async def test_betas_of_the_settings_do_not_take_the_place_of_ours(
     )
     blocks = [{**thought("a"), "index": 0}]
     messages = [*HI, {"role": "assistant", "content": "x", "thinking_blocks": blocks}, *HI]
-    assert (await answer(provider, request(model="claude-opus-5-5", messages=messages)))[0] == 200
-    assert upstream.last.headers["anthropic-beta"] == f"files,{BETA}"
+    for model, betas in (("claude-opus-5-5", f"files,{BETA}"), (MODEL, "files")):
+        asked = request(("anthropic-beta", "theirs"), model=model, messages=messages)
+        assert (await answer(provider, asked))[0] == 200
+        assert upstream.last.headers["anthropic-beta"] == betas
 
 
 @pytest.mark.parametrize(
