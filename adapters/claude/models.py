@@ -39,6 +39,7 @@ _MODELS: Final[dict[str, Model]] = {
     "claude-": Model(64_000),
     "claude-fable-5": _ALWAYS,
     "claude-fable-5-": _BOUND,
+    "claude-mythos-preview": replace(_BIG, least=None),
     "claude-mythos-5": _ALWAYS,
     "claude-mythos-5-": _BOUND,
     "claude-opus-5": _LATEST,

@@ -683,6 +683,7 @@ async def test_betas_of_the_settings_do_not_take_the_place_of_ours(
         ("claude-sonnet-5-5", "between_tools", None),
         ("claude-opus-5-5", None, "low"),
         ("claude-fable-5", None, "low"),
+        ("claude-mythos-preview", None, "low"),
     ],
 )
 async def test_as_little_thinking_as_the_model_allows(

@@ -50,6 +50,7 @@ MODELS = {
     "claude-opus-4-8": Model(("adaptive", "disabled"), is_prefilled=False, late_system=True),
     "claude-opus-5": Model(("adaptive", "disabled"), is_prefilled=False, late_system=True),
     "claude-sonnet-5": _ADAPTIVE,
+    "claude-mythos-preview": Model(("enabled", "adaptive"), is_prefilled=False),
     "claude-fable-5": _ALWAYS,
     "claude-mythos-5": _ALWAYS,
     "claude-fable-5-1": _BOUND,
