@@ -154,9 +154,8 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
             raise _wrong_role(f"messages[{index}].role", role)
         content = message.get("content")
         if content.__class__ is not str or len(message) > 2:
-            message.pop(
-                PRIVATE, None
-            )  # what is kept under this name is ours alone; upstream it goes as it came
+            # What is kept under this name is ours alone; upstream it goes as it came.
+            message.pop(PRIVATE, None)
             shaped.append(message)
             if content.__class__ is not str and content is not None:
                 _check_content(content, f"messages[{index}].content")
