@@ -41,6 +41,32 @@ def test_a_block_is_made_changed_and_deleted(world: LettaWorld) -> None:
         blocks.retrieve(made.id)
 
 
+def test_the_commonest_blocks_say_what_they_are_for(world: LettaWorld) -> None:
+    """0.16.8 describes blocks with these labels where nobody does; an empty description stays empty."""
+    agent = world.agent(
+        memory_blocks=[{"label": label, "value": "x"} for label in ("human", "persona", "job")]
+    )
+    said = {block.label: block.description for block in world.letta.agents.blocks.list(agent.id)}
+    assert said["human"]
+    assert said["persona"]
+    assert said["job"] is None
+    world.letta.agents.messages.create(agent.id, input="Hello.")
+    assert str(said["human"]) in world.upstream.last.json["messages"][0]["content"]
+    assert world.letta.blocks.create(label="human", value="x").description == said["human"]
+    plain = world.letta.blocks.create(label="human", value="x", description="")
+    assert plain.description is None
+    copies = world.letta.agents.import_file(
+        file=(
+            "a.af",
+            world.letta.agents.export_file(
+                world.agent(name="b", block_ids=[plain.id], memory_blocks=[]).id
+            ).encode(),
+        )
+    )
+    copy = world.letta.agents.blocks.retrieve("human", agent_id=copies.agent_ids[0])
+    assert copy.description is None
+
+
 def test_blocks_are_listed_by_filter_and_page(world: LettaWorld) -> None:
     made = [world.letta.blocks.create(label=f"b{n}", value=f"Value {n}") for n in range(5)]
     assert [each.id for each in world.letta.blocks.list(limit=2)] == [each.id for each in made]

@@ -241,6 +241,8 @@ _TOOL_FIELDS = (
 def _block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
     names = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
     fields = {name: raw[name] for name in names if raw.get(name) is not None}
+    # A file says all of a block: one without a description is not given one.
+    fields.setdefault("description", "")
     block, details = block_of(convert(fields, CreateBlock, (*_AT, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
     return replace(block, limit=max(block.limit, len(block.value))), details

@@ -40,6 +40,13 @@ class CreateBlock(Body):
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
+# Of blocks that nobody describes; as on Letta's server, in words of ours.
+_SAID_OF = {
+    "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
+    "persona": "Who you are: how you think, speak and act.",
+}
+
+
 class AgentBlock(CreateBlock):
     """A block that is made with an agent. One that a client was given is made anew, as by Letta's server."""
 
@@ -60,7 +67,7 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
     made = Block(
         0,
         create.label,
-        create.description or "",
+        create.description if isinstance(create.description, str) else _SAID_OF.get(create.label, ""),
         create.value,
         DEFAULT_LIMIT if create.limit is UNSET or create.limit is None else create.limit,
         create.read_only is True,
