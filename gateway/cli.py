@@ -454,7 +454,8 @@ def _lines(text: str) -> int:
 def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError("expected http://HOST:PORT")
-    return text
+    # Base URLs of OpenAI's SDKs end in /v1, which belongs to the paths here.
+    return text.rstrip("/").removesuffix("/v1")
 
 
 def _server_url(text: str) -> str:

@@ -159,6 +159,13 @@ def test_an_older_server_has_fewer_lists(world: LettaWorld, source: LettaServer)
     assert [each.text for each in world.letta.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
 
 
+def test_an_address_with_v1_behind_it_is_the_server(world: LettaWorld, source: LettaServer) -> None:
+    """As OpenAI's SDKs have it in their base URL."""
+    to = ["--to", f"{world.world.gateway.url}/v1/", "--key", "sk-app", "--agent", COOK]
+    assert main(["from-letta", f"{source.url}/v1", "--token", source.password, *to]) == 0
+    assert world.letta.agents.retrieve(COOK).name == "cook"
+
+
 def test_a_move_names_what_it_cannot_do(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
