@@ -523,10 +523,17 @@ async def test_calls_of_its_own_tools_without_a_result(
     assert [[block["type"] for block in turn] for turn in turns] == left
 
 
-async def test_a_user_makes_no_calls(provider: Anthropic, upstream: StrictAnthropic) -> None:
+@pytest.mark.parametrize(
+    "block", [SEARCH[0], thought("a"), REDACTED], ids=["server_tool_use", "thinking", "redacted_thinking"]
+)
+async def test_a_user_says_nothing_that_only_claude_can(
+    provider: Anthropic, upstream: StrictAnthropic, block: Json
+) -> None:
     """The API says so itself, whatever somebody else's client puts into a user's message."""
-    status, body = await answer(provider, request(messages=[{"role": "user", "content": SEARCH[:1]}]))
-    assert (status, "server_tool_use" in body["error"]["message"]) == (400, True)
+    messages = [{"role": "user", "content": [block]}]
+    asked = request(model="claude-sonnet-5-5", thinking={"type": "between_tools"}, messages=messages)
+    status, body = await answer(provider, asked)
+    assert (status, block["type"] in body["error"]["message"]) == (400, True)
 
 
 def an_object(*required: str, **properties: Json) -> Json:
