@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final, TypeVar
 
 from adapters.claude.errors import Untranslatable
@@ -51,39 +52,42 @@ def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
     if schema.keys().isdisjoint(_UNIONS):
         return schema
     found = {key: value for key, value in schema.items() if key not in _UNIONS}
-    values: dict[str, list[Any]] = {}
-    required: list[Any] = list(_of(list, schema.get("required")))
+    # A name that several branches have, a discriminator as a rule, may have any of their values.
+    values: dict[str, dict[str, Any]] = {}
+    required = _required(schema)
     for union in _UNIONS:
         branches = [_branch(branch, root, named) for branch in _of(list, schema.get(union))]
         for branch in branches:
-            # A name that several branches have, a discriminator as a rule, may have any of their values.
             for name, value in _of(dict, branch.get("properties")).items():
-                known = values.setdefault(name, [])
-                known += [each for each in _alternatives(value) if each not in known]
-        demanded: list[list[Any]] = [_of(list, branch.get("required")) for branch in branches]
-        counts = any if union == "allOf" else all
-        required += [
-            name for each in demanded for name in each if counts(name in other for other in demanded)
-        ]
+                values.setdefault(name, {}).update((repr(each), each) for each in _alternatives(value))
+        demanded = Counter(name for branch in branches for name in dict.fromkeys(_required(branch)))
+        least = 1 if union == "allOf" else len(branches)
+        required += [name for name, count in demanded.items() if count >= least]
         if branches and all(branch.get("additionalProperties") is False for branch in branches):
             found["additionalProperties"] = False
-    properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in values.items()}
+    merged = {name: [*each.values()] for name, each in values.items()}
+    properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
     found["properties"] = properties | _of(dict, schema.get("properties"))
     if required:
-        found["required"] = list(dict.fromkeys(map(str, required)))
+        found["required"] = list(dict.fromkeys(required))
     return found
 
 
 def _branch(branch: Any, root: Json, named: dict[str, Json]) -> Json:
     """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
     branch = _of(dict, branch)
-    place, _, name = str(branch.get("$ref", "")).rpartition("/")
+    ref = str(branch.get("$ref", ""))
+    place, _, name = ref.rpartition("/")
     if place not in ("#/$defs", "#/definitions"):
         return _merged(branch, root, named)
-    if name not in named:
-        named[name] = {}  # within itself it says nothing
-        named[name] = _branch(_of(dict, root.get(place[2:])).get(name), root, named)
-    return named[name]
+    if ref not in named:
+        named[ref] = {}  # within itself it says nothing
+        named[ref] = _branch(_of(dict, root.get(place[2:])).get(name), root, named)
+    return named[ref]
+
+
+def _required(schema: Json) -> list[str]:
+    return [name for name in _of(list, schema.get("required")) if isinstance(name, str)]
 
 
 def _alternatives(value: Any) -> list[Any]:

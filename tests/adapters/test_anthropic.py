@@ -608,6 +608,25 @@ async def test_a_union_at_the_top_of_a_tool_is_merged(
     assert upstream.last.json["tools"][0]["input_schema"] == sent
 
 
+async def test_names_that_stand_twice_in_each_other_are_merged_once(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    """A hundred of them stand for more branches than anybody could count."""
+    named = {
+        f"D{n}": {
+            "anyOf": [
+                {"anyOf": [{"$ref": f"#/$defs/D{n + 1}"}, an_object("x", x={"const": f"{side}{n}"})]}
+                for side in "ab"
+            ]
+        }
+        for n in range(100)
+    }
+    schema = {"anyOf": [{"$ref": "#/$defs/D0"}], "$defs": named}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    assert (await answer(provider, request(tools=[tool])))[0] == 200
+    assert len(upstream.last.json["tools"][0]["input_schema"]["properties"]["x"]["anyOf"]) == 200
+
+
 @pytest.mark.parametrize("content", ["", " ", [], [{"type": "text", "text": ""}], None])
 async def test_an_error_of_a_tool_has_words(
     provider: Anthropic, upstream: StrictAnthropic, content: Any
