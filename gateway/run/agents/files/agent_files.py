@@ -202,7 +202,8 @@ class AgentFiles:
             made = await self._folders.create(project, name, folder.body, uid=folder.uid)
             done.undo.append(lambda made=made: self._folders.delete(made))  # type: ignore[misc]
             for file_name, type, text in folder.files:
-                await self._folders.upload(made, SentFile(file_name, type, text.encode()), "suffix")
+                # Letta's server reads PDFs and the like: what it carries is their text.
+                await self._folders.save(made, SentFile(file_name, type, text.encode()), text, "suffix")
             done.folders[key] = made.uid
         for key, archive in file.archives.items():
             if await self._is_there(project, DefinitionKind.ARCHIVE, archive.uid, key, done.archives):

@@ -123,13 +123,19 @@ class Folders:
 
         Raises: UnsupportedFile: it is no text; BodyTooLarge; Conflict: the name is taken.
         """
-        if len(upload.data) > MOST_BYTES:
-            raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(upload.data)}.")
+        _check_size(upload)
         text = text_of(upload.data, upload.type)
         if text is None:
             raise UnsupportedFile(
                 f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
             )
+        return await self.save(folder, upload, text, handling)
+
+    async def save(
+        self, folder: Definition, upload: SentFile, text: str, handling: Handling
+    ) -> tuple[StoredFile, bool]:
+        """Saves a file whose text is known, whatever its type. Returns and raises what `upload` does."""
+        _check_size(upload)
         files = self._store.files
         taken = await files.named(folder.memory, upload.name)
         if taken is not None and handling == "skip":
@@ -179,6 +185,11 @@ class Folders:
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file; it is not found any more at once."""
         await self._store.forgetting.forget(file.memory, ForgetTarget(files=[file.id]))
+
+
+def _check_size(upload: SentFile) -> None:
+    if len(upload.data) > MOST_BYTES:
+        raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(upload.data)}.")
 
 
 def folder_scope(project: str, uid: str) -> Scope:
