@@ -90,6 +90,44 @@ def test_agents_come_with_all_that_they_remember(
     assert len(list(client.agents.list())) == 4, "three that were moved, and a sleeptime agent made anew"
 
 
+def test_the_text_of_a_pdf_comes_as_a_file(world: LettaWorld, source: LettaServer) -> None:
+    for path, files in source.tells.items():
+        if path.endswith("/files"):
+            for file in files:
+                file |= {"original_file_name": "beds.pdf", "file_type": "application/pdf"}
+    assert move(world, source, "--agent", GARDENER) == 0
+    folders = {folder.name: folder.id for folder in world.letta.agents.folders.list(GARDENER)}
+    (file,) = world.letta.folders.files.list(folders["plans"], include_content=True)
+    assert (file.file_name, file.file_type) == ("plans/beds.pdf", "application/pdf")
+    assert file.content == "# Beds\nRoses by the wall.\n"
+
+
+def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
+    world: LettaWorld, source: LettaServer
+) -> None:
+    """Letta's server keeps them as a message of their own, and the results of all behind it."""
+    add = {"name": "add", "arguments": "{}", "tool_call_id": "c1"}
+    roll = {"name": "roll", "arguments": "{}", "tool_call_id": "c2"}
+    returns = [
+        {"tool_return": n, "tool_call_id": id, "status": "success"} for n, id in (("4", "c2"), ("9", "c1"))
+    ]
+    source.tells[f"/v1/agents/{POSTMAN}/messages"] = [
+        listed("user_message", content="Roll."),
+        listed("assistant_message", "message-2", content="Let me see."),
+        listed("tool_call_message", "message-2", tool_calls=[add]),
+        listed("approval_request_message", "message-3", tool_calls=[roll]),
+        listed("approval_response_message", "message-4", approve=True),
+        listed("tool_return_message", "message-5", tool_returns=returns),
+        listed("assistant_message", "message-6", content="Four."),
+    ]
+    assert move(world, source, "--agent", POSTMAN) == 0
+    said = list(world.letta.agents.messages.list(POSTMAN, order="asc"))
+    (called,) = (each for each in said if each.message_type == "tool_call_message")
+    assert [call.tool_call_id for call in called.tool_calls] == ["c1", "c2"]
+    returned = [each.tool_return for each in said if each.message_type == "tool_return_message"]
+    assert returned == ["4", "9"]
+
+
 def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -> None:
     assert move(world, source) == 0
     client = world.letta

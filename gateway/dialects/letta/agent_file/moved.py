@@ -176,9 +176,10 @@ def _part(each: _Json) -> _Json:
                 "role": "assistant",
                 "content": [{"type": "redacted_reasoning", "data": data}] if data else [],
             }
-        case "tool_call_message" | "approval_request_message":
+        case "tool_call_message" | "approval_request_message" as kind:
             calls = each.get("tool_calls") or [each["tool_call"]]
-            return {"role": "assistant", "tool_calls": [_call(call) for call in calls]}
+            role = "assistant" if kind == "tool_call_message" else "approval"
+            return {"role": role, "tool_calls": [_call(call) for call in calls]}
         case "tool_return_message":
             returns = each.get("tool_returns") or [each]
             return {

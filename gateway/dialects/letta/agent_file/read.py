@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from gateway.core import ids
 from gateway.core.agent_file import (
     AgentFile,
@@ -383,6 +385,18 @@ def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]
     ]
 
 
+def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Sequence[tuple[int, FileMessage]]:
+    """Returns messages, each reply as one: Letta's server keeps the calls that a person must allow as another."""
+    joined: list[tuple[int, FileMessage]] = []
+    for n, each in messages:
+        at, last = joined[-1] if joined else (n, each)
+        if each.role == "approval" and each.tool_calls and last.role == "assistant" and last.tool_calls:
+            joined[-1] = (at, msgspec.structs.replace(last, tool_calls=[*last.tool_calls, *each.tool_calls]))
+        else:
+            joined.append((n, each))
+    return joined
+
+
 def _messages(
     said: Sequence[FileMessage], place: str, now: float, left_out: list[str], *, thinks: bool
 ) -> list[CarriedMessage]:
@@ -391,7 +405,7 @@ def _messages(
     # The first one is the compiled prompt, which is made anew.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
-    found = [(n, made) for n, each in messages for made in read(each, now, thinks=thinks)]
+    found = [(n, made) for n, each in _joined(messages) for made in read(each, now, thinks=thinks)]
     sound = [*answers(made for _, made in found)]
     left_out += [f"{place}.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
     return [made for (_, made), ok in zip(found, sound, strict=True) if ok]
