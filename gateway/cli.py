@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
             print(f"mnemogate: the settings file is {file}{besides}", file=sys.stderr)
         return EXIT_SETTINGS
     except GatewayError as error:
-        print(f"mnemogate: {error.message}", file=sys.stderr)
+        print(f"mnemogate: {plain(error.message)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
@@ -379,7 +379,11 @@ def _from_letta(arguments: argparse.Namespace) -> int:
     source = Server(arguments.url, arguments.token or os.environ.get("LETTA_API_KEY"))
     target = Server(arguments.to, arguments.key or os.environ.get("MNEMOGATE_KEY"))
     done = move_agents(
-        source, target, arguments.agent, lambda line: print(plain(line), flush=True), model=arguments.model
+        source,
+        target,
+        arguments.agent,
+        lambda line: print(plain(line.replace("\n", " ")), flush=True),
+        model=arguments.model,
     )
     models = ", ".join(f"{plain(model)} ({n})" for model, n in sorted(done.models.items()))
     print(f"{done.moved} moved, {done.there} here before, {done.failed} not moved.", file=sys.stderr)

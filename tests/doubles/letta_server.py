@@ -23,19 +23,27 @@ POSTMAN = "agent-9c5fc796-1af5-423d-a630-201e6a9fb631"
 _RECORDED = Path(__file__).with_suffix(".json")
 
 
+class RawAnswer(bytes):
+    """An answer that is sent as it is, whether it is JSON or not."""
+
+
 @dataclass
 class LettaServer:
-    """tells: what each path answers; a test may change it. broken: paths that are answered with a 500."""
+    """tells: what each path answers; a test may change it. broken: paths that are answered with a 500.
+
+    refusal: what is answered to a wrong password.
+    """
 
     url: str
     password: str
     tells: dict[str, Any] = field(default_factory=lambda: json.loads(_RECORDED.read_text("utf-8")))
     broken: set[str] = field(default_factory=set)
     page: int = 3
+    refusal: Any = field(default_factory=lambda: {"detail": "Unauthorized"})
 
     def answer(self, target: str, authorization: str | None) -> tuple[int, Any]:
         if authorization != f"Bearer {self.password}":
-            return 401, {"detail": "Unauthorized"}
+            return 401, self.refusal
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if parts.path in self.broken:
@@ -45,11 +53,13 @@ class LettaServer:
         if not isinstance(found, list):
             return (200, found) if found is not None else (404, {"detail": "Not found"})
         assert query.get("order", "asc") == "asc"
+        if query.get("show_hidden_agents") != "true":
+            found = [each for each in found if not each.get("hidden")]
         # The server's pages count messages as they are stored, of which several may be listed under one id.
-        ids = list(dict.fromkeys(each["id"] for each in found))
+        ids = list(dict.fromkeys(str(each.get("id")) for each in found))
         first = ids.index(query["after"]) + 1 if "after" in query else 0
         shown = ids[first : first + min(self.page, int(query["limit"]))]
-        return 200, [each for each in found if each["id"] in shown]
+        return 200, [each for each in found if str(each.get("id")) in shown]
 
 
 @contextmanager
@@ -57,7 +67,7 @@ def letta_server(password: str = "old-password") -> Iterator[LettaServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, said = server.answer(self.path, self.headers["authorization"])
-            data = json.dumps(said).encode()
+            data = said if isinstance(said, RawAnswer) else json.dumps(said).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))
             self.end_headers()

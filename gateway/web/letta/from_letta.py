@@ -29,6 +29,7 @@ from gateway.errors import GatewayError
 
 _PAGE = 100
 _WAIT_S = 120.0
+_MOST_BYTES = 1 << 29  # of an answer
 _PARTS = ("blocks", "tools", "sources", "managed_group", "identities", "tags", "secrets")
 _INCLUDED = tuple(f"agent.{part}" for part in _PARTS)
 # What reading an answer of another form raises.
@@ -69,7 +70,7 @@ class Server:
         """Yields all of a list, page after page. Raises: NotMoved."""
         after: _Json = {}
         # The limit counts messages as they are stored: of one several may be listed, or none.
-        while page := self.get(path, {**query, "limit": _PAGE, **after}):
+        while page := _listed(self.get(path, {**query, "limit": _PAGE, **after})):
             if after.get("after") == page[-1]["id"]:
                 raise NotMoved(f"{self.url} answers {path} after {page[-1]['id']} with the same page again.")
             yield from page
@@ -95,20 +96,36 @@ class Server:
         if self.key is not None:
             # Not sent on to where a redirect leads.
             request.add_unredirected_header("authorization", f"Bearer {self.key}")
+        path = request.selector.partition("?")[0]
         try:
-            with urllib.request.urlopen(request, timeout=_WAIT_S) as reply:
-                return json.load(reply)
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(2000).decode("utf-8", "replace")
-            raise NotMoved(
-                f"{self.url} answered {request.selector.partition('?')[0]} with {error.code}: {said}",
-                error.code,
-            ) from error
+            with _opened(request) as reply:
+                status, data = reply.status, reply.read(_MOST_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             raise NotMoved(f"{self.url} did not answer: {getattr(error, 'reason', None) or error}") from error
-        except ValueError as error:
-            raise NotMoved(f"{self.url} did not answer {request.selector} with JSON.") from error
+        if status >= 300:
+            said = data[:2000].decode("utf-8", "replace")
+            raise NotMoved(f"{self.url} answered {path} with {status}: {said}", status)
+        if len(data) > _MOST_BYTES:
+            raise NotMoved(f"{self.url} answered {path} with more than {_MOST_BYTES >> 20} MiB.")
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise NotMoved(f"{self.url} did not answer {path} with JSON.") from error
+
+
+def _listed(page: Any) -> list[_Json]:
+    if isinstance(page, list) and all(
+        isinstance(each, dict) and isinstance(each["id"], str) for each in page
+    ):
+        return page
+    raise TypeError("expected a list of what has an id")
+
+
+def _opened(request: urllib.request.Request) -> Any:
+    try:
+        return urllib.request.urlopen(request, timeout=_WAIT_S)
+    except urllib.error.HTTPError as error:
+        return error
 
 
 @dataclass(slots=True)
@@ -135,49 +152,59 @@ def move_agents(
 
     Raises: NotMoved: a server cannot be reached, or lists no agents.
     """
-    agents = list(_agents(source))
+    try:
+        agents = list(_agents(source))
+        readers = {id for each in agents for id in readers_of(each)}
+        archives = {each["id"]: list(_archives(source, each["id"])) for each in agents}
+    except _WRONG as error:
+        raise NotMoved(_other_form(source, error)) from error
     missing = {*wanted} - {each["id"] for each in agents}
     if missing:
         raise NotMoved(f"{source.url} has no agent {', '.join(sorted(missing))}.", 404)
-    readers = {id for each in agents for id in readers_of(each)}
-    sharing = Counter(id for each in agents for id in _archives(source, each["id"]))
+    sharing = Counter(archive["id"] for each in archives.values() for archive in each)
     done = Arrivals()
     for state in agents:
         # A sleeptime agent is made anew with the agent for which it reads.
         if (wanted and state["id"] not in wanted) or (state["id"] in readers and not wanted):
             continue
-        name = f"{state['id']} {state.get('name')!r}"
+        name = f"{state['id']} {state.get('name')!r:.200}"
+        # Where this is not answered, nothing can be moved.
+        if _is_there(target, state["id"]):
+            done.there += 1
+            say(f"{name}: is here already")
+            continue
+        shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
         try:
-            if _is_there(target, state["id"]):
-                done.there += 1
-                say(f"{name}: is here already")
-                continue
-            moved = _read(source, state, sharing)
+            moved = _read(source, state, shared)
+            told, has = _told(moved), model or _model(state)
             left_out = _write(target, moved, model)
         except NotMoved as error:
             done.failed += 1
             say(f"{name}: not moved. {error.message}")
         except _WRONG as error:
             done.failed += 1
-            say(f"{name}: not moved. {source.url} has answered in another form than Letta 0.16: {error!r}")
+            say(f"{name}: not moved. {_other_form(source, error)}")
         else:
             done.moved += 1
-            config = state.get("llm_config") or {}
-            done.models[
-                model or state.get("model") or config.get("handle") or config.get("model") or "none"
-            ] += 1
-            say(f"{name}: {_told(moved)}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+            done.models[has] += 1
+            say(f"{name}: {told}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
     return done
 
 
 def _agents(source: Server) -> Iterator[_Json]:
     """Yields the agents of a server, the oldest first."""
-    order = {"order": "asc", "order_by": "created_at", "include": _INCLUDED}
+    order = {
+        "order": "asc", "order_by": "created_at", "include": _INCLUDED, "show_hidden_agents": "true",
+    }  # fmt: skip
     return map(newer_state, source.pages("/v1/agents/", order))
 
 
-def _archives(source: Server, agent: str) -> list[str]:
-    return [each["id"] for each in source.later("/v1/archives/", {"agent_id": agent})]
+def _archives(source: Server, agent: str) -> Iterator[_Json]:
+    return source.later("/v1/archives/", {"agent_id": agent})
+
+
+def _other_form(source: Server, error: Exception) -> str:
+    return f"{source.url} has answered in another form than Letta 0.16: {error!r:.300}"
 
 
 def _is_there(target: Server, agent: str) -> bool:
@@ -190,8 +217,8 @@ def _is_there(target: Server, agent: str) -> bool:
     return True
 
 
-def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgent:
-    """Reads all that belongs to an agent. sharing: how many agents have an archive. Raises: NotMoved."""
+def _read(source: Server, state: _Json, shared: _Json | None) -> MovedAgent:
+    """Reads all that belongs to an agent. shared: its archive, where others have it too. Raises: NotMoved."""
     path = f"/v1/agents/{state['id']}"
     listed = {"order": "asc", "use_assistant_message": "false"}
     conversations = [
@@ -201,19 +228,19 @@ def _read(source: Server, state: _Json, sharing: Mapping[str, int]) -> MovedAgen
     # An agent's list has the messages of all of its conversations.
     elsewhere = {message["id"] for each in conversations for message in each.messages}
     messages = [m for m in source.pages(f"{path}/messages", listed) if m["id"] not in elsewhere]
-    shared = [source.get(f"/v1/archives/{id}") for id in _archives(source, state["id"]) if sharing[id] > 1]
     passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
     files = [
         file
         for folder in state.get("sources") or ()
         for file in source.pages(f"/v1/sources/{folder['id']}/files", {"include_content": "true"})
     ]
-    return MovedAgent(state, messages, conversations, passages, files, shared[0] if shared else None)
+    return MovedAgent(state, messages, conversations, passages, files, shared)
 
 
 def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:
     """Imports an agent. Returns the names of what was left out. Raises: NotMoved."""
-    fields = {"append_copy_suffix": "false", "override_existing_tools": "true"}
+    # What is here already stays, as with blocks: somebody may have mended it.
+    fields = {"append_copy_suffix": "false", "override_existing_tools": "false"}
     if model is not None:
         fields["model"] = model
     answer = target.send_file("/v1/agents/import", "agent.af", moved_file(moved), fields)
@@ -223,6 +250,11 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:
     if moved.state.get("identity_ids"):
         left_out.append("identities")
     return left_out
+
+
+def _model(state: _Json) -> str:
+    config = state.get("llm_config") or {}
+    return str(state.get("model") or config.get("handle") or config.get("model") or "none")
 
 
 def _told(moved: MovedAgent) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.dialects.letta.agent_file.moved import MovedAgent, moved_file
-from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, letta_server
+from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
@@ -224,6 +224,75 @@ def test_a_move_names_what_it_cannot_do(
     assert "in another form than Letta 0.16" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"agents": []},
+        [{"name": "no id"}],
+        [{"id": ["agent"]}],
+        [{"id": COOK, "memory": "none"}],
+        [{"id": COOK, "multi_agent_group": {"manager_type": "sleeptime", "agent_ids": [[]]}}],
+        RawAnswer(b"[" * 100_000),
+        RawAnswer(b"<html>\x1b]0;owned\x07</html>"),
+    ],
+)
+def test_an_answer_of_another_kind_is_named(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str], answer: Any
+) -> None:
+    source.tells["/v1/agents/"] = answer
+    assert move(world, source) == 1
+    err = capsys.readouterr().err
+    assert "has answered in another form" in err or "did not answer /v1/agents/ with JSON" in err
+
+
+def test_a_server_does_not_write_to_the_terminal(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = "\x1b]0;owned\x07\nagent-1: moved"
+    for agent in source.tells["/v1/agents/"]:
+        agent["name"] = bad
+    source.tells[f"/v1/agents/{COOK}/messages"] = [{"id": "message-1", "message_type": bad, "content": ""}]
+    source.refusal = {"detail": bad}
+    assert move(world, source, "--agent", COOK) == 1
+    source.password = "another"
+    assert main(["from-letta", source.url, "--token", "old-password"]) == 1
+    said = "".join(capsys.readouterr())
+    assert "owned" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said
+    assert not any(line.startswith("agent-1") for line in said.splitlines())
+
+
+def test_a_gateway_that_does_not_answer_ends_the_move(
+    source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ["--to", "http://127.0.0.1:1"]
+    assert main(["from-letta", source.url, "--token", source.password, *to]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "http://127.0.0.1:1 did not answer" in err) == ("", True)
+
+
+def test_hidden_agents_come_and_stay_hidden(world: LettaWorld, source: LettaServer) -> None:
+    source.tells["/v1/agents/"][-1]["hidden"] = True
+    assert move(world, source) == 0
+    assert world.letta.agents.retrieve(POSTMAN).hidden
+    assert POSTMAN not in [each.id for each in world.letta.agents.list()]
+
+
+def test_a_tool_that_is_here_stays_as_it_is(world: LettaWorld, source: LettaServer) -> None:
+    """Somebody may have made it run here, while only some of the agents were moved."""
+    schema = {"name": "roll", "description": "Old.", "parameters": {"type": "object", "properties": {}}}
+    roll = {"id": "tool-1", "name": "roll", "tool_type": "custom", "source_type": "json", "source_code": ""}
+    for agent in source.tells["/v1/agents/"]:
+        agent["tools"].append({**roll, "json_schema": schema})
+    made = world.letta.tools.create(
+        source_type="json", source_code="", json_schema={**schema, "description": "Mended."}
+    )
+    assert move(world, source) == 0
+    (tool,) = (each for each in world.letta.agents.tools.list(COOK) if each.name == "roll")
+    assert (tool.id, tool.description) == (made.id, "Mended.")
+
+
 def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:
     state = {"id": "agent-0", "name": "x", "agent_type": "letta_v1_agent"}
     form = {"file": ("a.af", moved_file(MovedAgent(state)), "application/json")}
@@ -264,7 +333,7 @@ def test_parts_of_one_message_become_one() -> None:
         ),
         listed("user_message", "message-4", content=[{"type": "text", "text": "Thanks."}], otid="o"),
     )
-    assert [each["role"] for each in made] == ["assistant", "tool", "user"]
+    assert [each["role"] for each in made] == ["approval", "tool", "user"]
     assert made[0]["content"] == [
         {"type": "reasoning", "reasoning": "Hm.", "signature": "s"},
         {"type": "redacted_reasoning", "data": "x"},
