@@ -274,7 +274,9 @@ def _add_memory(actions: Any) -> None:
     show.add_argument(
         "--query", help="show what would be recalled for this question, and the messages found, too"
     )
-    show.add_argument("--why", action="store_true", help="show where blocks, notes and facts come from, too")
+    show.add_argument(
+        "--why", action="store_true", help="show where blocks, passages and facts come from, too"
+    )
     forget = _add_scope(_command(actions, "forget", _memory_forget, "forget for good: it cannot be undone"))
     forget.add_argument(
         "--message", type=int, metavar="N", help="one message, by its number in `memory show`"
@@ -420,7 +422,7 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
 
 def _list_users(arguments: argparse.Namespace) -> None:
     def line(each: dict[str, Any]) -> tuple[str, ...]:
-        counts = (counted(each[name], name) for name in ("conversations", "blocks", "facts", "notes"))
+        counts = (counted(each[name], name) for name in ("conversations", "blocks", "facts", "passages"))
         return (*size(each), *counts)
 
     _list(arguments, "users", line)

@@ -124,7 +124,7 @@ def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Mess
 
 
 async def _why(store: Store, agent: Agent, look: Look) -> list[str]:
-    """Lists the last versions of each block, the saved notes and the facts, each with the message that it came from."""
+    """Lists the last versions of each block, the passages and the facts, each with the message that it came from."""
     lines = ["", "Where blocks come from", *([] if look.blocks else ["  none"])]
     for b in look.blocks:
         lines.append(f"  {b.label}")
@@ -134,7 +134,7 @@ async def _why(store: Store, agent: Agent, look: Look) -> list[str]:
             lines.append(f"    version {r.version}  [{minute_of(r.at)}]  {what}  ({len(r.value)} characters)")
             lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
     passages = await store.passages.list(agent.id, limit=PASSAGES)
-    lines += ["", "Saved notes", *([] if passages else ["  none"])]
+    lines += ["", "Passages", *([] if passages else ["  none"])]
     for p in passages:
         lines.append(f"  {p.seq}  [{minute_of(p.at)}]  {_short(p.text)}")
         lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]

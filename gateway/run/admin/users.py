@@ -69,7 +69,7 @@ def _memory(each: ListedMemory) -> dict[str, Any]:
         "bytes": each.bytes,
         "blocks": each.blocks,
         "facts": each.facts,
-        "notes": each.passages,
+        "passages": each.passages,
         "forget": _flags(each.scope),
     }
 

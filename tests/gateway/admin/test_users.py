@@ -78,7 +78,7 @@ def test_a_line_ends_with_the_arguments_as_a_shell_takes_them(
     for line, name in zip(lines, names, strict=True):
         last, *sizes, forget = line.split("\t")
         assert last[:2] == "20"
-        assert sizes == ["2 messages", "1 kB", "1 conversation", "0 blocks", "0 facts", "0 notes"]
+        assert sizes == ["2 messages", "1 kB", "1 conversation", "0 blocks", "0 facts", "0 passages"]
         done = subprocess.run(["bash", "-c", f"printf '%s\\0' {forget}"], capture_output=True, check=True)
         arguments = done.stdout.decode().split("\0")[:-1]
         assert arguments == ["--profile=default", f"--user={name}"]
