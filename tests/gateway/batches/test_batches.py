@@ -78,6 +78,11 @@ class Scene:
             assert time.monotonic() < deadline
             self.wait()
 
+    def is_at_rest(self) -> bool:
+        """Returns whether no batch goes on before the time has passed for which it waits."""
+        jobs = self.world.world.query("SELECT state, due FROM jobs WHERE kind = 'batch'")
+        return all(state == "retrying" and due > self.world.world.clock() for state, due in jobs)
+
     def wait(self) -> None:
         """Lets the time pass after which a provider is asked again, and has the workers look at the clock."""
         self.world.world.clock.sleep(1.0)
