@@ -20,7 +20,15 @@ from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import BlockChange, BlockEntry, BlockFilter, Page
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.attached import attach, detach, detach_all
-from storage.sql.blocks import begin_value, check_limit, empty_snapshots, make_block, undo_block, write_block
+from storage.sql.blocks import (
+    begin_value,
+    check_limit,
+    empty_snapshots,
+    make_block,
+    seen,
+    undo_block,
+    write_block,
+)
 from storage.sql.definitions import find_definition, put_definition, remove_definition
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
@@ -71,16 +79,13 @@ async def find_block(connection: Connection, project: str, uid: str) -> BlockEnt
 
 
 async def seen_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
-    """Returns the blocks that each of these agents sees, in the order of `load_blocks`."""
-    seen: dict[int, list[BlockEntry]] = {agent: [] for agent in agents}
-    rows = await rows_of(connection, SQL["seen"], agents)
-    # Whose it is stands last: own and shared ones in the order they were made, attached ones in their places.
-    for *row, agent, _ in sorted(rows, key=lambda row: max(1, int(row[-1]))):
-        seen[agent].append(_entry(row))
-    for agent, entries in seen.items():
-        own = {entry.block.label for entry in entries if entry.owner == agent}
-        seen[agent] = [entry for entry in entries if entry.owner == agent or entry.block.label not in own]
-    return seen
+    """Returns the blocks that each of these agents sees, as `seen`."""
+    entries: dict[int, BlockEntry] = {}
+    held: dict[int, list[tuple[int, Block]]] = {agent: [] for agent in agents}
+    for *row, agent, whose in await rows_of(connection, SQL["seen"], agents):
+        entry = entries[row[0]] = _entry(row)
+        held[agent].append((whose, entry.block))
+    return {agent: [entries[block.id] for block in seen(blocks)] for agent, blocks in held.items()}
 
 
 async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:

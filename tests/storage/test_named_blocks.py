@@ -127,6 +127,11 @@ async def test_a_profiles_user_sees_own_shared_and_attached_blocks(store: Store)
         await store.named_blocks.delete(PROJECT, shared.uid)
     learned = {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)}
     assert learned == {"human": False, "shared": True, "house": True}, "what one says is not for the others"
+    # The settings give the profile a block of a label that one of its users has attached already.
+    news = [replace(HOUSE, label="house", value="Of all.")]
+    await store.database.write(lambda c: ensure_shared_blocks(c, PROJECT, "default", news, 3.0))
+    assert await labels(store, entry) == ["human", "shared", "house"]
+    assert (await store.named_blocks.labelled(alice.agent.id, "house")).block.value == "Of all."
 
 
 async def test_limits_hold_whoever_writes(store: Store) -> None:
