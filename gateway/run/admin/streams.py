@@ -33,10 +33,12 @@ def opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
         # A new file is for this account alone, as the database is.
         return os.open(path, flags, 0o600)
 
+    # Editors of Windows begin a file with a mark.
+    encoding = "utf-8-sig" if mode == "r" else "utf-8"
     if not path:
-        recode(standard, "utf-8")
+        recode(standard, encoding)
     try:
-        with open(path, mode, encoding="utf-8", opener=private) if path else nullcontext(standard) as file:
+        with open(path, mode, encoding=encoding, opener=private) if path else nullcontext(standard) as file:
             yield file
     except BrokenPipeError:
         raise

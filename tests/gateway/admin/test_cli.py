@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -437,7 +438,7 @@ def test_what_the_terminal_has_no_sign_for_is_shown_and_exported(
     assert b"user: caf\xe9 \\u65e5\n" in ask("show", "--user", "eve")
     exported = ask("export", "--user", "eve")
     assert "caf\u00e9 \u65e5".encode() in exported
-    ask("import", "--user", "ann", given=exported)
+    ask("import", "--user", "ann", given=BOM_UTF8 + exported)  # as editors of Windows begin a file
     assert main(["memory", "show", "--user", "ann"]) == 0
     assert "user: caf\u00e9 \u65e5\n" in capsys.readouterr().out
 
@@ -546,6 +547,7 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
         assert main(["memory", "forget", "--message", "1"]) == 0
         assert "Forgotten: 1 message." in capsys.readouterr().err
         assert main(["memory", "forget", "--user", "owner"]) == 0
+        Path("kept.jsonl").write_bytes(BOM_UTF8 + Path("kept.jsonl").read_bytes())
         assert main(["memory", "import", "kept.jsonl"]) == 0
         assert main(["memory", "show", "--user", "owner", "--profile", "friend"]) == 0
         assert "user: Hello" in capsys.readouterr().out
