@@ -196,9 +196,8 @@ def _events(body: Json, reply: Reply, number: int) -> list[Json]:
         {"type": "message_start", "message": {**_message(body, reply, number), "usage": begun}},
         {"type": "ping"},
     ]
-    texts = (
-        len(_blocks(reply, number)) - len(reply.calls) - 1
-    )  # the place of `text`, if there is one; then the calls
+    # The place of `text`, if there is one; behind it are the calls.
+    texts = len(_blocks(reply, number)) - len(reply.calls) - 1
     for place, block in enumerate(bind(_blocks(reply, number), body)):
         start, deltas = _cut(block)
         if block["type"] == "text" and place == texts and reply.text:
