@@ -176,7 +176,7 @@ def move_agents(
         shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
         try:
             moved = _read(source, state, shared)
-            told, has = _told(moved), model or _model(state)
+            told, models = _told(moved), {model} if model else _models(moved)
             left_out = _write(target, moved, model)
         except NotMoved as error:
             done.failed += 1
@@ -186,7 +186,7 @@ def move_agents(
             say(f"{name}: not moved. {_other_form(source, error)}")
         else:
             done.moved += 1
-            done.models[has] += 1
+            done.models.update(models)
             say(f"{name}: {told}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
     return done
 
@@ -249,12 +249,15 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:
         raise NotMoved(f"{target.url} is no gateway that keeps ids: it made {answer['agent_ids']}.")
     if moved.state.get("identity_ids"):
         left_out.append("identities")
+    if any(each.said.get("isolated_block_ids") for each in moved.conversations):
+        left_out.append("isolated blocks of conversations")
     return left_out
 
 
-def _model(state: _Json) -> str:
-    config = state.get("llm_config") or {}
-    return str(state.get("model") or config.get("handle") or config.get("model") or "none")
+def _models(moved: MovedAgent) -> set[str]:
+    state, config = moved.state, moved.state.get("llm_config") or {}
+    own = state.get("model") or config.get("handle") or config.get("model") or "none"
+    return {str(own), *(each.said["model"] for each in moved.conversations if each.said.get("model"))}
 
 
 def _told(moved: MovedAgent) -> str:

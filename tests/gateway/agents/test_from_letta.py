@@ -279,6 +279,67 @@ def test_hidden_agents_come_and_stay_hidden(world: LettaWorld, source: LettaServ
     assert POSTMAN not in [each.id for each in world.letta.agents.list()]
 
 
+def test_names_that_an_agent_here_cannot_have_are_made_to_fit(world: LettaWorld, source: LettaServer) -> None:
+    source.tells["/v1/agents/"][-1]["name"] = ""
+    source.tells["/v1/agents/"][0]["name"] = "g" * 300
+    assert move(world, source) == 0
+    assert world.letta.agents.retrieve(POSTMAN).name == POSTMAN
+    assert world.letta.agents.retrieve(GARDENER).name == "g" * 200
+
+
+def test_a_passage_without_a_text_is_none(world: LettaWorld, source: LettaServer) -> None:
+    path = f"/v1/agents/{POSTMAN}/archival-memory"
+    source.tells[path].insert(0, {**source.tells[path][0], "id": "passage-1", "text": ""})
+    assert move(world, source, "--agent", POSTMAN) == 0
+    assert [each.text for each in world.letta.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
+
+
+def test_a_conversation_keeps_the_model_of_its_own(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (said,) = source.tells[f"/v1/conversations/?agent_id={GARDENER}"]
+    said |= {"model": "openai/large", "model_settings": {"provider_type": "openai", "temperature": 0.1}}
+    said["isolated_block_ids"] = ["block-1"]
+    assert move(world, source, "--agent", GARDENER) == 0
+    (conversation,) = world.letta.conversations.list(agent_id=GARDENER)
+    assert conversation.model == "openai/large"
+    assert conversation.model_settings["temperature"] == 0.1
+    out, err = capsys.readouterr()
+    assert "left out: tools.open_files, isolated blocks of conversations" in out
+    assert "openai-proxy/scripted (1), openai/large (1)" in err
+    world.letta.agents.delete(GARDENER)
+    assert move(world, source, "--agent", GARDENER, "--model", "openai/m") == 0
+    (conversation,) = world.letta.conversations.list(agent_id=GARDENER)
+    assert conversation.model is None
+    assert "Their models: openai/m (1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        (
+            {
+                "mode": "all",
+                "model": "openai/gpt-5-mini",
+                "prompt": "Your task is to create a detailed summary of the conversation so far, …",
+            },
+            {"mode": "all"},
+        ),
+        ({"model": "openai/gpt-5-mini", "prompt": "Mine."}, {"prompt": "Mine."}),
+        (
+            {"model": "openai/mine", "prompt": "The following messages are being evicted …"},
+            {"model": "openai/mine"},
+        ),
+    ],
+)
+def test_only_what_somebody_said_of_a_compaction_comes(
+    settings: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    state = {"id": GARDENER, "name": "x", "compaction_settings": settings}
+    (agent,) = orjson.loads(moved_file(MovedAgent(state)))["agents"]
+    assert agent["compaction_settings"] == kept
+
+
 def test_a_tool_that_is_here_stays_as_it_is(world: LettaWorld, source: LettaServer) -> None:
     """Somebody may have made it run here, while only some of the agents were moved."""
     schema = {"name": "roll", "description": "Old.", "parameters": {"type": "object", "properties": {}}}

@@ -91,6 +91,8 @@ class FileConversation(msgspec.Struct):
     id: str
     created_at: str | None = None
     summary: str | None = None
+    model: str | None = None
+    model_settings: dict[str, Any] | None = None
     messages: list[FileMessage] = []
 
 

@@ -18,8 +18,15 @@ from gateway.dialects.letta.agent_file.write import BLOCK, FILE, OURS, SAME, SOU
 _Json = dict[str, Any]
 # Types of what the gateway makes anew: the compiled prompt, summaries, answers to a pause that its results tell of.
 _MADE_ANEW = frozenset({"system_message", "summary_message", "event_message", "approval_response_message"})
-# That server shows a compaction of its own where an agent has none, which begins so.
-_THEIR_PROMPT = "The following messages are being evicted"
+# What that server shows of a compaction where nobody has said it: how its prompts begin, and its models.
+_THEIR_PROMPTS = (
+    "The following messages are being evicted", "The previous messages are being evicted",
+    "Your task is to create a detailed summary of the conversation so far",
+)  # fmt: skip
+_THEIR_MODELS = (
+    "anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "google_ai/gemini-2.5-flash", "letta/auto",
+)  # fmt: skip
+_NAME = 200  # characters that a name has here at most
 _TOOL = (
     "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
     "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
@@ -54,13 +61,12 @@ class MovedAgent:
 def moved_file(of: MovedAgent) -> bytes:
     """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is made anew."""
     state = of.state
-    passages = [_passage(each) for each in of.passages]
+    # That server keeps passages without a text, too.
+    passages = [_passage(each) for each in of.passages if each["text"]]
     own: _Json = {
         "conversations": [
             {
-                "id": each.said["id"],
-                "created_at": each.said.get("created_at"),
-                "summary": each.said.get("summary"),
+                **some(each.said, ("id", "created_at", "summary", "model", "model_settings")),
                 "messages": [*_messages(each.messages)],
             }
             for each in of.conversations
@@ -69,10 +75,12 @@ def moved_file(of: MovedAgent) -> bytes:
     if of.shared is None:
         own["passages"] = passages
     else:
-        own["archives"] = [{**some(of.shared, ("id", "name", "description")), "passages": passages}]
+        archive = {**some(of.shared, ("id", "description")), "name": _name(of.shared)}
+        own["archives"] = [{**archive, "passages": passages}]
     agent = {
         # Both say the model; the older one has all of it.
         **some(state, [name for name in SAME if name != "model_settings"]),
+        "name": _name(state),
         "compaction_settings": _compaction(state.get("compaction_settings")),
         "id": state["id"],
         "tool_ids": [each["id"] for each in state.get("tools") or ()],
@@ -90,7 +98,10 @@ def moved_file(of: MovedAgent) -> bytes:
             "files": [
                 {**some(each, FILE), "id": each["id"], "source_id": each["source_id"]} for each in of.files
             ],
-            "sources": [{**some(each, SOURCE), "id": each["id"]} for each in state.get("sources") or ()],
+            "sources": [
+                {**some(each, SOURCE), "id": each["id"], "name": _name(each)}
+                for each in state.get("sources") or ()
+            ],
             "tools": [some(each, _TOOL) for each in state.get("tools") or ()],
             "metadata": {OURS: orjson.dumps(ours).decode()},
         }
@@ -119,9 +130,18 @@ def _groups(state: Mapping[str, Any]) -> Iterator[_Json]:
 
 
 def _compaction(settings: Any) -> Any:
-    if not isinstance(settings, dict) or not str(settings.get("prompt")).startswith(_THEIR_PROMPT):
+    if not isinstance(settings, dict):
         return settings
-    return some(settings, ("mode", "sliding_window_percentage", "clip_chars"))
+    is_theirs = {
+        "prompt": str(settings.get("prompt")).startswith(_THEIR_PROMPTS),
+        "model": settings.get("model") in _THEIR_MODELS,
+    }
+    return {name: value for name, value in settings.items() if not is_theirs.get(name)}
+
+
+def _name(of: Mapping[str, Any]) -> str:
+    said: str = of.get("name") or of["id"]
+    return said[:_NAME]
 
 
 # -- messages

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from gateway.core import ids
 from gateway.core.agent_file import (
@@ -33,6 +34,7 @@ from gateway.core.turn.rules import HEARTBEAT
 from gateway.dialects.letta.agent_file.form import (
     File,
     FileAgent,
+    FileConversation,
     FilePassage,
     FileSleeptime,
     FileTool,
@@ -48,6 +50,7 @@ from gateway.dialects.letta.body import convert, parse
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
+from gateway.dialects.letta.resources.conversation import CreateConversation, said_in
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.tool import UpdateTool, tool_of
 from gateway.errors import BadRequest
@@ -116,7 +119,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
                 [
                     CarriedConversation(
                         _uid(each.id, (*_OURS_AT, "conversations", "id")),
-                        ConversationDefinition(summary=each.summary),
+                        _conversation(each, form),
                         moment_of(each.created_at, _OURS_AT) or now,
                         spoken(each.messages, f"agents.{n}.{each.id}"),
                     )
@@ -359,6 +362,12 @@ def _definition(
         if isinstance(embedding, str):
             fields["embedding"] = embedding
     return definition_of(convert(fields, CreateAgent, at))
+
+
+def _conversation(said: FileConversation, form: ImportForm) -> ConversationDefinition:
+    model = said.model if form.model is UNSET else None
+    fields = {"summary": said.summary, "model": model, "model_settings": said.model_settings}
+    return said_in(ConversationDefinition(), convert(fields, CreateConversation, _OURS_AT), at=0)
 
 
 def _rule(rule: Any) -> Any:
