@@ -173,10 +173,11 @@ def _allow_other_prefix(wire: Json) -> None:
     if not turns:
         return
     thinking = wire.get("thinking", {"type": "adaptive"})  # which is these models' own default
-    if isinstance(thinking, dict) and thinking.get("type") == "adaptive":
+    is_forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
+    if isinstance(thinking, dict) and thinking.get("type") == "adaptive" and not is_forced:
         wire["thinking"] = {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
         return
-    # Only this type can ask for that, and the others need no thoughts.
+    # Only this type can ask for that, and not where a call is forced; no other request needs thoughts.
     for turn in turns:
         turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING]
 

@@ -675,6 +675,20 @@ async def test_another_prompt_before_a_thought_fails_no_request(
     assert kinds == (["thinking", "text"] if kept else ["text"])
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+async def test_a_forced_call_behind_a_thought_fails_no_request(
+    provider: Anthropic, upstream: StrictAnthropic, choice: Any
+) -> None:
+    """To have thoughts dropped is to ask for thinking, and who asks for that may force no call."""
+    options: Json = {"model": "claude-haiku-5-5", "tools": [WEATHER]}
+    upstream.queue(message(thought("a"), text="x"))
+    reply = await message_of(provider, request(**options), streamed=False)
+    messages = [{"role": "system", "content": "Other."}, *HI, reply, *HI]
+    status, body = await answer(provider, request(messages=messages, tool_choice=choice, **options))
+    assert status == 200, body
+    assert ("thinking" in upstream.last.json) is False
+
+
 async def test_a_client_that_wants_the_error_gets_it(provider: Anthropic, upstream: StrictAnthropic) -> None:
     upstream.queue(message(thought("a"), text="x"))
     reply = await message_of(provider, request(model="claude-opus-5-5"), streamed=False)
