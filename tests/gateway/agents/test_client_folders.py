@@ -45,7 +45,8 @@ def ask(world: LettaWorld, agent: str, tool: str, **arguments: Any) -> str:
 def test_folders_are_made_listed_changed_and_deleted(world: LettaWorld) -> None:
     folders = world.letta.folders
     one = folders.create(name="one", description="d", instructions="i", metadata={"a": 1})
-    two = folders.create(name="two")
+    two = folders.create(name="two", embedding_config={})  # type: ignore[arg-type]
+    assert two.embedding_config.embedding_dim == 0  # which the client's type demands
     assert one.id.startswith("source-")
     assert (one.description, one.instructions, one.metadata) == ("d", "i", {"a": 1})
     assert [each.id for each in folders.list(order="asc", limit=1)] == [one.id, two.id]

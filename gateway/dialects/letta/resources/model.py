@@ -51,7 +51,7 @@ def embedding_config_json(config: dict[str, Any] | None, handle: str | None) -> 
 
     Clients before 1.0 demand one where a handle was given; what makes vectors here is the setting memory.embedder.
     """
-    if config is not None or handle is None:
+    if config or handle is None:
         return config
     return {
         "embedding_dim": 0,
