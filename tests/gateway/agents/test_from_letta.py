@@ -11,6 +11,9 @@ import pytest
 
 from gateway.cli import main
 from gateway.dialects.letta.agent_file.moved import MovedAgent, moved_file
+from gateway.run.agents.files import agent_files
+from storage.errors import Unavailable
+from storage.sql.transfer import Transfer
 from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.agents.letta import LettaWorld, letta
@@ -181,6 +184,39 @@ def test_a_move_that_was_broken_off_goes_on(
     assert len(list(world.letta.agents.list())) == 4
     assert len(list(world.letta.archives.list())) == len({a.id for a in world.letta.archives.list()})
     assert len([a for a in world.letta.archives.list() if a.name == "almanac"]) == 1
+
+
+@pytest.mark.both
+def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
+    world: LettaWorld, source: LettaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/v1/agents/{COOK}/archival-memory"
+    first = source.tells[path][0]
+    source.tells[path] = [{**first, "id": f"passage-{n}", "text": f"Frost {n}."} for n in range(300)]
+    source.page = 1000
+
+    async def dies(*_: object) -> None:
+        raise Unavailable("the gateway was killed")
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        # What a gateway that dies behind some passages leaves.
+        written = Transfer.write
+        count = iter(range(2))
+
+        async def write(self: Transfer, *what: Any) -> None:
+            await (written(self, *what) if next(count, None) is not None else dies())
+
+        patch.setattr(Transfer, "write", write)
+        patch.setattr(agent_files, "_undo", nothing)
+        assert move(world, source, "--agent", COOK) == 1
+    assert list(world.letta.archives.list()) == []
+    assert move(world, source, "--agent", COOK) == 0
+    exported = orjson.loads(world.letta.agents.export_file(COOK))
+    (kept,) = next(iter(orjson.loads(exported["metadata"]["mnemogate"])["agents"].values()))["archives"]
+    assert len(kept["passages"]) == 300
 
 
 def test_an_older_server_has_fewer_lists(world: LettaWorld, source: LettaServer) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,7 @@ import orjson
 from gateway.core import ids
 from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedMessage
 from gateway.core.definition import ToolDefinition
+from gateway.core.memory.file_text import chunks
 from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
 from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.transfer import WRITTEN, LineReader
@@ -32,7 +33,7 @@ from gateway.run.memory.keeper import TurnEvents
 from gateway.run.tools.foreign import ForeignTools
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page, PassageDraft
-from storage.records import DEFAULT, Agent, DefinitionKind, Exchange
+from storage.records import API_PROFILE, DEFAULT, Agent, DefinitionKind, Exchange, Scope
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -208,12 +209,22 @@ class AgentFiles:
         for key, archive in file.archives.items():
             if await self._is_there(project, DefinitionKind.ARCHIVE, archive.uid, key, done.archives):
                 continue
-            kept = await self._archives.create(project, archive.name, archive.body, uid=archive.uid)
-            done.undo.append(lambda uid=kept.uid: self._archives.delete(project, uid))  # type: ignore[misc]
-            memory = await self._archives.memory(project, kept.uid)
-            for each in archive.passages:
-                await self._archives.add_all(memory, [each])
-            done.archives[key] = kept.uid
+            done.archives[key] = await self._make_archive(project, archive, done)
+
+    async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:
+        """Makes an archive, which nobody finds before all of it is there. Returns its public name."""
+        uid = archive.uid or ids.new_uid()
+        parts = [replace(each, text=part) for each in archive.passages for part in chunks(each.text)]
+        lines = [
+            _definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
+            *_passage_lines(parts, 1),
+        ]
+        next_seq = len(parts) + 1
+        memory = await self._fill(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"), lines, next_seq, done)
+        await self._store.transfer.end(memory, next_seq)
+        self._events.index_lags(memory.id)
+        self._events.turn_kept(memory.id, next_seq)
+        return uid
 
     async def _is_there(
         self, project: str, kind: DefinitionKind, uid: str | None, key: str, made: dict[str, str]
@@ -228,36 +239,30 @@ class AgentFiles:
         self, project: str, agent: CarriedAgent, file: AgentFile, done: _Done
     ) -> tuple[Agent, int]:
         """Makes the memory of an agent, which nobody finds yet. Returns it, and its next number."""
-        transfer, now = self._store.transfer, self._now()
+        now = self._now()
         scope = api_scope(project, agent.uid or ids.new_uid())
-        draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=now)
+        said, next_seq = _said_lines(agent)
+        lines = [
+            *said,
+            _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now),
+            *_block_lines(agent, file, done, now),
+            *_passage_lines(agent.passages, next_seq),
+            *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
+            *[{"attached": each} async for each in self._attached(project, agent, done)],
+        ]
+        end = next_seq + len(agent.passages)
+        return await self._fill(scope, lines, end, done), end
+
+    async def _fill(self, scope: Scope, lines: Iterable[dict[str, Any]], next_seq: int, done: _Done) -> Agent:
+        """Makes a memory of lines, which nobody finds before its transfer ends."""
+        transfer = self._store.transfer
+        draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=self._now())
         memory = await transfer.begin(draft)
         done.undo.append(lambda: self._store.forgetting.wipe(memory.id))
-        said, next_seq = _said_lines(agent)
-        end = next_seq + len(agent.passages)
-        reader = LineReader(self._store, memory, end)
-        lines = iter(
-            [
-                *said,
-                {"definition": {
-                    "kind": DefinitionKind.AGENT, "uid": "", "name": agent.name, "created": now, "updated": now,
-                    "body": agent.definition.body(),
-                }},
-                *_block_lines(agent, file, done, now),
-                *(
-                    {"passage": {
-                        "seq": next_seq + n, "at": each.at, "exchange": None, "sources": [], "text": each.text,
-                        "tags": list(each.tags),
-                    }}
-                    for n, each in enumerate(agent.passages)
-                ),
-                *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
-                *[{"attached": each} async for each in self._attached(project, agent, done)],
-            ]
-        )  # fmt: skip
-        while some := list(islice(lines, WRITTEN)):
+        reader, rest = LineReader(self._store, memory, next_seq), iter(lines)
+        while some := list(islice(rest, WRITTEN)):
             await transfer.write(memory, [await reader.read(line) for line in some])
-        return memory, end
+        return memory
 
     async def _attached(self, project: str, agent: CarriedAgent, done: _Done) -> Any:
         """Yields what an agent has attached beside blocks."""
@@ -293,6 +298,19 @@ def _said_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:
         }  # fmt: skip
         lines += [*spoken, {"definition": said}]
     return lines, next_seq
+
+
+def _definition_line(kind: DefinitionKind, name: str, body: dict[str, Any], now: float) -> dict[str, Any]:
+    return {"definition": {
+        "kind": kind, "uid": "", "name": name, "created": now, "updated": now, "body": body,
+    }}  # fmt: skip
+
+
+def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
+    for n, each in enumerate(passages, first):
+        yield {"passage": {
+            "seq": n, "at": each.at, "exchange": None, "sources": [], "text": each.text, "tags": list(each.tags),
+        }}  # fmt: skip
 
 
 async def _then(found: Awaitable[AgentEntry], do: Callable[[AgentEntry], Awaitable[None]]) -> None:
