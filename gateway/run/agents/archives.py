@@ -47,11 +47,9 @@ class Archives:
         self._now = now
         self._embed_query = embed_query
 
-    async def create(
-        self, project: str, name: str, body: dict[str, Any], *, uid: str | None = None
-    ) -> Definition:
-        """Makes an archive. uid: its public name; None: a new one."""
-        uid = uid or ids.new_uid()
+    async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
+        """Makes an archive."""
+        uid = ids.new_uid()
         draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"))
         _, made = await self._store.defined_agents.create_memory(
             replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()

@@ -13,6 +13,7 @@ from gateway.cli import main
 from gateway.dialects.letta.agent_file.moved import MovedAgent, moved_file
 from gateway.run.agents.files import agent_files
 from storage.errors import Unavailable
+from storage.sql.files import Files
 from storage.sql.transfer import Transfer
 from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
 from tests.doubles.upstream import StrictUpstream, say
@@ -217,6 +218,40 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
     exported = orjson.loads(world.letta.agents.export_file(COOK))
     (kept,) = next(iter(orjson.loads(exported["metadata"]["mnemogate"])["agents"].values()))["archives"]
     assert len(kept["passages"]) == 300
+
+
+@pytest.mark.both
+def test_a_folder_that_was_half_there_when_the_gateway_died_comes_whole(
+    world: LettaWorld, source: LettaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = (path for path, said in source.tells.items() if path.endswith("/files") and said)
+    (file,) = source.tells[path]
+    source.tells[path] = [{**file, "id": f"file-{n}", "content": f"Row {n}.\n" * 300} for n in range(3)]
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        added = Files.add
+        count = iter(range(2))
+
+        async def add(self: Files, draft: Any, *, renames: bool) -> Any:
+            if next(count, None) is None:
+                raise Unavailable("the gateway was killed")
+            return await added(self, draft, renames=renames)
+
+        patch.setattr(Files, "add", add)
+        patch.setattr(agent_files, "_undo", nothing)
+        assert move(world, source, "--agent", GARDENER) == 1
+    assert "plans" not in {folder.name for folder in world.letta.folders.list()}
+    assert move(world, source, "--agent", GARDENER) == 0
+    folders = {folder.name: folder.id for folder in world.letta.agents.folders.list(GARDENER)}
+    files = world.letta.folders.files.list(folders["plans"], include_content=True, order="asc")
+    assert [each.content for each in files] == [f"Row {n}.\n" * 300 for n in range(3)]
+    more = world.letta.folders.files.upload(folders["plans"], file=("more.md", b"More."))
+    assert more.processing_status == "completed"
+    found = world.letta._client.get(f"/v1/folders/{folders['plans']}/passages").json()
+    assert len({each["id"] for each in found}) == len(found)
 
 
 def test_an_older_server_has_fewer_lists(world: LettaWorld, source: LettaServer) -> None:

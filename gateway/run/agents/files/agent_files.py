@@ -18,15 +18,15 @@ from typing import Any
 import orjson
 
 from gateway.core import ids
-from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedMessage
+from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, CarriedFolder, CarriedMessage
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.file_text import chunks
+from gateway.core.memory.file_text import chunks, parts
 from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
 from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.transfer import WRITTEN, LineReader
 from gateway.run.agents.archives import ARCHIVE, Archives
 from gateway.run.agents.files.exchanges import conversation_lines
-from gateway.run.agents.files.folders import Folders, SentFile
+from gateway.run.agents.files.folders import Folders, SentFile, folder_scope
 from gateway.run.agents.registry import Registry, api_scope
 from gateway.run.agents.tools import ToolView
 from gateway.run.memory.keeper import TurnEvents
@@ -200,30 +200,41 @@ class AgentFiles:
                 continue
             named = await self._store.definitions.named(project, DefinitionKind.FOLDER, folder.name, 1)
             name = f"{folder.name}_{ids.new_uid()[:8]}" if named else folder.name
-            made = await self._folders.create(project, name, folder.body, uid=folder.uid)
-            done.undo.append(lambda made=made: self._folders.delete(made))  # type: ignore[misc]
-            for file_name, type, text in folder.files:
-                # Letta's server reads PDFs and the like: what it carries is their text.
-                await self._folders.save(made, SentFile(file_name, type, text.encode()), text, "suffix")
-            done.folders[key] = made.uid
+            done.folders[key] = await self._make_folder(project, name, folder, done)
         for key, archive in file.archives.items():
             if await self._is_there(project, DefinitionKind.ARCHIVE, archive.uid, key, done.archives):
                 continue
             done.archives[key] = await self._make_archive(project, archive, done)
 
-    async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:
-        """Makes an archive, which nobody finds before all of it is there. Returns its public name."""
-        uid = archive.uid or ids.new_uid()
-        parts = [replace(each, text=part) for each in archive.passages for part in chunks(each.text)]
-        lines = [
-            _definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
-            *_passage_lines(parts, 1),
-        ]
-        next_seq = len(parts) + 1
-        memory = await self._fill(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"), lines, next_seq, done)
+    async def _make_folder(self, project: str, name: str, folder: CarriedFolder, done: _Done) -> str:
+        """Makes a folder, which nobody finds before all of it is there. Returns its public name."""
+        uid = folder.uid or ids.new_uid()
+        line = _definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
+        memory = await self._fill(folder_scope(project, uid), [line], 1, done)
+        for file_name, type, text in folder.files:
+            # Letta's server reads PDFs and the like: what it carries is their text.
+            await self._folders.save(memory.id, SentFile(file_name, type, text.encode()), text, "suffix")
+        next_seq = 1 + sum(1 for _, _, text in folder.files for _ in parts(text))
+        await self._settle(memory, next_seq)
+        return uid
+
+    async def _settle(self, memory: Agent, next_seq: int) -> None:
+        """Puts a memory that was filled in its place. next_seq: the number of what comes to it next."""
         await self._store.transfer.end(memory, next_seq)
         self._events.index_lags(memory.id)
         self._events.turn_kept(memory.id, next_seq)
+
+    async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:
+        """Makes an archive, which nobody finds before all of it is there. Returns its public name."""
+        uid = archive.uid or ids.new_uid()
+        passages = [replace(each, text=part) for each in archive.passages for part in chunks(each.text)]
+        lines = [
+            _definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
+            *_passage_lines(passages, 1),
+        ]
+        next_seq = len(passages) + 1
+        memory = await self._fill(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"), lines, next_seq, done)
+        await self._settle(memory, next_seq)
         return uid
 
     async def _is_there(

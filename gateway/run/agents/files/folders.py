@@ -64,13 +64,11 @@ class Folders:
 
     # -- folders
 
-    async def create(
-        self, project: str, name: str, body: dict[str, Any], *, uid: str | None = None
-    ) -> Definition:
-        """Makes a folder. uid: its public name; None: a new one. Raises: Conflict: there is one of that name."""
+    async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
+        """Makes a folder. Raises: Conflict: there is one of that name."""
         if await self._store.definitions.named(project, DefinitionKind.FOLDER, name, 1):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        uid = uid or ids.new_uid()
+        uid = ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))
         _, made = await self._store.defined_agents.create_memory(
             replace(draft, uid=uid), DefinitionKind.FOLDER, name, body, at=self._now()
@@ -129,15 +127,15 @@ class Folders:
             raise UnsupportedFile(
                 f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
             )
-        return await self.save(folder, upload, text, handling)
+        return await self.save(folder.memory, upload, text, handling)
 
     async def save(
-        self, folder: Definition, upload: SentFile, text: str, handling: Handling
+        self, memory: int, upload: SentFile, text: str, handling: Handling
     ) -> tuple[StoredFile, bool]:
-        """Saves a file whose text is known, whatever its type. Returns and raises what `upload` does."""
+        """Saves a file whose text is known, whatever its type, as `upload` does. memory: the folder's."""
         _check_size(upload)
         files = self._store.files
-        taken = await files.named(folder.memory, upload.name)
+        taken = await files.named(memory, upload.name)
         if taken is not None and handling == "skip":
             return taken, False
         if taken is not None and handling == "error":
@@ -145,7 +143,7 @@ class Folders:
         if taken is not None and handling == "replace":
             await self.remove(taken)
         size, now = len(upload.data), self._now()
-        draft = StoredFile(0, ids.new_uid(), folder.memory, _PARSING, size, now, upload.type, upload.name)
+        draft = StoredFile(0, ids.new_uid(), memory, _PARSING, size, now, upload.type, upload.name)
         file = await files.add(draft, renames=handling == "suffix")
         count = 0
         try:
