@@ -90,40 +90,29 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
             # Its primary gets one of its own.
             left_out.append(f"agents.{n}")
             continue
-        own = ours.agents.get(agent.id)
+        own = ours.agents.get(agent.id) or OursOfAgent()
         # On Letta's server an agent that speaks by a tool thinks in text.
         thinks = not is_ours and kind_of(agent.agent_type or "").style == "message"
         spoken = partial(_messages, now=now, left_out=left_out, thinks=thinks)
-        sleeptime = slept_on.get(agent.id) or (None if own is None else own.sleeptime)
-        keys = []
-        for archive in () if own is None else own.archives:
-            keys.append(f"archive-{len(archives)}")
-            body = {"description": archive.description, "embedding": None, "embedding_config": None}
-            uid = None if archive.id is None else _uid(archive.id, (*_OURS_AT, "archives", "id"))
-            archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now), uid)
+        sleeptime = slept_on.get(agent.id) or own.sleeptime
         left_out += _secrets(agent)
         agents.append(
             CarriedAgent(
                 _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1),
                 replace(
-                    _definition(raw, own if is_ours else None, form, at),
+                    _definition(raw, own if is_ours and agent.id in ours.agents else None, form, at),
                     sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency),
                 ),
                 agent.tags or (),
                 _known(agent.block_ids, blocks, (*at, "block_ids")),
                 [names[id] for id in _known(agent.tool_ids, names, (*at, "tool_ids")) if names[id]],
                 _known(agent.source_ids, folders, (*at, "source_ids")),
-                keys,
-                () if own is None else _passages(own.passages, now),
+                _archives(own, archives, now),
+                _passages(own.passages, now),
                 () if form.strip_messages else spoken(agent.messages or (), f"agents.{n}.messages"),
                 [
-                    CarriedConversation(
-                        _uid(each.id, (*_OURS_AT, "conversations", "id")),
-                        _conversation(each, form),
-                        moment_of(each.created_at, _OURS_AT) or now,
-                        spoken(each.messages, f"agents.{n}.{each.id}"),
-                    )
-                    for each in (() if own is None or form.strip_messages else own.conversations)
+                    _conversation(each, form, now, spoken(each.messages, f"agents.{n}.{each.id}"))
+                    for each in (() if form.strip_messages else own.conversations)
                 ],
                 kept.get(agent.id),
             )
@@ -131,6 +120,17 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
         _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
     block_uids = {key: kept[key] for key in blocks if key in kept}
     return AgentFile(agents, tools, blocks, folders, archives, block_uids, left_out)
+
+
+def _archives(own: OursOfAgent, archives: dict[str, CarriedArchive], now: float) -> list[str]:
+    """Adds an agent's archives to those of the file. Returns their keys."""
+    keys = []
+    for archive in own.archives:
+        keys.append(f"archive-{len(archives)}")
+        body = {"description": archive.description, "embedding": None, "embedding_config": None}
+        uid = None if archive.id is None else _uid(archive.id, (*_OURS_AT, "archives", "id"))
+        archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now), uid)
+    return keys
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
@@ -364,10 +364,17 @@ def _definition(
     return definition_of(convert(fields, CreateAgent, at))
 
 
-def _conversation(said: FileConversation, form: ImportForm) -> ConversationDefinition:
+def _conversation(
+    said: FileConversation, form: ImportForm, now: float, messages: Sequence[CarriedMessage]
+) -> CarriedConversation:
     model = said.model if form.model is UNSET else None
     fields = {"summary": said.summary, "model": model, "model_settings": said.model_settings}
-    return said_in(ConversationDefinition(), convert(fields, CreateConversation, _OURS_AT), at=0)
+    return CarriedConversation(
+        _uid(said.id, (*_OURS_AT, "conversations", "id")),
+        said_in(ConversationDefinition(), convert(fields, CreateConversation, _OURS_AT), at=0),
+        moment_of(said.created_at, _OURS_AT) or now,
+        messages,
+    )
 
 
 def _rule(rule: Any) -> Any:
