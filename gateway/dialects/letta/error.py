@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import CallerError, GatewayError
+from gateway.errors import CallerError, GatewayError, UpstreamError
 from storage.value import frozen
 
 _SHOWN = 200  # characters of a value or a name that an error repeats
@@ -95,3 +95,8 @@ def error_event(error: GatewayError, run_id: str | None = None) -> bytes:
         "detail": _detail(error),
     }
     return b"event: error\ndata: " + orjson.dumps(data) + b"\n\n"
+
+
+def refused_event(body: bytes) -> bytes:
+    """Returns the event that says what the body of an error does."""
+    return error_event(UpstreamError(str(orjson.loads(body)["detail"])))

@@ -667,6 +667,36 @@ def test_a_stream_says_that_it_is_there(upstream: StrictUpstream, tmp_path: Path
         assert "ping" not in kinds(plain)
 
 
+def test_a_stream_says_that_it_is_there_before_its_model_says_anything(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """A model on one's own machine may read a long prompt for longer than clients wait for a first byte."""
+    gates = [Gate(), Gate()]
+    up = UpstreamSettings("up", base_url=upstream.base_url, retries=1)
+    with letta(upstream, tmp_path, limits=replace(QUIET, ping_s=0.05), upstreams=(up,)) as world:
+        agent = world.agent()
+        # Which commits to nothing: the upstream's 503 is still tried again.
+        world.upstream.queue(fail(503, hold_before_headers=gates[0]), say("Hello."))
+        first, *rest = pinged(world, agent.id, gates[0])
+        assert first.run_id == world.letta.runs.list().items[0].id
+        assert kinds(each for each in rest if each.message_type != "ping") == [
+            "assistant_message", "stop_reason", "usage_statistics"
+        ]  # fmt: skip
+        # The status has left, so what would have been one is an event.
+        world.upstream.queue(fail(400, "The prompt is odd.", hold_before_headers=gates[1]))
+        with pytest.raises(APIStatusError, match="The prompt is odd"):
+            pinged(world, agent.id, gates[1])
+
+
+def pinged(world: LettaWorld, agent: str, gate: Gate) -> list[Any]:
+    """Returns the events of a stream whose upstream waits until there was a ping."""
+    seen = []
+    for each in world.letta.agents.messages.stream(agent, input="Hi"):
+        seen.append(each)
+        gate.open()
+    return seen
+
+
 @pytest.mark.parametrize("is_client", [True, False])
 def test_a_request_names_the_calls_that_can_be_answered_and_comes_last(
     world: LettaWorld, is_client: bool

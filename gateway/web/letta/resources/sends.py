@@ -192,21 +192,22 @@ class Answered:
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
         send: Send = self.asked.body
-        with PingingSink(reply, self.api.ping_s if send.include_pings else 0.0) as sink:
+        every_s = self.api.ping_s if send.include_pings else 0.0
+        with PingingSink(reply, every_s, headers=[*self.asked.headers.items(), EVENTS]) as sink:
 
             def view(start: RunStart) -> MakesView:
                 sink.ping = ping_event(start.run, self.api.now())
                 return self._view(start)
 
             result = await self.api.runs.send(self.request, view, sink, receipt)
-        if reply.started or result.status != 200:
-            return
-        # Nothing was asked of the model: the send is answered already, or waits for more answers.
-        with reply.while_here():
-            shown = await self._shown(result)
-        reply.start(200, [*receipt.close(), EVENTS])
-        await reply.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
-        await reply.end()
+            if sink.started or result.status != 200:
+                return
+            # Nothing was asked of the model: the send is answered already, or waits for more answers.
+            with sink.while_here():
+                shown = await self._shown(result)
+            sink.start(200, [*receipt.close(), EVENTS])
+            await sink.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
+            await sink.end()
 
     def _view(self, start: RunStart) -> MakesView:
         send: Send = self.asked.body
