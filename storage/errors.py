@@ -16,7 +16,8 @@ StoreError
 ├── NotAdmitted            at start: the server does not let us in, or cannot serve us
 ├── NotFound               what was asked for does not exist
 ├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
-│   └── OverLimit          a value is longer than its block may be
+│   ├── OverLimit          a value is longer than its block may be
+│   └── Overtaken          what was read has been changed since: read it again
 ├── Stale                  planned on what is no longer so: resolve again
 └── StatementFailed        our bug: a statement that the database does not understand
 """
@@ -117,6 +118,10 @@ class WriteConflict(StoreError):
 
 
 class OverLimit(WriteConflict):
+    pass
+
+
+class Overtaken(WriteConflict):
     pass
 
 

@@ -81,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids", "json_limits", "text", "words"},
+        {"dates", "definition", "ids", "json_limits", "subsequence", "text", "words"},
     ],
     "gateway.run": [
         {"background"},
@@ -91,7 +91,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"call"},
         {"tools"},
         {"directory", "upstream"},
-        {"memory", "admin", "receipt", "sink", "pending"},
+        {"latest", "memory", "admin", "receipt", "sink", "pending"},
     ],
     "gateway.web": [
         {"server", "chat", "letta", "forwarding", "admin", "models"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from storage.commands import ForgetTarget
 from storage.database import Connection, Row
-from storage.errors import NotFound, WriteConflict
+from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import ConversationEntry, ConversationFilter
 from storage.records import Agent, Conversation, DefinitionKind
 from storage.sql import append
@@ -72,13 +72,13 @@ class Conversations(Group):
     async def change(
         self, connection: Connection, found: ConversationEntry, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Says something else of a conversation. Raises: WriteConflict: somebody else did since; NotFound."""
+        """Says something else of a conversation. Raises: Overtaken: somebody else did since; NotFound."""
         agent, uid, project = found.agent, found.conversation.uid, found.agent.scope.project
         await connection.lock(agent.id)
         now = await find_conversation(connection, project, uid)
         versions = [None if each.definition is None else each.definition.version for each in (found, now)]
         if versions[0] != versions[1]:
-            raise WriteConflict(f"the conversation {uid!r} was changed since")
+            raise Overtaken(f"the conversation {uid!r} was changed since")
         kind = DefinitionKind.CONVERSATION
         await put_definition(connection, project, kind, uid, "", body, at=at, memory=agent.id)
         return await find_conversation(connection, project, uid)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from storage.database import Connection, Row
-from storage.errors import NotFound, WriteConflict
+from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import AgentEntry, AgentFilter, Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.group import Group, alone, long_reads, reads, writes
@@ -76,7 +76,7 @@ async def change_definition(
 ) -> Definition:
     """Changes a definition if it is still at the version that was found. name: None: as it is.
 
-    Raises: WriteConflict: it was changed since, or the name is taken; NotFound.
+    Raises: Overtaken: it was changed since; WriteConflict: the name is taken; NotFound.
     """
     name = found.name if name is None else name
     is_called = found.kind in (DefinitionKind.TOOL, DefinitionKind.MCP)
@@ -86,7 +86,7 @@ async def change_definition(
     text = await connection.value(SQL["text_insert"], (found.id, found.version + 1, at, orjson.dumps(body)))
     if not await connection.run(SQL["advance"], (text, at, name, found.id, found.version)):
         now = await get_definition(connection, found.id)
-        raise WriteConflict(
+        raise Overtaken(
             f"the {found.kind} {found.uid!r} is at version {now.version}, not {found.version}: it was changed since"
         )
     await connection.run(SQL["texts_empty"], (found.id, text, _EMPTY))
@@ -194,12 +194,6 @@ class Definitions(Group):
         """Returns these agents, in the order in which they were made."""
         entries = [_entry(row) for row in await rows_of(connection, SQL["agents_among"], agents)]
         return sorted(entries, key=lambda entry: entry.agent.id)
-
-    @reads
-    async def version(self, connection: Connection, agent: int) -> int | None:
-        """Returns the version of an agent's definition; None where it has none."""
-        version: int | None = await connection.value(SQL["version"], (agent,))
-        return version
 
     @long_reads
     async def list(

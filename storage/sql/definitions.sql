@@ -126,10 +126,6 @@ WHERE project = ?1 AND id {in:2:BIGINT:64}
 -- Reads some agents by their rows.
 {entry} WHERE a.id {in:1:BIGINT:64}
 
--- name: version
--- Returns the version of an agent's definition, by which others know whether it is the one they read.
-SELECT d.version FROM definitions d WHERE d.memory = ? AND d.memory <> 0 AND d.kind = 'agent'
-
 -- name: created_down
 -- Lists agents, those that were made last first.
 {entry} WHERE {wanted} ORDER BY a.id DESC LIMIT ?4

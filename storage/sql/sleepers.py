@@ -7,7 +7,7 @@ from typing import Any
 
 from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
-from storage.errors import WriteConflict
+from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry
 from storage.records import LEARNER, Run, RunState
 from storage.sql.defined_agents import make_agent
@@ -32,12 +32,12 @@ async def add_sleeper(
     """Makes an agent that reads a memory, from where it has been read. Returns the row of the new one's memory.
 
     body: of the definition of the memory's agent, from now on; None: a profile's has none.
-    Raises: WriteConflict: that was changed since it was found, or somebody reads it already.
+    Raises: Overtaken: that was changed since it was found, or somebody reads it already.
     """
     memory = found.agent.id
     await connection.lock_sharers(memory)
     if await load_sleepers(connection, memory):
-        raise WriteConflict(f"{found.name!r} has a sleeptime agent already")
+        raise Overtaken(f"{found.name!r} has a sleeptime agent already")
     made = await make_agent(connection, draft, at=at)
     await _read_from(connection, memory, made.agent.id, at=at)
     if body is not None and found.definition is not None:

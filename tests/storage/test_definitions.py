@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage.errors import NotFound, WriteConflict
-from storage.listing import AgentChange, AgentFilter, Page
+from storage.errors import NotFound, Overtaken, WriteConflict
+from storage.listing import AgentChange, AgentEntry, AgentFilter, Page
 from storage.records import Block, DefinitionKind, Run, RunState
 from storage.sql.definitions import put_definition, remove_definition
 from storage.sql.store import Store
@@ -28,7 +28,7 @@ async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
     assert (made.version, made.body, made.created) == (1, {"source": "zqoldx"}, 1.0)
     changes = [store.definitions.change(made, {"source": f"zqnew{n}x"}, at=2.0) for n in range(4)]
     results = await asyncio.gather(*changes, return_exceptions=True)
-    assert sorted(type(result).__name__ for result in results) == ["Definition", *["WriteConflict"] * 3]
+    assert sorted(type(result).__name__ for result in results) == ["Definition", *["Overtaken"] * 3]
     now = await store.definitions.get(PROJECT, TOOL, "t1")
     assert (now.version, now.created, now.updated) == (2, 1.0, 2.0)
     await store.database.sweep(1000)
@@ -121,6 +121,12 @@ async def test_an_agent_that_cannot_be_made_wholly_is_not_made(store: Store) -> 
         assert await rows(store, f"SELECT * FROM {table}") == []
 
 
+async def version_of(store: Store, agent: AgentEntry) -> int | None:
+    """Returns the version at which the definition of an agent is."""
+    entry = await store.definitions.agent(PROJECT, agent.agent.uid)
+    return None if entry.definition is None else entry.definition.version
+
+
 async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(store: Store) -> None:
     made = await make_agent(store, "ann", tools=[-1], tags=["a"], system="old")
     assert made.definition is not None
@@ -134,16 +140,16 @@ async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(st
     )
     assert await store.attached.targets(made.agent.id, "tool") == [-2, -1]
     assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["b"]}
-    with pytest.raises(WriteConflict):
+    with pytest.raises(Overtaken):
         await store.defined_agents.change(made, AgentChange(tags=["c"]), at=3.0)
     assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["b"]}, "nothing of it is written"
     assert await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
     assert not await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
-    assert await store.definitions.version(made.agent.id) == 3
+    assert await version_of(store, made) == 3
     assert await store.attached.detach(made.agent.id, "tool", -2, at=5.0)
     assert not await store.attached.detach(made.agent.id, "tool", -2, at=5.0)
     await store.attached.tag(made.agent, ["x", "y"], at=6.0)
-    assert await store.definitions.version(made.agent.id) == 5
+    assert await version_of(store, made) == 5
     assert await store.attached.targets(made.agent.id, "tool") == [-1, -5]
 
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import Conflict
-from gateway.run.agents.tools import TRIES
-from storage.errors import WriteConflict
+from gateway.run.latest import on_latest
 from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, Agent
 from storage.sql.store import Store
@@ -41,16 +40,14 @@ class AgentConversations:
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]
     ) -> ConversationEntry:
         """Says something else of a conversation, on what was said at that moment. Raises: Conflict: as `create`."""
-        for attempt in range(TRIES):
+
+        async def change() -> ConversationEntry:
             found = await self._store.conversations.get(project, uid)
             said = edit(said_of(found))
             _check(found.agent, said)
-            try:
-                return await self._store.conversations.change(found, said.body(), at=self._now())
-            except WriteConflict:
-                if attempt == TRIES - 1:
-                    raise
-        raise AssertionError("the last try returns or raises")
+            return await self._store.conversations.change(found, said.body(), at=self._now())
+
+        return await on_latest(change)
 
     async def delete(self, found: ConversationEntry) -> None:
         """Forgets a conversation and all that came of it."""

@@ -32,7 +32,6 @@ from gateway.run.agents.archives import FOLDER
 from gateway.run.agents.run import SLEEP
 from gateway.run.agents.sleepers import SleeperRegistry, sleeptime_of
 from gateway.run.agents.tools import (
-    TRIES,
     ResolvedAgent,
     SpecCache,
     ToolRegistry,
@@ -40,11 +39,12 @@ from gateway.run.agents.tools import (
     file_tools,
     number_of,
 )
+from gateway.run.latest import on_latest
 from gateway.run.upstream.route import agent_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import DEAF_S
-from storage.errors import Unavailable, WriteConflict
+from storage.errors import Unavailable
 from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
 from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
@@ -365,27 +365,23 @@ class Registry:
         if edit.name is not None:
             self.check_name(edit.name)
         tools: Sequence[int] | None = None
-        named: Sequence[int] | None = None
         if edit.tools is not None:
-            tools = named = [number_of(await self.tools.get(project, each)) for each in edit.tools]
+            tools = [number_of(await self.tools.get(project, each)) for each in edit.tools]
         folders = None if edit.folders is None else await self._folders(project, edit.folders)
-        for attempt in range(TRIES):
+
+        async def change() -> AgentEntry:
             entry = await self._store.definitions.agent(project, uid)
             definition = self.configured(entry)
+            attached = tools
             if edit.multi_agent_tools is not None:
-                tools = await self._speaking(entry.agent.id, edit, named)
+                attached = await self._speaking(entry.agent.id, edit, tools)
             body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
             change = AgentChange(
-                edit.name, body, edit.blocks, tools, edit.tags, folders, folder_tools=file_tools()
+                edit.name, body, edit.blocks, attached, edit.tags, folders, folder_tools=file_tools()
             )
-            try:
-                changed = await self._store.defined_agents.change(entry, change, at=self._now())
-                break
-            except WriteConflict:
-                # Somebody else was faster, unless the conflict is one of labels: then it stays one.
-                now = await self._store.definitions.version(entry.agent.id)
-                if now == definition.version or attempt == TRIES - 1:
-                    raise
+            return await self._store.defined_agents.change(entry, change, at=self._now())
+
+        changed = await on_latest(change)
         if edit.sleeptime is not None:
             await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
         if edit.sleeptime:

@@ -11,8 +11,7 @@ from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.core.memory.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
 from gateway.core.memory.sleeper import PERSONA, sleeper_of
 from gateway.run.agents.run import SLEEP
-from gateway.run.agents.tools import TRIES
-from storage.errors import WriteConflict
+from gateway.run.latest import on_latest
 from storage.listing import AgentDraft, AgentEntry
 from storage.records import API_PROFILE, DefinitionKind, Scope
 from storage.sql.store import Store
@@ -35,25 +34,23 @@ class SleeperRegistry:
         self._now = now
 
     async def turn_on(self, found: AgentEntry) -> None:
-        """Makes an agent that reads this one's memory, unless there is one. Raises: WriteConflict."""
-        for attempt in range(TRIES):
-            made = found.definition
+        """Makes an agent that reads this one's memory, unless there is one. Raises: Overtaken."""
+
+        async def turn_on() -> None:
+            now = await self._as_it_is(found)
+            made = now.definition
             definition = AgentDefinition("") if made is None else AgentDefinition.of(made.body)
-            if (await self._store.readers.of([found.agent.id]))[found.agent.id]:
+            if (await self._store.readers.of([now.agent.id]))[now.agent.id]:
                 return
-            if await self._adopt(found, definition):
+            if await self._adopt(now, definition):
                 return
-            draft = self._draft(found, definition)
+            draft = self._draft(now, definition)
             sleeptime = definition.sleeptime or Sleeptime()
             changed = replace(definition, sleeptime=replace(sleeptime, agents=(draft.agent.uid,)))
             body = None if made is None else changed.body()
-            try:
-                await self._store.sleepers.add(found, draft, body, at=self._now())
-                return
-            except WriteConflict:
-                if attempt == TRIES - 1:
-                    raise
-                found = await self._again(found)
+            await self._store.sleepers.add(now, draft, body, at=self._now())
+
+        await on_latest(turn_on)
 
     async def _adopt(self, found: AgentEntry, definition: AgentDefinition) -> bool:
         """Has those read again of whom a memory's definition speaks, and who came with it from elsewhere."""
@@ -66,26 +63,23 @@ class SleeperRegistry:
         return has_any
 
     async def turn_off(self, found: AgentEntry) -> None:
-        """Deletes the agents that read this one's memory. Raises: WriteConflict."""
+        """Deletes the agents that read this one's memory. Raises: Overtaken."""
         for reader in (await self._store.readers.of([found.agent.id]))[found.agent.id]:
             await self.leave(found, reader.uid)
-            found = await self._again(found)
             await self._store.forgetting.wipe(reader.reader)
 
     async def leave(self, found: AgentEntry, uid: str) -> None:
-        """Has an agent read this one's memory no more. uid: its public name. Raises: WriteConflict."""
-        for attempt in range(TRIES):
-            readers = (await self._store.readers.of([found.agent.id]))[found.agent.id]
-            gone = [reader.reader for reader in readers if reader.uid == uid]
-            try:
-                await self._store.sleepers.remove(found, gone, _without(found, uid), SLEEP, at=self._now())
-                return
-            except WriteConflict:
-                if attempt == TRIES - 1:
-                    raise
-                found = await self._again(found)
+        """Has an agent read this one's memory no more. uid: its public name. Raises: Overtaken."""
 
-    async def _again(self, found: AgentEntry) -> AgentEntry:
+        async def leave() -> None:
+            now = await self._as_it_is(found)
+            readers = (await self._store.readers.of([now.agent.id]))[now.agent.id]
+            gone = [reader.reader for reader in readers if reader.uid == uid]
+            await self._store.sleepers.remove(now, gone, _without(now, uid), SLEEP, at=self._now())
+
+        await on_latest(leave)
+
+    async def _as_it_is(self, found: AgentEntry) -> AgentEntry:
         return await self._store.definitions.agent(found.agent.scope.project, found.agent.uid)
 
     def _draft(self, found: AgentEntry, primary: AgentDefinition) -> AgentDraft:

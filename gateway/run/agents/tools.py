@@ -13,13 +13,11 @@ from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.kinds import BUILT_IN, ELSEWHERE, FILE_TOOLS, built_in_named, built_in_uid
 from gateway.errors import BadRequest, Conflict
+from gateway.run.latest import on_latest
 from storage.errors import WriteConflict
 from storage.listing import Page
 from storage.records import Definition, DefinitionKind, Scope
 from storage.sql.store import Store
-
-# How often a change is made again because somebody else was faster.
-TRIES = 8
 
 _CACHED = 4096
 _MAKE_IT = "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
@@ -141,20 +139,17 @@ class ToolRegistry:
         self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]
     ) -> ToolView:
         """Changes a tool. edit: returns its name, where it says one, and what it is then. Raises: Conflict."""
-        for attempt in range(TRIES):
+
+        async def change() -> Definition:
             found = (await self.get(project, uid)).definition
             if found is None:
                 raise Conflict("This is a tool of the gateway's own, which cannot be changed.")
             name, after = edit(ToolDefinition.of(found.body))
             if name is not None and name != found.name:
                 _check_tool(name)
-            try:
-                changed = await self._store.definitions.change(found, after.body(), at=self._now(), name=name)
-                break
-            except WriteConflict:
-                now = await self._store.definitions.find(project, DefinitionKind.TOOL, uid)
-                if now is None or now.version == found.version or attempt == TRIES - 1:
-                    raise
+            return await self._store.definitions.change(found, after.body(), at=self._now(), name=name)
+
+        changed = await on_latest(change)
         self._cache.clear()
         return _tool_view(changed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
-from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
 from gateway.errors import BadRequest, Conflict
+from gateway.run.agents.conversations import AgentConversations, said_of
 from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
@@ -281,6 +283,30 @@ async def test_changes_side_by_side_are_all_made(registry: Registry) -> None:
     await asyncio.gather(*(registry.change(PROJECT, made.agent.uid, adds(f"k{n}")) for n in range(4)))
     found = await registry.get(PROJECT, made.agent.uid)
     assert found.definition.body["metadata"] == {f"k{n}": 1 for n in range(4)}
+
+
+async def test_changes_of_a_tool_and_of_a_conversation_side_by_side_are_all_made(
+    registry: Registry, store: Store
+) -> None:
+    tool = await registry.tools.create(PROJECT, "search", ToolDefinition({}))
+    made = await registry.create(PROJECT, new())
+    conversations = AgentConversations(store, lambda: 1.0)
+    talk = (await conversations.create(made.agent, ConversationDefinition())).conversation.uid
+
+    def tags(n: int) -> Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]:
+        return lambda d: (None, replace(d, tags=(*d.tags, f"t{n}")))
+
+    def summary(n: int) -> Callable[[ConversationDefinition], ConversationDefinition]:
+        return lambda d: replace(d, summary=f"{d.summary or ''}{n}")
+
+    await asyncio.gather(
+        *(registry.tools.change(PROJECT, tool.uid, tags(n)) for n in range(4)),
+        *(conversations.change(PROJECT, talk, summary(n)) for n in range(4)),
+    )
+    now = (await registry.tools.get(PROJECT, tool.uid)).definition
+    assert now is not None
+    assert sorted(now.body["tags"]) == ["t0", "t1", "t2", "t3"]
+    assert sorted(said_of(await store.conversations.get(PROJECT, talk)).summary or "") == ["0", "1", "2", "3"]
 
 
 async def test_lists_replace_what_an_agent_has(registry: Registry, store: Store) -> None:

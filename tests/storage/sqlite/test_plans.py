@@ -21,7 +21,7 @@ QUICK = {
         "text_replace", "of_agent_up", "steps_of_agent_down",
     ),
     "definitions.sql": (
-        "get", "by_id", "several", "named", "agent_get", "version", "touch", "of_memory", "list_down", "newest",
+        "get", "by_id", "several", "named", "agent_get", "touch", "of_memory", "list_down", "newest",
         "created_down", "texts_empty",
     ),
     "attached.sql": ("targets", "of_agents", "agents_with", "tags_of", "tags_up", "detach", "detach_all", "untag"),
