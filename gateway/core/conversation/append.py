@@ -1,222 +1,22 @@
-"""Append: planning for a conversation that is ours, which goes on from its tip whatever a list repeats of it.
+"""Append: planning for a conversation that is ours, which goes on from its tip.
 
-All of a REST send is new; of a chat completion's list, what follows its last assistant message. Nothing is matched,
-nothing is provisional: a step that has ended is carried and stands, with a reply, with a cut one or without any.
+Nothing is matched, nothing is provisional: a step that has ended is carried and stands, with a reply, with a cut one or
+without any. What a chat completion's list repeats of it: gateway/core/conversation/repeated.py.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
-from gateway.core.conversation.canonical import (
-    RESULTS,
-    Canon,
-    WireMessage,
-    in_a_row,
-    is_result,
-    is_system,
-    is_user,
-    rest_after,
-    squash,
-    text_of,
-)
+from gateway.core.conversation.canonical import Canon, WireMessage, is_result, squash, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree, flat
-from gateway.core.words import begins, letters, without_remark, words
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed
-
-# Chosen: what was heard of a reply is looked for in no more of the messages in front of what is new.
-_MAX_TEXTS = 8
-
-
-def repeated(messages: Sequence[WireMessage]) -> list[int]:
-    """Returns the indices of what a chat completion's list repeats: all up to its last assistant message.
-
-    The system messages at its head stay: they are the request's own prompt.
-    """
-    head = next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
-    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
-    return list(range(head, last + 1))
-
-
-def heard_before(messages: Sequence[WireMessage]) -> list[str]:
-    """Returns what the assistant says in front of what is new in a chat completion's list, behind the question before
-    it, as its client has it: the texts of its messages, the newest few."""
-    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
-    begun = max((i for i in range(last) if messages[i].get("role") == "user"), default=-1)
-    replies = (m for m in messages[begun + 1 : last + 1] if m.get("role") == "assistant")
-    return [text for m in replies if (text := text_of(m))][-_MAX_TEXTS:]
-
-
-def asks_again(
-    path: Sequence[Exchange],
-    canon: Canon,
-    messages: Sequence[WireMessage],
-    heard: Sequence[str],
-    head: Sequence[WireMessage],
-) -> int:
-    """Returns how many messages at the end of a list are those of the newest turn, if all of them were asked before;
-    0: something is new. Its client has the reply before them, and none to them.
-
-    messages, heard: as in `as_heard`. head: messages with which a conversation begins.
-    """
-    if all(count < len(messages) for _, count in _asked(path, canon, messages, heard, head)):
-        return 0
-    return min(len(_newest_turn(path)[0].inputs), len(messages))
-
-
-def as_heard(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
-) -> tuple[list[tuple[Exchange, str]], int]:
-    """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
-    head of a list are there already.
-
-    path: oldest first, with contents. messages: what is new of the list. heard: the texts of the reply before them;
-    what is no beginning of the newest one that was not left out cuts nothing.
-    """
-    withheld = refused(path)
-    path = [e for e in path if e.id not in withheld]
-    count = _answered(path, messages)
-    turns, asked = _unheard(path, canon, messages[count:], heard)
-    steps = _behind(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
-    if count and not steps:
-        count, (turns, asked) = 0, _unheard(path, canon, messages, heard)
-    turns, count = [*steps, *turns], count + asked
-    path = path[: len(path) - len(turns)]
-    while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
-        path = path[: -len(turn)]
-    return [*_cut(turn, heard), *((e, "") for e in turns if e.said is not None)], count
-
-
-def _cut(turn: Sequence[Exchange], told: Sequence[str]) -> list[tuple[Exchange, str]]:
-    texts = list(map(_words_of, turn))
-    whole, heard = in_a_row(texts), _heard_of(texts, told)
-    left = letters(without_remark(heard))
-    if not left or left == letters(whole):
-        return []
-    found, before = [], ""
-    for e, text in zip(turn, texts, strict=True):
-        own = letters(text)
-        if left.startswith(own):
-            left, before = left[len(own) :], in_a_row((before, text))
-            continue
-        # The client's own form counts; where it is written otherwise, ours up to the same letter.
-        rest = rest_after(heard, before) if left else ""
-        found.append((e, _up_to(text, len(left)) if rest is None else rest.strip()))
-        left = ""
-    return found
-
-
-def _heard_of(texts: Sequence[str], told: Sequence[str]) -> str:
-    """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. told: as in `as_heard`."""
-    whole = in_a_row(texts)
-    for n, heard in enumerate(_runs(told)):
-        if _is_said(heard, whole):
-            # What the application said behind the end of a step may be the next step in other words: that is no cut.
-            ends = (
-                {letters(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)} if n >= len(told) else ()
-            )
-            return "" if letters(without_remark(heard)) in ends else heard
-    return ""
-
-
-def _unheard(
-    path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
-) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
-    messages these are. In front of the newest one there may be others whose requests were cancelled.
-
-    messages: what is new of the list, which begins with those questions. heard: the reply before them. A list that only
-    asks again what was answered is another turn.
-    """
-    found = [
-        (turns, count)
-        for turns, count in _asked(path, canon, messages, heard)
-        if count < len(messages) or not any(e.reply for e in turns)
-    ]
-    return found[-1] if found else ((), 0)
-
-
-def _answered(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
-    """Returns how many results a list begins with in front of something else, if no call waits for any."""
-    if path and any(atom[:1] == b"c" for atom in path[-1].reply or ()):
-        return 0
-    return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
-
-
-def _behind(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
-    """Returns the steps of the newest turn from the one on that began with these results; none: no step did."""
-    turn = _newest_turn(path)
-    steps = range(len(turn) - 1, 0, -1) if results else ()
-    at = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
-    return () if at is None else turn[at:]
-
-
-def _asked(
-    path: Sequence[Exchange],
-    canon: Canon,
-    messages: Sequence[WireMessage],
-    heard: Sequence[str],
-    head: Sequence[WireMessage] = (),
-) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns whose questions a list begins with, and how many messages these are, the fewest first."""
-    found: list[Exchange] = []
-    said, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
-    asked: tuple[tuple[Atom, ...], ...] = ()
-    while turn := _newest_turn(path):
-        path = path[: -len(turn)]
-        if found and any(map(_words_of, turn)):
-            return
-        question = turn[0].inputs
-        if begun and not path and question[: len(begun)] == begun:
-            question = question[len(begun) :]
-        found, asked = [*turn, *found], question + asked
-        if len(said) < len(asked):
-            return
-        above = in_a_row(map(_words_of, _newest_turn(path)))
-        is_above = any(_is_said(each, above) for each in _runs(heard)) if heard else not letters(above)
-        if asked == said[: len(asked)] and is_above:
-            yield found, len(asked)
-
-
-def _runs(told: Sequence[str]) -> Iterator[str]:
-    """Yields what may have been heard of a reply: the application may have spoken in front of it, or behind it."""
-    yield from (in_a_row(told[n:]) for n in range(len(told)))
-    yield from (in_a_row(told[:n]) for n in range(len(told) - 1, 0, -1))
-
-
-def _is_said(heard: str, text: str) -> bool:
-    """Returns whether what was heard is all of a reply, or its beginning."""
-    return letters(without_remark(heard)) == letters(text) or _is_begun(heard, text)
-
-
-def _is_begun(heard: str, text: str) -> bool:
-    """Returns whether a reply begins with what was heard: so many letters that it is none by chance, or whole words."""
-    heard = without_remark(heard)
-    spoken = words(heard)
-    return begins(letters(heard), letters(text)) or (bool(spoken) and words(text)[: len(spoken)] == spoken)
-
-
-def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
-    """Returns the exchanges from the newest message of a user on."""
-    begun = next((n for n in range(len(path), 0, -1) if any(map(is_user, path[n - 1].inputs))), 0)
-    return path[begun - 1 :] if begun else ()
-
-
-def _words_of(e: Exchange) -> str:
-    """Returns the reply of an exchange as its reader has it; "" where it has none."""
-    return "" if e.said is None else text_of(orjson.loads(e.said))
-
-
-def _up_to(text: str, count: int) -> str:
-    """Returns the beginning of a text that has so many letters."""
-    return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters(text[:end])))]
 
 
 def plan_step(

@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
-from gateway.core.conversation.subsequence import LCS_ATOMS, lcs
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
+from gateway.core.subsequence import LCS_ATOMS, lcs
 from gateway.core.words import begins, letters, without_remark
 from storage.records import Atom, Exchange
 from storage.value import frozen

@@ -26,9 +26,9 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
-from gateway.core.conversation.subsequence import lcs
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.prompt.note import estimate_tokens
+from gateway.core.subsequence import lcs
 from storage.commands import Additions
 from storage.records import Atom, Exchange
 from storage.value import changed, frozen

@@ -12,9 +12,9 @@ from functools import partial
 
 import orjson
 
-from gateway.core.conversation.append import as_heard
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
+from gateway.core.conversation.repeated import as_heard
 from gateway.core.ids import Place, new_uid, place_of, placed
 from gateway.core.prompt.compose import is_told
 from gateway.core.turn.calls import CallDecision

@@ -17,9 +17,10 @@ from weakref import WeakValueDictionary
 from zlib import crc32
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import abandon, asks_again, heard_before, repeated
+from gateway.core.conversation.append import abandon
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.repeated import asks_again, heard_before, repeated
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.client import MakesView

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import orjson
 
-from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step, repeated
+from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
@@ -15,7 +15,7 @@ from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.prompt.compose import compose
 from storage.records import Evicted, Exchange, State
-from tests.core.conversations import SECRET, assistant, call, result, system, user
+from tests.core.conversations import SECRET, assistant, call, result, user
 
 CANON = Canon(SECRET)
 
@@ -60,13 +60,6 @@ class Conversation:
     def sent(self, plan: Plan) -> list[WireMessage]:
         """The messages of ours that go before those of the request."""
         return [each.message for each in compose(self.tree, plan, (), {}).fill]
-
-
-def test_what_a_list_repeats_ends_with_its_last_assistant_message() -> None:
-    messages = [system("Be kind."), user("one"), assistant("First."), result("1", "sunny"), user("two")]
-    assert repeated(messages) == [1, 2]
-    assert repeated([system("Be kind."), user("one")]) == []
-    assert repeated([user("one"), assistant("First.")]) == [0, 1]
 
 
 def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:

@@ -20,9 +20,9 @@ from gateway.core.conversation.canonical import Canon, Listing, WireMessage, tex
 from gateway.core.conversation.lookup import full_probes
 from gateway.core.conversation.match import Keeping, Query, spans_of
 from gateway.core.conversation.plan import left_out
-from gateway.core.conversation.subsequence import lcs
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import visibility
+from gateway.core.subsequence import lcs
 from tests.core.conversation.keyed import path_texts
 from tests.core.conversations import (
     World,

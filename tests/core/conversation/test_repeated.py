@@ -1,0 +1,13 @@
+"""The part of a chat completion's list that repeats a conversation of ours."""
+
+from __future__ import annotations
+
+from gateway.core.conversation.repeated import repeated
+from tests.core.conversations import assistant, result, system, user
+
+
+def test_what_a_list_repeats_ends_with_its_last_assistant_message() -> None:
+    messages = [system("Be kind."), user("one"), assistant("First."), result("1", "sunny"), user("two")]
+    assert repeated(messages) == [1, 2]
+    assert repeated([system("Be kind."), user("one")]) == []
+    assert repeated([user("one"), assistant("First.")]) == [0, 1]
