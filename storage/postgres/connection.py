@@ -7,13 +7,11 @@ storage/open.py imports this room only where a URL asks for it.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import parse_qs
 
 import asyncpg
 
@@ -32,9 +30,11 @@ from storage.errors import (
     Unavailable,
     WriteConflict,
 )
+from storage.postgres.url import by_host, ports_of, without_secret
 from storage.text import mended
 
 OLDEST_SERVER = 14
+_LAST_PORT = 65535
 # SQL_ASCII keeps the bytes that it is given, and ours are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
@@ -126,23 +126,14 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
         return f"{super()._get_unique_id(prefix)}{_PROCESS}"
 
 
-# Up to the last sign, since a user and a password may hold one that nobody has escaped.
-_PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
-_PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
-
-
-def without_secret(url: str) -> str:
-    """Returns the URL as it may be shown."""
-    return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
-
-
 @dataclass(frozen=True, slots=True)
 class PostgresPlace:
     """A database on a server and how it is connected to.
 
     is_pooled: a pooler in transaction mode lies between, so that nothing may be set for a session. carries: it carries
     prepared statements from one session to another. factory: of connections; tests that count statements bring their
-    own. connect_s: how long a connection may take to open.
+    own. connect_s: how long a connection to one host may take to open. urls: one for each host that `url` names, and
+    first the one that took the last connection.
     """
 
     url: str
@@ -150,6 +141,10 @@ class PostgresPlace:
     carries: bool = False
     factory: type[Any] = OwnConnection
     connect_s: float = 5.0
+    urls: list[str] = field(init=False, compare=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.urls.extend(by_host(self.url))
 
     @property
     def name(self) -> str:
@@ -206,19 +201,6 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
     return answer
 
 
-# Behind a host; behind the last colon, as an address of IPv6 has others.
-_PORT = re.compile(r":(-?\d+)(?=,|$)")
-_LAST_PORT = 65535
-
-
-def _ports(url: str) -> list[str]:
-    """Returns the ports of a URL: behind its hosts, or in the parameter `port`."""
-    rest, _, query = url.partition("?")
-    hosts = rest.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    more = parse_qs(query).get("port", ())
-    return _PORT.findall(hosts) + [port for ports in more for port in re.findall(r"-?\d+", ports)]
-
-
 def _leave_out_values(error: Any) -> None:
     """Takes out of an error of asyncpg's what it quotes of a row: it goes to the log, as its cause does."""
     kind = (error.sqlstate or "")[:2]
@@ -229,41 +211,68 @@ def _leave_out_values(error: Any) -> None:
 
 
 async def connect(place: PostgresPlace) -> RawConnection:
-    """Opens a connection. Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old."""
-    for port in _ports(place.url):
+    """Opens a connection. Of several hosts it is the first that may be written to, tried one after the other.
+
+    asyncpg would give them one time together, and a machine that has vanished would use it up.
+
+    Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old.
+    """
+    for port in ports_of(place.url):
         # One loop would take its host for unknown, another one raise what belongs to no connection.
         if not 0 < int(port) <= _LAST_PORT:
             raise NotAdmitted(f"{place.name}: a port is a number from 1 to {_LAST_PORT}")
+    errors: list[StoreError] = []
+    for url in [*place.urls]:
+        try:
+            raw = await _connect_to(url, place, is_one=len(place.urls) == 1)
+        except StoreError as error:
+            errors.append(error)
+            continue
+        place.urls.remove(url)
+        place.urls.insert(0, url)
+        return raw
+    told = next((error for error in errors if not isinstance(error, Broken)), errors[-1])
+    if len(errors) == 1:
+        raise told
+    raise type(told)("; ".join(error.message for error in errors)) from told
+
+
+async def _connect_to(url: str, place: PostgresPlace, *, is_one: bool) -> RawConnection:
+    """Opens a connection to one host. is_one: there is no other one to be tried."""
+    name = without_secret(url)
     try:
         raw: RawConnection = await asyncpg.connect(
-            place.url,
+            url,
             timeout=place.connect_s,
             statement_cache_size=place.cached_statements,
             max_cached_statement_lifetime=0,
             max_cacheable_statement_size=0,
             connection_class=place.factory,
             server_settings=None if place.is_pooled else _SESSION,
+            target_session_attrs=None if is_one else "read-write",
         )
     except asyncpg.InvalidCatalogNameError as error:
-        raise NotAdmitted(f"{place.name}: {error}; create it first") from error
+        raise NotAdmitted(f"{name}: {error}; create it first") from error
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise Broken(f"{name} is read-only, as a replica is") from error
     except TimeoutError as error:
-        raise Broken(f"{place.name}: no connection within {place.connect_s:g} s") from error
+        raise Broken(f"{name}: no connection within {place.connect_s:g} s") from error
     except FAULTS as error:
-        raise translate(error, place.name) from error
+        raise translate(error, name) from error
     except ValueError:
         # What could not be read may be a part of the password, so the error itself is told to nobody.
         raise NotAdmitted(
-            f"{place.name}: the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :"
+            f"{name}: the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :"
         ) from None
     found = raw.get_server_version()
     if found.major < OLDEST_SERVER:
         await raw.close()
-        raise NotAdmitted(f"{place.name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
+        raise NotAdmitted(f"{name} is PostgreSQL {found.major}; {OLDEST_SERVER} or newer is needed")
     encoding = getattr(raw.get_settings(), "server_encoding", "UTF8")  # a pooler may keep it to itself
     if encoding not in _ENCODINGS:
         await raw.close()
         raise NotAdmitted(
-            f"{place.name} has the encoding {encoding}, which not every text has a place in; make the database anew: "
+            f"{name} has the encoding {encoding}, which not every text has a place in; make the database anew: "
             "createdb --encoding UTF8 --template template0"
         )
     return raw

@@ -49,8 +49,8 @@ class Proxy:
         self._refuses = False
         self._flows = asyncio.Event()
         self._delay_s = 0.0
-        # The two digits that a server of another version would say.
-        self.major: bytes | None = None
+        # What the server says of itself at first, and what a client hears instead, of the same length.
+        self.lie: tuple[bytes, bytes] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
@@ -258,7 +258,7 @@ class _Link:
                     cut.done.open()
                     return
                 continue
-            if self._proxy.major is not None:
-                data = re.sub(rb"(?<=server_version\0)\d\d", self._proxy.major, data)
+            if self._proxy.lie is not None:
+                data = re.sub(*self._proxy.lie, data)
             self._writer.write(data)
             await self._writer.drain()

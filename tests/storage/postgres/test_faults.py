@@ -326,7 +326,7 @@ async def test_a_database_that_cannot_keep_every_text_is_refused(
 async def test_a_server_that_is_too_old_is_refused(
     open_store: OpenStore, proxy: Proxy, major: bytes, is_taken: bool
 ) -> None:
-    proxy.major = major
+    proxy.lie = (rb"(?<=server_version\0)\d\d", major)
     if is_taken:
         assert (await open_store(path=proxy.url)).health.ok
         return
@@ -398,9 +398,42 @@ async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://ann@ours:hush@127.0.0.1/db", "postgresql://ann:hush/h@127.0.0.1/db"]
+    "url",
+    [
+        "postgresql://ann@ours:hush@127.0.0.1/db",
+        "postgresql://ann:hush/h@127.0.0.1/db",
+        "postgresql://ann:a,hush/h@127.0.0.1/db",
+    ],
 )
 async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
     with pytest.raises(NotAdmitted, match=r"the URL cannot be read; .*%40 for @") as refused:
         await connect(PostgresPlace(url))
     assert "hush" not in "".join(traceback.format_exception(refused.value))
+
+
+async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then_asked_last(
+    proxy: Proxy, database: PostgresServer
+) -> None:
+    with Proxy(database.url) as other:
+        proxy.stall()  # as a machine that has vanished
+        hosts = f"127.0.0.1:{proxy.port},127.0.0.1:{other.port}"
+        place = PostgresPlace(proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts), connect_s=0.5)
+        for _ in range(3):
+            (await connect(place)).terminate()
+        assert (proxy.opened, other.opened) == (1, 3)
+        other.refuse()
+        with pytest.raises(Broken, match=rf"{other.port}/.*; .*{proxy.port}/.*no connection within 0.5 s"):
+            await connect(place)
+        proxy.flow()
+        (await connect(place)).terminate()
+
+
+async def test_of_several_hosts_the_one_that_may_be_written_to_is_used(
+    proxy: Proxy, database: PostgresServer
+) -> None:
+    with Proxy(database.url) as standby:
+        standby.lie = (rb"in_hot_standby\0off\0", b"in_hot_standby\0on\0\0")
+        hosts = f"127.0.0.1:{standby.port},127.0.0.1:{proxy.port}"
+        place = PostgresPlace(proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts))
+        (await connect(place)).terminate()
+        assert (standby.opened, proxy.opened) == (1, 1)
