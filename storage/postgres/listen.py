@@ -78,7 +78,8 @@ class NotificationListener:
             except (StoreError, *FAULTS) as error:
                 if not self._is_deaf:
                     self._is_deaf = True
-                    _log.warning("what other processes change is seen %d s later: %s", DEAF_S, error)
+                    why = str(error) or "no answer in time"  # a TimeoutError of asyncpg's has no words
+                    _log.warning("what other processes change is seen %d s later: %s", DEAF_S, why)
             if loop.time() - doubted >= DEAF_S:
                 doubted = loop.time()
                 self._doubt()

@@ -1,11 +1,15 @@
-"""The ears of a process end when they are told to, at whatever moment that is."""
+"""The ears of a process end when they are told to, at whatever moment that is, and say why they are deaf."""
 
 from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from storage.postgres import listen
 from storage.postgres.connection import PostgresPlace, RawConnection
 from storage.postgres.listen import NotificationListener
+from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S
 from tests.storage.conftest import PostgresServer
 
@@ -50,3 +54,19 @@ async def test_a_listener_that_is_closed_as_it_loses_its_connection_ends(databas
             loop.call_later(0.05, raw.terminate)
 
     await Losing(database.url).have_ended()
+
+
+async def test_a_server_that_answers_no_more_is_said_to_be_the_reason(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listen, "_ANSWER_S", 0.1)
+
+    class Stalled(Ears):
+        def _doubt(self) -> None:
+            if caplog.records:
+                self.end()
+            proxy.stall()  # it is connected, and about to ask
+
+    await Stalled(proxy.url).have_ended()
+    (said,) = caplog.messages
+    assert said == "what other processes change is seen 15 s later: no answer in time"
