@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -21,6 +22,7 @@ from gateway.core import ids
 from gateway.dialects.letta.agent_file.moved import (
     MovedAgent,
     MovedConversation,
+    carried,
     moved_file,
     newer_state,
     readers_of,
@@ -32,6 +34,8 @@ _WAIT_S = 120.0
 _MOST_BYTES = 1 << 29  # of an answer
 _PARTS = ("blocks", "tools", "sources", "managed_group", "identities", "tags", "secrets")
 _INCLUDED = tuple(f"agent.{part}" for part in _PARTS)
+# A tool that came, and that the gateway cannot run as it is.
+_IDLE = re.compile(r"tools\.(.+)\.(python|typescript|webhook)")
 # What reading an answer of another form raises.
 _WRONG = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -69,12 +73,23 @@ class Server:
     def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[_Json]:
         """Yields all of a list, page after page. Raises: NotMoved."""
         after: _Json = {}
+        ends = set[str]()
         # The limit counts messages as they are stored: of one several may be listed, or none.
         while page := _listed(self.get(path, {**query, "limit": _PAGE, **after})):
-            if after.get("after") == page[-1]["id"]:
-                raise NotMoved(f"{self.url} answers {path} after {page[-1]['id']} with the same page again.")
+            end = page[-1]["id"]
+            if end in ends:
+                raise NotMoved(
+                    f"{self.url} answers {path} with pages that have no end: {end} ends two of them."
+                )
+            ends.add(end)
             yield from page
-            after = {"after": page[-1]["id"]}
+            after = {"after": end}
+
+    def change(self, path: str, fields: Mapping[str, Any]) -> None:
+        """Changes what lies at a path. Raises: NotMoved."""
+        headers = {"content-type": "application/json"}
+        url = f"{self._base}{path}"
+        self._ask(urllib.request.Request(url, json.dumps(fields).encode(), headers, method="PATCH"))
 
     def send_file(self, path: str, name: str, data: bytes, fields: Mapping[str, str]) -> Any:
         """Sends a form with a file in `file`. Returns what is answered, as JSON. Raises: NotMoved."""
@@ -169,15 +184,15 @@ def move_agents(
             continue
         name = f"{state['id']} {state.get('name')!r:.200}"
         # Where this is not answered, nothing can be moved.
-        if _is_there(target, state["id"]):
+        if (here := _here(target, state["id"])) is not None:
             done.there += 1
-            say(f"{name}: is here already")
+            say(f"{name}: is here already" + _mended(target, here))
             continue
         shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
         try:
             moved = _read(source, state, shared)
             told, models = _told(moved), {model} if model else _models(moved)
-            left_out = _write(target, moved, model)
+            left_out, idle = _write(target, moved, model)
         except NotMoved as error:
             done.failed += 1
             say(f"{name}: not moved. {error.message}")
@@ -187,7 +202,9 @@ def move_agents(
         else:
             done.moved += 1
             done.models.update(models)
-            say(f"{name}: {told}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+            told += f"; cannot run here: {', '.join(idle)}" if idle else ""
+            told += f"; left out: {', '.join(left_out)}" if left_out else ""
+            say(f"{name}: {told}")
     return done
 
 
@@ -207,14 +224,23 @@ def _other_form(source: Server, error: Exception) -> str:
     return f"{source.url} has answered in another form than Letta 0.16: {error!r:.300}"
 
 
-def _is_there(target: Server, agent: str) -> bool:
+def _here(target: Server, agent: str) -> Any:
+    """Returns an agent as the gateway shows it; None: it is not there."""
     try:
-        target.get(f"/v1/agents/{quote(agent, safe='')}")
+        return target.get(f"/v1/agents/{quote(agent, safe='')}")
     except NotMoved as error:
         if error.answered == 404:
-            return False
+            return None
         raise
-    return True
+
+
+def _mended(target: Server, here: Mapping[str, Any]) -> str:
+    """Has a sleeptime agent made where a killed gateway made none. Returns what there is to say of it."""
+    group = here.get("managed_group")
+    if group is None or group["agent_ids"]:
+        return ""
+    target.change(f"/v1/agents/{here['id']}", {"enable_sleeptime": True})
+    return ", and has its sleeptime agent now"
 
 
 def _read(source: Server, state: _Json, shared: _Json | None) -> MovedAgent:
@@ -237,8 +263,8 @@ def _read(source: Server, state: _Json, shared: _Json | None) -> MovedAgent:
     return MovedAgent(state, messages, conversations, passages, files, shared)
 
 
-def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:
-    """Imports an agent. Returns the names of what was left out. Raises: NotMoved."""
+def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[str], list[str]]:
+    """Imports an agent. Returns the names of what was left out, and of tools that cannot run. Raises: NotMoved."""
     # What is here already stays, as with blocks: somebody may have mended it.
     fields = {"append_copy_suffix": "false", "override_existing_tools": "false"}
     if model is not None:
@@ -251,7 +277,10 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> list[str]:
         left_out.append("identities")
     if any(each.said.get("isolated_block_ids") for each in moved.conversations):
         left_out.append("isolated blocks of conversations")
-    return left_out
+    idle = [found for each in left_out if (found := _IDLE.fullmatch(each))]
+    return [each for each in left_out if not _IDLE.fullmatch(each)], [
+        f"{each[1]} ({each[2]})" for each in idle
+    ]
 
 
 def _models(moved: MovedAgent) -> set[str]:
@@ -262,7 +291,7 @@ def _models(moved: MovedAgent) -> set[str]:
 
 def _told(moved: MovedAgent) -> str:
     counts = (
-        (len({m["id"] for m in moved.messages}), "message"),
+        (len(carried(moved.messages)), "message"),
         (len(moved.conversations), "further conversation"),
         (len(moved.passages), "passage"),
         (len(moved.state.get("blocks") or ()), "block"),

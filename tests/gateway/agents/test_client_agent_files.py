@@ -304,6 +304,26 @@ def test_a_tool_in_typescript_is_there_and_says_that_nobody_runs_it(world: Letta
         world.letta.tools.create(source_code=source, source_type="typescript")
 
 
+def test_python_is_there_without_a_sandbox_and_says_what_is_missing(
+    world: LettaWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine without bubblewrap.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = orjson.dumps(with_source("python", "def look_up_order(order):\n    return 'x'\n"))
+    made = world.letta.agents.import_file(file=("a.af", file))
+    assert "tools.look_up_order.python" in made.mnemogate["left_out"]  # type: ignore[attr-defined]
+    (id,) = made.agent_ids
+    world.upstream.queue(
+        call_tools(Call("look_up_order", {"order": "7", "request_heartbeat": True})),
+        call_tools(Call("send_message", {"message": "I cannot look."})),
+    )
+    reply = world.letta.agents.messages.create(id, input="Where is my order?")
+    (told,) = [each for each in reply.messages if each.message_type == "tool_return_message"]
+    assert "install the package `bubblewrap`" in told.tool_return
+    with pytest.raises(BadRequestError, match="install the package `bubblewrap`"):
+        world.letta.tools.create(source_code="def other():\n    return 'x'\n")
+
+
 @pytest.mark.parametrize(
     ("source", "kind"), [("def look_up_order():\n    return 1\n", "python"), ("", "json")]
 )
@@ -440,9 +460,6 @@ HOSTILE: dict[str, Any] = {
             mnemogate=json.dumps({"agents": {"agent-0": {"passages": [{"text": 7}]}}})
         )
     ),
-    "Python without a sandbox": changed(
-        lambda f: f["tools"][2].update(source_type="python", source_code="def f(): 1")
-    ),
     "a file too large": changed(lambda f: f["files"][0].update(content="x" * 10_000_001)),
     "a name of a profile": changed(lambda f: agent_of(f).update(name="helper")),
 }
@@ -450,10 +467,8 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_and_leaves_nothing(
-    name: str, upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    # As on a machine without bubblewrap.
-    monkeypatch.setenv("PATH", str(tmp_path))
     with letta(upstream, tmp_path, ProfileSettings("helper")) as world:
         before = counts(world)
         with pytest.raises(APIStatusError) as refused:

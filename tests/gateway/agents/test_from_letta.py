@@ -12,6 +12,7 @@ import pytest
 from gateway.cli import main
 from gateway.dialects.letta.agent_file.moved import MovedAgent, moved_file
 from gateway.run.agents.files import agent_files
+from gateway.web.letta.from_letta import NotMoved, Server
 from storage.errors import Unavailable
 from storage.sql.files import Files
 from storage.sql.transfer import Transfer
@@ -56,7 +57,7 @@ def test_agents_come_with_all_that_they_remember(
     assert "3 moved, 0 here before, 0 not moved." in err
     assert "openai-proxy/scripted (3)" in err
     assert (
-        f"{GARDENER} 'gardener': 12 messages, 1 further conversation, 2 passages, 2 blocks, 2 folders" in out
+        f"{GARDENER} 'gardener': 10 messages, 1 further conversation, 2 passages, 2 blocks, 2 folders" in out
     )
     client = world.letta
     # By the ids that programs have kept.
@@ -423,6 +424,59 @@ def test_a_tool_that_is_here_stays_as_it_is(world: LettaWorld, source: LettaServ
     assert move(world, source) == 0
     (tool,) = (each for each in world.letta.agents.tools.list(COOK) if each.name == "roll")
     assert (tool.id, tool.description) == (made.id, "Mended.")
+
+
+def test_a_tool_that_cannot_run_here_comes_and_is_named(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = {"name": "roll", "description": "Rolls.", "parameters": {"type": "object", "properties": {}}}
+    roll = {"id": "tool-1", "name": "roll", "tool_type": "custom", "json_schema": schema}
+    for agent in source.tells["/v1/agents/"]:
+        agent["tools"].append(
+            {**roll, "source_type": "typescript", "source_code": "export function roll() {}"}
+        )
+    assert move(world, source, "--agent", COOK) == 0
+    assert "; cannot run here: roll (typescript)\n" in capsys.readouterr().out
+    assert "roll" in [tool.name for tool in world.letta.agents.tools.list(COOK)]
+
+
+@pytest.mark.both
+def test_an_agent_whose_gateway_died_before_it_had_a_sleeptime_agent_gets_one(
+    world: LettaWorld,
+    source: LettaServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def dies(*_: object) -> None:
+        raise Unavailable("the gateway was killed")
+
+    async def nothing(*_: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agent_files.AgentFiles, "_sleep_on", dies)
+        patch.setattr(agent_files, "_undo", nothing)
+        assert move(world, source, "--agent", GARDENER) == 1
+    capsys.readouterr()
+    assert move(world, source, "--agent", GARDENER) == 0
+    assert "is here already, and has its sleeptime agent now\n" in capsys.readouterr().out
+    group = world.letta.agents.retrieve(GARDENER).managed_group
+    assert group is not None
+    (reader,) = group.agent_ids
+    assert world.letta.agents.retrieve(reader).name == "gardener-sleeptime"
+    assert move(world, source, "--agent", GARDENER) == 0
+    assert "is here already\n" in capsys.readouterr().out
+
+
+def test_a_list_without_an_end_is_not_followed() -> None:
+    """As of a server that does not know `after` as the newer ones mean it."""
+
+    class Circling(Server):
+        def get(self, path: str, query: Any = None) -> Any:
+            return [{"id": "b" if query.get("after") == "a" else "a"}]
+
+    with pytest.raises(NotMoved, match="pages that have no end"):
+        list(Circling("http://old").pages("/v1/agents/", {}))
 
 
 def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:

@@ -67,7 +67,7 @@ def moved_file(of: MovedAgent) -> bytes:
         "conversations": [
             {
                 **some(each.said, ("id", "created_at", "summary", "model", "model_settings")),
-                "messages": [*_messages(each.messages)],
+                "messages": carried(each.messages),
             }
             for each in of.conversations
         ]
@@ -87,7 +87,7 @@ def moved_file(of: MovedAgent) -> bytes:
         "block_ids": [each["id"] for each in state.get("blocks") or ()],
         "source_ids": [each["id"] for each in state.get("sources") or ()],
         "secrets": dict.fromkeys(each["key"] for each in state.get("secrets") or ()),
-        "messages": [*_messages(of.messages)],
+        "messages": carried(of.messages),
     }
     ours = {"is_moved": True, "agents": {state["id"]: own}}
     return orjson.dumps(
@@ -147,8 +147,13 @@ def _name(of: Mapping[str, Any]) -> str:
 # -- messages
 
 
-def _messages(listed: Iterable[_Json]) -> Iterator[_Json]:
-    """Yields messages as they stand in a file. Of one message several are listed, with one id: thought, text, calls."""
+def carried(listed: Iterable[_Json]) -> list[_Json]:
+    """Returns messages as they stand in a file, without those that the gateway makes anew."""
+    return [*_joined(listed)]
+
+
+def _joined(listed: Iterable[_Json]) -> Iterator[_Json]:
+    """Yields messages, each as one: of a message several are listed, with one id (thought, text, calls)."""
     made: _Json | None = None
     for each in listed:
         if each["message_type"] in _MADE_ANEW or _is_summary(each):

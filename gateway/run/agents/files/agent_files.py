@@ -22,7 +22,7 @@ from gateway.core.agent_file import AgentFile, CarriedAgent, CarriedArchive, Car
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import chunks, parts
 from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
-from gateway.errors import BadRequest, GatewayError
+from gateway.errors import GatewayError
 from gateway.run.admin.transfer import WRITTEN, LineReader
 from gateway.run.agents.archives import ARCHIVE, Archives
 from gateway.run.agents.files.exchanges import conversation_lines
@@ -132,7 +132,7 @@ class AgentFiles:
     ) -> tuple[Sequence[str], Sequence[str]]:
         """Makes the agents of a file. overrides_tools: the file's tools take the place of those with their names.
 
-        Returns their public names, and what was left out. Raises: BadRequest, Conflict.
+        Returns their public names, and what was left out. Raises: Conflict.
         """
         done = _Done(left_out=list(file.left_out))
         for agent in file.agents:
@@ -173,15 +173,13 @@ class AgentFiles:
         registry = self._registry.tools
         for name, definition in tools.items():
             found = await registry.named(project, name)
-            # What nobody runs here takes nothing's place: it is there to be made something that runs.
-            is_for_show = definition.source_type == "typescript"
-            if found is not None and (is_for_show or not overrides):
+            runs = await self._foreign.refusal(definition) is None
+            # What cannot run here takes nothing's place: it is there until it can, or is made something that runs.
+            if found is not None and not (runs and overrides):
                 done.tools[name] = found
                 continue
-            if is_for_show:
-                done.left_out.append(f"tools.{name}.typescript")
-            elif (why := await self._foreign.refusal(definition)) is not None:
-                raise BadRequest(f"The tool {name!r}: {why}", param="file")
+            if not runs:
+                done.left_out.append(f"tools.{name}.{definition.source_type}")
             if found is None:
                 made = done.tools[name] = await registry.create(project, name, definition)
                 done.undo.append(lambda uid=made.uid: registry.delete(project, uid))  # type: ignore[misc]
