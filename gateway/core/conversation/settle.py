@@ -438,16 +438,15 @@ def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
     todo = [x for i in tree.changed for x in [tree.by_id[i]]]
     if len(chain) <= 2 or any(x.parent is None for x in todo):
         todo += [x for x in tree if x.parent is None and x.conversation == e.conversation]
-    seen: set[int] = set()
+    stands: dict[int, bool] = {}
     while todo:
-        x = tree.by_id[todo.pop().id]
-        if x.id in seen:
-            continue
-        seen.add(x.id)
-        stands = tree.stands(x, named=named)
-        if stands != x.standing:
-            tree.change(x.id, standing=stands)
-        todo += [c for c in tree.kids(x) if tree.goes_on(c)]
+        x = todo.pop()
+        if x.id not in stands:
+            stands[x.id] = tree.stands(x, named=named)
+            todo += [c for c in tree.kids(x) if tree.goes_on(c)]
+    for i, stood in stands.items():
+        if stood != tree.by_id[i].standing:
+            tree.change(i, standing=stood)
 
 
 def head_of(tree: Tree, e: Exchange) -> int:

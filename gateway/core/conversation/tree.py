@@ -11,7 +11,7 @@ call; most questions are asked of turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -105,9 +105,13 @@ class Tree:
         self._groups: list[list[int]] = []
         # Answers worked out before; a change of the tree drops those that it touches.
         self._known: dict[int, Content] = {}
-        self._touched: dict[int, float] = {}
-        self._carried: dict[int, list[Exchange]] = {}
         self._elements: dict[int, tuple[PathElement, ...]] = {}
+        self._tops: dict[int, Exchange] = {}
+        self._touched: dict[int, float] = {}
+        self._ends: dict[int, float] = {}
+        self._carried: dict[int, bool] = {}
+        self._carried_roots: dict[int, list[Exchange]] = {}
+        self._stands: dict[tuple[int, bool], bool] = {}
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -149,9 +153,16 @@ class Tree:
         return new
 
     def _forget_answers(self) -> None:
-        self._touched.clear()
-        self._carried.clear()
-        self._elements.clear()
+        for known in (
+            self._elements,
+            self._tops,
+            self._touched,
+            self._ends,
+            self._carried,
+            self._carried_roots,
+            self._stands,
+        ):
+            known.clear()  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())
@@ -275,31 +286,49 @@ class Tree:
 
     def top(self, e: Exchange) -> Exchange:
         """Returns the exchange with which the turn of e began, as far as it is loaded."""
-        while self.goes_on(e):
-            parent = self.parent(e)
+        below: list[int] = []
+        while (top := self._tops.get(e.id)) is None:
+            parent = self.parent(e) if self.goes_on(e) else None
+            below.append(e.id)
             if parent is None:
+                top = e
                 break
             e = parent
-        return e
+        self._tops.update(dict.fromkeys(below, top))
+        return top
 
-    def turn(self, e: Exchange) -> Iterator[Exchange]:
-        """Yields e and the finished exchanges after it that only bring results of tools, of all rounds."""
-        todo = [e]
+    def _rounds(self, e: Exchange) -> list[Exchange]:
+        """Returns the finished exchanges behind e that go on with its turn."""
+        return [c for c in self.kids(e) if c.ended is not None and self.goes_on(c)]
+
+    def _unknown(self, e: Exchange, known: Container[int]) -> list[Exchange]:
+        """Returns e and what follows it of its turn, all rounds of it, as far as it is not known; the last ones first.
+
+        Each is asked about on its own: so a turn of a thousand rounds is gone through once, and not once for each.
+        """
+        found, todo = [], [e]
         while todo:
             x = todo.pop()
-            yield x
-            todo += [c for c in self.kids(x) if c.ended is not None and self.goes_on(c)]
+            if x.id not in known:
+                found.append(x)
+                todo += self._rounds(x)
+        return found[::-1]
 
     def is_carried(self, e: Exchange) -> bool:
         """Returns whether a request with a new user message has finished on the turn of e."""
-        return any(
-            x.carried or any(c.ended is not None and not self.goes_on(c) for c in self.kids(x))
-            for x in self.turn(e)
-        )
+        memo = self._carried
+        for x in self._unknown(e, memo):
+            memo[x.id] = x.carried or any(
+                c.ended is not None and (memo[c.id] if self.goes_on(c) else True) for c in self.kids(x)
+            )
+        return memo[e.id]
 
     def end(self, e: Exchange) -> float:
         """Returns when the turn of e ended, or was cut."""
-        return max(map(moved_at, self.turn(e)))
+        memo = self._ends
+        for x in self._unknown(e, memo):
+            memo[x.id] = max([moved_at(x), *(memo[c.id] for c in self._rounds(x))])
+        return memo[e.id]
 
     def last(self, e: Exchange, now: float) -> float:
         """Returns when the turn of e ended; `now` while it is under way."""
@@ -363,29 +392,30 @@ class Tree:
 
         Results of tools stand with the turn that they belong to.
         """
-        while True:
-            if e.ended is None or e.superseded:
-                return False
-            if not self.goes_on(e):
-                break
-            parent = self.parent(e)
+        below: list[tuple[int, bool]] = []
+        while (found := self._stands.get((e.id, named))) is None:
+            below.append((e.id, named))
+            is_in_place = e.ended is not None and not e.superseded
+            parent = self.parent(e) if is_in_place and self.goes_on(e) else None
             if parent is None:
-                return True
+                found = is_in_place and self._is_attached(e, named=named)
+                break
             e = parent
+        self._stands.update(dict.fromkeys(below, found))
+        return found
+
+    def _is_attached(self, e: Exchange, *, named: bool) -> bool:
+        """Returns whether nothing speaks against an exchange but those with its own place.
+
+        If a named conversation went on elsewhere while a second root of it was not under way, that is detached: it
+        waits to be continued before it stands. What is off the record detaches nothing that was said before it.
+        """
         if e.parent is not None or not named or self.is_carried(e):
             return True
-        # A second root in a named conversation. If the conversation went on elsewhere while this one was not under way,
-        # it is detached: it waits to be continued before it stands. What is off the record detaches nothing that was
-        # said before it.
+        roots = self._carried_roots.get(e.conversation)
+        if roots is None:  # each of the others asks for them
+            roots = [x for x in self.roots(e.conversation) if self.is_carried(x)]
+            self._carried_roots[e.conversation] = roots
         return not any(
-            self.are_apart(x, e) and (x.state is not State.OFF or x.begun < e.begun)
-            for x in self._carried_roots(e.conversation)
+            self.are_apart(x, e) and (x.state is not State.OFF or x.begun < e.begun) for x in roots
         )
-
-    def _carried_roots(self, conversation: int) -> list[Exchange]:
-        """Returns the first exchanges of a conversation that it went on from: each of the others asks for them."""
-        found = self._carried.get(conversation)
-        if found is None:
-            found = [x for x in self.roots(conversation) if self.is_carried(x)]
-            self._carried[conversation] = found
-        return found

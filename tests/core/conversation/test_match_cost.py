@@ -297,3 +297,31 @@ def test_a_message_among_many_lone_ones_costs_no_more_than_each_of_them_once(
         world.say([user(f"after {size}")], "Ok.", "c1")
         costs.append(asked)
     assert costs[1] < 8 * costs[0]  # of 5 times as many
+
+
+@pytest.mark.parametrize("key", ["c1", None])
+def test_a_message_behind_a_turn_of_many_rounds_costs_by_their_number(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round went through all of its turn: a thousand of them held everybody for seconds."""
+    asked = 0
+    plain = Tree.goes_on
+
+    def counted(tree: Tree, e: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return plain(tree, e)
+
+    monkeypatch.setattr(Tree, "goes_on", counted)
+    costs = []
+    for rounds in (20, 80):
+        world, history = World(), [user("count the rainy days")]
+        for number in range(rounds):
+            called = assistant(None, call(f"c{number}", arguments=f'{{"day":{number}}}'))
+            world.say(history, called, key)
+            history += [called, result(f"c{number}", "sunny")]
+        world.say(history, "None at all.", key)
+        asked = 0
+        world.say([*history, assistant("None at all."), user("thanks")], "You are welcome.", key)
+        costs.append(asked)
+    assert costs[1] < 5 * costs[0]  # of 4 times as many
