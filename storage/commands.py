@@ -203,12 +203,14 @@ class Change:
     """The changes that a turn makes to the tree.
 
     exchange: its own; a new one has an id below 1, and so has a new conversation. others: stored ones that changed.
+    carried: those that are carried now, and have not changed otherwise: a loop of tools may have hundreds.
     heads, tombs: hashes under which it has to be recognised. stale: stored ones whose indexed words changed.
     merge: exchanges whose memory edits enter the blocks now, in this order.
     """
 
     exchange: Exchange | None
     others: Sequence[Exchange] = ()
+    carried: Sequence[int] = ()
     heads: Sequence[bytes] = ()
     tombs: Sequence[bytes] = ()
     stale: Sequence[int] = ()
@@ -217,7 +219,7 @@ class Change:
     @property
     def is_alone(self) -> bool:
         """True where nothing changes beside the exchange."""
-        return not (self.others or self.heads or self.tombs or self.stale or self.merge)
+        return not (self.others or self.carried or self.heads or self.tombs or self.stale or self.merge)
 
 
 @frozen

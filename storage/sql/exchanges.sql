@@ -246,6 +246,10 @@ WHERE id = ?38 AND agent = ?39
 {set_plainly}
 WHERE id = ?38 AND agent = ?39
 
+-- name: exchanges_carried
+-- Stored exchanges that a later request carried, and that have not changed otherwise.
+UPDATE exchanges SET carried = 1 WHERE agent = ?1 AND id {in:2:BIGINT:64}
+
 -- name: conversation_moved
 -- Notes that something else has changed than the number of a conversation's exchanges.
 UPDATE conversations SET rev = rev + 1, last_at = CASE WHEN last_at < ?1 THEN ?1 ELSE last_at END

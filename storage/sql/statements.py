@@ -134,6 +134,15 @@ def _for_postgres(text: str) -> str:
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 
 
+async def run_of(
+    connection: Connection, statement: Statement, values: Sequence[object], *first: object
+) -> None:
+    """Runs a statement for a list of any length. Parameters: as in `rows_of`."""
+    (size,) = statement.sizes.values()
+    for at in range(0, len(values), size):
+        await connection.run(statement, (*first, values[at : at + size]))
+
+
 async def rows_of(
     connection: Connection, statement: Statement, values: Sequence[object], *first: object
 ) -> list[Row]:

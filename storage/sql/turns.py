@@ -40,6 +40,7 @@ from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.kept import KeptLooks
 from storage.sql.passages import keep_edit
 from storage.sql.remembered import MemoryCache
+from storage.sql.statements import run_of
 from storage.value import changed, filled
 
 # A turn that waits to be written holds this much beside what was said; estimated.
@@ -312,7 +313,9 @@ async def _apply(
         await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
-    if not is_added or change.others:  # an exchange that is added moves its conversation by itself
+    await run_of(connection, exchanges.SQL["exchanges_carried"], change.carried, agent)
+    # An exchange that is added moves its conversation by itself.
+    if not is_added or change.others or change.carried:
         await connection.run(exchanges.SQL["conversation_moved"], (write.now, e.conversation, agent))
     # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
     if e.edits and (not e.merged or e.id in change.merge):

@@ -135,6 +135,24 @@ async def test_tool_results_cost_the_same(alice: Speaker, statements: list[str],
 
 
 @both
+async def test_a_message_behind_many_rounds_of_tools_marks_them_in_one_statement(
+    alice: Speaker, statements: list[str], key: str | None
+) -> None:
+    history = [*await opened(alice, key), user("weather?")]
+    for number in "123456":
+        called = assistant(None, call(number, arguments=f'{{"day":{number}}}'))
+        await alice.say(history, called, key)
+        history += [called, result(number, "sunny")]
+    await alice.say(history, assistant("Sunny."), key)
+    statements.clear()
+    await alice.say([*history, assistant("Sunny."), user("and?")], assistant("That is all."), key)
+    # But for the last of them, below which the message is.
+    assert kinds(statements) == [*again(alice), *WEIGHED[key], INSERT, "exchanges_carried", MOVED]
+    carried = [e.carried for e in await alice.rows()]
+    assert carried == [True, False, *[True] * 6, False, False]
+
+
+@both
 async def test_a_first_turn_costs_so_many_statements(
     alice: Speaker, statements: list[str], key: str | None
 ) -> None:

@@ -27,16 +27,19 @@ def plan_change(
     for x, why in merging:
         tree.change(x.id, merged=why)
     e = tree.by_id[e.id]  # merging may have changed it
-    others = [tree.by_id[i] for i in tree.changed if i != e.id]
+    changes = [tree.by_id[i] for i in tree.changed if i != e.id]
+    stale = [x.id for x in (*changes, e) if x.id in before and _reads_anew(before[x.id], x)]
+    carried = {x.id for x in changes if x.id not in stale and x == changed(before[x.id], carried=True)}
     tombs = []
     if e.state is State.OFF:
         tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
     return Change(
         exchange=e,
-        others=others,
+        others=[x for x in changes if x.id not in carried],
+        carried=sorted(carried),
         heads=heads_of(query.listing.canon, e.inputs) if e.parent is None else [],
         tombs=tombs,
-        stale=[x.id for x in (*others, e) if x.id in before and _reads_anew(before[x.id], x)],
+        stale=stale,
         merge=[x.id for x, _ in merging],
     )
 

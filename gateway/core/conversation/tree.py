@@ -162,7 +162,7 @@ class Tree:
             self._carried_roots,
             self._stands,
         ):
-            known.clear()  # type: ignore[attr-defined]
+            known.clear()
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())
