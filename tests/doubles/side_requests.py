@@ -63,6 +63,10 @@ LIBRECHAT_FURTHER_SUMMARY = (
     "Hold on again, update your checkpoint. Merge the new messages into your existing checkpoint and give me a single "
     "consolidated replacement."
 )
+LIBRECHAT_CHAIN = (
+    "Based on the following conversation and analysis from previous agents, please provide your insights:\n\n"
+    "AI: {answer}\n\nPlease add your specific expertise and perspective to this discussion."
+)
 LIBRECHAT_LABEL = (
     "You write the one-line header above a group of tool calls an AI agent just made. Output only the line.\n\n"
     'What it called, and what came back (do not restate these):\n- search({"q": "cat"}) → {question}\n\nHeader:'

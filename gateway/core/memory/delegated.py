@@ -3,7 +3,8 @@
 It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
 word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for. What a
 framework's known template says around the task does not count. An argument may also be a list of tasks (AG2) or of
-messages (Haystack).
+messages (Haystack). A handoff (LibreChat) goes on in the caller's list: there the task stands right behind the message
+that the call was made for.
 (What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.) Nor does it
 offer the called tool: so does the caller, whose user may say what it was called with (a question that is corrected, a
 button), and who delegates keeps that from those delegated to.
@@ -100,8 +101,9 @@ class Delegated:
         ]
         if not calls:
             return False
-        before = set(said)
-        return any(call.asked not in before for call in calls)
+        before = list(said)
+        is_behind = [m.get("role") for m in messages[-2:]] == ["user", "user"]
+        return any(call.asked not in before or (is_behind and call.asked == before[0]) for call in calls)
 
 
 def _asked(messages: _Messages) -> Iterator[int]:

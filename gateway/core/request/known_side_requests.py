@@ -113,6 +113,13 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         "librechat label",
         r"You write the one-line header above a group of tool calls an AI agent just made\.",
     ),
+    # Of agents in a chain, each is told so what the ones before it have answered.
+    _Known(
+        "librechat chain",
+        r"Based on the following conversation and analysis from previous agents, please provide your insights:\n",
+        memory="read",
+        is_passing=True,
+    ),
     _Known("nextchat title", r"Please generate a four to five word title summarizing our conversation"),
     _Known("nextchat summary", _DISCUSSION, "system"),
     _Known("aichat summary", _DISCUSSION),

@@ -78,6 +78,9 @@ def after(*replies: dict[str, Any], **fields: Any) -> Delegated:
         (CALL, [user(TASK), {"role": "assistant", "content": "Done."}, user("Thanks.")], False),
         (CALL, OWN, False),
         (CALL, [*OWN, {"role": "assistant", "content": "Shall I?"}, user(TASK)], False),  # it was suggested
+        # a handoff (LibreChat), with what was said before; what was said further up is the user's
+        (CALL, [user("Hi."), {"role": "assistant", "content": "Hello."}, *OWN, user(TASK)], True),
+        (CALL, [*OWN, user("Wait."), user(TASK)], False),
         (reply(json.dumps({"task": ASKED})), OWN, False),  # the user's own words
         (reply(json.dumps([TASK])), [user(TASK)], False),
         (reply("{"), [user(TASK)], False),

@@ -354,6 +354,26 @@ def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(world: World, strea
     assert "x-mnemogate-side-request" not in reply.headers
 
 
+def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None:
+    """LibreChat tells each further agent, in the user's role, what the ones before it have answered."""
+    world.chat(user="alice").say("Thunder is what my cat Miso is afraid of.")
+    asked = user("How do I calm my cat Miso in thunder?")
+    world.upstream.queue(say("Close the shutters."), say("Give her a dark box."))
+    world.post(asked, user="alice")
+    noted = world.upstream.last.messages
+    told = user(recorded.LIBRECHAT_CHAIN.replace("{answer}", "Close the shutters."))
+    reply = world.post([*asked, *told], user="alice")
+    assert reply.headers["x-mnemogate-side-request"] == "librechat chain"
+    assert world.upstream.last.messages == [*noted, *told]  # it knows what the first one was told
+    assert "insights" not in kept(world)
+    # The last agent's answer is what the user has seen.
+    seen = {"role": "assistant", "content": "Give her a dark box."}
+    world.post([*asked, seen, *user("She likes it.")], user="alice")
+    assert "Give her a dark box." in kept(world)
+    assert "Close the shutters." not in kept(world)
+    assert world.query("SELECT count(*) FROM conversations") == [2]
+
+
 def test_a_question_is_the_users_where_a_model_has_searched_with_its_words_before(world: World) -> None:
     """A question is corrected while the search runs: its last form may be what the model searched with."""
     tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
