@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from adapters.claude.models import UNFORCED
+from adapters.claude.models import can_force
 from adapters.types import Capabilities
 
-_PLAIN: Final = Capabilities()
-_COUNTS: Final = Capabilities(stream_usage=True)
+# What is known of an upstream of which nothing else is: a proxy may have a Claude behind it.
+UNKNOWN: Final = Capabilities(can_force=can_force)
+_COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
 _OPENAI: Final = replace(_NEWER, developer_role=True)
 # DeepSeek and Mistral answer `developer` with a 400 or 422; most chat templates that vLLM and LM Studio run raise an
@@ -22,13 +23,11 @@ _OPENAI: Final = replace(_NEWER, developer_role=True)
 _NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
 # Our translation reads these fields and the Messages API has no place for them: of `metadata` it takes `user_id`
 # only, a prefix to cache is named by marks and not by a key, an image has one size, and only users have names
-# (tests/golden/anthropic/requests/names.json). With thinking on it refuses a `tool_choice` that forces a call, and some
-# of its models always do.
+# (tests/golden/anthropic/requests/names.json). With thinking on it refuses a `tool_choice` that forces a call.
 _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
     forces_thinkers=False,
-    unforced=UNFORCED,
     spends=("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
 )
 
@@ -42,7 +41,7 @@ class ProviderSpec:
 
     name: str
     base_url: str | None
-    capabilities: Capabilities = _PLAIN
+    capabilities: Capabilities = UNKNOWN
     dialect: Literal["openai", "anthropic"] = "openai"
     is_server: bool = False
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from adapters.anthropic import Anthropic
 from adapters.openai import OpenAICompatible
-from adapters.providers import PROVIDERS
+from adapters.providers import PROVIDERS, UNKNOWN
 from adapters.transport import HttpTransport
-from adapters.types import Capabilities, Header
+from adapters.types import Header
 
 
 def make_provider(
@@ -37,7 +37,7 @@ def make_provider(
         names = ", ".join(sorted(each.name for each in PROVIDERS.values() if each.base_url is not None))
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
     is_translated = row is not None and row.dialect == "anthropic"
-    capabilities = Capabilities()
+    capabilities = UNKNOWN
     if row is not None and (
         address == row.base_url or row.base_url is None or row.is_server or is_translated
     ):

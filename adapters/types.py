@@ -7,7 +7,7 @@ one translates both ways in its own module. Only fields that are acted on are ty
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -52,6 +52,10 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
         return None
 
 
+def any_model(name: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """The capabilities of an upstream that the gateway acts on; those of an unknown upstream are the defaults.
@@ -62,8 +66,8 @@ class Capabilities:
     stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
     omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
     spends: fields of a request that its translation reads and does not pass on.
-    forces_thinkers: a model that is asked to think can also be made to call a tool. unforced: how the names of models
-    begin that cannot be made to call one.
+    forces_thinkers: a model that is asked to think can also be made to call a tool. can_force: says of a model's name
+    whether it can be made to call one at all.
 
     The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and the
     upstream answers.
@@ -76,7 +80,7 @@ class Capabilities:
     omits_call_index: bool = False
     spends: tuple[str, ...] = ()
     forces_thinkers: bool = True
-    unforced: tuple[str, ...] = ()
+    can_force: Callable[[str], bool] = any_model
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each round makes one.

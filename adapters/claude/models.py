@@ -6,7 +6,9 @@ before this table.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 
@@ -26,6 +28,7 @@ class Model:
     can_force: bool = True
 
 
+_PLAIN: Final = Model(64_000)
 _LATEST: Final = Model(128_000, late_system=True)
 _BIG: Final = Model(128_000)
 _ALWAYS: Final = Model(128_000, late_system=True, least=None)
@@ -36,7 +39,7 @@ _UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others, who
 
 # The longest prefix counts.
 _MODELS: Final[dict[str, Model]] = {
-    "claude-": Model(64_000),
+    "claude-": _PLAIN,
     "claude-fable-5": _ALWAYS,
     "claude-fable-5-": _BOUND,
     "claude-mythos-preview": replace(_BIG, least=None),
@@ -51,19 +54,26 @@ _MODELS: Final[dict[str, Model]] = {
     "claude-opus-4-7": _BIG,
     "claude-opus-4-6": _BIG,
     "claude-sonnet-4-6": _BIG,
-    "claude-opus-4-1": _OLD,
-    "claude-opus-4-0": _OLD,
-    "claude-opus-4-2": _OLD,  # claude-opus-4-20250514
-    "claude-sonnet-4-0": _OLD,
-    "claude-sonnet-4-2": _OLD,
+    "claude-opus-4-5": _PLAIN,
+    "claude-sonnet-4-5": _PLAIN,
+    "claude-opus-4": _OLD,  # 4.0 and 4.1, whose names go on in many ways: -0, -20250514, @20250514, or not at all
+    "claude-sonnet-4": _OLD,
     "claude-3-7": _OLD,
     "claude-3-5": Model(8_192),
     "claude-3-": Model(4_096),
 }
 _PREFIXES: Final = sorted(_MODELS, key=len, reverse=True)
-UNFORCED: Final = tuple(prefix for prefix in _PREFIXES if not _MODELS[prefix].can_force)
+# Others put themselves in front: us.anthropic.claude-opus-4-6-v1:0 (Bedrock), anthropic/claude-opus-4.6 (OpenRouter).
+_IN_FRONT: Final = re.compile(r".*[./](?=claude-)")
 
 
+@lru_cache(maxsize=256)
 def find_model(name: str) -> Model:
-    """Returns the row with the longest prefix of a model's name, as the upstream is asked for it."""
+    """Returns the row with the longest prefix of a model's name, as whichever upstream is asked for it."""
+    name = _IN_FRONT.sub("", name).replace(".", "-")
     return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)
+
+
+def can_force(name: str) -> bool:
+    """Says whether a model can be made to call a tool."""
+    return find_model(name).can_force

@@ -110,7 +110,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         else (),
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
-        (known.forces_thinkers or not asks_to_think(request.json)) and not model.startswith(known.unforced),
+        (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from adapters.anthropic import Anthropic
 from adapters.claude.errors import Untranslatable
 from adapters.claude.events import NamedEventDecoder
+from adapters.claude.models import find_model
 from adapters.claude.request import to_wire
 from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder
@@ -890,6 +891,23 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
         keyless = Anthropic("bare", upstream.base_url, transport=transport)
         with_key = listed._replace(credential="Bearer sk-ant-own")
         assert [(await answer(keyless, each))[0] for each in (with_key, listed)] == [200, 401]
+
+
+@pytest.mark.parametrize(
+    ("name", "same_as"),
+    [
+        ("us.anthropic.claude-opus-5-5", "claude-opus-5-5"),  # Bedrock
+        ("bedrock/eu.anthropic.claude-haiku-5-5-v1:0", "claude-haiku-5-5"),
+        ("anthropic/claude-sonnet-5.5", "claude-sonnet-5-5"),  # OpenRouter
+        ("anthropic/claude-opus-4.8:thinking", "claude-opus-4-8"),
+        ("anthropic/claude-opus-4", "claude-opus-4-20250514"),
+        ("claude-opus-4-1@20250805", "claude-opus-4-1"),  # Vertex
+        ("anthropic.claude-3-5-sonnet-20241022-v2:0", "claude-3-5-sonnet-latest"),
+        ("not-claude-at-all", "glm-5"),  # whose limits nobody knows
+    ],
+)
+def test_a_model_is_known_whoever_it_is_asked_from(name: str, same_as: str) -> None:
+    assert find_model(name) == find_model(same_as)
 
 
 @pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])

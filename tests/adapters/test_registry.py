@@ -9,9 +9,8 @@ import pytest
 from yarl import URL
 
 from adapters.anthropic import Anthropic
-from adapters.providers import PROVIDERS, ProviderSpec
+from adapters.providers import PROVIDERS, UNKNOWN, ProviderSpec
 from adapters.registry import make_provider
-from adapters.types import Capabilities
 from gateway.providers import make_providers
 from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings
 
@@ -47,7 +46,7 @@ def test_the_settings_know_every_row_and_no_other() -> None:
 )
 def test_capabilities_belong_to_an_address(kind: str, address: str | None, kept: bool) -> None:
     found = make_provider(kind, base_url=address).capabilities
-    assert found == (PROVIDERS[kind].capabilities if kept else Capabilities())
+    assert found == (PROVIDERS[kind].capabilities if kept else UNKNOWN)
 
 
 def test_what_the_operator_knows_counts_more_than_what_we_do() -> None:
@@ -57,7 +56,20 @@ def test_what_the_operator_knows_counts_more_than_what_we_do() -> None:
         "lab", base_url="http://lab:1/v1", takes={"stream_usage": True, "metadata": False}
     )
     (provider,) = make_providers(Settings(upstreams=(there,))).values()
-    assert provider.capabilities == Capabilities(stream_usage=True)
+    assert provider.capabilities == replace(UNKNOWN, stream_usage=True)
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "openrouter", "nobody"])
+def test_a_claude_that_no_call_can_be_forced_on_is_known_at_any_upstream(kind: str) -> None:
+    """Proxies hand the choice on, and the model refuses it there as well."""
+    can_force = make_provider(kind, base_url="http://lab:1/v1").capabilities.can_force
+    names = (
+        "anthropic/claude-opus-5.5",
+        "us.anthropic.claude-opus-5-5",
+        "anthropic/claude-opus-4.8",
+        "gpt-5",
+    )
+    assert [can_force(name) for name in names] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("kind", ["azure", "nobody"])
@@ -80,4 +92,4 @@ def test_the_settings_kind_decides_what_is_spoken() -> None:
     assert isinstance(providers["claude"], Anthropic)
     assert not isinstance(providers["anthropic"], Anthropic)
     assert providers["quick"].capabilities == PROVIDERS["groq"].capabilities
-    assert providers["mistral"].capabilities == PROVIDERS["mistral"].capabilities != Capabilities()
+    assert providers["mistral"].capabilities == PROVIDERS["mistral"].capabilities != UNKNOWN

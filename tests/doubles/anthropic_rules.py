@@ -66,6 +66,8 @@ MODELS = {
 
 
 def rules_of(model: str) -> Model:
+    # As proxies name them: us.anthropic.claude-opus-4-6-v1:0, anthropic/claude-opus-4.6
+    model = model[max(model.find("claude-"), 0) :].replace(".", "-")
     return MODELS[max((name for name in MODELS if model.startswith(name)), key=len)]
 
 

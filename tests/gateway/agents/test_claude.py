@@ -21,11 +21,12 @@ Json = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
 MODELS = ("claude-opus-4-6", "claude-opus-5-5")
+ON_BEDROCK = "us.anthropic.claude-opus-5-5"
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[LettaWorld]:
-    with StrictAnthropic(models=MODELS) as upstream:
+    with StrictAnthropic(models=(*MODELS, ON_BEDROCK)) as upstream:
         there = (UpstreamSettings("anthropic", "anthropic", upstream.base_url),)
         with letta(upstream, tmp_path, upstreams=there) as made:
             yield made
@@ -55,6 +56,7 @@ def send(world: LettaWorld, agent: str, text: str, *, streamed: bool) -> list[An
     [
         ("claude-opus-4-6", {"type": "tool", "name": "conversation_search"}),
         ("claude-opus-5-5", {"type": "auto"}),
+        (ON_BEDROCK, {"type": "auto"}),
     ],
 )
 def test_a_rule_forces_no_call_on_a_model_that_refuses_it(
