@@ -22,13 +22,17 @@ _OPENAI: Final = replace(_NEWER, developer_role=True)
 # error, and Ollama silently leaves the message out. llama.cpp renders the role in a way of its own.
 _NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
 # Our translation reads these fields and the Messages API has no place for them: of `metadata` it takes `user_id`
-# only, a prefix to cache is named by marks and not by a key, an image has one size, and only users have names
-# (tests/golden/anthropic/requests/names.json). With thinking on it refuses a `tool_choice` that forces a call.
+# only, a prefix to cache is named by marks and not by a key, an image has one size, only users have names
+# (tests/golden/anthropic/requests/names.json), and few tools can be strict. With thinking on it refuses a `tool_choice`
+# that forces a call.
 _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
     forces_thinkers=False,
-    spends=("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
+    spends=(
+        *("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
+        "tools.function.strict",
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from adapters.claude.errors import Untranslatable
 from adapters.claude.messages import arrange
 from adapters.claude.models import Model, find_model
 from adapters.claude.reply import THINKING
-from adapters.claude.tools import close_schema, to_choice, to_tools
+from adapters.claude.tools import to_choice, to_schema, to_tools
 from adapters.types import Json
 
 SAMPLING: Final = ("temperature", "top_p", "top_k")
@@ -156,7 +156,7 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
         case None | {"type": "text"}:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            config["format"] = {"type": "json_schema", "schema": close_schema(schema)}
+            config["format"] = {"type": "json_schema", "schema": to_schema(schema)}
         case {"type": "json_object"}:
             # The Messages API has no such mode, so the prompt asks for it, as OpenAI demands of the client as well.
             system.append({"type": "text", "text": JSON_ONLY})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any, Final, TypeVar
 
@@ -11,6 +12,17 @@ from adapters.types import Json
 T = TypeVar("T")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
+# The keywords of a schema that an answer can be held to (build-with-claude/structured-outputs, "JSON Schema
+# limitations"; Anthropic's own SDK says the others in descriptions as well).
+_BY_NAME: Final = ("properties", "$defs", "definitions")
+_VALUES: Final = ("const", "default", "enum")
+_TAKEN: Final = frozenset(
+    ("type", "required", "additionalProperties", "items", "anyOf", "allOf", "$ref", "description", "title")
+)
+_TAKEN_AS: Final[dict[str, tuple[Any, ...]]] = {
+    "format": ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
+    "minItems": (0, 1),
+}
 
 
 def to_tools(tools: Any) -> list[Json]:
@@ -35,8 +47,8 @@ def _tool(tool: Any, where: str) -> Json:
     if isinstance(schema, dict) and schema:
         schema = {"type": "object", **_merged(schema, schema, {})}
     found["input_schema"] = schema or _EMPTY
-    if function.get("strict"):
-        found["strict"] = True
+    # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
+    # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
     known = ("name", "description", "parameters", "strict")
     found |= {key: value for key, value in function.items() if key not in known and value is not None}
     found |= {key: value for key, value in tool.items() if key not in ("type", "function")}
@@ -132,20 +144,32 @@ def _choice(choice: Any) -> Json:
     raise Untranslatable(f"This `tool_choice` is not taken here: {str(choice)[:100]}.", "tool_choice")
 
 
-def close_schema(schema: Any) -> Any:
-    """Returns the schema with its objects closed: open ones are refused, as in OpenAI's strict mode."""
+def to_schema(schema: Any) -> Any:
+    """Returns the schema of an answer as Anthropic takes it, with what it has no grammar for told in descriptions.
+
+    Its objects are closed, as in OpenAI's strict mode; bounds and patterns would be refused.
+    """
     if isinstance(schema, list):
-        return [close_schema(each) for each in schema]
+        return [to_schema(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {
-        key: {name: close_schema(each) for name, each in value.items()}
-        if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
-        else value
-        if key in ("const", "default", "enum", "examples")
-        else close_schema(value)
-        for key, value in schema.items()
-    }
+    found: Json = {}
+    told: Json = {}
+    for key, value in schema.items():
+        if key in _BY_NAME and isinstance(value, dict):
+            found[key] = {name: to_schema(each) for name, each in value.items()}
+        elif key in _VALUES:
+            found[key] = value
+        elif key == "oneOf" and "anyOf" not in schema:
+            found["anyOf"] = to_schema(value)
+        elif key in _TAKEN or value in _TAKEN_AS.get(key, ()):
+            found[key] = to_schema(value)
+        elif not key.startswith("$"):
+            told[key] = value
     if found.get("type") == "object" or "properties" in found:
         found.setdefault("additionalProperties", False)
+    if told:
+        said = found.get("description")
+        rest = json.dumps(told, ensure_ascii=False)
+        found["description"] = f"{said}\n\n{rest}" if said else rest
     return found

@@ -867,6 +867,18 @@ async def test_blocks_of_its_own_tools_go_and_come_back(
     assert upstream.last.json["messages"][1]["content"] == [used, found, {"type": "text", "text": "Found."}]
 
 
+async def test_any_number_of_strict_tools_is_taken(provider: Anthropic, upstream: StrictAnthropic) -> None:
+    """OpenAI's Agents SDK makes every tool strict, and Anthropic has room for 20, without bounds."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    function = {"strict": True, "parameters": {**schema, "additionalProperties": False}}
+    tools = [{"type": "function", "function": {"name": f"f{n}", **function}} for n in range(21)]
+    assert (await answer(provider, request(tools=tools)))[0] == 200
+    assert upstream.last.json["tools"][0]["input_schema"]["properties"] == schema["properties"]
+    own = {"name": "f", "strict": True, "input_schema": {"type": "object", "additionalProperties": False}}
+    assert (await answer(provider, request(tools=[own])))[0] == 200
+    assert upstream.last.json["tools"][0]["strict"] is True
+
+
 # -- models
 
 

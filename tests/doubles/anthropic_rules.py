@@ -445,11 +445,18 @@ def _check_tools(body: Json) -> None:
         schema = tool.get("input_schema")
         _want(isinstance(schema, dict), f"{at}.custom.input_schema: Field required")
         _want(schema.get("type") == "object", f"{at}.custom.input_schema.type: Input should be 'object'")
+        if tool.get("strict"):
+            _check_schema(schema, f"{at}.custom")
         is_union = not schema.keys().isdisjoint(("oneOf", "allOf", "anyOf"))
         _want(
             not is_union,
             f"{at}.custom.input_schema: does not support oneOf, allOf, or anyOf at the top level",
         )
+    strict = sum(bool(tool.get("strict")) for tool in tools)
+    _want(
+        strict <= MOST_STRICT,
+        f"Too many strict tools ({strict}). The maximum number supported is {MOST_STRICT}.",
+    )
     choice = body.get("tool_choice")
     if choice is None:
         return
@@ -563,19 +570,51 @@ def _check_scalars(body: Json, is_new: bool) -> None:
         _want(
             set(form) == {"type", "schema"} and form["type"] == "json_schema", "output_config.format: invalid"
         )
-        _check_schema(form["schema"])
+        _check_schema(form["schema"], "output_config.format.schema")
 
 
-def _check_schema(schema: Any) -> None:
+# build-with-claude/structured-outputs, "JSON Schema limitations"
+SCHEMA = {
+    *(
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "enum",
+        "const",
+        "anyOf",
+        "allOf",
+        "$ref",
+    ),
+    *("$defs", "definitions", "default", "description", "title", "format", "minItems"),
+}
+FORMATS = {
+    *("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
+}
+MOST_STRICT = 20
+
+
+def _check_schema(schema: Any, at: str) -> None:
     if isinstance(schema, list):
         for each in schema:
-            _check_schema(each)
+            _check_schema(each, at)
     elif isinstance(schema, dict):
-        if schema.get("type") == "object":
+        kind = schema.get("type")
+        if kind == "object" or "properties" in schema:
             _want(
                 schema.get("additionalProperties") is False,
-                "output_config.format.schema: For 'object' type, 'additionalProperties' must be set to false",
+                f"{at}: For 'object' type, 'additionalProperties' must be set to false",
             )
+        more = sorted(schema.keys() - SCHEMA)
+        _want(not more, f"{at}: For '{kind}' type, properties {', '.join(more)} are not supported")
+        _want(schema.get("format", "date") in FORMATS, f"{at}: String format is not supported")
+        _want(
+            schema.get("minItems", 0) in (0, 1),
+            f"{at}: 'minItems' values other than 0 or 1 are not supported",
+        )
         for key, value in schema.items():
-            if key not in ("const", "default", "enum", "examples"):
-                _check_schema(value)
+            if key in ("properties", "$defs", "definitions"):
+                _check_schema([*value.values()], at)
+            elif key not in ("const", "default", "enum"):
+                _check_schema(value, at)

@@ -22,6 +22,15 @@ HI = {"role": "user", "content": "Hi"}
 TOOL = {"name": "f", "input_schema": {"type": "object"}}
 
 
+def strict(value: Json) -> Json:
+    schema = {"type": "object", "properties": {"x": value}, "additionalProperties": False}
+    return {"name": "f", "strict": True, "input_schema": schema}
+
+
+def asks_for(schema: Json) -> Json:
+    return body(output_config={"format": {"type": "json_schema", "schema": schema}})
+
+
 def body(*messages: Json, **more: Any) -> Json:
     return {"model": "claude-opus-4-6", "max_tokens": 5000, "messages": list(messages) or [HI], **more}
 
@@ -112,6 +121,15 @@ REFUSED: list[tuple[str, Json, str]] = [
     ("result of no server's call", body(HI, assistant({**FOUND}, text("x")), HI), "unexpected `tool_use_id`"),
     ("an address", body(metadata={"user_id": "ann@example.com"}), "email address"),
     ("metadata", body(metadata={"a": "b"}), "metadata"),
+    ("bound in a schema", asks_for({"type": "integer", "minimum": 1, "maximum": 3}), "maximum, minimum are not"),
+    ("format of a schema", asks_for({"type": "string", "format": "zip"}), "String format"),
+    ("items of a schema", asks_for({"type": "array", "minItems": 2}), "minItems"),
+    ("bound of a strict tool", body(tools=[strict({"type": "integer", "minimum": 1})]), "minimum are not"),
+    (
+        "strict tools",
+        body(tools=[{**strict({"type": "string"}), "name": f"f{n}"} for n in range(21)]),
+        "strict tools \\(21\\)",
+    ),
     ("open schema", body(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}), "false"),
 ]  # fmt: skip
 

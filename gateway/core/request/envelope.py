@@ -68,10 +68,19 @@ def _has_name(body: Mapping[str, Any], _: str) -> bool:
     return any(role not in ("user", "tool") for role in named)
 
 
+def _has_strict(body: Mapping[str, Any], _: str) -> bool:
+    tools = body.get("tools")
+    given = (
+        (tool.get("function") for tool in tools if isinstance(tool, dict)) if isinstance(tools, list) else ()
+    )
+    return any(isinstance(function, dict) and function.get("strict") for function in given)
+
+
 _SPENT: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
     "metadata": _has_more_than_user,
     "messages.content.image_url.detail": _has_detail,
     "messages.name": _has_name,
+    "tools.function.strict": _has_strict,
 }
 
 

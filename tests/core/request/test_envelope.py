@@ -58,6 +58,9 @@ def test_fields_of_an_envelope_are_consumed_and_no_others(
         ({"messages": [{"role": "assistant", "content": "Hi", "name": "Bot"}]}, ("messages.name",)),
         ({"messages": [image({}), image({"detail": "auto"}), {"role": "user", "content": ["x", None]}]}, ()),
         ({"messages": [image({"detail": "low"})]}, ("messages.content.image_url.detail",)),
+        ({"tools": [{"function": {"strict": True}}]}, ("tools.function.strict",)),
+        ({"tools": [{"function": {"strict": False}}, {"function": 1}, 1, {}]}, ()),
+        ({"tools": {"function": {"strict": True}}}, ()),  # the upstream's error is the client's own
     ],
 )
 def test_what_a_translation_has_no_place_for(extra: dict[str, Any], expected: tuple[str, ...]) -> None:
