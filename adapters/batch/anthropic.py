@@ -31,6 +31,7 @@ from adapters.types import Json
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
+    from anthropic.types.messages import MessageBatch
 
 _PATH: Final = "/v1/messages/batches"
 _PIECE: Final = 256 * 1024
@@ -126,12 +127,8 @@ class AnthropicBatches(SdkBatches):
         return False
 
     async def poll(self, id: str) -> PartState:
-        batch = await self._found(self._client.messages.batches.retrieve(id))
-        if batch is None:
-            return PartState(is_over=True, is_gone=True)
-        is_over = batch.processing_status == "ended"
-        words = "" if batch.archived_at is None else "its results are not kept any longer"
-        return PartState(is_over, is_over and batch.results_url is not None, words)
+        state = await self._found(self._client.messages.batches.retrieve(id), _state)
+        return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         from anthropic._constants import RAW_RESPONSE_HEADER
@@ -173,6 +170,12 @@ async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
             yield b"".join(held)
             held, size = [], 0
     yield b"".join((*held, b"]}"))
+
+
+def _state(batch: MessageBatch) -> PartState:
+    is_over = batch.processing_status == "ended"
+    words = "" if batch.archived_at is None else "its results are not kept any longer"
+    return PartState(is_over, is_over and batch.results_url is not None, words)
 
 
 def _result(line: Json, created: int) -> PartResult:

@@ -24,6 +24,7 @@ from adapters.types import Json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+    from openai.types import Batch
 
 MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
 _HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
@@ -105,25 +106,8 @@ class OpenAIBatches(SdkBatches):
                     await self._client.files.delete(file.id)
 
     async def poll(self, id: str) -> PartState:
-        batch = await self._found(self._client.batches.retrieve(id))
-        if batch is None:
-            return PartState(is_over=True, is_gone=True)
-        errors = (batch.errors.data if batch.errors is not None else None) or []
-        words = "; ".join(each.message for each in errors if each.message)
-        has_results = bool(batch.output_file_id or batch.error_file_id)
-        is_over = batch.status in _OVER
-        is_too_much = any(each.code == _TOO_MUCH for each in errors)
-        left: Literal["errored", "expired", "cancelled"] = "errored"
-        if batch.status in ("expired", "cancelled"):
-            left = batch.status
-        return PartState(
-            is_over,
-            is_over and has_results,
-            words[:MOST_WORDS],
-            is_too_much=is_too_much,
-            room=_room(words),
-            left=left,
-        )
+        state = await self._found(self._client.batches.retrieve(id), _state)
+        return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._translated():
@@ -145,13 +129,35 @@ class OpenAIBatches(SdkBatches):
         await self._quietly(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        batch = await self._found(self._client.batches.retrieve(id))
-        if batch is None:
+        files = await self._found(self._client.batches.retrieve(id), _files)
+        if files is None:
             await self._delete_upload(part)
-            return
-        for file in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
+        for file in files or ():
             if file:
                 await self._quietly(self._client.files.delete(file))
+
+
+def _state(batch: Batch) -> PartState:
+    errors = (batch.errors.data if batch.errors is not None else None) or []
+    words = "; ".join(each.message for each in errors if each.message)
+    has_results = bool(batch.output_file_id or batch.error_file_id)
+    is_over = batch.status in _OVER
+    is_too_much = any(each.code == _TOO_MUCH for each in errors)
+    left: Literal["errored", "expired", "cancelled"] = "errored"
+    if batch.status in ("expired", "cancelled"):
+        left = batch.status
+    return PartState(
+        is_over,
+        is_over and has_results,
+        words[:MOST_WORDS],
+        is_too_much=is_too_much,
+        room=_room(words),
+        left=left,
+    )
+
+
+def _files(batch: Batch) -> tuple[str | None, ...]:
+    return batch.input_file_id, batch.output_file_id, batch.error_file_id
 
 
 def _name(part: BatchPart) -> str:

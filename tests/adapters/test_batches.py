@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import orjson
 import pytest
+from starlette.responses import HTMLResponse
 
 from adapters.base import BatchPart, BatchProvider, PartResult
 from adapters.batch import lines
@@ -267,6 +268,14 @@ async def test_results_that_break_off_are_an_error_and_can_be_read_again(kind: s
         with pytest.raises(ProviderBroke):
             await bench.read(id)
         assert len(await bench.read(id)) == len(SEEN)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_an_answer_that_is_no_batch_is_broken(kind: str) -> None:
+    async with bench_of(kind) as bench:
+        bench.batches.instead = HTMLResponse("<p>Hello")
+        with pytest.raises(ProviderBroke):
+            await bench.provider.poll("batch_1")
 
 
 @pytest.mark.parametrize("kind", REMOTE)

@@ -88,10 +88,10 @@ class BatchServer:
 
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
     the next results, then the connection is lost. garbage: stands before all results. drop_create: the next batch is
-    made and its maker never told. refuse_create, refuse_delete: (status, words) for the next ones. rejects: words of a
-    batch that fails as a whole. room: so many requests of one model may be under way, of all batches; one with more
-    fails as a whole. most_bytes: as one that is larger than all that may be enqueued, which its words name. polls: how
-    often a batch was asked for.
+    made and its maker never told. instead: answers everything. refuse_create, refuse_delete: (status, words) for the
+    next ones. rejects: words of a batch that fails as a whole. room: so many requests of one model may be under way, of
+    all batches; one with more fails as a whole. most_bytes: as one that is larger than all that may be enqueued, which
+    its words name. polls: how often a batch was asked for.
     """
 
     key: ClassVar[str]
@@ -104,6 +104,7 @@ class BatchServer:
         self.cut_results: int | None = None
         self.garbage = b""
         self.drop_create = False
+        self.instead: Response | None = None
         self.refuse_create: list[tuple[int, str]] = []
         self.refuse_delete: list[tuple[int, str]] = []
         self.rejects: str | None = None
@@ -147,6 +148,8 @@ class BatchServer:
             self.calls.append((method, request.url.path))
             if (fault := self.unauthorised(request)) is not None:
                 return fault
+            if self.instead is not None:
+                return self.instead
             try:
                 made: Response = await handle(request)
                 return made
