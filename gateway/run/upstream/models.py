@@ -190,7 +190,14 @@ class ModelList:
                 return entry
         if not entries:
             self._check_answers()
+        if self._is_built_in(name):
+            return self._entry(name)
         raise UnknownModel(f"The model {name!r} does not exist here.", param="model")
+
+    def _is_built_in(self, name: str) -> bool:
+        """Says whether the built-in model answers to a name; it does to any, as a program asks for what it knows."""
+        built_in = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
+        return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
 
     def _check_answers(self) -> None:
         """Raises: UpstreamUnreachable: an upstream is down, so that nobody knows whether it has models."""
@@ -267,9 +274,9 @@ class ModelList:
         merged: dict[str, dict[str, Any]] = {}
         for profile in self._settings.profiles:
             if profile.model is not None:
-                self._add(merged, AGENT_PREFIX + profile.name)
+                merged[AGENT_PREFIX + profile.name] = self._entry(AGENT_PREFIX + profile.name)
         for alias in self._settings.models:
-            self._add(merged, alias.alias)
+            merged[alias.alias] = self._entry(alias.alias)
         for name, entries in fetched.items():
             for entry in entries:
                 public = self._public_name(name, entry["id"])
@@ -278,8 +285,8 @@ class ModelList:
                     merged[public] = {**entry, "id": public}
         return list(merged.values())
 
-    def _add(self, merged: dict[str, dict[str, Any]], name: str) -> None:
-        merged[name] = {"id": name, "object": "model", "created": self._created, "owned_by": "mnemogate"}
+    def _entry(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "mnemogate"}
 
     def _public_name(self, upstream: str, model: str) -> str | None:
         """Returns the name that routes a request to this model of an upstream, or None."""

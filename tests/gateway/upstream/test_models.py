@@ -294,6 +294,16 @@ def test_a_failing_chat_does_not_change_the_list(upstream: StrictUpstream) -> No
         assert [each["id"] for each in gateway.ask("GET", "/v1/models").json["data"]] == ["quick"]
 
 
+async def test_the_built_in_model_is_found_under_any_name() -> None:
+    """A program that looks for its model before it asks it finds it."""
+    models = ModelList(Settings(), {}, 7)
+    found = {"id": "gpt-4o-mini", "object": "model", "created": 7, "owned_by": "mnemogate"}
+    assert await models.find("gpt-4o-mini", "Bearer none") == found
+    for settings, name in ((Settings(), "agent/nobody"), (Settings(models=(ALIAS,)), "gpt-5")):
+        with pytest.raises(UnknownModel):
+            await ModelList(settings, {}, 7).find(name, None)
+
+
 @pytest.mark.parametrize("upstreams", ["", "[[upstreams]]\nname = 'demo'\nkind = 'scripted'\n"])
 def test_aliases_do_not_hide_the_built_in_models_profile(tmp_path: Path, upstreams: str) -> None:
     config = tmp_path / "mnemogate.toml"
