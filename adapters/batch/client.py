@@ -13,7 +13,7 @@ from adapters.batch.refused import translated
 from adapters.errors import ProviderRefused
 
 T = TypeVar("T")
-Found = TypeVar("Found")
+V = TypeVar("V")
 EARLY_S: Final = 60.0  # how far a provider's clock may be behind ours
 PAGE: Final = 100  # batches or files that are listed at once
 
@@ -63,7 +63,7 @@ class SdkBatches:
         """Raises errors of the SDK as ours."""
         return translated(import_module(self.sdk), self._now)
 
-    async def _found(self, call: Awaitable[T], read: Callable[[T], Found]) -> Found | None:
+    async def _found(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
         """Awaits a look-up and reads its answer, which may be anything; None: the provider knows nothing of it."""
         try:
             with self._translated():

@@ -87,6 +87,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     if system:
         wire["system"] = system
     wire["messages"] = conversation.messages
+    _stop_thinking(wire)
     if known.binds:
         _allow_other_prefix(wire)
     if marks:
@@ -164,6 +165,17 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
             raise Untranslatable("This `response_format` is not taken here.", "response_format")
     if config:
         wire["output_config"] = config
+
+
+def _stop_thinking(wire: Json) -> None:
+    """Asks for no thinking behind a call that has lost its thought, or was made without: such a request is refused."""
+    thinking = wire.get("thinking")
+    if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
+        return
+    last = next((turn["content"] for turn in reversed(wire["messages"]) if turn["role"] == "assistant"), ())
+    kinds = [block.get("type") for block in last]
+    if "tool_use" in kinds and kinds[0] not in THINKING:
+        del wire["thinking"]
 
 
 def _allow_other_prefix(wire: Json) -> None:

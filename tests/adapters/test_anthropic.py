@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 MODEL = "claude-opus-4-6"
 HI = [{"role": "user", "content": "Hi"}]
+SAID = {"role": "assistant", "content": "Sun."}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
@@ -378,9 +379,11 @@ async def test_thinking_comes_back_in_front_of_the_call_it_led_to(
     assert upstream.last.json["messages"][1]["content"][:2] == [thought, redacted]
 
     del said["thinking_blocks"]
-    status, body = await answer(provider, request(messages=[*HI, said, result], **options))
-    assert status == 400
-    assert "thinking" in body["error"]["message"]
+    loop = [*HI, said, result]
+    for messages, is_sent in ((loop, False), ([*loop, *HI], False), ([*loop, SAID, *HI], True)):
+        status, body = await answer(provider, request(messages=messages, **options))
+        assert status == 200, body
+        assert ("thinking" in upstream.last.json) is is_sent, "it thinks again once the call is answered"
 
 
 async def test_thoughts_of_replies_in_a_row_do_not_look_like_one(
