@@ -1,7 +1,7 @@
 """Tool rules: which tools an agent's model may call next, which of its calls run, and when its turn ends. Pure.
 
-`offer`, `judge` and `after` decide from the rules and what was called; `RuleGuide` remembers that for one turn. A call
-counts once, when it ran, whether it failed or not; one that was forbidden, denied or unreadable does not count.
+`RuleState` decides from the rules and what was called; `RuleGuide` remembers that for one turn. A call counts once,
+when it ran, whether it failed or not; one that was forbidden, denied or unreadable does not count.
 
 Of the sets that rules allow only the names count that the agent has; a set that is empty by that is no rule. What
 they allow together may be nothing: then no tool may be called. Nothing has to be called of which a person has just
@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from itertools import takewhile
 from typing import Any, Final
 
@@ -121,7 +120,7 @@ class JudgedCall:
     goes_on: bool = False
 
 
-# What may be called
+# The limit that a rule sets, after the calls that count
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,83 +131,6 @@ class _Limit:
     words: str
     must: bool = False
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-
-
-def offer(
-    rules: Sequence[ToolRule],
-    called: Sequence[CalledTool],
-    attached: Sequence[str],
-    style: SpeakingStyle = "reply",
-) -> Offer:
-    """Returns what the model may call next. called: in their order. attached: names of the agent's tools."""
-    limits = _limits(rules, called, attached)
-    names = _left(limits, attached)
-    must = style == "message" or any(limit.must for limit in limits)
-    return Offer(
-        names=names if limits else None,
-        must=must and _can_be_asked(called, names),
-        one_at_a_time=any(rule.kind in _ORDERING for rule in rules),
-    )
-
-
-def judge(
-    rules: Sequence[ToolRule],
-    called: Sequence[CalledTool],
-    attached: Sequence[str],
-    name: str,
-    *,
-    approvals: Collection[str] = (),
-    is_approved: bool = False,
-) -> Verdict:
-    """Judges one call. called: also those before it in the same reply. approvals: tools that ask without a rule."""
-    if name not in attached:
-        # The request's own tools may be called as well, and these rules know nothing of them: no choice is named.
-        return Forbidden(f"{NO_TOOL} {name!r}.")
-    last = _counted(called)[-1:]
-    if any(each.result is None and _has_rule(rules, RuleKind.CONDITIONAL, each.name) for each in last):
-        return Undecided()
-    limits = _limits(rules, called, attached)
-    broken = [limit.words for limit in limits if name not in limit.names]
-    if broken:
-        return Forbidden(f"Not run: {' '.join(broken)} {_choice(_left(limits, attached))}")
-    if not is_approved and (name in approvals or _has_rule(rules, RuleKind.APPROVAL, name)):
-        return NeedsApproval()
-    given: dict[str, object] = {}
-    for limit in limits:
-        given |= limit.arguments.get(name, {})
-    return Allowed(given)
-
-
-def _choice(names: Sequence[str]) -> str:
-    return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
-
-
-def _counted(called: Sequence[CalledTool]) -> list[CalledTool]:
-    return [each for each in called if each.status != "denied"]
-
-
-def _can_be_asked(called: Sequence[CalledTool], names: Sequence[str]) -> bool:
-    """Returns whether there is a call to be asked for: a tool that nobody has denied since the last one that counts."""
-    denied = {each.name for each in takewhile(lambda each: each.status == "denied", reversed(called))}
-    return not denied.issuperset(names)
-
-
-def _left(limits: Sequence[_Limit], attached: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in attached if all(name in limit.names for limit in limits))
-
-
-def _limits(rules: Sequence[ToolRule], called: Sequence[CalledTool], attached: Sequence[str]) -> list[_Limit]:
-    """Returns the sets that hold now."""
-    counted = _counted(called)
-    if not counted:
-        first = [rule for rule in rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
-        if first:
-            names = frozenset(rule.tool for rule in first)
-            words = f"one of these has to be called first: {', '.join(sorted(names))}."
-            given = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
-            return [_Limit(names, words, must=True, arguments=given)]
-    found = (_LIMITS[rule.kind](rule, counted, attached) for rule in rules if rule.kind in _LIMITS)
-    return [limit for limit in found if limit is not None]
 
 
 def _is_last(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
@@ -277,71 +199,126 @@ def _value(text: str) -> bool | tuple[float] | str:
     return (number,) if math.isfinite(number) else text
 
 
-# What follows on a reply
+# What the rules decide
 
 
-def after(
-    rules: Sequence[ToolRule],
-    called: Sequence[CalledTool],
-    attached: Sequence[str],
-    reply: Sequence[JudgedCall],
-    style: SpeakingStyle = "reply",
-    *,
-    is_last: bool = False,
-) -> Offer | Stop:
-    """Returns what follows on a reply whose calls have their results. called: they are in it, as far as they ran.
+@dataclass(frozen=True, slots=True)
+class RuleState:
+    """The state from which is decided: rules, what was called so far, and names of the agent's tools.
 
-    is_last: it was the last step that the turn may have.
+    called: in their order; those of the reply that is judged are in it, as far as they ran.
     """
-    follows = offer(rules, called, attached, style)
-    ending = _ending(rules, called, attached, reply, style)
-    if ending is not None:
-        missing = _missing(rules, called, attached)
-        if not missing:
-            return Stop(ending)
-        follows = _nudged(follows, f"Before you end your turn, you have to call: {', '.join(missing)}.")
-    elif not reply:
-        follows = _nudged(follows, f"You have to call a tool now. {_choice(follows.names or ())}")
-    return Stop(StopReason.MAX_STEPS) if is_last else follows
+
+    rules: Sequence[ToolRule]
+    called: Sequence[CalledTool]
+    attached: Sequence[str]
+    style: SpeakingStyle = "reply"
+
+    def offer(self) -> Offer:
+        """Returns what the model may call next."""
+        limits = self._limits()
+        names = self._left(limits)
+        must = self.style == "message" or any(limit.must for limit in limits)
+        return Offer(
+            names=names if limits else None,
+            must=must and self._can_be_asked(names),
+            one_at_a_time=any(rule.kind in _ORDERING for rule in self.rules),
+        )
+
+    def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:
+        """Judges one call. approvals: tools that ask without a rule."""
+        if name not in self.attached:
+            # The request's own tools may be called as well, and these rules know nothing of them: no choice is named.
+            return Forbidden(f"{NO_TOOL} {name!r}.")
+        last = self._counted()[-1:]
+        if any(each.result is None and self._has_rule(RuleKind.CONDITIONAL, each.name) for each in last):
+            return Undecided()
+        limits = self._limits()
+        broken = [limit.words for limit in limits if name not in limit.names]
+        if broken:
+            return Forbidden(f"Not run: {' '.join(broken)} {_choice(self._left(limits))}")
+        if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
+            return NeedsApproval()
+        given: dict[str, object] = {}
+        for limit in limits:
+            given |= limit.arguments.get(name, {})
+        return Allowed(given)
+
+    def after(self, reply: Sequence[JudgedCall], *, is_last: bool = False) -> Offer | Stop:
+        """Returns what follows on a reply whose calls have their results.
+
+        is_last: it was the last step that the turn may have.
+        """
+        follows, ending = self.offer(), self._ending(reply)
+        if ending is not None:
+            missing = self._missing()
+            if not missing:
+                return Stop(ending)
+            follows = _nudged(follows, f"Before you end your turn, you have to call: {', '.join(missing)}.")
+        elif not reply:
+            follows = _nudged(follows, f"You have to call a tool now. {_choice(follows.names or ())}")
+        return Stop(StopReason.MAX_STEPS) if is_last else follows
+
+    def _counted(self) -> list[CalledTool]:
+        return [each for each in self.called if each.status != "denied"]
+
+    def _has_rule(self, kind: RuleKind, name: str) -> bool:
+        return any(rule.kind is kind and rule.tool == name for rule in self.rules)
+
+    def _limits(self) -> list[_Limit]:
+        """Returns the sets that hold now."""
+        counted, attached = self._counted(), self.attached
+        if not counted:
+            first = [rule for rule in self.rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
+            if first:
+                names = frozenset(rule.tool for rule in first)
+                words = f"one of these has to be called first: {', '.join(sorted(names))}."
+                given = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
+                return [_Limit(names, words, must=True, arguments=given)]
+        found = (_LIMITS[rule.kind](rule, counted, attached) for rule in self.rules if rule.kind in _LIMITS)
+        return [limit for limit in found if limit is not None]
+
+    def _left(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
+        return tuple(name for name in self.attached if all(name in limit.names for limit in limits))
+
+    def _can_be_asked(self, names: Sequence[str]) -> bool:
+        """Returns whether there is a call to be asked for: a tool that nobody has denied since the last that counts."""
+        denied = {
+            each.name for each in takewhile(lambda each: each.status == "denied", reversed(self.called))
+        }
+        return not denied.issuperset(names)
+
+    def _ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
+        """Returns why the turn would end, as far as this reply goes; None: it goes on."""
+        limits = self._limits()
+        has_duty = any(limit.must for limit in limits) and self._can_be_asked(self._left(limits))
+        if not reply:
+            return None if has_duty else StopReason.END_TURN
+        would_go_on = (
+            self.style == "reply"
+            or has_duty
+            or any(
+                call.has_failed or call.goes_on or self._has_rule(RuleKind.GO_ON, call.name) for call in reply
+            )
+        )
+        if not would_go_on:
+            return StopReason.END_TURN
+        ends = any(call.has_run and self._has_rule(RuleKind.EXIT, call.name) for call in reply)
+        return StopReason.TOOL_RULE if ends else None
+
+    def _missing(self) -> list[str]:
+        """Returns the tools without which the turn may not end. One that a person denied is not asked for again."""
+        done = {each.name for each in self.called}
+        wanted = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
+        return [name for name in dict.fromkeys(wanted) if name in self.attached and name not in done]
+
+
+def _choice(names: Sequence[str]) -> str:
+    return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
 
 
 def _nudged(follows: Offer, words: str) -> Offer:
     return Offer(follows.names, follows.must, follows.one_at_a_time, nudge=words)
-
-
-def _ending(
-    rules: Sequence[ToolRule],
-    called: Sequence[CalledTool],
-    attached: Sequence[str],
-    reply: Sequence[JudgedCall],
-    style: SpeakingStyle,
-) -> StopReason | None:
-    """Returns why the turn would end, as far as this reply goes; None: it goes on."""
-    limits = _limits(rules, called, attached)
-    has_duty = any(limit.must for limit in limits) and _can_be_asked(called, _left(limits, attached))
-    if not reply:
-        return None if has_duty else StopReason.END_TURN
-    has_rule = partial(_has_rule, rules)
-    would_go_on = (
-        style == "reply"
-        or has_duty
-        or any(call.has_failed or call.goes_on or has_rule(RuleKind.GO_ON, call.name) for call in reply)
-    )
-    if not would_go_on:
-        return StopReason.END_TURN
-    ends = any(call.has_run and has_rule(RuleKind.EXIT, call.name) for call in reply)
-    return StopReason.TOOL_RULE if ends else None
-
-
-def _has_rule(rules: Sequence[ToolRule], kind: RuleKind, name: str) -> bool:
-    return any(rule.kind is kind and rule.tool == name for rule in rules)
-
-
-def _missing(rules: Sequence[ToolRule], called: Sequence[CalledTool], attached: Sequence[str]) -> list[str]:
-    """Returns the tools without which the turn may not end. One that a person denied is not asked for again."""
-    done = {each.name for each in called}
-    wanted = [rule.tool for rule in rules if rule.kind is RuleKind.BEFORE_EXIT]
-    return [name for name in dict.fromkeys(wanted) if name in attached and name not in done]
 
 
 # A turn
@@ -367,14 +344,12 @@ class RuleGuide:
         can_ask: bool = True,
         is_told_more: bool = False,
     ) -> None:
-        self._rules = tuple(rules)
-        self._attached = tuple(attached)
-        self._style = style
         self._max_steps = max_steps
         self._approvals = approvals
         self._can_ask = can_ask
         self._is_told_more = is_told_more
         self._called = [*called]
+        self._state = RuleState(tuple(rules), self._called, tuple(attached), style)
         self._places: dict[str, int] = {}  # call id -> where it is among the called
         self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
         self._has_unreadable = False
@@ -383,17 +358,10 @@ class RuleGuide:
         self._is_resumed = False  # the reply is one of an earlier turn, which has counted it
 
     def offer(self) -> Offer:
-        return offer(self._rules, self._called, self._attached, self._style)
+        return self._state.offer()
 
     def judge(self, call: ProposedCall) -> Verdict:
-        verdict = judge(
-            self._rules,
-            self._called,
-            self._attached,
-            call.name,
-            approvals=self._approvals,
-            is_approved=call.is_approved,
-        )
+        verdict = self._state.judge(call.name, approvals=self._approvals, is_approved=call.is_approved)
         if isinstance(verdict, Undecided):
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
@@ -440,7 +408,7 @@ class RuleGuide:
             self._called.clear()
             return self.offer()
         is_last = self._steps >= self._max_steps
-        return after(self._rules, self._called, self._attached, reply, self._style, is_last=is_last)
+        return self._state.after(reply, is_last=is_last)
 
 
 def _is_true(value: object) -> bool:

@@ -26,10 +26,8 @@ from gateway.core.turn.rules import (
     CalledTool,
     JudgedCall,
     RuleGuide,
-    after,
+    RuleState,
     in_words,
-    judge,
-    offer,
     read_rules,
 )
 
@@ -117,29 +115,31 @@ def called(*names: str, result: str = "done") -> list[CalledTool]:
 def test_rules_decide_which_tools_are_offered(
     rules: list[Raw], before: list[CalledTool], names: str | None, must: bool
 ) -> None:
-    found = offer(read_rules(rules), before, TOOLS)
+    found = RuleState(read_rules(rules), before, TOOLS).offer()
     assert (found.names if found.names is None else "".join(found.names), found.must) == (names, must)
 
 
 def test_nothing_may_be_called_where_the_intersection_is_empty() -> None:
-    empty = offer(read_rules([CHILDREN, STRICT]), called("a", result="blue"), TOOLS)
+    empty = RuleState(read_rules([CHILDREN, STRICT]), called("a", result="blue"), TOOLS).offer()
     assert empty.fields() == {"tool_choice": "none"}
 
 
 @pytest.mark.parametrize("kind", [FIRST, CHILDREN, CONDITIONAL, PARENT])
 def test_an_ordering_rule_asks_for_one_call_at_a_time(kind: Raw) -> None:
-    assert offer(read_rules([kind]), called("d"), TOOLS).fields() == {"parallel_tool_calls": False}
+    assert RuleState(read_rules([kind]), called("d"), TOOLS).offer().fields() == {
+        "parallel_tool_calls": False
+    }
 
 
 @pytest.mark.parametrize("kind", [TWICE, ON, EXIT, REQUIRED, APPROVAL])
 def test_other_rules_change_nothing_of_the_offer(kind: Raw) -> None:
-    assert offer(read_rules([kind]), [], TOOLS).fields() == {}
+    assert RuleState(read_rules([kind]), [], TOOLS).offer().fields() == {}
 
 
 def test_an_agent_that_speaks_by_a_tool_has_to_call_one() -> None:
-    assert offer([], [], TOOLS, MESSAGE).fields() == {"tool_choice": "required"}
-    assert offer([], [], (), MESSAGE).fields() == {}
-    assert offer(read_rules([STRICT]), called("a", result="?"), TOOLS, MESSAGE).fields() == {
+    assert RuleState([], [], TOOLS, MESSAGE).offer().fields() == {"tool_choice": "required"}
+    assert RuleState([], [], (), MESSAGE).offer().fields() == {}
+    assert RuleState(read_rules([STRICT]), called("a", result="?"), TOOLS, MESSAGE).offer().fields() == {
         "tool_choice": "none"
     }
 
@@ -170,22 +170,22 @@ def test_a_call_behind_a_condition_waits_for_its_result() -> None:
 
 
 def test_a_forbidden_call_is_told_why_and_what_may_be_called() -> None:
-    verdict = judge(read_rules([CHILDREN]), called("a"), TOOLS, "d")
+    verdict = RuleState(read_rules([CHILDREN]), called("a"), TOOLS).judge("d")
     assert verdict == Forbidden(
         "Not run: right after a one of these has to be called: b, c. You may call: b, c."
     )
-    verdict = judge(read_rules([STRICT]), called("a"), TOOLS, "d")
+    verdict = RuleState(read_rules([STRICT]), called("a"), TOOLS).judge("d")
     assert isinstance(verdict, Forbidden)
     assert verdict.words.endswith("nothing follows. No tool may be called now: answer.")
-    unknown = judge([], [], TOOLS, "z")
+    unknown = RuleState([], [], TOOLS).judge("z")
     assert unknown == Forbidden("Error: there is no tool 'z'.")
 
 
 def test_a_forbidden_call_asks_nobody() -> None:
     rules = read_rules([rule("requires_approval", "d"), CHILDREN])
-    assert isinstance(judge(rules, called("a"), TOOLS, "d"), Forbidden)
-    assert isinstance(judge(rules, called("b"), TOOLS, "d"), NeedsApproval)
-    assert isinstance(judge([], [], TOOLS, "d", approvals={"d"}), NeedsApproval)
+    assert isinstance(RuleState(rules, called("a"), TOOLS).judge("d"), Forbidden)
+    assert isinstance(RuleState(rules, called("b"), TOOLS).judge("d"), NeedsApproval)
+    assert isinstance(RuleState([], [], TOOLS).judge("d", approvals={"d"}), NeedsApproval)
 
 
 def test_where_nobody_can_be_asked_the_call_gets_an_error() -> None:
@@ -206,13 +206,13 @@ def test_a_call_of_which_nobody_can_be_asked_is_not_demanded_again(demand: Raw) 
 
 def test_arguments_of_a_rule_outrank_the_models() -> None:
     first = rule("run_first", args={"x": 1})
-    assert judge(read_rules([first]), [], TOOLS, "a") == Allowed({"x": 1})
-    assert judge(read_rules([first]), called("b"), TOOLS, "a") == Allowed()
+    assert RuleState(read_rules([first]), [], TOOLS).judge("a") == Allowed({"x": 1})
+    assert RuleState(read_rules([first]), called("b"), TOOLS).judge("a") == Allowed()
     nodes = [{"name": "b", "args": {"y": 2}}, {"name": "c", "args": None}]
     children = {**CHILDREN, "child_arg_nodes": nodes}
-    assert judge(read_rules([children]), called("a"), TOOLS, "b") == Allowed({"y": 2})
-    assert judge(read_rules([children]), called("a"), TOOLS, "c") == Allowed()
-    assert judge(read_rules([children]), [], TOOLS, "b") == Allowed()
+    assert RuleState(read_rules([children]), called("a"), TOOLS).judge("b") == Allowed({"y": 2})
+    assert RuleState(read_rules([children]), called("a"), TOOLS).judge("c") == Allowed()
+    assert RuleState(read_rules([children]), [], TOOLS).judge("b") == Allowed()
 
 
 # What follows on a reply
@@ -266,18 +266,18 @@ def test_rules_decide_whether_a_turn_goes_on(
         for call in reply
         if call.has_run
     ]
-    follows = after(read_rules(rules), before, TOOLS, reply, style)
+    follows = RuleState(read_rules(rules), before, TOOLS, style).after(reply)
     assert (follows.reason if isinstance(follows, Stop) else None) is ends
     # The limit of steps yields to no rule.
-    last = after(read_rules(rules), before, TOOLS, reply, style, is_last=True)
+    last = RuleState(read_rules(rules), before, TOOLS, style).after(reply, is_last=True)
     assert last == Stop(ends or STEPS)
 
 
 def test_a_reply_without_a_call_that_is_due_is_nudged() -> None:
-    missing = after(read_rules([rule("required_before_exit", "c")]), [], TOOLS, [])
+    missing = RuleState(read_rules([rule("required_before_exit", "c")]), [], TOOLS).after([])
     assert isinstance(missing, Offer)
     assert missing.nudge == "Before you end your turn, you have to call: c."
-    first = after(read_rules([FIRST]), [], TOOLS, [])
+    first = RuleState(read_rules([FIRST]), [], TOOLS).after([])
     assert isinstance(first, Offer)
     assert first.nudge == "You have to call a tool now. You may call: a."
     assert first.must
@@ -444,11 +444,11 @@ def test_every_pair_of_rules_allows_what_the_oracle_allows(pair: tuple[int, int]
                     history = [(name, result) for name in names]
                     before = [CalledTool(name, result=result) for name in names]
                     wanted = [n for n in (*TOOLS, "z") if may_call([one, other], history, TOOLS, n)]
-                    found = offer(rules, before, TOOLS)
+                    found = RuleState(rules, before, TOOLS).offer()
                     assert list(TOOLS if found.names is None else found.names) == wanted
                     assert found.must <= bool(wanted)
                     for name in (*TOOLS, "z"):
-                        verdict = judge(rules, before, TOOLS, name)
+                        verdict = RuleState(rules, before, TOOLS).judge(name)
                         assert isinstance(verdict, Forbidden) is (name not in wanted)
                         assert isinstance(verdict, NeedsApproval) is (name in asks and name in wanted)
                         seen.add(name in wanted)
