@@ -213,7 +213,6 @@ class Chat:
             request.wants_usage,
             prompt.adds_usage,
             frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
-            self._limits.max_rounds,
             request.max_tokens,
             remembered is not None,
             request.n,

@@ -23,7 +23,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import FINISHED, Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
-from gateway.core.turn.guide import Guide, StopReason
+from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
@@ -103,7 +103,8 @@ class TreeMemory:
 class TurnLimits:
     """The limits of a turn. commit_wait_s: how long the end of a reply waits for the commit.
 
-    max_rounds: how many hidden tool rounds there may be. streamed_bytes: of a stream that is remembered.
+    max_rounds: how many hidden tool rounds a turn without rules may have. streamed_bytes: of a stream that is
+    remembered.
     beat_s: the silence after which a keep-alive comment is sent; 0: never.
     """
 
@@ -153,7 +154,9 @@ class TurnRun:
 
     def __post_init__(self) -> None:
         self.sink = self.call.sink
-        self._turn = Turn(self.spec, self.call.view(self.spec), self.guide)
+        self._turn = Turn(
+            self.spec, self.call.view(self.spec), self.guide or FreeGuide(self.limits.max_rounds)
+        )
         self._asked = self._turn.first_call
 
     async def run(self) -> int:

@@ -192,7 +192,8 @@ class Guide(Protocol):
 class FreeGuide:
     """The guide of a turn without rules: any call goes on, a reply without calls ends the turn.
 
-    After max_rounds rounds of tools the model is told that the limit is reached, and called a last time.
+    max_rounds: how many rounds of tools there may be; then the model is told that the limit is reached, and called a
+    last time.
     """
 
     def __init__(self, max_rounds: int) -> None:

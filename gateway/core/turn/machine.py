@@ -37,7 +37,6 @@ from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
-    FreeGuide,
     Guide,
     Offer,
     Stop,
@@ -82,11 +81,11 @@ _WAITING, _READING, _KEEPING, _TOOLS, _SAVING, _DONE = _State
 
 
 class Turn:
-    """The machine. Feed it all events of one reply before those of the next. guide: None: a turn without rules."""
+    """The machine. Feed it all events of one reply before those of the next."""
 
-    def __init__(self, spec: TurnSpec, view: ClientView, guide: Guide | None = None) -> None:
+    def __init__(self, spec: TurnSpec, view: ClientView, guide: Guide) -> None:
         self.spec = spec
-        self._guide: Guide = guide or FreeGuide(spec.max_rounds)
+        self._guide = guide
         self._view = view
         self._state = _WAITING
         self._head_sent = False

@@ -17,8 +17,6 @@ class TurnSpec:
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     usage_added: the gateway asked for that chunk; unless the client did, it is kept from the client.
     ours: names of the tools that the gateway runs; empty: no call is looked at. `AllBut` takes all but the client's.
-    max_rounds: how many hidden rounds there may be; then the model is told that the limit is reached, and called a
-    last time.
     budget_tokens: completion tokens the client allows for the whole reply; None: not limited.
     hold_end: the end of the reply waits for `Saved`.
     choices: the request's `n`.
@@ -35,7 +33,6 @@ class TurnSpec:
     wants_usage: bool = False
     usage_added: bool = False
     ours: Collection[str] = ()
-    max_rounds: int = 10
     budget_tokens: int | None = None
     hold_end: bool = False
     choices: int = 1

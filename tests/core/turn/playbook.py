@@ -34,6 +34,7 @@ from gateway.core.turn.events import (
     ToolFinished,
     TurnEvent,
 )
+from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.chat.render import ChatView
@@ -113,9 +114,9 @@ def sent_by(commands: Iterable[Command]) -> bytes:
     return b"".join(bodies)
 
 
-def chat_turn(spec: TurnSpec) -> Turn:
-    """Returns a turn whose client speaks chat completions."""
-    return Turn(spec, ChatView(spec))
+def chat_turn(spec: TurnSpec, max_rounds: int = 10) -> Turn:
+    """Returns a turn without rules, whose client speaks chat completions."""
+    return Turn(spec, ChatView(spec), FreeGuide(max_rounds))
 
 
 # What an upstream sends

@@ -389,7 +389,7 @@ class TestHiddenRounds:
     @BOTH
     def test_at_the_limit_the_model_is_told_and_the_client_gets_an_answer(self, stream: bool) -> None:
         rounds = [completion(None, (ours_call(f"c{n}"),)) for n in range(3)]
-        played = play(chat_turn(with_tools(max_rounds=2)), [*rounds, completion("Here.")], stream=stream)
+        played = play(chat_turn(with_tools(), max_rounds=2), [*rounds, completion("Here.")], stream=stream)
         assert [run.call_id for run in played.ran] == ["c0", "c1"]
         assert [call.offer.is_final for call in played.called] == [False, False, True]
         assert "limit" in played.called[-1].messages[-1]["content"]
@@ -399,7 +399,7 @@ class TestHiddenRounds:
     @BOTH
     def test_a_model_that_does_not_stop_at_the_limit_is_stopped(self, stream: bool) -> None:
         rounds = [completion("Hm. ", (ours_call(),)), completion("Well. ", (ours_call(),))]
-        played = play(chat_turn(with_tools(max_rounds=0)), rounds, stream=stream)
+        played = play(chat_turn(with_tools(), max_rounds=0), rounds, stream=stream)
         assert played.ran == []
         assert client_message(played, stream) == {"text": "Hm. Well. ", "calls": []}
         assert client_finish(played, stream) == "stop"

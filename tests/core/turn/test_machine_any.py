@@ -140,7 +140,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         ClientLeft(),
         Received([chunk({"content": " you"})]),
     ]
-    turn = chat_turn(with_tools(hold_end=hold_end, max_rounds=1))
+    turn = chat_turn(with_tools(hold_end=hold_end), max_rounds=1)
     seen: list[Command] = []
     for n in order:
         seen += fed(turn, happened[n])

@@ -21,6 +21,7 @@ from gateway.core.turn.commands import (
     SendWhole,
 )
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyEnded, ReplyFailed, ReplyStarted, Saved
+from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import UpstreamBroke
@@ -46,7 +47,7 @@ ARGS = '{"label":"human","new_string":"tea"}'
 def lines_turn(**fields: Any) -> Turn:
     spec = TurnSpec(ours=OURS, wants_usage=True, **fields)
     view: ClientView = LinesView(spec)
-    return Turn(spec, view)
+    return Turn(spec, view, FreeGuide(10))
 
 
 def lines(played: Played | Playbook) -> list[str]:
@@ -136,4 +137,4 @@ def test_the_view_decides_nothing(stream: bool, hold_end: bool) -> None:
         played = play(turn, ROUNDS, stream=stream)
         return [*played.ran, *played.called, Save(played.outcome)]
 
-    assert decided(Turn(spec, LinesView(spec))) == decided(chat_turn(spec))
+    assert decided(Turn(spec, LinesView(spec), FreeGuide(10))) == decided(chat_turn(spec))

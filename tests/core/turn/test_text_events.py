@@ -14,6 +14,7 @@ from adapters.types import Event
 from gateway.core.turn.client import ClientView
 from gateway.core.turn.commands import Command
 from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyStarted, Saved
+from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.text_events import TextEvents
@@ -147,8 +148,8 @@ def test_client_and_memory_get_what_parsing_gives(
 ) -> None:
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     batches = [stream[a:b] for a, b in pairwise(edges)]
-    parsed = played(Turn(spec, view(spec)), batches, Turn.feed)
-    assert played(Turn(spec, view(spec)), batches, fed) == parsed
+    parsed = played(Turn(spec, view(spec), FreeGuide(10)), batches, Turn.feed)
+    assert played(Turn(spec, view(spec), FreeGuide(10)), batches, fed) == parsed
 
 
 def test_texts_that_come_too_late_command_nothing() -> None:
