@@ -299,11 +299,13 @@ WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.ag
 -- name: due
 -- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
 -- be written with every turn, and hardly any of them has anything to settle.) A conversation behind ?2 moved before the
--- clock was put back: nobody knows how long it has been idle, nor whether it was settled since.
+-- clock was put back: nobody knows how long it has been idle, nor whether it was settled since. A memory without a row
+-- is being forgotten, page by page.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
 JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
 WHERE o.state = 'pending' AND (c.last_at > c.settled_at AND c.last_at <= ?1 OR c.last_at > ?2)
+    AND EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent)
 ORDER BY c.last_at LIMIT ?3
 
 -- name: next_due
@@ -311,7 +313,7 @@ ORDER BY c.last_at LIMIT ?3
 SELECT min(c.last_at)
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
 JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
-WHERE o.state = 'pending' AND c.last_at > c.settled_at
+WHERE o.state = 'pending' AND c.last_at > c.settled_at AND EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent)
 
 -- name: settled
 -- Ends the settling of a conversation until it moves again. ?3: when it last moved, ?2: the same, or now where that is

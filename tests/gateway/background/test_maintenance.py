@@ -9,7 +9,7 @@ import pytest
 
 from gateway.run.background import maintenance
 from gateway.run.background.indexing import Indexing
-from storage.commands import ForgetTarget
+from storage.commands import Change, ForgetTarget, Pool
 from tests.core.conversations import assistant, user
 from tests.postgres import empty_database
 from tests.stored import ALICE, Speaker, open_store, rows
@@ -35,9 +35,11 @@ async def test_lines_of_processes_that_died_are_deleted(
         await store.close()
 
 
-async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def unasked(pool: Pool) -> Change:
+    raise AssertionError("there is nothing to decide")
+
+
+async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(tmp_path: Path) -> None:
     """Its rows go page by page; a shared block would keep what they say."""
     store = await open_store(tmp_path / "a.db", now=lambda: 2000.0)
     try:
@@ -46,12 +48,13 @@ async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(
         ((pending,),) = await rows(store, "SELECT count(*) FROM block_ops WHERE state = 'pending'")
         assert pending
         values = await rows(store, "SELECT count(*) FROM block_history")
-        begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
-        assert await store.turns.due(2000.0, 3000.0, 1)
-        await maintenance.Maintenance(store, 60.0, lambda: 2000.0, Indexing(store)).step()
-        assert not caplog.records
-        assert await rows(store, "SELECT count(*) FROM block_history") == values
-        await store.forgetting.run(begun)
+        ((conversation, agent, _, last_at),) = await store.turns.due(2000.0, 3000.0, 1)
+        await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
+        # However many of them there are, they do not stand in front of those of others.
         assert not await store.turns.due(2000.0, 3000.0, 1)
+        assert await maintenance.Maintenance(store, 60.0, lambda: 2000.0, Indexing(store)).step() is None
+        # It began in the moment in which they were found due.
+        await store.turns.settle(conversation, agent, last_at, 2000.0, unasked)
+        assert await rows(store, "SELECT count(*) FROM block_history") == values
     finally:
         await store.close()
