@@ -157,9 +157,10 @@ class Transfer(Group):
 
     @reads
     async def chain(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
-        """Returns the path to an exchange of it, oldest first. Raises: NotFound."""
+        """Returns the path to an exchange of an import, oldest first. Raises: NotFound; WriteConflict, as `write`."""
         rows = await connection.rows(SQL["chain"], (agent.id, seq))
         if not rows:
+            await _check_there(connection, agent)
             raise NotFound(f"there is no exchange {seq}")
         return exchanges.exchanges(rows)
 
@@ -167,8 +168,12 @@ class Transfer(Group):
     async def write(
         self, connection: Connection, agent: Agent, records: Sequence[tuple[str, TransferRecord]]
     ) -> None:
-        """Writes (part, record) in the order in which they were read. Raises: WriteConflict, NotFound."""
-        await _check_begun(connection, agent)
+        """Writes (part, record) in the order in which they were read.
+
+        Raises: NotFound; WriteConflict: another import has taken the place of this one.
+        """
+        await connection.lock(agent.id)
+        await _check_there(connection, agent)
         for part, record in records:
             if part == "exchange":
                 await _put_exchange(connection, agent.id, record)
@@ -183,7 +188,8 @@ class Transfer(Group):
         scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
 
         async def settle(connection: Connection) -> int | None:
-            await _check_begun(connection, agent)
+            await connection.lock(agent.id)
+            await _check_there(connection, agent)
             there = await _check_empty(connection, scope)
             if there is not None:
                 replaced = (f"replaced:{there}", uuid.uuid4().hex, there)
@@ -202,9 +208,8 @@ class Transfer(Group):
             await self._forgetting.wipe(replaced)
 
 
-async def _check_begun(connection: Connection, agent: Agent) -> None:
-    """Locks an import and checks that it is still there. Raises: WriteConflict: another one has taken its place."""
-    await connection.lock(agent.id)
+async def _check_there(connection: Connection, agent: Agent) -> None:
+    """Checks that an import is still under way. Raises: WriteConflict: another one has taken its place."""
     if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")

@@ -345,7 +345,11 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Stor
     draft = Agent(0, "u1", CAROL, b"k" * 16, 0)
     first = await other.transfer.begin(draft)
     second = await other.transfer.begin(replace(draft, uid="u2"))
-    for step in (other.transfer.write(first, []), other.transfer.end(first, 5)):
+    for step in (
+        other.transfer.chain(first, 1),
+        other.transfer.write(first, []),
+        other.transfer.end(first, 5),
+    ):
         with pytest.raises(WriteConflict, match="another import for user:carol"):
             await step
     await other.transfer.end(second, 1)
