@@ -12,6 +12,7 @@ those of pieces.sql are known in every file. What the two databases write differ
     CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
     {clock:2}             the present time in seconds: parameter 2, or the database's own where that is NULL
     {postgres:FOR UPDATE} words that PostgreSQL alone is given
+    LIMIT ?3              LIMIT CAST(?3 AS INTEGER) in SQLite, which from 3.47 on compiles a bare one for each value
     +name                 keeps SQLite from the index on this column; PostgreSQL is given the name alone
     {padded:35}           room and padding of a new row, whose columns are the first 35 values (sqlite/padding.py)
     {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
@@ -41,6 +42,7 @@ _FILLED = re.compile(r"\{(padded|size):(\d+)\}")
 _CLOCK = re.compile(r"\{clock:(\d+)\}")
 _OWN_CLOCK = r"coalesce($\1::float8, extract(epoch FROM clock_timestamp())::float8)"
 _ONLY = re.compile(r"\s*\{postgres:([^}]+)\}")
+_LIMIT = re.compile(r"\bLIMIT (\?\d*)")
 _PARAMETER = re.compile(r"\?(\d*)")
 _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 
@@ -86,7 +88,7 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
         # SQLite's connection adds these values behind those that both databases are given.
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
         text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if filled[1] == "padded" else f"?{last + 1}", text)
-    laid_out, sizes = _for_sqlite(text)
+    laid_out, sizes = _for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
     measured, is_padded = (int(filled[2]), filled[1] == "padded") if filled else (0, False)
     return Statement(laid_out, name, _for_postgres(_assemble(postgres, pieces)), sizes, measured, is_padded)
 
