@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import inspect
 import json
 import os
 import resource
 import sys
 import traceback
+import typing
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 TOOL = "<tool>"
 READY = b"\n"
+# A source may name these, and all that is in `typing`, without an import, as on Letta's server.
+_NAMED = ("base64", "hashlib", "pickle", "struct", "sys")
 
 
 def main() -> None:
@@ -66,12 +70,60 @@ def _call(work: Any, agent: SimpleNamespace) -> Any:
     function = [each for each in tree.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
     # A module of its own, which dataclasses look up by its name.
     module = sys.modules["tool"] = ModuleType("tool")
+    module.__dict__.update({name: getattr(typing, name) for name in typing.__all__})
+    for name in {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}.intersection(_NAMED):
+        module.__dict__[name] = __import__(name)
+    arguments = _arguments(function, work["arguments"], agent)
     exec(compile(tree, TOOL, "exec", dont_inherit=True), module.__dict__)
-    arguments = work["arguments"]
-    if "agent_state" in [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]:
-        arguments["agent_state"] = agent
     result = getattr(module, function.name)(**arguments)
     return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+def _arguments(function: Any, given: Any, agent: SimpleNamespace) -> Any:
+    """Returns the arguments of a function. Types that are classes are taken off it, since the source may lack these."""
+    callers = {"agent_state": agent, "self": None}
+    for each in (*function.args.args, *function.args.kwonlyargs):
+        if each.arg in callers:
+            given[each.arg] = callers[each.arg]
+        elif _has_class(each.annotation):
+            given.update({each.arg: _fields(given[each.arg])} if each.arg in given else {})
+            each.annotation = None
+    if _has_class(function.returns):
+        function.returns = None
+    return given
+
+
+def _has_class(annotation: Any) -> bool:
+    """Returns whether a type is, or holds, one that is neither Python's nor of `typing`."""
+    for each in ast.walk(annotation) if annotation is not None else ():
+        if isinstance(each, ast.Name) and not hasattr(builtins, each.id) and not hasattr(typing, each.id):
+            return True
+        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+            with suppress(SyntaxError, ValueError):
+                if _has_class(ast.parse(each.value, mode="eval")):
+                    return True
+    return False
+
+
+class _Fields(dict):  # type: ignore[type-arg]
+    """An object of a class that its source may lack: its fields are attributes, as a model's, and keys, as a dict's."""
+
+    def __getattribute__(self, name: str) -> Any:
+        return self[name] if name in self else super().__getattribute__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def model_dump(self, **_: Any) -> Any:
+        return self
+
+
+def _fields(value: Any) -> Any:
+    if isinstance(value, list):
+        return [*map(_fields, value)]
+    return (
+        _Fields({name: _fields(each) for name, each in value.items()}) if isinstance(value, dict) else value
+    )
 
 
 def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
@@ -91,7 +143,14 @@ def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
 
 
 def _text(result: Any) -> str:
-    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
+    return result if isinstance(result, str) else json.dumps(_plain(result), ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a result whose objects have the methods of a dict again, as JSON needs them."""
+    if isinstance(value, (list, tuple)):
+        return [*map(_plain, value)]
+    return {name: _plain(each) for name, each in dict.items(value)} if isinstance(value, dict) else value
 
 
 def _words(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """The JSON schema of a tool that is written in Python, read off its last function. The source is never run.
 
 As Letta's server has it: types are required, descriptions come from the docstring (in Google's, Sphinx's or NumPy's
-style), `self` and `agent_state` are not the model's. Beyond it: `dict[str, …]`, unions, defaults. A parameter is
-required if it has no default, also an `Optional` one, which may then be null.
+style), `self` and `agent_state` are not the model's, and a class of the source says what an object has (pydantic's
+models). Beyond it: `dict[str, …]`, unions, defaults, dataclasses and typed dicts. A parameter is required if it has no
+default, also an `Optional` one, which may then be null.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from inspect import cleandoc
 from typing import Any, Final
 
@@ -20,6 +22,9 @@ from gateway.errors import BadRequest
 
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
 _CALLERS: Final = ("self", AGENT_STATE)
+_MOST_FIELDS = (
+    1_000  # of all classes, each counted wherever it is used: few classes may use one another very often
+)
 _MOST_CHARS = 100_000  # of a source; parsing so much takes 0.2 s at most
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -51,10 +56,10 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
 
     parameters: their schema, if somebody has said it; then the source needs no types and no `Args:`.
     """
-    function = _last_function(source)
+    function, classes = _read(source)
     description, described = _read_docstring(ast.get_docstring(function, clean=False) or "")
     try:
-        found = _schema(function, described) if parameters is None else parameters
+        found = _schema(function, described, classes) if parameters is None else parameters
     except RecursionError:
         raise _wrong(function, "its types are nested too deeply") from None
     schema = {"name": function.name, "description": description, "parameters": found}
@@ -65,7 +70,7 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     return schema
 
 
-def _schema(function: _Function, described: Mapping[str, str]) -> dict[str, Any]:
+def _schema(function: _Function, described: Mapping[str, str], classes: _Classes) -> dict[str, Any]:
     """Returns the schema of the parameters. described: their descriptions."""
     properties: dict[str, Any] = {}
     required = []
@@ -77,7 +82,7 @@ def _schema(function: _Function, described: Mapping[str, str]) -> dict[str, Any]
             raise _wrong(
                 parameter, f"parameter {name!r} has no description in the docstring's section `Args:`"
             )
-        properties[name] = {**_type(parameter.annotation), "description": described[name]}
+        properties[name] = {**_type(parameter.annotation, classes), "description": described[name]}
         if default is None:
             required.append(name)
         else:
@@ -85,7 +90,8 @@ def _schema(function: _Function, described: Mapping[str, str]) -> dict[str, Any]
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _last_function(source: str) -> _Function:
+def _read(source: str) -> tuple[_Function, _Classes]:
+    """Returns the tool, and the classes at the top level. Raises: BadRequest."""
     if len(source) > _MOST_CHARS:
         raise BadRequest(f"The source has more than {_MOST_CHARS:,} characters.", param="source_code")
     try:
@@ -103,7 +109,7 @@ def _last_function(source: str) -> _Function:
     last = functions[-1]
     if not _NAME.fullmatch(last.name):
         raise _wrong(last, f"{last.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
-    return last
+    return last, _Classes({each.name: each for each in module.body if isinstance(each, ast.ClassDef)})
 
 
 def _parameters(function: _Function) -> Sequence[tuple[ast.arg, ast.expr | None]]:
@@ -151,16 +157,29 @@ def _is_writable(value: object) -> bool:
 # -- types
 
 
-def _type(node: ast.expr) -> dict[str, Any]:
+@dataclass(slots=True)
+class _Classes:
+    """The classes of a source, by name. fields: of those that were looked at. within: those that are being written out.
+
+    left: how many fields may be. A model is shown a class wherever it is used: not every provider follows references.
+    """
+
+    by_name: Mapping[str, ast.ClassDef]
+    fields: dict[str, dict[str, ast.AnnAssign]] = field(default_factory=dict)
+    within: list[str] = field(default_factory=list)
+    left: int = _MOST_FIELDS
+
+
+def _type(node: ast.expr, classes: _Classes) -> dict[str, Any]:
     """Returns the schema of a type. Raises: BadRequest: it has none."""
     if _inner(node) is not None:
         # By their text, since there may be thousands.
-        every = list({repr(each): each for each in _alternatives(node)}.values())
+        every = list({repr(each): each for each in _alternatives(node, classes)}.values())
         return every[0] if len(every) == 1 else {"anyOf": every}
     if isinstance(node, ast.Constant) and node.value is None:
         return {"type": "null"}
     if isinstance(node, ast.Subscript):
-        return _generic(node)
+        return _generic(node, classes)
     name = _name(node)
     if name in _PLAIN:
         return {"type": _PLAIN[name]}
@@ -171,33 +190,34 @@ def _type(node: ast.expr) -> dict[str, Any]:
         return {"type": "object"}
     if name in ("Any", "object"):
         return {}
-    raise _unknown(node)
+    return _fields(node, name, classes)
 
 
-def _generic(node: ast.Subscript) -> dict[str, Any]:
+def _generic(node: ast.Subscript, classes: _Classes) -> dict[str, Any]:
     name, every = _name(node.value), _arguments(node)
     if name in _LISTS and len(every) == 1:
-        return {"type": "array", "items": _type(every[0])}
+        return {"type": "array", "items": _type(every[0], classes)}
     if name in _DICTS and len(every) == 2 and _name(every[0]) == "str":
-        return {"type": "object", "additionalProperties": _type(every[1])}
+        return {"type": "object", "additionalProperties": _type(every[1], classes)}
     if name in ("tuple", "Tuple") and every:
         if len(every) == 2 and isinstance(every[1], ast.Constant) and every[1].value is Ellipsis:
-            return {"type": "array", "items": _type(every[0])}
+            return {"type": "array", "items": _type(every[0], classes)}
         size = len(every)
-        return {"type": "array", "prefixItems": [*map(_type, every)], "minItems": size, "maxItems": size}
+        parts = [_type(each, classes) for each in every]
+        return {"type": "array", "prefixItems": parts, "minItems": size, "maxItems": size}
     if name == "Literal":
         return _literal(node, every)
     raise _unknown(node)
 
 
-def _alternatives(node: ast.expr) -> Iterator[dict[str, Any]]:
+def _alternatives(node: ast.expr, classes: _Classes) -> Iterator[dict[str, Any]]:
     """Yields the schemas of the types that a value may have."""
     inner = _inner(node)
     if inner is None:
-        yield _type(node)
+        yield _type(node, classes)
     else:
         for each in inner:
-            yield from _alternatives(each)
+            yield from _alternatives(each, classes)
 
 
 def _inner(node: ast.expr) -> Sequence[ast.expr] | None:
@@ -239,6 +259,66 @@ def _name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
+
+
+# -- classes whose fields say what an object has: models of pydantic, dataclasses, typed dicts
+
+
+def _fields(node: ast.expr, name: str, classes: _Classes) -> dict[str, Any]:
+    """Returns the schema of an object of a class of the source. Raises: BadRequest: there is none, or it has no end."""
+    found = _annotated(name, classes)
+    if not found or name in classes.within:
+        raise _unknown(node)
+    properties: dict[str, Any] = {}
+    required = []
+    classes.within.append(name)
+    for each in found.values():
+        classes.left -= 1
+        if classes.left < 0:
+            raise _wrong(node, f"its types have more than {_MOST_FIELDS:,} fields in all")
+        assert isinstance(each.target, ast.Name)
+        default, description = _said_of(each.value)
+        properties[each.target.id] = {**_type(each.annotation, classes), **description}
+        if default is None:
+            required.append(each.target.id)
+        else:
+            properties[each.target.id] |= _default(default)
+    classes.within.pop()
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _annotated(name: str, classes: _Classes) -> dict[str, ast.AnnAssign]:
+    """Returns the annotated fields of a class, with those that it has of others of the source."""
+    if name not in classes.by_name or name in classes.fields:
+        return classes.fields.get(name, {})
+    found = classes.fields[name] = {}
+    for base in reversed(classes.by_name[name].bases):
+        found |= _annotated(_name(base), classes)
+    for each in classes.by_name[name].body:
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+            is_of_class = (
+                isinstance(each.annotation, ast.Subscript) and _name(each.annotation.value) == "ClassVar"
+            )
+            if not is_of_class and not each.target.id.startswith("_"):
+                found[each.target.id] = each
+    return found
+
+
+def _said_of(value: ast.expr | None) -> tuple[ast.expr | None, dict[str, str]]:
+    """Returns the default of a field (None: it has none), and its description."""
+    if not isinstance(value, ast.Call) or _name(value.func) not in ("Field", "field"):
+        return _unless_dots(value), {}
+    said = {each.arg: each.value for each in value.keywords}
+    default = said.get("default") or said.get("default_factory") or (value.args[0] if value.args else None)
+    text = said.get("description")
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        return _unless_dots(default), {"description": text.value}
+    return _unless_dots(default), {}
+
+
+def _unless_dots(default: ast.expr | None) -> ast.expr | None:
+    """Returns a default; `...` says that there is none."""
+    return None if isinstance(default, ast.Constant) and default.value is Ellipsis else default
 
 
 # -- the docstring
@@ -313,7 +393,8 @@ def _unknown(node: ast.expr) -> BadRequest:
     return _wrong(
         node,
         f"the type `{ast.unparse(node)[:80]}` has no JSON schema that can be read off the source; "
-        "use str, int, float, bool, list, dict, Optional, Union or Literal, or send `args_json_schema`",
+        "use str, int, float, bool, list, dict, Optional, Union, Literal or a class of the source that has annotated "
+        "fields, or send `args_json_schema`",
     )
 
 

@@ -79,6 +79,25 @@ WORKS = [
         {},
         "helperAnn",
     ),
+    # As on Letta's server, all of `typing` is there, and what its sandbox itself imports.
+    ("def tool(x: Optional[List[str]] = None) -> Dict: return {'a': x}", {"x": ["b"]}, '{"a": ["b"]}'),
+    ("def tool(x: str): return base64.b64encode(x.encode()).decode()", {"x": "a"}, "YQ=="),
+    # A class that says what an object has may be missing; the object has its fields as attributes and as keys.
+    *(
+        (
+            f"def tool(self, x: {annotation}) -> Missing: return [x.item.name, x['item']['name'], x.items[0].a, x]",
+            {"x": {"item": {"name": "bolt"}, "items": [{"a": 1}]}},
+            '["bolt", "bolt", 1, {"item": {"name": "bolt"}, "items": [{"a": 1}]}]',
+        )
+        for annotation in ("Missing", "'Missing'", "Optional[Missing]", "missing.Missing")
+    ),
+    ("def tool(x: list[Missing] = ()): return [each.a for each in x]", {"x": [{"a": 1}]}, "[1]"),
+    ("def tool(x: list[Missing] = ()): return len(x)", {}, "0"),
+    (
+        "def tool(x: dict): return [type(x).__name__, list(x.items())]",
+        {"x": {"items": 1}},
+        '["dict", [["items", 1]]]',
+    ),
     ("def tool():\n    open('a', 'w').write('x')\n    return open('/tmp/a').read()", {}, "x"),
     (
         "import threading\ndef tool():\n    threading.Thread(target=threading.Event().wait).start()\n    return 1",

@@ -205,6 +205,31 @@ ERRORS = [
     ("def f(**x: int):" + DOC, "Line 1: a tool cannot take any number of arguments, as 'x' does."),
     ("def f(x: int, /):" + DOC, "Line 1: parameter 'x' must be one that can be named."),
     ("def f(x: Order):" + DOC, "Line 1: the type `Order` has no JSON schema"),
+    ("class Order: pass\ndef f(x: Order):" + DOC, "Line 2: the type `Order` has no JSON schema"),
+    (
+        "class A(A):\n  x: int\ndef f(x: A):" + DOC.replace("x", "y"),
+        "Line 3: parameter 'x' has no description",
+    ),
+    (
+        "class A0: pass\n"
+        + "".join(f"class A{n}(A{n - 1}, b.A{n - 1}): pass\n" for n in range(1, 60))
+        + "def f(x: A59):"
+        + DOC,
+        "Line 61: the type `A59` has no JSON schema",
+    ),
+    # One that holds itself has no end, and few may have very many fields when they are written out.
+    ("class A:\n  x: list[A]\ndef f(x: A):" + DOC, "Line 2: the type `A` has no JSON schema"),
+    (
+        "class A(B):\n  x: int\nclass B(A):\n  y: B\ndef f(x: A):" + DOC,
+        "Line 4: the type `B` has no JSON schema",
+    ),
+    (
+        "class A0:\n  x: int\n"
+        + "".join(f"class A{n}:\n  x: A{n - 1}\n  y: A{n - 1}\n" for n in range(1, 30))
+        + "def f(x: A29):"
+        + DOC,
+        "Line 5: its types have more than 1,000 fields in all",
+    ),
     ("def f(x: list[Order]):" + DOC, "Line 1: the type `Order` has no JSON schema"),
     ("def f(x: dict[int, str]):" + DOC, "Line 1: the type `dict[int, str]` has no JSON schema"),
     ("def f(x: set[str]):" + DOC, "Line 1: the type `set[str]` has no JSON schema"),
@@ -237,3 +262,52 @@ def test_errors_name_the_line(source: str, message: str) -> None:
 def test_a_default_that_json_cannot_say_is_left_to_the_function(default: str) -> None:
     (x,) = schema_of(f"def f(x: Any = {default}):{DOC}")["parameters"]["properties"].values()
     assert x == {"description": "The x."}
+
+
+MODELS = """
+from pydantic import BaseModel, ConfigDict, Field
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    kinds: ClassVar[list[str]] = []
+    sku: str = Field(..., description="The number.")
+    count: int = Field(1, ge=0)
+    tags: list[str] = Field(default_factory=list, description="Words.")
+
+class Sold(Item):
+    note: Optional[str] = None
+    count: float
+
+@dataclass
+class Order:
+    items: List[Item]
+    last: "Sold | None" = field(default=None)
+
+def sell(order: Order):
+    \"""Sell.
+
+    Args:
+        order: What is sold.
+    \"""
+"""
+
+
+def test_a_class_of_the_source_says_what_an_object_has() -> None:
+    item = {
+        "sku": {"type": "string", "description": "The number."},
+        "count": {"type": "integer", "default": 1},
+        "tags": {"type": "array", "items": {"type": "string"}, "description": "Words."},
+    }
+    text_or_null = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
+    sold = {**item, "count": {"type": "number"}, "note": text_or_null}
+    items = {"type": "object", "properties": item, "required": ["sku"]}
+    last = {"type": "object", "properties": sold, "required": ["sku", "count"]}
+    assert schema_of(MODELS)["parameters"]["properties"]["order"] == {
+        "type": "object",
+        "properties": {
+            "items": {"type": "array", "items": items},
+            "last": {"anyOf": [last, {"type": "null"}], "default": None},
+        },
+        "required": ["items"],
+        "description": "What is sold.",
+    }
