@@ -25,6 +25,7 @@ SQL = load("definitions.sql")
 _EMPTY = b""
 # The fewest rows that are read at once of a list some of whose rows may drop out.
 _FEW = 20
+_MANY = 1000  # agents that a count reads at once
 _TAGS = 64
 COLUMNS = 10  # of an agent, in front of those of its definition
 _FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
@@ -136,10 +137,51 @@ async def find_agent_entry(connection: Connection, project: str, uid: str) -> Ag
     return _entry(row)
 
 
+async def list_agents(
+    connection: Connection,
+    project: str,
+    wanted: AgentFilter,
+    *,
+    after: str | None = None,
+    before: str | None = None,
+    limit: int = 50,
+    newest_first: bool = True,
+) -> list[AgentEntry]:
+    """Returns a page of a project's agents. after, before: public names, in the order asked for.
+
+    Raises: NotFound: there is no such agent to go on from.
+    """
+    first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
+    last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
+    tags = sorted(set(wanted.tags))[:_TAGS]
+    need = len(tags) if wanted.all_tags else min(1, len(tags))
+    way = "down" if newest_first else "up"
+    found: list[AgentEntry] = []
+    while len(found) < limit:
+        size = max(limit - len(found), _FEW)
+        # The order by row is a range of an index; the others are made of all rows.
+        rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
+        values: tuple[object, ...] = (
+            project, *rows_between, size, wanted.name, part_of(wanted.text), tags, need, wanted.stop,
+        )  # fmt: skip
+        if wanted.order != "created":
+            values += (*first, *last)
+        rows = await connection.rows(SQL[f"{wanted.order}_{way}"], values)
+        entries = [_entry(row) for row in rows]
+        found += [e for e in entries if wanted.hidden or not _is_hidden(e)]
+        if len(rows) < size:
+            break
+        edge = await _place(connection, project, wanted.order, entries[-1].agent.uid)
+        assert edge is not None
+        first, last = (first, edge) if newest_first else (edge, last)
+    return found[:limit]
+
+
 class Definitions(Group):
     """Definitions, and agents. project: the caller's; what another one has is not found."""
 
     agent = reads(alone(find_agent_entry))
+    agents = long_reads(alone(list_agents))
     add = writes(alone(add_definition))
     change = writes(alone(change_definition))
     find = reads(alone(find_definition))
@@ -211,50 +253,14 @@ class Definitions(Group):
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
 
     @long_reads
-    async def agents(
-        self,
-        connection: Connection,
-        project: str,
-        wanted: AgentFilter,
-        *,
-        after: str | None = None,
-        before: str | None = None,
-        limit: int = 50,
-        newest_first: bool = True,
-    ) -> builtins.list[AgentEntry]:
-        """Returns a page of a project's agents. after, before: public names, in the order asked for.
-
-        Raises: NotFound: there is no such agent to go on from.
-        """
-        first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
-        last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
-        tags = sorted(set(wanted.tags))[:_TAGS]
-        need = len(tags) if wanted.all_tags else min(1, len(tags))
-        way = "down" if newest_first else "up"
-        found: builtins.list[AgentEntry] = []
-        while len(found) < limit:
-            size = max(limit - len(found), _FEW)
-            # The order by row is a range of an index; the others are made of all rows.
-            rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
-            values: tuple[object, ...] = (
-                project, *rows_between, size, wanted.name, part_of(wanted.text), tags, need, wanted.stop,
-            )  # fmt: skip
-            if wanted.order != "created":
-                values += (*first, *last)
-            rows = await connection.rows(SQL[f"{wanted.order}_{way}"], values)
-            entries = [_entry(row) for row in rows]
-            found += [e for e in entries if wanted.hidden or not _is_hidden(e)]
-            if len(rows) < size:
-                break
-            edge = await _place(connection, project, wanted.order, entries[-1].agent.uid)
-            assert edge is not None
-            first, last = (first, edge) if newest_first else (edge, last)
-        return found[:limit]
-
-    @reads
-    async def count(self, connection: Connection, project: str) -> int:
-        """Returns how many agents a project has."""
-        return int(await connection.value(SQL["agents_count"], (project,)))
+    async def count(self, connection: Connection, project: str, wanted: AgentFilter) -> int:
+        """Returns how many agents a project has that are asked for."""
+        count, after = 0, None
+        while page := await list_agents(
+            connection, project, wanted, after=after, limit=_MANY, newest_first=False
+        ):
+            count, after = count + len(page), page[-1].agent.uid
+        return count
 
     @reads
     async def count_of(self, connection: Connection, project: str, kind: DefinitionKind) -> int:

@@ -167,12 +167,6 @@ WHERE a.uid = ? AND a.project = ?
 -- When it answered, and its row.
 SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
 
--- name: agents_count
--- Counts the agents of a project.
-SELECT count(*)
-FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
-WHERE a.project = ? AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
-
 -- name: newest
 -- Names the agents of a project that have a definition, newest first.
 SELECT d.name, d.uid, d.created FROM definitions d WHERE d.project = ? AND d.kind = 'agent' ORDER BY d.id DESC LIMIT ?

@@ -52,7 +52,9 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
     await store.definitions.add("elsewhere", TOOL, "t3", "search", {}, at=1.0)
     assert await store.definitions.named(PROJECT, TOOL, "search") == [made]
     for _ in range(2):
-        await make_agent(store, "same" if not await store.definitions.count(PROJECT) else "same2")
+        await make_agent(
+            store, "same" if not await store.definitions.count(PROJECT, AgentFilter()) else "same2"
+        )
     with pytest.raises(NotFound):
         await store.definitions.get("elsewhere", TOOL, "t1")
     put = await store.database.write(
@@ -116,7 +118,7 @@ async def test_an_agent_that_cannot_be_made_wholly_is_not_made(store: Store) -> 
         await make_agent(store, "ann", own=[HUMAN], blocks=["nowhere"], tags=["a"])
     with pytest.raises(WriteConflict):
         await make_agent(store, "ann", own=[HUMAN, HUMAN])
-    assert await store.definitions.count(PROJECT) == 0
+    assert await store.definitions.count(PROJECT, AgentFilter()) == 0
     for table in ("agents", "blocks", "definitions", "tags", "attached"):
         assert await rows(store, f"SELECT * FROM {table}") == []
 
@@ -179,6 +181,23 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
 async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
     run = await put_run(store, Run(0, f"{agent} {at}", agent, 1, RunState.RUNNING, at))
     await store.runs.end(agent, run.id, RunState.COMPLETED, stop, at)
+
+
+async def test_a_count_has_as_many_as_all_pages_of_a_list(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.sql.definitions._MANY", 2)
+    for n in range(5):
+        await make_agent(store, f"a{n}", tags=["even"] if n % 2 == 0 else [], hidden=n == 4)
+    await make_agent(store, "b", project="elsewhere", tags=["even"])
+    for wanted, count in (
+        (AgentFilter(), 4),
+        (AgentFilter(hidden=True), 5),
+        (AgentFilter(tags=["even"]), 2),
+        (AgentFilter(name="a3"), 1),
+        (AgentFilter(name="b"), 0),
+    ):
+        assert await store.definitions.count(PROJECT, wanted) == count, wanted
 
 
 async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:

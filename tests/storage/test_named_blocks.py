@@ -9,7 +9,7 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
-from storage.listing import AgentChange, AgentEntry, BlockChange, BlockFilter, Page
+from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockFilter, Page
 from storage.records import Block, Snapshot
 from storage.sql.blocks import ensure_shared_blocks
 from storage.sql.store import Store
@@ -293,7 +293,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     id = await store.forgetting.begin(ann.agent.id, ForgetTarget(is_all=True))
     with pytest.raises(NotFound):
         await store.definitions.agent(PROJECT, ann.agent.uid)
-    assert await store.definitions.count(PROJECT) == 1
+    assert await store.definitions.count(PROJECT, AgentFilter()) == 1
     assert [name for name, _, _ in await store.definitions.newest(PROJECT, 9)] == ["bob"]
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()

@@ -357,8 +357,9 @@ class Registry:
         entries = await self._store.definitions.agents_among(agents)
         return await self._views(project, [e for e in entries if e.agent.scope.project == project])
 
-    async def count(self, project: str) -> int:
-        return await self._store.definitions.count(project)
+    async def count(self, project: str, wanted: AgentFilter) -> int:
+        """Returns how many agents a list of all pages would have."""
+        return await self._store.definitions.count(project, wanted)
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent, on what it is at that moment. Raises: Conflict: a profile's memory, or a profile's name."""

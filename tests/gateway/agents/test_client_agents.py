@@ -163,7 +163,16 @@ def test_agents_are_listed_page_by_page(world: LettaWorld) -> None:
     first = next(iter(world.letta.agents.list(name="agent-0")))
     world.letta.agents.update(first.id, description="Newest.")
     assert next(iter(world.letta.agents.list(order_by="updated_at"))).name == "agent-0"
-    assert world.ask("GET", "/v1/agents/count") == (200, 5)
+    for query, count in (
+        ("", 5),
+        ("?tags=odd", 2),
+        ("?tags=odd&tags=even", 5),
+        ("?tags=odd&tags=all&match_all_tags=true", 2),
+        ("?name=agent-2", 1),
+        ("?query_text=T-4", 1),
+        ("?last_stop_reason=error", 0),
+    ):
+        assert world.ask("GET", f"/v1/agents/count{query}") == (200, count), query
     assert world.letta.tags.list() == ["all", "even", "odd"]
 
 

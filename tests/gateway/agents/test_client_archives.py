@@ -55,6 +55,10 @@ def test_a_search_of_an_agent_asks_the_archives_that_it_has_attached(world: Lett
     assert sorted(found(agent.id)) == ["The boat is called Albatross.", "The boat is red."]
     assert found(other.id) == []
     assert [each.id for each in world.letta.archives.list(agent_id=agent.id)] == [shared.id]
+    own = f"archive-{other.id.removeprefix('agent-')}"
+    for archive, agents in ((shared.id, [agent.id]), (own, [other.id])):
+        status, told = world.ask("GET", f"/v1/archives/{archive}/agents")
+        assert (status, [each["id"] for each in told]) == (200, agents)
     assert list(world.letta.archives.list(agent_id=other.id)) == []
     passages.delete(made.id, archive_id=shared.id)
     assert found(agent.id) == ["The boat is red."]

@@ -32,7 +32,7 @@ class AgentRoutes:
                 "GET", "/v1/agents", self.index, "List agents, users' memories among them.", query=AgentsQuery
             ),
             AgentsRoute("POST", "/v1/agents", self.create, "Make an agent.", body=CreateAgent),
-            AgentsRoute("GET", "/v1/agents/count", self.count, "Count agents."),
+            AgentsRoute("GET", "/v1/agents/count", self.count, "Count agents.", query=AgentsQuery),
             AgentsRoute("GET", one, self.retrieve, "Return an agent.", query=AgentQuery),
             AgentsRoute("PATCH", one, self.update, "Change an agent.", body=UpdateAgent),
             AgentsRoute("DELETE", one, self.delete, "Delete an agent, and forget all that it knew."),
@@ -50,18 +50,9 @@ class AgentRoutes:
 
     async def index(self, asked: Asked) -> Any:
         query: AgentsQuery = asked.query
-        wanted = AgentFilter(
-            name=given_or_none(query.name),
-            text=given_or_none(query.query_text),
-            tags=given_or_none(query.tags) or (),
-            all_tags=query.match_all_tags,
-            stop=given_or_none(query.last_stop_reason),
-            order=query.sorting,
-            hidden=query.show_hidden_agents is True,
-        )
         views = await self._api.registry.list(
             asked.project,
-            wanted,
+            replace(_wanted(query), order=query.sorting),
             after=uid_or_none("agent", query.after),
             before=uid_or_none("agent", query.before),
             limit=query.size(),
@@ -70,7 +61,7 @@ class AgentRoutes:
         return await self._api.all_shown(views)
 
     async def count(self, asked: Asked) -> Any:
-        return await self._api.registry.count(asked.project)
+        return await self._api.registry.count(asked.project, _wanted(asked.query))
 
     async def create(self, asked: Asked) -> Any:
         create: CreateAgent = asked.body
@@ -148,6 +139,18 @@ class AgentRoutes:
     async def _prompt(self, asked: Asked) -> Prompt:
         found = await self._api.registry.agent(asked.project, asked.uid("agent", "agent_id"))
         return await self._api.runs.preview(RunRequest(found.spec, found.scope))
+
+
+def _wanted(query: AgentsQuery) -> AgentFilter:
+    """Returns the agents that a query asks for, in any order."""
+    return AgentFilter(
+        name=given_or_none(query.name),
+        text=given_or_none(query.query_text),
+        tags=given_or_none(query.tags) or (),
+        all_tags=query.match_all_tags,
+        stop=given_or_none(query.last_stop_reason),
+        hidden=query.show_hidden_agents is True,
+    )
 
 
 def _folders(sent: dict[str, Any]) -> list[str] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from gateway.dialects.letta.query import PassageSearchQuery, PassagesQuery
+from gateway.dialects.letta.query import AgentsOfQuery, PassageSearchQuery, PassagesQuery
 from gateway.dialects.letta.resources.passage import (
     ArchivesQuery,
     CreateArchive,
@@ -134,6 +134,9 @@ class ArchiveRoutes:
             AgentsRoute("GET", one, self.retrieve, "Return an archive."),
             AgentsRoute("PATCH", one, self.update, "Change an archive.", body=UpdateArchive),
             AgentsRoute("DELETE", one, self.delete, "Delete an archive with its passages."),
+            AgentsRoute(
+                "GET", f"{one}/agents", self.agents, "List the agents that have it.", query=AgentsOfQuery
+            ),
             AgentsRoute("POST", texts, self.add, "Save a text in an archive.", body=CreateArchivePassage),
             AgentsRoute(
                 "POST", f"{texts}/batch", self.add_many, "Save several texts.", body=CreateArchivePassages
@@ -185,6 +188,13 @@ class ArchiveRoutes:
     async def delete(self, asked: Asked) -> Any:
         await self._archives.delete(asked.project, asked.uid("archive", "archive_id"))
         return {"message": "The archive is deleted."}
+
+    async def agents(self, asked: Asked) -> Any:
+        """Lists the agents that search an archive; of an agent's own it is that agent."""
+        archive, attached = await self._archive(asked), self._api.store.attached
+        rows = await attached.agents_with(asked.project, ARCHIVE, archive.memory)
+        views = await self._api.registry.several(asked.project, rows if archive.id else [archive.memory])
+        return cut(await self._api.all_shown(views), asked.query)
 
     async def add(self, asked: Asked) -> Any:
         memory, draft = await self._memory(asked), self._draft(asked.body, ("body",))
