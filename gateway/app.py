@@ -40,7 +40,7 @@ from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
-from gateway.web.letta.resources.all import agents_routes, error_forms
+from gateway.web.letta.all import agents_routes, error_forms
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from storage.sql.store import Store

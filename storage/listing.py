@@ -90,7 +90,7 @@ class AgentDraft:
 
     body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
     attached. tools: as `attached` names them: definitions, or below 0 built-in ones. archives, folders: rows of
-    memories.
+    memories. identities: of definitions.
     """
 
     agent: Agent
@@ -102,11 +102,12 @@ class AgentDraft:
     tags: Sequence[str] = ()
     archives: Sequence[int] = ()
     folders: Sequence[int] = ()
+    identities: Sequence[int] = ()
 
 
 @frozen
 class AgentChange:
-    """A change of an agent. None: as it is. blocks, tools, tags, folders: all that it has then, as in `AgentDraft`.
+    """A change of an agent. None: as it is. Each list: all that it has then, as in `AgentDraft`.
 
     folder_tools: what it is given beside the tools with folders, and loses without.
     """
@@ -118,6 +119,7 @@ class AgentChange:
     tags: Sequence[str] | None = None
     folders: Sequence[int] | None = None
     folder_tools: Sequence[int] = ()
+    identities: Sequence[int] | None = None
 
 
 @frozen
@@ -152,8 +154,9 @@ class ReaderEntry:
 class AgentFilter:
     """The agents that are asked for. None: any.
 
-    text: a part of the name. tags: of which it has one, or all. stop: why its last run ended. order: created, updated
-    or completed. hidden: with those that are hidden.
+    text: a part of the name. tags: of which it has one, or all. stop: why its last run ended. identity: a public name;
+    identity_keys: of which one is such an identity's. order: created, updated or completed. hidden: with those that are
+    hidden.
     """
 
     name: str | None = None
@@ -161,6 +164,8 @@ class AgentFilter:
     tags: Sequence[str] = ()
     all_tags: bool = False
     stop: str | None = None
+    identity: str | None = None
+    identity_keys: Sequence[str] = ()
     order: str = "created"
     hidden: bool = False
 

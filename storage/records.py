@@ -459,6 +459,7 @@ class DefinitionKind(StrEnum):
     BLOCK = "block"
     ARCHIVE = "archive"
     FOLDER = "folder"
+    IDENTITY = "identity"
 
 
 @frozen
@@ -467,7 +468,8 @@ class Definition:
 
     Of an agent, an archive or a folder it is the memory's uid, of a conversation or a block that one's.
     memory: the row in `agents` that it has or belongs to; 0: none. version: rises with every change.
-    body: JSON, in the gateway's words. A tool and an MCP server are alone in having their name in a project.
+    body: JSON, in the gateway's words. A tool, an MCP server and an identity, whose name is the application's key for
+    it, are alone in having their name in a project.
     """
 
     id: int

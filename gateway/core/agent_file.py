@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.definition import (
+    AgentDefinition,
+    ConversationDefinition,
+    IdentityDefinition,
+    ToolDefinition,
+)
 from storage.listing import PassageDraft
 from storage.records import Block
 
@@ -51,6 +56,15 @@ class CarriedFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedIdentity:
+    """An identity, by the application's key. What has its uid or its key is not made again but attached."""
+
+    uid: str
+    key: str
+    said: IdentityDefinition
+
+
+@dataclass(frozen=True, slots=True)
 class CarriedAgent:
     """An agent. blocks, folders, archives: by their keys in the file. tools: by name. messages: of `default`."""
 
@@ -65,6 +79,7 @@ class CarriedAgent:
     messages: Sequence[CarriedMessage] = ()
     conversations: Sequence[CarriedConversation] = ()
     uid: str | None = None
+    identities: Sequence[CarriedIdentity] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,19 @@ class McpServerDefinition(_Stored):
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityDefinition(_Stored):
+    """A user or an organisation of an application, to whom agents belong.
+
+    The application's key for it is its definition's name; `name` is for people. properties: each {"key", "value",
+    "type"}.
+    """
+
+    name: str
+    type: Literal["org", "user", "other"] = "user"
+    properties: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ConversationDefinition(_Stored):
     """A conversation, as it was described over REST, and the model that it goes on with.
 

@@ -18,7 +18,20 @@ from storage.value import frozen
 
 # Kinds with a uid of their own. Archives, sources (folders) and groups wear the uid of a memory.
 NAMED = frozenset(
-    {"agent", "archive", "block", "conv", "file", "group", "job", "mcp_server", "run", "source", "tool"}
+    {
+        "agent",
+        "archive",
+        "block",
+        "conv",
+        "file",
+        "group",
+        "identity",
+        "job",
+        "mcp_server",
+        "run",
+        "source",
+        "tool",
+    }
 )
 # Kinds that are named by their place.
 PLACED = frozenset({"message", "passage", "step"})

@@ -23,6 +23,8 @@ from storage.sql.statements import load
 SQL = load("transfer.sql")
 
 _TOOL = "tool"
+# What an agent has attached that is a definition, made where it is not there.
+_DEFINED = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
 _ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
 
 
@@ -55,7 +57,7 @@ async def read_attached(
 async def _attached(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
     if kind == _TOOL and target < 0:
         return {"built_in": -target}
-    if kind == _TOOL:
+    if kind in _DEFINED:
         row = await connection.row(SQL["attached_definition"], (target,))
         return None if row is None else {"uid": row[0], "name": row[1], "body": orjson.loads(row[2])}
     if kind != "block":
@@ -93,14 +95,17 @@ async def put_definition(connection: Connection, agent: Agent, v: Mapping[str, A
 
 
 async def put_attached(connection: Connection, agent: Agent, v: Mapping[str, Any], at: float) -> None:
-    """Attaches something, and makes the tool or the block that is not there. What cannot be found is left out."""
+    """Attaches something, and makes what `find_target` makes. What cannot be found is left out."""
     target = await find_target(connection, agent.scope.project, v, at)
     if target is not None:
         await connection.run(SQL["attached_put"], (agent.id, IMPORTING + v["kind"], target))
 
 
 async def find_target(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int | None:
-    """Returns the row of what is attached, and makes the tool or the block that is not there; None: it is not found."""
+    """Returns the row of what is attached; None: it is not found.
+
+    A tool, an identity or a block that is not there is made.
+    """
     kind = v["kind"]
     if "built_in" in v:
         return -int(v["built_in"])
@@ -109,8 +114,8 @@ async def find_target(connection: Connection, project: str, v: Mapping[str, Any]
     if kind in (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER):
         found = await find_definition(connection, project, DefinitionKind(kind), v["uid"])
         return None if found is None else found.memory
-    if kind == _TOOL:
-        return await _tool(connection, project, v, at)
+    if kind in _DEFINED:
+        return await _defined(connection, project, DefinitionKind(kind), v, at)
     if kind != "block":
         raise ValueError(f"nothing of the kind {kind!r} is attached")
     row = await connection.row(SQL["block_of"], (v["uid"], project))
@@ -123,17 +128,17 @@ async def find_target(connection: Connection, project: str, v: Mapping[str, Any]
     return made.block.id
 
 
-async def _tool(connection: Connection, project: str, v: Mapping[str, Any], at: float) -> int:
-    """Returns the row of a tool: the one of this public name, else of this name, else a new one."""
-    found = await find_definition(connection, project, DefinitionKind.TOOL, v["uid"])
+async def _defined(
+    connection: Connection, project: str, kind: DefinitionKind, v: Mapping[str, Any], at: float
+) -> int:
+    """Returns the row of a tool or an identity: the one of this public name, else of this name, else a new one."""
+    found = await find_definition(connection, project, kind, v["uid"])
     if found is not None:
         return found.id
-    row = await connection.row(definitions.SQL["named"], (project, DefinitionKind.TOOL, v["name"], 1))
+    row = await connection.row(definitions.SQL["named"], (project, kind, v["name"], 1))
     if row is not None:
         return int(row[0])
-    made = await add_definition(
-        connection, project, DefinitionKind.TOOL, v["uid"], v["name"], dict(v["body"]), at=at
-    )
+    made = await add_definition(connection, project, kind, v["uid"], v["name"], dict(v["body"]), at=at)
     return made.id
 
 

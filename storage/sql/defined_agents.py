@@ -25,7 +25,7 @@ from storage.sql.group import Group, alone, writes
 from storage.sql.named_blocks import add_block, attach_block, detach_block, find_block, seen_blocks
 
 ORIGIN = "api"
-TOOL, ARCHIVE, FOLDER = "tool", "archive", "folder"
+TOOL, ARCHIVE, FOLDER, IDENTITY = "tool", "archive", "folder", "identity"
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
@@ -42,6 +42,7 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     await _attach_all(connection, agent.id, TOOL, draft.tools)
     await _attach_all(connection, agent.id, ARCHIVE, draft.archives)
     await _attach_all(connection, agent.id, FOLDER, draft.folders)
+    await _attach_all(connection, agent.id, IDENTITY, draft.identities)
     await set_tags(connection, agent, draft.tags)
     return await find_agent_entry(connection, project, agent.uid)
 
@@ -64,6 +65,8 @@ async def change_agent(
     if change.folders is not None:
         await _attach_only(connection, agent.id, FOLDER, change.folders)
         await _match_tools(connection, agent.id, change.folder_tools)
+    if change.identities is not None:
+        await _attach_only(connection, agent.id, IDENTITY, change.identities)
     if change.tags is not None:
         await set_tags(connection, agent, change.tags)
     body = definition.body if change.body is None else change.body
@@ -90,12 +93,12 @@ class DefinedAgents(Group):
     create_memory = writes(alone(make_memory))
 
     @writes
-    async def delete_tool(self, connection: Connection, tool: Definition, *, at: float) -> None:
-        """Deletes a tool, and takes it from all agents."""
-        for agent in await load_agents_with(connection, tool.project, TOOL, tool.id):
+    async def delete_attached(self, connection: Connection, found: Definition, *, at: float) -> None:
+        """Deletes a tool or an identity, and takes it from all agents."""
+        for agent in await load_agents_with(connection, found.project, found.kind, found.id):
             await touch_agent(connection, agent, at)
-        await detach_all(connection, TOOL, tool.id)
-        await remove_definition(connection, tool.id)
+        await detach_all(connection, found.kind, found.id)
+        await remove_definition(connection, found.id)
 
     @writes
     async def attach_folder(

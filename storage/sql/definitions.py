@@ -23,6 +23,12 @@ from storage.sql.words import part_of
 SQL = load("definitions.sql")
 
 _EMPTY = b""
+# The kinds of which a project has each name once.
+_CALLED = {
+    DefinitionKind.TOOL: "a tool",
+    DefinitionKind.MCP: "an MCP server",
+    DefinitionKind.IDENTITY: "an identity",
+}
 # The fewest rows that are read at once of a list some of whose rows may drop out.
 _FEW = 20
 _MANY = 1000  # agents that a count reads at once
@@ -42,7 +48,7 @@ async def add_definition(
     at: float,
     memory: int = 0,
 ) -> Definition:
-    """Adds a definition. Raises: WriteConflict: the project has a tool or a server of this name."""
+    """Adds a definition. Raises: WriteConflict: the project has one of this name, and the kind is called by name."""
     id = await connection.value(SQL["insert"], (uid, project, kind, memory, at, name))
     if id is None:
         raise _taken(kind, name)
@@ -52,7 +58,7 @@ async def add_definition(
 
 
 def _taken(kind: DefinitionKind, name: str) -> WriteConflict:
-    what = "an MCP server" if kind is DefinitionKind.MCP else f"a {kind}"
+    what = _CALLED[kind]
     return WriteConflict(f"there is {what} named {name!r} already")
 
 
@@ -80,9 +86,8 @@ async def change_definition(
     Raises: Overtaken: it was changed since; WriteConflict: the name is taken; NotFound.
     """
     name = found.name if name is None else name
-    is_called = found.kind in (DefinitionKind.TOOL, DefinitionKind.MCP)
     same = (found.project, found.kind, name, 1)
-    if is_called and name != found.name and await connection.row(SQL["named"], same) is not None:
+    if found.kind in _CALLED and name != found.name and await connection.row(SQL["named"], same) is not None:
         raise _taken(found.kind, name)
     text = await connection.value(SQL["text_insert"], (found.id, found.version + 1, at, orjson.dumps(body)))
     if not await connection.run(SQL["advance"], (text, at, name, found.id, found.version)):
@@ -155,6 +160,7 @@ async def list_agents(
     last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
     tags = sorted(set(wanted.tags))[:_TAGS]
     need = len(tags) if wanted.all_tags else min(1, len(tags))
+    keys = sorted(set(wanted.identity_keys))[:_TAGS]
     way = "down" if newest_first else "up"
     found: list[AgentEntry] = []
     while len(found) < limit:
@@ -163,6 +169,7 @@ async def list_agents(
         rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
         values: tuple[object, ...] = (
             project, *rows_between, size, wanted.name, part_of(wanted.text), tags, need, wanted.stop,
+            wanted.identity, keys, len(keys),
         )  # fmt: skip
         if wanted.order != "created":
             values += (*first, *last)

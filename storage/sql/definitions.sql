@@ -13,7 +13,8 @@ LEFT JOIN definition_texts t ON t.id = d.current
 
 -- piece: wanted
 -- The conditions of a list of agents. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case; ?7:
--- tags, of which it has ?8 at least; ?9: why its last run ended. A profile's memory has its profile and user as tags.
+-- tags, of which it has ?8 at least; ?9: why its last run ended; ?10: an identity; ?11: ?12 keys of identities. A
+-- profile's memory has its profile and user as tags.
 a.project = ?1 AND a.id > ?2 AND a.id < ?3 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
 AND (CAST(?5 AS TEXT) IS NULL OR coalesce(d.name, a.profile || ' ' || substr(a.subject, 6)) = ?5)
 AND {has:6:coalesce(d.name, a.profile || ' ' || substr(a.subject, 6))}
@@ -22,6 +23,10 @@ AND (CAST(?8 AS BIGINT) = 0 OR CAST(?8 AS BIGINT) <= (
     + CASE WHEN d.id IS NULL AND 'profile:' || a.profile {in:7:TEXT:64} THEN 1 ELSE 0 END
     + CASE WHEN d.id IS NULL AND a.subject {in:7:TEXT:64} THEN 1 ELSE 0 END)
 AND (CAST(?9 AS TEXT) IS NULL OR ?9 = (SELECT r.stop FROM runs r WHERE r.agent = a.id ORDER BY r.id DESC LIMIT 1))
+AND ((CAST(?10 AS TEXT) IS NULL AND CAST(?12 AS BIGINT) = 0) OR EXISTS (
+    SELECT 1 FROM attached i JOIN definitions n ON n.id = i.target AND n.project = a.project
+    WHERE i.agent = a.id AND i.kind = 'identity' AND (CAST(?10 AS TEXT) IS NULL OR n.uid = ?10)
+    AND (CAST(?12 AS BIGINT) = 0 OR n.name {in:11:TEXT:64})))
 
 -- piece: updated
 -- By what agents are ordered that changed: the time, then the row.
@@ -135,23 +140,23 @@ WHERE project = ?1 AND id {in:2:BIGINT:64}
 {entry} WHERE {wanted} ORDER BY a.id LIMIT ?4
 
 -- name: updated_down
--- Lists agents, those that changed last first. ?10 to ?13: the times and rows between which they lie.
-{entry} WHERE {wanted} AND ({updated}, a.id) > (?10, ?11) AND ({updated}, a.id) < (?12, ?13)
+-- Lists agents, those that changed last first. ?13 to ?16: the times and rows between which they lie.
+{entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated} DESC, a.id DESC LIMIT ?4
 
 -- name: updated_up
 -- Lists them the other way round.
-{entry} WHERE {wanted} AND ({updated}, a.id) > (?10, ?11) AND ({updated}, a.id) < (?12, ?13)
+{entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated}, a.id LIMIT ?4
 
 -- name: completed_down
 -- Lists agents, those that answered last first.
-{entry} WHERE {wanted} AND ({completed}, a.id) > (?10, ?11) AND ({completed}, a.id) < (?12, ?13)
+{entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed} DESC, a.id DESC LIMIT ?4
 
 -- name: completed_up
 -- Lists them the other way round.
-{entry} WHERE {wanted} AND ({completed}, a.id) > (?10, ?11) AND ({completed}, a.id) < (?12, ?13)
+{entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed}, a.id LIMIT ?4
 
 -- name: place_created

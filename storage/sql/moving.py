@@ -115,7 +115,7 @@ class Moving(Group):
 
     @bulk_writes
     async def put_definition(self, connection: Connection, row: Row) -> None:
-        """Adds a tool or a server, unless the project has one of its public name, or of its name."""
+        """Adds a tool, a server or an identity, unless the project has one of its public name, or of its name."""
         _, project, kind, uid, name, created, body = row
         if await find_definition(connection, project, DefinitionKind(kind), uid) is None:
             try:

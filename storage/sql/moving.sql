@@ -24,10 +24,10 @@ INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens
 ON CONFLICT DO NOTHING
 
 -- name: definitions
--- Reads a page of the tools and servers that were defined.
+-- Reads a page of the tools, servers and identities that were defined.
 SELECT d.id, d.project, d.kind, d.uid, d.name, d.created, t.body
 FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.kind IN ('tool', 'mcp') AND d.id > ? ORDER BY d.id LIMIT ?
+WHERE d.kind IN ('tool', 'mcp', 'identity') AND d.id > ? ORDER BY d.id LIMIT ?
 
 -- name: blocks
 -- Reads a page of the blocks that no memory owns.

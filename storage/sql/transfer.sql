@@ -35,8 +35,8 @@ SELECT row_number() OVER (ORDER BY tag) + ?2, tag FROM tags WHERE agent = ?1 ORD
 SELECT kind, target FROM attached WHERE agent = ? ORDER BY kind, place, target LIMIT ? OFFSET ?
 
 -- name: attached_definition
--- Reads a tool that is attached.
-SELECT d.uid, d.name, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ? AND d.kind = 'tool'
+-- Reads a tool or an identity that is attached.
+SELECT d.uid, d.name, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ? AND d.kind IN ('tool', 'identity')
 
 -- name: attached_memory
 -- Reads the name of an archive or a folder that is attached.

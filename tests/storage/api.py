@@ -26,11 +26,14 @@ async def make_agent(
     blocks: Sequence[str] = (),
     tools: Sequence[int] = (),
     tags: Sequence[str] = (),
+    identities: Sequence[int] = (),
     at: float = 1.0,
     **body: Any,
 ) -> AgentEntry:
     draft = store.agents.draft(api_scope(name, project))
-    made = AgentDraft(draft, name, body, [(block, {}) for block in own], blocks, tools, tags)
+    made = AgentDraft(
+        draft, name, body, [(block, {}) for block in own], blocks, tools, tags, identities=identities
+    )
     return await store.defined_agents.create(made, at=at)
 
 

@@ -254,6 +254,40 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     assert await store.attached.tags(PROJECT, text="Y") == ["y"]
 
 
+async def test_agents_are_found_by_their_identities_within_their_project(store: Store) -> None:
+    add = store.definitions.add
+    kind = DefinitionKind.IDENTITY
+    one = await add(PROJECT, kind, "i1", "user_1", {"name": "Ann"}, at=1.0)
+    two = await add(PROJECT, kind, "i2", "user_2", {"name": "Bob"}, at=1.0)
+    theirs = await add("elsewhere", kind, "i3", "user_1", {"name": "Eve"}, at=1.0)
+    with pytest.raises(WriteConflict, match="an identity named 'user_1'"):
+        await add(PROJECT, kind, "i4", "user_1", {"name": "Dan"}, at=1.0)
+    with pytest.raises(WriteConflict, match="an identity named 'user_1'"):
+        await store.definitions.change(two, {}, at=2.0, name="user_1")
+    a = await make_agent(store, "a", identities=[two.id, one.id])
+    await make_agent(store, "b", identities=[one.id])
+    await make_agent(store, "c")
+    await make_agent(store, "d", project="elsewhere", identities=[theirs.id])
+
+    async def listed(project: str = PROJECT, **wanted: Any) -> str:
+        found = await store.definitions.agents(project, AgentFilter(**wanted))
+        assert len(found) == await store.definitions.count(project, AgentFilter(**wanted))
+        return " ".join(e.name for e in found)
+
+    for order in ("created", "updated", "completed"):
+        assert await listed(identity_keys=["user_1"], order=order) == "b a"
+    assert await listed(identity_keys=["user_2", "nobody"]) == await listed(identity="i2") == "a"
+    assert await listed(identity="i3") == await listed(identity="i1", identity_keys=["user_2"]) == ""
+    assert await listed("elsewhere", identity_keys=["user_1"]) == "d"
+    change = AgentChange(identities=[one.id])
+    await store.defined_agents.change(a, change, at=3.0)
+    assert await store.attached.targets(a.agent.id, kind) == [one.id]
+    await store.defined_agents.delete_attached(one, at=4.0)
+    assert await listed(identity_keys=["user_1"]) == ""
+    assert await store.attached.targets(a.agent.id, kind) == []
+    assert await listed("elsewhere", identity_keys=["user_1"]) == "d"
+
+
 async def test_hidden_agents_do_not_make_a_page_short(store: Store) -> None:
     for n in range(30):
         await make_agent(store, f"a{n}", **({"hidden": True} if 2 <= n < 28 else {}))

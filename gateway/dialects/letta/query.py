@@ -17,7 +17,7 @@ Limit = Annotated[int, Meta(ge=1, le=1_000)]
 Fragment = Annotated[str, Meta(max_length=10_000)]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
-_NO_IDENTITIES = refused("A user is a memory of a profile: look for the tag user:<id>.")
+_NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
 
 
 class PageQuery(Body):
@@ -54,8 +54,8 @@ class AgentsQuery(PageQuery):
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
-    identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
-    identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
+    identity_id: Maybe[str] = UNSET
+    identifier_keys: list[str] | UnsetType = UNSET
     created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
 
     @property

@@ -12,7 +12,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.definition import (
+    AgentDefinition,
+    ConversationDefinition,
+    IdentityDefinition,
+    ToolDefinition,
+)
 from gateway.core.turn.rules import read_rules
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -166,7 +171,7 @@ class _Attached(msgspec.Struct):
     built_in: _Number | None = None
     uid: _Uid | None = None
     name: str = ""
-    body: ToolDefinition | None = None
+    body: dict[str, Any] | None = None
     label: str = ""
     description: str = ""
     limit: int = 0
@@ -230,6 +235,8 @@ def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -
     _check(part, values, _Tombstone if is_gone else _BY_PART[part])
     if part == "definition":
         _check_definition(values)
+    elif part == "attached" and values.get("body") is not None:
+        _check("body", values["body"], IdentityDefinition if values["kind"] == "identity" else ToolDefinition)
 
 
 def check_head(values: Any) -> None:

@@ -28,7 +28,6 @@ from gateway.core.memory.kinds import (
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.rules import in_words, read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
-from gateway.run.agents.archives import FOLDER
 from gateway.run.agents.run import SLEEP
 from gateway.run.agents.sleepers import SleeperRegistry, sleeptime_of
 from gateway.run.agents.tools import (
@@ -64,8 +63,8 @@ class NewAgent:
     """An agent to be made. name: None: one is made up.
 
     own: new blocks with what else is said of each. blocks, folders: public names of those that are attached. tools: by
-    name; tool_uids: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its kind
-    begins with, and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
+    name; tool_uids, identities: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its
+    kind begins with, and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
     sleeptime: with an agent that reads what is said to it.
     """
 
@@ -77,6 +76,7 @@ class NewAgent:
     tool_uids: Sequence[str] = ()
     tags: Sequence[str] = ()
     folders: Sequence[str] = ()
+    identities: Sequence[str] = ()
     base_tools: bool = True
     base_rules: bool | None = None
     multi_agent_tools: bool = False
@@ -85,7 +85,7 @@ class NewAgent:
 
 @dataclass(frozen=True, slots=True)
 class AgentEdit:
-    """A change of an agent. None: as it is. blocks, tools, folders: public names of all that it has then.
+    """A change of an agent. None: as it is. blocks, tools, folders, identities: public names of all that it has then.
 
     multi_agent_tools: with the tools that speak to other agents, or without them.
     sleeptime: another agent reads what is said to it.
@@ -99,6 +99,7 @@ class AgentEdit:
     multi_agent_tools: bool | None = None
     sleeptime: bool | None = None
     folders: Sequence[str] | None = None
+    identities: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class AgentView:
     last_run: Run | None
     readers: Sequence[ReaderEntry] = ()
     folders: Sequence[Definition] = ()
+    identities: Sequence[Definition] = ()
 
 
 class Registry:
@@ -302,13 +304,15 @@ class Registry:
         tools = await self._tools_of_new(project, new)
         definition = _as_its_kind(new, tools)
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
-        folders = await self._folders(project, new.folders)
+        folders = await self._targets(project, DefinitionKind.FOLDER, new.folders)
+        identities = await self._targets(project, DefinitionKind.IDENTITY, new.identities)
         numbers = [number_of(tool) for tool in tools]
         if folders:
             numbers += [each for each in file_tools() if each not in numbers]
         made = AgentDraft(
-            draft, name, definition.body(), new.own, new.blocks, numbers, new.tags, folders=folders
-        )
+            draft, name, definition.body(), new.own, new.blocks, numbers, new.tags, folders=folders,
+            identities=identities,
+        )  # fmt: skip
         entry = await self._store.defined_agents.create(made, at=now)
         self._store.agents.remember(entry.agent)
         if new.sleeptime:
@@ -368,7 +372,13 @@ class Registry:
         tools: Sequence[int] | None = None
         if edit.tools is not None:
             tools = [number_of(await self.tools.get(project, each)) for each in edit.tools]
-        folders = None if edit.folders is None else await self._folders(project, edit.folders)
+        folders, identities = [
+            None if uids is None else await self._targets(project, kind, uids)
+            for kind, uids in (
+                (DefinitionKind.FOLDER, edit.folders),
+                (DefinitionKind.IDENTITY, edit.identities),
+            )
+        ]
 
         async def change() -> AgentEntry:
             entry = await self._store.definitions.agent(project, uid)
@@ -378,7 +388,7 @@ class Registry:
                 attached = await self._speaking(entry.agent.id, edit, tools)
             body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
             change = AgentChange(
-                edit.name, body, edit.blocks, attached, edit.tags, folders, folder_tools=file_tools()
+                edit.name, body, edit.blocks, attached, edit.tags, folders, file_tools(), identities
             )
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
@@ -434,26 +444,32 @@ class Registry:
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)
         readers = await self._store.readers.of(agents)
-        folders = await self._attached_folders(agents)
+        folders = await self._attached(agents, DefinitionKind.FOLDER)
+        identities = await self._attached(agents, DefinitionKind.IDENTITY)
         return [
             replace(
                 self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id)),
                 readers=readers[e.agent.id],
                 folders=folders[e.agent.id],
+                identities=identities[e.agent.id],
             )
             for e in entries
         ]
 
-    async def _folders(self, project: str, uids: Sequence[str]) -> Sequence[int]:
-        """Returns the rows of folders' memories. Raises: NotFound."""
-        definitions = self._store.definitions
-        found = [await definitions.get(project, DefinitionKind.FOLDER, uid) for uid in dict.fromkeys(uids)]
-        return [each.memory for each in found]
+    async def _targets(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
+        """Returns what has these public names by the rows under which it is attached. Raises: NotFound."""
+        found = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
+        return [each.memory or each.id for each in found]
 
-    async def _attached_folders(self, agents: Sequence[int]) -> dict[int, Sequence[Definition]]:
-        targets = await self._store.attached.targets_of(agents, FOLDER)
+    async def _attached(self, agents: Sequence[int], kind: DefinitionKind) -> dict[int, Sequence[Definition]]:
+        """Returns the folders or the identities of each of these agents."""
+        targets = await self._store.attached.targets_of(agents, kind)
         rows = sorted({row for each in targets.values() for row in each})
-        known = await self._store.definitions.of_memories(DefinitionKind.FOLDER, rows) if rows else {}
+        definitions, known = self._store.definitions, dict[int, Definition]()
+        if rows and kind is DefinitionKind.IDENTITY:
+            known = await definitions.several(rows)
+        elif rows:
+            known = await definitions.of_memories(kind, rows)
         return {agent: [known[row] for row in each if row in known] for agent, each in targets.items()}
 
     def _view(

@@ -16,6 +16,7 @@ from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.resources.agent import agent_json
 from gateway.dialects.letta.resources.folder import folder_json
+from gateway.dialects.letta.resources.identity import identity_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.background.accept import BackgroundRuns
@@ -96,6 +97,7 @@ class AgentsApi:
             last_run=view.last_run,
             readers=view.readers,
             folders=list(map(folder_json, view.folders)),
+            identities=list(map(identity_json, view.identities)),
         )
 
     async def _pending(self, view: AgentView, own: RunStep | None) -> dict[str, Any] | None:

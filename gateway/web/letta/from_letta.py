@@ -273,8 +273,6 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[s
     left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
     if answer["agent_ids"] != [ids.named("agent", ids.uid_of("agent", moved.state["id"]) or "")]:
         raise NotMoved(f"{target.url} is no gateway that keeps ids: it made {answer['agent_ids']}.")
-    if moved.state.get("identity_ids"):
-        left_out.append("identities")
     if any(each.said.get("isolated_block_ids") for each in moved.conversations):
         left_out.append("isolated blocks of conversations")
     idle = [found for each in left_out if (found := _IDLE.fullmatch(each))]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from gateway.dialects.letta.resources.identity import NO_BLOCKS
 from gateway.errors import BadRequest
 from gateway.web.letta.routes import AgentsRoute, Asked
 
 _HOSTED: Final = "It belongs to Letta's hosted product."
-_USERS: Final = "A user is a memory of a profile: send `user` to the model agent/<profile>."
 _FILES: Final = "Files are searched, not held in the prompt."
 _FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
 _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
@@ -35,9 +35,8 @@ NOT_SERVED: Final = (
     (("GET", "POST", "PATCH"), "/v1/agents/{agent_id}/files/{rest:path}", _FILES),
     (("GET", "POST", "DELETE"), "/v1/agents/{agent_id}/schedule", _LATER),
     (("GET", "DELETE"), "/v1/agents/{agent_id}/schedule/{rest:path}", _LATER),
-    (("PATCH",), "/v1/agents/{agent_id}/identities/{rest:path}", _USERS),
-    (("GET", "POST", "PUT"), "/v1/identities", _USERS),
-    (("GET", "PATCH", "DELETE", "PUT"), "/v1/identities/{rest:path}", _USERS),
+    (("GET",), "/v1/identities/{identity_id}/blocks", NO_BLOCKS),
+    (("PATCH",), "/v1/blocks/{block_id}/identities/{rest:path}", NO_BLOCKS),
     (("GET", "POST"), "/v1/templates", _HOSTED),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED),
     (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED),

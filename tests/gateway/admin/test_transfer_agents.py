@@ -79,6 +79,8 @@ def rich(world: LettaWorld) -> dict[str, str]:
     client.archives.passages.create(archive.id, text="The boat is red.", tags=["boat"])
     shared = client.blocks.create(label="team", value="We sail.", metadata={"a": 1})
     client.tools.create(source_code="", source_type="json", json_schema=DECLARED, tags=["t"])
+    person = {"identifier_key": "user_1", "name": "Ann", "identity_type": "user"}
+    identity = world.ask("POST", "/v1/identities/", person)[1]["id"]
     agent = client.agents.create(
         model="openai/m",
         name="ann",
@@ -89,6 +91,7 @@ def rich(world: LettaWorld) -> dict[str, str]:
         block_ids=[shared.id],
         tools=["look_up"],
         folder_ids=[folder.id],
+        identity_ids=[identity],
         tool_rules=[{"type": "max_count_per_step", "tool_name": "look_up", "max_count_limit": 3}],
     )
     client.agents.archives.attach(archive.id, agent_id=agent.id)

@@ -69,6 +69,11 @@ class Things:
     def new_archive(self) -> str:
         return str(self.letta.archives.create(name="books").id)
 
+    def new_identity(self) -> str:
+        count = self.world.ask("GET", "/v1/identities/count")[1]
+        body = {"identifier_key": f"user_{count}", "name": "Ann", "identity_type": "user"}
+        return str(self.world.ask("POST", "/v1/identities/", body)[1]["id"])
+
     def long_agent(self) -> str:
         id = self.new_agent()
         for _ in range(4):
@@ -113,7 +118,6 @@ CallsWith = Callable[[Things], dict[str, Any]]
 
 LATER = "not served yet"
 HOSTED = "hosted product"
-USERS = "A user is a memory of a profile"
 FILES = "Files are searched"
 
 TABLE: dict[str, CallsWith | str] = {
@@ -137,8 +141,8 @@ TABLE: dict[str, CallsWith | str] = {
     "agents.folders.attach": lambda t: {"agent_id": t.new_agent(), "folder_id": t.new_folder()},
     "agents.folders.detach": lambda t: {"agent_id": t.agent, "folder_id": t.new_folder()},
     "agents.folders.list": lambda t: {"agent_id": t.agent},
-    "agents.identities.attach": USERS,
-    "agents.identities.detach": USERS,
+    "agents.identities.attach": lambda t: {"agent_id": t.new_agent(), "identity_id": t.new_identity()},
+    "agents.identities.detach": lambda t: {"agent_id": t.agent, "identity_id": t.new_identity()},
     "agents.import_file": lambda t: {"file": ("a.af", t.letta.agents.export_file(t.new_agent()).encode())},
     "agents.list": lambda t: {},
     "agents.messages.cancel": lambda t: {"agent_id": t.agent},

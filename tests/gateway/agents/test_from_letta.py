@@ -151,6 +151,30 @@ def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -
         assert [each.content for each in found] == ["The shed is green."]
 
 
+def test_identities_come_with_their_ids(world: LettaWorld, source: LettaServer) -> None:
+    plan = {"key": "plan", "value": "pro", "type": "string"}
+    ann = {
+        "id": "identity-166884a5-78bf-4ef4-99b1-ffe76e1f05ee", "identifier_key": "user_1", "name": "Ann",
+        "identity_type": "user", "project_id": None, "agent_ids": [], "block_ids": [],
+        "organization_id": "org-00000000-0000-4000-8000-000000000000", "properties": [plan],
+    }  # fmt: skip
+    team = {**ann, "id": "identity-0a721164-439c-4d16-b1a9-353ec7e3c111", "identifier_key": "team"}
+    for each in source.tells["/v1/agents/"]:
+        if each["id"] in (COOK, GARDENER):
+            each["identities"] = [ann, team] if each["id"] == COOK else [ann]
+    # One of the key is here already.
+    body = {"identifier_key": "team", "name": "Ours", "identity_type": "org"}
+    ours = world.ask("POST", "/v1/identities/", body)[1]
+    assert move(world, source) == 0
+    cook = world.letta.agents.retrieve(COOK)
+    assert cook.identity_ids == [undashed(ann["id"]), ours["id"]]
+    found = world.ask("GET", "/v1/agents/?identifier_keys=user_1&order=asc")[1]
+    assert {each["id"] for each in found} == {undashed(COOK), undashed(GARDENER)}
+    shown = world.ask("GET", f"/v1/identities/{ann['id']}")[1]
+    assert (shown["name"], shown["identity_type"], shown["properties"]) == ("Ann", "user", [plan])
+    assert world.ask("GET", "/v1/identities/count") == (200, 2)
+
+
 def test_a_moved_conversation_goes_on(
     world: LettaWorld, source: LettaServer, upstream: StrictUpstream
 ) -> None:

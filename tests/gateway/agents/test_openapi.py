@@ -95,6 +95,8 @@ def test_random_requests_are_answered(world: LettaWorld) -> None:
     sends = [{"agent_id": agent.id, "input": "Hi"}]
     _, batch = world.ask("POST", "/v1/messages/batches", {"requests": sends})
     named["batch_id"] = batch["id"]
+    ann = {"identifier_key": "user_1", "name": "Ann", "identity_type": "user"}
+    named["identity_id"] = world.ask("POST", "/v1/identities", ann)[1]["id"]
     faults: list[str] = []
     asked = 0
     for result in schema.get_all_operations():

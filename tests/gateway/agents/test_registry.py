@@ -410,7 +410,7 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
         statements.clear()
         assert len(await registry.list(PROJECT, AgentFilter())) == size
         counts.add(len([each for each in statements if "sqlite_master" not in each]))
-    assert counts == {8}, "agents, tags, tools, what they are, folders, blocks, runs, readers"
+    assert counts == {9}, "agents, tags, tools, what they are, folders, identities, blocks, runs, readers"
     uid = (await registry.list(PROJECT, AgentFilter()))[0].agent.uid
     await registry.resolve(PROJECT, ids.named("agent", uid))
     await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is kept beyond a change

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.dialects.letta.agent_file.messages import FileMessage
 from gateway.dialects.letta.body import NO_SECRETS, ONE_PROJECT, Body, Maybe
 from gateway.dialects.letta.resources.agent import MOST_PARTS
+from gateway.dialects.letta.resources.identity import CreateIdentity
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -116,6 +117,12 @@ class FileGroup(msgspec.Struct):
     manager_config: GroupConfig | None = None
 
 
+class FileIdentity(CreateIdentity, kw_only=True):
+    """An identity that an agent has."""
+
+    id: str
+
+
 class OursOfAgent(msgspec.Struct):
     mnemogate: dict[str, Any] = {}
     sleeptime: FileSleeptime | None = None
@@ -123,6 +130,7 @@ class OursOfAgent(msgspec.Struct):
     message_buffer_min: int | None = None
     passages: list[FilePassage] = []
     archives: list[FileArchive] = []
+    identities: list[FileIdentity] = []
     conversations: list[FileConversation] = []
 
 

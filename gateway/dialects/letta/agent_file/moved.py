@@ -31,6 +31,7 @@ _TOOL = (
     "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
     "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
 )  # fmt: skip
+_IDENTITY = ("id", "identifier_key", "name", "identity_type", "properties")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def moved_file(of: MovedAgent) -> bytes:
             for each in of.conversations
         ]
     }
+    own["identities"] = [some(each, _IDENTITY) for each in state.get("identities") or ()]
     if of.shared is None:
         own["passages"] = passages
     else:

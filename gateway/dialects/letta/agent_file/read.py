@@ -24,9 +24,16 @@ from gateway.core.agent_file import (
     CarriedArchive,
     CarriedConversation,
     CarriedFolder,
+    CarriedIdentity,
     CarriedMessage,
 )
-from gateway.core.definition import AgentDefinition, ConversationDefinition, Sleeptime, ToolDefinition
+from gateway.core.definition import (
+    AgentDefinition,
+    ConversationDefinition,
+    IdentityDefinition,
+    Sleeptime,
+    ToolDefinition,
+)
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
 from gateway.core.memory.kinds import kind_of
@@ -35,6 +42,7 @@ from gateway.dialects.letta.agent_file.form import (
     File,
     FileAgent,
     FileConversation,
+    FileIdentity,
     FilePassage,
     FileSleeptime,
     FileTool,
@@ -51,6 +59,7 @@ from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.resources.agent import CreateAgent, definition_of
 from gateway.dialects.letta.resources.block import CreateBlock, block_of
 from gateway.dialects.letta.resources.conversation import CreateConversation, said_in
+from gateway.dialects.letta.resources.identity import edited
 from gateway.dialects.letta.resources.passage import moment_of
 from gateway.dialects.letta.resources.tool import UpdateTool, tool_of
 from gateway.errors import BadRequest
@@ -115,11 +124,18 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
                     for each in (() if form.strip_messages else own.conversations)
                 ],
                 kept.get(agent.id),
+                [*map(_identity, own.identities)],
             )
         )
         _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
     block_uids = {key: kept[key] for key in blocks if key in kept}
     return AgentFile(agents, tools, blocks, folders, archives, block_uids, left_out)
+
+
+def _identity(identity: FileIdentity) -> CarriedIdentity:
+    uid = _uid(identity.id, (*_OURS_AT, "identities", "id"))
+    said = edited(IdentityDefinition(identity.name), identity)
+    return CarriedIdentity(uid, identity.identifier_key, said)
 
 
 def _archives(own: OursOfAgent, archives: dict[str, CarriedArchive], now: float) -> list[str]:

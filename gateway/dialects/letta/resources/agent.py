@@ -46,7 +46,6 @@ AgentType = Literal[
     "sleeptime_agent", "voice_convo_agent", "voice_sleeptime_agent",
 ]  # fmt: skip
 
-_NO_IDENTITIES = refused("A user is a memory of a profile: send `user` to agent/<profile>.")
 _NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
 _NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
 
@@ -146,6 +145,7 @@ class UpdateAgent(Body):
     include_multi_agent_tools: Maybe[bool] = UNSET
     folder_ids: Maybe[_Ids] = UNSET
     source_ids: Maybe[_Ids] = UNSET
+    identity_ids: Maybe[_Ids] = UNSET
     tool_rules: Maybe[Annotated[list[ToolRuleBody], MOST_PARTS]] = UNSET
     message_buffer_autoclear: Maybe[bool] = UNSET
     message_buffer_limit: Maybe[_Messages] = UNSET
@@ -166,7 +166,6 @@ class UpdateAgent(Body):
     enable_sleeptime: Maybe[bool] = UNSET
     template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
     base_template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
-    identity_ids: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
     message_ids: Annotated[list[str] | None, _NO_LIST] | UnsetType = UNSET
     secrets: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
@@ -361,7 +360,7 @@ _OF_THE_HOSTED_PRODUCT: dict[str, Any] = {
             "entity_id",
         )
     ),
-    **dict.fromkeys(("identities", "identity_ids", "secrets", "tool_exec_environment_variables"), ()),
+    **dict.fromkeys(("secrets", "tool_exec_environment_variables"), ()),
 }  # fmt: skip
 
 
@@ -377,11 +376,13 @@ def agent_json(
     last_run: Run | None = None,
     readers: Sequence[ReaderEntry] = (),
     folders: Sequence[dict[str, Any]] = (),
+    identities: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Returns an agent with all that the client requires, whatever it asks to be included.
 
-    blocks: each with its definition's body. tools, folders: as they are shown. window: tokens of the model's context,
-    if they are known. pending: the message that waits for an answer. readers: those that read what is said to it.
+    blocks: each with its definition's body. tools, folders, identities: as they are shown. window: tokens of the
+    model's context, if they are known. pending: the message that waits for an answer. readers: those that read what is
+    said to it.
     """
     definition = AgentDefinition.of(made.body)
     model, kept = definition.model or "", definition.kept
@@ -404,6 +405,8 @@ def agent_json(
         "tools": list(tools),
         "tool_rules": list(definition.rules),
         "sources": list(folders),
+        "identities": list(identities),
+        "identity_ids": [each["id"] for each in identities],
         "message_ids": list(message_ids),
         "compaction_settings": definition.compaction or None,
         "enable_sleeptime": group is not None,

@@ -294,6 +294,8 @@ class AgentFiles:
         ):
             for key in keys:
                 yield {"kind": kind, "uid": uids[key]}
+        for each in agent.identities:
+            yield {"kind": "identity", "uid": each.uid, "name": each.key, "body": each.said.body()}
 
 
 def _said_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:

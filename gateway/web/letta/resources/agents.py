@@ -78,6 +78,7 @@ class AgentRoutes:
             tool_uids=[uid_in("tool", each) for each in sent.get("tool_ids") or ()],
             tags=sent.get("tags") or (),
             folders=_folders(sent) or (),
+            identities=_identities(sent) or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
             multi_agent_tools=sent.get("include_multi_agent_tools") is True,
@@ -105,6 +106,7 @@ class AgentRoutes:
             multi_agent_tools=sent.get("include_multi_agent_tools"),
             sleeptime=sent.get("enable_sleeptime"),
             folders=_folders(sent),
+            identities=_identities(sent),
         )
         uid = asked.uid("agent", "agent_id")
         return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
@@ -149,8 +151,15 @@ def _wanted(query: AgentsQuery) -> AgentFilter:
         tags=given_or_none(query.tags) or (),
         all_tags=query.match_all_tags,
         stop=given_or_none(query.last_stop_reason),
+        identity=uid_or_none("identity", query.identity_id),
+        identity_keys=given_or_none(query.identifier_keys) or (),
         hidden=query.show_hidden_agents is True,
     )
+
+
+def _identities(sent: dict[str, Any]) -> list[str] | None:
+    named = sent.get("identity_ids")
+    return None if named is None else [uid_in("identity", each) for each in named]
 
 
 def _folders(sent: dict[str, Any]) -> list[str] | None:

@@ -21,6 +21,7 @@ from gateway.web.letta.resources.blocks import BlockRoutes
 from gateway.web.letta.resources.conversations import ConversationRoutes
 from gateway.web.letta.resources.folders import FolderRoutes
 from gateway.web.letta.resources.groups import GroupRoutes
+from gateway.web.letta.resources.identities import IdentityRoutes
 from gateway.web.letta.resources.legacy import LegacyRoutes
 from gateway.web.letta.resources.mcp_servers import McpServerRoutes
 from gateway.web.letta.resources.messages import MessageRoutes
@@ -68,6 +69,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
         BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
+        IdentityRoutes(api),
         StoreRoutes(api, _version()), LegacyRoutes(api),
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]

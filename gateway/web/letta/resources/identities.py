@@ -1,0 +1,165 @@
+"""Identities: users or organisations of an application, each under the application's own key, to whom agents belong.
+
+They sort agents, and keep nobody out: the key of a request alone says what may be read. What is known of a user of a
+profile is a memory, and no identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from gateway.core import ids
+from gateway.core.definition import IdentityDefinition
+from gateway.dialects.letta.body import convert, parse
+from gateway.dialects.letta.query import AgentsOfQuery
+from gateway.dialects.letta.resources.identity import (
+    CreateIdentity,
+    IdentitiesQuery,
+    PropertiesBody,
+    UpdateIdentity,
+    edited,
+    identity_json,
+    properties_of,
+)
+from gateway.run.latest import on_latest
+from gateway.web.letta.api import AgentsApi, cut, given_or_none
+from gateway.web.letta.routes import AgentsRoute, Asked
+from storage.errors import WriteConflict
+from storage.listing import Page
+from storage.records import Agent, Definition, DefinitionKind
+
+IDENTITY: Final = DefinitionKind.IDENTITY
+
+
+class IdentityRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._definitions = api.store.definitions
+        self._attached = api.store.attached
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one, of = "/v1/identities", "/v1/identities/{identity_id}", "/v1/agents/{agent_id}/identities"
+        return [
+            AgentsRoute("GET", all_, self.index, "List identities.", query=IdentitiesQuery),
+            AgentsRoute("POST", all_, self.create, "Make an identity.", body=CreateIdentity),
+            AgentsRoute(
+                "PUT", all_, self.put, "Make an identity, or change the one of its key.", body=CreateIdentity
+            ),
+            AgentsRoute("GET", f"{all_}/count", self.count, "Count identities."),
+            AgentsRoute("GET", one, self.retrieve, "Return an identity."),
+            AgentsRoute("PATCH", one, self.update, "Change an identity.", body=UpdateIdentity),
+            AgentsRoute("DELETE", one, self.delete, "Delete an identity; its agents stay."),
+            AgentsRoute(
+                "PUT", f"{one}/properties", self.describe, "Replace its properties: a list.", reads_body=True
+            ),
+            AgentsRoute("GET", f"{one}/agents", self.agents, "List its agents.", query=AgentsOfQuery),
+            AgentsRoute("PATCH", f"{of}/attach/{{identity_id}}", self.attach, "Give an agent an identity."),
+            AgentsRoute("PATCH", f"{of}/detach/{{identity_id}}", self.detach, "Take an identity from it."),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: IdentitiesQuery = asked.query
+        page = await self._api.definition_page(asked.project, IDENTITY, "identity", query)
+        key = given_or_none(query.identifier_key)
+        found: list[Definition] = []
+        behind = page
+        while len(found) < page.limit:
+            rows = await self._definitions.list(asked.project, IDENTITY, behind, name=key)
+            found += filter(query.takes, rows)
+            if len(rows) < page.limit:
+                break
+            behind = Page(rows[-1].id, page.before, page.limit, page.newest_first)
+        return list(map(identity_json, found[: page.limit]))
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateIdentity = asked.body
+        body = edited(IdentityDefinition(create.name), create).body()
+        made = await self._definitions.add(
+            asked.project, IDENTITY, ids.new_uid(), create.identifier_key, body, at=self._api.now()
+        )
+        return identity_json(made)
+
+    async def put(self, asked: Asked) -> Any:
+        """Makes an identity, or changes the one of its key: programs say at each start who their users are."""
+        create: CreateIdentity = asked.body
+        name = (asked.project, IDENTITY, create.identifier_key, 1)
+        named = await self._definitions.named(*name)
+        if not named:
+            try:
+                return await self.create(asked)
+            except WriteConflict:
+                named = await self._definitions.named(*name)
+                if not named:
+                    raise
+        # The properties that are sent are all, and without any it keeps its own.
+        is_all = isinstance(create.properties, list)
+
+        def edit(said: IdentityDefinition) -> IdentityDefinition:
+            return edited(replace(said, properties=()) if is_all else said, create)
+
+        return await self._change(asked.project, named[0].uid, edit)
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._definitions.count_of(asked.project, IDENTITY)
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return identity_json(await self._named(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateIdentity = asked.body
+        return await self._change(
+            asked.project,
+            asked.uid("identity", "identity_id"),
+            lambda said: edited(said, update),
+            given_or_none(update.identifier_key),
+        )
+
+    async def describe(self, asked: Asked) -> Any:
+        sent = convert({"properties": parse(asked.data)}, PropertiesBody, ("body",))
+        new = properties_of(sent.properties)
+        uid = asked.uid("identity", "identity_id")
+        return await self._change(asked.project, uid, lambda said: replace(said, properties=new))
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._api.store.defined_agents.delete_attached(await self._named(asked), at=self._api.now())
+        return {"message": "The identity is deleted; its agents stay."}
+
+    async def agents(self, asked: Asked) -> Any:
+        rows = await self._attached.agents_with(asked.project, IDENTITY, (await self._named(asked)).id)
+        views = await self._api.registry.several(asked.project, rows)
+        return cut(await self._api.all_shown(views), asked.query)
+
+    async def attach(self, asked: Asked) -> Any:
+        agent, identity = await self._pair(asked)
+        await self._attached.attach(agent.id, IDENTITY, identity.id, at=self._api.now())
+
+    async def detach(self, asked: Asked) -> Any:
+        agent, identity = await self._pair(asked)
+        await self._attached.detach(agent.id, IDENTITY, identity.id, at=self._api.now())
+
+    async def _pair(self, asked: Asked) -> tuple[Agent, Definition]:
+        """Returns the agent and the identity in a path. Raises: Conflict: a profile's memory; NotFound."""
+        entry = await self._api.entry(asked)
+        self._api.registry.configured(entry)
+        return entry.agent, await self._named(asked)
+
+    async def _named(self, asked: Asked) -> Definition:
+        return await self._definitions.get(asked.project, IDENTITY, asked.uid("identity", "identity_id"))
+
+    async def _change(
+        self,
+        project: str,
+        uid: str,
+        edit: Callable[[IdentityDefinition], IdentityDefinition],
+        key: str | None = None,
+    ) -> Any:
+        """Changes an identity, on what it is at that moment. key: None: it stays. Raises: WriteConflict: taken."""
+
+        async def change() -> Definition:
+            found = await self._definitions.get(project, IDENTITY, uid)
+            body = edit(IdentityDefinition.of(found.body)).body()
+            return await self._definitions.change(found, body, at=self._api.now(), name=key)
+
+        return identity_json(await on_latest(change))
