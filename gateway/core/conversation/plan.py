@@ -364,6 +364,10 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             behind, end = start, _begin_of_reply(x, listing, start)
             is_guess = end < start and _is_new_form(x, listing, end, start)
             reply = (end, start) if is_guess else None
+        else:
+            # Results that stand here are of this round, if not all of them: the list may begin between two.
+            while end and listing.role(end - 1) in RESULTS:
+                end -= 1
 
 
 def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> bool:
@@ -478,6 +482,8 @@ def left_out(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[Pa
     path = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
     # The comparison is repeated without calls and results, because some clients drop tool rounds.
     for kinds in (b"uatc", b"ua"):
+        if listed[:1] and listed[0][:1] not in kinds:
+            continue  # it begins within a round, and has not dropped that
         have = [a for a in listed if a[:1] in kinds]
         full = [(a, p) for a, p in path if a[:1] in kinds]
         if not have or len(have) >= len(full):

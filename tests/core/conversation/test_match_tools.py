@@ -152,3 +152,37 @@ def test_a_template_in_a_trimmed_list_takes_nothing_from_what_goes_before_it(
     tail = [*history[2:4], user("Documents: DOC lorem. step 2"), *history[5:]]
     request = filling.begin([*tail, user("step 4")], key)
     assert request.lines[:3] == ["+ user: step 0", f"+ assistant: {history[1]['content']}", "user: step 1"]
+
+
+@both
+@pytest.mark.parametrize("pruned", [False, True], ids=["as told", "pruned"])
+def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
+    filling: World, key: str | None, pruned: bool
+) -> None:
+    """The first result in it is no other form of the one that the round before it had."""
+    city = '{{"city":"{}"}}'.format
+    first = assistant(None, call("1", arguments=city("Paris")))
+    second = assistant(None, call("2", arguments=city("Rome")), call("3", arguments=city("Bonn")))
+    asked = [user("weather?")]
+    filling.say(asked, first, key)
+    asked += [first, result("1", "sunny")]
+    filling.say(asked, second, key)
+    asked += [second, result("2", "rain"), result("3", "snow")]
+    filling.say(asked, "Sun, rain and snow.", key)
+    listed = [result("3", "(cut)" if pruned else "snow"), assistant("Sun, rain and snow."), user("thanks")]
+    request = filling.say(listed, "You are welcome.", key)
+    # What begins otherwise than the path goes as it is.
+    assert request.is_untouched == pruned
+    assert pruned or request.lines[:5] == [
+        "+ user: weather?",
+        "+ assistant: get_weather()",
+        "+ tool: =sunny",
+        "+ assistant: get_weather() get_weather()",
+        "+ tool: =rain",
+    ]
+    assert filling.tree() == drawn("""
+        carried: weather? > get_weather()
+          carried: =sunny > get_weather() get_weather()
+            carried: =rain / =snow > Sun, rain and snow.
+              stands: thanks > You are welcome.
+    """)
