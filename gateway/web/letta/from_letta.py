@@ -23,6 +23,7 @@ from gateway.dialects.letta.agent_file.moved import (
     MovedAgent,
     MovedConversation,
     carried,
+    mcp_servers_of,
     moved_file,
     newer_state,
     readers_of,
@@ -276,9 +277,13 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[s
     if any(each.said.get("isolated_block_ids") for each in moved.conversations):
         left_out.append("isolated blocks of conversations")
     idle = [found for each in left_out if (found := _IDLE.fullmatch(each))]
-    return [each for each in left_out if not _IDLE.fullmatch(each)], [
-        f"{each[1]} ({each[2]})" for each in idle
+    servers = mcp_servers_of(moved.state)
+    missing = [
+        f"{each} (of the MCP server {servers[each]!r})" if each in servers else each
+        for each in left_out
+        if not _IDLE.fullmatch(each)
     ]
+    return missing, [f"{each[1]} ({each[2]})" for each in idle]
 
 
 def _models(moved: MovedAgent) -> set[str]:

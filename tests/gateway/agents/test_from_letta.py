@@ -17,8 +17,10 @@ from storage.errors import Unavailable
 from storage.sql.files import Files
 from storage.sql.transfer import Transfer
 from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.test_client_mcp import CONFIG as MCP
+from tests.gateway.tools.test_mcp import ALLOWED
 
 
 @pytest.fixture
@@ -462,6 +464,25 @@ def test_a_tool_that_cannot_run_here_comes_and_is_named(
     assert move(world, source, "--agent", COOK) == 0
     assert "; cannot run here: roll (typescript)\n" in capsys.readouterr().out
     assert "roll" in [tool.name for tool in world.letta.agents.tools.list(COOK)]
+
+
+def test_a_tool_of_an_mcp_server_is_the_one_that_has_its_name_here(
+    upstream: StrictUpstream, source: LettaServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
+    said = {"metadata_": {"mcp": {"server_name": "sums", "server_id": "mcp_server-1"}}, "tags": ["mcp:sums"]}
+    add = {"id": "tool-1", "name": "add", "tool_type": "external_mcp", "json_schema": schema, **said}
+    for agent in source.tells["/v1/agents/"]:
+        agent["tools"].append(add)
+    with letta(upstream, tmp_path, tools=ALLOWED) as world:
+        assert move(world, source, "--agent", POSTMAN) == 0
+        assert "; left out: tools.add (of the MCP server 'sums')\n" in capsys.readouterr().out
+        world.letta.mcp_servers.create(server_name="calc", config=MCP)
+        assert move(world, source, "--agent", COOK) == 0
+        assert "left out: tools.add" not in capsys.readouterr().out
+        upstream.queue(call_tools(Call("add", {"a": 3, "b": 4})), say("Seven."))
+        reply = world.letta.agents.messages.create(COOK, input="3 + 4?")
+        assert [m.tool_return for m in reply.messages if m.message_type == "tool_return_message"] == ["7"]
 
 
 @pytest.mark.both

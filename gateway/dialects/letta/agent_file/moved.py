@@ -123,6 +123,15 @@ def readers_of(state: Mapping[str, Any]) -> Sequence[str]:
     return (group.get("agent_ids") or ()) if "sleeptime" in str(group.get("manager_type")) else ()
 
 
+def mcp_servers_of(state: Mapping[str, Any]) -> Mapping[str, str]:
+    """Returns {name of a tool in a file: name of its MCP server} of an agent's tools that are an MCP server's."""
+    return {
+        f"tools.{tool['name']}": str((((tool.get("metadata_") or {}).get("mcp")) or {}).get("server_name"))
+        for tool in state.get("tools") or ()
+        if tool.get("tool_type") == "external_mcp"
+    }
+
+
 def _groups(state: Mapping[str, Any]) -> Iterator[_Json]:
     group = state.get("multi_agent_group")
     if group is not None:
