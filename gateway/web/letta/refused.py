@@ -13,7 +13,6 @@ _FILES: Final = "Files are searched, not held in the prompt."
 _FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
 _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
 _GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
-_RUN: Final = "Code runs as a tool of an agent: POST /v1/agents/{agent_id}/tools/{tool_name}/run."
 _MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
 _JOBS: Final = "Runs are at /v1/runs, batches of agents at /v1/messages/batches."
 _PROVIDERS: Final = "Upstreams and their keys are named by the gateway's settings."
@@ -28,7 +27,6 @@ _GROUPS: Final = (
 NOT_SERVED: Final = (
     (("POST",), "/v1/agents/{agent_id}/messages/capture", _CAPTURE),
     (("POST",), "/v1/agents/{agent_id}/generate", _GENERATE),
-    (("POST",), "/v1/tools/run", _RUN),
     (("GET", "PUT"), "/v1/tools/mcp/servers", _MCP),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/tools/mcp/servers/{rest:path}", _MCP),
     (("POST",), "/v1/agents/{agent_id}/files", _FILES),

@@ -62,6 +62,36 @@ def test_a_tool_is_made_of_its_source_and_called(world: LettaWorld) -> None:
         world.letta.agents.tools.run("roll", agent_id=agent.id, args={"sides": "six"})
 
 
+@needs_bwrap
+def test_a_source_is_tried_and_not_kept(world: LettaWorld) -> None:
+    """The client before 1.0 has `tools.run_tool_from_source` for it, and 1.12 no method."""
+
+    def tried(source: str, args: Any, **more: Any) -> Any:
+        return world.ask("POST", "/v1/tools/run", {"source_code": source, "args": args, **more})
+
+    status, answer = tried(SOURCE, {"sides": 6})
+    assert (status, answer["status"], answer["tool_return"]) == (200, "success", "One of 6.")
+    assert (answer["message_type"], answer["name"]) == ("tool_return_message", "roll")
+    fails = "def f() -> str:\n    print('here')\n    raise ValueError('no dice')\n"
+    status, answer = tried(fails, {})
+    assert (status, answer["status"], answer["stdout"]) == (200, "error", ["here"])
+    assert "no dice" in answer["tool_return"]
+    for part, (status, told) in (
+        ("sides", tried(SOURCE, {"sides": "six"})),
+        ("was never closed", tried("def f(x", {})),
+        ("no variables", tried(SOURCE, {"sides": 6}, env_vars={"KEY": "x"})),
+        ("nothing is installed", tried(SOURCE, {"sides": 6}, pip_requirements=[{"name": "numpy"}])),
+        (
+            "tools.hosts",
+            tried("https://example.org/hook", {}, source_type="webhook", json_schema={"name": "hook"}),
+        ),
+    ):
+        assert status == 400, part
+        assert part in told["detail"]
+    assert world.ask("POST", "/v1/tools/run", {"source_code": SOURCE})[0] == 422
+    assert list(world.letta.tools.list(name="roll")) == []
+
+
 NOTE = '''
 def note(text: str, agent_state: "AgentState") -> str:
     """Notes a text.

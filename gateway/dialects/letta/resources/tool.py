@@ -23,23 +23,30 @@ _REQUIREMENTS = refused(
     "The sandbox has Python's standard library alone; nothing is installed while it runs."
 )
 
+_NO_VARIABLES = refused("The sandbox has no variables; what a tool is to know is among its arguments.")
 
-class UpdateTool(Body):
-    """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
+
+class ToolSource(Body):
+    """The source of a tool, and its schema."""
 
     source_code: Maybe[str] = UNSET
     source_type: Maybe[Literal["python", "typescript", "webhook", "json"]] = UNSET
     json_schema: Maybe[dict[str, Any]] = UNSET
     args_json_schema: Maybe[dict[str, Any]] = UNSET
+    name: Maybe[str] = UNSET
+    pip_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
+    npm_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
+
+
+class UpdateTool(ToolSource):
+    """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
+
     description: Maybe[str] = UNSET
     tags: Maybe[list[str]] = UNSET
     return_char_limit: Maybe[Annotated[int, Meta(ge=1, le=1_000_000)]] = UNSET
     default_requires_approval: Maybe[bool] = UNSET
     enable_parallel_execution: Maybe[bool] = UNSET
     metadata_: Maybe[dict[str, Any]] = UNSET
-    name: Maybe[str] = UNSET
-    pip_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
-    npm_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
 
 
 class SearchTools(Body):
@@ -79,11 +86,19 @@ class CreateTool(UpdateTool):
     source_code: str
 
 
+class TriedTool(ToolSource, kw_only=True):
+    """A source that is run once, with these arguments, and not kept."""
+
+    source_code: str
+    args: dict[str, Any]
+    env_vars: Annotated[dict[str, str] | None, _NO_VARIABLES] | UnsetType = UNSET
+
+
 # Of a tool of an MCP server.
 _SAID_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
 
-def tool_of(update: UpdateTool, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
+def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update, with its name as far as the schema says it. Raises: Unprocessable."""
     sent = {name: value for name, value in given(update).items() if value is not None}
     if before is not None and before.source_type == "mcp" and _SAID_BY_SERVER & sent.keys():
@@ -203,6 +218,27 @@ def _tool(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, A
         "project_id": None,
         "created_by_id": None,
         "last_updated_by_id": None,
+    }
+
+
+def tried_json(
+    name: str, status: str, content: str, stdout: str, stderr: str, *, at: float
+) -> dict[str, Any]:
+    """Returns the result of a source that was tried. There is no message of it, nor a call: as on Letta's server."""
+    said = {
+        "tool_return": content,
+        "status": status,
+        "tool_call_id": "null",
+        "stdout": lines_of(stdout),
+        "stderr": lines_of(stderr),
+    }
+    return {
+        "id": "null",
+        "message_type": "tool_return_message",
+        "date": time_of(at),
+        "name": name,
+        **said,
+        "tool_returns": [{"type": "tool", **said}],
     }
 
 

@@ -17,15 +17,18 @@ from gateway.dialects.letta.resources.tool import (
     CreateTool,
     HandCall,
     SearchTools,
+    ToolSource,
+    TriedTool,
     UpdateTool,
     execution_json,
     tool_of,
+    tried_json,
 )
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.registry import AgentEdit, AgentView
 from gateway.run.agents.tools import ToolView
 from gateway.run.tools.signature import schema_of
-from gateway.run.tools.toolbox import ForeignCall
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.run.tools.written_blocks import write_blocks
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, show_tool, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
@@ -49,6 +52,9 @@ class ToolRoutes:
             AgentsRoute("POST", all_, self.put, "Make a tool: Python, or a webhook.", body=CreateTool),
             AgentsRoute(
                 "PUT", all_, self.put, "Make a tool, or change the one of its name.", body=CreateTool
+            ),
+            AgentsRoute(
+                "POST", f"{all_}/run", self.try_out, "Run a source once, and keep nothing.", body=TriedTool
             ),
             AgentsRoute("POST", f"{all_}/search", self.search, "Search tools by words.", body=SearchTools),
             AgentsRoute(
@@ -139,7 +145,23 @@ class ToolRoutes:
             for rank, (score, shown) in enumerate(scored[: search.limit], 1)
         ]
 
-    async def _made(self, create: CreateTool) -> tuple[str, ToolDefinition]:
+    async def try_out(self, asked: Asked) -> Any:
+        tried: TriedTool = asked.body
+        name, made = await self._made(tried)
+        call = ForeignCall(name, tried.args, "", "", "", ids.new_uid(), {}, asked.project)
+        answer = await self._called(made, call)
+        return tried_json(
+            name, answer.status, answer.content, answer.stdout, answer.stderr, at=self._api.now()
+        )
+
+    async def _called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
+        """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
+        wrong = wrong_arguments(call.tool, made.schema.get("parameters") or {}, call.arguments)
+        if wrong is not None:
+            raise BadRequest(wrong, param="args")
+        return await self._api.runs.foreign.run(made, call)
+
+    async def _made(self, create: ToolSource) -> tuple[str, ToolDefinition]:
         """Returns a tool as it is to be made, with its name. Raises: BadRequest: it cannot be had here."""
         name, made = _edited(create, ToolDefinition({}))
         await self._check(made)
@@ -184,14 +206,10 @@ class ToolRoutes:
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        made, arguments = ToolDefinition.of(definition.body), given_or_none(asked.body.args) or {}
-        wrong = wrong_arguments(name, made.schema.get("parameters") or {}, arguments)
-        if wrong is not None:
-            raise BadRequest(wrong, param="args")
-        shown = await self._api.shown(view)
+        arguments, shown = given_or_none(asked.body.args) or {}, await self._api.shown(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, asked.project)
-        answer = await self._api.runs.foreign.run(made, call)
+        answer = await self._called(ToolDefinition.of(definition.body), call)
         if answer.blocks:
             blocks = [entry.block for entry in view.blocks]
             answer = await write_blocks(
@@ -250,7 +268,7 @@ class ToolRoutes:
             after = page[-1].uid
 
 
-def _edited(update: UpdateTool, before: ToolDefinition) -> tuple[str | None, ToolDefinition]:
+def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update; what is not said of its schema is read off its source. Raises: BadRequest."""
     name, made = tool_of(update, before)
     sent = given(update)
