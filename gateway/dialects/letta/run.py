@@ -11,7 +11,7 @@ from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import Body, Kept, Maybe, refused
 from gateway.dialects.letta.shown import lasted_ns, time_of
-from storage.listing import StepEntry
+from storage.listing import RunEntry, StepEntry
 from storage.records import Counts, Run, RunStep
 
 
@@ -109,6 +109,23 @@ def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
         "trace_id": None,
         "request_id": None,
         "project_id": None,
+    }
+
+
+def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
+    """Returns how long a run took. tools: public names of those that it called."""
+    run = entry.run
+    return {
+        "id": ids.named("run", run.uid),
+        "agent_id": ids.named("agent", entry.agent_uid),
+        "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
+        "run_ns": lasted_ns(run.begun, run.ended),
+        "num_steps": run.steps,
+        "tools_used": [ids.named("tool", each) for each in tools] or None,
+        "organization_id": None,
+        "project_id": None,
+        "template_id": None,
+        "base_template_id": None,
     }
 
 

@@ -17,7 +17,9 @@ _MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
 _JOBS: Final = "Runs are at /v1/runs, batches of agents at /v1/messages/batches."
 _PROVIDERS: Final = "Upstreams and their keys are named by the gateway's settings."
 _TRACES: Final = "Requests are not stored, so there are no traces."
+_RECORD: Final = "A run is the record of a send, and goes with its agent. Its messages can be forgotten."
 _OWN_GROUP: Final = "The group of an agent is its `managed_group`, and is at /v1/groups/{group_id}."
+_TALKS: Final = "Nobody speaks to a group: messages and blocks are those of its agents."
 _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
@@ -42,8 +44,11 @@ NOT_SERVED: Final = (
     (("GET",), "/v1/environments", _HOSTED),
     (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
     (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
-    (("GET", "POST"), "/v1/groups", _GROUPS),
-    (("DELETE",), "/v1/groups/{rest:path}", _GROUPS),
+    (("GET",), "/v1/groups", _OWN_GROUP),
+    (("POST",), "/v1/groups", _GROUPS),
+    (("DELETE",), "/v1/groups/{group_id}", _GROUPS),
+    (("GET", "POST", "PATCH"), "/v1/groups/{group_id}/{rest:path}", _TALKS),
+    (("DELETE",), "/v1/runs/{run_id}", _RECORD),
     (("GET",), "/v1/agents/{agent_id}/groups", _OWN_GROUP),
     (("GET",), "/v1/jobs", _JOBS),
     (("GET", "PATCH", "DELETE"), "/v1/jobs/{rest:path}", _JOBS),

@@ -533,6 +533,15 @@ def test_runs_and_steps_tell_what_was_done(world: LettaWorld) -> None:
         "tool_call_message",
         "tool_return_message",
     ]
+    status, metrics = world.ask("GET", f"/v1/runs/{run.id}/metrics")
+    assert (status, metrics["id"], metrics["agent_id"], metrics["num_steps"]) == (200, run.id, agent.id, 2)
+    assert (metrics["run_start_ns"] > 0, metrics["run_ns"]) == (True, run.total_duration_ns)
+    used = next(iter(world.letta.tools.list(name="memory_insert")))
+    assert metrics["tools_used"] == [used.id]
+    status, told = world.ask("DELETE", f"/v1/runs/{run.id}")
+    assert (status, told["detail"]) == (
+        400, "A run is the record of a send, and goes with its agent. Its messages can be forgotten.",
+    )  # fmt: skip
     assert world.letta.agents.retrieve(agent.id).last_stop_reason == "end_turn"
     assert list(world.letta.runs.list(statuses=["failed"])) == []
     assert list(world.letta.runs.list(active=True)) == []

@@ -115,6 +115,8 @@ def test_messages_are_searched(world: LettaWorld) -> None:
         ("/v1/telemetry/step-1", "not stored"),
         ("/v1/projects", "hosted"),
         ("/v1/agents/agent-1/groups", "managed_group"),
+        ("/v1/groups/", "managed_group"),
+        ("/v1/groups/group-1/messages", "those of its agents"),
     ],
 )
 def test_what_older_clients_ask_for_and_is_not_served_says_why(

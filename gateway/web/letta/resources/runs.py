@@ -12,6 +12,7 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.core import ids
+from gateway.core.memory.visibility import tools_used
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import PageQuery, RunsQuery, StepsQuery, TraceQuery
@@ -22,6 +23,7 @@ from gateway.dialects.letta.run import (
     metrics_json,
     result_json,
     run_json,
+    run_metrics_json,
     step_json,
     usage_json,
 )
@@ -63,6 +65,9 @@ class RunRoutes:
             ),
             AgentsRoute(
                 "GET", f"{run}/trace", self.trace, "Say that requests are not stored: none.", query=TraceQuery
+            ),
+            AgentsRoute(
+                "GET", f"{run}/metrics", self.metrics_of, "Return how long a run took, and its tools."
             ),
             AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
             AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
@@ -178,6 +183,15 @@ class RunRoutes:
             },
             "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
         }
+
+    async def metrics_of(self, asked: Asked) -> Any:
+        entry = await self._run(asked)
+        agent = await self._api.store.agents.load(entry.run.agent)
+        steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
+        names = dict.fromkeys(name for e in steps for name in tools_used(e))
+        # The client's own tools, and those that are gone, have no id.
+        named = [await self._api.registry.tools.named(asked.project, name) for name in names]
+        return run_metrics_json(entry, [tool.uid for tool in named if tool is not None])
 
     # -- steps
 
