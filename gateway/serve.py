@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -67,6 +68,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, works: bool = Tru
     """
     configure_logging()
     _check_shared(settings, None if works else "--no-work")
+    _allow_connections()
     return uvloop.run(_serve(settings, limits, works))
 
 
@@ -172,6 +174,16 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         if admin is not None:
             admin.remove()
     return 0 if server.started else 1
+
+
+def _allow_connections() -> None:
+    """Lets this process open as many files as the system allows it: a reply takes two, and shells give 1024.
+
+    Beyond them libuv closes what comes, and nobody is told.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # macOS has a lower limit than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _spare_collector() -> None:

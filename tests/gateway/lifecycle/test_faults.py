@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import resource
 import shutil
 import sqlite3
@@ -473,11 +474,24 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     said = [line["message"] for line in logged if "again" not in line]
     assert len(said) == len(set(said))
     assert any("a turn was not written" in line for line in said)
-    assert "the store works again" in said
+    assert any(re.match("the store works again, after: .*m.db: ", line) for line in said)
     connection = sqlite3.connect(tmp_path / "m.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("SELECT count(*) FROM exchanges").fetchall() == [(2,)]
     connection.close()
+
+
+def test_a_gateway_takes_as_many_connections_as_the_system_allows(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What comes beyond the limit is closed without a word, and a shell's own limit is low."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most - 1), most))
+    try:
+        with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url) as gateway:
+            assert resource.prlimit(gateway.child.pid, resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
 
 
 @pytest.mark.sqlite
