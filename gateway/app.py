@@ -146,7 +146,8 @@ class Gateway:
 
     def _recovered(self) -> None:
         """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
-        _log.warning("the store works again")
+        # Nothing else says it where no request met the fault.
+        _log.warning("the store works again, after: %s", self.store.health.error)
         key = self.settings.server.key
         if key is not None:
             self.chat.pending.add(install_key(self.store, key), "server.key")
