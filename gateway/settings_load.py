@@ -402,6 +402,14 @@ def _check_memory(memory: MemorySettings) -> None:
         value = getattr(memory, name)
         if value is not None and not value.strip():
             raise SettingsError(f"memory.{name}: it is empty; leave it out to have none")
+    for kind in ("user", "conversation"):
+        for name in getattr(memory, f"{kind}_order") or ():
+            # Requests with another one are refused, since it may be a misspelt one of ours.
+            if name.lower().startswith("x-mnemogate-") and name.lower() != f"x-mnemogate-{kind}":
+                raise SettingsError(
+                    f"memory.{kind}_order: {name!r}: of headers that begin with x-mnemogate- "
+                    f"only x-mnemogate-{kind} can stand here"
+                )
     for rule in memory.side_requests:
         _check_side_request(rule)
 

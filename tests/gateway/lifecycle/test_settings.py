@@ -171,6 +171,15 @@ def test_a_variable_sets_its_setting(
         ("[memory]\ndefault = 'maybe'", "memory.default: expected one of on, read, off, saw 'maybe'"),
         ("[memory]\nuser_order = 'user'", "memory.user_order: expected a list, saw 'user'"),
         ("[memory]\nuser_order = [1]", "memory.user_order[0]: expected a text, saw 1"),
+        # Each request that carries it is refused.
+        (
+            "[memory]\nuser_order = ['x-mnemogate-user', 'X-Mnemogate-Uid']",
+            "memory.user_order: 'X-Mnemogate-Uid': of headers that begin with x-mnemogate- only x-mnemogate-user can",
+        ),
+        (
+            "[memory]\nconversation_order = ['x-mnemogate-memory']",
+            "memory.conversation_order: 'x-mnemogate-memory': of headers that begin with x-mnemogate- only",
+        ),
         ("server = 3", "server: expected a table, saw 3"),
         ("[[upstreams]]\nkind = 'openai'", "upstreams[0]: 'name' is missing"),
         ("upstreams = []", "the list is empty"),
