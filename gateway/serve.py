@@ -13,9 +13,10 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvloop
@@ -120,6 +121,7 @@ async def _work(settings: Settings, limits: Limits | None) -> int:
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopped.set)
+    _end_on_hangup(lambda *_: loop.call_soon_threadsafe(stopped.set))
     try:
         await app.start()
         _spare_collector()
@@ -168,6 +170,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
             _tell_command_line(admin, local)
         # Where the file could not be written, or was taken away with the database, it is written now.
         store.database.when_recovered(partial(_tell_command_line, admin, local))
+    _end_on_hangup(server.handle_exit)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -184,6 +187,12 @@ def _allow_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS has a lower limit than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _end_on_hangup(end: Callable[[int, FrameType | None], object]) -> None:
+    """Has the end of its terminal end the process in order, unless `nohup` lets it go on."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, end)
 
 
 def _spare_collector() -> None:

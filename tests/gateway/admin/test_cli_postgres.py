@@ -129,11 +129,12 @@ def test_migrate_says_that_the_schema_is_there(capsys: Out) -> None:
     assert "has the schema of this version" in capsys.readouterr().err
 
 
-def test_a_worker_works_until_it_is_stopped() -> None:
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_a_worker_works_until_it_is_stopped(end: signal.Signals) -> None:
     command = [sys.executable, "-m", "gateway", "worker"]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
-        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(end)
         assert worker.wait(PATIENCE_S) == 0

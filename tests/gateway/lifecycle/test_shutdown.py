@@ -99,8 +99,9 @@ def stalled(gateway: Running, database: Path) -> Iterator[None]:
             gate.open()
 
 
-def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
-    upstream: StrictUpstream, tmp_path: Path, database: Path
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
+    upstream: StrictUpstream, tmp_path: Path, database: Path, end: signal.Signals
 ) -> None:
     gates = [Gate() for _ in range(4)]
     upstream.queue(*(say(f"Reply {i}", hold_after={1: gate}) for i, gate in enumerate(gates[:2])))
@@ -115,7 +116,7 @@ def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
             upstream.arrived(i + 1).wait_sync()
         for client in clients[:2]:
             assert client.read_head().status == 200  # these are in the middle of their reply
-        gateway.child.send_signal(signal.SIGTERM)
+        gateway.child.send_signal(end)
         for gate in gates:
             gate.open()
         for client in clients[:2]:
@@ -126,6 +127,16 @@ def test_sigterm_lets_running_replies_end_and_they_are_on_disk(
     assert not Path(f"{database}.admin").exists()
     assert not Path(f"{database}-wal").exists()  # written back: the file alone is the database
     assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
+
+
+def test_a_gateway_under_nohup_outlives_its_terminal(upstream: StrictUpstream, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url) as gateway:
+            gateway.child.send_signal(signal.SIGHUP)
+            assert gateway.ask("GET", "/health/ready").json["status"] == "ok"
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
