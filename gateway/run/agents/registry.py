@@ -333,7 +333,7 @@ class Registry:
 
     async def get(self, project: str, uid: str) -> AgentView:
         """Returns an agent with all that belongs to it."""
-        (view,) = await self._views(project, [await self._store.definitions.agent(project, uid)])
+        (view,) = await self._views([await self._store.definitions.agent(project, uid)])
         return view
 
     async def find(self, project: str, uid: str) -> AgentEntry:
@@ -354,12 +354,12 @@ class Registry:
         entries = await self._store.definitions.agents(
             project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
         )
-        return await self._views(project, entries)
+        return await self._views(entries)
 
     async def several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
         entries = await self._store.definitions.agents_among(agents)
-        return await self._views(project, [e for e in entries if e.agent.scope.project == project])
+        return await self._views([e for e in entries if e.agent.scope.project == project])
 
     async def count(self, project: str, wanted: AgentFilter) -> int:
         """Returns how many agents a list of all pages would have."""
@@ -437,7 +437,7 @@ class Registry:
             )
         return entry.definition
 
-    async def _views(self, project: str, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
+    async def _views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
         agents = [entry.agent.id for entry in entries]
         tags = await self._store.attached.tags_of(agents)
         tools = await self.tools.of(await self._store.attached.targets_of(agents, _TOOL))

@@ -77,7 +77,7 @@ class BatchRequests:
         for n, item in enumerate(items):
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
-            drafts.append(await self._draft(project, item, rows, now))
+            drafts.append(await self._draft(item, rows, now))
         batch = await store.begin(
             Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback)
         )
@@ -107,7 +107,7 @@ class BatchRequests:
                 param="requests",
             )
 
-    async def _draft(self, project: str, item: AskedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
+    async def _draft(self, item: AskedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
         agent, conversation = rows[item.agent], 0
         if item.conversation != DEFAULT:
             owner = await self.store.agents.load(agent)

@@ -311,9 +311,10 @@ class _Attempt:
             async for item in self._items(part.number):
                 if (made := await self._compose(item)) is None:
                     continue
-                key = made[0].upstream, made[0].model
-                if key == (part.upstream, part.model) and not draft.is_full(provider, len(made[1])):
-                    draft.add(*made)
+                composed, line, given = made
+                key = composed.upstream, composed.model
+                if key == (part.upstream, part.model) and not draft.is_full(provider, len(line)):
+                    draft.add(line, given)
                 else:
                     # Its agent has changed since the part was thought of.
                     await self.outcomes.write([ItemBack(item, item.errors, item.expiries)])
@@ -466,14 +467,14 @@ class _Attempt:
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
             async for item in self._items(0):
-                composed = await self._compose(item)
-                if composed is None:
+                if (made := await self._compose(item)) is None:
                     continue
-                key, line = (composed[0].upstream, composed[0].model), composed[1]
+                composed, line, given = made
+                key = composed.upstream, composed.model
                 if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(line)):
                     await self._close(drafts[key])
                     drafts.pop(key).release()
-                drafts.setdefault(key, PartDraft(*key)).add(*composed)
+                drafts.setdefault(key, PartDraft(*key)).add(line, given)
             for draft in drafts.values():
                 await self._close(draft)
         finally:
@@ -497,7 +498,7 @@ class _Attempt:
         return DAY_S - passed
 
     async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, GivenItem] | None:
-        """Returns an item's request and its line; None: it has ended instead."""
+        """Returns an item's request, its line and what is kept of it; None: it has ended instead."""
         # Live turns come in between.
         await asyncio.sleep(0)
         try:
@@ -521,11 +522,8 @@ class _Attempt:
             _log.exception("batch %s: an item could not be composed", self._name)
             await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
             return None
-        return (
-            composed,
-            line,
-            GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked),
-        )
+        given = GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked)
+        return composed, line, given
 
     async def _close(self, draft: PartDraft) -> None:
         """Makes a part of a draft."""

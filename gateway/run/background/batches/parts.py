@@ -20,7 +20,6 @@ import orjson
 
 from adapters.base import BatchPart, BatchProvider
 from adapters.errors import ProviderError, ProviderRefused
-from gateway.run.background.batches.items import Composed
 from gateway.run.background.worker import JobContext
 from storage.batches import GivenItem
 from storage.sql.store import Store
@@ -45,7 +44,7 @@ class PartDraft:
     size: int = 0
     _file: BinaryIO | None = None
 
-    def add(self, composed: Composed, line: bytes, item: GivenItem) -> None:
+    def add(self, line: bytes, item: GivenItem) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._file.write(line)

@@ -44,14 +44,14 @@ class FolderRoutes:
         """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
         files = "/v1/agents/{agent_id}/files"
         return [
-            *self._rows("folders", "folder"),
-            *self._rows("sources", "source"),
+            *self._rows("folders"),
+            *self._rows("sources"),
             AgentsRoute(
                 "GET", files, self.files_of, "List the files that an agent can search.", query=AgentFilesQuery
             ),
         ]
 
-    def _rows(self, name: str, kind: str) -> list[AgentsRoute]:
+    def _rows(self, name: str) -> list[AgentsRoute]:
         all_, one = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
         of, says = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
         route = partial(_route, says)
