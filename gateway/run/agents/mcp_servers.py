@@ -17,7 +17,7 @@ from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
 _PAGE = 200
-_TRIES = 8
+_NAMES = 8  # that one tool is tried under
 
 
 class McpRegistry:
@@ -118,7 +118,7 @@ class McpRegistry:
     async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
         """Makes a tool under its own name; where somebody has that, under the server's and its own."""
         both = f"{server.name}_{tool.name}"
-        names = [_allowed(tool.name), _allowed(both), *(_allowed(both, f"_{n}") for n in range(2, _TRIES))]
+        names = [_allowed(tool.name), _allowed(both), *(_allowed(both, f"_{n}") for n in range(2, _NAMES))]
         for name in names:
             definition = ToolDefinition(
                 _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"mcp:{server.name}",)
