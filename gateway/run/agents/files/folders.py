@@ -32,11 +32,15 @@ Handling = Literal["skip", "error", "suffix", "replace"]
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file that somebody sends. type: as they named it."""
+    """A file that somebody sends. type: as they named it. Raises: BodyTooLarge."""
 
     name: str
     type: str
     data: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.data) > MOST_BYTES:
+            raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(self.data)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +123,8 @@ class Folders:
     ) -> tuple[StoredFile, bool]:
         """Saves a file. handling: of a name that is taken. Returns the file, and whether it is a new one.
 
-        Raises: UnsupportedFile: it is no text; BodyTooLarge; Conflict: the name is taken.
+        Raises: UnsupportedFile: it is no text; Conflict: the name is taken.
         """
-        _check_size(upload)
         text = text_of(upload.data, upload.type)
         if text is None:
             raise UnsupportedFile(
@@ -133,7 +136,6 @@ class Folders:
         self, memory: int, upload: SentFile, text: str, handling: Handling
     ) -> tuple[StoredFile, bool]:
         """Saves a file whose text is known, whatever its type, as `upload` does. memory: the folder's."""
-        _check_size(upload)
         files = self._store.files
         taken = await files.named(memory, upload.name)
         if taken is not None and handling == "skip":
@@ -183,11 +185,6 @@ class Folders:
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file; it is not found any more at once."""
         await self._store.forgetting.forget(file.memory, ForgetTarget(files=[file.id]))
-
-
-def _check_size(upload: SentFile) -> None:
-    if len(upload.data) > MOST_BYTES:
-        raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(upload.data)}.")
 
 
 def folder_scope(project: str, uid: str) -> Scope:
