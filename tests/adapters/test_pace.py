@@ -16,8 +16,8 @@ from tests.adapters.test_transport import chat, post
 from tests.doubles.upstream import Gate, StrictUpstream, say
 
 
-async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -> None:
-    done: list[int | str] = []
+def begun(count: int, done: list[int | str]) -> list[asyncio.Task[None]]:
+    """Streams that go on at one pace. done: where each writes its number when it has gone on."""
     one = Pace()
 
     async def stream(number: int) -> None:
@@ -25,7 +25,12 @@ async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -
             await turn
         done.append(number)
 
-    streams = [asyncio.create_task(stream(number)) for number in range(5 * EACH_PASS)]
+    return [asyncio.create_task(stream(number)) for number in range(count)]
+
+
+async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -> None:
+    done: list[int | str] = []
+    streams = begun(5 * EACH_PASS, done)
     await asyncio.sleep(0)
     assert done == [*range(EACH_PASS)]
     asyncio.get_running_loop().call_soon(done.append, "new")
@@ -36,14 +41,7 @@ async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -
 
 async def test_what_is_new_waits_for_two_passes_at_most() -> None:
     done: list[int | str] = []
-    one = Pace()
-
-    async def stream(number: int) -> None:
-        if (turn := one.turn()) is not None:
-            await turn
-        done.append(number)
-
-    streams = [asyncio.create_task(stream(number)) for number in range(20 * EACH_PASS)]
+    streams = begun(20 * EACH_PASS, done)
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(done.append, "new")
     await asyncio.gather(*streams)

@@ -35,22 +35,24 @@ def said(transcript: str) -> list[str]:
     return _ENTRY.findall(transcript)
 
 
-def hold(seen: Seen, gate: Gate) -> Reply | None:
-    """The first reply to a transcript, held back until the gate is open."""
+def hold(seen: Seen, gate: Gate, label: str = "human") -> Reply | None:
+    """The first reply to a transcript, held back until the gate is open. label: of the block that it notes it in."""
     if gate.is_open or seen.messages[-1]["role"] != "user":
         return None
     text = "\n".join(said(str(seen.messages[-1]["content"])))
-    return call_tools(Call("memory_insert", {"label": "human", "new_string": text}), hold_before_headers=gate)
+    return call_tools(Call("memory_insert", {"label": label, "new_string": text}), hold_before_headers=gate)
 
 
 @dataclass
 class Model:
     """A model: the primary says "I see.", its sleeptime agent notes each message of a user, one call for all.
 
-    fails: how many of the sleeper's calls fail. before: is called ahead of each of the sleeper's replies.
+    fails: how many of the sleeper's calls fail. label: of the block that it notes them in. before: is called ahead of
+    each of the sleeper's replies.
     """
 
     fails: int = 0
+    label: str = "human"
     seen: list[Seen] = field(default_factory=list)
     before: Callable[[Seen], Reply | None] = lambda seen: None
 
@@ -67,7 +69,7 @@ class Model:
         if last["role"] == "tool":
             return call_tools(Call("memory_finish_edits"))
         text = "\n".join(said(str(last["content"])))
-        return call_tools(Call("memory_insert", {"label": "human", "new_string": text}))
+        return call_tools(Call("memory_insert", {"label": self.label, "new_string": text}))
 
     @property
     def transcripts(self) -> list[str]:
@@ -83,6 +85,19 @@ class SleepWorld:
 
     def primary(self, **options: Any) -> AgentState:
         return self.letta.agent(**{"name": "ann", "enable_sleeptime": True, **options})
+
+    def sharers(self) -> list[AgentState]:
+        """Two primaries that share a block, `team`, in which their sleeptime agents note each message."""
+        client = self.letta.letta
+        shared = [str(client.blocks.create(label="team", value="Team:").id)]
+        self.model.label = "team"
+        made = [
+            client.agents.create(name=name, model="openai/m", block_ids=shared, enable_sleeptime=True)
+            for name in ("one", "two")
+        ]
+        for agent in made:
+            self.frequency(agent, 1)
+        return made
 
     def frequency(self, agent: AgentState, frequency: int | None) -> None:
         config = {"manager_type": "sleeptime", "sleeptime_agent_frequency": frequency}

@@ -11,7 +11,7 @@ from letta_client import NotFoundError
 from letta_client.types import AgentState
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools
-from tests.gateway.agents.sleep import SleepWorld, hold, said, sleeping
+from tests.gateway.agents.sleep import SleepWorld, hold, sleeping
 
 SECRET = "Quetzalcoatl"
 
@@ -155,30 +155,11 @@ def test_turned_on_again_it_reads_from_where_it_was_read(world: SleepWorld) -> N
 
 def test_who_shares_a_block_with_what_is_forgotten_goes_on(world: SleepWorld) -> None:
     """The block is made anew, so whoever sees it begins the step under way again, and nothing is left undone."""
-    shared = world.letta.letta.blocks.create(label="team", value="Team:")
-    one, two = (
-        world.letta.letta.agents.create(
-            name=n, model="openai/m", block_ids=[str(shared.id)], enable_sleeptime=True
-        )
-        for n in ("one", "two")
-    )
-
-    def note(seen: Seen) -> Reply | None:
-        last = seen.messages[-1]
-        if last["role"] == "tool":
-            return None
-        text = "\n".join(said(str(last["content"])))
-        hold_back = gate if "Hello" in text else None
-        return call_tools(
-            Call("memory_insert", {"label": "team", "new_string": text}), hold_before_headers=hold_back
-        )
-
-    gate = Gate()
-    world.model.before = note
-    for agent in (one, two):
-        world.frequency(agent, 1)
+    one, two = world.sharers()
     world.send(one, f"I love {SECRET}.")
     world.slept()
+    gate = Gate()
+    world.model.before = lambda seen: hold(seen, gate, "team")
     world.send(two, "Hello.")
     world.upstream_has(5)
     forget(world, one, SECRET)

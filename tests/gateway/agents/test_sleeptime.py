@@ -210,24 +210,7 @@ def test_a_rethink_of_what_changed_meanwhile_is_told_and_made_again(world: Sleep
 
 
 def test_two_primaries_share_a_block(world: SleepWorld) -> None:
-    shared = world.letta.letta.blocks.create(label="team", value="Team:")
-    agents = [
-        world.letta.letta.agents.create(
-            name=name, model="openai/m", block_ids=[str(shared.id)], enable_sleeptime=True
-        )
-        for name in ("one", "two")
-    ]
-
-    def note(seen: Seen) -> Reply | None:
-        last = seen.messages[-1]
-        if last["role"] == "tool":
-            return None
-        text = "\n".join(said(str(last["content"])))
-        return call_tools(Call("memory_insert", {"label": "team", "new_string": text}))
-
-    world.model.before = note
-    for agent in agents:
-        world.frequency(agent, 1)
+    agents = world.sharers()
     for agent in agents:
         world.send(agent, f"From {agent.name}.")
     world.slept()
