@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, Literal
 
 from storage.records import (
@@ -221,6 +222,7 @@ class PassageDraft:
     text: str
     at: float
     tags: Sequence[str] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @frozen

@@ -302,7 +302,10 @@ class Summary:
 
 @frozen
 class Passage:
-    """An archival memory. sources: exchanges it came from, where they were asked for. file: the one it is a part of."""
+    """An archival memory. sources: exchanges it came from, where they were asked for. file: the one it is a part of.
+
+    metadata: what a program says of it, which nobody searches.
+    """
 
     id: int
     seq: int
@@ -311,6 +314,7 @@ class Passage:
     sources: tuple[int, ...] = ()
     file: int | None = None
     tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @frozen

@@ -119,7 +119,8 @@ SELECT id, seq, at, exchange, sources, file FROM passages WHERE agent = ? AND id
 
 -- name: passage_erase
 -- Empties a passage, which is nobody's from now on.
-UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, sources = ?3, text = ''
+UPDATE passages
+SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = ?3, text = ''
 WHERE id = ?1 AND agent = ?2
 
 -- name: file_erase
@@ -220,7 +221,8 @@ DELETE FROM snapshots WHERE agent = ?1 AND id IN (SELECT id FROM snapshots WHERE
 
 -- name: wipe_passages (sqlite)
 -- Likewise.
-UPDATE passages SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, sources = x'5b5d', text = ''
+UPDATE passages
+SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d', text = ''
 WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
 
 -- name: wipe_passages (postgres)

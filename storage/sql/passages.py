@@ -6,7 +6,8 @@ They are numbered in their agent's one order, among its messages, so that the se
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -34,14 +35,16 @@ async def insert_passage(
     sources: Sequence[int] = (),
     file: int | None = None,
     tags: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
 ) -> Passage:
     """Adds an archival memory. Raises: NotFound when there is no such agent."""
     # Its number is of the same order as those of messages, so that the search index can name both.
     seq = await take_seq(connection, agent)
     named = orjson.dumps(list(tags)).decode() if tags else None
-    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, text)
+    said = orjson.dumps(metadata).decode() if metadata else None
+    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, said, text)
     id = await connection.value(SQL["passage_insert"], values)
-    return Passage(id, seq, text, at, tuple(sources), file, tuple(tags))
+    return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
 
 
 async def keep_edit(connection: Connection, agent: int, text: str, op: BlockOp) -> None:
@@ -84,7 +87,9 @@ class Passages(Group):
     ) -> builtins.list[Passage]:
         """Saves passages, all or none. Raises: NotFound when there is no such memory."""
         return [
-            await insert_passage(connection, agent, draft.text, at=draft.at, tags=draft.tags)
+            await insert_passage(
+                connection, agent, draft.text, at=draft.at, tags=draft.tags, metadata=draft.metadata
+            )
             for draft in drafts
         ]
 
@@ -124,5 +129,6 @@ class Passages(Group):
 
 
 def _passage(row: Row) -> Passage:
-    id, seq, text, at, sources, file, tags = row
-    return Passage(id, seq, text, at, tuple(orjson.loads(sources)), file, tuple(orjson.loads(tags or "[]")))
+    id, seq, text, at, sources, file, tags, said = row
+    plain = (id, seq, text, at, tuple(orjson.loads(sources)), file)
+    return Passage(*plain, tuple(orjson.loads(tags or "[]")), orjson.loads(said or "{}"))

@@ -170,7 +170,8 @@ UPDATE block_ops SET state = ? WHERE id = ? AND agent = ? AND state = 'pending'
 
 -- name: passage_insert
 -- Adds an archival memory.
-INSERT INTO passages (agent, seq, at, exchange, sources, file, tags, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+INSERT INTO passages (agent, seq, at, exchange, sources, file, tags, metadata, text)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: passage_list
 -- Reads a page, in order, after the one last seen.
@@ -178,7 +179,7 @@ SELECT id, seq, text, at, sources FROM passages WHERE agent = ? AND seq > ? ORDE
 
 -- piece: passage
 -- What is read of a passage.
-SELECT id, seq, text, at, sources, file, tags FROM passages
+SELECT id, seq, text, at, sources, file, tags, metadata FROM passages
 
 -- piece: passage_wanted
 -- The conditions of a list of passages. ?4: a part of the text, in lower case; ?5, ?6: saved from then on, before then.

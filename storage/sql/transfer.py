@@ -50,6 +50,7 @@ _EMPTY: Mapping[str, bytes | str] = {
     "body": b"{}",
     "details": b"{}",
     "tags": "[]",
+    "metadata": "{}",
 }
 # What a record says, part by part, in the order in which rows are read and written.
 _NAMES = {
@@ -58,7 +59,7 @@ _NAMES = {
     "block": ("label", "description", "limit", "read_only", "uid", "details"),
     "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
     "file": ("uid", "state", "bytes", "created", "type", "name"),
-    "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file"),
+    "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file", "metadata"),
     "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text"),
     "ended": ("fact", "at", "successor"),
     "learned": ("seq",),
@@ -79,12 +80,12 @@ _NAMES = {
     ),
 }
 # The fields among these that a row holds as JSON, and those that are true or false.
-_JSON = ("sources", "arguments", "body", "details", "tags")
+_JSON = ("sources", "arguments", "body", "details", "tags", "metadata")
 _FLAGS = ("read_only", "ours", "background")
 # Those of them that an import writes as JSON: it gives the others another form.
 _PACKED = ("sources", "arguments")
 # Those that older exports do not have.
-_LATER = ("tags", "file", "ours", "uid", "details")
+_LATER = ("tags", "file", "ours", "uid", "details", "metadata")
 # Those that are not exported: what waits for an answer does so here alone.
 _LEFT_OUT = ("waiting",)
 
@@ -301,9 +302,11 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             # Each exchange that is added to a conversation of ours is its end from then on.
             await _put_row(connection, agent.id, part, {**v, "ours": -1 if v["ours"] else 0})
         case "passage":
-            tags = orjson.dumps(list(v["tags"])).decode() if v["tags"] else None
+            tags, said = (
+                orjson.dumps(v[name]).decode() if v[name] else None for name in ("tags", "metadata")
+            )
             file = None if v["file"] is None else await _row_of(connection, agent.id, "file", v["file"])
-            await _put_row(connection, agent.id, part, {**v, "tags": tags, "file": file})
+            await _put_row(connection, agent.id, part, {**v, "tags": tags, "file": file, "metadata": said})
         case "fact":
             await _put_row(connection, agent.id, part, {**v, "key": hash_key(agent.secret, values["key"])})
         case "tag":

@@ -68,7 +68,8 @@ FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? AND h.id 
 
 -- name: passage_read
 -- Reads a page of passages.
-SELECT p.seq, p.seq, p.at, p.exchange, p.sources, p.text, p.tags, (SELECT f.uid FROM files f WHERE f.id = p.file)
+SELECT p.seq, p.seq, p.at, p.exchange, p.sources, p.text, p.tags, (SELECT f.uid FROM files f WHERE f.id = p.file),
+       p.metadata
 FROM passages p WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 
 -- name: fact_read
@@ -223,7 +224,7 @@ UPDATE blocks SET version = ?, current = ? WHERE id = ? AND agent = ?
 
 -- name: passage_put
 -- Adds a passage with its number.
-INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: edit_put
 -- Adds a memory edit as it was.

@@ -124,6 +124,25 @@ async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(
     assert left(holds, "oneu", "twou", "twoa") == []
 
 
+@pytest.mark.parametrize("is_all", [False, True], ids=["one", "all"])
+async def test_what_was_said_of_a_passage_goes_with_it(
+    store: Store, alice: Speaker, holds: Holds, is_all: bool
+) -> None:
+    await talk(alice, ["one"], "c1")
+    drafts = [PassageDraft(f"zq{n}text", 1.0, [f"zq{n}tag"], {"url": f"zq{n}meta"}) for n in ("gone", "kept")]
+    gone, kept = await store.passages.add(alice.agent.id, drafts)
+    assert (gone.metadata, kept.metadata) == ({"url": "zqgonemeta"}, {"url": "zqkeptmeta"})
+    assert (await store.passages.get(alice.agent.id, [gone.seq]))[gone.seq] == gone
+    await forget(
+        store, alice.agent, ForgetTarget(is_all=True) if is_all else ForgetTarget(passages=[gone.seq])
+    )
+    await store.forgetting.sweep()
+    found = [
+        n for n in ("gone", "kept") for part in ("text", "tag", "meta") if holds(f"zq{n}{part}".encode())
+    ]
+    assert found == ([] if is_all else ["kept"] * 3)
+
+
 async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:

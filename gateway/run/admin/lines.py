@@ -130,6 +130,7 @@ class _Passage(msgspec.Struct):
     text: str
     tags: list[str] | None = None
     file: str | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class _Fact(msgspec.Struct):

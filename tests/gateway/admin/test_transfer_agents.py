@@ -76,7 +76,7 @@ def rich(world: LettaWorld) -> dict[str, str]:
         folder.id, file=("a.md", b"# Plan\n\n" + b"A line.\n" * 600, "text/markdown")
     )
     archive = client.archives.create(name="shared")
-    client.archives.passages.create(archive.id, text="The boat is red.", tags=["boat"])
+    client.archives.passages.create(archive.id, text="The boat is red.", tags=["boat"], metadata={"page": 7})
     shared = client.blocks.create(label="team", value="We sail.", metadata={"a": 1})
     client.tools.create(source_code="", source_type="json", json_schema=DECLARED, tags=["t"])
     person = {"identifier_key": "user_1", "name": "Ann", "identity_type": "user"}

@@ -153,8 +153,6 @@ def test_several_texts_are_saved_or_none(world: LettaWorld) -> None:
     assert wrong.value.body["detail"][0]["loc"] == ["body", "passages", 1, "created_at"]  # type: ignore[index]
     with pytest.raises(UnprocessableEntityError, match="blank"):
         many(shared.id, passages=[{"text": "boat one"}, {"text": "  "}])
-    with pytest.raises(BadRequestError, match="metadata"):
-        many(shared.id, passages=[{"text": "boat one"}, {"text": "boat two", "metadata": {"a": 1}}])
     assert world.letta.agents.passages.search(agent.id, query="boat").count == 0
     made = many(shared.id, passages=[{"text": "boat one", "tags": ["a"]}, {"text": "word " * 900}])
     assert [each.tags for each in made] == [["a"], [], [], []]
@@ -261,11 +259,29 @@ def test_another_project_has_none_of_it(upstream: StrictUpstream, tmp_path: Path
         assert list(ours.archives.list()) == []
 
 
-def test_metadata_and_an_archive_too_many_are_refused(world: LettaWorld) -> None:
+def test_passages_keep_their_metadata(world: LettaWorld) -> None:
+    agent, shared = world.agent(), world.letta.archives.create(name="shared")
+    world.letta.agents.archives.attach(shared.id, agent_id=agent.id)
+    passages, page = world.letta.archives.passages, {"url": "https://example.org", "page": [7]}
+    made = passages.create(shared.id, text="The boat is red.", metadata=page)
+    one, two = passages.create_many(
+        shared.id, passages=[{"text": "The boat is old.", "metadata": {"n": 1}}, {"text": "Rome is old."}]
+    )
+    assert (made.metadata, one.metadata, two.metadata) == (page, {"n": 1}, {})
+    (found,) = world.letta.passages.search(agent_id=agent.id, query="red")
+    assert found.passage.metadata == page
+    long = passages.create(shared.id, text="word " * 900, metadata=page)
+    assert long.metadata is not None
+    assert {**long.metadata, "parts": 0} == {**page, "parts": 0}
+    # A copy of the agent has them as well.
+    copy = world.letta.agents.import_file(file=("a.af", world.letta.agents.export_file(agent.id).encode()))
+    (found,) = world.letta.passages.search(agent_id=copy.agent_ids[0], query="red")
+    assert found.passage.metadata == page
+
+
+def test_an_archive_too_many_is_refused(world: LettaWorld) -> None:
     agent, archives = world.agent(), world.letta.archives
     made = [archives.create(name=f"n{n}") for n in range(8)]
-    with pytest.raises(BadRequestError, match="metadata"):
-        archives.passages.create(made[0].id, text="x", metadata={"a": 1})
     for each in made[:7]:
         world.letta.agents.archives.attach(each.id, agent_id=agent.id)
     with pytest.raises(BadRequestError, match="at most 7 archives and folders"):

@@ -54,6 +54,7 @@ def told(messages: Any) -> list[tuple[str, str]]:
 def test_agents_come_with_all_that_they_remember(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    source.tells[f"/v1/agents/{POSTMAN}/archival-memory"][0]["metadata"] = {"round": 7}
     assert move(world, source) == 0
     out, err = capsys.readouterr()
     assert "3 moved, 0 here before, 0 not moved." in err
@@ -87,6 +88,7 @@ def test_agents_come_with_all_that_they_remember(
     assert [text for kind, text in spoken if kind == "user_message"] == ["My cat is called Miso."]
     (passage,) = client.agents.passages.list(POSTMAN)
     assert (passage.text, passage.tags) == ("Number 12 has a dog.", ["dogs"])
+    assert passage.metadata == {"round": 7}
     assert passage.created_at.isoformat().startswith("2026-11-23T05:20:0")
     folders = {folder.name: folder.id for folder in client.agents.folders.list(GARDENER)}
     recorded = {each["name"]: undashed(each["id"]) for each in source.tells["/v1/agents/"][0]["sources"]}

@@ -10,8 +10,10 @@ import asyncpg
 import pytest
 
 from storage.errors import Foreign, TooNew
+from storage.listing import PassageDraft
 from storage.postgres.migration import load_migrations, migrate
 from storage.sqlite.migration import migrate as migrate_sqlite
+from tests.storage.api import make_agent
 from tests.storage.conftest import OpenStore, PostgresServer
 
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -83,6 +85,21 @@ async def test_a_newer_schema_is_used_where_it_only_adds(
                 await open_store()
     finally:
         await connection.execute("DELETE FROM schema_versions WHERE version = 99")
+        await connection.close()
+
+
+async def test_a_gateway_of_the_version_before_forgets_the_metadata_of_a_passage(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store = await open_store()
+    agent = (await make_agent(store, "ann")).agent
+    await store.passages.add(agent.id, [PassageDraft("text", 1.0, metadata={"url": "x"})])
+    connection = await asyncpg.connect(database.url)
+    try:
+        for text, left in (("other", '{"url":"x"}'), ("", None)):
+            await connection.execute("UPDATE passages SET text = $1", text)
+            assert await connection.fetchval("SELECT metadata FROM passages") == left
+    finally:
         await connection.close()
 
 

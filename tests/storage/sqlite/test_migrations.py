@@ -36,6 +36,7 @@ PINNED = {
     "0012_kept.sql": "96f2263596a9caa7250e1025fde9be5e1e1ed0fc1d8188614a8c3a71775a058b",
     "0013_recall.sql": "5026c28e78d95941f22b6d57e8dee10c327eaf8c0fbab53a7ff343c8140883ee",
     "0014_identities.sql": "b152aa3d684a6db34ed8b2c512216400c84d23927f3f775e3f0600bf63f3259f",
+    "0015_passage_metadata.sql": "82a426fc53b0b5581a971281b3c6e004cb530008f99068bade97c7bc0dbdd6d8",
 }
 
 

@@ -78,6 +78,7 @@ class FileOfSource(msgspec.Struct):
 class FilePassage(msgspec.Struct):
     text: Annotated[str, Meta(min_length=1)]
     tags: list[str] = []
+    metadata: dict[str, Any] = {}
     created_at: str | None = None
 
 

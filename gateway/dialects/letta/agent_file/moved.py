@@ -255,5 +255,6 @@ def _passage(passage: _Json) -> _Json:
     return {
         "text": passage["text"],
         "tags": passage.get("tags") or [],
+        "metadata": passage.get("metadata") or {},
         "created_at": passage.get("created_at"),
     }

@@ -413,7 +413,8 @@ def _compaction(settings: Any) -> Any:
 
 def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]:
     return [
-        PassageDraft(each.text, moment_of(each.created_at, _OURS_AT) or now, each.tags) for each in passages
+        PassageDraft(each.text, moment_of(each.created_at, _OURS_AT) or now, each.tags, each.metadata)
+        for each in passages
     ]
 
 

@@ -149,4 +149,9 @@ def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _passage(passage: PassageDraft) -> dict[str, Any]:
-    return {"text": passage.text, "tags": list(passage.tags), "created_at": time_of(passage.at)}
+    return {
+        "text": passage.text,
+        "tags": list(passage.tags),
+        "metadata": passage.metadata,
+        "created_at": time_of(passage.at),
+    }

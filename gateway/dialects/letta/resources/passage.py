@@ -5,17 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, time
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from gateway.core import ids
-from gateway.dialects.letta.body import Body, Kept, Maybe, refused
+from gateway.dialects.letta.body import Body, Kept, Maybe
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import PageQuery
 from gateway.dialects.letta.shown import time_of
 from storage.records import Definition, Passage, StoredFile
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
-_METADATA = refused("A passage has tags, and no metadata.")
 _Tags = list[Annotated[str, Meta(min_length=1, max_length=200)]]
 
 
@@ -52,7 +51,7 @@ def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[st
         "source_id": None if file is None else ids.named("source", uid),
         "file_id": None if file is None else ids.named("file", file.uid),
         "file_name": None if file is None else file.name,
-        "metadata": {},
+        "metadata": passage.metadata,
         "embedding": None,
         "embedding_config": None,
         "is_deleted": False,
@@ -115,7 +114,7 @@ class UpdateArchive(Body):
 class CreateArchivePassage(CreatePassage):
     """A text to be saved in an archive."""
 
-    metadata: Annotated[dict[str, Any] | None, _METADATA] | UnsetType = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
 
 
 class CreateArchivePassages(Body):

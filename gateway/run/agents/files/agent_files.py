@@ -106,9 +106,10 @@ class AgentFiles:
         after = 0
         while True:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
-            tags = await self._store.passages.get(memory.id, [each.seq for each in page])
+            whole = await self._store.passages.get(memory.id, [each.seq for each in page])
             found += [
-                PassageDraft(each.text, each.at, tags[each.seq].tags) for each in page if each.seq in tags
+                PassageDraft(each.text, each.at, each.tags, each.metadata)
+                for each in (whole[listed.seq] for listed in page if listed.seq in whole)
             ]
             if len(page) < _PASSAGES:
                 return found
@@ -321,6 +322,7 @@ def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dic
     for n, each in enumerate(passages, first):
         yield {"passage": {
             "seq": n, "at": each.at, "exchange": None, "sources": [], "text": each.text, "tags": list(each.tags),
+            "metadata": each.metadata,
         }}  # fmt: skip
 
 

@@ -201,7 +201,7 @@ class ArchiveRoutes:
         first, *more = map(_shown, await self._archives.add_all(memory, [draft]))
         # The client takes one passage: the first of a long text names all.
         parts = [each["id"] for each in (first, *more)]
-        return {**first, "metadata": {"parts": parts}} if more else first
+        return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
     async def add_many(self, asked: Asked) -> Any:
         memory, texts = await self._memory(asked), asked.body.passages
@@ -237,7 +237,10 @@ class ArchiveRoutes:
         said = moment_of(text.created_at, (*at, "created_at"))
         check_text(text.text, (*at, "text"))
         return PassageDraft(
-            text.text, self._api.now() if said is None else said, given_or_none(text.tags) or ()
+            text.text,
+            self._api.now() if said is None else said,
+            given_or_none(text.tags) or (),
+            given_or_none(text.metadata) or {},
         )
 
 
