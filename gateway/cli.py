@@ -570,11 +570,13 @@ def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]
         with opener.open(request, timeout=ANSWER_S) as reply:
             return True, json.loads(reply.read())
     except urllib.error.HTTPError as error:
+        with error:
+            said = error.read()
         if error.code == 401:
             # Another program listens there now.
             return False, None
         try:
-            message = json.loads(error.read())["error"]["message"]
+            message = json.loads(said)["error"]["message"]
         except (ValueError, KeyError, TypeError):
             message = f"the gateway at {owner['address']} answered {error.code}"
         raise GatewayError(message) from error

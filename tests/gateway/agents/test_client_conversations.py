@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def test_a_deleted_conversation_is_forgotten(world: LettaWorld, tmp_path: Path) 
     for file in tmp_path.glob("memory.db*"):
         assert b"Zanzibar" not in file.read_bytes(), file.name
     # Nobody finds it by its name in a chat completion either: there it names a new conversation of the client's.
-    with sqlite3.connect(tmp_path / "memory.db") as database:
+    with closing(sqlite3.connect(tmp_path / "memory.db")) as database:
         (count,) = database.execute("SELECT count(*) FROM definitions WHERE kind = 'conversation'").fetchone()
     assert count == 1
 
