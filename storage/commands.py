@@ -137,6 +137,10 @@ class Opening:
     stem: int | None
 
 
+# As many of a list's questions are looked up, the last ones.
+MOST_QUESTIONS = 16
+
+
 @frozen
 class Probes:
     """The keys under which the exchanges that may matter to a list of messages are looked up.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from storage.commands import NO_ADDITIONS, NO_NOTES, Look, Probes, StoredContent
+from storage.commands import MOST_QUESTIONS, NO_ADDITIONS, NO_NOTES, Look, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.blocks import seen
@@ -221,7 +221,7 @@ async def look_again(connection: Connection, agent: Agent) -> AgentNumbers | Non
 
 
 # How long the lists are that `pool_found` takes: longer ones are cut, their newest part kept.
-_REPLIES, _INPUTS, _MARKS = 64, 16, 32
+_REPLIES, _MARKS = 64, 32
 
 
 async def load_pool(
@@ -238,7 +238,7 @@ async def load_pool(
             values = (conversation, agent, POOL_LIMIT, probes.recent, probes.low)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
-        lists = (probes.replies[:_REPLIES], probes.inputs[:_INPUTS], probes.marks[:_MARKS])
+        lists = (probes.replies[:_REPLIES], probes.inputs[:MOST_QUESTIONS], probes.marks[:_MARKS])
         keys = (*lists, probes.recent, probes.low, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
     return [make_exchange(row, *row[-3:]) for row in reversed(rows)]

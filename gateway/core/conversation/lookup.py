@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gateway.core.conversation import match
 from gateway.core.conversation.canonical import Listing
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
-from storage.commands import Probes
+from storage.commands import MOST_QUESTIONS, Probes
 
 # Turns back in which our replies are looked for; further back the hash of the path finds them.
 PROBED_TURNS = 8
@@ -30,24 +32,27 @@ def full_probes(
     if key is not None:
         return Probes(key, since=since, maybe_tombs=maybe_tombs, recent=recent, low=low)
     asked: dict[bytes, None] = {}
-    for i in _questions(listing)[::-1]:
+    for i in _questions(listing):
         asked[b"".join(listing.atoms[i])] = None
+        if len(asked) == MOST_QUESTIONS:
+            break
     marks = [listing.path_said] if listing.said else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
     replies = match.spans_of(listing, PROBED_TURNS) if listing.said else []
     return Probes(None, replies, list(asked), marks, since, maybe_tombs, recent, low)
 
 
-def _questions(listing: Listing) -> list[int]:
-    """Returns what each reply answered: the user's message, and the message before the reply if that is another."""
-    found: list[int] = []
-    user: int | None = None
-    for i in range(1, len(listing)):
-        before = listing.role(i - 1)
-        user = i - 1 if before == "user" else user
-        if listing.role(i) == "assistant" and before != "assistant":
-            found += [i - 1] if user in (None, i - 1) else [user, i - 1]
-    return found
+def _questions(listing: Listing) -> Iterator[int]:
+    """Yields what each reply answered, the last one first: the message before it, and the user's if that is another."""
+    user = len(listing)
+    for i in range(len(listing) - 1, 0, -1):
+        if listing.role(i) != "assistant" or listing.role(i - 1) == "assistant":
+            continue
+        yield i - 1
+        if user >= i:
+            user = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), -1)
+        if 0 <= user < i - 1:
+            yield user
 
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
@@ -85,15 +86,10 @@ class Match:
 # -- finding the anchor
 
 
-def _segments(listing: Listing) -> list[list[int]]:
+def _segments(listing: Listing) -> list[range]:
     """Returns the indices that lie between the user's messages, oldest first."""
-    found: list[list[int]] = [[]]
-    for i, message in enumerate(listing.messages):
-        if message.get("role") == "user":
-            found.append([])
-        else:
-            found[-1].append(i)
-    return found
+    asked = [i for i, message in enumerate(listing.messages) if message.get("role") == "user"]
+    return [range(a + 1, b) for a, b in pairwise([-1, *asked, len(listing)])]
 
 
 class _Segment:

@@ -66,14 +66,14 @@ class Composition:
     """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`.
 
     fill: goes before the first of the client's messages that is not a system message.
-    list_at: where on the path the client's messages stand, by index; empty for a plain list, where places are counted.
+    list_at: what of the path the client's messages are, by index; empty for a plain list, where places are counted.
     notes: index -> text before that message's text. note_tokens: of all these, by estimate.
     hidden: index -> the messages that take its place; none for one that stands in the fill.
     breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
     """
 
     fill: Sequence[FilledMessage] = ()
-    list_at: dict[int, tuple[int, int]] = field(default_factory=dict, compare=False)
+    list_at: dict[int, PathElement] = field(default_factory=dict, compare=False)
     notes: dict[int, str] = field(default_factory=dict)
     note_tokens: int = 0
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
@@ -165,7 +165,7 @@ def _place_compared(
     """Puts the notes of a path into any list, in front of message `end`. Returns the replies by their messages."""
     replies: dict[int, Exchange] = {}
     for i, element in matches(listing, end, path):
-        found.list_at.setdefault(listing.positions[i], element.at)
+        found.list_at.setdefault(listing.positions[i], element)
         if element.position == -1:
             replies[i] = element.exchange
         elif is_user(element.atoms) and (kept := element.exchange.notes.get(element.position)):

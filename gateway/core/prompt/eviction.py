@@ -47,7 +47,8 @@ class Eviction:
             return new.at
         # A plain list is its path, so the place is a number of atoms; the depth is not known, and asked by nobody.
         if not self.is_plain:
-            return composition.list_at.get(index)
+            element = composition.list_at.get(index)
+            return None if element is None else element.at
         return 0, listing.before[i]
 
     def with_summaries(
@@ -90,10 +91,10 @@ def find_beginning(
     if is_plain:
         return evicted, listing.positions[listing.message_at(evicted.offset)]
     for i in listing.positions[: plan.match.last + 1]:
-        at = composition.list_at.get(i)
-        if at is None:
+        element = composition.list_at.get(i)
+        if element is None:
             # Something that is nowhere on the path: the list is weighed as a whole.
             break
-        if at[1] >= evicted.offset:
+        if element.at[1] >= evicted.offset:
             return evicted, i
     return None, 0

@@ -190,7 +190,7 @@ def cut_tree(
     if x.id not in path:
         return None
     text, end, fill = render(summary.text), end_offset(x), len(composition.fill)
-    covered = [index for index, (depth, _) in composition.list_at.items() if depth <= x.depth]
+    covered = [index for index, element in composition.list_at.items() if element.exchange.depth <= x.depth]
     if covered:
         count = bisect_right(listing.positions, max(covered))
         return (
