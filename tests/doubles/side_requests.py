@@ -404,6 +404,57 @@ MASTRA_REFLECTOR = (
     "You are the memory consciousness of an AI assistant. Your memory observation reflections will be the ONLY "
     "information the assistant has about past interactions with this user."
 )
+QWEN_CODE_MEMORIES = (
+    "You are now acting as the managed memory extraction subagent for an AI coding assistant.\n\nThe recent "
+    "conversation history is already in your context."
+)
+QWEN_CODE_MEMORIES_TASK = (
+    "Managed memory has TWO directories. Choose which one to write each memory into using the per-type `<scope>` "
+    "guidance in your system instructions:\n- USER memory (cross-project, durable knowledge about who the user is)"
+)
+QWEN_CODE_DREAM = "You are performing a managed memory dream — a reflective pass over durable memory files.\n"
+QWEN_CODE_CHOICE = (
+    "You are selecting memories that will be useful to an AI coding assistant as it processes a user's query. You will "
+    "be given the user's query and a list of available memory files with their filenames and descriptions."
+)
+QWEN_CODE_SKILLS = (
+    "You are reviewing this conversation to extract reusable skills.\n\nReview the conversation above and consider "
+    "saving or updating a skill if appropriate."
+)
+QWEN_CODE_SUMMARY = (
+    "\nYou are the component that summarizes a conversation when its context window is about to overflow. The summary "
+    "you produce will become the agent's ONLY memory of everything that happened before this point."
+)
+QWEN_CODE_OLDER_SUMMARY = (
+    "\nYou are the component that summarizes internal chat history into a given structure.\n\nWhen the conversation "
+    "history grows too large, you will be invoked to distill the entire history into a concise snapshot."
+)
+QWEN_CODE_RECAP = "You generate session recaps for a programming assistant CLI.\n\nThe user stepped away."
+QWEN_CODE_TITLE = (
+    "Generate a concise, sentence-case title (3-7 words) that captures what this programming-assistant session is "
+    "about. Think of it as a git commit subject for the session."
+)
+QWEN_CODE_NAME = (
+    "Generate a short kebab-case name (2-4 words) that captures the main topic of this conversation. Use lowercase "
+    "words separated by hyphens."
+)
+QWEN_CODE_LABEL = (
+    "Write a short summary label describing what these tool calls accomplished. It appears as a single-line row in a "
+    "mobile app and truncates around 30 characters, so think git-commit-subject, not sentence."
+)
+QWEN_CODE_SUGGESTION = (
+    "[SUGGESTION MODE: Suggest what the user might naturally type next.]\n\nFIRST: Read the LAST FEW LINES of the "
+    "assistant's most recent message — that's where next-step hints, tips, and actionable suggestions usually appear."
+)
+QWEN_CODE_SPEAKER = (
+    "Analyze *only* the content and structure of your immediately preceding response (your last turn in the "
+    "conversation history). Based *strictly* on that response, determine who should logically speak next: the 'user' "
+    "or the 'model' (you)."
+)
+QWEN_CODE_PAGE = (
+    'The user requested the following: "What is said of {question}".\n\nI have fetched the content from '
+    "https://example.org/cats.\n\nPlease use the following content to answer the user's request.\n\n---\n{answer}\n---"
+)
 PIPECAT_SUMMARY = (
     "You are summarizing a conversation between a user and an AI assistant.\n\nYour task:\n1. Create a concise summary "
     "that preserves:\n   - Key facts, decisions, and agreements"

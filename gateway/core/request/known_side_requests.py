@@ -155,6 +155,43 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"|Summarize what was done in this conversation\. Write like a pull request description\.",
         "system",
     ),
+    # Qwen Code, in part with the words of Gemini CLI, from which it comes.
+    _Known(
+        "qwen code memories",
+        r"You are now acting as the managed memory extraction subagent for an AI coding assistant\."
+        r"|You are performing a managed memory dream\b"
+        r"|You are selecting memories that will be useful to an AI coding assistant"
+        r"|You are reviewing this conversation to extract reusable skills\.",
+        "system",
+    ),
+    _Known(
+        "qwen code summary",
+        r"You are the component that summarizes (?:a conversation when its context window|internal chat history into)"
+        r"|You generate session recaps for a programming assistant CLI\.",
+        "system",
+    ),
+    _Known(
+        "qwen code title",
+        r"Generate a concise, sentence-case title \(3-7 words\) that captures what this programming-assistant session"
+        r"|Generate a short kebab-case name \(2-4 words\) that captures the main topic of this conversation\."
+        r"|Write a short summary label describing what these tool calls accomplished\.",
+        "system",
+    ),
+    _Known(
+        "qwen code suggestion",
+        r"\[SUGGESTION MODE: Suggest what the user might naturally type next",
+        is_passing=True,
+    ),
+    _Known(
+        "qwen code speaker",
+        r"Analyze \*only\* the content and structure of your immediately preceding response",
+        is_passing=True,
+    ),
+    _Known(
+        "qwen code page",
+        r"The user requested the following: \"(?s:.*?)\"\.\s+I have fetched the content from ",
+        is_passing=True,
+    ),
     _Known(
         "aider commit message",
         r"(?:\S[^\n]{0,200}\n)?You are an expert software engineer (?:that|who) (?:generates|writes) concise, one-line",
