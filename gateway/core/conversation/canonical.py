@@ -3,7 +3,7 @@
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
 text, one for each of its calls. White space, ids, the split into messages, the dump of arguments, reasoning and
 unknown fields make no difference; the words, the kinds of media and a speaker's `name` do. System messages have no
-atoms.
+atoms, nor has what OpenClaw says behind the newest message, which no later list has.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 # Roles: each has an older or a newer name.
 SYSTEM = frozenset({"system", "developer"})
 RESULTS = frozenset({"tool", "function"})
+# Around what OpenClaw says in the user's role, behind the newest message.
+_PASSING, _PASSED = b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>", b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
 _ATOM_BYTES = 12
 _PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
 
@@ -164,7 +166,7 @@ class Canon:
         return self._atom(b"a", _encoded(name), _encoded(squashed))
 
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
-        """Returns the atoms of a message. text: its text squashed, where that is known."""
+        """Returns the atoms of a message: none of what stands in this list alone. text: squashed, where it is known."""
         role = message.get("role")
         if role in SYSTEM:
             return ()
@@ -184,6 +186,8 @@ class Canon:
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in RESULTS:
             return (self._atom(b"t", text, kinds),)
+        if text.startswith(_PASSING) and text.endswith(_PASSED) and not media:
+            return ()
         return (self._atom(b"u", name, text, kinds),)
 
     def media(self, message: Mapping[str, Any]) -> bytes:

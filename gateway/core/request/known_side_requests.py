@@ -192,6 +192,26 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"The user requested the following: \"(?s:.*?)\"\.\s+I have fetched the content from ",
         is_passing=True,
     ),
+    # OpenClaw's; the first is of the coding agent that it is made of, too.
+    _Known(
+        "openclaw summary",
+        r"You are a context summarization assistant\. Your task is to read a conversation between a user and an AI",
+        "system",
+    ),
+    _Known(
+        "openclaw title",
+        r"Generate a concise session title \(3-6 words, max 60 characters\) from the user's first message\.",
+        "system",
+    ),
+    _Known(
+        "openclaw name", r"Based on this conversation, generate a short 1-2 word filename slug \(lowercase"
+    ),
+    _Known("openclaw flush", r"(?:\[[^\]\n]{1,80}\] )?Pre-compaction memory flush\."),
+    _Known(
+        "openclaw heartbeat",
+        r"(?:\[[^\]\n]{1,80}\] )?(?:Follow the heartbeat monitor scratch context when provided\."
+        r"|Read HEARTBEAT\.md if it exists \(workspace context\)\.)",
+    ),
     _Known(
         "aider commit message",
         r"(?:\S[^\n]{0,200}\n)?You are an expert software engineer (?:that|who) (?:generates|writes) concise, one-line",

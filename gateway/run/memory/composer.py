@@ -10,11 +10,12 @@ from typing import Any
 
 from gateway.core.conversation.canonical import RESULTS, text_of
 from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, made_of, make_section
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
@@ -62,7 +63,7 @@ class Composer:
             prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
             return changed(prompt, window=await fit(prompt))
         new = plan.messages
-        last = len(new) - 1
+        last = _asked_at(plan)
         # Notes written once stay: a retry, or a question asked again, gets the same.
         notes = dict(made_notes or ())
         if made_notes is None and not known.is_plain:  # the new messages of a plain list have no notes yet
@@ -71,7 +72,7 @@ class Composer:
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
         takes_note = is_asked and last not in notes and not plan.quotes
-        at = plan.new[-1] if plan.new else -1
+        at = plan.new[last - len(new)] if plan.new else -1
         if not is_asked and (asked_before := _read_before(known)) is not None:
             takes_note, at = True, asked_before
         section = self._section(known, _in_use(known), takes_note=takes_note)
@@ -94,7 +95,7 @@ class Composer:
             prompt = await self._fitted(known, prompt, takes_note=takes_note)
         if not takes_note:
             return prompt
-        text = text_of(new[-1]) if is_asked else plan.query.listing.text(at)
+        text = text_of(new[last]) if is_asked else plan.query.listing.text(at)
         recall = await self.recaller.recall(known, prompt, text)
         if is_asked:
             # An empty note is kept as well, so that nothing is searched twice.
@@ -205,6 +206,23 @@ class Composer:
             # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
             section = self._section(known, window.summary_id, takes_note=takes_note)
         return changed(prompt, window=window, section=section, system=section.text)
+
+
+def _asked_at(plan: Plan) -> int:
+    """Returns the index of the new message that somebody said last, of those in the user's role at the end of the list.
+
+    What an application says behind it mostly is in no later list (OpenClaw), and neither would its note be.
+    """
+    new = plan.messages
+    last = len(new) - 1
+    if [m.get("role") for m in new[-2:]] != ["user", "user"]:
+        return last
+    for at in range(last, last - len(plan.new), -1):
+        if new[at].get("role") != "user":
+            break
+        if own_words(text_of(new[at])):
+            return at
+    return last
 
 
 def _read_before(known: Known) -> int | None:

@@ -22,6 +22,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.words import begins, grows, letters, without_remark, words
 from tests.core.conversations import assistant, call, picture, result, system, user
+from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
 CANON = Canon(b"k" * 16)
 
@@ -95,6 +96,12 @@ def test_system_messages_have_no_atoms() -> None:
     assert (
         CANON.atoms(system("The time is 12:00")) == CANON.atoms({"role": "developer", "content": "x"}) == ()
     )
+
+
+def test_what_openclaw_says_in_one_list_alone_has_no_atoms() -> None:
+    assert CANON.atoms(user(OPENCLAW_CONTEXT)) == ()
+    assert CANON.atoms(user(f"{OPENCLAW_CONTEXT}\nWhat is this?")) != ()
+    assert CANON.atoms(result("1", OPENCLAW_CONTEXT)) != ()
 
 
 def test_a_message_that_says_nothing_has_no_atoms() -> None:

@@ -30,7 +30,12 @@ from gateway.core.prompt.note import (
 from gateway.core.words import folded_words, telling_words
 from gateway.tokens import tokenizer_for
 from storage.records import Message
-from tests.doubles.side_requests import PYDANTIC_AI_1_CORRECTION, PYDANTIC_AI_CORRECTION
+from tests.doubles.side_requests import (
+    OPENCLAW_CONTEXT,
+    OPENCLAW_MESSAGE,
+    PYDANTIC_AI_1_CORRECTION,
+    PYDANTIC_AI_CORRECTION,
+)
 
 count = tokenizer_for("gpt-4o").count
 
@@ -476,6 +481,12 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("Observation:\nExecution logs:\nan island\nLast output from code snippet:\nNone", ""),
         ("Observation:\nExecution logs:\n3\nNew task:\nAnd my trip?", "And my trip?"),
         ("Observation:\nThe patient has a fever.",) * 2,
+        # OpenClaw, beside and around what somebody says
+        (OPENCLAW_CONTEXT, ""),
+        (OPENCLAW_CONTEXT.partition("\n<<<END")[0], ""),
+        (OPENCLAW_MESSAGE, "My cat is called Miso.\n\nShe is three."),
+        ("What is this?\n\nRuntime: agent=main | session=one\nIt is in my log.",) * 2,
+        ("My film.\n\nRuntime: three hours",) * 2,
     ],
 )
 def test_what_a_framework_says_in_the_persons_place_is_not_the_persons(text: str, own: str) -> None:

@@ -141,6 +141,12 @@ ASKED = [
     ("qwen code suggestion", [*CHATTED, *user(recorded.QWEN_CODE_SUGGESTION)]),
     ("qwen code speaker", [*CHATTED, *user(recorded.QWEN_CODE_SPEAKER)]),
     ("qwen code page", user(quoting(recorded.QWEN_CODE_PAGE))),
+    ("openclaw summary", [*system(recorded.OPENCLAW_SUMMARY), *user(FACT)]),
+    ("openclaw title", [*system(recorded.OPENCLAW_TITLE), *user(FACT)]),
+    ("openclaw name", user(quoting(recorded.OPENCLAW_SLUG))),
+    ("openclaw flush", [*CHATTED, *user(recorded.OPENCLAW_FLUSH)]),
+    ("openclaw heartbeat", [*CHATTED, *user(recorded.OPENCLAW_HEARTBEAT)]),
+    ("openclaw heartbeat", [*CHATTED, *user(recorded.OPENCLAW_OLDER_HEARTBEAT)]),
     ("pipecat summary", [*system(recorded.PIPECAT_SUMMARY), *user(FACT)]),
     ("livekit summary", [*system(recorded.LIVEKIT_SUMMARY), *user(FACT)]),
 ]  # fmt: skip
@@ -385,6 +391,24 @@ def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None
     assert "Give her a dark box." in kept(world)
     assert "Close the shutters." not in kept(world)
     assert world.query("SELECT count(*) FROM conversations") == [2]
+
+
+def test_a_note_goes_with_what_somebody_said_and_not_with_what_an_application_says_behind_it(
+    world: World,
+) -> None:
+    """OpenClaw says what its runtime does behind each message, and in no later list."""
+    world.chat(user="alice").say(FACT)
+    told, asked = user(recorded.OPENCLAW_CONTEXT), user("[Mon 2026-11-23 08:09 UTC] What is my cat called?")
+    world.upstream.queue(say("Miso, as you said to me."))
+    world.post([*asked, *told], user="alice")
+    sent = world.upstream.last.messages
+    assert FACT in sent[0]["content"]
+    assert sent[1:] == told
+    goes_on = [{"role": "assistant", "content": "Miso, as you said to me."}, *user("She is three.")]
+    world.post([*asked, *goes_on, *told], user="alice")
+    assert world.upstream.last.messages == [sent[0], *goes_on, *told]
+    world.chat(user="alice").say("Which exec sessions are active, and what is my cat called?")
+    assert "Conversation data" not in world.upstream.last.body.decode()
 
 
 def test_a_question_is_the_users_where_a_model_has_searched_with_its_words_before(world: World) -> None:
