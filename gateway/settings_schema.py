@@ -99,6 +99,11 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, saw {value!r}")
         return build(kind, value, where)  # type: ignore[arg-type]
+    return _convert_plain(value, kind, where, metadata)
+
+
+def _convert_plain(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> Any:
+    """Converts a text, a number or a truth value. metadata: bounds, if the field has some. Raises: SettingsError."""
     if kind is float and type(value) in (int, float):
         if abs(value) > _MOST:
             raise SettingsError(f"{where}: expected a number up to {_MOST:.0f}, saw {value!r}")
