@@ -1098,18 +1098,15 @@ def test_a_retry_of_the_sdk_is_one_turn(world: World) -> None:
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
-def test_a_profile_can_leave_trimmed_lists_as_they_are(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with remember(upstream, tmp_path, ProfileSettings("default", history="client")) as world:
-        chat = world.chat(user="alice")
-        for n in range(4):
-            chat.say(f"Message {n} about ships.")
-        chat.messages = chat.messages[-2:]
-        chat.say("And then?")
-        assert len(world.upstream.last.messages) == 3
-
-
-def test_trimmed_lists_of_all_agents_can_stay_as_they_are(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with remember(upstream, tmp_path, memory={"history": "client"}) as world:
+@pytest.mark.parametrize(
+    ("profiles", "memory"),
+    [([ProfileSettings("default", history="client")], {}), ([], {"history": "client"})],
+    ids=["of a profile", "of all"],
+)
+def test_trimmed_lists_can_stay_as_they_are(
+    upstream: StrictUpstream, tmp_path: Path, profiles: list[ProfileSettings], memory: dict[str, str]
+) -> None:
+    with remember(upstream, tmp_path, *profiles, memory=memory) as world:
         chat = world.chat(user="alice")
         for n in range(4):
             chat.say(f"Message {n} about ships.")
