@@ -129,6 +129,7 @@ async def test_everything_is_moved(source: Store, target: Store) -> None:
     for name, value in here.items():
         assert there[name] == value, name
     assert len(here["keys"]) == 1
+    assert {kind for _, kind, *_ in here["definitions"]} == {"tool", "identity"}
     assert any(here[name] for name in here if name.startswith("readers"))
     (rules,) = [values for _, values, _, _ in here["blocks"] if values[0] == "rules"]
     assert rules[0] == "rules"
