@@ -52,7 +52,7 @@ LIMIT_S = 420.0  # of one run
 INSTALL_S = 1800.0
 # Not to be had from a package index, or served by somebody else.
 NOT_TRIED = {
-    "LibreChat": "not on a package index",
+    "Home Assistant": "its integrations come with a server of its own",
     "Vapi": "hosted",
     "ElevenLabs": "hosted",
 }

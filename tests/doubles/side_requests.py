@@ -54,6 +54,16 @@ OPEN_WEBUI_TOOLS = (
 OPEN_WEBUI_TOOLS_QUERY = (
     'Query: History:\nUSER: """{question}"""\nASSISTANT: """{answer}"""\nQuery: And at night?'
 )
+OPEN_WEBUI_MEMORIES = "You are Open WebUI's private memory reviewer. Return only valid JSON."
+OPEN_WEBUI_MEMORIES_TASK = (
+    "Review the completed conversation turn and decide whether long-term memory should change.\n\nConversation:\n"
+    "USER: {question}\nASSISTANT: {answer}"
+)
+OPEN_WEBUI_MERGED = (
+    'You have been provided with a set of responses from various models to the latest user query: "{question}"\n\nYour '
+    "task is to synthesize these responses into a single, high-quality response.\n\nResponses from models: {answer}"
+)
+OPEN_WEBUI_IMAGES = "Here are the images from the tool results above. Please analyze them."
 LIBRECHAT_MEMORY = "# Current Chat:\n\nHuman: {question}\nAI: {answer}"
 LIBRECHAT_SUMMARY = (
     "Hold on, before you continue I need you to write me a checkpoint of everything so far. Your context window is "

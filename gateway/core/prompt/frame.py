@@ -11,7 +11,8 @@ from typing import NamedTuple
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
 # What a framework says in the user's role, by its fixed words at the start of a message: Google's ADK what another
 # agent did (older ones without fences), and the agent's own instruction; Pydantic AI what is wrong with an answer;
-# smolagents what its code printed, in front of the person's next task; OpenClaw what its runtime does, and the time.
+# smolagents what its code printed, in front of the person's next task; Open WebUI that tools brought images; OpenClaw
+# what its runtime does, and the time.
 _IN_THE_USERS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
@@ -19,6 +20,7 @@ _IN_THE_USERS_PLACE = re.compile(
     r"|Your previous response failed the application's validation \(this is automated feedback, not a message(?s:.*)"
     r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z"
     r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
+    r"|Here are the images from the tool results above\. Please analyze them\.\s*\Z"
     r"|<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>(?s:.*?)(?:<<<END_OPENCLAW_INTERNAL_CONTEXT>>>\s*|\Z)"
     r"|\[(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d{4}-\d\d-\d\d \d\d:\d\d [^\]\n]{1,40}\]\s+"
 )

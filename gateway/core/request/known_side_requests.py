@@ -91,6 +91,13 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"Available Tools: [^\n]*+\s+Your task is to choose and return the correct tool\(s\) from the list",
         "system",
     ),
+    # It notes memories of its own, and makes one answer of those of several models.
+    _Known("open-webui memories", r"You are Open WebUI's private memory reviewer\.", "system"),
+    _Known(
+        "open-webui merged answer",
+        r"You have been provided with a set of responses from various models to the latest user query: ",
+        is_passing=True,
+    ),
     _Known(
         "open-webui emoji",
         r"Your task is to reflect the speaker's likely facial expression through a fitting emoji",

@@ -31,6 +31,7 @@ from gateway.core.words import folded_words, telling_words
 from gateway.tokens import tokenizer_for
 from storage.records import Message
 from tests.doubles.side_requests import (
+    OPEN_WEBUI_IMAGES,
     OPENCLAW_CONTEXT,
     OPENCLAW_MESSAGE,
     PYDANTIC_AI_1_CORRECTION,
@@ -483,6 +484,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("Observation:\nThe patient has a fever.",) * 2,
         # OpenClaw, beside and around what somebody says
         (OPENCLAW_CONTEXT, ""),
+        (OPEN_WEBUI_IMAGES, ""),
         (OPENCLAW_CONTEXT.partition("\n<<<END")[0], ""),
         (OPENCLAW_MESSAGE, "My cat is called Miso.\n\nShe is three."),
         ("What is this?\n\nRuntime: agent=main | session=one\nIt is in my log.",) * 2,

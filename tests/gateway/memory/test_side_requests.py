@@ -55,6 +55,8 @@ ASKED = [
     ("open-webui task", user(quoting(recorded.OPEN_WEBUI_IN_GERMAN))),
     ("open-webui summary", [*CHATTED, *user(recorded.OPEN_WEBUI_SUMMARY)]),
     ("open-webui tools", [*system(recorded.OPEN_WEBUI_TOOLS), *user(quoting(recorded.OPEN_WEBUI_TOOLS_QUERY))]),
+    ("open-webui memories", [*system(recorded.OPEN_WEBUI_MEMORIES), *user(quoting(recorded.OPEN_WEBUI_MEMORIES_TASK))]),
+    ("open-webui merged answer", user(quoting(recorded.OPEN_WEBUI_MERGED))),
     ("librechat memory", user(quoting(recorded.LIBRECHAT_MEMORY))),
     ("librechat summary", [*CHATTED, *user(recorded.LIBRECHAT_SUMMARY)]),
     ("librechat summary", [*CHATTED, *user("And at night?"), *user(recorded.LIBRECHAT_FURTHER_SUMMARY)]),
