@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import sqlite3
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +86,22 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_copy_that_is_made_in_a_container_may_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image has no `sqlite3`, and a backup is made each night under the same name."""
+    text = (ROOT / "docs/operations.md").read_text("utf-8")
+    (code,) = re.findall(r'^docker compose exec mnemogate python -c "(.+)"$', text, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("mnemogate.db")) as served:
+        served.execute("PRAGMA journal_mode = WAL")
+        for row in range(2):
+            served.execute(f"CREATE TABLE t{row} (a)")  # it lies in the log still
+            subprocess.run([sys.executable, "-c", code], check=True)
+            with closing(sqlite3.connect("copy.db")) as copy:
+                assert copy.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (row + 1,)
 
 
 def test_no_file_beside_the_database_comes_into_a_clone_of_the_repository() -> None:
