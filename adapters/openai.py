@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.call_index import IndexedReply
+from adapters.calls import IndexedReply, with_own_ids
 from adapters.transport import HttpTransport, Upload, as_sent, end_to_end
 from adapters.types import Capabilities, Header, ModelRequest
 
@@ -89,6 +89,8 @@ class OpenAICompatible:
                 elif name == "content-type":
                     headers[name] = as_sent(value)
         body: bytes | Upload | None = request.body or None
+        if not self.capabilities.any_call_id and request.path == "/chat/completions":
+            body = with_own_ids(request.body)
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
         url = self.base_url + request.path

@@ -59,7 +59,7 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ProviderSpec("openrouter", "https://openrouter.ai/api/v1", replace(_OPENAI, metadata=True)),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),
-        ProviderSpec("mistral", "https://api.mistral.ai/v1", _NO_DEVELOPER),
+        ProviderSpec("mistral", "https://api.mistral.ai/v1", replace(_NO_DEVELOPER, any_call_id=False)),
         ProviderSpec("deepseek", "https://api.deepseek.com/v1", _NO_DEVELOPER),
         ProviderSpec(
             "gemini",

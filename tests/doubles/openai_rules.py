@@ -82,7 +82,7 @@ class Rules:
     templates of many open models have it (tool messages may follow each other).
     image_parts: the model accepts images. parallel_tools: it accepts several calls in one message.
     developer_role, stream_options: these exist. metadata: it is accepted without `store`.
-    limits: the names that a completion's limit may have.
+    limits: the names that a completion's limit may have. any_call_id: ids of calls may have any form.
     """
 
     unknown_parameters: bool = True
@@ -93,6 +93,7 @@ class Rules:
     stream_options: bool = True
     metadata: bool = False
     limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
+    any_call_id: bool = True
 
 
 class Refusal(Exception):
@@ -300,6 +301,10 @@ def _check_calls(message: JSON, where: str, rules: Rules) -> list[str]:
         _typed(call.get("id"), str, f"{at}.id", "a string")
         if call["id"] in ids or not call["id"]:
             raise Refusal(f"Invalid '{at}.id': '{call['id']}' is empty or not unique.", f"{at}.id")
+        if not rules.any_call_id and not re.fullmatch("[a-zA-Z0-9]{9}", call["id"]):
+            raise Refusal(
+                f"Tool call id was {call['id']} but must be a-z, A-Z, 0-9, with a length of 9.", at, "3280"
+            )
         ids.append(call["id"])
         if call.get("type") == "custom":
             continue

@@ -44,6 +44,7 @@ def rules_of(known: Capabilities) -> Rules:
     return Rules(
         developer_role=known.developer_role is not False,
         metadata=known.metadata,
+        any_call_id=known.any_call_id,
         stream_options=known.stream_usage,
         limits=("max_tokens", "max_completion_tokens") if known.max_completion_tokens else ("max_tokens",),
     )
@@ -104,6 +105,21 @@ def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
             assert seen[-1].tool_names[0] == "weather"
             adds = memory and stream and known.stream_usage
             assert {"stream_options" in each.json for each in seen} == {adds}
+
+
+@pytest.mark.parametrize(("name", "takes"), [("mistral", {}), ("vllm", {"any_call_id": False})])
+def test_a_call_of_another_model_goes_under_an_id_that_is_taken(
+    name: str, takes: dict[Any, bool], tmp_path: Path
+) -> None:
+    """As after a failover, or where the application has changed its model."""
+    with family(name, tmp_path, takes=takes) as world:
+        world.upstream.rules = replace(world.upstream.rules, any_call_id=False)
+        call = {"id": "call_abc", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        said = {"role": "assistant", "content": None, "tool_calls": [call]}
+        loop = [*MESSAGES, said, {"role": "tool", "tool_call_id": "call_abc", "content": "Rain"}]
+        for memory in (True, False):
+            ask(world, memory, False, messages=loop, tools=[WEATHER])
+            assert world.upstream.last.refusal is None
 
 
 # -- developer

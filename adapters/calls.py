@@ -1,12 +1,19 @@
-"""The index of tool calls in streams whose pieces have none: OpenAI's dialect demands one.
+"""Tool calls of upstreams that differ from OpenAI's dialect in them. Everything else passes as it came.
 
-Clients put a call together by its index, and OpenAI's own SDK fails without it. Everything else passes as it came.
+Pieces of a call without an index (Gemini) get one: clients put a call together by it, and OpenAI's own SDK fails
+without.
+
+Ids of other models' calls become such as the upstream takes. Mistral takes nine letters and digits and nothing else
+(error 3280), and so do the templates of its older models elsewhere. A conversation has other ids where another model
+made the call, or the gateway named it. (docs.mistral.ai/capabilities/function_calling)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
-from typing import Any
+from hashlib import blake2b
+from typing import Any, Final
 
 import orjson
 
@@ -14,6 +21,8 @@ from adapters.base import ModelReply, read_whole
 from adapters.types import Event, Json
 
 _CALLS = b'"tool_calls"'
+_OWN: Final = re.compile(r"[a-zA-Z0-9]{9}")
+_CALL: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
 
 
 class CallIndexer:
@@ -102,3 +111,32 @@ class IndexedReply:
 
     async def aclose(self) -> None:
         await self._reply.aclose()
+
+
+def with_own_ids(body: bytes) -> bytes:
+    """Returns a chat completion request whose ids are of that form; the same bytes where they are already."""
+    if _CALL not in body:
+        return body
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    messages = request.get("messages") if isinstance(request, dict) else None
+    if not isinstance(messages, list):
+        return body
+    changed = [_rename(message) for message in messages if isinstance(message, dict)]
+    return orjson.dumps(request) if any(changed) else body
+
+
+def _rename(message: Json) -> bool:
+    calls = message.get("tool_calls")
+    named: list[tuple[Any, str]] = [(message, "tool_call_id")]
+    named += (
+        [(call, "id") for call in calls or () if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    foreign = [
+        (each, key) for each, key in named if isinstance(each.get(key), str) and not _OWN.fullmatch(each[key])
+    ]
+    for each, key in foreign:
+        each[key] = blake2b(each[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
+    return bool(foreign)

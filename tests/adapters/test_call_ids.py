@@ -1,0 +1,51 @@
+"""Ids of tool calls for an upstream that takes none but its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.calls import with_own_ids
+
+Json = dict[str, Any]
+
+
+def loop(id: Any, answered: Any) -> Json:
+    calls = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    said = {"role": "assistant", "content": None, "tool_calls": calls}
+    return {"model": "m", "messages": [said, {"role": "tool", "tool_call_id": answered, "content": "call_1"}]}
+
+
+@pytest.mark.parametrize(
+    "id", ["call_1", "toolu_01A", "call_mnemogate_1_0", "functions.f:0", "é", "12345678", ""]
+)
+def test_a_call_and_its_answer_keep_one_id(id: str) -> None:
+    said, answer = orjson.loads(with_own_ids(orjson.dumps(loop(id, id))))["messages"]
+    (call,) = said["tool_calls"]
+    assert call["id"] == answer["tool_call_id"]
+    assert call["id"].isalnum() and call["id"].isascii() and len(call["id"]) == 9  # noqa: PT018
+    assert (call["function"], answer["content"]) == ({"name": "f", "arguments": "{}"}, "call_1")
+
+
+def test_different_ids_stay_different() -> None:
+    said, answer = orjson.loads(with_own_ids(orjson.dumps(loop("call_1", "call_2"))))["messages"]
+    assert said["tool_calls"][0]["id"] != answer["tool_call_id"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{ "messages":[{"role":"user","content":"tool_calls"}], "n":1.0}',
+        orjson.dumps(loop("a1B2c3D4e", "a1B2c3D4e"), option=orjson.OPT_INDENT_2),  # its own
+        orjson.dumps(loop(None, 7)),  # what is wrong is for the upstream to say
+        b'{"messages": [1, {"tool_calls": 1}, {"tool_calls": [1]}], "x": 1.0}',
+        b'{"messages": 1, "tool_calls": []}',
+        b'{"messages": {"tool_calls": []}}',
+        b'["tool_calls"]',
+        b'{"tool_calls',
+    ],
+)
+def test_other_requests_keep_their_bytes(body: bytes) -> None:
+    assert with_own_ids(body) is body
