@@ -352,8 +352,14 @@ def check(
     return text
 
 
+def lacked_room(answer: str, *, size: int, finish_reason: str | None) -> bool:
+    """Says whether an answer was cut before it said much: its model has spent the room on thoughts."""
+    return finish_reason == "length" and len(_unwrapped(answer)) < size
+
+
 def _unwrapped(answer: str) -> str:
-    text = re.sub(r"^\s*<think>.*?</think>", "", answer, flags=re.S).strip()
+    # A thought that was cut has no end.
+    text = re.sub(r"^\s*<think>.*?(?:</think>|\Z)", "", answer, flags=re.S).strip()
     found = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
     return (found[1] if found else text).strip()
 

@@ -27,6 +27,7 @@ from gateway.core.prompt.summary import (
     ask_for,
     check,
     end_of_span,
+    lacked_room,
     parts,
     spoken_lines,
 )
@@ -46,7 +47,7 @@ _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
 COMPACT = "compact"
-# A model gets so many times the tokens that it is asked for; a longer summary is cut.
+# A model gets so many times the tokens that it is asked for, unless it has to think; a longer summary is cut.
 _SLACK = 2
 
 
@@ -279,6 +280,8 @@ async def _ask(
     """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
     question = ask_for(earlier, part, size, terms.instructions)
     reply = await model.ask(project, question, max_tokens=_SLACK * size)
+    if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
+        reply = await model.ask(project, question)
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:

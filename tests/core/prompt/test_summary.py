@@ -14,6 +14,7 @@ from gateway.core.prompt.summary import (
     check,
     cut_plain,
     end_of_span,
+    lacked_room,
     parts,
     render,
     spoken_lines,
@@ -88,6 +89,21 @@ def test_what_is_too_long_ends_with_a_line() -> None:
     assert 0 < len(cut) <= 300
     assert verdict("\n".join([*lines[:3], "Point 3: some"]), finish_reason="length").splitlines() == lines[:3]
     assert "filter" in verdict(GOOD, finish_reason="content_filter")
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish_reason", "expected"),
+    [
+        ("", "length", True),
+        ("<think>So they", "length", True),
+        ("<think>So.</think>They", "length", True),
+        ("They talked. " * 20, "length", False),  # as much as it was asked for
+        ("They talked.", "stop", False),
+        ("", "stop", False),
+    ],
+)
+def test_an_answer_that_lacked_room(answer: str, finish_reason: str, expected: bool) -> None:
+    assert lacked_room(answer, size=100, finish_reason=finish_reason) is expected
 
 
 def test_the_last_turn_and_so_much_before_it_stay() -> None:

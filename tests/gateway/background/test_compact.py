@@ -155,6 +155,22 @@ def test_a_model_that_gives_no_summary_changes_nothing(world: World, notes: Note
     assert "Better notes" in system_of(talk(chat, 1, 40)[0])
 
 
+@pytest.mark.parametrize("thought", ["", "<think>They talked of this, then of that, and"])
+def test_a_model_that_thinks_its_room_away_is_given_more(world: World, notes: Notes, thought: str) -> None:
+    """Some always think, and their thoughts count towards the limit."""
+    limits = []
+
+    def answer(n: int) -> Reply:
+        limits.append(notes.asked[-1].json.get("max_tokens"))
+        return say(thought, finish_reason="length") if limits[-1] else say("Notes: of this and that.")
+
+    notes.reply = answer
+    chat = world.chat(user="alice", max_tokens=RESERVE)
+    assert "Notes: of this and that." in system_of(talk(chat, 40)[-1])
+    assert limits[0] is not None
+    assert limits[1] is None
+
+
 def test_a_slow_model_is_not_waited_for(world: World, notes: Notes) -> None:
     gate = Gate()
     notes.reply = lambda n: say(f"Notes {n}: of this and that.", hold_before_headers=gate)
