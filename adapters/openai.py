@@ -96,7 +96,7 @@ class OpenAICompatible:
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"
-        sending = self._transport.send(request.method, url, headers, body)
+        sending = self._transport.send(request.method, url, headers, body, streams=request.streams)
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:

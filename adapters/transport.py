@@ -107,10 +107,13 @@ class HttpTransport:
         url: str,
         headers: Mapping[str, str],
         body: bytes | Upload | None = None,
+        *,
+        streams: bool = False,
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
         url: as it is written to an upstream. headers: all headers to send, except `Host` and `Content-Length`.
+        streams: the request asks for a stream.
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         times = self.timeouts
@@ -139,7 +142,7 @@ class HttpTransport:
                 raise HttpProcessingError(message="another protocol, which was not asked for (RFC 9110 7.8)")
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, address.url.authority, times, upload) from error
-        return HttpReply(response, times, begun, pool.pace)
+        return HttpReply(response, times, begun, pool.pace, streams=streams)
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens others."""
@@ -252,13 +255,15 @@ class HttpReply:
         times: Timeouts,
         begun: float,
         pace: Pace,
+        *,
+        streams: bool,
     ) -> None:
-        """Wraps a response. begun: when the request was sent, by the loop's clock."""
+        """Wraps a response. begun: when the request was sent, by the loop's clock. streams: it asks for a stream."""
         self._pace = pace
         self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
-        self.is_stream = is_event_stream(self.status, self.headers)
+        self.is_stream = is_event_stream(self.status, self.headers, is_asked=streams)
         self._response = response
         self._times = times
         self._ahead = b""  # bytes that `peek` has read

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
+_PLAIN = ("text/plain", "application/octet-stream")  # what frameworks call bytes whose type nobody has named
+
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
@@ -25,13 +27,18 @@ def token_count(usage: Any, key: str) -> int:
     return value if isinstance(value, int) and 0 <= value <= _MOST_TOKENS else 0
 
 
-def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
-    """Says whether a reply is to be read as server-sent events (else as one body)."""
-    if 200 <= status < 300:
-        for name, value in headers:
-            if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
-                return True
-    return False
+def is_event_stream(status: int, headers: Iterable[Header], *, is_asked: bool = False) -> bool:
+    """Says whether a reply is to be read as server-sent events (else as one body).
+
+    is_asked: the request asks for a stream. Small servers send one under no type or a plain one, and SDKs read it.
+    """
+    if not 200 <= status < 300:
+        return False
+    for name, value in headers:
+        if name == "content-type":
+            kind = value.lower().lstrip()
+            return kind.startswith("text/event-stream") or (is_asked and kind.startswith(_PLAIN))
+    return is_asked
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
@@ -95,7 +102,7 @@ class ModelRequest(NamedTuple):
     credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
     upload: the body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
     upload_bytes: its size, if it is known.
-    query: the client's, without its "?"; a `path` may have one of its own instead.
+    query: the client's, without its "?"; a `path` may have one of its own instead. streams: it asks for a stream.
     """
 
     body: bytes
@@ -106,6 +113,7 @@ class ModelRequest(NamedTuple):
     upload: AsyncIterator[bytes] | None = None
     upload_bytes: int | None = None
     query: str = ""
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,10 +74,12 @@ class ChatCall:
 
     def send(self, target: Target, body: bytes) -> ModelRequest:
         """Returns the request with the credential and the query that this target may see."""
-        passes = self.passes
+        passes, request = self.passes, self.request
         if not target.gets_credential(self.route.upstream):
-            return ModelRequest(body, passes.headers)
-        return ModelRequest(body, passes.headers, passes.credential, query=self.request.query)
+            return ModelRequest(body, passes.headers, streams=request.stream)
+        return ModelRequest(
+            body, passes.headers, passes.credential, query=request.query, streams=request.stream
+        )
 
     def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
         """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.

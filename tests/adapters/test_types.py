@@ -38,3 +38,21 @@ def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | 
 )
 def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
     assert is_event_stream(status, headers) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, (), True),
+        (200, (("content-type", "Text/Plain; charset=utf-8"),), True),
+        (200, (("content-type", "application/octet-stream"),), True),
+        (200, (("content-type", "application/json"),), False),
+        (200, (("content-type", "text/html"),), False),  # a proxy's page
+        (500, (("content-type", "text/plain"),), False),
+        (500, (), False),
+    ],
+)
+def test_what_is_read_as_events_where_a_stream_is_asked_for(
+    status: int, headers: tuple[tuple[str, str], ...], expected: bool
+) -> None:
+    assert is_event_stream(status, headers, is_asked=True) is expected

@@ -83,6 +83,38 @@ def test_odd_but_valid_framing_passes_byte_for_byte(world: World) -> None:
     assert through(world) == b"".join(ODD)
 
 
+def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"id": "c", "choices": [choice]}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "application/octet-stream"])
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_a_stream_by_another_type_is_one(world: World, memory: str, kind: str) -> None:
+    """Small servers of one's own name none, and SDKs do not look at it."""
+    gate = Gate()
+    pieces = (chunk({"role": "assistant", "content": "Tea."}), chunk({}, "stop"), b"data: [DONE]\n\n")
+    world.upstream.queue(raw(*pieces, content_type=kind, hold_after={1: gate}))
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(HELLO).encode(), {"x-mnemogate-memory": memory})
+        assert client.read_head().headers["content-type"] == kind
+        client.read_until(b"Tea.")
+        gate.open()
+        client.read_until(b"data: [DONE]")
+    if memory == "on":
+        world.settle()
+        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+
+
+def test_tools_of_ours_are_run_in_a_stream_by_another_type(world: World) -> None:
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "memory_insert"}}
+    call["function"] |= {"arguments": json.dumps({"label": "human", "new_string": "Likes tea."})}
+    said = (chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), b"data: [DONE]\n\n")
+    world.upstream.queue(raw(*said, content_type="text/plain"), say("Noted."))
+    assert b"memory_insert" not in through(world, model="agent/helper")
+    assert "Likes tea." in str(world.upstream.last.messages)
+
+
 def test_each_token_leaves_as_it_comes(world: World) -> None:
     gates = {n: Gate() for n in range(1, 6)}
     world.upstream.queue(say("one two three", hold_after=gates))
