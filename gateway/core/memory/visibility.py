@@ -1,8 +1,8 @@
 """Visibility: which messages of an exchange other conversations may see.
 
-They never see what was off the record, nor results of tools, nor what was said ahead of a tool, nor what an agent's
-rules told its model. A head that was made elsewhere (few-shot examples, a template) is seen once the conversation was
-carried on, unless another conversation opened with the same head.
+They never see what was off the record, nor results of tools, nor what was said ahead of a tool, nor a thought within a
+reply, nor what an agent's rules told its model. A head that was made elsewhere (few-shot examples, a template) is seen
+once the conversation was carried on, unless another conversation opened with the same head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sys import intern
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_result, text_of
-from gateway.core.conversation.fillers import without_fillers
+from gateway.core.conversation.fillers import without_fillers, without_thoughts
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_tombstone
@@ -39,7 +39,7 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
         if not is_nudge(inputs[i]) and not _is_observation(inputs[i], e):
             found.append((i, inputs[i]))
     if takes_reply and e.said is not None and -1 not in e.hush:
-        found.append((-1, without_fillers(orjson.loads(e.said))))
+        found.append((-1, without_thoughts(without_fillers(orjson.loads(e.said)))))
     return found
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, text_of
-from gateway.core.conversation.fillers import without_fillers
+from gateway.core.conversation.fillers import without_fillers, without_thoughts
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
 from storage.records import Exchange, Summary
@@ -251,7 +251,7 @@ def _lines_of(x: Exchange) -> Iterator[str]:
         if i not in x.hush:
             yield from _line(message)
     if content.said is not None and -1 not in x.hush:
-        yield from _line(without_fillers(content.said))
+        yield from _line(without_thoughts(without_fillers(content.said)))
 
 
 def _line(message: WireMessage) -> Iterator[str]:

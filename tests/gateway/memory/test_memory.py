@@ -74,6 +74,21 @@ def test_words_that_everybody_uses_and_repetitions_bring_no_note(world: World, s
     assert world.upstream.last.messages == [{"role": "user", "content": asked}]
 
 
+def test_a_thought_within_a_reply_is_not_recalled(world: World) -> None:
+    """Many local servers leave it in the text. It stays in the history, and nobody has said it."""
+    thought = "<think>\nShe mentions her gazelles next.\n</think>\n\nThe tulips are noted."
+    world.upstream.queue(say(thought))
+    chat = world.chat(user="alice")
+    chat.say("My tulips are red.")
+    assert chat.messages[-1]["content"] == thought
+    world.chat(user="alice").say("What of the tulips and of my gazelles?")
+    note, _ = world.upstream.last.messages[0]["content"].split(CLOSE)
+    assert "The tulips are noted." in note
+    assert "gazelles" not in note
+    chat.say("And then?")
+    assert world.upstream.last.messages[1]["content"] == thought
+
+
 def test_another_user_never_sees_it(world: World) -> None:
     world.chat(user="alice").say(FACT)
     world.chat(user="bob").say(QUESTION)
