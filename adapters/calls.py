@@ -6,12 +6,15 @@ without.
 Ids of other models' calls become such as the upstream takes. Mistral takes nine letters and digits and nothing else
 (error 3280), and so do the templates of its older models elsewhere. A conversation has other ids where another model
 made the call, or the gateway named it. (docs.mistral.ai/capabilities/function_calling)
+
+A call without a signature says so: Gemini refuses it else, from its third generation on, within the turn that is under
+way. Of calls side by side the first bears it. (ai.google.dev/gemini-api/docs/thought-signatures)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -22,6 +25,8 @@ from adapters.types import Event, Json
 
 _CALLS = b'"tool_calls"'
 _OWN: Final = re.compile(r"[a-zA-Z0-9]{9}")
+_UNSIGNED: Final[Json] = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+_ASKS_NONE: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
 _CALL: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
 
 
@@ -114,7 +119,17 @@ class IndexedReply:
 
 
 def with_own_ids(body: bytes) -> bytes:
-    """Returns a chat completion request whose ids are of that form; the same bytes where they are already."""
+    """Returns a chat completion request whose ids are of Mistral's form; the same bytes where they are already."""
+    return _changed(body, _rename)
+
+
+def with_signatures(body: bytes) -> bytes:
+    """Returns a chat completion request whose calls Gemini takes; the same bytes where it takes them already."""
+    return _changed(body, _sign)
+
+
+def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
+    """change: of a model's name and the messages; it says whether it has changed any."""
     if _CALL not in body:
         return body
     try:
@@ -124,19 +139,32 @@ def with_own_ids(body: bytes) -> bytes:
     messages = request.get("messages") if isinstance(request, dict) else None
     if not isinstance(messages, list):
         return body
-    changed = [_rename(message) for message in messages if isinstance(message, dict)]
-    return orjson.dumps(request) if any(changed) else body
+    found = [message for message in messages if isinstance(message, dict)]
+    return orjson.dumps(request) if change(str(request.get("model")), found) else body
 
 
-def _rename(message: Json) -> bool:
-    calls = message.get("tool_calls")
-    named: list[tuple[Any, str]] = [(message, "tool_call_id")]
-    named += (
-        [(call, "id") for call in calls or () if isinstance(call, dict)] if isinstance(calls, list) else []
-    )
+def _rename(model: str, messages: list[Json]) -> bool:
+    named: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
+    named += [(call, "id") for message in messages for call in _calls_of(message)]
     foreign = [
         (each, key) for each, key in named if isinstance(each.get(key), str) and not _OWN.fullmatch(each[key])
     ]
     for each, key in foreign:
         each[key] = blake2b(each[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
     return bool(foreign)
+
+
+def _sign(model: str, messages: list[Json]) -> bool:
+    if _ASKS_NONE.match(model):
+        return False
+    begun = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
+    first = [calls[0] for message in messages[begun:] if (calls := _calls_of(message))]
+    unsigned = [call for call in first if not call.get("extra_content")]
+    for call in unsigned:
+        call["extra_content"] = _UNSIGNED
+    return bool(unsigned)
+
+
+def _calls_of(message: Json) -> list[Json]:
+    calls: Any = message.get("tool_calls")
+    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []

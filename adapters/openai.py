@@ -6,14 +6,14 @@ this module chooses which headers go on; those that belong to one connection are
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.calls import IndexedReply, with_own_ids
+from adapters.calls import IndexedReply, with_own_ids, with_signatures
 from adapters.transport import HttpTransport, Upload, as_sent, end_to_end
 from adapters.types import Capabilities, Header, ModelRequest
 
@@ -54,6 +54,11 @@ class OpenAICompatible:
         self.name = name
         self.base_url = base_url.rstrip("/") + (self.default_path if url.path in ("", "/") else "")
         self.capabilities = capabilities or Capabilities()
+        self._adapt_calls: Callable[[bytes], bytes] | None = None
+        if not self.capabilities.any_call_id:
+            self._adapt_calls = with_own_ids
+        elif self.capabilities.signs_calls:
+            self._adapt_calls = with_signatures
         self._key = key
         self._transport = transport or HttpTransport()
         if key is not None:
@@ -89,8 +94,8 @@ class OpenAICompatible:
                 elif name == "content-type":
                     headers[name] = as_sent(value)
         body: bytes | Upload | None = request.body or None
-        if not self.capabilities.any_call_id and request.path == "/chat/completions":
-            body = with_own_ids(request.body)
+        if self._adapt_calls is not None and request.path == "/chat/completions":
+            body = self._adapt_calls(request.body)
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
         url = self.base_url + request.path

@@ -64,7 +64,7 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ProviderSpec(
             "gemini",
             "https://generativelanguage.googleapis.com/v1beta/openai",
-            replace(_NEWER, omits_call_index=True),
+            replace(_NEWER, omits_call_index=True, signs_calls=True),
         ),
         ProviderSpec("xai", "https://api.x.ai/v1", _NEWER),
         ProviderSpec("fireworks", "https://api.fireworks.ai/inference/v1", _COUNTS),

@@ -72,7 +72,8 @@ class Capabilities:
     metadata: it takes `metadata` without `store`; for others the field is held back then.
     stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
     omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
-    any_call_id: it takes tool calls under ids of any form; False: only under such as it makes itself.
+    any_call_id: it takes tool calls under ids of any form; False: only under such as it makes itself. signs_calls: it
+    takes none but such as bear its signature, or say that they have none.
     spends: fields of a request that its translation reads and does not pass on.
     forces_thinkers: a model that is asked to think can also be made to call a tool. can_force: says of a model's name
     whether it can be made to call one at all.
@@ -87,6 +88,7 @@ class Capabilities:
     stream_usage: bool = False
     omits_call_index: bool = False
     any_call_id: bool = True
+    signs_calls: bool = False
     spends: tuple[str, ...] = ()
     forces_thinkers: bool = True
     can_force: Callable[[str], bool] = any_model

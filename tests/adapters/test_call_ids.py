@@ -1,4 +1,4 @@
-"""Ids of tool calls for an upstream that takes none but its own."""
+"""Tool calls of other models before an upstream that takes none but its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.calls import with_own_ids
+from adapters.calls import with_own_ids, with_signatures
 
 Json = dict[str, Any]
 
@@ -49,3 +49,36 @@ def test_different_ids_stay_different() -> None:
 )
 def test_other_requests_keep_their_bytes(body: bytes) -> None:
     assert with_own_ids(body) is body
+
+
+SIGNED = {"google": {"thought_signature": "SIG"}}
+NONE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+USER = {"role": "user", "content": "Hi"}
+
+
+def said(*signatures: Json | None) -> Json:
+    bare = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    return {
+        "role": "assistant",
+        "tool_calls": [bare if each is None else {**bare, "extra_content": each} for each in signatures],
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "sent"),
+    [
+        ("gemini-3.1-pro", [USER, said(None)], [[NONE]]),
+        ("models/gemini-3-flash", [USER, said(None, None)], [[NONE, None]]),  # side by side the first has one
+        ("gemini-3.1-pro", [USER, said(SIGNED, None), said(None)], [[SIGNED, None], [NONE]]),
+        ("gemini-3.1-pro", [USER, said(None), USER], [[None]]),  # of an earlier turn none is asked for
+        ("gemini-3.1-pro", [said(None), USER, said(None)], [[None], [NONE]]),
+        ("gemini-2.5-pro", [USER, said(None)], [[None]]),  # nor by a model of before
+        ("models/gemini-2.5-pro", [USER, said(None)], [[None]]),
+    ],
+)
+def test_a_call_without_a_signature_says_so(model: str, messages: list[Json], sent: list[Any]) -> None:
+    body = orjson.dumps({"model": model, "messages": messages})
+    made = with_signatures(body)
+    calls = [each["tool_calls"] for each in orjson.loads(made)["messages"] if "tool_calls" in each]
+    assert [[call.get("extra_content") for call in each] for each in calls] == sent
+    assert (made is body) is (orjson.loads(made)["messages"] == messages)

@@ -83,6 +83,7 @@ class Rules:
     image_parts: the model accepts images. parallel_tools: it accepts several calls in one message.
     developer_role, stream_options: these exist. metadata: it is accepted without `store`.
     limits: the names that a completion's limit may have. any_call_id: ids of calls may have any form.
+    signs_calls: the first call of each reply of the turn under way bears a signature, as Gemini's have to.
     """
 
     unknown_parameters: bool = True
@@ -94,6 +95,7 @@ class Rules:
     metadata: bool = False
     limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
     any_call_id: bool = True
+    signs_calls: bool = False
 
 
 class Refusal(Exception):
@@ -205,6 +207,13 @@ def _check_messages(messages: JSON, rules: Rules) -> None:
     _all_answered(open_calls, "messages")
     if rules.strict_template:
         _check_template(messages)
+    if rules.signs_calls:
+        begun = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+        firsts = [message["tool_calls"][0] for message in messages[begun:] if message.get("tool_calls")]
+        if not all(
+            call.get("extra_content", {}).get("google", {}).get("thought_signature") for call in firsts
+        ):
+            raise Refusal("Function call is missing a thought_signature in functionCall parts.", "messages")
 
 
 def _all_answered(open_calls: list[str], where: str) -> None:

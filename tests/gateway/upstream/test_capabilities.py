@@ -45,6 +45,7 @@ def rules_of(known: Capabilities) -> Rules:
         developer_role=known.developer_role is not False,
         metadata=known.metadata,
         any_call_id=known.any_call_id,
+        signs_calls=known.signs_calls,
         stream_options=known.stream_usage,
         limits=("max_tokens", "max_completion_tokens") if known.max_completion_tokens else ("max_tokens",),
     )
@@ -107,13 +108,15 @@ def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
             assert {"stream_options" in each.json for each in seen} == {adds}
 
 
-@pytest.mark.parametrize(("name", "takes"), [("mistral", {}), ("vllm", {"any_call_id": False})])
-def test_a_call_of_another_model_goes_under_an_id_that_is_taken(
+@pytest.mark.parametrize(
+    ("name", "takes"), [("mistral", {}), ("vllm", {"any_call_id": False}), ("gemini", {})]
+)
+def test_a_call_of_another_model_goes_as_it_is_taken(
     name: str, takes: dict[Any, bool], tmp_path: Path
 ) -> None:
     """As after a failover, or where the application has changed its model."""
     with family(name, tmp_path, takes=takes) as world:
-        world.upstream.rules = replace(world.upstream.rules, any_call_id=False)
+        world.upstream.rules = replace(world.upstream.rules, any_call_id=name == "gemini")
         call = {"id": "call_abc", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
         said = {"role": "assistant", "content": None, "tool_calls": [call]}
         loop = [*MESSAGES, said, {"role": "tool", "tool_call_id": "call_abc", "content": "Rain"}]
