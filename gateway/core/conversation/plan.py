@@ -18,7 +18,7 @@ from gateway.core.conversation.canonical import (
     text_of,
 )
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
-from gateway.core.conversation.tip import find_tip, was_heard
+from gateway.core.conversation.tip import HEARD, Spoken, find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
 from gateway.core.words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
@@ -78,11 +78,14 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     listing = query.listing
     found = find_match(tree, query)
     tip = find_tip(tree, query, found) if query.append else None
-    held, heard = (tip.held, tip.heard) if tip else ((), 0)
+    held: Sequence[WireMessage] = ()
+    heard = told = 0
     fill: Sequence[PathElement] = ()
     amendments: Sequence[Amendment] = ()
     if tip is not None:
-        found, new = Match(tip.exchange), tuple(range(heard or tip.told or tip.passed, len(listing)))
+        found, new, held = Match(tip.exchange), tuple(range(tip.head, len(listing))), tip.held
+        heard = tip.head if tip.spoken in HEARD else 0
+        told = tip.head if tip.spoken is Spoken.TOLD else 0
         fill = tree.elements(tip.exchange)
         if tip.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.
@@ -116,7 +119,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(amendments),
         tuple(held),
         heard,
-        told=0 if tip is None else tip.told,
+        told,
         hush=find_hush(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),

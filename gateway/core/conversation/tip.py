@@ -20,27 +20,12 @@ from storage.value import frozen
 _MAX_TOLD = 8
 
 
-@frozen
-class Tip:
-    """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
-
-    held: the messages that come before it, of cancelled sends or of a turn that is asked once more. heard: so many
-    messages at its head say the reply of that exchange again. passed: so many at its head say a reply that was off the
-    record, and are not kept. told: so many at its head are among the held ones already.
-    """
-
-    exchange: Exchange | None
-    held: Sequence[WireMessage]
-    heard: int
-    passed: int = 0
-    told: int = 0
-
-
-class _Spoken(Enum):
+class Spoken(Enum):
     """The reply that the assistant's messages at the head of a list say again.
 
-    CUT: that of the last cancelled send. TOLD: one that is among the held messages. TIP: the tip's. ABOVE: that of the
-    turn before it, so nobody heard the tip's. OFF: perhaps one that was off the record, whose words nobody knows.
+    CUT: that of the last cancelled send; they are new. TOLD: one that is among the held messages. TIP: the tip's.
+    ABOVE: that of the turn before it, so nobody heard the tip's. OFF: perhaps one that was off the record, whose words
+    nobody knows.
     """
 
     CUT = auto()
@@ -48,6 +33,23 @@ class _Spoken(Enum):
     TIP = auto()
     ABOVE = auto()
     OFF = auto()
+
+
+HEARD = (Spoken.TIP, Spoken.ABOVE)
+
+
+@frozen
+class Tip:
+    """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
+
+    held: the messages that come before it, of cancelled sends or of a turn that is asked once more. head: so many
+    messages at its head are not new. spoken: the reply that they say again.
+    """
+
+    exchange: Exchange | None
+    held: Sequence[WireMessage]
+    head: int
+    spoken: Spoken | None
 
 
 def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
@@ -62,27 +64,26 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     cut = _cut(tree, tip)
     held = _held(tree, listing, tip, cut)
     spoken, head = _spoken(tree, listing, found, tip, held, cut)
-    if spoken is _Spoken.TOLD:
+    if spoken is Spoken.TOLD:
         held = _told_anew(held, listing, head)
-    heard = head if spoken in (_Spoken.TIP, _Spoken.ABOVE) else 0
-    passed = head if spoken is _Spoken.OFF else 0
-    told = head if spoken is _Spoken.TOLD else 0
-    said = listing.messages[heard or passed or told :]
+    if spoken is Spoken.CUT:
+        head = 0
+    said = listing.messages[head:]
     is_repeated = _repeats(canon, said, held, may_grow=True)
     if is_repeated:
         held = held[: -len(said)]  # the cancelled message once more
-    elif tip is not None and not held and (spoken is _Spoken.ABOVE or query.retry):
+    elif tip is not None and not held and (spoken is Spoken.ABOVE or query.retry):
         asked = tree.content(tip).messages or []
         # What an SDK sends again has the very words; others that begin so are the next message.
-        is_again = _repeats(canon, said, asked, may_grow=spoken is _Spoken.ABOVE)
-        if is_again and (spoken is not _Spoken.TIP or _is_heard(tree, listing, _above(tree, tip), head)):
+        is_again = _repeats(canon, said, asked, may_grow=spoken is Spoken.ABOVE)
+        if is_again and (spoken is not Spoken.TIP or _is_heard(tree, listing, _above(tree, tip), head)):
             # The last turn once more: what it was asked takes its place, beside it.
-            return Tip(tree.parent(tip), asked[: -len(said)], heard, passed)
-    if tip is not None and spoken is _Spoken.ABOVE:
+            return Tip(tree.parent(tip), asked[: -len(said)], head, spoken)
+    if tip is not None and spoken is Spoken.ABOVE:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
-        return Tip(_above(tree, tip), [*(tree.content(tip).messages or ()), *held], heard)
+        return Tip(_above(tree, tip), [*(tree.content(tip).messages or ()), *held], head, spoken)
     is_next = spoken is not None or is_repeated or found.anchor is None
-    return Tip(tip, held, heard, passed, told) if is_next else None
+    return Tip(tip, held, head, spoken) if is_next else None
 
 
 def _spoken(
@@ -92,7 +93,7 @@ def _spoken(
     tip: Exchange | None,
     held: Sequence[WireMessage],
     cut: Sequence[Exchange],
-) -> tuple[_Spoken | None, int]:
+) -> tuple[Spoken | None, int]:
     """Returns which reply the head of a list says again, and in how many messages; None: none that is known.
 
     Behind it the application may have spoken, or a second reply be told.
@@ -110,14 +111,14 @@ def _spoken(
             listing.canon, listing.messages[end:], held, may_grow=True
         )
         if cut and not is_again and was_heard(tree, cut[-1], listing, 0, end, least=1):
-            return (_Spoken.OFF, head) if is_off else (_Spoken.CUT, end)
+            return (Spoken.OFF, head) if is_off else (Spoken.CUT, end)
         if is_told:
-            return _Spoken.TOLD, end
+            return Spoken.TOLD, end
         if is_tips:
-            return _Spoken.TIP, end
+            return Spoken.TIP, end
         if _is_heard(tree, listing, _above(tree, tip), end):
-            return _Spoken.ABOVE, end
-    return (_Spoken.OFF, head) if is_off else (None, 0)
+            return Spoken.ABOVE, end
+    return (Spoken.OFF, head) if is_off else (None, 0)
 
 
 def _above(tree: Tree, tip: Exchange | None) -> Exchange | None:
