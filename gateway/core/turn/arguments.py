@@ -8,7 +8,10 @@ for ever. The tool itself judges the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
+
+import orjson
 
 _DEEP = 64  # references followed or levels entered; deeper is not checked
 _STEPS = 20_000  # parts of schemas that are looked at in all: alternatives within alternatives multiply
@@ -22,6 +25,26 @@ def wrong_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str
     """Returns the result of a call whose arguments do not fit; None if they do. schema: of the tool's parameters."""
     wrong = check_arguments(schema, arguments)
     return None if wrong is None else f"Error: {wrong} in the call of {tool}. Nothing was done."
+
+
+def as_meant(schema: Mapping[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments with JSON in the place of a text that is some, where a text does not fit and that does.
+
+    Small models write a number, a list or true so ("4"), and Letta's server reads it so.
+    """
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return arguments
+    meant: dict[str, Any] = {}
+    for name, value in arguments.items():
+        checker, wanted = _Checker(schema), properties.get(name)
+        if not isinstance(value, str) or checker.check(wanted, value, (), 0) is None:
+            continue
+        with suppress(orjson.JSONDecodeError):
+            read = orjson.loads(value)
+            if checker.check(wanted, read, (), 0) is None:
+                meant[name] = read
+    return {**arguments, **meant} if meant else arguments
 
 
 def check_arguments(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:

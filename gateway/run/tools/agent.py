@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +23,7 @@ from gateway.core.memory.builtin import (
     lookup_of,
 )
 from gateway.core.memory.kinds import FILE_TOOLS
-from gateway.core.turn.arguments import wrong_arguments
+from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.core.turn.asides import FILLER, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.rules import HEARTBEAT
@@ -83,6 +83,7 @@ class AgentTools:
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
+        call = replace(call, arguments=as_meant(parameters, call.arguments))
         wrong = wrong_arguments(call.name, parameters, call.arguments)
         if wrong is not None:
             return failed(wrong)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.turn.arguments import check_arguments, wrong_arguments
+from gateway.core.turn.arguments import as_meant, check_arguments, wrong_arguments
 
 Json = dict[str, Any]
 SCHEMA: Json = {
@@ -86,6 +86,27 @@ SCHEMA: Json = {
 )
 def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
     assert check_arguments(SCHEMA, {"label": "a", **given}) == wrong
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"limit": "4", "tags": '["a"]', "score": "0.5"}, {"limit": 4, "tags": ["a"], "score": 0.5}),
+        ({"kind": "1"}, {"kind": 1}),
+        # A text that fits is one, whatever it may be read as.
+        ({"label": "4"}, {"label": "4"}),
+        ({"unknown": "4"}, {"unknown": "4"}),
+        # What does not fit as JSON either is told as it came.
+        (
+            {"limit": "four", "score": "7", "tags": "[" * 5000},
+            {"limit": "four", "score": "7", "tags": "[" * 5000},
+        ),
+        ({"limit": [4]}, {"limit": [4]}),
+    ],
+)
+def test_a_text_that_is_json_is_read_where_no_text_fits(given: Json, meant: Json) -> None:
+    assert as_meant(SCHEMA, given) == meant
+    assert as_meant({"properties": 3}, given) == given
 
 
 def test_what_is_missing_is_named() -> None:

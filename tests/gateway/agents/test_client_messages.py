@@ -642,6 +642,14 @@ def test_an_error_behind_a_step_is_its_stop_reason(world: LettaWorld) -> None:
     assert [each.status for each in world.letta.runs.list()] == ["failed", "failed"]
 
 
+def test_a_list_that_a_small_model_writes_as_a_text_is_one(world: LettaWorld) -> None:
+    agent = world.agent(tools=["archival_memory_insert"])
+    kept = {"content": "The rose is red.", "tags": '["garden"]'}
+    world.upstream.queue(call_tools(Call("archival_memory_insert", kept)), say("Kept."))
+    world.letta.agents.messages.create(agent.id, input="Keep it.")
+    assert [each.tags for each in world.letta.agents.passages.list(agent.id)] == [["garden"]]
+
+
 def test_a_run_is_cancelled(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()

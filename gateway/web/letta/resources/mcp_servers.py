@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.turn.arguments import wrong_arguments
+from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.dialects.letta.resources.mcp_server import (
     CreateMcpServer,
     RefreshQuery,
@@ -93,10 +93,12 @@ class McpServerRoutes:
         return show_tool(await self._tool(asked))
 
     async def run(self, asked: Asked) -> Any:
-        tool, arguments = await self._tool(asked), given_or_none(asked.body.args) or {}
+        tool = await self._tool(asked)
         assert tool.definition is not None
         made = ToolDefinition.of(tool.definition.body)
-        wrong = wrong_arguments(tool.name, made.schema.get("parameters") or {}, arguments)
+        parameters = made.schema.get("parameters") or {}
+        arguments = as_meant(parameters, given_or_none(asked.body.args) or {})
+        wrong = wrong_arguments(tool.name, parameters, arguments)
         if wrong is not None:
             raise BadRequest(wrong, param="args")
         call = ForeignCall(tool.name, arguments, "", "", "", ids.new_uid(), project=asked.project)

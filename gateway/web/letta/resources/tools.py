@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, ToolDefinition
-from gateway.core.turn.arguments import wrong_arguments
+from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import ApprovalQuery, PageQuery, ToolsQuery
@@ -156,7 +156,9 @@ class ToolRoutes:
 
     async def _called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
         """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
-        wrong = wrong_arguments(call.tool, made.schema.get("parameters") or {}, call.arguments)
+        parameters = made.schema.get("parameters") or {}
+        call = replace(call, arguments=as_meant(parameters, call.arguments))
+        wrong = wrong_arguments(call.tool, parameters, call.arguments)
         if wrong is not None:
             raise BadRequest(wrong, param="args")
         return await self._api.runs.foreign.run(made, call)
