@@ -144,7 +144,8 @@ def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float) -
         return False
     chain = tree.chain(anchor)
     is_whole = chain[0].parent is None
-    is_deep = evicted is not None and evicted.depth > chain[0].depth and not tree.goes_on(tree.top(anchor))
+    is_deep = evicted is not None and evicted.offset >= end_offset(chain[0])
+    is_deep = is_deep and not tree.goes_on(tree.top(anchor))
     if plan.appending:
         return is_whole or (is_deep and _has_latest(tree, chain, last_at))
     if not (is_whole or is_deep):

@@ -38,18 +38,22 @@ class Eviction:
 
     def where(self, index: int, composition: Composition) -> tuple[int, int] | None:
         """Returns where on the path a message of the client's stands (depth, atoms before it); None: unknown."""
-        if self.plan is None or self.plan.match.anchor is None:
+        plan = self.plan
+        anchor = None if plan is None else plan.match.anchor
+        if plan is None or anchor is None:
             return None
-        plan, listing = self.plan, self.plan.query.listing
+        listing = plan.query.listing
         i = bisect_left(listing.positions, index)
         if i in plan.new:
             new = PathElement(plan.exchange, len(plan.held) + plan.new.index(i), listing.atoms[i])
             return new.at
-        # A plain list is its path, so the place is a number of atoms; the depth is not known, and asked by nobody.
         if not self.is_plain:
             element = composition.list_at.get(index)
             return None if element is None else element.at
-        return 0, listing.before[i]
+        # A plain list is its path, so the place is a number of atoms. Its depth is that or a lower one, from which on
+        # the path is loaded where somebody has to: there are no more exchanges behind it than atoms.
+        behind = listing.before[listing.said] - listing.before[i]
+        return max(0, anchor.depth - behind), listing.before[i]
 
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition

@@ -147,6 +147,28 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
             said += alone.messages
 
 
+@pytest.mark.parametrize(("context", "most"), [(900, 10), (2000, 40)])
+def test_a_message_alone_behind_whole_lists_loads_little_more_than_what_was_in_their_window(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: int, most: int
+) -> None:
+    for module in (lookup, known, record):
+        monkeypatch.setattr(module, "RECENT", RECENT)
+    named = {"x-mnemogate-conversation": "c1"}
+    with compacting(upstream, tmp_path, compaction="truncate", context=context) as world:
+        whole = world.chat(user="alice", max_tokens=300, headers=named)
+        for n in range(60):
+            upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
+            whole.say(text_of(n, 12))
+        seen = upstream.last.messages
+        with counting_loads(world) as loaded:
+            alone = world.chat(
+                user="alice", headers={**named, "x-mnemogate-history": "append"}, max_tokens=300
+            )
+            alone.say(text_of(60, 12))
+        assert upstream.last.messages[: len(seen)] == seen
+        assert max(loaded) < most
+
+
 class Wanderer:
     """A client that sends its whole list, a tail of it or the new message alone, goes back anywhere to edit or to ask
     again, returns to what it had left, asks for a title, is cut off, and leaves."""
