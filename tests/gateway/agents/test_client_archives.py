@@ -259,6 +259,7 @@ def test_another_project_has_none_of_it(upstream: StrictUpstream, tmp_path: Path
         assert list(ours.archives.list()) == []
 
 
+@pytest.mark.both
 def test_passages_keep_their_metadata(world: LettaWorld) -> None:
     agent, shared = world.agent(), world.letta.archives.create(name="shared")
     world.letta.agents.archives.attach(shared.id, agent_id=agent.id)

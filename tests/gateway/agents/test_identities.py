@@ -40,6 +40,7 @@ def listed(world: LettaWorld, query: str) -> list[str]:
     return [each["name"] for each in found]
 
 
+@pytest.mark.both
 def test_the_agents_of_a_user_are_found_by_the_applications_own_key(world: LettaWorld) -> None:
     one, two = identity(world, "user_1", properties=[PLAN]), identity(world, "user_2")
     made = world.letta.agents.create(name="a", model="openai/m", identity_ids=[one["id"]])
@@ -97,6 +98,7 @@ def test_identities_are_made_listed_changed_and_deleted(world: LettaWorld) -> No
     assert world.letta.agents.retrieve(agent.id).identity_ids == []
 
 
+@pytest.mark.both
 def test_a_key_is_one_identitys(world: LettaWorld) -> None:
     one, two = identity(world, "user_1", properties=[PLAN]), identity(world, "user_2")
     body = {"identifier_key": "user_1", "name": "Ann", "identity_type": "user"}
