@@ -9,13 +9,15 @@ import re
 from typing import NamedTuple
 
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
-# What a framework says in the user's role, by its fixed words at the start of a message: Google's ADK what another
-# agent did (older ones without fences), and the agent's own instruction; Pydantic AI what is wrong with an answer;
-# smolagents what its code printed, in front of the person's next task; Open WebUI that tools brought images; OpenClaw
-# what its runtime does, and the time.
-_IN_THE_USERS_PLACE = re.compile(
+# What a framework says in somebody's place, by its fixed words at the start of a message: Google's ADK what another
+# agent did (older ones without fences), and the agent's own instruction; OpenAI Agents what was said before a handoff;
+# Pydantic AI what is wrong with an answer; smolagents what its code printed, in front of the person's next task; Open
+# WebUI that tools brought images; OpenClaw what its runtime does, and the time.
+_IN_SOMEBODYS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
+    r"|For context, here is the conversation so far(?: between the user and the previous agent)?:\n"
+    r"<CONVERSATION HISTORY>(?s:.*)"
     r"|The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and (?s:.*)<<<END_SYSTEM_INSTRUCTION>>>"
     r"|Your previous response failed the application's validation \(this is automated feedback, not a message(?s:.*)"
     r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z"
@@ -85,10 +87,10 @@ def without_frame(text: str) -> str:
     """Returns what somebody has said themselves, without what applications say around it.
 
     Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
-    is: some wrap what the person says meanwhile. Of what a framework says in the person's place nothing is left.
+    is: some wrap what the person says meanwhile. Of what a framework says in somebody's place nothing is left.
     """
     text = _asked(text)
-    if said := _IN_THE_USERS_PLACE.match(text):
+    if said := _IN_SOMEBODYS_PLACE.match(text):
         text = text[said.end() :]
     own, _, line = text.rpartition(_RUNTIME)
     if _OF_RUNTIME in line and "\n" not in line:

@@ -469,6 +469,13 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("For context:[root] `look` tool returned result: 3", ""),
         ("For context: [Ann] said: five o'clock. What do I reply?",) * 2,
         ("For context: I am Ann.",) * 2,
+        # OpenAI Agents, to the agent that a conversation was handed to
+        (
+            "For context, here is the conversation so far between the user and the previous agent:\n"
+            "<CONVERSATION HISTORY>\n1. user: Plan my trip.\n</CONVERSATION HISTORY>",
+            "",
+        ),
+        ("For context, here is the conversation so far: I said hello to Ann.",) * 2,
         # its instruction to an agent whose prompt is cached
         (
             "The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and <<<END_SYSTEM_INSTRUCTION>>> below is your own system "
