@@ -43,7 +43,7 @@ from adapters.errors import (
 )
 from adapters.pace import Pace
 from adapters.sse import EventDecoder
-from adapters.types import Event, Header, is_event_stream
+from adapters.types import Event, Header, is_event_stream, says_no_type
 from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, send_whole
 
 
@@ -74,6 +74,9 @@ _IDLE_CLOSE_S: Final = 1.0
 _LARGE_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 256 * 1024
 _MOST_ADDRESSES: Final = 256
+# How server-sent events begin, behind a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
+_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
 
 # The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
 _HOP_BY_HOP: Final = frozenset(
@@ -113,7 +116,7 @@ class HttpTransport:
         """Sends a request; returns when the response's headers are there.
 
         url: as it is written to an upstream. headers: all headers to send, except `Host` and `Content-Length`.
-        streams: the request asks for a stream.
+        streams: the request asks for a stream. Where its type does not say that it is one, its first bytes do.
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         times = self.timeouts
@@ -142,7 +145,10 @@ class HttpTransport:
                 raise HttpProcessingError(message="another protocol, which was not asked for (RFC 9110 7.8)")
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise _translate(error, address.url.authority, times, upload) from error
-        return HttpReply(response, times, begun, pool.pace, streams=streams)
+        reply = HttpReply(response, times, begun, pool.pace)
+        if streams and not reply.is_stream:
+            await reply.look_for_events()
+        return reply
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens others."""
@@ -255,15 +261,13 @@ class HttpReply:
         times: Timeouts,
         begun: float,
         pace: Pace,
-        *,
-        streams: bool,
     ) -> None:
-        """Wraps a response. begun: when the request was sent, by the loop's clock. streams: it asks for a stream."""
+        """Wraps a response. begun: when the request was sent, by the loop's clock."""
         self._pace = pace
         self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         self.status = response.status
         self.headers: tuple[Header, ...] = _received(response.raw_headers)
-        self.is_stream = is_event_stream(self.status, self.headers, is_asked=streams)
+        self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times
         self._ahead = b""  # bytes that `peek` has read
@@ -271,6 +275,26 @@ class HttpReply:
         self._loop = pace.loop
         self._waits_since: float | None = None
         self._clock: asyncio.TimerHandle | None = None
+
+    async def look_for_events(self) -> None:
+        """Takes a reply under no type, or a plain one, for a stream if it begins as one does.
+
+        Small servers send streams so, and SDKs read them. Others send a whole reply so, or words about an error. What
+        breaks here breaks again for whoever reads it.
+        """
+        if not 200 <= self.status < 300 or not says_no_type(self.headers):
+            return
+        seen = begin = b""
+        try:
+            with suppress(ProviderError):
+                while any(field.startswith(begin) for field in _FIELDS) and (data := await self._next()):
+                    seen += data
+                    begin = seen.lstrip(_BEFORE_FIELDS)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._ahead = seen
+        self.is_stream = begin.startswith(_FIELDS)
 
     @property
     def size(self) -> int | None:

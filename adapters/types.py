@@ -27,18 +27,19 @@ def token_count(usage: Any, key: str) -> int:
     return value if isinstance(value, int) and 0 <= value <= _MOST_TOKENS else 0
 
 
-def is_event_stream(status: int, headers: Iterable[Header], *, is_asked: bool = False) -> bool:
-    """Says whether a reply is to be read as server-sent events (else as one body).
+def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
+    """Says whether a reply is server-sent events by its type (else it is one body, as far as its type says)."""
+    if 200 <= status < 300:
+        for name, value in headers:
+            if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
+                return True
+    return False
 
-    is_asked: the request asks for a stream. Small servers send one under no type or a plain one, and SDKs read it.
-    """
-    if not 200 <= status < 300:
-        return False
-    for name, value in headers:
-        if name == "content-type":
-            kind = value.lower().lstrip()
-            return kind.startswith("text/event-stream") or (is_asked and kind.startswith(_PLAIN))
-    return is_asked
+
+def says_no_type(headers: Iterable[Header]) -> bool:
+    """Says whether the type of a reply is none, or a plain one, which may be anything."""
+    kind = next((value for name, value in headers if name == "content-type"), "")
+    return not kind or kind.lower().lstrip().startswith(_PLAIN)
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:

@@ -106,6 +106,30 @@ def test_a_stream_by_another_type_is_one(world: World, memory: str, kind: str) -
         assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
 
 
+def test_a_stream_by_another_type_may_begin_in_pieces(world: World) -> None:
+    begun = (b"\r\n", b"d", b"ata", chunk({"role": "assistant", "content": "Tea."}, "stop")[4:])
+    world.upstream.queue(raw(*begun, b"data: [DONE]\n\n", content_type="text/plain"))
+    assert through(world) == b"".join(begun) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json"])
+@pytest.mark.parametrize("body", [b'{"choices": []}', b"Too busy.\n\nCome again.", b"da", b""])
+def test_a_whole_reply_to_who_asks_for_a_stream_is_no_stream(world: World, body: bytes, kind: str) -> None:
+    """A small server may stream nothing, whatever it is asked for."""
+    world.upstream.queue(raw(body, content_type=kind, headers={"content-length": str(len(body))}))
+    assert through(world) == body
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json"])
+def test_a_whole_reply_to_who_asks_for_a_stream_is_remembered(world: World, kind: str) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Tea."}, "finish_reason": "stop"}
+    body = json.dumps({"id": "c", "choices": [choice]}).encode()
+    world.upstream.queue(raw(body, content_type=kind))
+    assert through(world) == body
+    world.settle()
+    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+
+
 def test_tools_of_ours_are_run_in_a_stream_by_another_type(world: World) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "memory_insert"}}
     call["function"] |= {"arguments": json.dumps({"label": "human", "new_string": "Likes tea."})}
