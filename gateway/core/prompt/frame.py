@@ -92,8 +92,8 @@ def without_frame(text: str) -> str:
     text = _asked(text)
     if said := _IN_SOMEBODYS_PLACE.match(text):
         text = text[said.end() :]
-    own, _, line = text.rpartition(_RUNTIME)
-    if _OF_RUNTIME in line and "\n" not in line:
+    own, is_there, line = text.rpartition(_RUNTIME)
+    if is_there and _OF_RUNTIME in line and "\n" not in line:
         text = own
     left, at = [], 0
     # Not by a pattern: it would read the rest of the text again for each tag that is not closed.

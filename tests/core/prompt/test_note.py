@@ -496,6 +496,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         (OPENCLAW_MESSAGE, "My cat is called Miso.\n\nShe is three."),
         ("What is this?\n\nRuntime: agent=main | session=one\nIt is in my log.",) * 2,
         ("My film.\n\nRuntime: three hours",) * 2,
+        ("Which cookie is it, lang=en | session=7?",) * 2,
     ],
 )
 def test_what_a_framework_says_in_the_persons_place_is_not_the_persons(text: str, own: str) -> None:
