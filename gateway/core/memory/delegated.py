@@ -2,9 +2,9 @@
 
 It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
 word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for. What a
-framework's known template says around the task does not count. An argument may also be a list of tasks (AG2) or of
-messages (Haystack). A handoff (LibreChat) goes on in the caller's list: there the task stands right behind the message
-that the call was made for.
+framework's known template says around the task does not count, nor does a heading between two arguments (Open WebUI's
+task and its context). An argument may also be a list of tasks (AG2) or of messages (Haystack). A handoff (LibreChat)
+goes on in the caller's list: there the task stands right behind the message that the call was made for.
 (What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.) Nor does it
 offer the called tool: so does the caller, whose user may say what it was called with (a question that is corrected, a
 button), and who delegates keeps that from those delegated to.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, permutations
 from typing import Any
 
 import orjson
@@ -32,18 +32,34 @@ _LEAST_BYTES = 16
 _WAIT_S, _MOST_CALLS, _MOST_MEMORIES = 3600.0, 64, 1024
 # So many texts of a call are known: far more than tasks that are given at once.
 _MOST_TEXTS = 64
+# Of so many a message may be made of two, with so many bytes of a heading between them. Chosen.
+_MOST_PARTS, _HEADING_BYTES = 8, 32
 
 _Messages = Sequence[Mapping[str, Any]]
 
 
 @frozen
 class _Call:
-    """tool: its name. arguments: hashes of its texts. asked: hash of the user's message that led to it."""
+    """tool: its name. arguments: its texts, hash -> bytes. asked: hash of the user's message that led to it."""
 
     tool: str
-    arguments: frozenset[int]
+    arguments: Mapping[int, int]
     asked: int
     at: float
+
+    def says(self, text: bytes) -> bool:
+        """Returns whether a text is one of the arguments, or begins with one and ends with another."""
+        arguments = self.arguments
+        if arguments.get(hash(text), 0) >= _LEAST_BYTES:
+            return True
+        parts = arguments.items() if len(arguments) <= _MOST_PARTS else ()
+        return any(
+            begin >= _LEAST_BYTES
+            and 0 <= len(text) - begin - end <= _HEADING_BYTES
+            and hash(text[:begin]) == first
+            and hash(text[-end:]) == last
+            for (first, begin), (last, end) in permutations(parts, 2)
+        )
 
 
 class Delegated:
@@ -64,8 +80,9 @@ class Delegated:
         calls: dict[str, _Call] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in calls_of({"tool_calls": [call]}):
-                if asked is not None and (found := frozenset(islice(_hashes(arguments), _MOST_TEXTS))):
-                    calls[call_id(call)] = _Call(tool, found, asked, now)
+                found = {hash(text): len(text) for text in islice(_texts(arguments), _MOST_TEXTS)}
+                if asked is not None and max(found.values(), default=0) >= _LEAST_BYTES:
+                    calls[call_id(call)] = _Call(tool, found, hash(asked), now)
         if not calls:
             return
         waiting = self._waiting.setdefault(scope, {})
@@ -93,26 +110,26 @@ class Delegated:
             del self._waiting[scope]
             return False
         said = _asked(messages)
-        last = next(said, None)
+        last = next(said, b"")
         calls = [
             c
             for c in waiting.values()
-            if last in c.arguments and last != c.asked and c.tool not in offered and now - c.at <= _WAIT_S
+            if c.tool not in offered and now - c.at <= _WAIT_S and c.says(last) and hash(last) != c.asked
         ]
         if not calls:
             return False
-        before = list(said)
+        before = [hash(text) for text in said]
         is_behind = [m.get("role") for m in messages[-2:]] == ["user", "user"]
         return any(call.asked not in before or (is_behind and call.asked == before[0]) for call in calls)
 
 
-def _asked(messages: _Messages) -> Iterator[int]:
-    """Yields the hashes of the user's messages, the last one first."""
-    return (hash(squash_utf8(own_words(text_of(m)))) for m in reversed(messages) if m.get("role") == "user")
+def _asked(messages: _Messages) -> Iterator[bytes]:
+    """Yields the user's messages without white space, the last one first."""
+    return (squash_utf8(own_words(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
 
 
-def _hashes(arguments: object) -> Iterator[int]:
-    """Yields the hashes of a call's texts that are long enough. arguments: JSON; of a custom tool the text itself."""
+def _texts(arguments: object) -> Iterator[bytes]:
+    """Yields a call's texts without white space. arguments: JSON; of a custom tool the text itself."""
     try:
         value = orjson.loads(arguments) if isinstance(arguments, str) else arguments
     except orjson.JSONDecodeError:
@@ -123,5 +140,5 @@ def _hashes(arguments: object) -> Iterator[int]:
     for each in values:
         for item in each if isinstance(each, list) else (each,):
             text = text_of(item) if isinstance(item, dict) and "role" in item else item
-            if isinstance(text, str) and len(squashed := squash_utf8(text)) >= _LEAST_BYTES:
-                yield hash(squashed)
+            if isinstance(text, str) and (squashed := squash_utf8(text)):
+                yield squashed

@@ -30,6 +30,8 @@ def reply(*arguments: Any, id: str = "1", kind: str = "function") -> dict[str, A
 
 
 CALL = reply(json.dumps({"place": "sea", "task": TASK}))
+CONTEXT = "The user dives since 2019 and likes wrecks."
+GUIDED = reply(json.dumps({"task": TASK, "context": CONTEXT, "background": False}))
 OWN = [user(ASKED)]
 
 
@@ -73,6 +75,15 @@ def after(*replies: dict[str, Any], **fields: Any) -> Delegated:
         (reply(json.dumps({"messages": [{"content": "Be brief."}, user(TASK)]})), [user(TASK)], True),
         (reply(json.dumps({"tasks": ["Buy the tickets.", TASK, None]})), [user(TASK)], True),
         (reply(json.dumps({"choices": [{"label": TASK}]})), [user(TASK)], False),
+        # a heading between two arguments (Open WebUI), however short the second one is
+        (GUIDED, [user(f"{TASK}\n\n## Context\n{CONTEXT}")], True),
+        (CALL, [user(f"{TASK}\n\n## Context\nsea")], True),
+        (GUIDED, [user(f"{CONTEXT}\n\nTask: {TASK}")], True),
+        (GUIDED, [user(f"{TASK}\n\n## Context\n{CONTEXT} And cheap.")], False),
+        (GUIDED, [user(f"{TASK} That is what I was asked for, and I wonder why. {CONTEXT}")], False),
+        (GUIDED, [user(f"So: {TASK}\n\n## Context\n{CONTEXT}")], False),
+        (GUIDED, [user(f"{TASK}\n\n{TASK}")], False),
+        (reply(json.dumps({"a": "Is it", "b": "warm?", "task": TASK})), [user("Is it warm?")], False),
         (CALL, [user(f"{TASK} Today.")], False),
         (CALL, [user("sea")], False),  # too short to tell
         (CALL, [user(TASK), {"role": "assistant", "content": "Done."}, user("Thanks.")], False),
