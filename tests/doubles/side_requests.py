@@ -414,7 +414,14 @@ MASTRA_REFLECTOR = (
     "You are the memory consciousness of an AI assistant. Your memory observation reflections will be the ONLY "
     "information the assistant has about past interactions with this user."
 )
-# Not side requests: OpenClaw's message, and what it says behind each, in the user's role.
+# Not side requests: what Open WebUI says in the user's role of a sub-agent that ran in the background.
+OPEN_WEBUI_SUB_AGENT = (
+    "[ASYNC SUBAGENT COMPLETE - deleg_0a1b2c3d]\nA background subagent you dispatched earlier has finished. The "
+    "original task source is included so you can decide whether to use the result or continue without it.\n\n"
+    "Original task: Find the best dive sites of Zanzibar.\nSubagent chat: 2b1e6f0c-6a1f-4a58-93d1-0d2a54d0e0aa\n"
+    "Status: completed   Duration: 3.1s\n--- RESULT ---\nMnemba Atoll is the best of them."
+)
+# Nor are these: OpenClaw's message, and what it says behind each, in the user's role.
 OPENCLAW_MESSAGE = (
     "[Mon 2026-11-23 08:09 UTC] My cat is called Miso.\n\nShe is three.\n\nRuntime: agent=main | "
     "session=agent:main:explicit:one | sessionId=one | host=vm | os=Linux 6.18 (x64) | model=gate/gpt-4o-mini"

@@ -36,11 +36,20 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
     for i, atoms in enumerate(e.inputs):
         if i < head or i in e.hush or is_result(atoms):
             continue
-        if not is_nudge(inputs[i]) and not _is_observation(inputs[i], e):
+        if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
             found.append((i, inputs[i]))
     if takes_reply and e.said is not None and -1 not in e.hush:
         found.append((-1, without_thoughts(without_fillers(orjson.loads(e.said)))))
     return found
+
+
+def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
+    """Returns whether a message is a project's AGENTS.md, which Open WebUI puts before the first thing somebody says.
+
+    Whoever shows theirs mostly says nothing behind it, and who asks about it asks in the same message.
+    """
+    is_before = i + 1 < len(inputs) and inputs[i + 1].get("role") == "user"
+    return is_before and text_of(inputs[i]).startswith("# AGENTS.md\n\n")
 
 
 def _is_observation(message: WireMessage, e: Exchange) -> bool:

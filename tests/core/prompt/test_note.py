@@ -32,6 +32,7 @@ from gateway.tokens import tokenizer_for
 from storage.records import Message
 from tests.doubles.side_requests import (
     OPEN_WEBUI_IMAGES,
+    OPEN_WEBUI_SUB_AGENT,
     OPENCLAW_CONTEXT,
     OPENCLAW_MESSAGE,
     PYDANTIC_AI_1_CORRECTION,
@@ -490,6 +491,9 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("Observation:\nExecution logs:\n3\nNew task:\nAnd my trip?", "And my trip?"),
         ("Observation:\nThe patient has a fever.",) * 2,
         # OpenClaw, beside and around what somebody says
+        # Open WebUI, of a sub-agent in the background
+        (OPEN_WEBUI_SUB_AGENT, ""),
+        (f"What is this? {OPEN_WEBUI_SUB_AGENT}", f"What is this? {OPEN_WEBUI_SUB_AGENT}"),
         (OPENCLAW_CONTEXT, ""),
         (OPEN_WEBUI_IMAGES, ""),
         (OPENCLAW_CONTEXT.partition("\n<<<END")[0], ""),

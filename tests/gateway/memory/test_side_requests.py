@@ -413,6 +413,24 @@ def test_a_note_goes_with_what_somebody_said_and_not_with_what_an_application_sa
     assert "Conversation data" not in world.upstream.last.body.decode()
 
 
+def test_a_file_that_an_application_puts_before_a_chat_is_nobodys_words(world: World) -> None:
+    """Open WebUI's terminals put their AGENTS.md in front, afresh with each request."""
+    rules = "# AGENTS.md\n\nThe project Zephyr lives in /srv/zephyr."
+    chat = world.chat(user="alice", headers=CHAT)
+    chat.messages = user(rules)
+    chat.say(FACT)
+    chat.messages[0] = user(f"{rules} Use tabs.")[0]
+    chat.say("She is three.")
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    world.post(user(f"{QUESTION} Where does Zephyr live?"), user="alice")
+    assert FACT in world.upstream.last.body.decode()
+    assert "/srv/zephyr" not in world.upstream.last.body.decode()
+    # Who shows the file themselves has said it.
+    world.post(user(f"{rules}\n\nIs this enough?"), user="alice")
+    world.post(user("Where does Zephyr live, as I have shown you?"), user="alice")
+    assert "/srv/zephyr" in world.upstream.last.body.decode()
+
+
 def test_a_question_is_the_users_where_a_model_has_searched_with_its_words_before(world: World) -> None:
     """A question is corrected while the search runs: its last form may be what the model searched with."""
     tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
