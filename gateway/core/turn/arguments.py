@@ -35,9 +35,9 @@ def as_meant(schema: Mapping[str, Any], arguments: dict[str, Any]) -> dict[str, 
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return arguments
-    meant: dict[str, Any] = {}
+    checker, meant = _Checker(schema), dict[str, Any]()
     for name, value in arguments.items():
-        checker, wanted = _Checker(schema), properties.get(name)
+        wanted = properties.get(name)
         if not isinstance(value, str) or checker.check(wanted, value, (), 0) is None:
             continue
         with suppress(orjson.JSONDecodeError):
