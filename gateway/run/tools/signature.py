@@ -14,18 +14,19 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import cleandoc
+from itertools import accumulate
 from typing import Any, Final
 
 import orjson
 
+from gateway.core.json_limits import is_too_deep
 from gateway.errors import BadRequest
 
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
 _CALLERS: Final = ("self", AGENT_STATE)
-_MOST_FIELDS = (
-    1_000  # of all classes, each counted wherever it is used: few classes may use one another very often
-)
-_MOST_CHARS = 100_000  # of a source; parsing so much takes 0.2 s at most
+# Of a source; parsing so much takes 0.2 s at most. And of the fields of its classes, counted wherever a class is used:
+# few classes may use one another very often.
+_MOST_CHARS = 100_000
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN: Final[Mapping[str, str]] = {
@@ -63,9 +64,12 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     except RecursionError:
         raise _wrong(function, "its types are nested too deeply") from None
     schema = {"name": function.name, "description": description, "parameters": found}
-    if not _is_writable(schema):
+    # What cannot be written at all is refused alike.
+    if is_too_deep(schema):
         raise _wrong(
-            function, "its types or its docstring have half a character, or a number beyond 64 bits, in them"
+            function,
+            "its types or its docstring have half a character, or a number beyond 64 bits, in them, or are nested too "
+            "deeply",
         )
     return schema
 
@@ -109,7 +113,9 @@ def _read(source: str) -> tuple[_Function, _Classes]:
     last = functions[-1]
     if not _NAME.fullmatch(last.name):
         raise _wrong(last, f"{last.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
-    return last, _Classes({each.name: each for each in module.body if isinstance(each, ast.ClassDef)})
+    lines = source.encode().splitlines(keepends=True)
+    by_name = {each.name: each for each in module.body if isinstance(each, ast.ClassDef)}
+    return last, _Classes(by_name, [0, *accumulate(map(len, lines))])
 
 
 def _parameters(function: _Function) -> Sequence[tuple[ast.arg, ast.expr | None]]:
@@ -161,13 +167,21 @@ def _is_writable(value: object) -> bool:
 class _Classes:
     """The classes of a source, by name. fields: of those that were looked at. within: those that are being written out.
 
-    left: how many fields may be. A model is shown a class wherever it is used: not every provider follows references.
+    lines: where the lines of the source begin. left: how many characters of fields may be written out. A model is shown
+    a class wherever it is used: not every provider follows references.
     """
 
     by_name: Mapping[str, ast.ClassDef]
+    lines: Sequence[int]
     fields: dict[str, dict[str, ast.AnnAssign]] = field(default_factory=dict)
     within: list[str] = field(default_factory=list)
-    left: int = _MOST_FIELDS
+    left: int = _MOST_CHARS
+
+    def length_of(self, node: ast.AnnAssign) -> int:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        end = self.lines[node.end_lineno - 1] + node.end_col_offset
+        return end - self.lines[node.lineno - 1] - node.col_offset
 
 
 def _type(node: ast.expr, classes: _Classes) -> dict[str, Any]:
@@ -273,9 +287,12 @@ def _fields(node: ast.expr, name: str, classes: _Classes) -> dict[str, Any]:
     required = []
     classes.within.append(name)
     for each in found.values():
-        classes.left -= 1
+        classes.left -= classes.length_of(each)
         if classes.left < 0:
-            raise _wrong(node, f"its types have more than {_MOST_FIELDS:,} fields in all")
+            raise _wrong(
+                node,
+                f"the fields of its classes have more than {_MOST_CHARS:,} characters, counted wherever one is used",
+            )
         assert isinstance(each.target, ast.Name)
         default, description = _said_of(each.value)
         properties[each.target.id] = {**_type(each.annotation, classes), **description}

@@ -228,7 +228,20 @@ ERRORS = [
         + "".join(f"class A{n}:\n  x: A{n - 1}\n  y: A{n - 1}\n" for n in range(1, 30))
         + "def f(x: A29):"
         + DOC,
-        "Line 5: its types have more than 1,000 fields in all",
+        "Line 7: the fields of its classes have more than 100,000 characters, counted wherever one is used",
+    ),
+    (
+        f"class A:\n  x: int = Field(description={'d' * 60_000!r})\n"
+        "class B:\n  x: A\n  y: A\ndef f(x: B):" + DOC,
+        "Line 5: the fields of its classes have more than 100,000 characters",
+    ),
+    # As deep as JSON of ours can be written around it.
+    (
+        "class A0:\n  x: int\n"
+        + "".join(f"class A{n}:\n  x: A{n - 1}\n" for n in range(1, 120))
+        + "def f(x: A119):"
+        + DOC,
+        "Line 241: its types or its docstring have half a character, or a number beyond 64 bits, in them, or are",
     ),
     ("def f(x: list[Order]):" + DOC, "Line 1: the type `Order` has no JSON schema"),
     ("def f(x: dict[int, str]):" + DOC, "Line 1: the type `dict[int, str]` has no JSON schema"),
