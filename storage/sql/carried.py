@@ -6,6 +6,7 @@ looks for. `settle_in` gives them to their project.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,14 +132,19 @@ async def find_target(connection: Connection, project: str, v: Mapping[str, Any]
 async def _defined(
     connection: Connection, project: str, kind: DefinitionKind, v: Mapping[str, Any], at: float
 ) -> int:
-    """Returns the row of a tool or an identity: the one of this public name, else of this name, else a new one."""
+    """Returns the row of a tool or an identity: the one of this public name, else of this name, else a new one.
+
+    A new one has another public name where that of the export is one of another project's.
+    """
     found = await find_definition(connection, project, kind, v["uid"])
     if found is not None:
         return found.id
     row = await connection.row(definitions.SQL["named"], (project, kind, v["name"], 1))
     if row is not None:
         return int(row[0])
-    made = await add_definition(connection, project, kind, v["uid"], v["name"], dict(v["body"]), at=at)
+    is_taken = await connection.row(SQL["definition_taken"], (v["uid"],)) is not None
+    uid = uuid.uuid4().hex if is_taken else v["uid"]
+    made = await add_definition(connection, project, kind, uid, v["name"], dict(v["body"]), at=at)
     return made.id
 
 

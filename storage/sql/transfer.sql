@@ -139,6 +139,10 @@ SELECT 1 FROM conversations WHERE uid = ?
 -- Likewise of a block.
 SELECT 1 FROM blocks WHERE uid = ?
 
+-- name: definition_taken
+-- Likewise of a definition.
+SELECT 1 FROM definitions WHERE uid = ?
+
 -- name: block_of
 -- Finds a block of a project by its public name.
 SELECT id FROM blocks WHERE uid = ? AND project = ?

@@ -60,8 +60,8 @@ def export(world: LettaWorld, id: str) -> Lines:
             return lines
 
 
-def restore(world: LettaWorld, id: str, lines: Lines, page: int = 7) -> None:
-    wanted, at = {"project": "default", "agent": id}, None
+def restore(world: LettaWorld, id: str, lines: Lines, page: int = 7, project: str = "default") -> None:
+    wanted, at = {"project": project, "agent": id}, None
     for start in range(0, len(lines), page):
         piece = {**wanted, "lines": lines[start : start + page], "at": at}
         at = call(world, operations(world).restore(piece))["at"]
@@ -144,6 +144,28 @@ def test_an_agent_goes_to_another_store_with_all_that_it_has(world: LettaWorld, 
     assert "Here I am." in [getattr(each, "content", None) for each in reply.messages]
     sent = [m["content"] for m in other.upstream.seen[-1].json["messages"] if m["role"] == "user"]
     assert any("I have a boat." in str(text) for text in sent)
+
+
+@pytest.mark.both
+def test_an_agent_that_goes_to_another_project_has_tools_and_identities_of_that_one(
+    world: LettaWorld,
+) -> None:
+    made = rich(world)
+    lines = export(world, made["agent"])
+    world.letta.agents.delete(made["agent"])
+    restore(world, made["agent"], lines, project="elsewhere")
+    registry = world.world.gateway.app.chat.registry
+    there = call(world, registry.get("elsewhere", made["agent"].removeprefix("agent-")))
+    defined = [tool.definition for tool in there.tools if tool.definition is not None]
+    assert [each.name for each in (*defined, *there.identities)] == ["look_up", "user_1"]
+    assert {each.project for each in (*defined, *there.identities)} == {"elsewhere"}
+    here = world.ask("GET", "/v1/identities/")[1]
+    assert [each["identifier_key"] for each in here] == ["user_1"], "those of its old project stay"
+    # One that comes again finds them.
+    call(world, world.world.gateway.app.store.forgetting.wipe(there.agent.id))
+    restore(world, made["agent"], lines, project="elsewhere")
+    again = call(world, registry.get("elsewhere", made["agent"].removeprefix("agent-")))
+    assert again.identities == there.identities
 
 
 @pytest.mark.parametrize("order", [("sleeper", "agent"), ("agent", "sleeper")], ids="-".join)
