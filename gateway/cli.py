@@ -114,13 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mnemogate {version('mnemogate')}")
     _add_files(parser)
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.set_defaults(run=lambda _: parser.error("say which command: see `mnemogate -h`"), parser=parser)
+    commands = parser.add_subparsers(metavar="command")
     _add_serving(commands)
-    keys = _add_files(commands.add_parser("keys", help="create, list and revoke gateway keys"))
-    _add_keys(keys.add_subparsers(required=True, metavar="action"))
-    text = "show, undo, forget, export and import what is remembered"
-    memory = _add_files(commands.add_parser("memory", help=text))
-    _add_memory(memory.add_subparsers(required=True, metavar="action"))
+    for name, add, text in (
+        ("keys", _add_keys, "create, list and revoke gateway keys"),
+        ("memory", _add_memory, "show, undo, forget, export and import what is remembered"),
+    ):
+        add(_add_files(commands.add_parser(name, help=text)).add_subparsers(required=True))
     _add_lists(commands)
     text = "summarise a conversation now, before its window is full"
     compact = _add_scope(_add_operation(commands, "compact", show_enqueued, text))
@@ -186,8 +187,8 @@ def _add_serving(commands: Any) -> None:
 
 def _add_keys(actions: Any) -> None:
     create = _add_operation(actions, "keys-create", show_new_key, "create a key, which is shown only once")
-    create.add_argument("--project", default="default")
-    create.add_argument("--name", default="key")
+    create.add_argument("--project", default="default", help="whose memories it opens (default: default)")
+    create.add_argument("--name", default="key", help="what `keys list` calls it (default: key)")
     mode = "what memory does for its requests that do not say it (default: as the settings say)"
     create.add_argument("--memory", choices=("off", "read", "on"), help=mode)
     create.add_argument("--metrics", action="store_true", help="a key that opens /metrics and nothing else")
@@ -202,20 +203,18 @@ def _add_from_letta(commands: Any) -> None:
     sub.set_defaults(run=_from_letta, parser=sub)
     sub.add_argument("url", type=_http_url, help="the Letta server: http://HOST:8283")
     sub.add_argument("--token", help="its password or token (default: LETTA_API_KEY)")
-    here = "http://127.0.0.1:8080"
-    sub.add_argument(
-        "--to", metavar="URL", type=_http_url, default=here, help=f"the gateway (default: {here})"
-    )
+    here, text = "http://127.0.0.1:8080", "the gateway (default: %(default)s)"
+    sub.add_argument("--to", metavar="URL", type=_http_url, default=here, help=text)
     sub.add_argument("--key", help="a gateway key of the agents' project (default: MNEMOGATE_KEY)")
     sub.add_argument("--model", help="the model that they get (default: the one that each has)")
-    which = "an agent's id; may be given several times (default: all agents)"
-    sub.add_argument("--agent", metavar="ID", action="append", default=[], help=which)
+    text = "an agent's id; may be given several times (default: all agents)"
+    sub.add_argument("--agent", metavar="ID", action="append", default=[], help=text)
 
 
 def _add_jobs(commands: Any) -> None:
     text = "list, retry and cancel background jobs"
     jobs = _add_operation(commands, "jobs-list", show_jobs, text, name="jobs")
-    actions = jobs.add_subparsers(metavar="action")
+    actions = jobs.add_subparsers()
     text = "list jobs, the newest first (the default action)"
     sub = _add_operation(actions, "jobs-list", show_jobs, text)
     sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
@@ -232,7 +231,7 @@ def _add_jobs(commands: Any) -> None:
 def _add_batches(commands: Any) -> None:
     text = "list, show and cancel batches of agents"
     batches = _add_operation(commands, "batches-list", show_batches, text, name="batches")
-    actions = batches.add_subparsers(metavar="action")
+    actions = batches.add_subparsers()
     text = "list batches, the newest first (the default action)"
     sub = _add_operation(actions, "batches-list", show_batches, text)
     sub.add_argument("--limit", type=int, default=100)

@@ -93,6 +93,11 @@ class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
 
+    @classmethod
+    def unlisted(cls, model: str) -> UnknownModel:
+        """Returns the error for a name that nothing here answers to."""
+        return cls(f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model")
+
 
 class UnknownPath(CallerError):
     status = 404

@@ -149,16 +149,16 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     try:
         store = await _open_store(settings, local)
         has_keys = await _check_keys(settings, store)
+        # Nobody owns a server: the command line opens it itself.
+        admin = AdminFile(settings.database.path) if settings.database.url is None else None
+        token = None if admin is None else admin.token
+        app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
         listen(listener)
     except BaseException:
         listener.close()
         if store is not None:
             await store.close()
         raise
-    # Nobody owns a server: the command line opens it itself.
-    admin = AdminFile(settings.database.path) if settings.database.url is None else None
-    token = None if admin is None else admin.token
-    app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
 
     def started() -> None:
         _spare_collector()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.definition import Sleeptime
-from gateway.core.request.identity import Identity, asks_agent
+from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
 from gateway.errors import BadRequest, CallerError, UnknownModel
 from gateway.settings import (
     DEFAULT_PROFILE,
@@ -40,8 +40,12 @@ class Directory:
 def unknown(identity: Identity, model: str) -> CallerError:
     """Returns the error for an agent that is not there, in the words of how the request names it."""
     if asks_agent(model):
-        return UnknownModel(f"The model {model!r} does not exist.", param="model")
-    return BadRequest(f"There is no agent {identity.agent!r}.", param="x-mnemogate-agent")
+        return UnknownModel.unlisted(model)
+    return BadRequest(
+        f"There is no agent {identity.agent!r} here. GET /v1/models lists those that there are, each behind "
+        f"`{AGENT_PREFIX}`.",
+        param="x-mnemogate-agent",
+    )
 
 
 def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:

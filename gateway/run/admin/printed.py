@@ -105,8 +105,10 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     number = wanted.get("message", wanted.get("exchange"))
     if number is None and "in" not in wanted:
         count, what = memories, "memory" if memories == 1 else "memories"
+    elif answer["messages"] == 1:
+        count, what = 1, "message, with what was learned from it"
     else:
-        count, what = answer["messages"], "message" if answer["messages"] == 1 else "messages"
+        count, what = answer["messages"], "messages, with what was learned from them"
     if not count:
         return "There was nothing to forget."
     summary = f"Forgotten: {count} {what}."

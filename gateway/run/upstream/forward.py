@@ -18,12 +18,12 @@ from adapters.types import ModelRequest
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import asks_agent
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, NotAllowed, UnknownPath, UpstreamError
+from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.relay import relay
-from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route, unlisted
+from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT
 
@@ -163,7 +163,7 @@ class Forwarding:
                 if alias.alias == model and alias.upstream in (named, None):
                     return Route(named, alias.model)
             if not is_listed(self._settings, named, model):
-                raise unlisted(model)
+                raise UnknownModel.unlisted(model)
             return Route(named, model)
         return resolve_route(self._settings, model)
 

@@ -192,7 +192,7 @@ class ModelList:
             self._check_answers()
         if self._is_built_in(name):
             return self._entry(name)
-        raise UnknownModel(f"The model {name!r} does not exist here.", param="model")
+        raise UnknownModel.unlisted(name)
 
     def _is_built_in(self, name: str) -> bool:
         """Says whether the built-in model answers to a name; it does to any, as a program asks for what it knows."""

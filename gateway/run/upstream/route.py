@@ -43,7 +43,7 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
     if model.startswith(AGENT_PREFIX):
         profile = settings.profile(model.removeprefix(AGENT_PREFIX))
         if profile is None:
-            raise UnknownModel(f"The model {model!r} does not exist.", param="model")
+            raise UnknownModel.unlisted(model)
         return agent_route(settings, profile)
     return _resolve(settings, model, None, by_operator=by_operator)
 
@@ -51,7 +51,11 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
 def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
     """Returns the route for `agent/<name>`. Raises: UnknownModel: the agent has no model of its own."""
     if agent.model is None:
-        raise UnknownModel(f"The model {AGENT_PREFIX + agent.name!r} has no model of its own.", param="model")
+        raise UnknownModel(
+            f"{AGENT_PREFIX + agent.name!r} names no model: give it one, or send a model's name and "
+            f"`x-mnemogate-agent: {agent.name}`.",
+            param="model",
+        )
     base = _resolve(settings, agent.model, agent.upstream, by_operator=True)
     own = agent.context_window
     others = tuple(each._replace(context_window=_smaller(own, each.context_window)) for each in base.others)
@@ -111,13 +115,6 @@ def no_upstream(name: str) -> BadRequest:
     )
 
 
-def unlisted(model: str) -> UnknownModel:
-    """Returns the error for a name that no upstream answers to."""
-    return UnknownModel(
-        f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
-    )
-
-
 def is_listed(settings: Settings, upstream: str, model: str) -> bool:
     """Returns whether callers may ask for this model of this upstream: all where no list closes it."""
     patterns = next(each.models for each in settings.upstreams if each.name == upstream)
@@ -155,7 +152,7 @@ def _resolve(
         open_ones = [each for each in settings.upstreams if not each.models]
         if len(open_ones) == 1:
             return Route(open_ones[0].name, model, open_ones[0].context_window)
-    raise unlisted(model)
+    raise UnknownModel.unlisted(model)
 
 
 def _others(

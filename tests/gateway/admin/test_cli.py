@@ -345,6 +345,20 @@ def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
     assert "mnemogate memory show '--db=a b.db' --user=ann --query WORDS" in told
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [([], "see `mnemogate -h`"), (["memory"], "undo,export,import"), (["keys"], "create,list,revoke")],
+)
+def test_what_lacks_a_command_is_told_which_there_are(given: list[str], named: str, capsys: Out) -> None:
+    try:
+        code = main(given)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert named in err
+
+
 def test_the_version_is_a_flag_too(capsys: Out) -> None:
     assert main(["version"]) == 0
     said = capsys.readouterr().out
@@ -545,7 +559,7 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
             assert main(["memory", "forget", "--all-users", *contradicting]) == 1
         assert main(["memory", "forget"]) == 1
         assert main(["memory", "forget", "--message", "1"]) == 0
-        assert "Forgotten: 1 message." in capsys.readouterr().err
+        assert "Forgotten: 1 message, with what was learned from it." in capsys.readouterr().err
         assert main(["memory", "forget", "--user", "owner"]) == 0
         Path("kept.jsonl").write_bytes(BOM_UTF8 + Path("kept.jsonl").read_bytes())
         assert main(["memory", "import", "kept.jsonl"]) == 0
@@ -610,13 +624,14 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     with owner(upstream, database) as gateway:
         talk(gateway, OHARA)
         report, (both, all_of_it) = forget(f"--user={OHARA}", "--message", "1")
-        assert report == "Forgotten: 1 message. What may quote it was kept:"
+        one = "Forgotten: 1 message, with what was learned from it. What may quote it was kept:"
+        assert report == one
         assert shown() == ["Noted: My cat is Miso.", "She is grey.", "Noted: She is grey."]
         assert both == [f"--user={OHARA}", "--exchange", "1"]
         report, (again,) = forget(*both)
-        assert (report, again) == ("Forgotten: 1 message. What may quote it was kept:", all_of_it)
+        assert (report, again) == (one, all_of_it)
         assert shown() == ["She is grey.", "Noted: She is grey."]
-        assert forget(*all_of_it) == ("Forgotten: 2 messages.", [])
+        assert forget(*all_of_it) == ("Forgotten: 2 messages, with what was learned from them.", [])
         assert shown() == []
         assert forget(*all_of_it) == ("There was nothing to forget.", [])
         assert forget(f"--user={OHARA}", "--message", "1") == ("There was nothing to forget.", [])
@@ -773,6 +788,16 @@ def test_a_second_server_on_the_same_database_is_refused_by_name(capsys: Out) ->
             client.request("POST", "/v1/chat/completions", json.dumps({**HELLO, "user": "alice"}).encode())
             reply = client.read_reply()
         assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
+
+
+@pytest.mark.sqlite
+def test_a_start_that_the_settings_forbid_leaves_the_database_closed(database: Path, capsys: Out) -> None:
+    Path("mnemogate.toml").write_text(
+        "[memory]\nembedder = 'claude/vec'\n[[upstreams]]\nname = 'claude'\nkind = 'anthropic'\n"
+    )
+    assert main(["serve", "--port", "0"]) == 2
+    assert "memory.embedder" in capsys.readouterr().err
+    assert not Path(f"{database}-wal").exists()
 
 
 def test_a_killed_server_leaves_nothing_that_stops_the_next(database: Path) -> None:

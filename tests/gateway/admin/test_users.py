@@ -56,7 +56,7 @@ def test_a_chat_is_found_and_forgotten_by_what_the_lists_say(
         assert [each["client_id"] for each in chats] == ["c3", "c2", "c1"]
 
         assert main(["memory", "forget", *chats[1]["forget"]]) == 0
-        assert "Forgotten: 2 messages." in capsys.readouterr().err
+        assert "Forgotten: 2 messages, with what was learned from them." in capsys.readouterr().err
         left = listed(capsys, "conversations", "--user", "alice")
         assert [each["client_id"] for each in left] == ["c3", "c1"]
         assert main(["memory", "forget", *users[2]["forget"]]) == 0
@@ -104,7 +104,7 @@ def test_what_is_said_of_an_agents_chats_forgets_them(
         (chat,) = listed(capsys, "conversations", "--agent", id)
         assert chat["forget"] == [f"--agent={id}", f"--in={chat['id']}"]
         assert main(["memory", "forget", *chat["forget"]]) == 0
-        assert "Forgotten: 2 messages." in capsys.readouterr().err
+        assert "Forgotten: 2 messages, with what was learned from them." in capsys.readouterr().err
 
 
 def test_lists_are_of_one_project_and_of_so_many_lines(

@@ -86,6 +86,7 @@ def test_a_name_finds_its_upstream(settings: Settings, asked: str, expected: Rou
         with pytest.raises(UnknownModel) as caught:
             resolve_route(settings, asked)
         assert caught.value.param == "model"
+        assert "GET /v1/models" in caught.value.message or "x-mnemogate-agent: dumb" in caught.value.message
     else:
         assert resolve_route(settings, asked) == expected
 

@@ -184,6 +184,14 @@ def test_an_absurd_header_is_a_400_and_leaves_nothing(
     assert len(quiet.upstream.seen) == sent
 
 
+def test_who_asks_for_an_agent_that_is_not_there_is_told_where_the_others_are(quiet: World) -> None:
+    for fields, headers in (({"model": "agent/nobody"}, {}), ({}, {"x-mnemogate-agent": "nobody"})):
+        reply = quiet.gateway.post({**HELLO, **fields}, headers)
+        assert reply.status == (404 if fields else 400)
+        assert "nobody" in reply.error["message"]
+        assert "GET /v1/models lists" in reply.error["message"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
