@@ -15,6 +15,7 @@ from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
 from gateway.core.prompt import blocks, note, summary
+from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
 from gateway.run.tools.signature import schema_of
 from storage.records import Block
@@ -56,6 +57,8 @@ def _demo(text: str) -> object:
         (strip_marks, "ok" + " ." * _LENGTH + "x"),
         (withhold, "password for " + " " * _LENGTH),
         (withhold, "-eyJaaaaaaaa" * 16_000),
+        (without_thoughts, "\n" * _LENGTH + "I think> so."),
+        (without_thoughts, "<think></think>" * 100_000 + " " * _LENGTH),
         (context_from_error, "1" * _LENGTH),
         (_tool, "a" + " " * 90_000 + "b"),
         (_demo, "Hello." + "\n" * _LENGTH + "What?"),
@@ -78,6 +81,8 @@ def _demo(text: str) -> object:
         "filler",
         "named",
         "token",
+        "thought",
+        "thoughts",
         "error",
         "docstring",
         "demo-lines",

@@ -2,26 +2,19 @@
 
 They are a part of the reply, because the client sends the reply back and is recognised by it. The reply bears a note
 of where in its text they stand, by which recall, summaries and learning leave them out.
-
-So they do with thoughts within the text, between `<think>` and `</think>`, where many local servers leave them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, private_of, with_private
+from gateway.core.thoughts import without_thoughts
 
 _NOTE = "fillers"  # the private field: [from, to] of each, in characters of the reply's text
-
-# Thoughts stand at the beginning of a reply, or of several rounds of one. One that was cut has no end.
-_AHEAD = re.compile(r"(?:\s*<think>.*?(?:</think>|\Z))+\s*", re.S)
-# Templates that open the thought themselves (DeepSeek R1, QwQ) leave its end alone in the reply.
-_UNOPENED = re.compile(r".*?\n\s*</think>\s*?(?:\n\s*|\Z)", re.S)
 
 Spans = list[tuple[int, int]]
 
@@ -51,13 +44,14 @@ def without_fillers(message: WireMessage) -> WireMessage:
     return {**message, "content": _joined(own, text[at:])}
 
 
-def without_thoughts(message: WireMessage) -> WireMessage:
-    """Returns the reply with what was said to its reader alone. It is one without fillers, whose places would move."""
-    text = message.get("content")
-    if not isinstance(text, str) or "think>" not in text:
+def spoken(message: WireMessage) -> WireMessage:
+    """Returns a reply with what it says to its reader alone: no fillers and no thoughts. Other messages stay."""
+    if message.get("role") != "assistant":
         return message
-    found = _AHEAD.match(text) or (None if "<think>" in text else _UNOPENED.match(text))
-    return message if found is None else {**message, "content": text[found.end() :]}
+    told = without_fillers(message)
+    text = told.get("content")
+    own = without_thoughts(text) if isinstance(text, str) else text
+    return told if own is text else {**told, "content": own}
 
 
 def _joined(before: str, after: str) -> str:

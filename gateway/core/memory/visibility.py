@@ -13,7 +13,7 @@ from sys import intern
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_result, text_of
-from gateway.core.conversation.fillers import without_fillers, without_thoughts
+from gateway.core.conversation.fillers import spoken
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_tombstone
@@ -37,9 +37,9 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
         if i < head or i in e.hush or is_result(atoms):
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
-            found.append((i, inputs[i]))
+            found.append((i, spoken(inputs[i])))
     if takes_reply and e.said is not None and -1 not in e.hush:
-        found.append((-1, without_thoughts(without_fillers(orjson.loads(e.said)))))
+        found.append((-1, spoken(orjson.loads(e.said))))
     return found
 
 

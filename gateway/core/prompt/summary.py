@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, text_of
-from gateway.core.conversation.fillers import without_fillers, without_thoughts
+from gateway.core.conversation.fillers import spoken
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
+from gateway.core.thoughts import without_thoughts
 from storage.records import Exchange, Summary
 from storage.value import frozen
 
@@ -249,9 +250,9 @@ def _lines_of(x: Exchange) -> Iterator[str]:
     content = Tree([x]).content(x)
     for i, message in enumerate(content.messages or ()):
         if i not in x.hush:
-            yield from _line(message)
+            yield from _line(spoken(message))
     if content.said is not None and -1 not in x.hush:
-        yield from _line(without_thoughts(without_fillers(content.said)))
+        yield from _line(spoken(content.said))
 
 
 def _line(message: WireMessage) -> Iterator[str]:
@@ -358,8 +359,7 @@ def lacked_room(answer: str, *, size: int, finish_reason: str | None) -> bool:
 
 
 def _unwrapped(answer: str) -> str:
-    # A thought that was cut has no end.
-    text = re.sub(r"^\s*<think>.*?(?:</think>|\Z)", "", answer, flags=re.S).strip()
+    text = without_thoughts(answer).strip()
     found = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
     return (found[1] if found else text).strip()
 

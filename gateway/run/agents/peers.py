@@ -19,7 +19,7 @@ import orjson
 
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.fillers import without_fillers, without_thoughts
+from gateway.core.conversation.fillers import spoken
 from gateway.core.conversation.private import as_system
 from gateway.core.memory.kinds import READING_KINDS
 from gateway.core.turn.client import MakesUnseen, MakesView
@@ -338,7 +338,7 @@ def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
 
 
 def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
-    replies = [without_thoughts(without_fillers(orjson.loads(e.said))) for e in result.steps if e.said]
+    replies = [spoken(orjson.loads(e.said)) for e in result.steps if e.said]
     said = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
     run = result.run
     if run.stop == StopReason.REQUIRES_APPROVAL:

@@ -155,6 +155,13 @@ def test_what_was_said_ahead_of_a_tool_is_not_told() -> None:
     assert spoken_lines([exchange(input=b"[]", said=orjson.dumps(said))]) == ["Assistant: It rains."]
 
 
+def test_what_a_model_thought_in_its_text_is_not_told() -> None:
+    said = {"role": "assistant", "content": "<think>Hm.</think>Tea."}
+    heard = [said, {"role": "user", "content": "<think> is a tag."}]  # a conversation that began elsewhere
+    told = spoken_lines([exchange(input=orjson.dumps(heard), said=orjson.dumps(said))])
+    assert told == ["Assistant: Tea.", "User: <think> is a tag.", "Assistant: Tea."]
+
+
 def test_what_was_forgotten_is_not_told() -> None:
     content = {
         "input": b'[{"role":"user","content":"Secret."}]',

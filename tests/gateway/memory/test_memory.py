@@ -89,6 +89,22 @@ def test_a_thought_within_a_reply_is_not_recalled(world: World) -> None:
     assert world.upstream.last.messages[1]["content"] == thought
 
 
+def test_a_thought_within_a_reply_that_was_made_elsewhere_is_not_recalled(world: World) -> None:
+    made = [
+        {"role": "user", "content": "My tulips are red."},
+        {"role": "assistant", "content": "<think>Are there gazelles?</think>The tulips are noted."},
+    ]
+    begun = [*made, {"role": "user", "content": "Thanks."}]
+    world.upstream.queue(say("You are welcome."))
+    world.post(begun, user="alice")
+    answered = {"role": "assistant", "content": "You are welcome."}
+    world.post([*begun, answered, {"role": "user", "content": "Bye."}], user="alice")
+    world.chat(user="alice").say("What of the tulips and of my gazelles?")
+    note, _ = world.upstream.last.messages[0]["content"].split(CLOSE)
+    assert "The tulips are noted." in note
+    assert "gazelles" not in note
+
+
 def test_another_user_never_sees_it(world: World) -> None:
     world.chat(user="alice").say(FACT)
     world.chat(user="bob").say(QUESTION)

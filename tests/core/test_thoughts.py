@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from gateway.core.conversation.fillers import without_thoughts
+from gateway.core.conversation.fillers import spoken
+from gateway.core.thoughts import without_thoughts
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,8 @@ from gateway.core.conversation.fillers import without_thoughts
         ("<think>Hm, the us", ""),  # cut in the middle
         ("Hm,\nso\n</think>\n\nTea.", "Tea."),  # the template has opened it
         ("Hm.\n</think>", ""),
+        ("</think>\r\n\r\nTea.", "Tea."),
+        ("A line ends in </think>\n </think> \nTea.", "Tea."),
         ("Tea.", "Tea."),
         ("I think> so.", "I think> so."),
         ("Write <think>so</think> before it.", "Write <think>so</think> before it."),
@@ -24,11 +29,22 @@ from gateway.core.conversation.fillers import without_thoughts
     ],
 )
 def test_what_a_reply_says_without_its_thoughts(text: str, said: str) -> None:
-    reply = {"role": "assistant", "content": text, "x": 1}
-    assert without_thoughts(reply) == {**reply, "content": said}
+    assert without_thoughts(text) == said
 
 
-@pytest.mark.parametrize("content", [None, 7, [{"type": "text", "text": "<think>Hm.</think>Tea."}]])
-def test_other_content_stays(content: object) -> None:
-    reply = {"role": "assistant", "content": content}
-    assert without_thoughts(reply) is reply
+def test_a_reply_is_spoken_without_its_thoughts() -> None:
+    reply = {"role": "assistant", "content": "<think>Hm.</think>Tea.", "x": 1}
+    assert spoken(reply) == {**reply, "content": "Tea."}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": 7},
+        {"role": "assistant", "content": [{"type": "text", "text": "<think>Hm.</think>Tea."}]},
+        {"role": "user", "content": "<think>Hm.</think>What does this say?"},
+    ],
+)
+def test_other_messages_stay(message: dict[str, Any]) -> None:
+    assert spoken(message) is message

@@ -1,0 +1,20 @@
+"""Thoughts within the text of a reply, between `<think>` and `</think>`, where many local servers leave them."""
+
+from __future__ import annotations
+
+import re
+
+# They stand at the beginning of a reply, or of several rounds of one. One that was cut has no end.
+_AHEAD = re.compile(r"(?:\s*+<think>.*?(?:</think>|\Z))+\s*", re.S)
+# Templates that open the thought themselves (DeepSeek R1, QwQ) leave its end alone in the reply, on a line of its own.
+_END = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
+
+
+def without_thoughts(text: str) -> str:
+    """Returns what a reply says to its reader."""
+    if "think>" not in text:
+        return text
+    if ahead := _AHEAD.match(text):
+        return text[ahead.end() :]
+    end = None if "<think>" in text else _END.search(text)
+    return text if end is None else text[end.end() :].lstrip()
