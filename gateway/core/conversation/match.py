@@ -213,8 +213,9 @@ class _Rank(NamedTuple):
     """The fit of a stored exchange as the last reply of ours in a list. The greater of two ranks fits better.
 
     is_whole: its path is the whole list; such an exchange is preferred to one whose path only ends like the list.
-    goes_on: the next message of the list was asked after it before, or its path is whole and nothing follows it yet.
-    Among equals the newest exchange is taken, as on the fast path.
+    goes_on: its path is whole, and the next message of the list was asked after it before, or nothing follows it yet.
+    Among equals the newest exchange is taken, as on the fast path. A list without its beginning is no sign that the
+    client went back: "go on", "Ok." and "why?" may follow each other twice.
     """
 
     likeness: int
@@ -308,7 +309,7 @@ class _Search:
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, e, path, likeness):
                 continue
-            goes_on = any(list(c.inputs[:1]) == then for c in kids) or (is_whole and not kids)
+            goes_on = is_whole and (not kids or any(list(c.inputs[:1]) == then for c in kids))
             rank = _Rank(likeness, is_whole, goes_on, e.begun, e.id)
             ranked.append(_Candidate(rank, e, span, tree.elements(e)))
         return sorted(ranked, key=lambda candidate: candidate.rank)

@@ -33,6 +33,26 @@ def test_the_same_greeting_on_monday_and_on_tuesday(world: World, key: str | Non
     """)
 
 
+@both
+def test_a_list_without_its_beginning_goes_on_from_the_last_time_that_its_words_were_said(
+    filling: World, key: str | None
+) -> None:
+    """The client did not go back to the first time, though the same was asked after it."""
+    turns = [
+        ("go on", "Ok."),
+        ("Why?", "Because."),
+        ("Its colour?", "Green."),
+        ("go on", "Ok."),
+        ("Why?", ""),
+    ]
+    history = [*filling.chat(("Hello there", "Welcome, what shall we do?"), key=key)]
+    for question, reply in turns:
+        history.append(user(question))
+        request = filling.say(history[-3:], reply, key)
+        assert [m for _, m in request.sent] == history
+        history.append(assistant(reply))
+
+
 def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -> None:
     one, two = [user("Hi")], [user("Hi")]
     for tab in (one, two):
