@@ -128,27 +128,38 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     )
 
 
-def is_enough(tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float) -> bool:
+def is_enough(
+    tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float, whole: Exchange | None
+) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
     It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
-    what follows it, and the part before the list is loaded back to where the window began. In append mode what was said
-    last has to be loaded as well: it may stand on another branch than the deepest one, far above that one's end.
-    last_at: when the named conversation last moved.
+    what follows it, and the part before the list is loaded back to where the window began. Nor may another path end as
+    well with this list: in a named conversation what was said last has to be loaded, which may stand on another branch
+    than the deepest one, far above that one's end.
+    last_at: when the named conversation last moved. whole: the exchange whose path is all of the list.
     """
-    listing, found, anchor = plan.query.listing, plan.match, plan.match.anchor
+    query, found, anchor = plan.query, plan.match, plan.match.anchor
+    listing = query.listing
     if anchor is None:
-        return not listing.said and not plan.query.append
+        return not listing.said and not query.append
+    if whole is not None and tree.get(whole.id) is None:
+        return False
     if anchor.parent is None and not tree.kids(anchor) and _goes_deeper(tree, anchor.conversation):
         # A first exchange is always loaded, and what followed it long ago is not.
         return False
     chain = tree.chain(anchor)
     is_whole = chain[0].parent is None
-    is_deep = evicted is not None and evicted.offset >= end_offset(chain[0])
-    is_deep = is_deep and not tree.goes_on(tree.top(anchor))
+    if not is_whole:
+        is_deep = evicted is not None and evicted.offset >= end_offset(chain[0])
+        if not is_deep or tree.goes_on(tree.top(anchor)):
+            return False
+        if query.named and not _has_latest(tree, chain, last_at):
+            return False
     if plan.appending:
-        return is_whole or (is_deep and _has_latest(tree, chain, last_at))
-    if not (is_whole or is_deep):
+        return True
+    if found.form and not found.form.block[0]:
+        # No reply in front of it was found, so that it may be any that is stored.
         return False
     path = tree.atoms(anchor)
     if found.form and anchor.reply:

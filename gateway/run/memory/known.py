@@ -243,7 +243,9 @@ async def _plan(
         if not query.named and not query.listing.said:
             store.turns.keep_openings(agent, look, openings_of(tree))
         is_all = recent is None and low is None
-        if is_all or not tree.is_partial or planning.is_enough(tree, plan, evicted, pool.last_at):
+        if is_all or not tree.is_partial:
+            return plan, tree
+        if planning.is_enough(tree, plan, evicted, pool.last_at, look.exchange):
             return plan, tree
         # What has left the window is not sent, so nothing further up is needed to compose the request.
         low = max(0, evicted.depth - 1) if evicted is not None and recent is not None else None

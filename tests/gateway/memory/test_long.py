@@ -169,6 +169,69 @@ def test_a_message_alone_behind_whole_lists_loads_little_more_than_what_was_in_t
         assert max(loaded) < most
 
 
+@contextmanager
+def far_branch(
+    upstream: StrictUpstream, folder: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> Iterator[tuple[World, list[dict[str, Any]]]]:
+    """A long conversation whose window was cut, with its messages; looks reach little further than its end."""
+    for module in (lookup, known, record):
+        monkeypatch.setattr(module, "RECENT", 2)
+    with compacting(upstream, folder, compaction="truncate", context=900) as world:
+        chat = world.chat(user="alice", max_tokens=300, headers=headers)
+        for n in range(30):
+            upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
+            chat.say(text_of(n, 12))
+        yield world, chat.messages
+
+
+@pytest.mark.parametrize("headers", [{}, NAMED], ids=["found", "named"])
+def test_a_reply_that_comes_back_cut_and_alone_is_found_far_from_the_end(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """At the end the same was asked, and answered otherwise."""
+    with far_branch(upstream, tmp_path, monkeypatch, headers) as (world, messages):
+        chat = world.chat(user="alice", max_tokens=300, headers=headers)
+        for end, reply in ((60, "No, it is not so."), (6, "Well, I would say that it is.")):
+            chat.messages = messages[:end]
+            upstream.queue(say(reply))
+            chat.say("Is it so?")
+        said = [*chat.messages[:-1], {"role": "assistant", "content": "Well, I"}]
+        chat.messages = said[-2:]
+        chat.say("Stop.")
+        assert upstream.last.messages == [*said, {"role": "user", "content": "Stop."}]
+
+
+def test_a_list_without_its_beginning_goes_on_from_what_was_said_last_far_from_the_end(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end the same was said."""
+    with far_branch(upstream, tmp_path, monkeypatch, NAMED) as (world, messages):
+        chat = world.chat(user="alice", max_tokens=300, headers=NAMED)
+        for end in (60, 6):
+            chat.messages = messages[:end]
+            upstream.queue(say("No, it is not so."))
+            chat.say("Is it so?")
+        said = chat.messages
+        chat.messages = said[-2:]
+        chat.say("Why?")
+        assert upstream.last.messages == [*said, {"role": "user", "content": "Why?"}]
+
+
+@pytest.mark.parametrize("headers", [{}, NAMED], ids=["found", "named"])
+def test_a_whole_list_goes_on_from_where_it_ends_though_the_same_was_said_at_the_end(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    with far_branch(upstream, tmp_path, monkeypatch, headers) as (world, messages):
+        chat = world.chat(user="alice", max_tokens=300, headers=headers)
+        chat.messages = list(messages)
+        for n in range(2):
+            upstream.queue(say(f"Answer {n}: that is how it is, and not otherwise."))
+            chat.say(text_of(n, 12))
+        chat.messages = messages[:4]
+        chat.say("And what else?")
+        assert upstream.last.messages == [*messages[:4], {"role": "user", "content": "And what else?"}]
+
+
 class Wanderer:
     """A client that sends its whole list, a tail of it or the new message alone, goes back anywhere to edit or to ask
     again, returns to what it had left, asks for a title, is cut off, and leaves."""
