@@ -56,21 +56,25 @@ _MODELS: Final[dict[str, Model]] = {
     "claude-sonnet-4-6": _BIG,
     "claude-opus-4-5": _PLAIN,
     "claude-sonnet-4-5": _PLAIN,
-    "claude-opus-4": _OLD,  # 4.0 and 4.1, whose names go on in many ways: -0, -20250514, @20250514, or not at all
+    "claude-opus-4": _OLD,  # 4.0 and 4.1
     "claude-sonnet-4": _OLD,
     "claude-3-7": _OLD,
     "claude-3-5": Model(8_192),
-    "claude-3-": Model(4_096),
+    "claude-3": Model(4_096),
 }
 _PREFIXES: Final = sorted(_MODELS, key=len, reverse=True)
 # Others put themselves in front: us.anthropic.claude-opus-4-6-v1:0 (Bedrock), anthropic/claude-opus-4.6 (OpenRouter).
 _IN_FRONT: Final = re.compile(r".*[./](?=claude-)")
+# A name ends with its version: behind it come a date, what serves it, or how (-20250514, @20250514, -v1:0, -fast, -0).
+_VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?\d{1,2}(?!\d)(?:-[1-9]\d?(?!\d))?")
 
 
 @lru_cache(maxsize=256)
 def find_model(name: str) -> Model:
     """Returns the row with the longest prefix of a model's name, as whichever upstream is asked for it."""
     name = _IN_FRONT.sub("", name).replace(".", "-")
+    if version := _VERSION.match(name):
+        name = version[0]
     return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)
 
 

@@ -918,6 +918,10 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
         ("anthropic/claude-opus-4", "claude-opus-4-20250514"),
         ("claude-opus-4-1@20250805", "claude-opus-4-1"),  # Vertex
         ("anthropic.claude-3-5-sonnet-20241022-v2:0", "claude-3-5-sonnet-latest"),
+        ("anthropic/claude-opus-5-fast", "claude-opus-5"),  # a way to serve it, and no later version
+        ("us.anthropic.claude-opus-5-v1:0", "claude-opus-5"),
+        ("claude-sonnet-5-20261101", "claude-sonnet-5"),
+        ("claude-opus-5-5-20261101", "claude-opus-5-5"),
         ("not-claude-at-all", "glm-5"),  # whose limits nobody knows
     ],
 )
