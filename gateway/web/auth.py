@@ -100,12 +100,13 @@ class Guard:
         # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.
         if key is None:
             key, credential = bearer, None
-        if not key:
+        if not key or not key.startswith(KEY_PREFIX):
             raise NotAuthenticated(
-                "This gateway demands a key. Send it as `Authorization: Bearer mg-…` or in `x-mnemogate-key`."
+                "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…`, or in "
+                "`x-mnemogate-key`, which leaves `Authorization` to the provider's key."
             )
         try:
-            found = await self._keys.find(key) if key.startswith(KEY_PREFIX) else None
+            found = await self._keys.find(key)
         except StoreError as error:
             raise Overloaded(
                 "The key cannot be checked: the store does not answer.", retry_after_s=2

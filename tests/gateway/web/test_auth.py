@@ -56,6 +56,15 @@ def test_once_a_key_exists_every_route_demands_one(gateway: Running, method: str
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
 
 
+def test_who_sends_the_providers_key_alone_is_told_which_key_is_missing(gateway: Running) -> None:
+    """An application that has worked without keys sends this one from then on."""
+    make_key(gateway)
+    said = []
+    for key in ("sk-callers-own", "none", "mg-wrong"):
+        said.append(gateway.post(HELLO, {"authorization": f"Bearer {key}"}).error["message"])
+    assert ["demands a key of its own" in each for each in said] == [True, True, False]
+
+
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
 def test_health_never_demands_a_key(gateway: Running, path: str) -> None:
     make_key(gateway)
