@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
@@ -227,6 +228,9 @@ def _fault(message: str, json: Any, at: tuple[str | int, ...], body: type[msgspe
     elif message.startswith("Object contains unknown field") and (name := _FIELD.search(message)):
         loc.append(name[1])
         kind, message, value = "extra_forbidden", "Extra inputs are not permitted", _child(value, name[1])
+        known = body.__struct_encode_fields__ if body is not None and loc == [*at, name[1]] else ()
+        if close := get_close_matches(name[1], known, n=1):
+            message += f"; did you mean '{close[0]}'?"
     elif message.startswith("Expected"):
         kind = "type_error"
     elif message.startswith("Invalid") and body is not None and (allowed := choices(body, loc[len(at) :])):

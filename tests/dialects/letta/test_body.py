@@ -66,6 +66,13 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
     assert b'"detail":[{"type":"' + kind.encode() in body
 
 
+@pytest.mark.parametrize(("name", "said"), [("nmae", "; did you mean 'name'?"), ("colour", "")])
+def test_a_field_that_is_misspelt_is_told_the_nearest(name: str, said: str) -> None:
+    with pytest.raises(Unprocessable) as refusal:
+        read(b'{"name": "a", "' + name.encode() + b'": 2}', Outer)
+    assert refusal.value.faults[0].msg == f"Extra inputs are not permitted{said}"
+
+
 class Rule(Body, tag="first", tag_field="type"):
     pass
 
