@@ -1,5 +1,5 @@
 # LiteLLM proxy: pip litellm[proxy]
-# note: hands `user` on
+# note: hands `user` on, where its settings allow it
 import json
 import socket
 import subprocess
@@ -15,7 +15,11 @@ with socket.socket() as probe:
 Path("config.yaml").write_text(f"""
 model_list:
   - model_name: gate
-    litellm_params: {{model: "openai/{scene["MODEL"]}", api_base: "{scene["URL"]}", api_key: "{scene["KEY"]}"}}
+    litellm_params:
+      model: "custom_openai/{scene["MODEL"]}"
+      api_base: "{scene["URL"]}"
+      api_key: "{scene["KEY"]}"
+      allowed_openai_params: ["user"]
 general_settings: {{master_key: {MASTER}}}
 """)
 subprocess.Popen(["litellm", "--config", "config.yaml", "--port", str(port)], stdout=subprocess.DEVNULL)

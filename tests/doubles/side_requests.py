@@ -421,6 +421,10 @@ OPEN_WEBUI_SUB_AGENT = (
     "Original task: Find the best dive sites of Zanzibar.\nSubagent chat: 2b1e6f0c-6a1f-4a58-93d1-0d2a54d0e0aa\n"
     "Status: completed   Duration: 3.1s\n--- RESULT ---\nMnemba Atoll is the best of them."
 )
+# What LiteLLM puts before a system message of Anthropic's API that stands within a conversation.
+LITELLM_NOTE = (
+    "Operator note (not from the user): the following was originally a mid-conversation system-role reminder."
+)
 # Nor are these: OpenClaw's message, and what it says behind each, in the user's role.
 OPENCLAW_MESSAGE = (
     "[Mon 2026-11-23 08:09 UTC] My cat is called Miso.\n\nShe is three.\n\nRuntime: agent=main | "

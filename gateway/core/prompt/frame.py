@@ -12,8 +12,8 @@ _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
 # What a framework says in somebody's place, by its fixed words at the start of a message: Google's ADK what another
 # agent did (older ones without fences), and the agent's own instruction; OpenAI Agents what was said before a handoff;
 # Pydantic AI what is wrong with an answer; smolagents what its code printed, in front of the person's next task; Open
-# WebUI that tools brought images, and what a sub-agent in the background found; OpenClaw what its runtime does, and the
-# time.
+# WebUI that tools brought images, and what a sub-agent in the background found; LiteLLM what Claude Code says as the
+# system within a conversation; OpenClaw what its runtime does, and the time.
 _IN_SOMEBODYS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
@@ -25,6 +25,8 @@ _IN_SOMEBODYS_PLACE = re.compile(
     r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
     r"|Here are the images from the tool results above\. Please analyze them\.\s*\Z"
     r"|\[ASYNC SUBAGENT COMPLETE - deleg_[0-9a-f]{8}\]\nA background subagent you dispatched(?s:.*)"
+    r"|Operator note \(not from the user\): the following was originally a mid-conversation system-role"
+    r" reminder\.(?s:.*)"
     r"|<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>(?s:.*?)(?:<<<END_OPENCLAW_INTERNAL_CONTEXT>>>\s*|\Z)"
     r"|\[(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d{4}-\d\d-\d\d \d\d:\d\d [^\]\n]{1,40}\]\s+"
 )

@@ -31,6 +31,7 @@ from gateway.core.words import folded_words, telling_words
 from gateway.tokens import tokenizer_for
 from storage.records import Message
 from tests.doubles.side_requests import (
+    LITELLM_NOTE,
     OPEN_WEBUI_IMAGES,
     OPEN_WEBUI_SUB_AGENT,
     OPENCLAW_CONTEXT,
@@ -490,6 +491,8 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("Observation:\nExecution logs:\nan island\nLast output from code snippet:\nNone", ""),
         ("Observation:\nExecution logs:\n3\nNew task:\nAnd my trip?", "And my trip?"),
         ("Observation:\nThe patient has a fever.",) * 2,
+        # LiteLLM, of a system message that Claude Code put behind what somebody said
+        (f"{LITELLM_NOTE}Available agent types for the Agent tool:\n- claude: Catch-all.", ""),
         # OpenClaw, beside and around what somebody says
         # Open WebUI, of a sub-agent in the background
         (OPEN_WEBUI_SUB_AGENT, ""),
