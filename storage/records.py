@@ -118,8 +118,9 @@ ANY_WINDOW = 2**31 - 1
 
 
 class Evicted(NamedTuple):
-    """The part of a path that no longer fits a window: its first `offset` atoms, all above `depth`, some `tokens`.
+    """The part of a path that no longer fits a window: its first `offset` atoms, some `tokens`.
 
+    depth: that of the exchange in which the window begins, or a lower one where that is not known.
     context: tokens of the window for which that is so; a larger one may have room for more.
     """
 

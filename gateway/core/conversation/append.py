@@ -47,9 +47,8 @@ def plan_step(
         x for x in tree.elements(tip) if x.exchange.id not in withheld or is_result(x.atoms)
     ]
     if evicted is not None:
-        begins = evicted.depth, evicted.offset
-        # By the depth as well: an element without atoms has the offset of what follows it.
-        fill = [x for x in fill if x.exchange.depth > evicted.depth or x.at >= begins]
+        # The depth may be a lower one; it is asked since an element without atoms has the offset of what follows it.
+        fill = [x for x in fill if x.exchange.depth >= evicted.depth and x.at[1] >= evicted.offset]
     return Plan(
         query,
         Match(tip),

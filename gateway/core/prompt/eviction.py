@@ -37,7 +37,7 @@ class Eviction:
     bounds: MessageBounds | None = None
 
     def where(self, index: int, composition: Composition) -> tuple[int, int] | None:
-        """Returns where on the path a message of the client's stands (depth, atoms before it); None: unknown."""
+        """Returns where on the path a client's message stands (depth and offset, as in `Evicted`); None: unknown."""
         plan = self.plan
         anchor = None if plan is None else plan.match.anchor
         if plan is None or anchor is None:
@@ -50,8 +50,8 @@ class Eviction:
         if not self.is_plain:
             element = composition.list_at.get(index)
             return None if element is None else element.at
-        # A plain list is its path, so the place is a number of atoms. Its depth is that or a lower one, from which on
-        # the path is loaded where somebody has to: there are no more exchanges behind it than atoms.
+        # A plain list is its path, so the place is a number of atoms. Its depth is not known, only a lower one: each
+        # exchange behind it has an atom.
         behind = listing.before[listing.said] - listing.before[i]
         return max(0, anchor.depth - behind), listing.before[i]
 

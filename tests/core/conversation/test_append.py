@@ -143,6 +143,16 @@ def test_what_has_left_the_window_is_not_put_in_front() -> None:
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
 
 
+def test_of_what_plain_turns_have_cut_nothing_is_put_in_front() -> None:
+    """They know how much of a path has left, and not in which exchange it ends."""
+    talk = Conversation()
+    for n in range(3):
+        e = talk.step(talk.plan(user(f"Question {n}")), assistant(f"Answer {n}."))
+    begin = Evicted(1, end_offset(e), 10, 1000)
+    talk.step(talk.plan(user("two")), assistant("Second."))
+    assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
+
+
 def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
