@@ -86,8 +86,9 @@ def _arguments(function: Any, given: Any, agent: SimpleNamespace) -> Any:
         if each.arg in callers:
             given[each.arg] = callers[each.arg]
         elif _has_class(each.annotation):
-            given.update({each.arg: _fields(given[each.arg])} if each.arg in given else {})
             each.annotation = None
+            if each.arg in given:
+                given[each.arg] = _fields(given[each.arg])
     if _has_class(function.returns):
         function.returns = None
     return given

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from msgspec import UnsetType, structs
 
 from gateway.core import ids
+from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import definition_of
+from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import Maybe
 from gateway.dialects.letta.message import Showing
@@ -27,6 +29,7 @@ from gateway.run.agents.tools import ToolView
 from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
 from gateway.web.letta.exchanges import Exchanges
@@ -116,6 +119,15 @@ class AgentsApi:
         exchanges = Exchanges(self.store, agent, Showing())
         shown = await exchanges.of_run(run, [e], with_input=False)
         return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
+
+    async def called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
+        """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
+        parameters = made.schema.get("parameters") or {}
+        call = replace(call, arguments=as_meant(parameters, call.arguments))
+        wrong = wrong_arguments(call.tool, parameters, call.arguments)
+        if wrong is not None:
+            raise BadRequest(wrong, param="args")
+        return await self.runs.foreign.run(made, call)
 
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery, *, newest_first: bool = True

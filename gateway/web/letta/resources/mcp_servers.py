@@ -6,7 +6,6 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.dialects.letta.resources.mcp_server import (
     CreateMcpServer,
     RefreshQuery,
@@ -16,7 +15,7 @@ from gateway.dialects.letta.resources.mcp_server import (
     server_of,
 )
 from gateway.dialects.letta.resources.tool import HandCall, execution_json
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import UnknownId
 from gateway.run.agents.mcp_servers import McpRegistry
 from gateway.run.agents.tools import ToolView
 from gateway.run.tools.toolbox import ForeignCall
@@ -29,7 +28,7 @@ _MOST = 1000  # servers of a project that are listed
 
 class McpServerRoutes:
     def __init__(self, api: AgentsApi) -> None:
-        self._foreign = api.runs.foreign
+        self._api = api
         self._servers = McpRegistry(api.store, api.registry.tools, api.runs.foreign.mcp, api.now)
 
     def rows(self) -> list[AgentsRoute]:
@@ -95,14 +94,9 @@ class McpServerRoutes:
     async def run(self, asked: Asked) -> Any:
         tool = await self._tool(asked)
         assert tool.definition is not None
-        made = ToolDefinition.of(tool.definition.body)
-        parameters = made.schema.get("parameters") or {}
-        arguments = as_meant(parameters, given_or_none(asked.body.args) or {})
-        wrong = wrong_arguments(tool.name, parameters, arguments)
-        if wrong is not None:
-            raise BadRequest(wrong, param="args")
+        arguments = given_or_none(asked.body.args) or {}
         call = ForeignCall(tool.name, arguments, "", "", "", ids.new_uid(), project=asked.project)
-        answer = await self._foreign.run(made, call)
+        answer = await self._api.called(ToolDefinition.of(tool.definition.body), call)
         return execution_json(answer.status, answer.content)
 
     async def _tool(self, asked: Asked) -> ToolView:

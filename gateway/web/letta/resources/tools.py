@@ -8,7 +8,6 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, ToolDefinition
-from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import ApprovalQuery, PageQuery, ToolsQuery
@@ -28,7 +27,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.registry import AgentEdit, AgentView
 from gateway.run.agents.tools import ToolView
 from gateway.run.tools.signature import schema_of
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
+from gateway.run.tools.toolbox import ForeignCall
 from gateway.run.tools.written_blocks import write_blocks
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, show_tool, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
@@ -149,19 +148,10 @@ class ToolRoutes:
         tried: TriedTool = asked.body
         name, made = await self._made(tried)
         call = ForeignCall(name, tried.args, "", "", "", ids.new_uid(), {}, asked.project)
-        answer = await self._called(made, call)
+        answer = await self._api.called(made, call)
         return tried_json(
             name, answer.status, answer.content, answer.stdout, answer.stderr, at=self._api.now()
         )
-
-    async def _called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
-        """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
-        parameters = made.schema.get("parameters") or {}
-        call = replace(call, arguments=as_meant(parameters, call.arguments))
-        wrong = wrong_arguments(call.tool, parameters, call.arguments)
-        if wrong is not None:
-            raise BadRequest(wrong, param="args")
-        return await self._api.runs.foreign.run(made, call)
 
     async def _made(self, create: ToolSource) -> tuple[str, ToolDefinition]:
         """Returns a tool as it is to be made, with its name. Raises: BadRequest: it cannot be had here."""
@@ -211,7 +201,7 @@ class ToolRoutes:
         arguments, shown = given_or_none(asked.body.args) or {}, await self._api.shown(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, asked.project)
-        answer = await self._called(ToolDefinition.of(definition.body), call)
+        answer = await self._api.called(ToolDefinition.of(definition.body), call)
         if answer.blocks:
             blocks = [entry.block for entry in view.blocks]
             answer = await write_blocks(
