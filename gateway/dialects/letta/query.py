@@ -15,6 +15,7 @@ _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 # A part of a text that is looked for. Chosen: a database may compare all of it at each place of a text.
 Fragment = Annotated[str, Meta(max_length=10_000)]
+_Few = Annotated[list[str], Meta(max_length=64)]  # as many as one statement looks for
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
@@ -45,7 +46,7 @@ class AgentsQuery(PageQuery):
     sort_by: Maybe[str] = UNSET
     name: Maybe[str] = UNSET
     query_text: Maybe[Fragment] = UNSET
-    tags: list[str] | UnsetType = UNSET
+    tags: _Few | UnsetType = UNSET
     match_all_tags: bool = False
     last_stop_reason: Maybe[str] = UNSET
     show_hidden_agents: Maybe[bool] = UNSET
@@ -55,7 +56,7 @@ class AgentsQuery(PageQuery):
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
     identity_id: Maybe[str] = UNSET
-    identifier_keys: list[str] | UnsetType = UNSET
+    identifier_keys: _Few | UnsetType = UNSET
     created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
 
     @property

@@ -173,6 +173,9 @@ def test_agents_are_listed_page_by_page(world: LettaWorld) -> None:
         ("?last_stop_reason=error", 0),
     ):
         assert world.ask("GET", f"/v1/agents/count{query}") == (200, count), query
+    for name in ("tags", "identifier_keys"):
+        status, told = world.ask("GET", f"/v1/agents/?{'&'.join(f'{name}={n}' for n in range(65))}")
+        assert (status, told["detail"][0]["loc"]) == (422, ["query", name]), "none is passed over in silence"
     assert world.letta.tags.list() == ["all", "even", "odd"]
 
 
