@@ -98,6 +98,16 @@ def test_identities_are_made_listed_changed_and_deleted(world: LettaWorld) -> No
     assert world.letta.agents.retrieve(agent.id).identity_ids == []
 
 
+def test_few_among_many_are_found_by_few_statements(world: LettaWorld) -> None:
+    for n in range(6):
+        identity(world, f"user_{n}", identity_type="user" if n else "org")
+
+    def find() -> None:
+        assert len(world.ask("GET", "/v1/identities/?identity_type=org&limit=1")[1]) == 1
+
+    assert len(world.world.statements_of(find)) < 4
+
+
 @pytest.mark.both
 def test_a_key_is_one_identitys(world: LettaWorld) -> None:
     one, two = identity(world, "user_1", properties=[PLAN]), identity(world, "user_2")

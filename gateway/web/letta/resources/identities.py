@@ -31,6 +31,7 @@ from storage.listing import Page
 from storage.records import Agent, Definition, DefinitionKind
 
 IDENTITY: Final = DefinitionKind.IDENTITY
+_READ = 200  # identities at least that are read at once: few of them may be asked for
 
 
 class IdentityRoutes:
@@ -64,13 +65,14 @@ class IdentityRoutes:
         page = await self._api.definition_page(asked.project, IDENTITY, "identity", query)
         key = given_or_none(query.identifier_key)
         found: list[Definition] = []
-        behind = page
+        size, after = max(page.limit, _READ), page.after
         while len(found) < page.limit:
+            behind = Page(after, page.before, size, page.newest_first)
             rows = await self._definitions.list(asked.project, IDENTITY, behind, name=key)
             found += filter(query.takes, rows)
-            if len(rows) < page.limit:
+            if len(rows) < size:
                 break
-            behind = Page(rows[-1].id, page.before, page.limit, page.newest_first)
+            after = rows[-1].id
         return list(map(identity_json, found[: page.limit]))
 
     async def create(self, asked: Asked) -> Any:
