@@ -30,11 +30,10 @@ from storage.errors import (
     Unavailable,
     WriteConflict,
 )
-from storage.postgres.url import by_host, ports_of, without_secret
+from storage.postgres.url import UNREADABLE, by_host, without_secret
 from storage.text import mended
 
 OLDEST_SERVER = 14
-_LAST_PORT = 65535
 # SQL_ASCII keeps the bytes that it is given, and ours are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
@@ -134,6 +133,8 @@ class PostgresPlace:
     prepared statements from one session to another. factory: of connections; tests that count statements bring their
     own. connect_s: how long a connection to one host may take to open. urls: one for each host that `url` names, and
     first the one that took the last connection.
+
+    Raises: NotAdmitted: the URL cannot be read.
     """
 
     url: str
@@ -217,14 +218,10 @@ async def connect(place: PostgresPlace) -> RawConnection:
 
     Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old.
     """
-    for port in ports_of(place.url):
-        # One loop would take its host for unknown, another one raise what belongs to no connection.
-        if not 0 < int(port) <= _LAST_PORT:
-            raise NotAdmitted(f"{place.name}: a port is a number from 1 to {_LAST_PORT}")
     errors: list[StoreError] = []
     for url in [*place.urls]:
         try:
-            raw = await _connect_to(url, place, is_one=len(place.urls) == 1)
+            raw = await _connect_to(url, place)
         except StoreError as error:
             errors.append(error)
             continue
@@ -237,8 +234,8 @@ async def connect(place: PostgresPlace) -> RawConnection:
     raise type(told)("; ".join(error.message for error in errors)) from told
 
 
-async def _connect_to(url: str, place: PostgresPlace, *, is_one: bool) -> RawConnection:
-    """Opens a connection to one host. is_one: there is no other one to be tried."""
+async def _connect_to(url: str, place: PostgresPlace) -> RawConnection:
+    """Opens a connection to one host of a place."""
     name = without_secret(url)
     try:
         raw: RawConnection = await asyncpg.connect(
@@ -249,7 +246,7 @@ async def _connect_to(url: str, place: PostgresPlace, *, is_one: bool) -> RawCon
             max_cacheable_statement_size=0,
             connection_class=place.factory,
             server_settings=None if place.is_pooled else _SESSION,
-            target_session_attrs=None if is_one else "read-write",
+            target_session_attrs="read-write" if len(place.urls) > 1 else None,
         )
     except asyncpg.InvalidCatalogNameError as error:
         raise NotAdmitted(f"{name}: {error}; create it first") from error
@@ -261,9 +258,7 @@ async def _connect_to(url: str, place: PostgresPlace, *, is_one: bool) -> RawCon
         raise translate(error, name) from error
     except ValueError:
         # What could not be read may be a part of the password, so the error itself is told to nobody.
-        raise NotAdmitted(
-            f"{name}: the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :"
-        ) from None
+        raise NotAdmitted(f"{name}: {UNREADABLE}") from None
     found = raw.get_server_version()
     if found.major < OLDEST_SERVER:
         await raw.close()

@@ -1,13 +1,22 @@
-"""The URL of a database as far as it has to be read before asyncpg does: what to hide, which ports, which hosts."""
+"""The URL of a database as far as it has to be read before asyncpg does: what to hide, and which hosts it names."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, urlencode
 
+from storage.errors import NotAdmitted
+
+UNREADABLE = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
 # Up to the last sign, since a user and a password may hold one that nobody has escaped.
 _PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+
+# What comes before the hosts, the hosts, the path, the options. asyncpg takes a part of a password that holds one of
+# these signs for a host, which it would ask for in vain for ever.
+_URL = re.compile(r"(\w+://(?:[^/?#@]*@)?)([^/?#@]*)((?:/[^?#@]*)?)(?:\?([^#]*))?")
+_PORT = re.compile(r":(-?\d+)$")  # behind the last colon, as an address of IPv6 has others
+_LAST_PORT = 65535
 
 
 def without_secret(url: str) -> str:
@@ -15,26 +24,29 @@ def without_secret(url: str) -> str:
     return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
-# Behind a host; behind the last colon, as an address of IPv6 has others.
-_PORT = re.compile(r":(-?\d+)(?=,|$)")
-
-
-def ports_of(url: str) -> list[str]:
-    """Returns the ports of a URL: behind its hosts, or in the parameter `port`."""
-    rest, _, query = url.partition("?")
-    hosts = rest.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    more = parse_qs(query).get("port", ())
-    return _PORT.findall(hosts) + [port for ports in more for port in re.findall(r"-?\d+", ports)]
-
-
-# Behind a user and a password. A sign behind these hosts means that a password was not escaped: they are none then.
-_HOSTS = re.compile(r"(?<=://)(?:[^/?]*@)?([^/?@]*)(?=[/?][^@]*$|$)")
-
-
 def by_host(url: str) -> list[str]:
-    """Returns a URL for each host that this one names before its path."""
-    found = _HOSTS.search(url)
+    """Returns a URL for each host that this one names, before its path or in the parameter `host`.
+
+    Raises: NotAdmitted: it cannot be read, or names a port that cannot be.
+    """
+    found = _URL.fullmatch(url)
     if found is None:
+        raise NotAdmitted(f"{without_secret(url)}: {UNREADABLE}")
+    before, named, path, query = found.groups()
+    options = dict(parse_qsl(query or ""))
+    hosts = (named or options.pop("host", "")).split(",")
+    ports = options.pop("port", "").split(",")
+    for port in [*ports, *(port for host in hosts for port in _PORT.findall(host))]:
+        # One loop would take its host for unknown, another one raise what belongs to no connection.
+        if port.lstrip("-").isdigit() and not 0 < int(port) <= _LAST_PORT:
+            raise NotAdmitted(f"{without_secret(url)}: a port is a number from 1 to {_LAST_PORT}")
+    if len(hosts) == 1:
         return [url]
-    start, end = found.span(1)
-    return [url[:start] + host + url[end:] for host in found[1].split(",")]
+    if not all(hosts):
+        raise NotAdmitted(f"{without_secret(url)}: one of its {len(hosts)} hosts has no name")
+    if named:
+        return [before + host + url[found.end(2) :] for host in hosts]
+    if len(ports) not in (1, len(hosts)):
+        raise NotAdmitted(f"{without_secret(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
+    pairs = zip(hosts, ports * len(hosts), strict=False)  # one port is everybody's
+    return [f"{before}{path}?{urlencode({**options, 'host': host, 'port': port})}" for host, port in pairs]

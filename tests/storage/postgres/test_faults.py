@@ -28,6 +28,7 @@ from storage.errors import (
 )
 from storage.postgres.connection import PostgresPlace, RawConnection, connect, translate
 from storage.postgres.pool import PoolLimits
+from storage.postgres.url import by_host
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S
@@ -403,6 +404,10 @@ async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
         "postgresql://ann@ours:hush@127.0.0.1/db",
         "postgresql://ann:hush/h@127.0.0.1/db",
         "postgresql://ann:a,hush/h@127.0.0.1/db",
+        "postgresql://ann:hu@hush@127.0.0.1/db",
+        "postgresql://ann:1?hush@127.0.0.1/db",
+        "postgresql://ann:1/hush@127.0.0.1/db",
+        "postgresql://ann:1#hush@127.0.0.1/db",
     ],
 )
 async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
@@ -411,18 +416,50 @@ async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
     assert "hush" not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.parametrize(
+    ("url", "urls"),
+    [
+        ("//h/db", ["//h/db"]),
+        ("//ann:a%2Cb@h:1,[::1]:2/db?x=a@b", ["//ann:a%2Cb@h:1/db?x=a@b", "//ann:a%2Cb@[::1]:2/db?x=a@b"]),
+        ("//%2Fa,%2Fb", ["//%2Fa", "//%2Fb"]),
+        # Sockets are named like this. asyncpg goes by `host` only where no host stands before the path.
+        ("//ann@/db?host=/a,/b", ["//ann@/db?host=%2Fa&port=", "//ann@/db?host=%2Fb&port="]),
+        ("///db?host=g,h&port=1,2", ["///db?host=g&port=1", "///db?host=h&port=2"]),
+        ("///db?host=g,h&port=1&x=y+z", ["///db?x=y+z&host=g&port=1", "///db?x=y+z&host=h&port=1"]),
+        ("//g/db?host=h,i", ["//g/db?host=h,i"]),
+    ],
+)
+def test_each_host_has_a_url(url: str, urls: list[str]) -> None:
+    assert by_host(f"postgresql:{url}") == [f"postgresql:{each}" for each in urls]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("h,/db", "one of its 2 hosts has no name"),  # it would be the local server
+        ("/db?host=g,,h", "one of its 3 hosts has no name"),
+        ("/db?host=g,h,i&port=1,2", "it names 3 hosts and 2 ports"),
+    ],
+)
+def test_hosts_that_cannot_be_told_apart_are_said_so(url: str, said: str) -> None:
+    with pytest.raises(NotAdmitted, match=said):
+        PostgresPlace(f"postgresql://{url}")
+
+
+@pytest.mark.parametrize("are_options", [False, True])
 async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then_asked_last(
-    proxy: Proxy, database: PostgresServer
+    proxy: Proxy, database: PostgresServer, are_options: bool
 ) -> None:
     with Proxy(database.url) as other:
         proxy.stall()  # as a machine that has vanished
         hosts = f"127.0.0.1:{proxy.port},127.0.0.1:{other.port}"
-        place = PostgresPlace(proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts), connect_s=0.5)
+        url = proxy.url.replace(f"127.0.0.1:{proxy.port}", "" if are_options else hosts)
+        place = PostgresPlace(f"{url}?host={hosts}" if are_options else url, connect_s=0.5)
         for _ in range(3):
             (await connect(place)).terminate()
         assert (proxy.opened, other.opened) == (1, 3)
         other.refuse()
-        with pytest.raises(Broken, match=rf"{other.port}/.*; .*{proxy.port}/.*no connection within 0.5 s"):
+        with pytest.raises(Broken, match=rf"{other.port}\b.*; .*{proxy.port}\b.*no connection within 0.5 s"):
             await connect(place)
         proxy.flow()
         (await connect(place)).terminate()
