@@ -130,11 +130,11 @@ class Proxy:
     async def _stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        self._refuses = True
         self._abort()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # They end by themselves, and some begin another. Python 3.11 complains of a connection that is cancelled.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _abort(self) -> None:
         for link in list(self._open):
@@ -142,21 +142,20 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened += 1
-        if self._refuses:
-            writer.transport.abort()
-            return
         try:
             there = await self._connect()
         except OSError:
             writer.transport.abort()
             return
         link = _Link(self, (reader, writer), there)
+        if self._refuses:
+            link.abort()
+            return
         self._open.add(link)
         try:
             await link.run()
         finally:
             self._open.discard(link)
-            link.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host = self._target.hostname or parse_qs(self._target.query).get("host", [""])[0]
@@ -192,19 +191,19 @@ class _Link:
         self._back, self._forth = there
         self._texts: dict[bytes, str] = {}
         self._swallowing: Cut | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def abort(self) -> None:
         self._writer.transport.abort()
         self._forth.transport.abort()
+        for task in self._tasks:
+            task.cancel()
 
     async def run(self) -> None:
-        tasks = [asyncio.create_task(self._send()), asyncio.create_task(self._answer())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks = [asyncio.create_task(self._send()), asyncio.create_task(self._answer())]
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        self.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _send(self) -> None:
         """From the client to the server."""
