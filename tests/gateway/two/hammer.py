@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gateway.database import open_database
 from gateway.settings_load import load_settings
 from tests.gateway.two.kept import check, check_files, read_kept
 from tests.gateway.two.people import Agent, Person, Whole, everybody, flat
-from tests.gateway.two.world import PATIENCE_S, Gateway, Said, World
+from tests.gateway.two.world import MODULE, PATIENCE_S, Gateway, Said, World
 from tests.postgres import server
 
 # A killed gateway is gone for so long, at most.
@@ -29,15 +30,33 @@ GONE_S = 0.5
 RECALLED = 4
 
 
-def hammer(
-    folder: Path, kills: int, seed: int, *, url: str | None = None, most_s: float = 2.0, say_so: bool = False
-) -> None:
-    """Kills the gateways of a database so often.
+def _kill_some(world: World, dice: random.Random) -> None:
+    """Kills one process, now and then all, and starts them again."""
+    killed = [dice.choice(world.processes)] if dice.random() < 0.8 else [*world.processes]
+    for each in killed:
+        each.kill()
+    time.sleep(dice.random() * GONE_S)
+    for each in killed:
+        each.start()
 
-    url: of a PostgreSQL, which has two of them; without it a SQLite file has one.
+
+def hammer(
+    folder: Path,
+    rounds: int,
+    seed: int,
+    *,
+    url: str | None = None,
+    most_s: float = 2.0,
+    say_so: bool = False,
+    strike: Callable[[World, random.Random], None] = _kill_some,
+    module: str = MODULE,
+) -> None:
+    """Strikes the gateways of a database so often, at most `most_s` after the last time.
+
+    url: of a PostgreSQL, which has two of them; without it a SQLite file has one. module: what serves.
     """
     dice = random.Random(seed)
-    with World(folder, gateways=2 if url else 1, url=url) as world:
+    with World(folder, gateways=2 if url else 1, url=url, module=module) as world:
         people = everybody(world, seed)
         over = threading.Event()
         failures: list[BaseException] = []
@@ -52,11 +71,11 @@ def hammer(
         for thread in threads:
             thread.start()
         try:
-            for number in range(kills):
+            for number in range(rounds):
                 _wait(dice.random() * most_s, failures)
                 if failures:
                     break
-                _kill_some(world, dice)
+                strike(world, dice)
                 if say_so and not number % 10:
                     print(_count(world, people, number + 1), flush=True)
         finally:
@@ -75,19 +94,9 @@ def hammer(
         rung = [bell for bell, times in Counter(world.webhook.bells).items() if times > 1]
         assert not rung, f"a foreign call was made twice: {rung}"
         if say_so:
-            print(_count(world, people, kills), flush=True)
+            print(_count(world, people, rounds), flush=True)
     asyncio.run(check_all(world, people))
     check_files(world.place, world.forgotten)
-
-
-def _kill_some(world: World, dice: random.Random) -> None:
-    """Kills one process, now and then all, and starts them again."""
-    killed = [dice.choice(world.processes)] if dice.random() < 0.8 else [*world.processes]
-    for each in killed:
-        each.kill()
-    time.sleep(dice.random() * GONE_S)
-    for each in killed:
-        each.start()
 
 
 def _wait(seconds: float, failures: list[BaseException]) -> None:
@@ -96,13 +105,13 @@ def _wait(seconds: float, failures: list[BaseException]) -> None:
         time.sleep(0.02)
 
 
-def _count(world: World, people: list[Person], kills: int) -> str:
+def _count(world: World, people: list[Person], rounds: int) -> str:
     everyone = list(flat(people))
     turns = sum(len(person.turns) for person in everyone)
     lost = sum(person.lost for person in people)
     asked = sum(person.asked for person in people)
     return (
-        f"{kills} kills, {len(everyone)} people, {asked} requests, {lost} of them lost, "
+        f"{rounds} rounds, {len(everyone)} people, {asked} requests, {lost} of them lost, "
         f"{turns} turns that must be there, {len(world.forgotten)} forgotten, not kept: {dict(world.unkept)}"
     )
 

@@ -32,7 +32,7 @@ from tests.server import RawClient, RawReply
 CHAT = "/v1/chat/completions"
 # A lease of a gateway that was killed runs out meanwhile.
 PATIENCE_S = 90.0
-# What is run.
+# What is run, unless a test has another one.
 MODULE = "tests.gateway.patient"
 # A word that somebody says once: the speaker's mark, and a number of its own.
 WORD = re.compile(r"\b(q[a-z]+x)(\d+)z\b")
@@ -87,9 +87,11 @@ class Place:
 class Gateway:
     """A process that serves; after a kill `start` makes it anew, on another port."""
 
-    def __init__(self, folder: Path, place: Place, settings: str, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, place: Place, settings: str, *arguments: str, module: str = MODULE
+    ) -> None:
         folder.mkdir()
-        self.folder, self.place = folder, place
+        self.folder, self.place, self.module = folder, place, module
         self.settings, self.arguments = settings, arguments
         self.process: Process | None = None
         self._life = ExitStack()
@@ -102,7 +104,7 @@ class Gateway:
                 *self.place.arguments,
                 *self.arguments,
                 settings=self.settings,
-                module=MODULE,
+                module=self.module,
                 environ=self.place.environ,
             )
         )
@@ -176,17 +178,21 @@ def _streamed(client: RawClient) -> tuple[str, bool]:
 class Worker:
     """A process that performs background jobs."""
 
-    def __init__(self, folder: Path, place: Place, settings: str) -> None:
+    def __init__(self, folder: Path, place: Place, settings: str, module: str = MODULE) -> None:
         folder.mkdir()
         (folder / "mnemogate.toml").write_text(settings)
-        self.folder, self.place = folder, place
+        self.folder, self.place, self.module = folder, place, module
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         environ = {**os.environ, "PYTHONPATH": str(ROOT), **self.place.environ}
         with (self.folder / "worker.log").open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", MODULE, "worker"], cwd=self.folder, env=environ, stdout=log, stderr=log
+                [sys.executable, "-m", self.module, "worker"],
+                cwd=self.folder,
+                env=environ,
+                stdout=log,
+                stderr=log,
             )
 
     def kill(self) -> None:
@@ -208,16 +214,19 @@ class Pair:
 class World:
     """A database, gateways over it, and an upstream. With SQLite there is one gateway, since it owns its file.
 
-    leaks: what the upstream was shown and must not be, in words.
+    module: what is run, as gateways and as a worker. leaks: what the upstream was shown and must not be, in words.
     """
 
-    def __init__(self, folder: Path, *, gateways: int, url: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, gateways: int, url: str | None = None, seed: int = 0, module: str = MODULE
+    ) -> None:
         self.place = Place(folder / "m.db", url)
         self.folder = folder
         self.dice = random.Random(seed)
         self.upstream = StrictUpstream(script=self._answer)
         self.webhook = Webhook()
         self.count = gateways
+        self.module = module
         self.gateways: list[Gateway] = []
         self.workers: list[Worker] = []
         self.leaks: list[str] = []
@@ -237,10 +246,11 @@ class World:
                     settings,
                     "--upstream",
                     self.upstream.base_url,
+                    module=self.module,
                 )
             )
         if self.place.url:
-            self.workers.append(Worker(self.folder / "worker", self.place, settings))
+            self.workers.append(Worker(self.folder / "worker", self.place, settings, self.module))
         for each in self.processes:
             each.start()
         return self
