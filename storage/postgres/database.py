@@ -288,6 +288,7 @@ class PostgresDatabase:
         self._listeners.append(function)
 
     def _recovered(self) -> None:
+        self._ears.renew()
         for function in self._listeners:
             function()
 

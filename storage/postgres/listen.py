@@ -41,6 +41,7 @@ class NotificationListener:
         self._place = place
         self._timed = timed
         self._hears_itself = asyncio.Event()
+        self._lost = asyncio.Event()
         self._is_deaf = False  # and that is logged
         # Known to its own ears, so that they do not hear what they told.
         self._name = secrets.token_hex(6)
@@ -51,6 +52,10 @@ class NotificationListener:
         """Begins to listen."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    def renew(self) -> None:
+        """Listens anew: the database works again, maybe on another server, and here the old one still answers."""
+        self._lost.set()
 
     def hear(self, channel: str, heard: Heard) -> None:
         """Has a function called with what is told on a channel, as `Database.hear`; before `begin`."""
@@ -92,7 +97,7 @@ class NotificationListener:
             return
         raw = await connect(self._place)
         try:
-            lost = asyncio.Event()
+            lost = self._lost = asyncio.Event()
             raw.add_termination_listener(lambda _: lost.set())
             for channel in self._hearing:
                 await raw.add_listener(_PREFIX + channel, self._heard)
