@@ -24,10 +24,10 @@ from adapters.base import ModelReply, read_whole
 from adapters.types import Event, Json
 
 _CALLS = b'"tool_calls"'
-_OWN: Final = re.compile(r"[a-zA-Z0-9]{9}")
-_UNSIGNED: Final[Json] = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+_MISTRALS: Final = re.compile(r"[a-zA-Z0-9]{9}")
+_UNSIGNED: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
 _ASKS_NONE: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
-_CALL: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
+_ANY_CALL: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
 
 
 class CallIndexer:
@@ -130,7 +130,7 @@ def with_signatures(body: bytes) -> bytes:
 
 def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
     """change: of a model's name and the messages; it says whether it has changed any."""
-    if _CALL not in body:
+    if _ANY_CALL not in body:
         return body
     try:
         request = orjson.loads(body)
@@ -147,7 +147,9 @@ def _rename(model: str, messages: list[Json]) -> bool:
     named: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
     named += [(call, "id") for message in messages for call in _calls_of(message)]
     foreign = [
-        (each, key) for each, key in named if isinstance(each.get(key), str) and not _OWN.fullmatch(each[key])
+        (each, key)
+        for each, key in named
+        if isinstance(each.get(key), str) and not _MISTRALS.fullmatch(each[key])
     ]
     for each, key in foreign:
         each[key] = blake2b(each[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
@@ -159,10 +161,18 @@ def _sign(model: str, messages: list[Json]) -> bool:
         return False
     begun = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
     first = [calls[0] for message in messages[begun:] if (calls := _calls_of(message))]
-    unsigned = [call for call in first if not call.get("extra_content")]
+    unsigned = [call for call in first if not _google_of(call).get("thought_signature")]
     for call in unsigned:
-        call["extra_content"] = _UNSIGNED
+        given = call.get("extra_content")
+        extra = given if isinstance(given, dict) else {}
+        call["extra_content"] = {**extra, "google": {**_google_of(call), **_UNSIGNED}}
     return bool(unsigned)
+
+
+def _google_of(call: Json) -> Json:
+    extra = call.get("extra_content")
+    google: Any = extra.get("google") if isinstance(extra, dict) else None
+    return google if isinstance(google, dict) else {}
 
 
 def _calls_of(message: Json) -> list[Json]:

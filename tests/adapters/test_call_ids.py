@@ -70,6 +70,9 @@ def said(*signatures: Json | None) -> Json:
         ("gemini-3.1-pro", [USER, said(None)], [[NONE]]),
         ("models/gemini-3-flash", [USER, said(None, None)], [[NONE, None]]),  # side by side the first has one
         ("gemini-3.1-pro", [USER, said(SIGNED, None), said(None)], [[SIGNED, None], [NONE]]),
+        ("gemini-3.1-pro", [USER, said(None), said(None)], [[NONE], [NONE]]),
+        ("gemini-3.1-pro", [USER, said({"google": {"x": 1}})], [[{"google": {"x": 1, **NONE["google"]}}]]),
+        ("gemini-3.1-pro", [USER, said({"other": 1, "google": 2})], [[{"other": 1, **NONE}]]),
         ("gemini-3.1-pro", [USER, said(None), USER], [[None]]),  # of an earlier turn none is asked for
         ("gemini-3.1-pro", [said(None), USER, said(None)], [[None], [NONE]]),
         ("gemini-2.5-pro", [USER, said(None)], [[None]]),  # nor by a model of before
