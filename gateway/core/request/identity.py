@@ -50,6 +50,12 @@ USER_ORDER = (
 )
 # OpenAI's own fields refuse numbers; those of other vendors may be one.
 _STRINGS = frozenset(("user", "safety_identifier"))
+_CALLER = "customer.number"
+# What stands there for callers who withhold their numbers, in words or on a telephone's keys (as Twilio has it). They
+# are not one person.
+_WITHHELD = frozenset(("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"))
+_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
+_NO_NUMBERS = _WITHHELD | {word.translate(_KEYS) for word in _WITHHELD}
 # `prompt_cache_key` and x-session-affinity are not among them, because whole workloads share one; nor is
 # x-livekit-session-id, which is new with every request.
 CONVERSATION_ORDER = (
@@ -232,6 +238,8 @@ def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str,
             for key in keys:
                 inner = inner.get(key) if isinstance(inner, dict) else None
             value = _checked_id(inner, name) if isinstance(inner, str) else _number_id(inner, name)
+            if name == _CALLER and value is not None and value.lstrip("+").lower() in _NO_NUMBERS:
+                continue
         if value is not None:
             return value
     return None

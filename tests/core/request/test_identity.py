@@ -70,6 +70,14 @@ def test_numbers_are_ids_and_empty_ones_are_absent() -> None:
     assert ask(user=None, metadata="free text", customer=[1]).user is None
 
 
+@pytest.mark.parametrize("number", ["anonymous", "Unknown", "+266696687", "7378742833"])
+def test_callers_who_withhold_their_numbers_are_not_one_person(number: str) -> None:
+    call: dict[str, Any] = {"call": {"id": "c1"}}
+    assert ask(customer={"number": number}, **call).scope == Scope("p", "default", "conversation:c1")
+    assert ask(customer={"number": number, "id": "u"}, **call).user == "u"
+    assert ask(user=number, **call).user == number  # a name that an application has chosen
+
+
 def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
     found = ask()
     assert (found.user, found.scope) == (None, None)
