@@ -1,4 +1,4 @@
-"""The tags of an agent, and what is attached to it: blocks, tools, archives, folders."""
+"""The tags of an agent, and what is attached to it: blocks, tools, archives, folders, identities."""
 
 from __future__ import annotations
 
