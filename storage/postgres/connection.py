@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -116,10 +117,26 @@ class RawConnection(Protocol):
 _PROCESS = secrets.token_hex(4)
 
 
+# After so many seconds without a sign of the server's machine a connection is lost, and what was under way on it ends.
+# A server that thinks is none: its system confirms what arrives, and answers the probes of a connection that is silent.
+# As long as one may take to open. Linux alone has all of these; elsewhere the store's own times hold.
+_SILENT_S = 5
+_TCP_OPTIONS = {"TCP_USER_TIMEOUT": 1000 * _SILENT_S, "TCP_KEEPIDLE": _SILENT_S, "TCP_KEEPINTVL": 1}
+
+
 class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection whose prepared statements have names of this process's own."""
+    """A connection whose prepared statements have names of this process's own, and which notices a lost machine."""
 
     __slots__ = ()
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        found = transport.get_extra_info("socket")
+        if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _TCP_OPTIONS.items():
+                if hasattr(socket, name):
+                    found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def _get_unique_id(self, prefix: str) -> str:
         return f"{super()._get_unique_id(prefix)}{_PROCESS}"

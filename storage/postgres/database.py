@@ -218,7 +218,8 @@ class PostgresDatabase:
                 return result
             except BaseException as error:
                 answer = self._answer(error)
-                await self._undo(raw, connection.is_begun, is_bulk)
+                is_pending = connection.is_begun or isinstance(error, TimeoutError)
+                await self._undo(raw, is_bulk, is_pending=is_pending)
                 is_known = is_repeatable or not (connection.has_committed and is_unanswered(error))
                 # A connection that broke is tried once more, since the next one mostly breaks as well.
                 if tries_left and _met(error):
@@ -230,13 +231,12 @@ class PostgresDatabase:
                 raise answer from error
         raise AssertionError("the last attempt returns or raises")
 
-    async def _undo(self, raw: RawConnection, is_begun: bool, is_bulk: bool) -> None:
-        if is_begun and not raw.is_closed():
-            try:
-                await raw.execute("ROLLBACK", timeout=self._limits.check_s)
-            except BaseException:
-                raw.terminate()
-        self._pool.give(raw, is_bulk=is_bulk)
+    async def _undo(self, raw: RawConnection, is_bulk: bool, *, is_pending: bool) -> None:
+        try:
+            if is_pending and not raw.is_closed():
+                await self._pool.settle(raw, "ROLLBACK")
+        finally:
+            self._pool.give(raw, is_bulk=is_bulk)
 
     def _answer(self, error: BaseException) -> BaseException:
         """Returns the error that the caller is given, and takes note where nothing else would work either."""

@@ -204,13 +204,20 @@ class ConnectionPool:
 
     async def _check(self, raw: RawConnection) -> None:
         try:
-            await raw.execute("SELECT 1", timeout=self._limits.check_s)
-        except FAULTS as error:
+            await self.settle(raw, "SELECT 1")
+        finally:
+            self.give(raw)
+
+    async def settle(self, raw: RawConnection, statement: str) -> None:
+        """Performs a statement behind one that has failed. A connection that does not answer even then is dropped."""
+        try:
+            await raw.execute(statement, timeout=self._limits.check_s)
+        except BaseException as error:
             raw.terminate()
             if isinstance(error, TimeoutError):
                 self.fail(Broken(f"{self._place.name} does not answer"))
-        finally:
-            self.give(raw)
+            if not isinstance(error, FAULTS):
+                raise
 
     # -- down and up --------------------------------------------------------------------------------------------------
 
@@ -281,10 +288,7 @@ class ConnectionPool:
         self._tried.set()
         self._wake_all()
         opened, self._open, self._idle = self._open, set(), []
-        for raw in opened:
-            with contextlib.suppress(*FAULTS):
-                await raw.close(timeout=timeout_s)
-            raw.terminate()
+        await asyncio.gather(*(_end(raw, timeout_s) for raw in opened))
 
 
 # A page, so that a full disk shows itself.
@@ -292,6 +296,12 @@ _TRIAL = (
     "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
     " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
 )
+
+
+async def _end(raw: RawConnection, timeout_s: float) -> None:
+    with contextlib.suppress(*FAULTS):
+        await raw.close(timeout=timeout_s)
+    raw.terminate()
 
 
 def _wake(queue: deque[asyncio.Future[RawConnection | None]], raw: RawConnection | None) -> bool:

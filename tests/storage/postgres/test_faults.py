@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -119,6 +121,56 @@ async def test_a_network_that_swallows_everything_is_noticed(open_store: OpenSto
     proxy.flow()
     await until(lambda: store.health.ok)
     assert await store.keys.list() == ()
+
+
+async def test_a_write_that_has_no_answer_finds_that_the_server_gives_none(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    """Else the next write gets its connection, and waits as long: nothing is kept until the network gives up."""
+    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, write_s=0.3))
+    proxy.stall()
+    with pytest.raises(TooSlow):
+        await store.database.write_one("SELECT 1", ())
+    assert store.health.status == "broken"
+    proxy.flow()
+    await until(lambda: store.health.ok)
+    assert await store.database.write(ask) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere systems have other names for it, or nothing")
+async def test_a_connection_ends_soon_after_the_machine_at_its_other_end(proxy: Proxy) -> None:
+    """What was sent is not confirmed, or a probe of a silent connection is not."""
+    raw: Any = await connect(PostgresPlace(proxy.url))
+    try:
+        found = raw._transport.get_extra_info("socket")
+        assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+        assert [found.getsockopt(socket.IPPROTO_TCP, each) for each in options] == [5000, 5, 1]
+    finally:
+        raw.terminate()
+
+
+async def test_connections_that_do_not_answer_hold_up_the_end_together(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other they would take longer than a service manager waits."""
+    store: Store = await open_store(limits=replace(PATIENT, size=2))
+    met, closing = asyncio.Barrier(2), asyncio.Barrier(2)
+
+    async def meet(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        await met.wait()
+
+    async def close(raw: Any, *, timeout: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await closing.wait()
+        except TimeoutError:
+            pytest.fail("the other one is not being closed")
+
+    await asyncio.gather(store.database.write(meet), store.database.write(meet))
+    monkeypatch.setattr(asyncpg.Connection, "close", close)
+    await store.close()
 
 
 async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_takes(
