@@ -9,11 +9,19 @@ import re
 from typing import NamedTuple
 
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
+# What applications put beside the words, on the place that somebody works in and on what is attached: Cline and those
+# made of it (Roo Code, Kilo Code), LobeChat, Zed.
+_ADDED = (
+    ("<environment_details>", "</environment_details>"),
+    ("<!-- SYSTEM CONTEXT (NOT PART OF USER QUERY) -->", "<!-- END SYSTEM CONTEXT -->"),
+    ("<context>\nThe following items were attached by the user.", "</context>"),
+)
 # What a framework says in somebody's place, by its fixed words at the start of a message: Google's ADK what another
 # agent did (older ones without fences), and the agent's own instruction; OpenAI Agents what was said before a handoff;
 # Pydantic AI what is wrong with an answer; smolagents what its code printed, in front of the person's next task; Open
 # WebUI that tools brought images, and what a sub-agent in the background found; LiteLLM what Claude Code says as the
-# system within a conversation; OpenClaw what its runtime does, and the time.
+# system within a conversation; OpenClaw what its runtime does, and the time; Cline what its tools did, and that a task
+# goes on; Copilot where somebody works; Spring AI that no document was found.
 _IN_SOMEBODYS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
@@ -29,6 +37,11 @@ _IN_SOMEBODYS_PLACE = re.compile(
     r" reminder\.(?s:.*)"
     r"|<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>(?s:.*?)(?:<<<END_OPENCLAW_INTERNAL_CONTEXT>>>\s*|\Z)"
     r"|\[(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d{4}-\d\d-\d\d \d\d:\d\d [^\]\n]{1,40}\]\s+"
+    r"|\[(?=(?s:.*)<environment_details>)[a-z_]{1,60}(?: for '(?s:.*?)')?\] Result:(?s:.*)"
+    r"|\[ERROR\] You did not use a tool in your previous response!(?s:.*)"
+    r"|\[TASK RESUMPTION\] This task was interrupted (?s:.*)"
+    r"|<environment_info>\n(?s:.*?)\n</environment_info>\n<workspace_info>\n(?s:.*)"
+    r"|The user query is outside your knowledge base\.\nPolitely inform the user that you can't answer it\.\s*\Z"
 )
 # OpenClaw's, as the last line of a session's first message.
 _RUNTIME, _OF_RUNTIME = "\n\nRuntime: ", " | session="
@@ -56,11 +69,12 @@ class _Template(NamedTuple):
         return asked.strip() if is_there else ""
 
 
-# The default templates for answers from documents, which would be remembered as the person's words: of LlamaIndex,
-# LangChain (and its rlm/rag-prompt), Haystack's tutorials and Open WebUI. The last are for tasks: LangChain's
-# hwchase17/react, behind whose question stands all that the agent has done, and CrewAI's.
+# The default templates for answers from documents, which would be remembered as the person's words: of LlamaIndex and
+# Spring AI, LangChain (and its rlm/rag-prompt), Haystack's tutorials, Open WebUI and Cherry Studio. The last are for
+# tasks: LangChain's hwchase17/react, behind whose question stands all that the agent has done, CrewAI's, Copilot's (in
+# VS Code), and those of Cline, which report of a call in front of what somebody said to its result.
 _TEMPLATES = (
-    _Template("Context information is below.\n---", "\nQuery: ", "\nAnswer:"),
+    _Template("Context information is below.\n", "\nQuery: ", "\nAnswer:"),
     _Template("Context information from multiple sources is below.\n---", "\nQuery: ", "\nAnswer:"),
     _Template(
         "Use the following pieces of context to answer the question at the end.",
@@ -76,6 +90,12 @@ _TEMPLATES = (
     _Template("Given the following information, answer the question.", "\nQuestion:", "\nAnswer:"),
     _Template("### Task:\nRespond to the user query using the provided context", "\n</context>", ""),
     _Template(
+        "Please answer the question based on the reference materials",
+        "\n## My question is:\n",
+        "\n## Reference Materials:\n",
+        is_last=False,
+    ),
+    _Template(
         "Answer the following questions as best you can. You have access to the following tools:",
         "\nBegin!\n\nQuestion: ",
         "\nThought:",
@@ -83,8 +103,21 @@ _TEMPLATES = (
     ),
     _Template("Current Task: ", "Current Task: ", "\n\nThis is the expected criteria for", is_last=False),
     _Template("Current Task: ", "Current Task: ", "\n\nProvide your complete response:", is_last=False),
+    _Template("<", "<userRequest>", "</userRequest>"),
+    _Template("<task>", "<task>", "</task>"),
+    _Template("<user_message>", "<user_message>", "</user_message>"),
+    *(_Template("[", f"<{tag}>", f"</{tag}>") for tag in ("user_message", "feedback", "answer")),
 )
-_BEGINNINGS = tuple(template.begin for template in _TEMPLATES)
+_BEGINNINGS = tuple({template.begin for template in _TEMPLATES})
+# What is put behind the words: documents (LangChain4j, Genkit, Spring AI), and the form of an answer for a program
+# (LangChain4j, Spring AI).
+_BEHIND = (
+    "\n\nAnswer using the following information:\n",
+    "\n\nUse the following information to complete your task:\n\n",
+    "\nContext information is below, surrounded by ---------------------\n",
+    "\nYou must answer strictly in the following JSON format: {",
+    "\nYour response should be in JSON format.\nDo not include any explanations, only provide a RFC8259 compliant JSON",
+)
 
 
 def without_frame(text: str) -> str:
@@ -93,25 +126,44 @@ def without_frame(text: str) -> str:
     Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
     is: some wrap what the person says meanwhile. Of what a framework says in somebody's place nothing is left.
     """
-    text = _asked(text)
-    if said := _IN_SOMEBODYS_PLACE.match(text):
-        text = text[said.end() :]
-    own, is_there, line = text.rpartition(_RUNTIME)
+    bare = _without_added(text)
+    if asked := _asked(bare.strip()):
+        bare = asked
+    elif said := _IN_SOMEBODYS_PLACE.match(text):
+        bare = _without_added(text[said.end() :])
+    own, is_there, line = bare.rpartition(_RUNTIME)
     if is_there and _OF_RUNTIME in line and "\n" not in line:
-        text = own
-    left, at = [], 0
-    # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
-    while (begin := text.find(_REMINDER, at)) >= 0 and (end := text.find(_REMINDED, begin)) >= 0:
-        left.append(text[at:begin])
-        at = end + len(_REMINDED)
-    own = "".join((*left, text[at:])) if at else text
-    return own if own.strip() else text
+        bare = own
+    own = _without(bare, _REMINDER, _REMINDED)
+    return own if own.strip() else bare
 
 
 def _asked(text: str) -> str:
-    """Returns what somebody has asked in a framework's template; a text of no known one as it is."""
-    whole = text.strip()
-    if not whole.startswith(_BEGINNINGS):
-        return text
-    asked = (template.asked(whole) for template in _TEMPLATES if whole.startswith(template.begin))
-    return next(filter(None, asked), text)
+    """Returns what somebody has asked in a framework's template; "": it is none that is known."""
+    if text.startswith(_BEGINNINGS):
+        for template in _TEMPLATES:
+            if text.startswith(template.begin) and (asked := template.asked(text)):
+                return asked
+    if "\n" in text:
+        for behind in _BEHIND:
+            own, is_there, _ = text.partition(behind)
+            if is_there:
+                return own.strip()
+    return ""
+
+
+def _without_added(text: str) -> str:
+    if "<" in text:
+        for begin, end in _ADDED:
+            text = _without(text, begin, end)
+    return text
+
+
+def _without(text: str, begin: str, end: str) -> str:
+    """Returns a text without what stands between two tags."""
+    left, at = [], 0
+    # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
+    while (opened := text.find(begin, at)) >= 0 and (closed := text.find(end, opened)) >= 0:
+        left.append(text[at:opened])
+        at = closed + len(end)
+    return "".join((*left, text[at:])).strip() if at else text

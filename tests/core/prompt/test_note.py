@@ -378,7 +378,7 @@ def test_a_quoted_note_is_taken_out_again(text: str, expected: str) -> None:
     ("text", "own"),
     [
         ("plain", "plain"),
-        ("<system-reminder>\nThe shell is zsh.\n</system-reminder>\n\nHi.", "\n\nHi."),
+        ("<system-reminder>\nThe shell is zsh.\n</system-reminder>\n\nHi.", "Hi."),
         ("<system-reminder>a</system-reminder><system-reminder>b</system-reminder>Hi.", "Hi."),
         ("Hi.<system-reminder>a</system-reminder> You.", "Hi. You."),
         ("What does <system-reminder> say?", "What does <system-reminder> say?"),
@@ -397,6 +397,11 @@ _QUOTED = "<<<BEGIN_QUOTED_AGENT_CONTENT>>>"
 _TOLD = "<<<BEGIN_SYSTEM_INSTRUCTION>>>\n{}\n<<<END_SYSTEM_INSTRUCTION>>>"
 
 
+# Of Cline, Roo Code and Kilo Code, behind each message.
+CLINE_PLACE = (
+    "<environment_details>\n# VSCode Visible Files\ncats.py\n\n# Current Time\n3/1/2026, 1:50 PM (UTC)\n"
+    "</environment_details>"
+)
 _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\n</context>"
 
 
@@ -431,6 +436,29 @@ _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\
         "return the actual complete content as the final answer, not a summary.\n\nThis is the context "
         "you're working with:\n{documents}\n\nProvide your complete response:",
         "\nCurrent Task: {question}\n\nProvide your complete response:",  # of an agent alone
+        # Spring AI, in front of the question and behind it
+        "Context information is below.\n\n---------------------\n{documents}\n---------------------\n\nGiven the "
+        "context information and no prior knowledge, answer the query.\n\nFollow these rules:\n\n1. If the answer is "
+        "not in the context, just say that you don't know.\n\nQuery: {question}\n\nAnswer:\n",
+        "{question}\n\nContext information is below, surrounded by ---------------------\n\n---------------------\n"
+        "{documents}\n---------------------\n\nGiven the context and provided history information and not prior "
+        "knowledge,\nreply to the user comment. If the answer is not in the context, inform\nthe user that you can't "
+        "answer the question.\n",
+        # LangChain4j
+        "{question}\n\nAnswer using the following information:\n{documents}",
+        # Genkit
+        "{question}\n\nUse the following information to complete your task:\n\n- [0]: {documents}\n\n",
+        # Cherry Studio
+        "Please answer the question based on the reference materials\n\n## Citation Rules:\n- Please cite it.\n\n"
+        "## My question is:\n\n{question}\n\n## Reference Materials:\n\n{documents}\n\nPlease respond in the same "
+        "language as the user's question.\n",
+        # Copilot in VS Code
+        "<attachments>\n{documents}\n</attachments>\n<context>\nThe current date is March 1, 2026.\n</context>\n"
+        "<reminderInstructions>\n\n</reminderInstructions>\n<userRequest>\n{question}\n</userRequest>\n",
+        # Cline, Roo Code and Kilo Code
+        f"<task>\n{{question}}\n</task>{CLINE_PLACE}",
+        f"<user_message>\n{{question}}\n</user_message>{CLINE_PLACE}",
+        "[ask_followup_question for 'Which cat?'] Result:\n<answer>\n{question}\n</answer>",
     ],
 )
 def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> None:
@@ -449,6 +477,12 @@ def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> 
         "A prompt: Context information is below.\n---\nCats.\nQuery: Why?\nAnswer: ",
         "Context information is below.\n---\nCats.\nQuery: Why?\nAnswer: \n\nWhat is wrong with this prompt of mine?",
         "Given the following information, answer the question.\nRex is 3.\nQuestion: Is he old?\nAnswer: in art.",
+        "Answer using the following information:\nMy cat is called Miso.",
+        "<task>\nName my cat.\n</task>\nShe is black.",
+        "<userRequest> is a tag of Copilot's. What is </userRequest>, then?",
+        "[attempt_completion] Result: what does this line of my log mean?",
+        "<environment_details> is a tag that my log is full of.",
+        "Please answer the question based on the reference materials: how old is Rex?",
     ],
 )
 def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
@@ -504,6 +538,58 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("What is this?\n\nRuntime: agent=main | session=one\nIt is in my log.",) * 2,
         ("My film.\n\nRuntime: three hours",) * 2,
         ("Which cookie is it, lang=en | session=7?",) * 2,
+        # Cline, of what its tools did, of a reply that called none, and of a task that goes on
+        (f"[read_file for 'a.py'] Result:cats = 3{CLINE_PLACE}", ""),
+        (f"[execute_command for 'ls\n-l'] Result:\na.py{CLINE_PLACE}", ""),
+        (
+            "[attempt_completion] Result:The user has provided feedback on the results. Consider their input to "
+            f"continue the task.\n<feedback>\nShe is black.\n</feedback>{CLINE_PLACE}",
+            "She is black.",
+        ),
+        (
+            "[ERROR] You did not use a tool in your previous response! Please retry with a tool use.\n\n# Reminder",
+            "",
+        ),
+        (
+            "[TASK RESUMPTION] This task was interrupted 2 minutes ago. It may or may not be complete, so please",
+            "",
+        ),
+        (
+            "[TASK RESUMPTION] This task was interrupted just now. It may or may not be complete.\n\nNew instructions "
+            f"for task continuation:\n<user_message>\nShe is black.\n</user_message>{CLINE_PLACE}",
+            "She is black.",
+        ),
+        (CLINE_PLACE, ""),
+        # LobeChat, of files
+        (
+            "She is black.\n\n<!-- SYSTEM CONTEXT (NOT PART OF USER QUERY) -->\n<context.instruction>following part "
+            "contains context information injected by the system.</context.instruction>\n<files_info>\n</files_info>\n"
+            "<!-- END SYSTEM CONTEXT -->",
+            "She is black.",
+        ),
+        # Zed, of files
+        (
+            "She is black.\n<context>\nThe following items were attached by the user. They are up-to-date and don't "
+            "need to be re-read.\n\n<files>\n```py a.py\ncats\n```\n</files>\n</context>\n",
+            "She is black.",
+        ),
+        # Copilot in VS Code, in front of the first question
+        (
+            "<environment_info>\nThe user's current OS is: Linux\n</environment_info>\n<workspace_info>\nThere is no "
+            "workspace currently open.\n</workspace_info>\n<userMemory>\nNo user preferences saved.\n</userMemory>",
+            "",
+        ),
+        # Spring AI, where no document was found
+        (
+            "The user query is outside your knowledge base.\nPolitely inform the user that you can't answer it.",
+            "",
+        ),
+        (
+            "My cat is black.\nYour response should be in JSON format.\nDo not include any explanations, only provide "
+            "a RFC8259 compliant JSON response following this format without deviation.\n{}",
+            "My cat is black.",
+        ),
+        ("My cat is black.\nYou must answer strictly in the following JSON format: {\n}", "My cat is black."),
     ],
 )
 def test_what_a_framework_says_in_the_persons_place_is_not_the_persons(text: str, own: str) -> None:

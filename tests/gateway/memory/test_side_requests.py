@@ -248,6 +248,36 @@ def test_a_coding_agents_session_begins_with_its_title_and_goes_on(world: World)
     assert FACT in world.upstream.last.body.decode()
 
 
+def test_of_what_cline_sends_the_persons_words_are_remembered(world: World) -> None:
+    """Its tools are called in words, and their results come in the user's role, beside the place and the time."""
+
+    def sent(minute: int, *texts: str) -> Json:
+        place = (
+            f"<environment_details>\n# Current Time\n3/1/2026, 1:5{minute} PM (UTC)\n</environment_details>"
+        )
+        return {"role": "user", "content": [{"type": "text", "text": text} for text in (*texts, place)]}
+
+    chat = world.chat(user="alice")
+    feedback = (
+        "The user has provided feedback on the results.\n<feedback>\nHer birthday is in May.\n</feedback>"
+    )
+    for said in (
+        sent(0, f"<task>\n{FACT}\n</task>"),
+        sent(1, "[read_file for 'a.py'] Result:", "birthday = 'of a turtle, in June'"),
+        sent(2, "[attempt_completion] Result:", feedback),
+    ):
+        chat.messages.append(said)
+        chat.go_on()
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    reader = world.chat(user="alice")
+    reader.say("When is the birthday of my cat Miso?")
+    note = world.upstream.last.body.decode()
+    assert f"user: {FACT}" in note
+    assert "user: Her birthday is in May." in note
+    for other in ("turtle", "Result", "PM (UTC)", "feedback", "task"):
+        assert other not in note
+
+
 def test_a_conversation_goes_on_after_words_that_a_framework_said_in_the_users_place(world: World) -> None:
     chat = world.chat(user="alice")
     for text in (FACT, recorded.GPTME_NUDGE, "Her birthday is in May."):
