@@ -149,10 +149,10 @@ def id_of(subject: str) -> str:
     return ids.named("source" if kind == "folder" else kind, uid)
 
 
-def nothing_of(scope: Scope) -> str:
+def nothing_of(named: Scope | Whose) -> str:
     """Says that there is no such memory, and where it was looked for: a project or profile may be misspelt."""
-    if scope.profile == API_PROFILE:
-        return f"There is no {id_of(scope.subject)} in project {scope.project!r}."
-    return (
-        f"Nothing is remembered for {scope.subject} in project {scope.project!r}, profile {scope.profile!r}."
-    )
+    subject = named.subject or "anybody"
+    if named.profile == API_PROFILE:
+        return f"There is no {id_of(subject)} in project {named.project!r}."
+    profile = "any profile" if named.profile is None else f"profile {named.profile!r}"
+    return f"Nothing is remembered for {subject} in project {named.project!r}, {profile}."

@@ -101,12 +101,14 @@ class ForgetOperations:
             return time.monotonic() > end
 
         # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
-        known = set(await forgetting.unfinished()) if request.left else set()
-        left = [id for id in request.left if id in known]
+        before = await forgetting.unfinished()
+        left = [id for id in request.left if id in before]
         count, extent, is_more = 0, Extent(), False
         if request.part is None:
             begun, is_more = await self._begin_whole(request.whose, is_late)
             count, left = len(begun), [*left, *begun]
+            if request.whose.subject is not None and not (begun or before or request.left):
+                raise BadRequest(nothing_of(request.whose), param="user")
         elif not request.left:
             begun_part, extent = await self._begin_part(request.whose, request.part)
             count, left = 1, [begun_part]
@@ -120,7 +122,9 @@ class ForgetOperations:
             if whose.profile is None and whose.subject is None:
                 await forgetting.forget_project(whose.project)
             swept = await forgetting.sweep()
-        return {"memories": count, "left": left, "done": done, "swept": swept, **asdict(extent)}
+            # What a call that was cut off has begun is not found by who asks for it again.
+            left = await forgetting.unfinished()
+        return {"memories": count, "left": left, "done": done and not left, "swept": swept, **asdict(extent)}
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.

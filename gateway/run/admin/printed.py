@@ -110,7 +110,9 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     else:
         count, what = answer["messages"], "messages, with what was learned from them"
     if not count:
-        return "There was nothing to forget."
+        return "There was nothing to forget" + (
+            "." if answer["done"] else " but what was begun before; it is gone."
+        )
     summary = f"Forgotten: {count} {what}."
     if number is None:
         return summary

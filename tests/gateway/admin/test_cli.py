@@ -525,7 +525,7 @@ def test_commands_need_no_secret_but_the_databases(capsys: Out, monkeypatch: pyt
         '[tools]\nwebhook_secret = "env:FOUR"\n'
         '[[tools.headers]]\nname = "b"\nhost = "example.org"\nheader = "x-key"\nvalue = "env:FIVE"\n'
     )
-    for arguments in ("keys create", "keys list", "users", "memory forget --user a", "jobs", "migrate"):
+    for arguments in ("keys create", "keys list", "users", "memory forget --all-users", "jobs", "migrate"):
         assert main(arguments.split()) == 0
     capsys.readouterr()
     for arguments in ("check-config", "serve --port 0", "worker"):
@@ -596,6 +596,10 @@ def test_memory_forget_says_that_the_log_keeps_it_where_somebody_reads_the_file(
         assert capsys.readouterr().err == "Forgotten: 1 memory.\n"
 
 
+async def interrupted(*_: object) -> bool:
+    raise KeyboardInterrupt
+
+
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
@@ -638,8 +642,33 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
         for user in ("bob", OHARA):
             talk(gateway, user)
         assert forget("--user", "bob") == ("Forgotten: 1 memory.", [])
-        assert forget("--user", "bob") == ("There was nothing to forget.", [])
         assert len(shown()) == 4
+        # The name may be misspelt, and who has asked for it must not take it for done.
+        assert main(["memory", "forget", "--user", "bob"]) == 1
+        nothing = "Nothing is remembered for user:bob in project 'default', any profile.\n"
+        assert capsys.readouterr().err == f"mnemogate: {nothing}"
+
+
+def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(
+    upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun is found under no name any more, and is still in the file."""
+    with owner(upstream, database) as gateway:
+        for user in ("ann", "bob"):
+            said = {
+                "model": "m",
+                "user": user,
+                "messages": [{"role": "user", "content": f"I am Zq{user}xx."}],
+            }
+            assert gateway.post(said).status == 200
+    with monkeypatch.context() as cut:
+        cut.setattr("storage.sql.forget.Forgetting.run", interrupted)
+        assert main(["memory", "forget", "--user", "ann"]) == 130
+    assert b"Zqannxx" in database.read_bytes()
+    assert main(["memory", "forget", "--user", "ann"]) == 0
+    assert capsys.readouterr().err == "There was nothing to forget but what was begun before; it is gone.\n"
+    assert b"Zqannxx" not in database.read_bytes()
+    assert b"Zqbobxx" in database.read_bytes()
 
 
 # --- as a process -----------------------------------------------------------------------------------------------

@@ -317,7 +317,8 @@ def test_what_is_not_there_or_not_said_is_refused_and_nothing_is_forgotten(
     with pytest.raises(BadRequest):
         forget(world, **arguments)
     assert on_disk(world)
-    assert forget(world, user="nobody") == 0
+    with pytest.raises(BadRequest, match="Nothing is remembered for user:nobody"):
+        forget(world, user="nobody")
 
 
 def test_a_call_that_runs_out_of_time_says_what_is_left_and_the_next_goes_on(world: World) -> None:
