@@ -21,6 +21,7 @@ from storage.records import (
 )
 from storage.value import frozen
 
+MOST_TAGS = 64  # that one list of agents looks for; of more it takes the first ones alone
 _LAST = 2**62  # above every number
 
 

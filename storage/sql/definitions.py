@@ -14,7 +14,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, Overtaken, WriteConflict
-from storage.listing import AgentEntry, AgentFilter, Page
+from storage.listing import MOST_TAGS, AgentEntry, AgentFilter, Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
@@ -32,7 +32,6 @@ _CALLED = {
 # The fewest rows that are read at once of a list some of whose rows may drop out.
 _FEW = 20
 _MANY = 1000  # agents that a count reads at once
-_TAGS = 64
 COLUMNS = 10  # of an agent, in front of those of its definition
 _FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
 
@@ -158,9 +157,9 @@ async def list_agents(
     """
     first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
     last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
-    tags = sorted(set(wanted.tags))[:_TAGS]
+    tags = sorted(set(wanted.tags))[:MOST_TAGS]
     need = len(tags) if wanted.all_tags else min(1, len(tags))
-    keys = sorted(set(wanted.identity_keys))[:_TAGS]
+    keys = sorted(set(wanted.identity_keys))[:MOST_TAGS]
     way = "down" if newest_first else "up"
     found: list[AgentEntry] = []
     while len(found) < limit:

@@ -36,7 +36,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from gateway.run.tools.agents import AgentAnswer
 from storage.errors import NotFound, StoreError
-from storage.listing import AgentEntry, AgentFilter
+from storage.listing import MOST_TAGS, AgentEntry, AgentFilter
 from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
@@ -140,19 +140,23 @@ class Peers:
     ) -> Sequence[tuple[str, str]]:
         """Returns (public name, name) of agents that were made over REST to speak, by tags. but: not this one."""
         found: list[tuple[str, str]] = []
-        wanted = AgentFilter(tags=every or some, all_tags=bool(every))
+        # A statement looks for so many; with more of them each agent's own tags decide alone, as they do at last.
+        sieve = every or some
+        wanted = AgentFilter(tags=sieve if len(sieve) <= MOST_TAGS else (), all_tags=bool(every))
         after: str | None = None
         while len(found) < MOST_AGENTS:
             page = await self._store.definitions.agents(
                 project, wanted, after=after, limit=_PAGE, newest_first=False
             )
-            found += [(each.agent.uid, each.name) for each in await self._among(page, some, but)]
+            found += [(each.agent.uid, each.name) for each in await self._among(page, every, some, but)]
             if len(page) < _PAGE:
                 break
             after = page[-1].agent.uid
         return found[:MOST_AGENTS]
 
-    async def _among(self, page: Sequence[AgentEntry], some: Sequence[str], but: str) -> Sequence[AgentEntry]:
+    async def _among(
+        self, page: Sequence[AgentEntry], every: Sequence[str], some: Sequence[str], but: str
+    ) -> Sequence[AgentEntry]:
         tags = await self._store.attached.tags_of([each.agent.id for each in page])
         return [
             each
@@ -160,6 +164,7 @@ class Peers:
             if each.definition is not None
             and each.definition.body.get("kind") not in READING_KINDS
             and ids.named("agent", each.agent.uid) != but
+            and set(every).issubset(tags[each.agent.id])
             and (not some or not set(some).isdisjoint(tags[each.agent.id]))
         ]
 

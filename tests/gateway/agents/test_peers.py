@@ -200,6 +200,20 @@ def test_tags_that_ask_for_nothing(stage: Stage, every: list[str], some: list[st
         assert told == "Error: no other agent has these tags. Nothing was sent."
 
 
+def test_more_tags_than_one_statement_looks_for(stage: Stage) -> None:
+    """The first 64 of the tags are no reason to reach an agent, nor is their absence one to pass it over."""
+    tags = [f"t{n:02}" for n in range(70)]
+    stage.agent("bob", tags=tags)
+    stage.agent("cid", tags=tags[:64])
+    stage.agent("dan", tags=tags[-1:])
+    stage.agent("ann", call_tools(ask_tagged(tags)), say("."), call_tools(ask_tagged([], tags)))
+    for n in range(2):
+        stage.send("ann", f"Begin {n}.")
+    every, some = ([each["agent_name"] for each in orjson.loads(told)] for told in stage.told("ann"))
+    assert every == ["bob"]
+    assert some == ["bob", "cid", "dan"]
+
+
 def test_at_most_so_many_are_asked_and_nobody_is_cut_off(stage: Stage) -> None:
     for n in range(34):
         stage.agent(f"agent{n}", say("Long. " * 1000), tags=["t"], tools=[])
