@@ -1,20 +1,42 @@
 """The known providers, as data: their addresses and capabilities. A new one is a new row of the table.
 
 The columns follow the providers' own documents and errors (November 2026), and mean the provider, not each of its
-models. A server that one runs oneself (vllm, ollama, lmstudio, llama.cpp) takes what its model takes, so its row says
-only what the server itself does.
+models, but for what a model refuses wherever it is served. A server that one runs oneself (vllm, ollama, lmstudio,
+llama.cpp) takes what its model takes, so its row says only what the server itself does.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 from adapters.claude.models import can_force
 from adapters.types import Capabilities
 
-# What is known of an upstream of which nothing else is: a proxy may have a Claude behind it.
-UNKNOWN: Final = Capabilities(can_force=can_force)
+_THINKS: Final = frozenset({"temperature", "max_tokens"})
+_DOES_NOT: Final = frozenset({"reasoning_effort", "verbosity"})
+# Names of OpenAI's models, perhaps behind a proxy's prefix, and what they answer with "Unsupported parameter" or
+# "Unsupported value". The first that fits counts. Letta's server leaves out the same fields for these names.
+_REFUSED: Final = tuple(
+    (re.compile(rf"(?:.*/)?(?:{names})"), refused)
+    for names, refused in (
+        (r"o[134](?![^-])", _THINKS | {"parallel_tool_calls"}),
+        (r"gpt-5[^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _DOES_NOT),
+        (r"gpt-5", _THINKS),
+    )
+)
+
+
+@lru_cache(maxsize=256)
+def refused_fields(model: str) -> frozenset[str]:
+    """Returns the fields that a model refuses. Who refuses `max_tokens` takes `max_completion_tokens` in its place."""
+    return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
+
+
+# What is known of an upstream of which nothing else is: a proxy may have any model behind it.
+UNKNOWN: Final = Capabilities(can_force=can_force, refused=refused_fields)
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
 _OPENAI: Final = replace(_NEWER, developer_role=True)

@@ -64,6 +64,10 @@ def any_model(name: str) -> bool:
     return True
 
 
+def refuses_nothing(name: str) -> frozenset[str]:
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """The capabilities of an upstream that the gateway acts on; those of an unknown upstream are the defaults.
@@ -77,7 +81,8 @@ class Capabilities:
     takes none but such as bear its signature, or say that they have none.
     spends: fields of a request that its translation reads and does not pass on.
     forces_thinkers: a model that is asked to think can also be made to call a tool. can_force: says of a model's name
-    whether it can be made to call one at all.
+    whether it can be made to call one at all. refused: says of a model's name which fields it refuses; they are left
+    out where they are an agent's settings and not the application's.
 
     The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and the
     upstream answers.
@@ -93,6 +98,7 @@ class Capabilities:
     spends: tuple[str, ...] = ()
     forces_thinkers: bool = True
     can_force: Callable[[str], bool] = any_model
+    refused: Callable[[str], frozenset[str]] = refuses_nothing
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each round makes one.

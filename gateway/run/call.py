@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import orjson
-
 from adapters.types import ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.identity import Identity
-from gateway.core.request.splice import Splice
 from gateway.core.turn.client import MakesView
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit
@@ -61,15 +58,9 @@ class ChatCall:
             return self.send(target, prompt.body())
         self.describe(form)
         body = self.request.raw
-        if form.consumed or form.as_system or target.model != self.request.model:
-            splice = Splice(self.request.layout)
-            for name in form.consumed:
-                splice.drop_member(name)
-            for index in form.as_system:
-                splice.set_role(index, "system")
-            if target.model != self.request.model:
-                splice.set_member("model", orjson.dumps(target.model))
-            body = splice.render()
+        is_changed = form.consumed or form.as_system or target.model != self.request.model
+        if is_changed or self.request.ours & form.refused:
+            body = Prompt(self.request, target, form).body()
         return self.send(target, body)
 
     def send(self, target: Target, body: bytes) -> ModelRequest:
@@ -113,6 +104,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
         (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
+        known.refused(model),
     )
 
 
@@ -123,5 +115,6 @@ def _form(
     as_system: tuple[int, ...],
     takes_usage: bool,
     can_force: bool,
+    refused: frozenset[str],
 ) -> EndpointForm:
-    return EndpointForm(consumed, spent, as_system, takes_usage, can_force)
+    return EndpointForm(consumed, spent, as_system, takes_usage, can_force, refused)

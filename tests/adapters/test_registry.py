@@ -72,6 +72,30 @@ def test_a_claude_that_no_call_can_be_forced_on_is_known_at_any_upstream(kind: s
     assert [can_force(name) for name in names] == [False, False, True, True]
 
 
+THINKS = {"temperature", "max_tokens"}
+DOES_NOT = {"reasoning_effort", "verbosity"}
+
+
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ("o3", {*THINKS, "parallel_tool_calls"}),
+        ("o4-mini-2025-04-16", {*THINKS, "parallel_tool_calls"}),
+        ("gpt-5", THINKS),
+        ("openai/gpt-5.1-mini", THINKS),  # OpenRouter
+        ("gpt-5-chat-latest", DOES_NOT),
+        ("gpt-4o-mini", DOES_NOT),
+        # Others' models
+        ("o3d-local", set()),
+        ("gpt-oss-120b", set()),
+        ("claude-opus-4-8", set()),
+        ("marco-o1", set()),
+    ],
+)
+def test_what_openais_models_refuse_is_known_at_any_upstream(model: str, refused: set[str]) -> None:
+    assert make_provider("nobody", base_url="http://lab:1/v1").capabilities.refused(model) == refused
+
+
 @pytest.mark.parametrize("kind", ["azure", "nobody"])
 def test_a_kind_without_an_address_asks_for_one(kind: str) -> None:
     with pytest.raises(ValueError, match=kind):

@@ -11,7 +11,8 @@ import orjson
 from gateway.core.request.scan import Layout, scan
 from gateway.core.request.splice import Splice
 
-LIMITS = ("max_completion_tokens", "max_tokens")
+NEWER_LIMIT = "max_completion_tokens"
+LIMITS = (NEWER_LIMIT, "max_tokens")
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
@@ -23,7 +24,7 @@ class ChatRequest:
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: it sent tools, named or not.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.
-    query: of its URL, as it came.
+    query: of its URL, as it came. ours: fields that an agent's definition says and the client does not.
     """
 
     raw: bytes
@@ -38,6 +39,7 @@ class ChatRequest:
     max_tokens: int | None = None
     max_tokens_key: str | None = None
     query: str = ""
+    ours: frozenset[str] = frozenset()
     _layout: Layout | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -71,5 +73,6 @@ def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
         json={**request.json, **new},
         max_tokens=limit if isinstance(limit, int) else None,
         max_tokens_key=named or request.max_tokens_key,
+        ours=frozenset(new),
         _layout=None,
     )

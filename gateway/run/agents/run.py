@@ -168,11 +168,12 @@ def identity_of(asked: RunRequest) -> Identity:
 def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
     tools = [*asked.client_tools]
+    sampling = sampling_of(asked.spec, has_tools=bool(tools or asked.spec.tools), more=asked.fields)
     body: dict[str, Any] = {
         "model": asked.spec.model or "",
         "messages": [],
         **({"stream": True} if stream else {}),
-        **sampling_of(asked.spec, has_tools=bool(tools or asked.spec.tools), more=asked.fields),
+        **sampling,
     }
     if tools:
         body["tools"] = tools
@@ -189,6 +190,7 @@ def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
         n=1,
         max_tokens=limit if isinstance(limit, int) else None,
         max_tokens_key=next((key for key in ("max_completion_tokens", "max_tokens") if key in body), None),
+        ours=frozenset(sampling),
     )
 
 

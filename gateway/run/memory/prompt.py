@@ -14,7 +14,7 @@ from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.summary import Overfull
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat import NEWER_LIMIT, ChatRequest
 from gateway.core.request.envelope import budget_to_think
 from gateway.core.request.splice import Splice, dump
 from gateway.core.turn.guide import ANYTHING, Offer
@@ -29,7 +29,8 @@ class EndpointForm:
 
     consumed: fields of the client's that are not for an upstream; spent: those that its translation reads.
     as_system: indices of messages whose role the upstream calls `system`. takes_usage: it counts a stream's tokens when
-    it is asked to. can_force: the model can be made to call a tool.
+    it is asked to. can_force: the model can be made to call a tool. refused: settings of an agent that the model does
+    not take.
     """
 
     consumed: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class EndpointForm:
     as_system: tuple[int, ...] = ()
     takes_usage: bool = True
     can_force: bool = True
+    refused: frozenset[str] = frozenset()
 
 
 @frozen
@@ -151,8 +153,12 @@ class Prompt:
         splice = Splice(request.layout)
         if request.model != self.target.model:
             splice.set_member("model", orjson.dumps(self.target.model))
-        for key in self.form.consumed:
+        for key in (*self.form.consumed, *(request.ours & self.form.refused)):
             splice.drop_member(key)
+        limit_key = request.max_tokens_key
+        if limit_key in self.form.refused and limit_key in request.ours:
+            limit_key = NEWER_LIMIT
+            splice.set_member(limit_key, orjson.dumps(request.max_tokens))
         for index in self.form.as_system:
             if index not in dropped:
                 splice.set_role(index, "system")
@@ -175,13 +181,14 @@ class Prompt:
             splice.set_member("stream_options", orjson.dumps(options))
         if more:
             splice.insert_messages(len(request.messages), map(dump, more))
-            if budget_tokens is not None and request.max_tokens_key is not None:
+            if budget_tokens is not None and limit_key is not None:
                 # Claude refuses a limit that its thoughts alone may reach, so a late round has room for theirs.
                 limit = max(budget_tokens, budget_to_think(request.json) + 1)
-                splice.set_member(request.max_tokens_key, orjson.dumps(limit))
+                splice.set_member(limit_key, orjson.dumps(limit))
         if offer is not ANYTHING:
             for key, value in offer.fields(can_force=self.form.can_force).items():
-                splice.set_member(key, orjson.dumps(value))
+                if key not in self.form.refused:
+                    splice.set_member(key, orjson.dumps(value))
         return splice.render()
 
 

@@ -104,6 +104,50 @@ def test_the_settings_of_a_model_are_shown_as_they_hold(world: LettaWorld) -> No
     assert (shown.get("temperature"), shown["max_output_tokens"]) == (None, 7)
 
 
+def test_settings_that_its_model_refuses_are_left_out(world: LettaWorld) -> None:
+    """Letta's server left them out for these models, so agents have them: OpenAI would answer each send with a 400."""
+    config: Any = {
+        "model": "o4-mini", "handle": "openai/o4-mini", "model_endpoint_type": "openai", "context_window": 9000,
+        "temperature": 0.7, "max_tokens": 500, "reasoning_effort": "low", "parallel_tool_calls": False,
+    }  # fmt: skip
+    rules: Any = [
+        {"type": "constrain_child_tools", "tool_name": "memory_insert", "children": ["memory_replace"]}
+    ]
+    agent = world.agent(model=None, llm_config=config, tool_rules=rules)
+    names = ("temperature", "max_tokens", "max_completion_tokens", "reasoning_effort", "parallel_tool_calls")
+
+    def asked(**chat: Any) -> list[Any]:
+        """Returns what both steps of a turn are asked with."""
+        world.upstream.queue(call_tools(Call("conversation_search", {"query": "x"})), say("Yes."))
+        if chat:
+            world.world.post([{"role": "user", "content": "Hi."}], model=f"agent/{agent.id}", **chat)
+        else:
+            world.letta.agents.messages.create(agent.id, input="Hi.")
+        return [{n: seen.json[n] for n in names if n in seen.json} for seen in world.upstream.seen[-2:]]
+
+    taken = {"max_completion_tokens": 500, "reasoning_effort": "low"}
+    assert asked() == [taken, taken]
+    first, second = asked(stream=False)
+    assert first == taken
+    # What is left of the limit of a chat completion goes under the same name.
+    assert second.keys() == first.keys()
+    assert second["max_completion_tokens"] < 500
+    # What an application says itself goes as it is.
+    assert asked(max_tokens=70)[0] == {"max_tokens": 70, "reasoning_effort": "low"}
+    # The same agent with a model that takes them.
+    world.letta.agents.update(agent.id, model="openai/gpt-4o")
+    assert asked()[0] == {"temperature": 0.7, "max_tokens": 500, "parallel_tool_calls": False}
+
+
+@pytest.mark.parametrize("mode", ["on", "read", "off"])
+def test_they_are_left_out_whatever_memory_does(world: LettaWorld, mode: str) -> None:
+    agent = world.agent(model="openai/gpt-5", max_tokens=9)
+    said = [{"role": "user", "content": "Hi."}]
+    world.world.post(said, {"x-mnemogate-memory": mode}, model=f"agent/{agent.id}")
+    assert world.upstream.last.json.get("max_completion_tokens") == 9
+    assert "max_tokens" not in world.upstream.last.json
+
+
 def test_an_agent_without_tools_says_nothing_of_parallel_calls(world: LettaWorld) -> None:
     """Strict upstreams take that with tools only."""
     settings: Any = {"provider_type": "openai", "parallel_tool_calls": True}

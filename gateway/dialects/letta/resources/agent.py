@@ -54,7 +54,7 @@ _NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
 # What is honoured of the older object about the model, and of a model's settings.
 _LLM_TYPES: dict[str, tuple[type, ...]] = {
     "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
-    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,),
+    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,), "parallel_tool_calls": (bool,),
 }  # fmt: skip
 _SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
@@ -282,7 +282,7 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
             values["context_window"] = _window_in(config)
         if config.get("put_inner_thoughts_in_kwargs") is not None:
             values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
-        for name in ("temperature", "max_tokens", "reasoning_effort"):
+        for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
             _set(sampling, name, config, name)
     settings = sent.get("model_settings")
     if settings is not None:
