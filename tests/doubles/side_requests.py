@@ -97,6 +97,167 @@ CHATBOX_TITLE = (
     "Based on the chat history, give this conversation a name.\nKeep it short - 10 characters max, no quotes.\n\n"
     "Here's the conversation:\n\n```\n{question}\n\n---------\n\n{answer}\n```"
 )
+LOBECHAT_FOLLOW_UPS = (
+    "You are a sidecar that extracts 0-4 quick-reply suggestions from the last assistant message. Each suggestion is a "
+    "short candidate user reply that the user can click to send as-is."
+)
+CHERRY_STUDIO_TRANSLATION = (
+    "You are a translation expert. Your only task is to translate text enclosed with <translate_input> from input "
+    "language to German, provide the translation result directly without any "
+    "explanation.\n\n<translate_input>\n{question}"
+    "\n</translate_input>\n\nTranslate the above text enclosed with <translate_input> into German."
+)
+JAN_TITLE = 'Summarize in a 10-word Title. Give the title only. Here is the message: "{question}"'
+PAGE_ASSIST_TITLE = (
+    "Here is the query:\n\n--------------\n\n{question}\n\n--------------\n\nCreate a concise, 3-5 word phrase as a "
+    "title "
+    "for the previous query. Avoid quotation marks or special formatting. RESPOND ONLY WITH THE TITLE "
+    "TEXT.\n\nResponse:"
+)
+BIG_AGI_TITLE = (
+    "You are an AI conversation titles assistant who specializes in creating expressive yet few-words chat "
+    "titles."
+)
+TYPINGMIND_TITLE = (
+    "What would be a short and relevant title for this chat? You must strictly answer with only the title, no other "
+    "text "
+    "is allowed."
+)
+# SillyTavern's, behind the whole chat, as the system: for the person's next message, a summary, an image, a face.
+SILLYTAVERN_IMPERSONATION = (
+    "[Write your next reply from the point of view of Ann, using the chat history so far as a guideline for the "
+    "writing "
+    "style of Ann. Don't write as Seraphina or system. Don't describe actions of Seraphina.]"
+)
+SILLYTAVERN_SUMMARY = (
+    "Ignore previous instructions. Summarize the most important facts and events in the story so far. If a summary "
+    "already exists in your memory, use that as a base and expand with new facts. Limit the summary to 200 words or "
+    "less."
+)
+SILLYTAVERN_OLDER_SUMMARY = (
+    "[Pause your roleplay. Summarize the most important facts and events that have happened in the chat so "
+    "far.]"
+)
+SILLYTAVERN_EMOTION = (
+    'Ignore previous instructions. Classify the emotion of the last message. Output just one word, e.g. "joy" or '
+    '"anger". Choose only one of the following labels: admiration, joy'
+)
+DIFY_TITLE = (
+    "You are asked to generate a concise chat title by decomposing the user’s input into two parts: “Intention” and "
+    "“Subject”.\n\n1. Detect Input Language\nAutomatically identify the language of the user’s input.\n\nUser Input:\n"
+    "{question}\n"
+)
+DIFY_OLDER_TITLE = (
+    'You need to decompose the user\'s input into "subject" and "intention" in order to accurately figure out what the '
+    "user's input language actually is. \nUser Input: \n{question}\n"
+)
+DIFY_QUESTIONS = (
+    "Human: {question}\nAssistant: {answer}\nPlease help me predict the three most likely questions that human would "
+    "ask, "
+    "and keep each question under 20 characters.\nMAKE SURE your output is the SAME language as the Assistant's latest "
+    "response. The output must be an array in JSON format following the specified "
+    'schema:\n["question1"]\n\nquestions:\n'
+)
+DIFY_CLASSIFICATION = (
+    "\n    ### Job Description',\n    You are a text classification engine that analyzes text data and assigns "
+    "categories "
+    "based on user input or automatically determined categories.\n    ### Task\n"
+)
+DIFY_PARAMETERS = (
+    "You are a helpful assistant tasked with extracting structured information based on specific criteria provided. "
+    "Follow the guidelines below to ensure consistency and accuracy.\n### Task\nAlways call the `extract_parameters` "
+)
+DIFY_JSON_PARAMETERS = (
+    "You should always follow the instructions and output a valid JSON object.\nThe structure of the JSON object you "
+    "can "
+    "found in the instructions.\n\n### Memory\n"
+)
+FLOWISE_FOLLOW_UPS = (
+    "Given the following conversations: user: {question}\nassistant: {answer}. Please help me predict the three most "
+    "likely "
+    "questions that human would ask and keeping each question short and concise."
+)
+VERCEL_CHATBOT_TITLE = (
+    "Generate a short chat title (2-5 words) summarizing the user's message.\n\nOutput ONLY the title text. No "
+    "prefixes."
+)
+COPILOT_TITLE = (
+    "You are an expert in crafting pithy titles for chatbot conversations. You are presented with a chat request, and "
+    "you "
+    "reply with a brief title that captures the main topic of that request."
+)
+COPILOT_SUMMARY = (
+    "Your task is to create a comprehensive, detailed summary of the entire conversation that captures all essential "
+    "information needed to seamlessly continue the work without any loss of context."
+)
+COPILOT_SUMMARY_IN_PLACE = (
+    "The conversation has grown too large for the context window and must be compacted now.\n\nCreate a comprehensive "
+    "summary.\nIMPORTANT: Output your summary wrapped in <summary> and </summary> tags. Do NOT call any tools."
+)
+COPILOT_COMMIT = (
+    "You are an AI programming assistant, helping a software developer to come with the best git commit message for "
+    "their "
+    "code changes.\nYou excel in interpreting the purpose behind code changes."
+)
+ZED_TITLE = (
+    "Generate a concise 3-7 word title for this conversation, omitting punctuation. Go straight to the title, without "
+    "any "
+    "preamble and prefix like `Here's a concise suggestion:...` or `Title:`."
+)
+ZED_SUMMARY = (
+    "Generate a detailed summary of this conversation. Include:\n1. A brief overview of what was discussed\n2. Key "
+    "facts or "
+    "information discovered\n"
+)
+# Claude Code's, which Roo Code has as its system prompt.
+CODING_SUMMARY = (
+    "Your task is to create a detailed summary of the conversation so far, paying close attention to the user's "
+    "explicit "
+    "requests and your previous actions.\nThis summary should be thorough in capturing technical details."
+)
+CLAUDE_CODE_SUMMARY = (
+    "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.\n\n- Do NOT use Read, Bash, Grep, Glob, Edit, Write, or "
+    "ANY "
+    "other tool.\n- You already have all the context you need in the conversation above.\n\n" + CODING_SUMMARY
+)
+CODING_SUMMARIZER = "You are a helpful AI assistant tasked with summarizing conversations."
+ROO_CODE_PROMPT = (
+    "Generate an enhanced version of this prompt (reply with only the enhanced prompt - no conversation, explanations, "
+    "lead-in, bullet points, placeholders, or surrounding quotes):\n\n{question}"
+)
+LANGCHAIN4J_COMPRESSION = (
+    "Read and understand the conversation between the User and the AI. Then, analyze the new query from the User. "
+    "Identify "
+    "all relevant details.\n\nConversation:\nUser: {question}\nAI: {answer}\n\nUser query: And at night?"
+)
+LANGCHAIN4J_EXPANSION = (
+    "Generate 3 different versions of a provided user query. Each version should be worded differently, using "
+    "synonyms or "
+    "alternative sentence structures.\nUser query: {question}"
+)
+LANGCHAIN4J_ROUTING = (
+    "Based on the user query, determine the most suitable data source(s) to retrieve relevant information from the "
+    "following options:\n1: cats\n2: dogs\nUser query: {question}"
+)
+SPRING_AI_COMPRESSION = (
+    "Given the following conversation history and a follow-up query, your task is to synthesize\na concise, standalone "
+    "query that incorporates the context from the history.\n\nConversation history:\nUSER: {question}\nASSISTANT: "
+    "{answer}\n"
+    "\nFollow-up query:\nAnd at night?\n\nStandalone query:\n"
+)
+SPRING_AI_REWRITING = (
+    "Given a user query, rewrite it to provide better results when querying a vector store.\nRemove any irrelevant "
+    "information, and ensure the query is concise and specific.\n\nOriginal query:\n{question}\n\nRewritten query:\n"
+)
+SPRING_AI_TRANSLATION = (
+    "Given a user query, translate it to English.\nIf the query is already in English, return it unchanged.\n\n"
+    "Original query: {question}\n\nTranslated query:\n"
+)
+SPRING_AI_EXPANSION = (
+    "You are an expert at information retrieval and search optimization.\nYour task is to generate 3 different "
+    "versions of "
+    "the given query.\n\nOriginal query: {question}\n\nQuery variants:\n"
+)
 CHERRY_STUDIO_QUESTION = (
     "\n  You are an AI question rephraser. Your role is to rephrase follow-up queries from a conversation into "
     "standalone queries that can be used by another LLM to retrieve information."

@@ -32,6 +32,13 @@ _PLANNER = r"You are a world expert at analyzing a situation(?: to derive facts)
 _DISCUSSION = (
     r"Summarize the discussion briefly in 200 words or less to use as a prompt for future context\.\s*\Z"
 )
+# Claude Code's, which others took over; in newer ones behind a warning not to call tools.
+_CODING_SUMMARY = (
+    r"(?:CRITICAL: Respond with TEXT ONLY\. Do NOT call any tools\.(?s:.{0,1000}?))?"
+    r"Your task is to create a detailed summary of (?:the conversation so far, paying close attention to the user's"
+    r"|the RECENT portion of the conversation)"
+    r"|You are a helpful AI assistant tasked with summarizing conversations\."
+)
 # Perplexica's, and of those that took it over.
 _REPHRASER = (
     r"You are an AI question rephraser\. (?:You will be given a conversation|Your role is to rephrase)"
@@ -145,6 +152,40 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"|You are a conversation context compressor\.",
         "system",
     ),
+    _Known(
+        "lobechat follow-ups",
+        r"You are a sidecar that extracts 0-4 quick-reply suggestions from the last assistant message\.",
+        "system",
+    ),
+    # Servers on which such front ends are made.
+    _Known(
+        "dify title",
+        r"You are asked to generate a concise chat title by decomposing the user.s input into two parts:"
+        r"|You need to decompose the user's input into \"subject\" and \"intention\" in order to accurately figure out",
+    ),
+    _Known(
+        "dify questions",
+        r"(?:Human|User): (?s:.*)\nPlease help me predict the three most likely questions that human would ask, and "
+        r"keep",
+    ),
+    _Known(
+        "dify classification",
+        r"### Job Description',?\s+You are a text classification engine that analyzes text data and assigns categories",
+        "system",
+    ),
+    _Known(
+        "dify parameters",
+        r"You are a helpful assistant tasked with extracting structured information based on specific criteria "
+        r"provided\."
+        r"|You should always follow the instructions and output a valid JSON object\.\s+The structure of the JSON "
+        r"object",
+        "system",
+    ),
+    _Known(
+        "flowise follow-ups",
+        r"Given the following conversations: (?s:.*)\. Please help me predict the three most likely questions that "
+        r"human",
+    ),
     _Known("cherry studio question", _REPHRASER, "system"),
     _Known("perplexica question", _REPHRASER),
     _Known(
@@ -152,9 +193,74 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"You are an assistant skilled in conversation\.? (?:who needs|You need) to summarize (?:the )?user",
         "system",
     ),
+    _Known(
+        "cherry studio translation",
+        r"You are a translation expert\. Your only task is to translate text enclosed with <translate_input>",
+    ),
     _Known("chat-ui title", r"You are a chat thread titling assistant\.", "system"),
+    _Known("jan title", r"Summarize in a \d{1,2}-word Title\. Give the title only\."),
+    _Known(
+        "page assist title",
+        r"Here is the query:\s+-{6,}\s(?s:.*)\s-{6,}\s+Create a concise, 3-5 word phrase as a title for the previous "
+        r"query",
+    ),
+    _Known(
+        "big-agi title", r"You are an AI conversation titles assistant who specializes in creating", "system"
+    ),
+    _Known(
+        "typingmind title",
+        r"What would be a short and relevant title for this chat\? You must strictly answer with only the title",
+        is_passing=True,
+    ),
+    # It asks behind the whole chat, as the system.
+    _Known(
+        "sillytavern aside",
+        r"\[Pause your roleplay\b"
+        r"|\[Write your next reply from the point of view of (?s:.{1,200}?), using the chat history so far as a "
+        r"guideline"
+        r"|Ignore previous instructions\. (?:Summarize the most important (?:facts|parts)|Classify the emotion of the "
+        r"last)",
+        "system",
+    ),
     # Coding agents. A model's settings in aider may put a line of their own in front. It begins with a letter, so that
     # it is not looked for at each of many blanks.
+    _Known(
+        "copilot title",
+        r"You are an expert in crafting (?:pithy|ultra-compact) (?:titles for chatbot conversations|branch names)\b",
+        "system",
+    ),
+    _Known(
+        "copilot summary",
+        r"Your task is to create a comprehensive, detailed summary of the entire conversation",
+        "system",
+    ),
+    _Known(
+        "copilot summary",
+        r"The conversation has grown too large for the context window and must be compacted now\.",
+        is_passing=True,
+    ),
+    _Known(
+        "copilot commit message",
+        r"You are an AI programming assistant, helping a software developer to come with the best git commit message",
+        "system",
+    ),
+    _Known(
+        "zed title",
+        r"Generate a concise 3-7 word title for this conversation, omitting punctuation\.",
+        is_passing=True,
+    ),
+    _Known(
+        "zed summary",
+        r"Generate a detailed summary of this conversation\. Include:\s+1\. A brief overview of what was discussed",
+        is_passing=True,
+    ),
+    # Claude Code and Roo Code (and Kilo Code), in the words of the former.
+    _Known("coding summary", _CODING_SUMMARY, "system"),
+    _Known("coding summary", _CODING_SUMMARY, is_passing=True),
+    _Known(
+        "roo code prompt",
+        r"Generate an enhanced version of this prompt \(reply with only the enhanced prompt - no conversation",
+    ),
     _Known("opencode title", r"You are a title generator\. You output ONLY", "system"),
     _Known(
         "opencode summary",
@@ -305,6 +411,22 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         is_passing=True,
     ),
     _Known(
+        "langchain4j queries",
+        r"Read and understand the conversation between the User and the AI\. Then, analyze the new query from the "
+        r"User\."
+        r"|Generate \d{1,3} different versions of a provided user query\. Each version should be worded differently"
+        r"|Based on the user query, determine the most suitable data source\(s\) to retrieve relevant information",
+        is_passing=True,
+    ),
+    _Known(
+        "spring ai queries",
+        r"Given the following conversation history and a follow-up query, your task is to synthesize\s"
+        r"|Given a user query, rewrite it to provide better results when querying a \S"
+        r"|Given a user query, translate it to [^\n]{1,80}\.\n"
+        r"|You are an expert at information retrieval and search optimization\.\s+Your task is to generate \d",
+        is_passing=True,
+    ),
+    _Known(
         "haystack queries",
         r"You are part of an information system that processes user queries for retrieval\.",
         is_passing=True,
@@ -422,8 +544,13 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
     ),
     _Known(
         "mastra title",
-        r"- you will generate a short title based on (?:the first message a user begins a conversation with"
+        r"(?:- )?you will generate a short title based on (?:the first message a user begins a conversation with"
         r"|a conversation transcript between a user and an assistant)",
+        "system",
+    ),
+    _Known(
+        "vercel chatbot title",
+        r"Generate a short chat title \(2-5 words\) summarizing the user's message\.",
         "system",
     ),
     _Known(
