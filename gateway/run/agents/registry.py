@@ -39,7 +39,7 @@ from gateway.run.agents.tools import (
     number_of,
 )
 from gateway.run.latest import on_latest
-from gateway.run.upstream.route import agent_route, resolve_route, split_model
+from gateway.run.upstream.route import agent_route, named_route, resolve_route, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import DEAF_S
@@ -296,9 +296,10 @@ class Registry:
         """Makes an agent.
 
         Raises: Conflict: the name of a profile; NotFound: a tool or block that is not there; BadRequest: nor a tool of
-        a name.
+        a name; UnknownModel.
         """
         uid, now = ids.new_uid(), self._now()
+        self._check_model(new.definition.model)
         name = new.name or f"agent {uid[:8]}"
         self.check_name(name)
         tools = await self._tools_of_new(project, new)
@@ -366,7 +367,10 @@ class Registry:
         return await self._store.definitions.count(project, wanted)
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
-        """Changes an agent, on what it is at that moment. Raises: Conflict: a profile's memory, or a profile's name."""
+        """Changes an agent, on what it is at that moment.
+
+        Raises: Conflict: a profile's memory, or a profile's name; UnknownModel.
+        """
         if edit.name is not None:
             self.check_name(edit.name)
         tools: Sequence[int] | None = None
@@ -386,7 +390,14 @@ class Registry:
             attached = tools
             if edit.multi_agent_tools is not None:
                 attached = await self._speaking(entry.agent.id, edit, tools)
-            body = None if edit.edit is None else edit.edit(AgentDefinition.of(definition.body)).body()
+            body = None
+            if edit.edit is not None:
+                before = AgentDefinition.of(definition.body)
+                after = edit.edit(before)
+                # One that was moved here may have a model that the settings are still to name.
+                if after.model != before.model:
+                    self._check_model(after.model)
+                body = after.body()
             change = AgentChange(
                 edit.name, body, edit.blocks, attached, edit.tags, folders, file_tools(), identities
             )
@@ -401,6 +412,11 @@ class Registry:
             await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
         self._cache.clear()
         return await self.get(project, uid)
+
+    def _check_model(self, model: str | None) -> None:
+        """Raises: UnknownModel: no upstream would be asked for it."""
+        if model is not None:
+            named_route(self._settings, model)
 
     async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
         """Returns the tools that an agent has with those that speak to other agents, or without. None: it keeps its."""

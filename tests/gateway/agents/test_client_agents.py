@@ -422,6 +422,13 @@ def test_models_are_a_bare_list_behind_a_slash(upstream: StrictUpstream, tmp_pat
         assert (model.handle, model.context_window) == ("fast", 9000)
         assert world.ask("GET", "/v1/models")[1]["object"] == "list"
         assert world.letta.agents.create().model == "fast"
+        agent = world.letta.agents.create(model="fast")
+        for ask in (
+            lambda: world.letta.agents.create(model="gone"),
+            lambda: world.letta.agents.update(agent.id, model="gone"),
+        ):
+            with pytest.raises(NotFoundError, match="'gone' does not exist here"):
+                ask()
         assert world.letta.health().status == "ok"
         assert world.letta.models.embeddings.list() == []
 

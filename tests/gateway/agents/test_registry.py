@@ -32,7 +32,10 @@ PROJECT = "default"
 HUMAN = Block(0, "human", "Who", "Unknown.", 100)
 HELPER = AgentSpec("helper", system="Help.", model="m", offers_tools=True)
 SETTINGS = Settings(
-    upstreams=(UpstreamSettings("main", kind="openai"), UpstreamSettings("claude", kind="anthropic")),
+    upstreams=(
+        UpstreamSettings("main", kind="openai", models=("gpt-*", "meta/*")),
+        UpstreamSettings("claude", kind="anthropic"),
+    ),
     profiles=(ProfileSettings("helper"),),
     models=(ModelSettings("openai/alias", "gpt-x"),),
 )
