@@ -66,7 +66,10 @@ class CarriedIdentity:
 
 @dataclass(frozen=True, slots=True)
 class CarriedAgent:
-    """An agent. blocks, folders, archives: by their keys in the file. tools: by name. messages: of `default`."""
+    """An agent. blocks, folders, archives: by their keys in the file. tools: by name. messages: of `default`.
+
+    begun: when it was made, where that was before.
+    """
 
     name: str
     definition: AgentDefinition
@@ -80,6 +83,7 @@ class CarriedAgent:
     conversations: Sequence[CarriedConversation] = ()
     uid: str | None = None
     identities: Sequence[CarriedIdentity] = ()
+    begun: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

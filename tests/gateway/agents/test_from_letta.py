@@ -68,6 +68,8 @@ def test_agents_come_with_all_that_they_remember(
     assert (gardener.name, gardener.system, sorted(gardener.tags)) == (
         "gardener", "You are a gardener.", ["gardener", "kept"],
     )  # fmt: skip
+    assert gardener.created_at is not None
+    assert gardener.created_at.isoformat().startswith("2026-11-23T05:20:04")
     # The window that it had there, and no settings that nobody made.
     assert gardener.llm_config.context_window == 30_000
     compaction = gardener.compaction_settings

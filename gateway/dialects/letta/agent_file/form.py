@@ -126,6 +126,7 @@ class FileIdentity(CreateIdentity, kw_only=True):
 
 class OursOfAgent(msgspec.Struct):
     mnemogate: dict[str, Any] = {}
+    created_at: str | None = None
     sleeptime: FileSleeptime | None = None
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None

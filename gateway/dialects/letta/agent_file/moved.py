@@ -65,13 +65,14 @@ def moved_file(of: MovedAgent) -> bytes:
     # That server keeps passages without a text, too.
     passages = [_passage(each) for each in of.passages if each["text"]]
     own: _Json = {
+        "created_at": state.get("created_at"),
         "conversations": [
             {
                 **some(each.said, ("id", "created_at", "summary", "model", "model_settings")),
                 "messages": carried(each.messages),
             }
             for each in of.conversations
-        ]
+        ],
     }
     own["identities"] = [some(each, _IDENTITY) for each in state.get("identities") or ()]
     if of.shared is None:

@@ -125,6 +125,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
                 ],
                 kept.get(agent.id),
                 [*map(_identity, own.identities)],
+                moment_of(own.created_at, _OURS_AT),
             )
         )
         _check_labels([blocks[key][0] for key in agents[-1].blocks], at)

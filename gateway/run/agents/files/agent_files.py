@@ -254,7 +254,7 @@ class AgentFiles:
         said, next_seq = _said_lines(agent)
         lines = [
             *said,
-            _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now),
+            _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.begun),
             *_block_lines(agent, file, done, now),
             *_passage_lines(agent.passages, next_seq),
             *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
@@ -312,9 +312,12 @@ def _said_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:
     return lines, next_seq
 
 
-def _definition_line(kind: DefinitionKind, name: str, body: dict[str, Any], now: float) -> dict[str, Any]:
+def _definition_line(
+    kind: DefinitionKind, name: str, body: dict[str, Any], now: float, begun: float | None = None
+) -> dict[str, Any]:
+    begun = now if begun is None else begun
     return {"definition": {
-        "kind": kind, "uid": "", "name": name, "created": now, "updated": now, "body": body,
+        "kind": kind, "uid": "", "name": name, "created": begun, "updated": now, "body": body,
     }}  # fmt: skip
 
 
