@@ -13,9 +13,17 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.private import PRIVATE
-from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.request.chat import LIMITS, ChatRequest
 from gateway.core.request.scan import scan
+from gateway.dialects.fields import (
+    check_depth,
+    check_length,
+    missing,
+    number,
+    optional,
+    read_object,
+    wrong_type,
+)
 from gateway.errors import BadRequest
 
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
@@ -37,19 +45,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
 
     Raises: BadRequest, BodyTooLarge.
     """
-    check_values(body)
-    try:
-        json = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        # The message says what is wrong and where; it never quotes the body.
-        raise BadRequest(
-            f"We could not parse the JSON body of your request: {error.msg} at line {error.lineno}, "
-            f"column {error.colno}."
-        ) from error
-    if not isinstance(json, dict):
-        raise BadRequest(
-            f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
-        )
+    json = read_object(body)
     layout = scan(body) if _may_repeat_a_key(body, json) else None
     for key in () if layout is None else layout.duplicates:
         if key in _ACTED_ON:
@@ -60,12 +56,12 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages, _layout=layout)
     for key in ("tools", "functions"):
-        _check_depth(key, [json.get(key)])
-    stream_options = _optional(json, "stream_options", dict)
+        check_depth(key, [json.get(key)])
+    stream_options = optional(json, "stream_options", dict)
     max_tokens_key = next((key for key in LIMITS if json.get(key) is not None), None)
     tools, functions = _tools(json, "tools"), _tools(json, "functions")
-    _optional(json, "response_format", dict)
-    count = _number(json, "n")
+    optional(json, "response_format", dict)
+    count = number(json, "n")
     if count is not None and count < 1:
         raise BadRequest(f"Invalid value for `n`: {count} is less than the minimum of 1.", param="n")
     return ChatRequest(
@@ -73,12 +69,12 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
         json=json,
         model=_model(json),
         messages=messages,
-        stream=_optional(json, "stream", bool) or False,
+        stream=optional(json, "stream", bool) or False,
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
         tools=(*_tool_names(tools), *_tool_names(functions)),
         has_tools=bool(tools or functions),
         n=1 if count is None else count,
-        max_tokens=None if max_tokens_key is None else _number(json, max_tokens_key),
+        max_tokens=None if max_tokens_key is None else number(json, max_tokens_key),
         max_tokens_key=max_tokens_key,
         _layout=layout,
     )
@@ -117,7 +113,7 @@ def _may_repeat_a_key(body: bytes, json: dict[str, Any]) -> bool:
 def _model(json: dict[str, Any]) -> str:
     model = json.get("model")
     if not isinstance(model, str):
-        raise _missing("model") if model is None else _wrong_type("model", "a string", model)
+        raise missing("model") if model is None else wrong_type("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
     if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
@@ -129,8 +125,8 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
     messages = json.get("messages")
     if not isinstance(messages, list):
         if messages is None:
-            raise _missing("messages")
-        raise _wrong_type("messages", "an array of objects", messages)
+            raise missing("messages")
+        raise wrong_type("messages", "an array of objects", messages)
     if not messages:
         raise BadRequest(
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array "
@@ -138,17 +134,11 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
             param="messages",
             code="empty_array",
         )
-    if len(messages) > max_messages:
-        raise BadRequest(
-            f"Invalid 'messages': array too long. Expected an array with maximum length {max_messages}, but got "
-            f"an array with length {len(messages)} instead.",
-            param="messages",
-            code="array_above_max_length",
-        )
+    check_length("messages", messages, max_messages)
     shaped = []  # most messages are a role and a text, which is not deep
     for index, message in enumerate(messages):
         if message.__class__ is not dict:
-            raise _wrong_type(f"messages[{index}]", "an object", message)
+            raise wrong_type(f"messages[{index}]", "an object", message)
         role = message.get("role")
         if role not in ROLES:
             raise _wrong_role(f"messages[{index}].role", role)
@@ -160,23 +150,15 @@ def _messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
             if content.__class__ is not str and content is not None:
                 _check_content(content, f"messages[{index}].content")
     if shaped:
-        _check_depth("messages", [shaped])
+        check_depth("messages", [shaped])
     return messages
-
-
-def _check_depth(param: str, json: list[Any]) -> None:
-    """Refuses what is nested too deep to be kept, or to have its tokens counted. json: as deep as in the body."""
-    if is_too_deep(json):
-        raise BadRequest(
-            f"Invalid '{param}': nested too deep. Expected at most {MOST_LEVELS} levels.", param=param
-        )
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
     if role is None:
-        return _missing(param)
+        return missing(param)
     if not isinstance(role, str):
-        return _wrong_type(param, "a string", role)
+        return wrong_type(param, "a string", role)
     return BadRequest(
         f"Invalid value: {role[:40]!r}. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', "
         "and 'developer'.",
@@ -187,17 +169,17 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
 
 def _check_content(content: Any, param: str) -> None:
     if not isinstance(content, list):
-        raise _wrong_type(param, "a string or an array of objects", content)
+        raise wrong_type(param, "a string or an array of objects", content)
     for index, part in enumerate(content):
         if not isinstance(part, dict):
-            raise _wrong_type(f"{param}[{index}]", "an object", part)
+            raise wrong_type(f"{param}[{index}]", "an object", part)
 
 
 def _tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    tools: list[dict[str, Any]] = _optional(json, key, list) or []
+    tools: list[dict[str, Any]] = optional(json, key, list) or []
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict):
-            raise _wrong_type(f"{key}[{index}]", "an object", tool)
+            raise wrong_type(f"{key}[{index}]", "an object", tool)
     return tools
 
 
@@ -215,47 +197,3 @@ def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
         if isinstance(name, str):
             names.append(name)
     return names
-
-
-def _missing(param: str) -> BadRequest:
-    text = f"Missing required parameter: '{param}'."
-    return BadRequest(text, param=param, code="missing_required_parameter")
-
-
-def _number(json: dict[str, Any], key: str) -> int | None:
-    value = json.get(key)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)  # 256.0: some languages have no other numbers
-    raise _wrong_type(key, "an integer", value)
-
-
-def _optional(json: dict[str, Any], key: str, kind: type[Any]) -> Any:
-    value = json.get(key)
-    if value is not None and not isinstance(value, kind):
-        raise _wrong_type(key, _NAMES[kind], value)
-    return value
-
-
-_NAMES: dict[type[Any], str] = {
-    dict: "an object",
-    list: "an array",
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a decimal number",
-    type(None): "null",
-}
-
-
-def _name(value: Any) -> str:
-    return _NAMES[type(value)]
-
-
-def _wrong_type(param: str, expected: str, value: Any) -> BadRequest:
-    return BadRequest(
-        f"Invalid type for '{param}': expected {expected}, but got {_name(value)} instead.",
-        param=param,
-        code="invalid_type",
-    )

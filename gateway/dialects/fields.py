@@ -1,0 +1,89 @@
+"""Checks of a request's fields, as OpenAI's API makes them. An error names the field, and never quotes the body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
+from gateway.errors import BadRequest
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Returns a body's JSON. Raises: BadRequest, BodyTooLarge."""
+    check_values(body)
+    try:
+        json = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(
+            f"We could not parse the JSON body of your request: {error.msg} at line {error.lineno}, "
+            f"column {error.colno}."
+        ) from error
+    if not isinstance(json, dict):
+        raise BadRequest(
+            f"We could not parse the JSON body of your request: expected an object, got {_name(json)}."
+        )
+    return json
+
+
+def check_length(param: str, items: list[Any], most: int) -> None:
+    if len(items) > most:
+        raise BadRequest(
+            f"Invalid '{param}': array too long. Expected an array with maximum length {most}, but got "
+            f"an array with length {len(items)} instead.",
+            param=param,
+            code="array_above_max_length",
+        )
+
+
+def check_depth(param: str, json: list[Any]) -> None:
+    """Refuses what is nested too deep to be kept, or to have its tokens counted. json: as deep as in the body."""
+    if is_too_deep(json):
+        raise BadRequest(
+            f"Invalid '{param}': nested too deep. Expected at most {MOST_LEVELS} levels.", param=param
+        )
+
+
+def missing(param: str) -> BadRequest:
+    text = f"Missing required parameter: '{param}'."
+    return BadRequest(text, param=param, code="missing_required_parameter")
+
+
+def number(json: dict[str, Any], key: str) -> int | None:
+    value = json.get(key)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)  # 256.0: some languages have no other numbers
+    raise wrong_type(key, "an integer", value)
+
+
+def optional(json: dict[str, Any], key: str, kind: type[Any]) -> Any:
+    value = json.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise wrong_type(key, _NAMES[kind], value)
+    return value
+
+
+_NAMES: dict[type[Any], str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    type(None): "null",
+}
+
+
+def _name(value: Any) -> str:
+    return _NAMES[type(value)]
+
+
+def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
+    return BadRequest(
+        f"Invalid type for '{param}': expected {expected}, but got {_name(value)} instead.",
+        param=param,
+        code="invalid_type",
+    )
