@@ -105,7 +105,8 @@ class OpenAICompatible:
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:
-        return True  # the upstream knows which paths it serves
+        """Returns True: the upstream knows which paths it serves, unless it is said to lack one."""
+        return self.capabilities.responses or not path.startswith("/responses")
 
     async def aclose(self) -> None:
         await self._transport.aclose()

@@ -76,6 +76,7 @@ class Capabilities:
     developer_role: False where it is known to have no such role, so that `system` stands in; None where not known.
     metadata: it takes `metadata` without `store`; for others the field is held back then.
     stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
+    responses: it has `/responses`; without, the gateway answers these requests by way of chat completions.
     omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
     any_call_id: it takes tool calls under ids of any form; False: only under such as it makes itself. signs_calls: it
     takes none but such as bear its signature, or say that they have none.
@@ -92,6 +93,7 @@ class Capabilities:
     developer_role: bool | None = None
     metadata: bool = False
     stream_usage: bool = False
+    responses: bool = True
     omits_call_index: bool = False
     any_call_id: bool = True
     signs_calls: bool = False

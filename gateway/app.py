@@ -43,6 +43,7 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.letta.all import agents_routes, error_forms
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
+from gateway.web.responses import RESPONSES_PATH, ResponsesPath
 from storage.sql.store import Store
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
@@ -121,11 +122,13 @@ class Gateway:
         # Before the models: `/v1/models/` is a list of the agents API.
         agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
+        responses = ResponsesPath("responses", forwarding, bodies, max_upload_bytes, limits, self._chat)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
             *agents,
             *model_routes(self.models, self.chat.registry),
+            Route(RESPONSES_PATH, responses, methods=["POST"]),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
         ]

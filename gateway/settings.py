@@ -16,7 +16,9 @@ from gateway.settings_schema import ranged
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
 History = Literal["full", "client", "append"]
-Capability = Literal["any_call_id", "developer_role", "max_completion_tokens", "metadata", "stream_usage"]
+Capability = Literal[
+    "any_call_id", "developer_role", "max_completion_tokens", "metadata", "responses", "stream_usage"
+]
 # "openai" is any upstream that speaks OpenAI's dialect, and "scripted" is the built-in model. The others are rows of
 # adapters/providers.py, with which a test compares them.
 Kind = Literal[

@@ -94,6 +94,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"latest", "memory", "admin", "receipt", "sink", "pending"},
     ],
     "gateway.web": [
+        {"responses"},
         {"server", "chat", "letta", "forwarding", "admin", "models"},
         {"middleware", "upload"},
         {"auth", "sse", "body", "form", "model_field", "health", "httptools_shim"},

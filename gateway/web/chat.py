@@ -6,10 +6,13 @@ Two more paths lead here, of clients that were made for Letta's server: one that
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.core.request.chat import ChatRequest
+from gateway.core.turn.client import MakesView
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
@@ -50,22 +53,34 @@ class ChatRoute:
             if named is None:
                 request.query = scope.get("query_string", b"").decode("latin-1")
             trace.model, trace.stream = request.model, request.stream
-            receipt = Receipt(trace.begun)
-            caller = trace.caller
-            connection = scope["state"].get("connection")
-            with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
-                try:
-                    trace.memory = await self.chat.answer(
-                        request,
-                        scope["headers"],
-                        caller.project,
-                        caller.credential,
-                        reply,
-                        receipt,
-                        ChatView,
-                        caller.memory,
-                    )
-                finally:
-                    # A client that left has had its headers.
-                    trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
-                    trace.added_ms = receipt.added_ms
+            await self.answer(request, scope["headers"], ChatView, scope, receive, send)
+
+    async def answer(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        view: MakesView,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answers a request that was read. view: of the dialect in which it came."""
+        trace = trace_of(scope)
+        caller, receipt = trace.caller, Receipt(trace.begun)
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+            try:
+                trace.memory = await self.chat.answer(
+                    request,
+                    headers,
+                    caller.project,
+                    caller.credential,
+                    reply,
+                    receipt,
+                    view,
+                    caller.memory,
+                )
+            finally:
+                # A client that left has had its headers.
+                trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
+                trace.added_ms = receipt.added_ms

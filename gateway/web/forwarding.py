@@ -15,7 +15,7 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.core.request.headers import refuse_repeated
+from gateway.core.request.headers import RawHeaders, refuse_repeated
 from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
@@ -25,7 +25,7 @@ from gateway.web.body import BodyReader
 from gateway.web.form import FieldSearch, boundary_of
 from gateway.web.headers import named_upstream
 from gateway.web.middleware import trace_of
-from gateway.web.model_field import parse_named
+from gateway.web.model_field import NamedRequest, parse_named
 from gateway.web.sse import ClientReply
 from gateway.web.upload import UploadBody
 
@@ -45,7 +45,6 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/uploads/{rest:path}": (_ANY, "uploads"),
     "/v1/batches": (("GET", "POST"), "batches"),
     "/v1/batches/{rest:path}": (_ANY, "batches"),
-    "/v1/responses": (("POST",), "responses"),
     "/v1/responses/{rest:path}": (_ANY, "responses"),
     # What a response names by id: stores that it searches, containers that its code runs in.
     "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
@@ -69,13 +68,13 @@ def forwarding_routes(
 ) -> list[Route]:
     """Returns the routes of all forwarded endpoints. bodies: reads those that are JSON."""
     return [
-        Route(path, _ForwardedPath(name, forwarding, bodies, max_upload_bytes, limits), methods=list(methods))
+        Route(path, ForwardedPath(name, forwarding, bodies, max_upload_bytes, limits), methods=list(methods))
         for path, (methods, name) in FORWARDED.items()
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class ForwardedHead:
     """The part of a request that is known before its body.
 
     path: below the upstream's base URL, with the query. named: the upstream that a header asks for.
@@ -97,7 +96,7 @@ class _Head:
 
 
 @dataclass(eq=False)
-class _ForwardedPath:
+class ForwardedPath:
     """The route of one path. It is an object because starlette would wrap a function and read the request."""
 
     name: str
@@ -118,14 +117,22 @@ class _ForwardedPath:
             trace.bytes_in = len(body)
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
-            route = self.forwarding.find(head.path, asked.model, head.named)
-            caller = trace.caller
-            outgoing = Outgoing(
-                head.method, head.path, scope["headers"], caller.project, caller.credential, named=asked
-            )
-            await self._answer(route, outgoing, scope, receive, send)
+            await self.answer(head, asked, scope, receive, send)
 
-    async def _hand_on(self, head: _Head, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(
+        self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers a request whose body was read."""
+        _refuse_strict(scope["headers"])
+        route = self.forwarding.find(head.path, asked.model, head.named)
+        caller = trace_of(scope).caller
+        outgoing = Outgoing(
+            head.method, head.path, scope["headers"], caller.project, caller.credential, named=asked
+        )
+        await self._answer(route, outgoing, scope, receive, send)
+
+    async def _hand_on(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
+        _refuse_strict(scope["headers"])
         trace = trace_of(scope)
         upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
         try:
@@ -160,7 +167,7 @@ class _ForwardedPath:
             trace.added_ms = receipt.added_ms
 
 
-def _read_head(scope: Scope) -> _Head:
+def _read_head(scope: Scope) -> ForwardedHead:
     """Reads what says where a request goes. Raises: UnknownPath, BadRequest."""
     path: str = scope["path"]
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
@@ -168,14 +175,10 @@ def _read_head(scope: Scope) -> _Head:
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
     refuse_repeated(scope["headers"], (_MEMORY,))
     found = dict(scope["headers"])
-    if found.get(_MEMORY, b"").strip().lower() == b"strict":
-        raise BadRequest(
-            "x-mnemogate-memory: strict: only chat completions have memory.", param=_MEMORY.decode()
-        )
     query = scope.get("query_string", b"").decode("latin-1")
     encoding = found.get(b"content-encoding", b"identity").strip().lower()
     kind = found.get(b"content-type", b"").decode("latin-1")
-    return _Head(
+    return ForwardedHead(
         scope["method"],
         path.removeprefix("/v1") + (f"?{query}" if query else ""),
         named_upstream(scope["headers"]),
@@ -184,6 +187,14 @@ def _read_head(scope: Scope) -> _Head:
         scope["method"] == "POST"
         and (b"transfer-encoding" in found or found.get(b"content-length", b"0") != b"0"),
     )
+
+
+def _refuse_strict(headers: RawHeaders) -> None:
+    if dict(headers).get(_MEMORY, b"").strip().lower() == b"strict":
+        raise BadRequest(
+            "x-mnemogate-memory: strict: this request would be passed on without memory.",
+            param=_MEMORY.decode(),
+        )
 
 
 def _may_name_a_model(path: str) -> bool:

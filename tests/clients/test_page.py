@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.settings import UpstreamSettings
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.process import ROOT
 from tests.gateway.sdk import World, remember
@@ -21,12 +22,14 @@ ADDRESS = "http://127.0.0.1:8080/v1"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with StrictUpstream() as upstream, remember(upstream, tmp_path_factory.mktemp("page")) as made:
-        yield made
+    with StrictUpstream() as upstream:
+        settings = UpstreamSettings("up", "openai", upstream.base_url, takes={"responses": False})
+        with remember(upstream, tmp_path_factory.mktemp("page"), upstreams=(settings,)) as made:
+            yield made
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == PAGE.count("```python") == 8
+    assert len(EXAMPLES) == PAGE.count("```python") == 9
 
 
 @pytest.mark.filterwarnings(

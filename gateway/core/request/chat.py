@@ -21,6 +21,7 @@ class ChatRequest:
     """A request as it came, and the fields we act on.
 
     json: the parsed body; never changed, since `raw` is what goes upstream.
+    wants_usage: the client is told the usage of a stream.
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: it sent tools, named or not.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.

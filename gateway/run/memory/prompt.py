@@ -127,10 +127,16 @@ class Prompt:
 
     @property
     def adds_usage(self) -> bool:
-        """True where we ask for the usage of a stream, because hidden rounds share the client's limit of tokens."""
+        """True where we ask for the usage of a stream, which the client's own bytes do not.
+
+        It may be told in a dialect that always tells it, or hidden rounds share the client's limit of tokens.
+        """
         request = self.request
-        is_needed = self.counts or (bool(self.tools) and request.max_tokens is not None)
-        return self.form.takes_usage and request.stream and not request.wants_usage and is_needed
+        if not (self.form.takes_usage and request.stream):
+            return False
+        if request.wants_usage:
+            return (request.json.get("stream_options") or {}).get("include_usage") is not True
+        return self.counts or (bool(self.tools) and request.max_tokens is not None)
 
     @property
     def injected_tokens(self) -> int:

@@ -148,6 +148,17 @@ class Forwarding:
             )
         return route
 
+    def is_by_chat(self, path: str, model: str | None, named: str | None) -> bool:
+        """Returns whether a request for a response is answered by way of chat completions. The arguments are `find`'s.
+
+        It is for agents, and where the model's upstream has no such endpoint. Raises: UnknownModel.
+        """
+        if named is not None:
+            return False
+        if model is not None and asks_agent(model):
+            return True
+        return not self._providers[self._find(path, model, None).upstream].has_endpoint(path)
+
     def _find(self, path: str, model: str | None, named: str | None) -> Route:
         if named is not None and named not in self._names:
             raise no_upstream(named)
@@ -156,7 +167,8 @@ class Forwarding:
             return Route(named or self._first_with(path), "")
         if asks_agent(model):
             raise BadRequest(
-                f"{model!r} answers chat completions only; name the model itself here.", param="model"
+                f"{model!r} answers chat completions and responses only; name the model itself here.",
+                param="model",
             )
         if named is not None:
             for alias in self._settings.models:

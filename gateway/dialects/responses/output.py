@@ -1,0 +1,212 @@
+"""The output items of a response as they grow, each telling its events.
+
+An item begins, its parts grow by pieces, and everything is told once more when it is complete.
+(platform.openai.com/docs/api-reference/responses-streaming)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from uuid import uuid4
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.turn.stream import FUNCTION, Draft, ToolCall
+from gateway.dialects.responses.input import SEALED, THOUGHTS
+
+
+class Emit(Protocol):
+    """Tells an event. kind: its type."""
+
+    def __call__(self, kind: str, **fields: Any) -> None: ...
+
+
+class Item:
+    """An output item as it grows. index: its place in the output. emit: tells an event. told: it as it has ended."""
+
+    id: str
+    told: Json
+
+    def __init__(self, index: int, emit: Emit) -> None:
+        self.index = index
+        self._emit = emit
+
+    def json(self, status: str) -> Json:
+        """Returns the item as the response has it. status: in_progress, completed or incomplete."""
+        raise NotImplementedError
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Tells an event of this item. kind: its type behind `response.`."""
+        self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
+
+    def begin(self) -> None:
+        self._emit("response.output_item.added", output_index=self.index, item=self.json("in_progress"))
+
+    def end(self, status: str) -> None:
+        """Tells all of the item once more. status: completed or incomplete."""
+        self.told = self.json(status)
+        self._emit("response.output_item.done", output_index=self.index, item=self.told)
+
+
+class _Part:
+    """A part of what is said: text with what belongs to it, or a refusal."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.pieces: list[str] = []
+        self.logprobs: list[Any] = []
+        self.annotations: list[Json] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def json(self) -> Json:
+        if self.kind == "refusal":
+            return {"type": "refusal", "refusal": self.text}
+        more = {"annotations": self.annotations, "logprobs": self.logprobs}
+        return {"type": "output_text", "text": self.text, **more}
+
+
+class MessageItem(Item):
+    def __init__(self, index: int, emit: Emit) -> None:
+        super().__init__(index, emit)
+        self.id = f"msg_{uuid4().hex}"
+        self._parts: list[_Part] = []
+        self.begin()
+
+    def json(self, status: str) -> Json:
+        content = [part.json() for part in self._parts]
+        return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+    def add(self, text: str, logprobs: list[Any]) -> None:
+        part = self._part("output_text")
+        part.pieces.append(text)
+        part.logprobs += logprobs
+        self.tell("output_text.delta", content_index=len(self._parts) - 1, delta=text, logprobs=logprobs)
+
+    def refuse(self, text: str) -> None:
+        self._part("refusal").pieces.append(text)
+        self.tell("refusal.delta", content_index=len(self._parts) - 1, delta=text)
+
+    def annotate(self, annotation: Json) -> None:
+        part = self._part("output_text")
+        part.annotations.append(annotation)
+        self.tell(
+            "output_text.annotation.added",
+            content_index=len(self._parts) - 1,
+            annotation_index=len(part.annotations) - 1,
+            annotation=annotation,
+        )
+
+    def end(self, status: str) -> None:
+        self._end_part()
+        super().end(status)
+
+    def _part(self, kind: str) -> _Part:
+        if not self._parts or self._parts[-1].kind != kind:
+            self._end_part()
+            self._parts.append(_Part(kind))
+            self.tell("content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json())
+        return self._parts[-1]
+
+    def _end_part(self) -> None:
+        if not self._parts:
+            return
+        at, part = len(self._parts) - 1, self._parts[-1]
+        if part.kind == "refusal":
+            self.tell("refusal.done", content_index=at, refusal=part.text)
+        else:
+            self.tell("output_text.done", content_index=at, text=part.text, logprobs=part.logprobs)
+        self.tell("content_part.done", content_index=at, part=part.json())
+
+
+class ThoughtsItem(Item):
+    """The thoughts of a reply, as a summary, which is what clients show. sealed: the upstream's fields for them."""
+
+    def __init__(self, index: int, emit: Emit) -> None:
+        super().__init__(index, emit)
+        self.id = f"rs_{uuid4().hex}"
+        self._pieces: list[str] = []
+        self._sealed = Draft()
+        self.begin()
+
+    def json(self, status: str) -> Json:
+        text = "".join(self._pieces)
+        summary = [{"type": "summary_text", "text": text}] if text else []
+        item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
+        fields = self._sealed.message()
+        sealed = {key: fields[key] for key in THOUGHTS if key in fields}
+        if sealed and status != "in_progress":
+            item["encrypted_content"] = SEALED + orjson.dumps(sealed).decode()
+        return item
+
+    def add(self, delta: Json) -> None:
+        self._sealed.add({key: delta[key] for key in THOUGHTS if delta.get(key)})
+        text = delta.get("reasoning_content") or delta.get("reasoning")
+        if not isinstance(text, str) or not text:
+            return
+        if not self._pieces:
+            part = {"type": "summary_text", "text": ""}
+            self.tell("reasoning_summary_part.added", summary_index=0, part=part)
+        self._pieces.append(text)
+        self.tell("reasoning_summary_text.delta", summary_index=0, delta=text)
+
+    def end(self, status: str) -> None:
+        if self._pieces:
+            text = "".join(self._pieces)
+            self.tell("reasoning_summary_text.done", summary_index=0, text=text)
+            part = {"type": "summary_text", "text": text}
+            self.tell("reasoning_summary_part.done", summary_index=0, part=part)
+        super().end(status)
+
+
+class CallItem(Item):
+    """A call of the client's. It begins when its name is complete, which arguments or the reply's end tell."""
+
+    def __init__(self, index: int, emit: Emit) -> None:
+        super().__init__(index, emit)
+        self._call = ToolCall(None)
+        self._has_begun = False
+        self._told = 0  # pieces of its arguments
+
+    def add(self, entry: Json) -> None:
+        self._call.add(entry)
+        if self._call.arguments:
+            self._begin()
+            for piece in filter(None, self._call.arguments[self._told :]):
+                self.tell("function_call_arguments.delta", delta=piece)
+            self._told = len(self._call.arguments)
+
+    def json(self, status: str) -> Json:
+        call = self._call
+        known = {"id": self.id, "call_id": self._call_id, "status": status}
+        if self._is_function:
+            return {"type": "function_call", "name": call.name, "arguments": call.text, **known}
+        custom = call.fields.get(str(call.fields["type"])) or {}
+        own = {"name": str(custom.get("name") or ""), "input": str(custom.get("input") or "")}
+        return {"type": "custom_tool_call", **own, **known}
+
+    def end(self, status: str) -> None:
+        self._begin()
+        if self._is_function:
+            self.tell("function_call_arguments.done", arguments=self._call.text, name=self._call.name)
+        else:
+            said = self.json(status)["input"]
+            self.tell("custom_tool_call_input.delta", delta=said)
+            self.tell("custom_tool_call_input.done", input=said)
+        super().end(status)
+
+    @property
+    def _is_function(self) -> bool:
+        return self._call.fields.get("type") in FUNCTION
+
+    def _begin(self) -> None:
+        if self._has_begun:
+            return
+        self._has_begun = True
+        self.id = f"{'fc' if self._is_function else 'ctc'}_{uuid4().hex}"
+        self._call_id = self._call.id or f"call_{uuid4().hex}"
+        item = self.json("in_progress") | ({"arguments": ""} if self._is_function else {"input": ""})
+        self._emit("response.output_item.added", output_index=self.index, item=item)

@@ -1,0 +1,253 @@
+"""Reads a request to OpenAI's Responses API as a chat completion, once, at the edge.
+
+What both APIs know goes on under its name there. What only the Responses API has is refused where leaving it out would
+change the answer: tools that run at OpenAI, references to what OpenAI has stored, runs in the background. Fields that
+neither knows go on as they are, for the upstream to judge. (platform.openai.com/docs/api-reference/responses/create)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.request.chat import ChatRequest
+from gateway.dialects.chat.parse import MAX_MESSAGES
+from gateway.dialects.chat.parse import parse as parse_chat
+from gateway.dialects.fields import (
+    check_depth,
+    check_length,
+    missing,
+    number,
+    optional,
+    read_object,
+    wrong_type,
+)
+from gateway.dialects.responses.input import messages_of, not_stored, untold
+from gateway.errors import BadRequest
+from storage.value import frozen
+
+# What only OpenAI has or does.
+_ELSEWHERE = ("prompt", "context_management")
+# How a stream is padded, tools at OpenAI, what OpenAI stores, a window that is full: nothing of it is asked of a chat
+# completion. `include` is read for the one thing of it that is.
+_NOT_ASKED = (
+    "background",
+    "include",
+    "max_tool_calls",
+    "previous_response_id",
+    "store",
+    "stream_options",
+    "truncation",
+)
+_LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
+_LOGPROBS = "message.output_text.logprobs"
+
+
+@frozen
+class ResponsesRequest:
+    """A request with what its reply says of it. conversation: the one that it goes on with, by its id; None: none.
+
+    echo: the fields of the response that are the request's.
+    """
+
+    chat: ChatRequest
+    echo: Json
+    conversation: str | None
+
+
+def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
+    """Reads a request's body. Raises: BadRequest, BodyTooLarge."""
+    json = read_object(body)
+    if json.get("previous_response_id") is not None:
+        raise not_stored("previous_response_id")
+    for key in _ELSEWHERE:
+        if json.get(key) is not None:
+            raise untold(key, key)
+    if optional(json, "background", bool):
+        raise untold("background", "true")
+    for key in ("input", "tools", "tool_choice", "text"):
+        check_depth(key, [json.get(key)])
+    chat: Json = {"model": json.get("model"), "messages": _messages(json, max_messages)}
+    if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs"):
+        chat["logprobs"] = True
+    for key, value in json.items():
+        if key in _TOLD:
+            if value is not None:
+                chat.update(_TOLD[key](value))
+        elif key not in _LEFT_OUT:
+            chat.setdefault(key, value)
+    request = parse_chat(orjson.dumps(chat), max_messages)
+    request.wants_usage = True
+    return ResponsesRequest(request, _echo(json, request), _conversation(json))
+
+
+def _messages(json: Json, max_messages: int) -> list[Json]:
+    items = json.get("input")
+    if not isinstance(items, str | list):
+        raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
+    if isinstance(items, list):
+        check_length("input", items, max_messages - 1)
+    instructions = optional(json, "instructions", str)
+    messages = messages_of(items)
+    if instructions:
+        messages.insert(0, {"role": "system", "content": instructions})
+    if not messages:
+        raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
+    return messages
+
+
+def _conversation(json: Json) -> str | None:
+    """Returns the id of the conversation whose items come before the input."""
+    named = json.get("conversation")
+    if isinstance(named, dict):
+        named = named.get("id")
+        if named is None:
+            raise missing("conversation.id")
+    if named is not None and not isinstance(named, str):
+        raise wrong_type("conversation", "a string or an object", named)
+    return named
+
+
+def _strings(json: Json, key: str) -> list[str]:
+    values = optional(json, key, list) or []
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise wrong_type(f"{key}[{index}]", "a string", value)
+    return values
+
+
+# What chat completions know under another name or in another form: what they are told of it
+
+
+def _tools(tools: Any) -> Json:
+    if not isinstance(tools, list):
+        raise wrong_type("tools", "an array of objects", tools)
+    told = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    return {"tools": told} if told else {}
+
+
+def _tool(tool: Any, where: str) -> Json:
+    if not isinstance(tool, dict):
+        raise wrong_type(where, "an object", tool)
+    kind = tool.get("type")
+    if kind == "function":
+        return {"type": kind, "function": _fields(tool, "name", "description", "parameters", "strict")}
+    if kind == "custom":
+        custom, form = _fields(tool, "name", "description"), optional(tool, "format", dict)
+        if form is not None:
+            is_grammar = form.get("type") == "grammar"
+            grammar = {"type": "grammar", "grammar": _fields(form, "definition", "syntax")}
+            custom["format"] = grammar if is_grammar else form
+        return {"type": kind, "custom": custom}
+    raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
+
+
+def _tool_choice(choice: Any) -> Json:
+    if isinstance(choice, str):
+        return {"tool_choice": choice}
+    if not isinstance(choice, dict):
+        raise wrong_type("tool_choice", "a string or an object", choice)
+    if choice.get("type") != "allowed_tools":
+        return {"tool_choice": _named_tool(choice, "tool_choice")}
+    tools = optional(choice, "tools", list) or []
+    allowed = [_named_tool(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(tools)]
+    return {
+        "tool_choice": {
+            "type": "allowed_tools",
+            "allowed_tools": {**_fields(choice, "mode"), "tools": allowed},
+        }
+    }
+
+
+def _named_tool(choice: Any, where: str) -> Json:
+    if not isinstance(choice, dict):
+        raise wrong_type(where, "an object", choice)
+    kind = choice.get("type")
+    if kind not in ("function", "custom"):
+        raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
+    return {"type": kind, kind: _fields(choice, "name")}
+
+
+def _text(text: Any) -> Json:
+    if not isinstance(text, dict):
+        raise wrong_type("text", "an object", text)
+    told: Json = {key: value for key, value in _fields(text, "verbosity").items() if value is not None}
+    form = optional(text, "format", dict)
+    if form is None or form.get("type") == "text":
+        return told
+    if form.get("type") == "json_schema":
+        schema = {key: value for key, value in form.items() if key != "type"}
+        return {**told, "response_format": {"type": "json_schema", "json_schema": schema}}
+    return {**told, "response_format": form}
+
+
+def _reasoning(reasoning: Any) -> Json:
+    if not isinstance(reasoning, dict):
+        raise wrong_type("reasoning", "an object", reasoning)
+    effort = reasoning.get("effort")
+    return {} if effort is None else {"reasoning_effort": effort}
+
+
+def _limit(tokens: Any) -> Json:
+    return {"max_completion_tokens": number({"max_output_tokens": tokens}, "max_output_tokens")}
+
+
+def _nothing(_: Any) -> Json:
+    return {}
+
+
+def _fields(value: Json, *keys: str) -> Json:
+    return {key: value[key] for key in keys if key in value}
+
+
+_TOLD: dict[str, Callable[[Any], Json]] = {
+    "model": _nothing,
+    "input": _nothing,
+    "instructions": _nothing,
+    "conversation": _nothing,
+    "max_output_tokens": _limit,
+    "reasoning": _reasoning,
+    "text": _text,
+    "tool_choice": _tool_choice,
+    "tools": _tools,
+}
+
+
+# Fields of the response that say what was asked, each with the value of a request that says nothing of it.
+_ECHOED: Json = {
+    "background": False,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": None,
+    "top_p": None,
+    "truncation": "disabled",
+    "user": None,
+}
+
+
+def _echo(json: Json, request: ChatRequest) -> Json:
+    said = {key: json[key] for key in _ECHOED if json.get(key) is not None}
+    reasoning = json.get("reasoning") or {}
+    named = _conversation(json)
+    return {
+        **_ECHOED,
+        **said,
+        "model": request.model,
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "conversation": None if named is None else {"id": named},
+        # Nobody can ask for it by its id, nor go on from it.
+        "store": False,
+    }

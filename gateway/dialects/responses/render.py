@@ -1,0 +1,274 @@
+"""Renders a reply as OpenAI's Responses API tells it: one response, whose output items are made of chat completions.
+
+Thoughts, words and each call are items of their own, in the order in which they begin. Every event of a stream says
+which item and which part of it goes on, and everything is told once more when it is complete.
+(platform.openai.com/docs/api-reference/responses-streaming)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+from uuid import uuid4
+
+import orjson
+
+from adapters.types import Event, Json, token_count
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.private import without_private
+from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.ledger import BILLED
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import delta_of
+from gateway.dialects.responses.input import THOUGHTS
+from gateway.dialects.responses.output import CallItem, Item, MessageItem, ThoughtsItem
+from gateway.errors import GatewayError
+from storage.value import frozen
+
+NOT_DURABLE = b": mnemogate not durable\n\n"
+# Why a response is not complete, by the finish_reason that says so.
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+# Those codes of errors that a response may have and that an upstream or the gateway says; the others are OpenAI's own.
+_ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
+T = TypeVar("T", bound=Item)
+
+
+@frozen
+class MakesResponses:
+    """The dialect, for one request. echo: the fields of the response that are the request's."""
+
+    speaks_chat: ClassVar[bool] = False
+    echo: Json
+
+    def __call__(self, spec: TurnSpec) -> ResponsesView:
+        return ResponsesView(self.echo, waits=bool(spec.ours))
+
+
+class ResponsesView(ClientView):
+    """The view of the Responses API. As in a chat completion it shows one reply: no tools of ours, no steps.
+
+    waits: tools of ours are offered, so nothing is told before something is said: a hidden round may come first, and
+    the upstream's error in the round after it is then still a status.
+    """
+
+    def __init__(self, echo: Json, *, waits: bool) -> None:
+        self._echo = echo
+        self._waits = waits
+        self._id = f"resp_{uuid4().hex}"
+        self._first: Json = {}  # the newest chunk that may be the reply's first
+        self._out: list[bytes] = []
+        self._told = 0  # events
+        self._items: list[Item] = []
+        self._open: Item | None = None  # the item of text that goes on
+        self._calls: dict[Any, CallItem] = {}  # by their indexes for the client
+        self._usage: Json | None = None
+        self._finish: str | None = None
+
+    def take(self) -> bytes:
+        if self._waits or not self._out:
+            return b""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def begin(self, first: Json) -> None:
+        self._first = first
+
+    def show(self, event: ReplyEvent) -> None:
+        self._show(event)
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        for text in filter(None, texts):
+            self.add_text(text)
+        return True
+
+    def add_text(self, text: str) -> None:
+        self._item(MessageItem).add(text, [])
+
+    def add_words(self, text: str, between: str, call: int) -> None:
+        self.add_text(between + text)
+
+    def add_thought(self, text: str) -> None:
+        self._item(ThoughtsItem).add({"reasoning_content": text})
+
+    def add_calls(self, calls: list[Json]) -> None:
+        for call in calls:
+            self._take_call(call)
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        for event in tail:
+            self._show(event, is_hidden=True)
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        for event in tail:
+            self._show(event)
+        self._finish = finish or self._finish
+        response = self._end_items()
+        self._emit(f"response.{response['status']}", response=response)
+
+    def not_durable(self) -> None:
+        self._begin_response()
+        self._out.append(NOT_DURABLE)
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        code = error.get("code") or error.get("type")
+        self._break_off(
+            str(error.get("message") or ""), None if code is None else str(code), error.get("param")
+        )
+
+    def fail(self, error: GatewayError) -> None:
+        self._break_off(error.message, error.code or error.kind, error.param)
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        reply = self._first = orjson.loads(body)
+        choice = next(c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
+        message, self._finish = choice.get("message"), choice.get("finish_reason")
+        if not is_unchanged:
+            message, self._finish = without_private(outcome.said or {}), outcome.finish_reason
+        self._take(delta_of({"message": message}), _logprobs(choice))
+        self._usage = outcome.usage if outcome.rounds > 1 else reply.get("usage")
+        return orjson.dumps(self._end_items())
+
+    # What comes in
+
+    def _show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
+        """Shows an event. is_hidden: it ends a hidden round."""
+        if event.chunk is None:
+            if event.raw is not None and event.raw.startswith(b":"):
+                self._out.append(event.raw)
+            return
+        for choice in event.choices:
+            if not isinstance(choice, dict) or choice.get("index"):
+                continue
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._take(
+                    delta if event.calls is None else {**delta, "tool_calls": event.calls}, _logprobs(choice)
+                )
+            if not is_hidden:
+                self._finish = choice.get("finish_reason") or self._finish
+        usage = event.usage or event.chunk.get("usage")
+        if isinstance(usage, dict) and not is_hidden:
+            self._usage = usage
+
+    def _take(self, delta: Json, logprobs: list[Any]) -> None:
+        if any(map(delta.get, THOUGHTS)):
+            self._item(ThoughtsItem).add(delta)
+        if text := text_of(delta):
+            self._item(MessageItem).add(text, logprobs)
+        if isinstance(refusal := delta.get("refusal"), str) and refusal:
+            self._item(MessageItem).refuse(refusal)
+        for annotation in _list(delta.get("annotations")):
+            if isinstance(annotation, dict):
+                own = annotation.get(str(annotation.get("type")))
+                self._item(MessageItem).annotate(
+                    {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
+                )
+        for call in _list(delta.get("tool_calls")):
+            if isinstance(call, dict):
+                self._take_call(call)
+
+    def _take_call(self, entry: Json) -> None:
+        index = entry.get("index")
+        call = self._calls.get(index)
+        if call is None:
+            self._close()
+            call = self._calls[index] = self._add(CallItem)
+        call.add(entry)
+
+    # What goes out
+
+    def _item(self, kind: type[T]) -> T:
+        """Returns the item that goes on, or a new one behind it."""
+        if isinstance(self._open, kind):
+            return self._open
+        self._close()
+        item = self._add(kind)
+        self._open = item
+        return item
+
+    def _add(self, kind: type[T]) -> T:
+        self._begin_response()
+        item = kind(len(self._items), self._emit)
+        self._items.append(item)
+        return item
+
+    def _close(self, status: str = "completed") -> None:
+        if self._open is not None:
+            self._open.end(status)
+            self._open = None
+
+    def _begin_response(self) -> None:
+        self._waits = False
+        if not self._told:
+            self._emit("response.created", response=self._response("in_progress"))
+            self._emit("response.in_progress", response=self._response("in_progress"))
+
+    def _end_items(self) -> Json:
+        """Ends what has begun. Returns the response as it is at its end."""
+        self._begin_response()
+        reason = _INCOMPLETE.get(self._finish or "")
+        status = "completed" if reason is None else "incomplete"
+        self._close(status)
+        last = self._items[-1] if self._items else None
+        for call in self._calls.values():
+            call.end(status if call is last else "completed")
+        return self._response(status, reason)
+
+    def _break_off(self, message: str, code: str | None, param: Any) -> None:
+        self._begin_response()
+        self._emit("error", code=code, message=message, param=param)
+        error = {"code": code if code in _ERROR_CODES else "server_error", "message": message}
+        self._emit("response.failed", response={**self._response("failed"), "error": error})
+
+    def _response(self, status: str, reason: str | None = None) -> Json:
+        first = self._first
+        is_over = status in ("completed", "incomplete")
+        response = {
+            **self._echo,
+            "id": self._id,
+            "object": "response",
+            "created_at": first.get("created") or int(time.time()),
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "status": status,
+            "error": None,
+            "incomplete_details": None if reason is None else {"reason": reason},
+            "model": first.get("model") or self._echo["model"],
+            "output": [item.told for item in self._items] if is_over else [],
+            "usage": None if self._usage is None or not is_over else _usage(self._usage),
+        }
+        if isinstance(tier := first.get("service_tier"), str):
+            response["service_tier"] = tier
+        return response
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        data = orjson.dumps({"type": kind, **fields, "sequence_number": self._told})
+        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
+        self._told += 1
+
+
+def _logprobs(choice: Json) -> list[Any]:
+    found = choice.get("logprobs")
+    return _list(found.get("content")) if isinstance(found, dict) else []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _usage(usage: Json) -> Json:
+    """Returns the usage of a chat completion under the names that it has here."""
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    told = {
+        "input_tokens": token_count(usage, "prompt_tokens"),
+        "input_tokens_details": {
+            "cached_tokens": token_count(prompt, "cached_tokens"),
+            "cache_write_tokens": token_count(prompt, "cache_write_tokens"),
+        },
+        "output_tokens": token_count(usage, "completion_tokens"),
+        "output_tokens_details": {"reasoning_tokens": token_count(completion, "reasoning_tokens")},
+        "total_tokens": token_count(usage, "total_tokens"),
+    }
+    return {**told, BILLED: usage[BILLED]} if BILLED in usage else told

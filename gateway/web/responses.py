@@ -1,0 +1,48 @@
+"""POST /v1/responses: passed on where the model's upstream has such an endpoint, else a chat completion with memory.
+
+Agents answer it too. A conversation that the request names is one in which the gateway keeps the history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.core.request.headers import RawHeaders
+from gateway.dialects.responses.parse import parse
+from gateway.dialects.responses.render import MakesResponses
+from gateway.web.chat import ChatRoute
+from gateway.web.forwarding import ForwardedHead, ForwardedPath
+from gateway.web.middleware import trace_of
+from gateway.web.model_field import NamedRequest
+
+RESPONSES_PATH: Final = "/v1/responses"
+
+
+@dataclass(eq=False)
+class ResponsesPath(ForwardedPath):
+    """The route of that path. chats: answers chat completions."""
+
+    chats: ChatRoute
+
+    async def answer(
+        self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if not self.forwarding.is_by_chat(head.path, asked.model, head.named):
+            await super().answer(head, asked, scope, receive, send)
+            return
+        trace = trace_of(scope)
+        request = parse(bytes(asked.raw), self.chats.settings.max_messages)
+        trace.memory = None
+        headers = _headers(scope["headers"], request.conversation)
+        await self.chats.answer(request.chat, headers, MakesResponses(request.echo), scope, receive, send)
+
+
+def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:
+    """Returns a request's headers with what its body says of a conversation."""
+    if conversation is None:
+        return headers
+    named = (b"x-mnemogate-conversation", conversation.encode())
+    return [*headers, named, (b"x-mnemogate-history", b"append")]

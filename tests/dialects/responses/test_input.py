@@ -1,0 +1,167 @@
+"""Items of a Responses request, and the messages that say the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.dialects.responses.input import SEALED, messages_of
+from gateway.errors import BadRequest
+
+Json = dict[str, Any]
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> Json:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
+
+
+def call(id: str, name: str = "f") -> Json:
+    return {"type": "function_call", "id": f"fc_{id}", "call_id": id, "name": name, "arguments": "{}"}
+
+
+def result(id: str, output: Any = "done") -> Json:
+    return {"type": "function_call_output", "call_id": id, "output": output}
+
+
+def thoughts(**fields: Any) -> Json:
+    sealed = SEALED + orjson.dumps(fields).decode()
+    return {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed}
+
+
+def function(id: str, name: str = "f") -> Json:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+
+def tool(id: str, content: Any = "done") -> Json:
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
+    return {"role": "assistant", "content": content, **fields, **({"tool_calls": [*calls]} if calls else {})}
+
+
+@pytest.mark.parametrize(
+    ("items", "messages"),
+    [
+        ("Hi", [user("Hi")]),
+        ([user("Hi"), said("Hello."), user("Bye")], [user("Hi"), reply("Hello."), user("Bye")]),
+        ([{"role": "assistant", "content": "Hello."}], [reply("Hello.")]),
+        ([said("One."), said("Two.")], [reply("One."), reply("Two.")]),
+        (
+            [call("1"), call("2"), result("1"), result("2")],
+            [reply(None, function("1"), function("2")), tool("1"), tool("2")],
+        ),
+        ([said("So."), call("1"), result("1")], [reply("So.", function("1")), tool("1")]),
+        # Results follow their calls, whatever was said behind these.
+        ([call("1"), said("So."), result("1")], [reply("So.", function("1")), tool("1")]),
+        (
+            [said("So, "), call("1"), said("wait."), result("1")],
+            [reply("So, wait.", function("1")), tool("1")],
+        ),
+        (
+            [call("1"), result("1"), call("2"), result("2")],
+            [reply(None, function("1")), tool("1"), reply(None, function("2")), tool("2")],
+        ),
+        ([thoughts(reasoning_content="Hm."), said("So.")], [reply("So.", reasoning_content="Hm.")]),
+        (
+            [thoughts(reasoning_content="Hm."), call("1")],
+            [reply(None, function("1"), reasoning_content="Hm.")],
+        ),
+        (
+            [thoughts(thinking_blocks=[1]), call("1"), thoughts(thinking_blocks=[2]), call("2")],
+            [reply(None, function("1"), function("2"), thinking_blocks=[1, 2])],
+        ),
+        # Of which no reply came.
+        ([thoughts(reasoning_content="Hm."), user("Hi"), said("So.")], [user("Hi"), reply("So.")]),
+        # OpenAI's own, which nobody else can read; and fields that no thought has.
+        (
+            [{"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "gAAA"}, said("So.")],
+            [reply("So.")],
+        ),
+        ([thoughts(role="system"), said("So.")], [reply("So.")]),
+        (
+            [{"role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]}],
+            [{"role": "developer", "content": [{"type": "text", "text": "Be brief."}]}],
+        ),
+        (
+            [result("1", [{"type": "input_text", "text": "ok"}])],
+            [tool("1", [{"type": "text", "text": "ok"}])],
+        ),
+        (
+            [
+                {"type": "custom_tool_call", "call_id": "1", "name": "py", "input": "1+1"},
+                {"type": "custom_tool_call_output", "call_id": "1", "output": "2"},
+            ],
+            [
+                reply(None, {"id": "1", "type": "custom", "custom": {"name": "py", "input": "1+1"}}),
+                tool("1", "2"),
+            ],
+        ),
+        ([], []),
+    ],
+)
+def test_messages_say_what_the_items_say(items: Any, messages: list[Json]) -> None:
+    assert messages_of(items) == messages
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (
+            {"type": "input_image", "image_url": "https://x/y.png", "detail": "low"},
+            {"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "low"}},
+        ),
+        (
+            {"type": "input_image", "image_url": "https://x/y.png", "file_id": None},
+            {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+        ),
+        (
+            {"type": "input_file", "filename": "a.pdf", "file_data": "data:x"},
+            {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:x"}},
+        ),
+        ({"type": "input_file", "file_id": "file_1"}, {"type": "file", "file": {"file_id": "file_1"}}),
+        (
+            {"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}},
+            {"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}},
+        ),
+    ],
+)
+def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
+    assert messages_of([{"role": "user", "content": [part]}]) == [{"role": "user", "content": [told]}]
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        (7, "input[0]"),
+        ({}, "input[0].type"),
+        ({"type": ["message"]}, "input[0].type"),
+        ({"type": "web_search_call", "id": "ws_1"}, "input[0].type"),
+        ({"type": "item_reference", "id": "msg_1"}, "input[0]"),
+        ({"role": ["user"], "content": "Hi"}, "input[0].role"),
+        ({"role": "user", "content": 7}, "input[0].content"),
+        ({"role": "user", "content": ["Hi"]}, "input[0].content[0]"),
+        ({"role": "user", "content": [{"type": {}}]}, "input[0].content[0].type"),
+        (
+            {"role": "user", "content": [{"type": "input_file", "file_url": "https://x"}]},
+            "input[0].content[0].file_url",
+        ),
+        ({"type": "function_call_output", "call_id": "1"}, "input[0].output"),
+        ({"type": "function_call_output", "output": "x"}, "input[0].call_id"),
+        (
+            {"type": "reasoning", "encrypted_content": SEALED + "nonsense"},
+            "input[0].encrypted_content",
+        ),
+    ],
+)
+def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:
+    with pytest.raises(BadRequest) as raised:
+        messages_of([item])
+    assert raised.value.param == param

@@ -1,0 +1,265 @@
+"""The view of the Responses API, fed as the turn machine feeds it; the SDK's own types read what it tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import delta_of
+from gateway.dialects.responses.input import messages_of
+from gateway.dialects.responses.parse import parse
+from gateway.dialects.responses.render import MakesResponses, ResponsesView
+from gateway.errors import UpstreamBroke
+
+Json = dict[str, Any]
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 5,
+    "total_tokens": 12,
+    "prompt_tokens_details": {"cached_tokens": 3},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
+CITED = {"start_index": 0, "end_index": 2, "url": "https://x", "title": "X"}
+MESSAGES: dict[str, Json] = {
+    "text": {"content": "Hello."},
+    "nothing": {"content": ""},
+    "refusal": {"content": None, "refusal": "No."},
+    "cited": {"content": "So.", "annotations": [{"type": "url_citation", "url_citation": CITED}]},
+    "thoughts": {"reasoning_content": "Hm.", "content": "So."},
+    "thoughts of Claude's": {
+        "reasoning_content": "Hm.",
+        "thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}],
+        "content": "So.",
+    },
+    "thoughts that are hidden": {"thinking_blocks": [{"type": "redacted_thinking", "data": "x"}], "content": "So."},
+    "calls": {
+        "content": "So.",
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "2", "type": "function", "function": {"name": "g", "arguments": '{"a":1}'}},
+        ],
+    },
+    "call of thoughts": {
+        "reasoning_content": "Hm.",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}],
+    },
+    "custom call": {
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "custom", "custom": {"name": "py", "input": "1+1"}}],
+    },
+}  # fmt: skip
+
+
+def view(*, waits: bool = False, **asked: Any) -> ResponsesView:
+    request = parse(orjson.dumps({"model": "m", "input": "Hi", **asked}))
+    return MakesResponses(request.echo)(TurnSpec(ours=frozenset({"f"}) if waits else ()))
+
+
+def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 9,
+        "model": "m-1",
+        "choices": choices,
+        **more,
+    }
+
+
+def event(delta: Json | None = None, finish: str | None = None, **more: Any) -> ReplyEvent:
+    return ReplyEvent(b"", chunk=chunk(delta, finish, **more))
+
+
+def read(data: bytes) -> list[Any]:
+    """Returns events as OpenAI's SDK reads them."""
+    found = []
+    for each in data.split(b"\n\n"):
+        if each and not each.startswith(b":"):
+            name, _, json = each.partition(b"\ndata: ")
+            found.append(EVENT.validate_python(orjson.loads(json)))
+            assert name == b"event: " + found[-1].type.encode()
+    return found
+
+
+def stream(*events: ReplyEvent, finish: str | None = None, **asked: Any) -> tuple[list[Any], Response]:
+    made = view(**asked)
+    made.begin(chunk({"role": "assistant"}))
+    for each in events:
+        made.show(each)
+    made.end([event({}, "stop")], finish, b"data: [DONE]\n\n")
+    told = read(made.take())
+    return told, told[-1].response
+
+
+def whole(message: Json, finish: str = "stop", **asked: Any) -> Response:
+    body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": USAGE}
+    outcome = TurnOutcome(End.FINISHED, said=message, finish_reason=finish, usage=USAGE)
+    return Response.model_validate_json(view(**asked).whole(orjson.dumps(body), outcome, is_unchanged=True))
+
+
+def without_ids(response: Response) -> list[Json]:
+    return [item.model_dump(exclude={"id"}, exclude_none=True) for item in response.output]
+
+
+def kinds(events: list[Any]) -> list[str]:
+    return [each.type.removeprefix("response.") for each in events]
+
+
+@pytest.mark.parametrize("message", MESSAGES.values(), ids=list(MESSAGES))
+def test_a_whole_reply_and_a_stream_have_the_same_items(message: Json) -> None:
+    one = stream(event(delta_of({"message": {"role": "assistant", **message}})))[1]
+    # Its pieces one by one: first a name, then the arguments.
+    pieces: list[Json] = [{key: value} for key, value in message.items() if key != "tool_calls"]
+    for n, call in enumerate(message.get("tool_calls", ())):
+        kind = call["type"]
+        name, text = call[kind].items()
+        pieces.append({"tool_calls": [{"index": n, "id": call["id"], "type": kind, kind: dict([name])}]})
+        pieces += [{"tool_calls": [{"index": n, kind: {text[0]: letter}}]} for letter in text[1]]
+    many = stream(*map(event, pieces))[1]
+    assert without_ids(whole(message)) == without_ids(one) == without_ids(many)
+
+
+@pytest.mark.parametrize("name", [name for name in MESSAGES if name not in ("nothing", "cited", "refusal")])
+def test_what_a_reply_says_comes_back_as_it_was(name: str) -> None:
+    items = [item.model_dump(exclude_none=True) for item in whole(MESSAGES[name]).output]
+    assert messages_of(items) == [{"role": "assistant", **MESSAGES[name]}]
+
+
+def test_the_events_of_a_text() -> None:
+    told, response = stream(event({"content": "He"}), event({"content": "llo."}), event(usage=USAGE))
+    assert kinds(told) == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert response.output_text == "Hello."
+    assert (response.model, response.created_at, response.status) == ("m-1", 9, "completed")
+    assert response.usage is not None
+    assert response.usage.input_tokens_details.cached_tokens == 3
+    assert response.usage.output_tokens_details.reasoning_tokens == 2
+    assert response.usage.total_tokens == 12
+
+
+def test_the_events_of_a_thought_and_a_call() -> None:
+    call = {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    told, response = stream(
+        event({"reasoning_content": "Hm."}),
+        event({"tool_calls": [call]}),
+        event({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}),
+    )
+    assert kinds(told)[2:-1] == [
+        "output_item.added",
+        "reasoning_summary_part.added",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+    ]
+    assert [item.type for item in response.output] == ["reasoning", "function_call"]
+
+
+def test_a_call_without_an_id_gets_one() -> None:
+    call = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
+    _, response = stream(event({"tool_calls": [call]}))
+    [item] = response.output
+    assert item.type == "function_call"
+    assert item.call_id
+
+
+def test_probabilities_stand_with_their_text() -> None:
+    token = {"token": "He", "bytes": [72, 101], "logprob": -0.5, "top_logprobs": []}
+    each = event({"content": "He"})
+    each.choices[0]["logprobs"] = {"content": [token], "refusal": None}
+    told, response = stream(each, top_logprobs=1)
+    assert told[4].logprobs[0].token == "He"
+    [item] = response.output
+    assert item.type == "message"
+    assert item.content[0].model_dump()["logprobs"] == [token]
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("length", "max_output_tokens"), ("content_filter", "content_filter")]
+)
+def test_a_cut_reply_is_incomplete(finish: str, reason: str) -> None:
+    for response in (stream(event({"content": "So"}), finish=finish)[1], whole({"content": "So"}, finish)):
+        assert response.status == "incomplete"
+        assert response.incomplete_details is not None
+        assert response.incomplete_details.reason == reason
+        assert [item.model_dump()["status"] for item in response.output] == ["incomplete"]
+
+
+def test_nothing_leaves_before_there_is_something_to_say() -> None:
+    made = view(waits=True)
+    made.begin(chunk({"role": "assistant"}))
+    made.show(event({"role": "assistant", "content": ""}))
+    assert made.take() == b""
+    made.hide_round([event({}, "tool_calls"), event(usage=USAGE)])
+    assert made.take() == b""
+    made.show(event({"content": "So."}))
+    assert kinds(read(made.take()))[-1] == "output_text.delta"
+    made.end([event({}, "stop")], None, b"")
+    last = read(made.take())[-1]
+    assert (last.type, last.response.usage) == ("response.completed", None)
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_an_error_is_the_end(has_begun: bool) -> None:
+    for tell in (
+        lambda made: made.fail(UpstreamBroke("It broke.")),
+        lambda made: made.upstream_error(
+            {"message": "It broke.", "type": "server_error", "code": None}, None
+        ),
+    ):
+        made = view(waits=True)
+        made.begin(chunk({"role": "assistant"}))
+        if has_begun:
+            made.show(event({"content": "So"}))
+        tell(made)
+        *_, error, last = read(made.take())
+        assert (error.type, error.message) == ("error", "It broke.")
+        assert (last.type, last.response.status) == ("response.failed", "failed")
+        assert last.response.error.message == "It broke."
+
+
+def test_a_comment_says_that_the_end_is_not_durable() -> None:
+    made = view()
+    made.begin(chunk({"role": "assistant"}))
+    made.not_durable()
+    made.end([event({"content": "So."}, "stop")], None, b"")
+    assert b": mnemogate not durable\n\n" in made.take()
+
+
+def test_the_response_says_what_was_asked() -> None:
+    tools = [{"type": "function", "name": "f", "parameters": {}, "strict": True}]
+    asked = {
+        "instructions": "Be brief.",
+        "tools": tools,
+        "temperature": 0.5,
+        "metadata": {"a": "b"},
+        "reasoning": {"effort": "low"},
+    }
+    response = whole({"content": "So."}, **asked)
+    told = response.model_dump(exclude_none=True)
+    assert {key: told[key] for key in asked} == asked
+    assert (told["status"], told["tool_choice"], told["parallel_tool_calls"]) == ("completed", "auto", True)

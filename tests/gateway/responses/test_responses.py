@@ -1,0 +1,378 @@
+"""An application of the Responses API, through the real gateway, before an upstream that has chat completions only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.settings import ProfileSettings, UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
+from tests.gateway.sdk import World, agent, remember
+from tests.server import serve, settings_for
+
+Json = dict[str, Any]
+WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+def by_chat(upstream: StrictUpstream) -> tuple[UpstreamSettings, ...]:
+    return (
+        UpstreamSettings(
+            "openai", "openai", upstream.base_url, takes={"responses": False, "stream_usage": True}
+        ),
+    )
+
+
+def serve_memory(upstream: StrictUpstream, place: Path, *profiles: ProfileSettings, **parts: Any) -> Any:
+    return remember(upstream, place, *profiles, **{"upstreams": by_chat(upstream), **parts})
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with serve_memory(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+@dataclass
+class Talk:
+    """A client that keeps its items and sends them all again, as the guide to conversation state has it."""
+
+    world: World
+    options: Json = field(default_factory=dict)
+    items: list[Json] = field(default_factory=list)
+
+    def say(self, text: str, **options: Any) -> Any:
+        self.items.append({"role": "user", "content": text})
+        return self.go_on(**options)
+
+    def go_on(self, **options: Any) -> Any:
+        response = respond(self.world, input=self.items, **{**self.options, **options})
+        self.items += [item.model_dump(exclude_none=True) for item in response.output]
+        return response
+
+    def answer(self, call: Any, output: Any) -> None:
+        self.items.append({"type": "function_call_output", "call_id": call.call_id, "output": output})
+
+
+def respond(world: World, **options: Any) -> Any:
+    """Returns the response, of a stream as its events tell it, which are held against one another."""
+    asked = {"model": "m", **options}
+    if not asked.get("stream"):
+        return world.sdk.responses.create(**asked)
+    return told(list(world.sdk.responses.create(**asked)))
+
+
+def told(events: list[Any]) -> Any:
+    """Returns the response of a stream, once all that its events say has been found to agree."""
+    kinds = [event.type for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1].response
+    assert {event.response.id for event in events if hasattr(event, "response")} == {last.id}
+    texts: dict[tuple[int, int], str] = {}
+    arguments: dict[int, str] = {}
+    added, done = {}, {}
+    for event in events:
+        match event.type:
+            case "response.output_item.added":
+                added[event.output_index] = event.item
+            case "response.output_item.done":
+                done[event.output_index] = event.item
+            case "response.output_text.delta":
+                at = (event.output_index, event.content_index)
+                texts[at] = texts.get(at, "") + event.delta
+                assert event.item_id == added[event.output_index].id
+            case "response.output_text.done":
+                assert event.text == texts[event.output_index, event.content_index]
+            case "response.function_call_arguments.delta":
+                arguments[event.output_index] = arguments.get(event.output_index, "") + event.delta
+            case "response.function_call_arguments.done":
+                assert event.arguments == arguments.get(event.output_index, "")
+    assert [done[n] for n in range(len(done))] == last.output
+    assert {n: item.id for n, item in added.items()} == {n: item.id for n, item in done.items()}
+    for (item, part), text in texts.items():
+        assert last.output[item].content[part].text == text
+    return last
+
+
+def calls_in(response: Any) -> list[Any]:
+    return [item for item in response.output if item.type == "function_call"]
+
+
+# -- memory
+
+
+@both_ways
+def test_what_one_conversation_tells_another_recalls(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    first = Talk(world, {"user": "alice", "stream": stream})
+    assert first.say("My cat is called Miso, she is grey.").output_text == "Ok."
+    Talk(world, {"user": "alice", "stream": stream}).say("What is my cat called?")
+    assert "Miso" in upstream.last.messages[-1]["content"]
+    Talk(world, {"user": "bob", "stream": stream}).say("What is my cat called?")
+    assert upstream.last.messages == [{"role": "user", "content": "What is my cat called?"}]
+
+
+@both_ways
+def test_a_list_that_is_sent_again_goes_on_with_its_conversation(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    talk = Talk(world, {"user": "alice", "instructions": "Be brief.", "stream": stream})
+    for text in ("One", "Two", "Three"):
+        upstream.queue(say(f"{text} it is."))
+        talk.say(text)
+    assert [m["content"] for m in upstream.last.messages] == [
+        "Be brief.", "One", "One it is.", "Two", "Two it is.", "Three",
+    ]  # fmt: skip
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_named_conversation_is_sent_its_new_items_alone(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("Noted."), call_tools(Call("weather", {"city": "Rome"}, "call_1")), say("Sunny."))
+    respond(world, user="alice", conversation="conv_1", input="I live in Rome.")
+    response = respond(
+        world, user="alice", conversation={"id": "conv_1"}, input="The weather?", tools=[WEATHER]
+    )
+    [call] = calls_in(response)
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+    last = respond(world, user="alice", conversation="conv_1", input=[output], tools=[WEATHER])
+    assert last.output_text == "Sunny."
+    assert last.conversation.id == "conv_1"
+    assert [m["role"] for m in upstream.last.messages] == ["user", "assistant", "user", "assistant", "tool"]
+
+
+def test_memory_tools_run_in_rounds_that_nobody_sees(world: World, upstream: StrictUpstream) -> None:
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    for stream in (False, True):
+        upstream.queue(call_tools(insert, text="I note that."), say("Tea it is."))
+        response = respond(
+            world, model="agent/helper", user=f"alice-{stream}", input="I like tea.", stream=stream
+        )
+        assert [item.type for item in response.output] == ["message"]
+        assert response.output_text == "I note that. Tea it is."
+        assert response.usage.output_tokens > 0
+        world.pass_time(1000)
+        assert world.block(f"alice-{stream}").value == "Likes tea."
+
+
+def test_a_response_that_is_left_is_remembered_as_cut(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("One two three.", ["One ", "two ", "three."], hold_after={3: Gate()}))
+    with world.sdk.responses.create(model="m", user="alice", input="Count.", stream=True) as events:
+        for event in events:
+            if event.type == "response.output_text.delta" and event.delta == "two ":
+                break
+    upstream.last.gone.wait_sync()
+    world.settle()
+    items = [
+        {"role": "user", "content": "Count."},
+        {"role": "assistant", "content": "One two"},
+        {"role": "user", "content": "Stop."},
+    ]
+    respond(world, user="alice", input=items)
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_strict_memory_and_modes_are_the_headers_of_chat_completions(
+    world: World, upstream: StrictUpstream
+) -> None:
+    client = world.sdk.responses.with_raw_response
+    reply = client.create(model="m", input="Hi", user="alice", extra_headers={"x-mnemogate-memory": "strict"})
+    assert reply.headers["x-mnemogate-memory"] == "on"
+    reply = client.create(model="m", input="Hi", extra_headers={"x-mnemogate-memory": "off"})
+    assert reply.headers["x-mnemogate-memory"] == "off"
+    assert reply.parse().output_text == "Ok."
+
+
+# -- tools of the client's
+
+
+@both_ways
+def test_the_clients_tools_are_the_clients(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    rome, oslo = Call("weather", {"city": "Rome"}), Call("weather", {"city": "Oslo"})
+    upstream.queue(call_tools(rome, oslo, text="Let me see."), say("Sun and snow."))
+    talk = Talk(world, {"user": "alice", "tools": [WEATHER], "stream": stream})
+    response = talk.say("The weather?")
+    assert response.status == "completed"
+    assert [item.type for item in response.output] == ["message", "function_call", "function_call"]
+    calls = calls_in(response)
+    assert [call.arguments for call in calls] == [rome.text, oslo.text]
+    talk.answer(calls[0], "sun")
+    talk.answer(calls[1], [{"type": "input_text", "text": "snow"}])
+    assert talk.go_on().output_text == "Sun and snow."
+    asked = upstream.last.messages
+    assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool"]
+    assert asked[1]["content"] == "Let me see."
+    assert [call["id"] for call in asked[1]["tool_calls"]] == [call.call_id for call in calls]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_what_is_asked_is_asked_of_chat_completions(world: World, upstream: StrictUpstream) -> None:
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    form = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
+    respond(
+        world,
+        input="JSON, please.",
+        instructions="Be brief.",
+        max_output_tokens=200,
+        temperature=0.5,
+        top_p=0.9,
+        reasoning={"effort": "low", "summary": "auto"},
+        text={"format": form, "verbosity": "low"},
+        tools=[WEATHER],
+        tool_choice={"type": "function", "name": "weather"},
+        parallel_tool_calls=False,
+        store=True,
+        truncation="auto",
+        include=["reasoning.encrypted_content"],
+    )
+    asked = upstream.last.json
+    assert asked["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "JSON, please."},
+    ]
+    assert asked["tools"] == [
+        {
+            "type": "function",
+            "function": {"name": "weather", "parameters": {"type": "object"}, "strict": False},
+        }
+    ]
+    assert asked["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+    assert asked["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    }
+    said = {key: asked[key] for key in asked.keys() - {"messages", "tools", "tool_choice", "response_format"}}
+    assert said == {
+        "model": "m",
+        "max_completion_tokens": 200,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "reasoning_effort": "low",
+        "verbosity": "low",
+        "parallel_tool_calls": False,
+    }
+
+
+# -- how it ends
+
+
+@both_ways
+def test_a_reply_that_was_cut_is_incomplete(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    upstream.queue(say("So far", finish_reason="length"))
+    response = respond(world, input="Go on.", stream=stream)
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert response.output[-1].status == "incomplete"
+    assert response.output_text == "So far"
+
+
+@both_ways
+def test_the_usage_is_told(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    usage = respond(world, input="Hi", stream=stream).usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens > 0
+
+
+def test_the_usage_of_a_stream_is_asked_where_it_can_be(upstream: StrictUpstream, tmp_path: Path) -> None:
+    unknown = (UpstreamSettings("up", "openai", upstream.base_url, takes={"responses": False}),)
+    with remember(upstream, tmp_path, upstreams=unknown) as world:
+        assert respond(world, user="alice", input="Hi", stream=True).usage is None
+        assert "stream_options" not in upstream.last.json
+
+
+@both_ways
+def test_an_error_of_the_upstream_is_its_own(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
+    with pytest.raises(openai.RateLimitError, match="Slow down") as raised:
+        respond(world, input="Hi", stream=stream)
+    assert raised.value.code == "rate_limit_exceeded"
+
+
+def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream) -> None:
+    first = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"So"},"finish_reason":null}]}\n\n'  # noqa: E501
+    upstream.queue(raw(first))
+    *_, error, last = world.sdk.responses.create(model="m", input="Hi", stream=True)
+    assert error.type == "error"
+    assert (last.type, last.response.status) == ("response.failed", "failed")
+    assert last.response.error.message == error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"background": True}, "background"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+        ({"input": []}, "input"),
+        ({"input": None}, "input"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"role": "robot", "content": "Hi"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]}]},
+            "input[0].content[0].file_id",
+        ),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "x"}]}, "input[0].arguments"),
+        ({"instructions": ["Be brief."]}, "instructions"),
+        ({"conversation": 7}, "conversation"),
+        ({"model": None}, "model"),
+        ({"max_output_tokens": "many"}, "max_output_tokens"),
+    ],
+)
+def test_a_request_that_cannot_be_told_is_refused(
+    world: World, upstream: StrictUpstream, fields: Json, param: str
+) -> None:
+    body = {"model": "m", "input": "Hi", "user": "alice", **fields}
+    reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())
+    assert (reply.status, reply.json["error"]["param"]) == (400, param), reply.json
+    assert not upstream.chats
+
+
+# -- who answers
+
+
+def test_an_upstream_that_has_the_endpoint_is_asked_there(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path) as world:
+        response = respond(world, user="alice", input="Hi")
+        assert upstream.last.path == "/v1/responses"
+        assert response.id
+        with pytest.raises(openai.BadRequestError, match="without memory"):
+            respond(world, user="alice", input="Hi", extra_headers={"x-mnemogate-memory": "strict"})
+
+
+def test_an_agent_answers_wherever_its_model_is(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        response = respond(world, model="agent/helper", user="alice", input="Hi")
+        assert response.output_text == "Ok."
+        assert upstream.last.path == "/v1/chat/completions"
+
+
+def test_claude_answers(tmp_path: Path) -> None:
+    with StrictAnthropic() as upstream:
+        claude = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, tmp_path, upstreams=claude) as world:
+            for stream in (False, True):
+                response = respond(
+                    world, model="claude-opus-4-6", user="alice", input="My cat is Miso.", stream=stream
+                )
+                assert response.output_text == "Ok."
+                assert response.usage.input_tokens > 0
+
+
+def test_without_memory_it_is_answered_too(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream, upstreams=by_chat(upstream))) as gateway:
+        client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0)
+        response = client.responses.create(model="m", input="Hi")
+        assert response.output_text == "Ok."
+        assert told(list(client.responses.create(model="m", input="Hi", stream=True))).output_text == "Ok."
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(response.id)
