@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import parse_qsl, urlencode
 
@@ -27,6 +28,8 @@ def without_secret(url: str) -> str:
 def by_host(url: str) -> list[str]:
     """Returns a URL for each host that this one names, before its path or in the parameter `host`.
 
+    What it leaves out PGHOST and PGPORT say, as for other programs; asyncpg would hold all of their ports against one.
+
     Raises: NotAdmitted: it cannot be read, or names a port that cannot be.
     """
     found = _URL.fullmatch(url)
@@ -34,8 +37,8 @@ def by_host(url: str) -> list[str]:
         raise NotAdmitted(f"{without_secret(url)}: {UNREADABLE}")
     before, named, path, query = found.groups()
     options = dict(parse_qsl(query or ""))
-    hosts = (named or options.pop("host", "")).split(",")
-    ports = options.pop("port", "").split(",")
+    hosts = (named or options.pop("host", "") or os.environ.get("PGHOST", "")).split(",")
+    ports = (options.pop("port", "") or os.environ.get("PGPORT", "")).split(",")
     for port in [*ports, *(port for host in hosts for port in _PORT.findall(host))]:
         # One loop would take its host for unknown, another one raise what belongs to no connection.
         if port.lstrip("-").isdigit() and not 0 < int(port) <= _LAST_PORT:
@@ -44,9 +47,13 @@ def by_host(url: str) -> list[str]:
         return [url]
     if not all(hosts):
         raise NotAdmitted(f"{without_secret(url)}: one of its {len(hosts)} hosts has no name")
-    if named:
-        return [before + host + url[found.end(2) :] for host in hosts]
     if len(ports) not in (1, len(hosts)):
         raise NotAdmitted(f"{without_secret(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
     pairs = zip(hosts, ports * len(hosts), strict=False)  # one port is everybody's
+    if named:
+        after = url[found.end(2) :]
+        return [
+            before + (host if _PORT.search(host) or not port else f"{host}:{port}") + after
+            for host, port in pairs
+        ]
     return [f"{before}{path}?{urlencode({**options, 'host': host, 'port': port})}" for host, port in pairs]

@@ -490,6 +490,24 @@ def test_each_host_has_a_url(url: str, urls: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "ports", "urls"),
+    [
+        ("//g,h/db", "1,2", ["//g:1/db", "//h:2/db"]),
+        ("//g,h:3/db?x=y", "1", ["//g:1/db?x=y", "//h:3/db?x=y"]),
+        ("///db", "1,2", ["///db?host=a&port=1", "///db?host=b&port=2"]),
+        ("///db?host=g,h", "", ["///db?host=g&port=", "///db?host=h&port="]),
+        ("//h/db", "1", ["//h/db"]),
+    ],
+)
+def test_what_a_url_leaves_out_the_environment_says(
+    url: str, ports: str, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGHOST", "a,b")
+    monkeypatch.setenv("PGPORT", ports)
+    assert by_host(f"postgresql:{url}") == [f"postgresql:{each}" for each in urls]
+
+
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("h,/db", "one of its 2 hosts has no name"),  # it would be the local server
