@@ -12,7 +12,7 @@ from storage.errors import NotAdmitted
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
-_MISSING = "PostgreSQL needs a package that is not installed: pip install 'mnemogate[postgres]'"
+_MISSING = "PostgreSQL needs a package that cannot be used: pip install 'mnemogate[postgres]'"
 
 
 async def open_store(
@@ -42,18 +42,23 @@ async def inspect_server(
     url: str, *, pooled: bool, pooler_prepares: bool, listen_url: str | None
 ) -> ServerFindings:
     """Looks at a database that gateways may be serving. Raises: StoreError."""
-    try:
-        from storage.postgres.connection import PostgresPlace
-        from storage.postgres.inspection import inspect
-    except ImportError as error:
-        raise NotAdmitted(_MISSING) from error
+    _check_driver()
+    from storage.postgres.connection import PostgresPlace
+    from storage.postgres.inspection import inspect
+
     return await inspect(PostgresPlace(url, pooled, pooler_prepares), PostgresPlace(listen_url or url))
 
 
 async def _open_postgres(url: str, **options: Any) -> Database:
-    try:
-        # Imported here because asyncpg is an extra.
-        from storage.postgres.database import PostgresDatabase
-    except ImportError as error:
-        raise NotAdmitted(_MISSING) from error
+    _check_driver()
+    from storage.postgres.database import PostgresDatabase
+
     return await PostgresDatabase.open(url, **options)
+
+
+def _check_driver() -> None:
+    """Imports asyncpg, which is an extra, in front of what stands on it. Raises: NotAdmitted."""
+    try:
+        import asyncpg  # noqa: F401
+    except ImportError as error:
+        raise NotAdmitted(f"{_MISSING} ({error})") from error

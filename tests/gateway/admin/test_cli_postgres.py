@@ -109,18 +109,28 @@ def test_a_server_that_is_down_is_said_and_its_password_is_not(
     assert "ann:***@127.0.0.1:1" in after.err
 
 
-@pytest.mark.parametrize("command", ["check-config", "serve", "migrate"])
-def test_without_the_driver_it_is_named(command: str, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def cannot_import(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [each for each in sys.modules if each.startswith("storage.postgres.") or each == "asyncpg"]:
         monkeypatch.delitem(sys.modules, name)
     found = builtins.__import__
 
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "asyncpg":
+    def find(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == missing:
             raise ImportError(name)
         return found(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setattr(builtins, "__import__", find)
+
+
+def test_a_fault_of_our_own_is_not_told_as_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    cannot_import("storage.postgres.tidy", monkeypatch)
+    with pytest.raises(ImportError):
+        main(["migrate"])
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve", "migrate"])
+def test_without_the_driver_it_is_named(command: str, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    cannot_import("asyncpg", monkeypatch)
     assert main([command, *(["--port", "0"] if command == "serve" else [])]) != 0
     assert "pip install 'mnemogate[postgres]'" in capsys.readouterr().err
 
