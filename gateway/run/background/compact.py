@@ -159,7 +159,7 @@ class Compactor:
         if earlier is not None and request.newest is not None and earlier.id > request.newest:
             # That one was asked for by the turn before; another so soon would cover next to nothing more.
             return
-        span = await self._span(path, earlier, request.keep, request.messages, is_all=terms.is_all)
+        span = await _span(path, earlier, request.keep, request.messages, is_all=terms.is_all)
         if span is None:
             # All of it is covered already, or all of it stays.
             return
@@ -201,7 +201,7 @@ class Compactor:
         try:
             model = self.model_for(terms) or self.models.of(fallback)
             earlier = await self.store.summaries.at(agent.id, path[0].id)
-            span = await self._span(path, earlier, keep, 0, is_all=terms.is_all)
+            span = await _span(path, earlier, keep, 0, is_all=terms.is_all)
             if span is None:
                 raise BadRequest(_NOTHING)
             text = await self.summarise(span, agent.scope.project, model, terms, size, _at_once, by_hand=True)
@@ -216,25 +216,6 @@ class Compactor:
         evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.tokens, ANY_WINDOW)
         await self.store.summaries.put(agent, conversation, summary, evicted)
         return text
-
-    async def _span(
-        self, path: Sequence[Exchange], earlier: Summary | None, keep: int, messages: int, *, is_all: bool
-    ) -> SummarySpan | None:
-        """Returns what a summary is to cover of a path, which begins with what the earlier one covers.
-
-        keep, messages: how many tokens and messages stay. is_all: none do, unless calls wait for their results.
-        None: there is nothing to cover.
-        """
-        first = 1 if earlier is not None else 0
-        shares = await asyncio.to_thread(_shares, path)
-        is_whole = is_all and not shares[-1].waits
-        end = len(path) - 1 if is_whole else end_of_span(shares, keep, messages)
-        if end is None or end < first:
-            return None
-        text = "" if earlier is None else earlier.text
-        return SummarySpan(
-            text, path[first : end + 1], path[end + 1 :], sum(x.tokens for x in shares[: end + 1])
-        )
 
     async def summarise(
         self,
@@ -255,6 +236,24 @@ class Compactor:
             text = (await step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
             done += len(part)
         return text
+
+
+async def _span(
+    path: Sequence[Exchange], earlier: Summary | None, keep: int, messages: int, *, is_all: bool
+) -> SummarySpan | None:
+    """Returns what a summary is to cover of a path, which begins with what the earlier one covers.
+
+    keep, messages: how many tokens and messages stay. is_all: none do, unless calls wait for their results.
+    None: there is nothing to cover.
+    """
+    first = 1 if earlier is not None else 0
+    shares = await asyncio.to_thread(_shares, path)
+    is_whole = is_all and not shares[-1].waits
+    end = len(path) - 1 if is_whole else end_of_span(shares, keep, messages)
+    if end is None or end < first:
+        return None
+    text = "" if earlier is None else earlier.text
+    return SummarySpan(text, path[first : end + 1], path[end + 1 :], sum(x.tokens for x in shares[: end + 1]))
 
 
 async def _terms(store: Store, agent: int) -> SummaryTerms:
@@ -324,15 +323,23 @@ class CompactOperation:
         """
         arguments = Arguments(raw)
         scope, name = arguments.whose(self.defaults).scope, arguments.optional_text("in")
-        agents = await self.store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
-        names_model = bool(agents) and (await _terms(self.store, agents[0])).model is not None
-        if not (self.has_model or names_model):
+        store = self.store
+        agents = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
+        terms = await _terms(store, agents[0]) if agents else SummaryTerms()
+        if not self.has_model and terms.model is None:
             raise BadRequest("There is no background model to summarise with: set memory.background_model.")
-        tip = await self.store.summaries.tip(agents[0], name) if agents else None
+        tip = await store.summaries.tip(agents[0], name) if agents else None
         if tip is None:
             raise BadRequest("There is no such conversation here.", param="in" if name else "user")
         exchange, conversation = tip
         # All that may leave the window is summarised, as long as the longest summary of a model's window.
         request = SummaryRequest(exchange, keep=0, size=MOST_TOKENS)
-        job = await self.store.jobs.enqueue(COMPACT, agents[0], str(conversation), request.payload)
+        path = await store.summaries.path(agents[0], exchange)
+        earlier = await store.summaries.at(agents[0], path[0].id) if path else None
+        if (
+            not path
+            or await _span(path, earlier, request.keep, request.messages, is_all=terms.is_all) is None
+        ):
+            raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
+        job = await store.jobs.enqueue(COMPACT, agents[0], str(conversation), request.payload)
         return {"job": job}
