@@ -72,7 +72,9 @@ _VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?\d{1,2}(?!\d)(?:-[1-9]\d?(?!\d
 @lru_cache(maxsize=256)
 def find_model(name: str) -> Model:
     """Returns the row with the longest prefix of a model's name, as whichever upstream is asked for it."""
-    name = _IN_FRONT.sub("", name).replace(".", "-")
+    if front := _IN_FRONT.match(name):  # not searched for: that takes the square of a name without one
+        name = name[front.end() :]
+    name = name.replace(".", "-")
     if version := _VERSION.match(name):
         name = version[0]
     return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)

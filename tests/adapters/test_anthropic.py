@@ -923,6 +923,7 @@ async def test_models_are_listed_as_openai_does_and_their_limits_kept(
         ("claude-sonnet-5-20261101", "claude-sonnet-5"),
         ("claude-opus-5-5-20261101", "claude-opus-5-5"),
         ("not-claude-at-all", "glm-5"),  # whose limits nobody knows
+        pytest.param("m" * 1_000_000, "glm-5", id="long"),  # in the square of its length that is hours
     ],
 )
 def test_a_model_is_known_whoever_it_is_asked_from(name: str, same_as: str) -> None:
