@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import logging
 import math
 import os
 import secrets
@@ -24,6 +25,7 @@ from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
 SQL = load("statements.sql")
+_log = logging.getLogger("mnemogate")
 
 PREFIX = "mg-"
 DEFAULT_PROJECT = "default"
@@ -190,3 +192,7 @@ class Keys(Group):
                 os.close(os.open(_sign(self._path), os.O_CREAT | os.O_CLOEXEC, 0o600))
             else:
                 os.unlink(_sign(self._path))
+                _log.warning(
+                    "gateway keys were made for this database, and now it has none, as a copy of before: "
+                    "this machine is served without one until `mnemogate keys create`"
+                )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from storage.sql.keys import was_keyed
 from storage.sql.store import Store
 from tests.stored import open_store
@@ -42,11 +44,18 @@ async def test_keys_made_before_there_was_a_sign_leave_one_at_the_next_start(
     assert was_keyed(path)
 
 
-async def test_a_new_file_in_the_place_of_one_with_keys_has_none(store: Store, path: Path) -> None:
+async def test_a_new_file_in_the_place_of_one_with_keys_has_none_and_says_so(
+    store: Store, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copy of before the first key opens the door again."""
+    assert not await store.keys.has_any()
     await store.keys.create("shop", "laptop")
     await store.close()
     remove(path, {".db", ".db-wal", ".db-shm", ".lock"})
+    assert not caplog.messages
     store = await open_store(path)
     assert not await store.keys.has_any()
+    (said,) = caplog.messages
+    assert "gateway keys were made for this database, and now it has none" in said
     await store.close()
     assert not was_keyed(path)
