@@ -13,12 +13,15 @@ Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of ours:
 from __future__ import annotations
 
 import re
+from math import inf
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.types import Event
 
 # Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory.
 MAX_EVENT_BYTES = 32 * 1024 * 1024
+# Chosen: well below the silence that proxies allow (60 s), since somebody waits for comments as a sign of life.
+COMMENTS_S = 10.0
 
 _BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -116,6 +119,27 @@ class EventDecoder:
         if not self._has_cr and _is_plain(raw):
             return Event(raw, raw[len(_PLAIN) : -2])
         return _parse(raw, raw)
+
+
+class FirstEvent:
+    """Looks for the first event of a stream; comments in front of it are passed over for `COMMENTS_S`."""
+
+    __slots__ = ("_decoder", "_ends_at")
+
+    def __init__(self) -> None:
+        self._decoder = EventDecoder()
+        self._ends_at = inf
+
+    def feed(self, data: bytes, now: float) -> Event | None:
+        """Returns the event once it is whole; a comment once they were passed over for long. now: in seconds."""
+        events = self._decoder.feed(data)
+        for event in events:
+            if event.data is not None:
+                return event
+        if not events:
+            return None
+        self._ends_at = min(self._ends_at, now + COMMENTS_S)
+        return events[0] if now >= self._ends_at else None
 
 
 def _is_plain(raw: bytes) -> bool:

@@ -42,7 +42,7 @@ from adapters.errors import (
     ProviderUnreachable,
 )
 from adapters.pace import Pace
-from adapters.sse import EventDecoder
+from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream, says_no_type
 from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, send_whole
 
@@ -322,13 +322,13 @@ class HttpReply:
 
     async def peek(self) -> Event | None:
         """Returns the first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
-        decoder = EventDecoder()
+        first = FirstEvent()
         seen: list[bytes] = []
         try:
             while data := await self._next():
                 seen.append(data)
-                if events := decoder.feed(data):
-                    return events[0]
+                if (event := first.feed(data, self._loop.time())) is not None:
+                    return event
             return None
         finally:
             self._ahead = b"".join(seen)

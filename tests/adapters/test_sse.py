@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
-from adapters.sse import MAX_EVENT_BYTES, EventDecoder
+from adapters.sse import COMMENTS_S, MAX_EVENT_BYTES, EventDecoder, FirstEvent
 from adapters.types import Event
 
 # Of a stream whose last event lacks its blank line; some upstreams forget it.
@@ -132,3 +132,17 @@ def test_any_stream_cut_anywhere_gives_the_same_events_and_bytes(stream: bytes, 
     edges = [0, *cuts, len(stream)]
     assert run([stream[a:b] for a, b in pairwise(edges)]) == (whole, rest)
     assert run([stream[i : i + 1] for i in range(len(stream))]) == (whole, rest)
+
+
+def test_comments_are_passed_over_for_a_while() -> None:
+    first = FirstEvent()
+    assert first.feed(b": waiting\n\n: still\n\ndata: 1", 5.0) is None
+    found = first.feed(b"\n\n", 1e9)
+    assert (found and found.data) == b"1"
+    first = FirstEvent()
+    assert first.feed(b": wai", 0.0) is None
+    assert first.feed(b"ting\n\n", 5.0) is None
+    assert first.feed(b": still\n\n", 5.0 + COMMENTS_S - 1) is None
+    found = first.feed(b": still\n\n", 5.0 + COMMENTS_S)
+    assert found is not None
+    assert found.data is None

@@ -51,6 +51,19 @@ async def test_a_stream_arrives_event_by_event_while_it_is_made(
     await reply.aclose()
 
 
+async def test_comments_in_front_of_the_first_event_are_passed_over_and_kept(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    body = b": waiting\n\n", b": still\n\n", b"data: 1\n\n"
+    upstream.queue(raw(*body))
+    reply = await post(transport, upstream, chat(stream=True))
+    found = await reply.peek()
+    assert found is not None
+    assert found.data == b"1"
+    assert b"".join([data async for data in reply.chunks()]) == b"".join(body)
+    await reply.aclose()
+
+
 async def test_connections_are_kept_alive_and_used_again(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:

@@ -54,6 +54,37 @@ def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
 
 
 @both
+@only_openai
+@pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
+def test_an_error_behind_comments_is_tried_elsewhere(two: Open, apart: bool, memory: bool) -> None:
+    """OpenRouter sends them while it waits for the upstream that it chose."""
+    comment = b": OPENROUTER PROCESSING\n\n"
+    error = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
+    with two() as it:
+        it.first.queue(raw(comment, comment, error) if apart else raw(comment + comment + error))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(True, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:502;second:200")
+
+
+@both
+@only_openai
+def test_comments_of_the_upstreams_come_through(two: Open, memory: bool) -> None:
+    comment = b": OPENROUTER PROCESSING\n\n"
+    chunk = (
+        b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,'
+        b'"delta":{"role":"assistant","content":"Hi."},"finish_reason":"stop"}]}\n\n'
+    )
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    if memory:
+        body["user"] = "alice"
+    with two() as it:
+        it.first.queue(raw(comment, comment, chunk, b"data: [DONE]\n\n"))
+        reply = it.world.gateway.post(body)
+        assert reply.body == comment + comment + chunk + b"data: [DONE]\n\n"
+
+
+@both
 def test_an_error_in_a_streams_first_event_is_a_status(two: Open, memory: bool) -> None:
     with two(fallbacks=()) as it:
         it.first.queue(begins_with(it.kind, OVERLOADED))
