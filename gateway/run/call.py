@@ -21,6 +21,9 @@ from gateway.run.upstream.failover import Endpoint
 from gateway.run.upstream.route import Route
 from storage.value import frozen
 
+# Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
+_NOT_WHEN_THINKING = frozenset({"temperature"})
+
 
 @frozen
 class Passes:
@@ -94,6 +97,7 @@ class ChatCall:
 def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
     """Returns how the request has to look for an endpoint and its model, by what they are known to take."""
     known = endpoint.provider.capabilities
+    thinks = asks_to_think(request.json)
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
     return _form(
@@ -103,8 +107,8 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         else (),
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
-        (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
-        known.refused(model),
+        (known.forces_thinkers or not thinks) and known.can_force(model),
+        known.refused(model) | (_NOT_WHEN_THINKING if thinks else frozenset()),
     )
 
 

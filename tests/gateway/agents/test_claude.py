@@ -76,6 +76,18 @@ def test_a_rule_forces_no_call_on_a_model_that_refuses_it(
     assert [seen.refusal for seen in world.upstream.chats] == [None] * len(asked)
 
 
+def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld) -> None:
+    """Claude refuses any but 1 then, and Letta's server sent 1."""
+    settings: Any = {"provider_type": "anthropic", "temperature": 0.7}
+    thinks: Any = {**settings, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    agent = world.agent(model="anthropic/claude-opus-4-6", model_settings=thinks).id
+    send(world, agent, "Hi.", streamed=False)
+    world.letta.agents.update(agent, model_settings={**settings, "thinking": {"type": "disabled"}})
+    send(world, agent, "Hi again.", streamed=False)
+    asked = [(seen.refusal, seen.json.get("temperature")) for seen in world.upstream.chats]
+    assert asked == [(None, None), (None, 0.7)]
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("model", MODELS)
 def test_thoughts_are_told_and_go_back_to_their_places(world: LettaWorld, model: str, streamed: bool) -> None:
