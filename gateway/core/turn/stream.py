@@ -120,8 +120,9 @@ class ToolCall:
 
     def built(self) -> Json:
         """Returns the call as a message carries it (without `index`, which belongs to streams)."""
-        call: Json = {"type": "function", **self.fields}
-        if call["type"] is None:
+        # In the order in which they came, which is that of clients that put a stream together.
+        call = dict(self.fields)
+        if call.get("type") is None:
             call["type"] = "function"
         if self.name or self.arguments or self.function or call["type"] == "function":
             call["function"] = {**self.function, "name": self.name, "arguments": self.text}

@@ -230,6 +230,16 @@ class Counted(int):
         return int(self) == other
 
 
+def test_a_call_has_its_fields_in_the_order_in_which_they_came() -> None:
+    """The bytes that stand in place of a message which its client left out are those that the client sent."""
+    head = {"index": 0, "id": "c", "type": "function", "function": {"name": "look", "arguments": ""}}
+    (call,) = draft_of({"tool_calls": [head]}).calls
+    del head["index"]
+    assert orjson.dumps(call.built()) == orjson.dumps(head)
+    (untyped,) = draft_of({"tool_calls": [{**head, "index": 0, "type": None}]}).calls
+    assert untyped.built()["type"] == "function"
+
+
 def test_a_call_is_found_among_many_without_looking_at_each() -> None:
     draft = Draft()
     for half in ('{"a": ', "1}"):
