@@ -15,6 +15,7 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.turns import turn_of
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint
@@ -87,6 +88,8 @@ class ChatCall:
         if prompt is not None:
             said["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
         if known is not None and prompt is not None:
+            if not self.view.speaks_chat:
+                self.receipt.turn = turn_of(known)
             said["x-mnemogate-agent"] = known.agent.uid
             said["x-mnemogate-conversation"] = known.conversation_uid
             said["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)

@@ -49,6 +49,7 @@ from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.turns import with_references
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -127,11 +128,11 @@ class Chat:
         view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        identity = self._identify(headers, request, project, memory)
-        spec = self.directory.profile(identity)
-        is_defined = spec is None
-        if spec is None:
-            spec, identity = await self._defined(identity, request.model)
+        identity, spec, is_defined = await self._whose(headers, request, project, memory)
+        if request.references:
+            request = await self._with_references(request, identity)
+            # What kind of request it is, all of its list tells.
+            identity, spec, is_defined = await self._whose(headers, request, project, memory)
         is_named = identity.conversation is not None
         is_ours = is_named and await self.agents.owns(identity, spec)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
@@ -158,6 +159,26 @@ class Chat:
             await self.agents.complete(call)
             return "on"
         return await self._complete(call)
+
+    async def _whose(
+        self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
+    ) -> tuple[Identity, AgentSpec, bool]:
+        """Returns who asks, which agent, and whether that one was made over REST. Raises: as `_defined`."""
+        identity = self._identify(headers, request, project, memory)
+        spec = self.directory.profile(identity)
+        if spec is not None:
+            return identity, spec, False
+        spec, identity = await self._defined(identity, request.model)
+        return identity, spec, True
+
+    async def _with_references(self, request: ChatRequest, identity: Identity) -> ChatRequest:
+        """Returns a request with what it refers to. Raises: BadRequest, MemoryUnavailable."""
+        if identity.scope is not None:
+            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+        try:
+            return await with_references(self.keeper.store, identity.scope, request)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
 
     def _identify(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None

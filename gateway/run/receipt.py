@@ -10,16 +10,17 @@ from adapters.types import Header
 class Receipt:
     """The account that a reply gives of its making. added_ms: our part of the time up to its head.
 
-    said: the headers by name; one that is None is not sent.
+    said: the headers by name; one that is None is not sent. turn: by which a client may name it; None: by nothing.
     """
 
-    __slots__ = ("_came", "_sent", "added_ms", "begun", "said")
+    __slots__ = ("_came", "_sent", "added_ms", "begun", "said", "turn")
 
     def __init__(self, begun: float) -> None:
         """Begins the account. begun: when the request arrived, by time.perf_counter()."""
         self.begun = begun
         self.added_ms = 0.0
         self.said: dict[str, str | None] = {}
+        self.turn: str | None = None
         self._sent = self._came = 0.0
 
     def upstream_called(self) -> None:

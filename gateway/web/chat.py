@@ -53,20 +53,22 @@ class ChatRoute:
             if named is None:
                 request.query = scope.get("query_string", b"").decode("latin-1")
             trace.model, trace.stream = request.model, request.stream
-            await self.answer(request, scope["headers"], ChatView, scope, receive, send)
+            receipt = Receipt(trace.begun)
+            await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
 
     async def answer(
         self,
         request: ChatRequest,
         headers: Sequence[tuple[bytes, bytes]],
         view: MakesView,
+        receipt: Receipt,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
         """Answers a request that was read. view: of the dialect in which it came."""
         trace = trace_of(scope)
-        caller, receipt = trace.caller, Receipt(trace.begun)
+        caller = trace.caller
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:

@@ -6,6 +6,7 @@ Agents answer it too. A conversation that the request names is one in which the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.core.request.headers import RawHeaders
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
+from gateway.run.receipt import Receipt
 from gateway.web.chat import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
@@ -36,8 +38,17 @@ class ResponsesPath(ForwardedPath):
         trace = trace_of(scope)
         request = parse(bytes(asked.raw), self.chats.settings.max_messages)
         trace.memory = None
+        receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
-        await self.chats.answer(request.chat, headers, MakesResponses(request.echo), scope, receive, send)
+        view = MakesResponses(request.echo, partial(_turn, receipt))
+        await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
+
+
+def _turn(receipt: Receipt) -> tuple[str, str] | None:
+    """Returns the names of conversation and turn under which a reply is kept; None: it is not."""
+    conversation, turn = receipt.said.get("x-mnemogate-conversation"), receipt.turn
+    is_kept = receipt.said.get("x-mnemogate-memory") == "on"
+    return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
 
 
 def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:

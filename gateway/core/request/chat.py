@@ -10,9 +10,26 @@ import orjson
 
 from gateway.core.request.scan import Layout, scan
 from gateway.core.request.splice import Splice
+from storage.value import frozen
 
 NEWER_LIMIT = "max_completion_tokens"
 LIMITS = (NEWER_LIMIT, "max_tokens")
+
+
+@frozen
+class Reference:
+    """A place in a list where messages come that the gateway has kept: an earlier reply, or the path that ends with it.
+
+    index: of the message in whose place they come, or before which the path does. id: as the client has it.
+    conversation, turn: the names that it tells. param: the field that has it.
+    """
+
+    index: int
+    id: str
+    conversation: str
+    turn: str
+    param: str
+    is_path: bool = False
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
@@ -25,7 +42,8 @@ class ChatRequest:
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: it sent tools, named or not.
     max_tokens: the completion's limit; max_tokens_key: the field it came in.
-    query: of its URL, as it came. ours: fields that an agent's definition says and the client does not.
+    references: what in `messages` is kept here, by their places. query: of its URL, as it came.
+    ours: fields that an agent's definition says and the client does not.
     """
 
     raw: bytes
@@ -41,6 +59,7 @@ class ChatRequest:
     max_tokens_key: str | None = None
     query: str = ""
     ours: frozenset[str] = frozenset()
+    references: tuple[Reference, ...] = ()
     _layout: Layout | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
+from gateway.core.request.chat import Reference
 from gateway.dialects.fields import missing, optional, wrong_type
+from gateway.dialects.responses.ids import turn_of
 from gateway.errors import BadRequest
 
 # How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some
@@ -23,23 +25,24 @@ THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blo
 _ROLES = ("user", "assistant", "system", "developer")
 
 
-def messages_of(items: str | list[Any]) -> list[Json]:
-    """Returns the messages that say what the items say. Raises: BadRequest: one has no place in chat completions."""
+def messages_of(items: str | list[Any], start: int = 0) -> tuple[list[Json], list[Reference]]:
+    """Returns the messages that say what the items say, and what stands in them for a reply that is kept here.
+
+    start: how many messages come before these. Raises: BadRequest: an item has no place in chat completions.
+    """
     if isinstance(items, str):
-        return [{"role": "user", "content": items}]
-    messages = _Messages()
+        return [{"role": "user", "content": items}], []
+    messages = _Messages(start)
     for index, item in enumerate(items):
         where = f"input[{index}]"
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
-        if item.get("type") == "item_reference":
-            raise not_stored(where)
         kind = item.get("type") or ("message" if "role" in item else None)
         take = _KINDS.get(kind) if isinstance(kind, str) else None
         if take is None:
             raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
         take(messages, item, where)
-    return messages.found
+    return messages.found, messages.references
 
 
 def untold(param: str, what: object) -> BadRequest:
@@ -52,22 +55,13 @@ def untold(param: str, what: object) -> BadRequest:
     )
 
 
-def not_stored(param: str) -> BadRequest:
-    """Returns the error for what refers to a response that OpenAI would have stored."""
-    return BadRequest(
-        f"Unsupported parameter: '{param}'. The gateway answers this model by way of chat completions and stores no "
-        "responses: send the items themselves (many clients do so with `store: false`), or the new ones alone with "
-        "the id of a `conversation`.",
-        param=param,
-        code="unsupported_parameter",
-    )
-
-
 class _Messages:
     """The messages so far. reply: the last one, while items may still belong to it. thoughts: of a reply to come."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int) -> None:
         self.found: list[Json] = []
+        self.references: list[Reference] = []
+        self._start = start
         self._reply: Json | None = None
         self._thoughts: Json = {}
 
@@ -127,6 +121,16 @@ class _Messages:
             raise missing(f"{where}.output")
         content = _content(output, f"{where}.output")
         self._add({"role": "tool", "tool_call_id": _text(item, "call_id", where), "content": content})
+
+    def take_reference(self, item: Json, where: str) -> None:
+        id = _text(item, "id", where)
+        turn = turn_of(id)
+        index = self._start + len(self.found)
+        # The items of one reply are one message.
+        last = self.references[-1] if self.references else None
+        if last is None or (last.index, last.conversation, last.turn) != (index - 1, *turn):
+            self.references.append(Reference(index, id, *turn, f"{where}.id"))
+            self._add({"role": "assistant", "content": ""})
 
     def _call(self, call: Json) -> None:
         reply = self._begin_reply(None) if self._reply is None else self._reply
@@ -227,6 +231,7 @@ _PARTS: dict[str, Callable[[Json, str], Json]] = {
 }
 _KINDS: dict[str, Callable[[_Messages, Json, str], None]] = {
     "message": _Messages.take_message,
+    "item_reference": _Messages.take_reference,
     "reasoning": _Messages.take_thoughts,
     "function_call": _Messages.take_call,
     "function_call_output": _Messages.take_result,

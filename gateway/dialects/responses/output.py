@@ -6,7 +6,7 @@ An item begins, its parts grow by pieces, and everything is told once more when 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from uuid import uuid4
 
 import orjson
@@ -23,14 +23,22 @@ class Emit(Protocol):
 
 
 class Item:
-    """An output item as it grows. index: its place in the output. emit: tells an event. told: it as it has ended."""
+    """An output item as it grows.
 
-    id: str
+    tag: of the response's ids. index: its place in the output. emit: tells an event. told: it as it has ended.
+    """
+
+    kind: ClassVar[str]
     told: Json
 
-    def __init__(self, index: int, emit: Emit) -> None:
+    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+        self.tag = tag
         self.index = index
         self._emit = emit
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}_{self.tag}_{self.index}"
 
     def json(self, status: str) -> Json:
         """Returns the item as the response has it. status: in_progress, completed or incomplete."""
@@ -70,9 +78,10 @@ class _Part:
 
 
 class MessageItem(Item):
-    def __init__(self, index: int, emit: Emit) -> None:
-        super().__init__(index, emit)
-        self.id = f"msg_{uuid4().hex}"
+    kind = "msg"
+
+    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+        super().__init__(tag, index, emit)
         self._parts: list[_Part] = []
         self.begin()
 
@@ -125,9 +134,10 @@ class MessageItem(Item):
 class ThoughtsItem(Item):
     """The thoughts of a reply, as a summary, which is what clients show. sealed: the upstream's fields for them."""
 
-    def __init__(self, index: int, emit: Emit) -> None:
-        super().__init__(index, emit)
-        self.id = f"rs_{uuid4().hex}"
+    kind = "rs"
+
+    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+        super().__init__(tag, index, emit)
         self._pieces: list[str] = []
         self._sealed = Draft()
         self.begin()
@@ -165,8 +175,10 @@ class ThoughtsItem(Item):
 class CallItem(Item):
     """A call of the client's. It begins when its name is complete, which arguments or the reply's end tell."""
 
-    def __init__(self, index: int, emit: Emit) -> None:
-        super().__init__(index, emit)
+    kind = "fc"
+
+    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+        super().__init__(tag, index, emit)
         self._call = ToolCall(None)
         self._has_begun = False
         self._told = 0  # pieces of its arguments
@@ -206,7 +218,6 @@ class CallItem(Item):
         if self._has_begun:
             return
         self._has_begun = True
-        self.id = f"{'fc' if self._is_function else 'ctc'}_{uuid4().hex}"
         self._call_id = self._call.id or f"call_{uuid4().hex}"
         item = self.json("in_progress") | ({"arguments": ""} if self._is_function else {"input": ""})
         self._emit("response.output_item.added", output_index=self.index, item=item)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat import ChatRequest, Reference
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import (
@@ -25,7 +25,8 @@ from gateway.dialects.fields import (
     read_object,
     wrong_type,
 )
-from gateway.dialects.responses.input import messages_of, not_stored, untold
+from gateway.dialects.responses.ids import turn_of
+from gateway.dialects.responses.input import messages_of, untold
 from gateway.errors import BadRequest
 from storage.value import frozen
 
@@ -61,8 +62,6 @@ class ResponsesRequest:
 def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
     """Reads a request's body. Raises: BadRequest, BodyTooLarge."""
     json = read_object(body)
-    if json.get("previous_response_id") is not None:
-        raise not_stored("previous_response_id")
     for key in _ELSEWHERE:
         if json.get(key) is not None:
             raise untold(key, key)
@@ -70,7 +69,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
         raise untold("background", "true")
     for key in ("input", "tools", "tool_choice", "text"):
         check_depth(key, [json.get(key)])
-    chat: Json = {"model": json.get("model"), "messages": _messages(json, max_messages)}
+    messages, references = _messages(json, max_messages)
+    chat: Json = {"model": json.get("model"), "messages": messages}
     if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs"):
         chat["logprobs"] = True
     for key, value in json.items():
@@ -81,22 +81,28 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
             chat.setdefault(key, value)
     request = parse_chat(orjson.dumps(chat), max_messages)
     request.wants_usage = True
+    request.references = tuple(references)
     return ResponsesRequest(request, _echo(json, request), _conversation(json))
 
 
-def _messages(json: Json, max_messages: int) -> list[Json]:
+def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference]]:
     items = json.get("input")
     if not isinstance(items, str | list):
         raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
     instructions = optional(json, "instructions", str)
-    messages = messages_of(items)
-    if instructions:
-        messages.insert(0, {"role": "system", "content": instructions})
+    head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
+    messages, references = messages_of(items, len(head))
     if not messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
-    return messages
+    previous = optional(json, "previous_response_id", str)
+    if previous is not None:
+        param = "previous_response_id"
+        if json.get("conversation") is not None:
+            raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
+        references.insert(0, Reference(len(head), previous, *turn_of(previous), param, is_path=True))
+    return [*head, *messages], references
 
 
 def _conversation(json: Json) -> str | None:
@@ -248,6 +254,6 @@ def _echo(json: Json, request: ChatRequest) -> Json:
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": None if named is None else {"id": named},
-        # Nobody can ask for it by its id, nor go on from it.
+        # Nobody can ask for it by its id.
         "store": False,
     }

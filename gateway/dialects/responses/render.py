@@ -8,9 +8,8 @@ which item and which part of it goes on, and everything is told once more when i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
-from uuid import uuid4
 
 import orjson
 
@@ -22,6 +21,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import delta_of
+from gateway.dialects.responses.ids import make_tag
 from gateway.dialects.responses.input import THOUGHTS
 from gateway.dialects.responses.output import CallItem, Item, MessageItem, ThoughtsItem
 from gateway.errors import GatewayError
@@ -37,13 +37,17 @@ T = TypeVar("T", bound=Item)
 
 @frozen
 class MakesResponses:
-    """The dialect, for one request. echo: the fields of the response that are the request's."""
+    """The dialect, for one request. echo: the fields of the response that are the request's.
+
+    turn: tells the names of conversation and turn, once the upstream has been asked; None: nothing is kept of it.
+    """
 
     speaks_chat: ClassVar[bool] = False
     echo: Json
+    turn: Callable[[], tuple[str, str] | None]
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
-        return ResponsesView(self.echo, waits=bool(spec.ours))
+        return ResponsesView(self.echo, self.turn, waits=bool(spec.ours))
 
 
 class ResponsesView(ClientView):
@@ -53,10 +57,11 @@ class ResponsesView(ClientView):
     the upstream's error in the round after it is then still a status.
     """
 
-    def __init__(self, echo: Json, *, waits: bool) -> None:
+    def __init__(self, echo: Json, turn: Callable[[], tuple[str, str] | None], *, waits: bool) -> None:
         self._echo = echo
+        self._turn = turn
         self._waits = waits
-        self._id = f"resp_{uuid4().hex}"
+        self._tag = ""  # of all ids, once something is told
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
         self._told = 0  # events
@@ -191,7 +196,7 @@ class ResponsesView(ClientView):
 
     def _add(self, kind: type[T]) -> T:
         self._begin_response()
-        item = kind(len(self._items), self._emit)
+        item = kind(self._tag, len(self._items), self._emit)
         self._items.append(item)
         return item
 
@@ -203,6 +208,7 @@ class ResponsesView(ClientView):
     def _begin_response(self) -> None:
         self._waits = False
         if not self._told:
+            self._tag = make_tag(self._turn())
             self._emit("response.created", response=self._response("in_progress"))
             self._emit("response.in_progress", response=self._response("in_progress"))
 
@@ -228,7 +234,7 @@ class ResponsesView(ClientView):
         is_over = status in ("completed", "incomplete")
         response = {
             **self._echo,
-            "id": self._id,
+            "id": f"resp_{self._tag}",
             "object": "response",
             "created_at": first.get("created") or int(time.time()),
             "completed_at": int(time.time()) if status == "completed" else None,

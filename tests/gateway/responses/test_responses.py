@@ -11,7 +11,10 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.run.memory import turns
 from gateway.settings import ProfileSettings, UpstreamSettings
+from storage.commands import ForgetTarget
+from storage.records import Scope
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
@@ -191,6 +194,148 @@ def test_strict_memory_and_modes_are_the_headers_of_chat_completions(
     assert reply.parse().output_text == "Ok."
 
 
+# -- a client that names what was said
+
+
+def contents(upstream: StrictUpstream) -> list[Any]:
+    return [message["content"] for message in upstream.last.messages]
+
+
+@both_ways
+def test_a_response_is_gone_on_from_by_its_id(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    previous = None
+    for text in ("One", "Two", "Three"):
+        upstream.queue(say(f"{text} it is."))
+        response = respond(
+            world,
+            user="alice",
+            input=text,
+            previous_response_id=previous,
+            instructions=f"For {text}.",
+            stream=stream,
+        )
+        previous = response.id
+        assert response.output_text == f"{text} it is."
+    assert contents(upstream) == ["For Three.", "One", "One it is.", "Two", "Two it is.", "Three"]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_an_id_may_be_gone_on_from_again(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, user="alice", input="One")
+    second = respond(world, user="alice", input="Two", previous_response_id=first.id)
+    fork = respond(world, user="alice", input="Other", previous_response_id=first.id)
+    respond(world, user="alice", input="More", previous_response_id=fork.id)
+    assert contents(upstream) == ["One", "Ok.", "Other", "Ok.", "More"]
+    # What was edited away is gone, and not taken for what stands in its place.
+    with pytest.raises(openai.BadRequestError, match="not found") as raised:
+        respond(world, user="alice", input="More", previous_response_id=second.id)
+    assert raised.value.code == "previous_response_not_found"
+
+
+def test_of_two_answers_to_the_same_words_the_one_that_stands_is_gone_on_from(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("Red."), say("Blue."))
+    red, blue = (respond(world, user="alice", input="A colour?") for _ in range(2))
+    assert red.id != blue.id
+    for response in (red, blue):
+        respond(world, user="alice", input="Why?", previous_response_id=response.id)
+        assert contents(upstream) == ["A colour?", "Blue.", "Why?"]
+
+
+def test_results_of_calls_follow_an_id(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."), say("Sunny."))
+    first = respond(world, user="alice", input="The weather?", tools=[WEATHER])
+    [call] = calls_in(first)
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+    last = respond(world, user="alice", input=[output], previous_response_id=first.id, tools=[WEATHER])
+    assert last.output_text == "Sunny."
+    assert [m["role"] for m in upstream.last.messages] == ["user", "assistant", "tool"]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) -> None:
+    calls = (Call("weather", {"city": "Rome"}), Call("weather", {"city": "Oslo"}))
+    upstream.queue(call_tools(*calls, text="Let me see."), say("Sun and snow."))
+    items: list[Json] = [{"role": "user", "content": "The weather?"}]
+    for _ in range(2):
+        response = respond(world, user="alice", input=items, tools=[WEATHER], instructions="Be brief.")
+        items += [{"type": "item_reference", "id": item.id} for item in response.output]
+        items += [
+            {"type": "function_call_output", "call_id": call.call_id, "output": "seen"}
+            for call in calls_in(response)
+        ]
+    respond(world, user="alice", input=[*items, {"role": "user", "content": "Thanks."}], tools=[WEATHER])
+    asked = upstream.last.messages
+    assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool", "assistant", "user"]
+    assert len(asked[1]["tool_calls"]) == 2
+    assert asked[4]["content"] == "Sun and snow."
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_an_id_and_items_of_it_stand_side_by_side(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("One it is."), say("Two it is."))
+    first = respond(world, user="alice", input="One")
+    second = respond(world, user="alice", input="Two", previous_response_id=first.id)
+    items = [{"type": "item_reference", "id": second.output[0].id}, {"role": "user", "content": "Three"}]
+    respond(world, user="alice", input=items, previous_response_id=first.id)
+    assert contents(upstream) == ["One", "One it is.", "Two it is.", "Three"]
+
+
+def test_hidden_rounds_stand_behind_an_id_too(world: World, upstream: StrictUpstream) -> None:
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    upstream.queue(call_tools(insert), say("Tea it is."))
+    first = respond(world, model="agent/helper", user="alice", input="I like tea.")
+    respond(world, model="agent/helper", user="alice", input="And now?", previous_response_id=first.id)
+    roles = [m["role"] for m in upstream.last.messages]
+    assert roles == ["system", "user", "assistant", "tool", "assistant", "user"]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_long_chain_is_whole(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_PAGE", 3)
+    previous = None
+    for n in range(8):
+        previous = respond(world, user="alice", input=f"Say {n}", previous_response_id=previous).id
+    assert [c for c in contents(upstream) if c != "Ok."] == [f"Say {n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_what_is_not_kept_has_no_id_to_go_on_from(world: World, mode: str) -> None:
+    headers = {"x-mnemogate-memory": mode}
+    first = respond(world, user="alice", input="One", extra_headers=headers)
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        respond(world, user="alice", input="Two", previous_response_id=first.id)
+
+
+def test_an_id_is_its_users_alone(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, user="alice", input="My secret is Miso.")
+    count = len(upstream.chats)
+    for others in ({"user": "bob"}, {}, {"user": "alice", "model": "agent/helper"}):
+        with pytest.raises(openai.BadRequestError, match="not found"):
+            respond(world, input="What is it?", previous_response_id=first.id, **others)
+        item = {"type": "item_reference", "id": first.output[0].id}
+        with pytest.raises(openai.BadRequestError, match="not found"):
+            respond(world, input=[item], **others)
+    assert len(upstream.chats) == count
+
+
+def test_a_forgotten_response_is_not_found(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, user="alice", input="My secret is Miso.")
+    [conversation] = world.query("SELECT id FROM conversations")
+
+    async def forget() -> None:
+        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        await world.store.forgetting.forget(found.id, ForgetTarget(conversation=conversation))
+
+    world.gateway.call(forget())
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        respond(world, user="alice", input="What is it?", previous_response_id=first.id)
+
+
 # -- tools of the client's
 
 
@@ -307,13 +452,15 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
     ("fields", "param"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"previous_response_id": 7}, "previous_response_id"),
+        ({"previous_response_id": "resp_1", "conversation": "c"}, "previous_response_id"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"background": True}, "background"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
         ({"input": []}, "input"),
         ({"input": None}, "input"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "robot", "content": "Hi"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
