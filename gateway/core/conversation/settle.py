@@ -17,6 +17,7 @@ from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Amendment, Plan, find_hush, find_opening, is_asked_again, on_record
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
+from gateway.core.thoughts import without_thoughts
 from storage.records import Evicted, Exchange, State
 from storage.value import changed, frozen
 
@@ -406,7 +407,7 @@ def _is_for_program(tree: Tree, e: Exchange) -> bool:
     """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
     if tree.kids(e) or is_tombstone(e):
         return False
-    text = text_of(tree.said(e) or {}).strip() if e.size else ""
+    text = without_thoughts(text_of(tree.said(e) or {})).strip() if e.size else ""
     if text[:1] not in "{[":
         return False
     try:

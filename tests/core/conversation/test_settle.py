@@ -59,7 +59,11 @@ VERDICT = '{"is_homework": false}'
 
 
 @both
-@pytest.mark.parametrize("verdict", [VERDICT, call("v", "judge", VERDICT)], ids=["json", "call"])
+@pytest.mark.parametrize(
+    "verdict",
+    [VERDICT, call("v", "judge", VERDICT), f"<think>\nA sledge?\n</think>\n\n{VERDICT}"],
+    ids=["json", "call", "behind-a-thought"],
+)
 @pytest.mark.parametrize("begun", [0, 1])
 @pytest.mark.parametrize("ended", [0, 1, None])
 def test_what_a_program_asks_of_a_message_takes_no_answers_place(
