@@ -5,7 +5,8 @@ Agents answer it too. A conversation that the request names is one in which the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -20,6 +21,7 @@ from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest
 
+_log = logging.getLogger("mnemogate")
 RESPONSES_PATH: Final = "/v1/responses"
 
 
@@ -28,11 +30,13 @@ class ResponsesPath(ForwardedPath):
     """The route of that path. chats: answers chat completions."""
 
     chats: ChatRoute
+    _has_said: bool = field(default=False, init=False)
 
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if not self.forwarding.is_by_chat(head.path, asked.model, head.named):
+            self._say_that_it_passes()
             await super().answer(head, asked, scope, receive, send)
             return
         trace = trace_of(scope)
@@ -42,6 +46,15 @@ class ResponsesPath(ForwardedPath):
         headers = _headers(scope["headers"], request.conversation)
         view = MakesResponses(request.echo, partial(_turn, receipt))
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
+
+    def _say_that_it_passes(self) -> None:
+        """Logs once that such requests have no memory, since nothing else shows it to who expects it."""
+        if not self._has_said:
+            self._has_said = True
+            _log.warning(
+                "requests to /v1/responses are passed on without memory; `takes = { responses = false }` of an "
+                "upstream has them answered with it (this is said once)"
+            )
 
 
 def _turn(receipt: Receipt) -> tuple[str, str] | None:

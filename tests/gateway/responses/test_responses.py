@@ -487,9 +487,13 @@ def test_a_request_that_cannot_be_told_is_refused(
 # -- who answers
 
 
-def test_an_upstream_that_has_the_endpoint_is_asked_there(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_an_upstream_that_has_the_endpoint_is_asked_there(
+    upstream: StrictUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with remember(upstream, tmp_path) as world:
-        response = respond(world, user="alice", input="Hi")
+        for _ in range(2):
+            response = respond(world, user="alice", input="Hi")
+        assert caplog.text.count("passed on without memory") == 1
         assert upstream.last.path == "/v1/responses"
         assert response.id
         with pytest.raises(openai.BadRequestError, match="without memory"):
