@@ -13,6 +13,8 @@ from gateway.settings import ModelSettings, ProfileSettings, Settings
 from storage.value import frozen
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
+# The providers that Letta's server calls otherwise than their kind is called here.
+_KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}
 
 
 @frozen
@@ -65,7 +67,7 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
 def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:
     """Returns (upstream, model) of a model as an agent names it. upstream: None where the name does not say.
 
-    A first part that is an upstream's name or kind is taken off.
+    A first part that is an upstream's name or kind is taken off, also as Letta's server calls that kind.
     """
     if model is None or any(alias.alias == model for alias in settings.models):
         return None, model
@@ -74,8 +76,9 @@ def split_model(settings: Settings, model: str | None) -> tuple[str | None, str 
         for upstream in settings.upstreams:
             if upstream.name == first:
                 return upstream.name, rest
+        kind = _KINDS_OF_LETTA.get(first, first)
         for upstream in settings.upstreams:
-            if upstream.kind == first:
+            if upstream.kind == kind:
                 return upstream.name, rest
     return None, model
 

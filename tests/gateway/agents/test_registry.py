@@ -35,6 +35,7 @@ SETTINGS = Settings(
     upstreams=(
         UpstreamSettings("main", kind="openai", models=("gpt-*", "meta/*")),
         UpstreamSettings("claude", kind="anthropic"),
+        UpstreamSettings("google", kind="gemini", models=("gemini-*",)),
     ),
     profiles=(ProfileSettings("helper"),),
     models=(ModelSettings("openai/alias", "gpt-x"),),
@@ -261,6 +262,7 @@ async def test_what_was_read_before_a_change_is_not_kept_after_it(registry: Regi
         ("main/gpt-x", "main", "gpt-x"),
         ("openai/gpt-x", "main", "gpt-x"),
         ("anthropic/claude-x", "claude", "claude-x"),
+        ("google_ai/gemini-x", "google", "gemini-x"),
         ("openai/alias", None, "openai/alias"),
         ("meta/llama", None, "meta/llama"),
     ],
