@@ -15,7 +15,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "customer": (dict,),
     "phoneNumber": (dict,),
     # ElevenLabs, elevenlabs.io/docs/agents-platform/customization/llm/custom-llm
-    "user_id": (str, type(None)),
+    "user_id": (str, int, type(None)),
     "elevenlabs_extra_body": (dict, type(None)),
 }
 _LOOKED_FOR: Final = frozenset((*_FIELDS, "metadata"))

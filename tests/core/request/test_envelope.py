@@ -28,7 +28,7 @@ PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "u
         # ElevenLabs
         ({"user_id": "u", "elevenlabs_extra_body": {"a": 1}}, True, ("user_id", "elevenlabs_extra_body")),
         # the same names in another form are somebody else's
-        ({"call": "auto", "customer": 3, "phoneNumber": "1", "user_id": 7}, False, ()),
+        ({"call": "auto", "customer": 3, "phoneNumber": "1", "user_id": [7]}, False, ()),
         # metadata, which OpenAI takes with `store` only
         ({"metadata": {"a": "b"}}, False, ("metadata",)),
         ({"metadata": {"a": "b"}}, True, ()),

@@ -31,6 +31,7 @@ ELEVENLABS = {"user_id": "alice", "elevenlabs_extra_body": {"room": 3}}
         (VAPI, "call,customer,phoneNumber,metadata", "on"),
         (VAPI, "call,customer,phoneNumber,metadata", "off"),
         (ELEVENLABS, "user_id,elevenlabs_extra_body", "on"),
+        ({"user_id": 7}, "user_id", "on"),  # an id is a number where a database counts
         ({"metadata": {"topic": "cats"}}, "metadata", "on"),
     ],
 )
