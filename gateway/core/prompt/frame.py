@@ -13,6 +13,7 @@ _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
 # made of it (Roo Code, Kilo Code), LobeChat, Zed.
 _ADDED = (
     ("<environment_details>", "</environment_details>"),
+    ("<explicit_instructions type=", "</explicit_instructions>"),
     ("<!-- SYSTEM CONTEXT (NOT PART OF USER QUERY) -->", "<!-- END SYSTEM CONTEXT -->"),
     ("<context>\nThe following items were attached by the user.", "</context>"),
 )
@@ -37,7 +38,8 @@ _IN_SOMEBODYS_PLACE = re.compile(
     r" reminder\.(?s:.*)"
     r"|<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>(?s:.*?)(?:<<<END_OPENCLAW_INTERNAL_CONTEXT>>>\s*|\Z)"
     r"|\[(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d{4}-\d\d-\d\d \d\d:\d\d [^\]\n]{1,40}\]\s+"
-    r"|\[(?=(?s:.*)<environment_details>)[a-z_]{1,60}(?: for '(?s:.*?)')?\] Result:(?s:.*)"
+    r"|\[(?=(?s:.*)<(?:environment_details|explicit_instructions type=))"
+    r"[a-z_]{1,60}(?: for '(?s:.*?)')?\] Result:(?s:.*)"
     r"|\[ERROR\] You did not use a tool in your previous response!(?s:.*)"
     r"|\[TASK RESUMPTION\] This task was interrupted (?s:.*)"
     r"|<environment_info>\n(?s:.*?)\n</environment_info>\n<workspace_info>\n(?s:.*)"

@@ -402,6 +402,11 @@ CLINE_PLACE = (
     "<environment_details>\n# VSCode Visible Files\ncats.py\n\n# Current Time\n3/1/2026, 1:50 PM (UTC)\n"
     "</environment_details>"
 )
+CLINE_SUMMARY = (
+    '<explicit_instructions type="summarize_task">\nThe current conversation is rapidly running out of context. Now, '
+    "your urgent task is to create a detailed, comprehensive summary of the conversation so far.\n"
+    "</explicit_instructions>\n\n"
+)
 _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\n</context>"
 
 
@@ -560,6 +565,9 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
             "She is black.",
         ),
         (CLINE_PLACE, ""),
+        # a summary that it asks for, and what a command of the person's stands for
+        (f"[read_file for 'a.py'] Result:cats = 3{CLINE_SUMMARY}", ""),
+        (f"<task>\n{CLINE_SUMMARY}My cat is called Miso.\n</task>{CLINE_PLACE}", "My cat is called Miso."),
         # LobeChat, of files
         (
             "She is black.\n\n<!-- SYSTEM CONTEXT (NOT PART OF USER QUERY) -->\n<context.instruction>following part "
