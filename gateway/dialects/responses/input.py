@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import in_a_row
 from gateway.core.request.chat import Reference
 from gateway.dialects.fields import missing, optional, wrong_type
 from gateway.dialects.responses.ids import turn_of
@@ -56,13 +57,18 @@ def untold(param: str, what: object) -> BadRequest:
 
 
 class _Messages:
-    """The messages so far. reply: the last one, while items may still belong to it. thoughts: of a reply to come."""
+    """The messages so far.
+
+    reply: the last one, while items may still belong to it. goes_on: so do words, since a call or a thought of it
+    stands between. thoughts: of a reply to come.
+    """
 
     def __init__(self, start: int) -> None:
         self.found: list[Json] = []
         self.references: list[Reference] = []
         self._start = start
         self._reply: Json | None = None
+        self._goes_on = False
         self._thoughts: Json = {}
 
     def take_message(self, item: Json, where: str) -> None:
@@ -78,15 +84,14 @@ class _Messages:
         if isinstance(said, list) and all(part["type"] == "text" for part in said):
             said = "".join(part["text"] for part in said)
         reply = self._reply
-        if reply is None or "tool_calls" not in reply:
+        if reply is None or not self._goes_on:
             self._begin_reply(said)
-        elif not reply["content"]:
-            reply["content"] = said
-        elif isinstance(said, str) and isinstance(reply["content"], str):
+        else:
             # Results follow their calls, so nothing may stand between.
-            reply["content"] += said
+            reply["content"] = _joined(reply["content"], said)
 
     def take_thoughts(self, item: Json, where: str) -> None:
+        self._goes_on = True
         sealed = optional(item, "encrypted_content", str)
         if not sealed or not sealed.startswith(SEALED):
             return
@@ -99,9 +104,7 @@ class _Messages:
                 f"Invalid '{where}.encrypted_content': it is not as the gateway made it.",
                 param=f"{where}.encrypted_content",
             )
-        # A model may think between two calls.
-        reply = self._reply
-        into = self._thoughts if reply is None or "tool_calls" not in reply else reply
+        into = self._thoughts if self._reply is None else self._reply
         for key, value in thoughts.items():
             if key in THOUGHTS:
                 before = into.get(key)
@@ -135,6 +138,7 @@ class _Messages:
     def _call(self, call: Json) -> None:
         reply = self._begin_reply(None) if self._reply is None else self._reply
         reply.setdefault("tool_calls", []).append(call)
+        self._goes_on = True
 
     def _begin_reply(self, content: Any) -> Json:
         reply = {"role": "assistant", "content": content, **self._thoughts}
@@ -144,7 +148,7 @@ class _Messages:
 
     def _add(self, message: Json) -> None:
         self.found.append(message)
-        self._reply, self._thoughts = None, {}
+        self._reply, self._goes_on, self._thoughts = None, False, {}
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
@@ -181,6 +185,16 @@ def _content(content: Any, where: str) -> str | list[Json]:
             raise missing(f"{at}.type") if kind is None else untold(f"{at}.type", kind)
         parts.append(told(part, at))
     return parts
+
+
+def _joined(before: Any, after: Any) -> Any:
+    """Returns the contents of two messages as one."""
+    if not before or not after:
+        return before or after
+    if isinstance(before, str) and isinstance(after, str):
+        return in_a_row([before, after])
+    texts = [[{"type": "text", "text": part}] if isinstance(part, str) else part for part in (before, after)]
+    return texts[0] + texts[1]
 
 
 # Parts of a content

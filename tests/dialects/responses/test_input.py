@@ -22,6 +22,10 @@ def said(text: str) -> Json:
     return {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
 
 
+def refusal(text: str) -> Json:
+    return {"role": "assistant", "content": [{"type": "refusal", "refusal": text}]}
+
+
 def call(id: str, name: str = "f") -> Json:
     return {"type": "function_call", "id": f"fc_{id}", "call_id": id, "name": name, "arguments": "{}"}
 
@@ -77,6 +81,19 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
         (
             [thoughts(thinking_blocks=[1]), call("1"), thoughts(thinking_blocks=[2]), call("2")],
             [reply(None, function("1"), function("2"), thinking_blocks=[1, 2])],
+        ),
+        # A reply may think between its words, and before its calls.
+        (
+            [thoughts(thinking_blocks=[1]), said("So."), thoughts(thinking_blocks=[2]), said("Yes.")],
+            [reply("So. Yes.", thinking_blocks=[1, 2])],
+        ),
+        (
+            [said("So."), thoughts(reasoning_content="Hm."), call("1")],
+            [reply("So.", function("1"), reasoning_content="Hm.")],
+        ),
+        (
+            [call("1"), said("So."), refusal("No.")],
+            [reply([{"type": "text", "text": "So."}, {"type": "refusal", "refusal": "No."}], function("1"))],
         ),
         # Of which no reply came.
         ([thoughts(reasoning_content="Hm."), user("Hi"), said("So.")], [user("Hi"), reply("So.")]),

@@ -15,7 +15,8 @@ from gateway.run.memory import turns
 from gateway.settings import ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
-from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.anthropic_rules import sign
+from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.server import serve, settings_for
@@ -517,6 +518,37 @@ def test_claude_answers(tmp_path: Path) -> None:
                 )
                 assert response.output_text == "Ok."
                 assert response.usage.input_tokens > 0
+
+
+@both_ways
+def test_a_reply_whose_thoughts_divide_its_words_is_one_reply(tmp_path: Path, stream: bool) -> None:
+    def thought(text: str) -> Json:
+        return {"type": "thinking", "thinking": text, "signature": sign(text)}
+
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    with StrictAnthropic() as upstream:
+        claude = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        profile = agent(model="claude-sonnet-4-6")
+        with remember(upstream, tmp_path, profile, upstreams=claude) as world:
+            upstream.queue(
+                message(thought("He likes tea."), text="I note that.", calls=[insert]),
+                message(thought("And the weather?"), text="Let me see.", calls=[Call("weather", {})]),
+                say("Sunny."),
+            )
+            thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+            options = {"model": "agent/helper", "user": "alice", "tools": [WEATHER], "stream": stream}
+            talk = Talk(world, {**options, "max_output_tokens": 4000, "extra_body": thinking})
+            response = talk.say("I like tea. The weather?")
+            assert response.output_text == "I note that. Let me see."
+            [call] = calls_in(response)
+            talk.answer(call, "sun")
+            assert talk.go_on().output_text == "Sunny."
+            # What nobody saw is at its place again, each thought before the words that followed it.
+            replies = [m["content"] for m in upstream.last.messages if m["role"] == "assistant"]
+            assert [[block["type"] for block in blocks] for blocks in replies] == [
+                ["thinking", "text", "tool_use"]
+            ] * 2
+            assert [blocks[0]["thinking"] for blocks in replies] == ["He likes tea.", "And the weather?"]
 
 
 def test_without_memory_it_is_answered_too(upstream: StrictUpstream) -> None:
