@@ -79,6 +79,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
                 chat.update(_TOLD[key](value))
         elif key not in _LEFT_OUT:
             chat.setdefault(key, value)
+    if "tools" not in chat:
+        _leave_out_choices(chat)
     request = parse_chat(orjson.dumps(chat), max_messages)
     request.wants_usage = True
     request.references = tuple(references)
@@ -166,6 +168,13 @@ def _tool_choice(choice: Any) -> Json:
             "allowed_tools": {**_fields(choice, "mode"), "tools": allowed},
         }
     }
+
+
+def _leave_out_choices(chat: Json) -> None:
+    """Leaves out what says nothing without tools, and is refused there by chat completions alone."""
+    chat.pop("parallel_tool_calls", None)
+    if chat.get("tool_choice") in ("auto", "none"):
+        del chat["tool_choice"]
 
 
 def _named_tool(choice: Any, where: str) -> Json:
