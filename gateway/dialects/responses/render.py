@@ -118,13 +118,13 @@ class ResponsesView(ClientView):
         self._out.append(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
-        code = error.get("code") or error.get("type")
+        code, kind = error.get("code"), str(error.get("type") or "server_error")
         self._break_off(
-            str(error.get("message") or ""), None if code is None else str(code), error.get("param")
+            str(error.get("message") or ""), None if code is None else str(code), kind, error.get("param")
         )
 
     def fail(self, error: GatewayError) -> None:
-        self._break_off(error.message, error.code or error.kind, error.param)
+        self._break_off(error.message, error.code, error.kind, error.param)
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         reply = self._first = orjson.loads(body)
@@ -223,9 +223,12 @@ class ResponsesView(ClientView):
             call.end(status if call is last else "completed")
         return self._response(status, reason)
 
-    def _break_off(self, message: str, code: str | None, param: Any) -> None:
+    def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
-        self._emit("error", code=code, message=message, param=param)
+        code = code or kind
+        said = {"code": code, "message": message, "param": param}
+        # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
+        self._emit("error", **said, error={"type": kind, **said})
         error = {"code": code if code in _ERROR_CODES else "server_error", "message": message}
         self._emit("response.failed", response={**self._response("failed"), "error": error})
 

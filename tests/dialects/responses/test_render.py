@@ -238,6 +238,8 @@ def test_an_error_is_the_end(has_begun: bool) -> None:
         tell(made)
         *_, error, last = read(made.take())
         assert (error.type, error.message) == ("error", "It broke.")
+        said = {"code": error.code, "message": "It broke.", "param": None}
+        assert error.error == {"type": error.error["type"], **said}
         assert (last.type, last.response.status) == ("response.failed", "failed")
         assert last.response.error.message == "It broke."
 

@@ -407,6 +407,18 @@ def test_what_is_asked_is_asked_of_chat_completions(world: World, upstream: Stri
     }
 
 
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_how_tools_are_chosen_may_be_said_where_there_are_none(
+    world: World, upstream: StrictUpstream, choice: str
+) -> None:
+    said = {"tool_choice": choice, "parallel_tool_calls": True}
+    response = respond(world, input="Hi", tools=[], **said)
+    assert response.output_text == "Ok."
+    assert response.tool_choice == choice
+    with pytest.raises(openai.BadRequestError, match="only allowed when 'tools'"):
+        respond(world, input="Hi", tool_choice="required")
+
+
 # -- how it ends
 
 
@@ -442,11 +454,14 @@ def test_an_error_of_the_upstream_is_its_own(world: World, upstream: StrictUpstr
 
 def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream) -> None:
     first = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"So"},"finish_reason":null}]}\n\n'  # noqa: E501
-    upstream.queue(raw(first))
-    *_, error, last = world.sdk.responses.create(model="m", input="Hi", stream=True)
-    assert error.type == "error"
-    assert (last.type, last.response.status) == ("response.failed", "failed")
-    assert last.response.error.message == error.message
+    upstream.queue(raw(first), raw(first))
+    with pytest.raises(openai.APIError, match="upstream") as raised:
+        respond(world, input="Hi", stream=True)
+    body = json.dumps({"model": "m", "input": "Hi", "stream": True}).encode()
+    *_, last = world.gateway.ask("POST", "/v1/responses", body).body.strip().split(b"data: ")
+    response = json.loads(last)["response"]
+    assert response["status"] == "failed"
+    assert response["error"]["message"] == raised.value.message
 
 
 @pytest.mark.parametrize(
