@@ -42,3 +42,16 @@ def test_agents_of_two_gateways_are_those_of_one(
         one, sent_by_one = AgentLife([world], seed).live()
     assert two == one
     assert sent_by_two == sent_by_one
+
+
+def test_a_response_is_gone_on_from_at_another_gateway(upstream: StrictUpstream, url: str) -> None:
+    previous = None
+    with gateways(upstream, url) as worlds:
+        for n in range(4):
+            client = worlds[n % 2].sdk.responses
+            response = client.create(
+                model="agent/helper", user="alice", input=f"Say {n}", previous_response_id=previous
+            )
+            previous = response.id
+    said = [message["content"] for message in upstream.last.messages if message["role"] == "user"]
+    assert said == [f"Say {n}" for n in range(4)]
