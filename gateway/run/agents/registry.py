@@ -299,7 +299,7 @@ class Registry:
         a name; UnknownModel.
         """
         uid, now = ids.new_uid(), self._now()
-        self._check_model(new.definition.model)
+        self.check_model(new.definition.model)
         name = new.name or f"agent {uid[:8]}"
         self.check_name(name)
         tools = await self._tools_of_new(project, new)
@@ -396,7 +396,7 @@ class Registry:
                 after = edit.edit(before)
                 # One that was moved here may have a model that the settings are still to name.
                 if after.model != before.model:
-                    self._check_model(after.model)
+                    self.check_model(after.model)
                 body = after.body()
             change = AgentChange(
                 edit.name, body, edit.blocks, attached, edit.tags, folders, file_tools(), identities
@@ -413,7 +413,7 @@ class Registry:
         self._cache.clear()
         return await self.get(project, uid)
 
-    def _check_model(self, model: str | None) -> None:
+    def check_model(self, model: str | None) -> None:
         """Raises: UnknownModel: no upstream would be asked for it."""
         if model is not None:
             named_route(self._settings, model)

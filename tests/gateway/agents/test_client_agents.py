@@ -423,12 +423,19 @@ def test_models_are_a_bare_list_behind_a_slash(upstream: StrictUpstream, tmp_pat
         assert world.ask("GET", "/v1/models")[1]["object"] == "list"
         assert world.letta.agents.create().model == "fast"
         agent = world.letta.agents.create(model="fast")
+        conversation = world.letta.conversations.create(agent_id=agent.id, model="fast")
         for ask in (
             lambda: world.letta.agents.create(model="gone"),
             lambda: world.letta.agents.update(agent.id, model="gone"),
+            lambda: world.letta.conversations.create(agent_id=agent.id, model="gone"),
+            lambda: world.letta.conversations.update(conversation.id, model="gone"),
         ):
             with pytest.raises(NotFoundError, match="'gone' does not exist here"):
                 ask()
+        # What is imported may wait for the settings to name its model, and is changed meanwhile.
+        file = world.letta.agents.export_file(agent.id).encode()
+        (copy,) = world.letta.agents.import_file(file=("a.af", file), model="gone").agent_ids
+        assert world.letta.agents.update(copy, name="later").model == "gone"
         assert world.letta.health().status == "ok"
         assert world.letta.models.embeddings.list() == []
 

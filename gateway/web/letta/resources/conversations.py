@@ -147,6 +147,7 @@ class ConversationRoutes:
 
     async def create(self, asked: Asked) -> Any:
         agent = (await self._api.registry.find(asked.project, uid_in("agent", asked.query.agent_id))).agent
+        self._api.registry.check_model(given_or_none(asked.body.model))
         said = said_in(ConversationDefinition(), asked.body, at=self._api.now())
         return await self._shown(await self._conversations.create(agent, said))
 
@@ -157,6 +158,7 @@ class ConversationRoutes:
     async def update(self, asked: Asked) -> Any:
         named, update = await self._named(asked, None), asked.body
         entry = named.entry or _no_own(named)
+        self._api.registry.check_model(given_or_none(update.model))
 
         def edit(said: ConversationDefinition) -> ConversationDefinition:
             return said_in(said, update, at=self._api.now())
