@@ -16,7 +16,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -129,9 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     compact.add_argument("--in", metavar="ID", help=which)
     _add_jobs(commands)
     _add_batches(commands)
-    text = "move all that the SQLite file holds to a PostgreSQL; begun again, it goes on"
+    text = "move all that the SQLite file holds to a PostgreSQL, or back; begun again, it goes on"
     move = _command(commands, "move", _move, text)
-    move.add_argument("url", type=_server_url, help="the database to fill: postgresql://USER@HOST/NAME")
+    text = "the database to fill: postgresql://USER@HOST/NAME, or a file where the settings name a PostgreSQL"
+    move.add_argument("target", type=_url_or_file, help=text)
     _add_from_letta(commands)
     return parser
 
@@ -366,10 +367,19 @@ def _check_config(arguments: argparse.Namespace) -> None:
 def _move(arguments: argparse.Namespace) -> int:
     from gateway.operations import move_store
 
-    settings = _settings(arguments)
-    if not os.path.exists(settings.database.path):
-        raise GatewayError(f"There is no database at {os.path.abspath(settings.database.path)} to be moved.")
-    done = asyncio.run(move_store(settings, arguments.url, show_progress))
+    settings, target = _settings(arguments), arguments.target
+    here = settings.database
+    if target.startswith(POSTGRES):
+        source, filled = replace(here, url=None), replace(here, url=target)
+        if not os.path.exists(source.path):
+            raise GatewayError(f"There is no database at {os.path.abspath(source.path)} to be moved.")
+    elif here.url is None:
+        raise GatewayError(
+            "A file is filled from a PostgreSQL, which database.url or MNEMOGATE_DATABASE_URL names."
+        )
+    else:
+        source, filled = here, replace(here, url=None, path=target)
+    done = asyncio.run(move_store(settings, source, filled, show_progress))
     print(describe_moved(done))
     return EXIT_FAILED if done.refused else 0
 
@@ -463,9 +473,9 @@ def _http_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v1")
 
 
-def _server_url(text: str) -> str:
-    if not text.startswith(POSTGRES):
-        raise argparse.ArgumentTypeError("expected postgresql://USER@HOST/NAME")
+def _url_or_file(text: str) -> str:
+    if "://" in text and not text.startswith(POSTGRES):
+        raise argparse.ArgumentTypeError("expected postgresql://USER@HOST/NAME or a file")
     return text
 
 

@@ -20,7 +20,7 @@ from gateway.run.admin.users import ListOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
-from gateway.settings import Settings
+from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
 from storage.sql.store import Store
 
@@ -69,18 +69,21 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
     )
 
 
-async def move_store(settings: Settings, url: str, told: Callable[[Moved, int], None]) -> Moved:
-    """Moves what is in the settings' SQLite file to the PostgreSQL at a URL. told: as `Move.run`.
+async def move_store(
+    settings: Settings, source: DatabaseSettings, target: DatabaseSettings, told: Callable[[Moved, int], None]
+) -> Moved:
+    """Moves what is in one database to another. told: as `Move.run`.
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """
     then = () if settings.memory.embedder is None else (EMBED,)
     try:
         async with AsyncExitStack() as stack:
-            source = await open_database(replace(settings, database=replace(settings.database, url=None)))
-            stack.push_async_callback(source.close)
-            target = await open_database(replace(settings, database=replace(settings.database, url=url)))
-            stack.push_async_callback(target.close)
-            return await Move(source, target, then).run(told)
+            stores = []
+            for each in (source, target):
+                store = await open_database(replace(settings, database=each))
+                stack.push_async_callback(store.close)
+                stores.append(store)
+            return await Move(stores[0], stores[1], then).run(told)
     except StoreError as error:
         raise GatewayError(error.message) from error

@@ -1,4 +1,4 @@
-"""`mnemogate move` fills a PostgreSQL from a SQLite file, however often it is killed."""
+"""`mnemogate move` fills a PostgreSQL from a SQLite file, and a file from that, however often it is killed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path,
     assert done.returncode == 0, done.stderr
     assert "Not moved" not in done.stdout
 
-    async def compare() -> None:
-        source, target = await open_store(file), await open_store(url)
+    async def compare(filled: str | Path) -> None:
+        source, target = await open_store(file), await open_store(filled)
         try:
             there, here = await contents(target), await contents(source)
             assert there.keys() == here.keys()
@@ -55,7 +55,7 @@ def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path,
             await source.close()
             await target.close()
 
-    asyncio.run(compare())
+    asyncio.run(compare(url))
     again = command(*arguments, where=tmp_path)
     assert again.returncode == 0
     assert again.stdout.startswith("Moved: 0 memories; ")
@@ -64,6 +64,10 @@ def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path,
         assert connection.execute(
             "SELECT count(*) FROM agents WHERE subject LIKE 'user:person%'"
         ).fetchone() == (20,)
+    back = command("move", "back.db", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": url})
+    assert back.returncode == 0, back.stderr
+    assert "Not moved" not in back.stdout
+    asyncio.run(compare(tmp_path / "back.db"))
 
 
 @pytest.mark.sqlite
@@ -84,3 +88,7 @@ def test_it_says_what_it_cannot_use(tmp_path: Path, url: str) -> None:
     assert other.returncode == 2
     assert "expected postgresql://" in other.stderr
     assert "Traceback" not in other.stderr
+    files = command("move", "other.db", "--db", str(tmp_path / "m.db"), where=tmp_path)
+    assert files.returncode == 1
+    assert "MNEMOGATE_DATABASE_URL" in files.stderr
+    assert not (tmp_path / "other.db").exists()
