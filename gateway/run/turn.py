@@ -259,28 +259,7 @@ class TurnRun:
             headers = handed_on(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             if reply.is_stream:
-                left = math.inf if self.memory is None else self.limits.streamed_bytes
-                async with beating(reply.events(), beat_s) as batches:
-                    async for batch in batches:
-                        if batch is BEAT:
-                            await self._beat()
-                            continue
-                        for event in batch:
-                            left -= len(event.raw)
-                        if left < 0:
-                            raise ProviderTooLarge(
-                                f"the reply is larger than {self.limits.streamed_bytes} bytes"
-                            )
-                        texts = self._turn.take_texts(batch)
-                        if texts is not None:
-                            if texts:
-                                await self.sink.write(texts)
-                            continue
-                        await self._feed(events.Received(batch))
-                        if self._finished or self._next is not None:
-                            break
-                    else:
-                        await self._feed(events.ReplyEnded())
+                await self._take_stream(reply)
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
                 await self._feed(events.ReceivedWhole(whole))
@@ -290,6 +269,27 @@ class TurnRun:
                 self.attempts.broke(failure)  # an error that is raised is counted where it is caught
             await self._feed(events.ReplyFailed(failure))
         await self._close()
+
+    async def _take_stream(self, reply: ModelReply) -> None:
+        """Takes a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
+        left = math.inf if self.memory is None else self.limits.streamed_bytes
+        async with beating(reply.events(), self.limits.beat_s) as batches:
+            async for batch in batches:
+                if batch is BEAT:
+                    await self._beat()
+                    continue
+                for event in batch:
+                    left -= len(event.raw)
+                if left < 0:
+                    raise ProviderTooLarge(f"the reply is larger than {self.limits.streamed_bytes} bytes")
+                texts = self._turn.take_texts(batch)
+                if texts is None:
+                    await self._feed(events.Received(batch))
+                    if self._finished or self._next is not None:
+                        return
+                elif texts:
+                    await self.sink.write(texts)
+            await self._feed(events.ReplyEnded())
 
     async def _send(self) -> ModelReply:
         # The reply is ours to close from here on: whoever waits for this may be cancelled in the same moment.
