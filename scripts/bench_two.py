@@ -15,6 +15,7 @@ import itertools
 import os
 import random
 import re
+import sqlite3
 import statistics
 import sys
 import tempfile
@@ -29,7 +30,7 @@ import uvloop
 
 from gateway.core.memory.rules import RULES
 from scripts.fill import new_agent, write_conversation
-from storage.open import open_store
+from storage.open import is_url, open_store
 from tests.postgres import server
 
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
@@ -260,13 +261,19 @@ async def analyze(database: str) -> None:
     await admin.close()
 
 
-async def written(database: str) -> tuple[int, int]:
+async def written(database: str) -> dict[str, int]:
     """Returns the bytes of a database, and those that its server's write-ahead log has had so far."""
+    if not is_url(database):
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
+            pages, size = (
+                reader.execute(f"PRAGMA {each}").fetchone()[0] for each in ("page_count", "page_size")
+            )
+        return {"disk": pages * size}
     admin = await asyncpg.connect(database)
     size = await admin.fetchval("SELECT pg_database_size(current_database())")
     log = await admin.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")
     await admin.close()
-    return int(size), int(log)
+    return {"disk": int(size), "log": int(log)}
 
 
 async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None:
@@ -297,12 +304,12 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None
     )
     for way in ways:
         others = [load.Talk(f"other-{n}") for n in range(sizes.users)]
-        before = await written(shared)
+        database = f"{folder}/long.db" if way is ways[0] else shared
+        before = await written(database)
         await talk(way, others, 6)
         await asyncio.sleep(SETTLES_S)
-        if way is not ways[0]:
-            for name, was, now in zip(("disk", "log"), before, await written(shared), strict=True):
-                way.note(f"database, kB of {name} a turn", (now - was) / 1e3 / (sizes.users * 6))
+        for name, now in (await written(database)).items():
+            way.note(f"database, kB of {name} a turn", (now - before[name]) / 1e3 / (sizes.users * 6))
     print(f"{sizes.users} others have talked", file=sys.stderr)
     for number in range(sizes.rounds):
         await analyze(shared)
