@@ -15,11 +15,11 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
 from gateway.limits import Limits
@@ -28,6 +28,7 @@ from gateway.run.admin.printed import (
     counted,
     describe_forgotten,
     describe_moved,
+    describe_others,
     describe_unswept,
     plain,
     show_as_json,
@@ -45,7 +46,7 @@ from gateway.run.admin.printed import (
     show_revoked,
     size,
 )
-from gateway.run.admin.streams import open_closed_streams, opened, recode
+from gateway.run.admin.streams import open_closed_streams, opened, pages_of, recode
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings_load import POSTGRES, load_settings, settings_file
@@ -218,8 +219,10 @@ def _add_jobs(commands: Any) -> None:
     actions = jobs.add_subparsers()
     text = "list jobs, the newest first (the default action)"
     sub = _add_operation(actions, "jobs-list", show_jobs, text)
-    sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"))
-    sub.add_argument("--limit", type=int, default=100)
+    sub.add_argument("--state", choices=("pending", "running", "retrying", "dead"), help="only these")
+    sub.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="at most N jobs (default: %(default)s)"
+    )
     for name, show, text in (
         ("show", show_as_json, "show one job with the steps it has done"),
         ("retry", show_job, "retry a failed job now"),
@@ -235,7 +238,9 @@ def _add_batches(commands: Any) -> None:
     actions = batches.add_subparsers()
     text = "list batches, the newest first (the default action)"
     sub = _add_operation(actions, "batches-list", show_batches, text)
-    sub.add_argument("--limit", type=int, default=100)
+    sub.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="at most N batches (default: %(default)s)"
+    )
     for name, show, text in (
         ("show", show_as_json, "show one batch with its items that did not complete"),
         ("cancel", show_batch, "cancel what has not ended of a batch"),
@@ -482,44 +487,27 @@ def _url_or_file(text: str) -> str:
 def _memory_export(arguments: argparse.Namespace) -> None:
     settings, wanted = _settings(arguments), _given(arguments)
     answer = _perform(settings, "memory-export", wanted)
+    others = answer.get("others")  # a gateway of an older version does not say
     with opened(arguments.file, "w", sys.stdout) as file:
         while True:
             file.writelines(f"{line}\n" for line in answer["lines"])
             if answer["next"] is None:
-                return
+                break
             answer = _perform(settings, "memory-export", {**wanted, "from": answer["next"]})
+    if others:
+        print(describe_others(others), file=sys.stderr)
 
 
 def _memory_import(arguments: argparse.Namespace) -> None:
     settings, wanted, place, line = _settings(arguments), _given(arguments), None, 1
     with opened(arguments.file, "r", sys.stdin) as file:
-        for lines in _pages(file):
+        for lines in pages_of(file):
             page = {**wanted, "lines": lines, "line": line, "at": place}
             place = _perform(settings, "memory-import", page)["at"]
             line += len(lines)
     if place is None:
         raise BadRequest("There is nothing to import.")
     _perform(settings, "memory-import", {**wanted, "lines": [], "at": place, "end": True})
-
-
-# As much as a gateway that serves takes at once; a line may be a whole request.
-_LONGEST_LINE = 128 << 20
-
-
-def _pages(file: IO[str]) -> Iterator[list[str]]:
-    """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least. Raises: BadRequest."""
-    page: list[str] = []
-    size = 0
-    while line := file.readline(_LONGEST_LINE + 1):
-        if len(line) > _LONGEST_LINE:
-            raise BadRequest(f"This is no export: a line has more than {_LONGEST_LINE:,} characters.")
-        page.append(line.rstrip("\n"))
-        size += len(line)
-        if len(page) >= 200 or size >= 1 << 20:
-            yield page
-            page, size = [], 0
-    if page:
-        yield page
 
 
 def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> Any:

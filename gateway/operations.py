@@ -35,7 +35,6 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
         store,
         settings.memory.recall_tokens or SHOWN_RECALL_TOKENS,
         time.time,
-        [each.name for each in settings.profiles],
         embed_query,
         defaults,
     )

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -128,6 +129,12 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     lines.append(f"  other turns of the conversation; to forget all: {command} --in {answer['conversation']}")
     lines.append(f"  replies in other conversations that mention it; to look for them: {look} --query WORDS")
     return "\n".join(lines)
+
+
+def describe_others(profiles: Sequence[str]) -> str:
+    """Says that what was named is not all of a person. profiles: those in which there are other memories."""
+    named = ", ".join(argument(f"--profile={each}") for each in profiles)
+    return f"This is one memory of several; the others have a profile of their own: {named}"
 
 
 def describe_unswept(is_server: bool) -> str:

@@ -9,7 +9,7 @@ from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
-from gateway.settings import DEFAULT_PROFILE
+from gateway.run.admin.users import other_profiles
 from storage.commands import Look
 from storage.records import Agent, Block, Fact, Message, Scope, Vector
 from storage.sql.store import Store
@@ -42,14 +42,12 @@ ORIGINS = {
 class ShowOperation:
     """Shows memories as text. recall_tokens: of the note that would be recalled. now: seconds since the epoch.
 
-    profiles: those of the settings; where one has no memory of somebody, those that have one are named.
     embed_query: as replies have it, so that what is shown is what they get.
     """
 
     store: Store
     recall_tokens: int
     now: Callable[[], float]
-    profiles: Sequence[str] = ()
     embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None
     defaults: Defaults = NO_DEFAULTS
 
@@ -79,12 +77,8 @@ class ShowOperation:
 
     async def _nothing(self, scope: Scope) -> list[str]:
         """Says that there is no such memory, and which profiles have one."""
-        names = dict.fromkeys((DEFAULT_PROFILE, *self.profiles))
-        others = [name for name in names if await self.store.agents.find(scope._replace(profile=name))]
-        return [
-            nothing_of(scope),
-            *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
-        ]
+        others = await other_profiles(self.store, scope)
+        return [nothing_of(scope), *(f"Profile {name!r} has a memory: --profile {name}" for name in others)]
 
     async def _found(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""

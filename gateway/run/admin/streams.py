@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import IO
 
-from gateway.errors import GatewayError
+from gateway.errors import BadRequest, GatewayError
+
+# As much as a gateway that serves takes at once; a line may be a whole request.
+_LONGEST_LINE = 128 << 20
 
 
 def open_closed_streams() -> None:
@@ -45,3 +48,19 @@ def opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
     except (OSError, UnicodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise GatewayError(f"{path or standard.name}: {why}") from error
+
+
+def pages_of(file: IO[str]) -> Iterator[list[str]]:
+    """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least. Raises: BadRequest."""
+    page: list[str] = []
+    size = 0
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise BadRequest(f"This is no export: a line has more than {_LONGEST_LINE:,} characters.")
+        page.append(line.rstrip("\n"))
+        size += len(line)
+        if len(page) >= 200 or size >= 1 << 20:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page

@@ -25,6 +25,7 @@ from gateway.core.text import without_nul
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.lines import check_head, check_line
+from gateway.run.admin.users import other_profiles
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
@@ -88,7 +89,10 @@ class TransferOperations:
     then: Sequence[str] = ()
 
     async def export(self, raw: RawArguments) -> dict[str, Any]:
-        """Writes a page of a memory. from: the answer's `next`. Returns {"lines", "next"}."""
+        """Writes a page of a memory. from: the answer's `next`.
+
+        Returns {"lines", "next"}, and first "others": profiles in which the same person has a memory, too.
+        """
         arguments = Arguments(raw)
         scope = arguments.whose(self.defaults).scope
         agent = await self.store.agents.find(scope)
@@ -96,10 +100,11 @@ class TransferOperations:
             raise BadRequest(nothing_of(scope), param="user")
         at = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
         lines, following = await self.read(agent, at)
-        return {
+        answer = {
             "lines": [orjson.dumps(each).decode() for each in lines],
             "next": None if following is None else list(astuple(following)),
         }
+        return answer if at is not None else {**answer, "others": await other_profiles(self.store, scope)}
 
     async def read(
         self, agent: Agent, at: ExportPosition | None = None

@@ -58,6 +58,13 @@ class ListOperations:
         return {"lines": lines, "next": None if following is None else list(following)}
 
 
+async def other_profiles(store: Store, scope: Scope) -> list[str]:
+    """Returns the other profiles in which somebody has a memory."""
+    memories = await store.forgetting.find(scope.project, None, scope.subject)
+    agents = [await store.agents.load(id) for id in memories]
+    return [each.scope.profile for each in agents if each is not None and each.scope != scope]
+
+
 def _memory(each: ListedMemory) -> dict[str, Any]:
     return {
         **_named(each.scope),

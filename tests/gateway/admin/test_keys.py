@@ -52,6 +52,14 @@ def test_memory_show_says_which_profile_has_a_memory_if_this_one_has_none(tmp_pa
         assert "--profile" not in command("memory", "show", "--user", "bob", where=tmp_path).stdout
         found = command("memory", "show", "--user", "alice", "--profile", "helper", where=tmp_path)
         assert "Miso" in found.stdout
+        # What is exported of a person is one memory of several: who asks for all must be told.
+        alone = command("memory", "export", "--user", "alice", "--profile", "helper", where=tmp_path)
+        assert (alone.returncode, alone.stderr) == (0, "")
+        assert ask(gateway) == 200
+        one = command("memory", "export", "--user", "alice", where=tmp_path)
+        assert one.stdout
+        told = "This is one memory of several; the others have a profile of their own: --profile=helper\n"
+        assert one.stderr == told
 
 
 def test_the_first_key_can_come_from_the_environment(
