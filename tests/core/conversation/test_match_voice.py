@@ -205,6 +205,26 @@ def test_of_an_assistant_message_that_vanished_nothing_stays(world: World, key: 
 
 
 @both
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+def test_a_cut_turn_that_is_written_after_the_next_one_began_is_told_once(
+    world: World, key: str | None, is_first: bool
+) -> None:
+    """The next request has reached another gateway meanwhile, and keeps the words and what was heard itself."""
+    history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
+    before = [text_of(m) for m in history]
+    asked = [*history, user("Where is the market?")]
+    cut = world.begin(asked, key)
+    heard = [*asked, assistant("It is on the large..."), user("Stop, which river?")]
+    following = world.begin(heard, key)
+    world.cancel(cut, [assistant("It is on the large square near the river")])
+    world.finish(following, "The Elbe.")
+    said = [*before, "Where is the market?", "It is on the large...", "Stop, which river?", "The Elbe."]
+    assert world.standing() == said
+    world.say([*heard, assistant("The Elbe."), user("Thanks")], "Welcome.", key)
+    assert world.standing() == [*said, "Thanks", "Welcome."]
+
+
+@both
 @pytest.mark.parametrize("heard", ["A long answer", "A long answer, of more than thirty-two letters"])
 def test_two_replies_cut_to_the_same_words_are_two_turns(world: World, key: str | None, heard: str) -> None:
     history: list[WireMessage] = []
