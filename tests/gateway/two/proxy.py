@@ -98,8 +98,12 @@ class Proxy:
         self._call(cut())
 
     def stall(self) -> None:
-        """Holds back all that is sent, both ways, until `flow`."""
-        self._loop.call_soon_threadsafe(self._flows.clear)
+        """Holds back all that is sent from now on, both ways, until `flow`."""
+
+        async def stall() -> None:
+            self._flows.clear()
+
+        self._call(stall())
 
     def flow(self) -> None:
         self._loop.call_soon_threadsafe(self._flows.set)
