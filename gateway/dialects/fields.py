@@ -59,11 +59,21 @@ def number(json: dict[str, Any], key: str) -> int | None:
     raise wrong_type(key, "an integer", value)
 
 
-def optional(json: dict[str, Any], key: str, kind: type[Any]) -> Any:
+def optional(json: dict[str, Any], key: str, kind: type[Any], where: str = "") -> Any:
+    """Returns a field that may be missing. where: the path to it, "" in the body itself."""
     value = json.get(key)
     if value is not None and not isinstance(value, kind):
-        raise wrong_type(key, _NAMES[kind], value)
+        raise wrong_type(f"{where}.{key}" if where else key, _NAMES[kind], value)
     return value
+
+
+def text_in(json: dict[str, Any], key: str, where: str) -> str:
+    """Returns a text that has to be there. where: as for `optional`."""
+    value = json.get(key)
+    if isinstance(value, str):
+        return value
+    param = f"{where}.{key}"
+    raise missing(param) if value is None else wrong_type(param, "a string", value)
 
 
 _NAMES: dict[type[Any], str] = {

@@ -8,14 +8,16 @@ completions these are one message, and results follow the message whose calls th
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import in_a_row
+from gateway.core.conversation.canonical import gap
+from gateway.core.json_limits import check_values
 from gateway.core.request.chat import Reference
-from gateway.dialects.fields import missing, optional, wrong_type
+from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
 from gateway.dialects.responses.ids import turn_of
 from gateway.errors import BadRequest
 
@@ -43,7 +45,7 @@ def messages_of(items: str | list[Any], start: int = 0) -> tuple[list[Json], lis
         if take is None:
             raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
         take(messages, item, where)
-    return messages.found, messages.references
+    return messages.end(), messages.references
 
 
 def untold(param: str, what: object) -> BadRequest:
@@ -56,20 +58,84 @@ def untold(param: str, what: object) -> BadRequest:
     )
 
 
-class _Messages:
-    """The messages so far.
+class _Reply:
+    """A reply of which several items tell, one behind the other."""
 
-    reply: the last one, while items may still belong to it. goes_on: so do words, since a call or a thought of it
-    stands between. thoughts: of a reply to come.
-    """
+    def __init__(self) -> None:
+        self._has_spoken = False  # the last item is words
+        self._texts: list[str] = []
+        self._parts: list[Json] = []  # of its content that are no texts
+        self._refusals: list[str] = []
+        self._calls: list[Json] = []
+        self._thoughts: dict[str, list[Any]] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Says whether words that come now are of another reply. Behind calls none can stand: their results do."""
+        return self._has_spoken and not self._calls
+
+    def say(self, content: str | list[Json]) -> None:
+        text: list[str] = []
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text":
+                text.append(part["text"])
+            elif part["type"] == "refusal":
+                self._refusals.append(part["refusal"])
+            else:
+                self._parts.append(part)
+        said = "".join(text)
+        # As the words of two rounds are joined where the reply is kept.
+        self._texts += [gap(self._texts[-1] if self._texts else "", said), said]
+        self._has_spoken = True
+
+    def call(self, call: Json) -> None:
+        self._calls.append(call)
+
+    def think(self, thoughts: Json) -> None:
+        self._has_spoken = False
+        for key in THOUGHTS:
+            if thoughts.get(key) is not None:
+                self._thoughts.setdefault(key, []).append(thoughts[key])
+
+    def message(self) -> Json | None:
+        """Returns the message; None if nothing but thoughts came of it."""
+        if not (self._texts or self._calls):
+            return None
+        text: str | list[Json] = "".join(self._texts)
+        if self._parts:
+            text = [*([{"type": "text", "text": text}] if text else []), *self._parts]
+        built: Json = {"role": "assistant", "content": text}
+        if self._refusals:
+            built["refusal"] = "".join(self._refusals)
+        if not text and (self._calls or self._refusals):
+            built["content"] = None
+        built |= {key: _joined(values) for key, values in self._thoughts.items()}
+        if self._calls:
+            built["tool_calls"] = self._calls
+        return built
+
+
+def _joined(values: list[Any]) -> Any:
+    """Returns values of one field as one: texts and lists go on, of anything else the last one counts."""
+    if all(isinstance(value, str) for value in values):
+        return "".join(values)
+    if all(isinstance(value, list) for value in values):
+        return [*chain.from_iterable(values)]
+    return values[-1]
+
+
+class _Messages:
+    """The messages so far, and the reply to which the next items may belong."""
 
     def __init__(self, start: int) -> None:
-        self.found: list[Json] = []
         self.references: list[Reference] = []
         self._start = start
-        self._reply: Json | None = None
-        self._goes_on = False
-        self._thoughts: Json = {}
+        self._found: list[Json] = []
+        self._reply = _Reply()
+
+    def end(self) -> list[Json]:
+        self._end_reply()
+        return self._found
 
     def take_message(self, item: Json, where: str) -> None:
         role, content = item.get("role"), item.get("content")
@@ -81,74 +147,64 @@ class _Messages:
         if role != "assistant":
             self._add({"role": role, "content": said})
             return
-        if isinstance(said, list) and all(part["type"] == "text" for part in said):
-            said = "".join(part["text"] for part in said)
-        reply = self._reply
-        if reply is None or not self._goes_on:
-            self._begin_reply(said)
-        else:
-            # Results follow their calls, so nothing may stand between.
-            reply["content"] = _joined(reply["content"], said)
+        if self._reply.is_over:
+            self._end_reply()
+        self._reply.say(said)
 
     def take_thoughts(self, item: Json, where: str) -> None:
-        self._goes_on = True
-        sealed = optional(item, "encrypted_content", str)
-        if not sealed or not sealed.startswith(SEALED):
-            return
-        try:
-            thoughts = orjson.loads(sealed.removeprefix(SEALED))
-        except orjson.JSONDecodeError:
-            thoughts = None
-        if not isinstance(thoughts, dict):
-            raise BadRequest(
-                f"Invalid '{where}.encrypted_content': it is not as the gateway made it.",
-                param=f"{where}.encrypted_content",
-            )
-        into = self._thoughts if self._reply is None else self._reply
-        for key, value in thoughts.items():
-            if key in THOUGHTS:
-                before = into.get(key)
-                into[key] = before + value if type(before) is type(value) and before else value
+        sealed = optional(item, "encrypted_content", str, where)
+        is_ours = sealed is not None and sealed.startswith(SEALED)
+        self._reply.think(_unsealed(sealed, f"{where}.encrypted_content") if is_ours else {})
 
     def take_call(self, item: Json, where: str) -> None:
-        function = {"name": _text(item, "name", where), "arguments": _text(item, "arguments", where)}
-        self._call({"id": _text(item, "call_id", where), "type": "function", "function": function})
+        function = {"name": text_in(item, "name", where), "arguments": text_in(item, "arguments", where)}
+        self._reply.call({"id": text_in(item, "call_id", where), "type": "function", "function": function})
 
     def take_custom_call(self, item: Json, where: str) -> None:
-        custom = {"name": _text(item, "name", where), "input": _text(item, "input", where)}
-        self._call({"id": _text(item, "call_id", where), "type": "custom", "custom": custom})
+        custom = {"name": text_in(item, "name", where), "input": text_in(item, "input", where)}
+        self._reply.call({"id": text_in(item, "call_id", where), "type": "custom", "custom": custom})
 
     def take_result(self, item: Json, where: str) -> None:
         output = item.get("output")
         if output is None:
             raise missing(f"{where}.output")
         content = _content(output, f"{where}.output")
-        self._add({"role": "tool", "tool_call_id": _text(item, "call_id", where), "content": content})
+        self._add({"role": "tool", "tool_call_id": text_in(item, "call_id", where), "content": content})
 
     def take_reference(self, item: Json, where: str) -> None:
-        id = _text(item, "id", where)
+        id = text_in(item, "id", where)
         turn = turn_of(id)
-        index = self._start + len(self.found)
+        self._end_reply()
+        index = self._start + len(self._found)
         # The items of one reply are one message.
         last = self.references[-1] if self.references else None
         if last is None or (last.index, last.conversation, last.turn) != (index - 1, *turn):
             self.references.append(Reference(index, id, *turn, f"{where}.id"))
-            self._add({"role": "assistant", "content": ""})
-
-    def _call(self, call: Json) -> None:
-        reply = self._begin_reply(None) if self._reply is None else self._reply
-        reply.setdefault("tool_calls", []).append(call)
-        self._goes_on = True
-
-    def _begin_reply(self, content: Any) -> Json:
-        reply = {"role": "assistant", "content": content, **self._thoughts}
-        self._add(reply)
-        self._reply = reply
-        return reply
+            self._found.append({"role": "assistant", "content": ""})
 
     def _add(self, message: Json) -> None:
-        self.found.append(message)
-        self._reply, self._goes_on, self._thoughts = None, False, {}
+        self._end_reply()
+        self._found.append(message)
+
+    def _end_reply(self) -> None:
+        message = self._reply.message()
+        if message is not None:
+            self._found.append(message)
+        self._reply = _Reply()
+
+
+def _unsealed(sealed: str, param: str) -> Json:
+    """Returns the fields of thoughts. Raises: BadRequest: they are not as the gateway made them; BodyTooLarge."""
+    written = sealed.removeprefix(SEALED).encode()
+    check_values(written)
+    try:
+        thoughts = orjson.loads(written)
+    except orjson.JSONDecodeError:
+        thoughts = None
+    if not isinstance(thoughts, dict):
+        raise BadRequest(f"Invalid '{param}': it is not as the gateway made it.", param=param)
+    check_depth(param, [[thoughts]])  # as deep as they will lie in the messages
+    return thoughts
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
@@ -159,14 +215,6 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
         param=param,
         code="invalid_value",
     )
-
-
-def _text(item: Json, key: str, where: str) -> str:
-    value = item.get(key)
-    if not isinstance(value, str):
-        param = f"{where}.{key}"
-        raise missing(param) if value is None else wrong_type(param, "a string", value)
-    return value
 
 
 def _content(content: Any, where: str) -> str | list[Json]:
@@ -187,32 +235,22 @@ def _content(content: Any, where: str) -> str | list[Json]:
     return parts
 
 
-def _joined(before: Any, after: Any) -> Any:
-    """Returns the contents of two messages as one."""
-    if not before or not after:
-        return before or after
-    if isinstance(before, str) and isinstance(after, str):
-        return in_a_row([before, after])
-    texts = [[{"type": "text", "text": part}] if isinstance(part, str) else part for part in (before, after)]
-    return texts[0] + texts[1]
-
-
 # Parts of a content
 
 
 def _text_part(part: Json, where: str) -> Json:
-    return {"type": "text", "text": _text(part, "text", where)}
+    return {"type": "text", "text": text_in(part, "text", where)}
 
 
 def _refusal(part: Json, where: str) -> Json:
-    return {"type": "refusal", "refusal": _text(part, "refusal", where)}
+    return {"type": "refusal", "refusal": text_in(part, "refusal", where)}
 
 
 def _image(part: Json, where: str) -> Json:
     if part.get("file_id") is not None:
         raise untold(f"{where}.file_id", part["file_id"])
-    image = {"url": _text(part, "image_url", where)}
-    detail = optional(part, "detail", str)
+    image = {"url": text_in(part, "image_url", where)}
+    detail = optional(part, "detail", str, where)
     return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
 
 
@@ -222,7 +260,7 @@ def _file(part: Json, where: str) -> Json:
     named = ("file_data", "file_id", "filename")
     return {
         "type": "file",
-        "file": {key: _text(part, key, where) for key in named if part.get(key) is not None},
+        "file": {key: text_in(part, key, where) for key in named if part.get(key) is not None},
     }
 
 

@@ -23,6 +23,7 @@ from gateway.dialects.fields import (
     number,
     optional,
     read_object,
+    text_in,
     wrong_type,
 )
 from gateway.dialects.responses.ids import turn_of
@@ -67,8 +68,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
             raise untold(key, key)
     if optional(json, "background", bool):
         raise untold("background", "true")
-    for key in ("input", "tools", "tool_choice", "text"):
-        check_depth(key, [json.get(key)])
+    for key, value in json.items():
+        check_depth(key, [value])
     messages, references = _messages(json, max_messages)
     chat: Json = {"model": json.get("model"), "messages": messages}
     if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs"):
@@ -141,16 +142,17 @@ def _tool(tool: Any, where: str) -> Json:
     if not isinstance(tool, dict):
         raise wrong_type(where, "an object", tool)
     kind = tool.get("type")
+    if kind not in ("function", "custom"):
+        raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
+    named: Json = {"name": text_in(tool, "name", where)}
     if kind == "function":
-        return {"type": kind, "function": _fields(tool, "name", "description", "parameters", "strict")}
-    if kind == "custom":
-        custom, form = _fields(tool, "name", "description"), optional(tool, "format", dict)
-        if form is not None:
-            is_grammar = form.get("type") == "grammar"
-            grammar = {"type": "grammar", "grammar": _fields(form, "definition", "syntax")}
-            custom["format"] = grammar if is_grammar else form
-        return {"type": kind, "custom": custom}
-    raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
+        return {"type": kind, "function": named | _fields(tool, "description", "parameters", "strict")}
+    custom, form = named | _fields(tool, "description"), optional(tool, "format", dict, where)
+    if form is not None:
+        is_grammar = form.get("type") == "grammar"
+        grammar = {"type": "grammar", "grammar": _fields(form, "definition", "syntax")}
+        custom["format"] = grammar if is_grammar else form
+    return {"type": kind, "custom": custom}
 
 
 def _tool_choice(choice: Any) -> Json:
@@ -160,7 +162,7 @@ def _tool_choice(choice: Any) -> Json:
         raise wrong_type("tool_choice", "a string or an object", choice)
     if choice.get("type") != "allowed_tools":
         return {"tool_choice": _named_tool(choice, "tool_choice")}
-    tools = optional(choice, "tools", list) or []
+    tools = optional(choice, "tools", list, "tool_choice") or []
     allowed = [_named_tool(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(tools)]
     return {
         "tool_choice": {
@@ -183,14 +185,14 @@ def _named_tool(choice: Any, where: str) -> Json:
     kind = choice.get("type")
     if kind not in ("function", "custom"):
         raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
-    return {"type": kind, kind: _fields(choice, "name")}
+    return {"type": kind, kind: {"name": text_in(choice, "name", where)}}
 
 
 def _text(text: Any) -> Json:
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
-    told: Json = {key: value for key, value in _fields(text, "verbosity").items() if value is not None}
-    form = optional(text, "format", dict)
+    told = _fields(text, "verbosity")
+    form = optional(text, "format", dict, "text")
     if form is None or form.get("type") == "text":
         return told
     if form.get("type") == "json_schema":
@@ -202,6 +204,8 @@ def _text(text: Any) -> Json:
 def _reasoning(reasoning: Any) -> Json:
     if not isinstance(reasoning, dict):
         raise wrong_type("reasoning", "an object", reasoning)
+    if (mode := reasoning.get("mode")) not in (None, "standard"):
+        raise untold("reasoning.mode", mode)
     effort = reasoning.get("effort")
     return {} if effort is None else {"reasoning_effort": effort}
 
@@ -215,7 +219,8 @@ def _nothing(_: Any) -> Json:
 
 
 def _fields(value: Json, *keys: str) -> Json:
-    return {key: value[key] for key in keys if key in value}
+    """Returns the fields of these that are said."""
+    return {key: value[key] for key in keys if value.get(key) is not None}
 
 
 _TOLD: dict[str, Callable[[Any], Json]] = {

@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core.json_limits import MOST_VALUES
 from gateway.dialects.responses.input import SEALED, messages_of
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, BodyTooLarge
 
 Json = dict[str, Any]
 
@@ -93,8 +94,15 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
         ),
         (
             [call("1"), said("So."), refusal("No.")],
-            [reply([{"type": "text", "text": "So."}, {"type": "refusal", "refusal": "No."}], function("1"))],
+            [reply("So.", function("1"), refusal="No.")],
         ),
+        ([refusal("No.")], [reply(None, refusal="No.")]),
+        # Two of no form that could go on; and one that says nothing.
+        (
+            [thoughts(reasoning={"a": 1}), thoughts(reasoning={"b": 2}), call("1")],
+            [reply(None, function("1"), reasoning={"b": 2})],
+        ),
+        ([thoughts(reasoning=None), said("So.")], [reply("So.")]),
         # Of which no reply came.
         ([thoughts(reasoning_content="Hm."), user("Hi"), said("So.")], [user("Hi"), reply("So.")]),
         # OpenAI's own, which nobody else can read; and fields that no thought has.
@@ -176,9 +184,28 @@ def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
             {"type": "reasoning", "encrypted_content": SEALED + "nonsense"},
             "input[0].encrypted_content",
         ),
+        (
+            {
+                "type": "reasoning",
+                "encrypted_content": SEALED + '{"reasoning":' + "[" * 240 + "]" * 240 + "}",
+            },
+            "input[0].encrypted_content",
+        ),
+        ({"type": "reasoning", "encrypted_content": 7}, "input[0].encrypted_content"),
+        (
+            {"role": "user", "content": [{"type": "input_image", "image_url": "u", "detail": 7}]},
+            "input[0].content[0].detail",
+        ),
     ],
 )
 def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:
     with pytest.raises(BadRequest) as raised:
         messages_of([item])
     assert raised.value.param == param
+
+
+def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
+    """They are JSON in a text, which the limit of a body's values passes over."""
+    sealed = SEALED + '{"reasoning_details":[' + "[]," * MOST_VALUES + "0]}"
+    with pytest.raises(BodyTooLarge):
+        messages_of([{"type": "reasoning", "encrypted_content": sealed}])

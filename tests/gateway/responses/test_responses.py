@@ -488,6 +488,13 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"instructions": ["Be brief."]}, "instructions"),
         ({"conversation": 7}, "conversation"),
         ({"model": None}, "model"),
+        ({"metadata": {"a": json.loads("[" * 300 + "]" * 300)}}, "metadata"),
+        ({"text": {"format": 7}}, "text.format"),
+        ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+        ({"tools": [{"type": "function", "parameters": {}}]}, "tools[0].name"),
+        ({"tools": [{"type": "custom", "name": "py", "format": 7}]}, "tools[0].format"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
+        ({"tool_choice": {"type": "allowed_tools", "tools": 7}}, "tool_choice.tools"),
         ({"max_output_tokens": "many"}, "max_output_tokens"),
     ],
 )
