@@ -7,7 +7,6 @@ An item begins, its parts grow by pieces, and everything is told once more when 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
-from uuid import uuid4
 
 import orjson
 
@@ -35,6 +34,7 @@ class Item:
         self.tag = tag
         self.index = index
         self._emit = emit
+        self._has_begun = False
 
     @property
     def id(self) -> str:
@@ -49,7 +49,11 @@ class Item:
         self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
 
     def begin(self) -> None:
-        self._emit("response.output_item.added", output_index=self.index, item=self.json("in_progress"))
+        """Tells that there is such an item, if that was not told."""
+        if not self._has_begun:
+            self._has_begun = True
+            item = self.json("in_progress")
+            self._emit("response.output_item.added", output_index=self.index, item=item)
 
     def end(self, status: str) -> None:
         """Tells all of the item once more. status: completed or incomplete."""
@@ -173,35 +177,37 @@ class ThoughtsItem(Item):
 
 
 class CallItem(Item):
-    """A call of the client's. It begins when its name is complete, which arguments or the reply's end tell."""
+    """A call of the client's. It begins when its name is complete: arguments, another item or the reply's end tell."""
 
     kind = "fc"
 
-    def __init__(self, tag: str, index: int, emit: Emit) -> None:
+    def __init__(self, tag: str, index: int, emit: Emit, call: ToolCall) -> None:
         super().__init__(tag, index, emit)
-        self._call = ToolCall(None)
-        self._has_begun = False
+        self._call = call
         self._told = 0  # pieces of its arguments
 
-    def add(self, entry: Json) -> None:
-        self._call.add(entry)
-        if self._call.arguments:
-            self._begin()
-            for piece in filter(None, self._call.arguments[self._told :]):
+    def grow(self) -> None:
+        """Tells the arguments that have come."""
+        arguments = self._call.arguments
+        if arguments:
+            self.begin()
+            for piece in filter(None, arguments[self._told :]):
                 self.tell("function_call_arguments.delta", delta=piece)
-            self._told = len(self._call.arguments)
+            self._told = len(arguments)
 
     def json(self, status: str) -> Json:
-        call = self._call
-        known = {"id": self.id, "call_id": self._call_id, "status": status}
+        call, is_empty = self._call, status == "in_progress"
+        known = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
         if self._is_function:
-            return {"type": "function_call", "name": call.name, "arguments": call.text, **known}
-        custom = call.fields.get(str(call.fields["type"])) or {}
-        own = {"name": str(custom.get("name") or ""), "input": str(custom.get("input") or "")}
-        return {"type": "custom_tool_call", **own, **known}
+            arguments = "" if is_empty else call.text
+            return {"type": "function_call", "name": call.name, "arguments": arguments, **known}
+        custom = call.fields.get(str(call.fields["type"]))
+        own = custom if isinstance(custom, dict) else {}
+        said = "" if is_empty else str(own.get("input") or "")
+        return {"type": "custom_tool_call", "name": str(own.get("name") or ""), "input": said, **known}
 
     def end(self, status: str) -> None:
-        self._begin()
+        self.begin()
         if self._is_function:
             self.tell("function_call_arguments.done", arguments=self._call.text, name=self._call.name)
         else:
@@ -213,11 +219,3 @@ class CallItem(Item):
     @property
     def _is_function(self) -> bool:
         return self._call.fields.get("type") in FUNCTION
-
-    def _begin(self) -> None:
-        if self._has_begun:
-            return
-        self._has_begun = True
-        self._call_id = self._call.id or f"call_{uuid4().hex}"
-        item = self.json("in_progress") | ({"arguments": ""} if self._is_function else {"input": ""})
-        self._emit("response.output_item.added", output_index=self.index, item=item)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import orjson
@@ -20,10 +21,10 @@ from gateway.core.turn.client import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import delta_of
+from gateway.core.turn.stream import Draft, delta_of
 from gateway.dialects.responses.ids import make_tag
 from gateway.dialects.responses.input import THOUGHTS
-from gateway.dialects.responses.output import CallItem, Item, MessageItem, ThoughtsItem
+from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, ThoughtsItem
 from gateway.errors import GatewayError
 from storage.value import frozen
 
@@ -67,7 +68,8 @@ class ResponsesView(ClientView):
         self._told = 0  # events
         self._items: list[Item] = []
         self._open: Item | None = None  # the item of text that goes on
-        self._calls: dict[Any, CallItem] = {}  # by their indexes for the client
+        self._draft = Draft()  # of the client's calls
+        self._calls: list[CallItem] = []  # those of the draft
         self._usage: Json | None = None
         self._finish: str | None = None
 
@@ -128,12 +130,9 @@ class ResponsesView(ClientView):
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         reply = self._first = orjson.loads(body)
-        choice = next(c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
-        message, self._finish = choice.get("message"), choice.get("finish_reason")
-        if not is_unchanged:
-            message, self._finish = without_private(outcome.said or {}), outcome.finish_reason
-        self._take(delta_of({"message": message}), _logprobs(choice))
-        self._usage = outcome.usage if outcome.rounds > 1 else reply.get("usage")
+        choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
+        self._take(delta_of({"message": without_private(outcome.said or {})}), _logprobs(next(choices, {})))
+        self._finish, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_items())
 
     # What comes in
@@ -176,12 +175,12 @@ class ResponsesView(ClientView):
                 self._take_call(call)
 
     def _take_call(self, entry: Json) -> None:
-        index = entry.get("index")
-        call = self._calls.get(index)
-        if call is None:
+        calls = self._draft.calls
+        call = self._draft.call_for(entry)  # some upstreams send several under one index
+        if len(self._calls) < len(calls):
             self._close()
-            call = self._calls[index] = self._add(CallItem)
-        call.add(entry)
+            self._calls.append(self._add(partial(CallItem, call=call)))
+        self._calls[calls.index(call)].grow()
 
     # What goes out
 
@@ -194,8 +193,10 @@ class ResponsesView(ClientView):
         self._open = item
         return item
 
-    def _add(self, kind: type[T]) -> T:
+    def _add(self, kind: Callable[[str, int, Emit], T]) -> T:
         self._begin_response()
+        if self._items:
+            self._items[-1].begin()  # clients count items as they begin
         item = kind(self._tag, len(self._items), self._emit)
         self._items.append(item)
         return item
@@ -215,11 +216,11 @@ class ResponsesView(ClientView):
     def _end_items(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
         self._begin_response()
-        reason = _INCOMPLETE.get(self._finish or "")
+        reason = _INCOMPLETE.get(str(self._finish))
         status = "completed" if reason is None else "incomplete"
         self._close(status)
         last = self._items[-1] if self._items else None
-        for call in self._calls.values():
+        for call in self._calls:
             call.end(status if call is last else "completed")
         return self._response(status, reason)
 

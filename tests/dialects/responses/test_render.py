@@ -187,6 +187,43 @@ def test_a_call_without_an_id_gets_one() -> None:
     assert item.call_id
 
 
+def test_items_begin_in_their_order() -> None:
+    """Clients count them as they begin. A call without arguments is complete only when something follows."""
+    now = {"index": 0, "id": "1", "function": {"name": "now"}}
+    told, response = stream(
+        event({"tool_calls": [now]}),
+        event({"tool_calls": [{"index": 1, "id": "2", "function": {"name": "f", "arguments": "{}"}}]}),
+        event({"content": "So."}),
+    )
+    begun = [each for each in told if each.type == "response.output_item.added"]
+    assert [each.output_index for each in begun] == [0, 1, 2]
+    assert [each.item.type for each in begun] == [item.type for item in response.output]
+    assert begun[0].item.name == "now"
+
+
+@pytest.mark.parametrize("index", [0, None, [0]])
+def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
+    """As some upstreams send them; so they are read where they are kept."""
+    calls = [
+        {"index": index, "id": f"call_{city}", "function": {"name": "f", "arguments": city}}
+        for city in ("Rome", "Oslo")
+    ]
+    rest = {"index": index, "function": {"arguments": "!"}}
+    for deltas in ([{"tool_calls": calls}], [{"tool_calls": [each]} for each in calls]):
+        _, response = stream(*map(event, deltas), event({"tool_calls": [rest]}))
+        assert [item.model_dump()["arguments"] for item in response.output] == ["Rome", "Oslo!"]
+        assert [item.model_dump()["call_id"] for item in response.output] == ["call_Rome", "call_Oslo"]
+
+
+def test_what_no_upstream_should_send_is_told_nevertheless() -> None:
+    outcome = TurnOutcome(End.FINISHED, said={"content": ""}, usage=None)
+    empty = orjson.dumps({**chunk(), "choices": [], "usage": []})
+    assert Response.model_validate_json(view().whole(empty, outcome, is_unchanged=True)).status == "completed"
+    odd = {"index": 0, "id": "call_1", "type": "id"}
+    _, response = stream(event({"tool_calls": [odd]}), event({}, ["stop"], usage=[]))  # type: ignore[arg-type]
+    assert [item.type for item in response.output] == ["custom_tool_call"]
+
+
 def test_probabilities_stand_with_their_text() -> None:
     token = {"token": "He", "bytes": [72, 101], "logprob": -0.5, "top_logprobs": []}
     each = event({"content": "He"})
