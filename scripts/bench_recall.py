@@ -9,7 +9,9 @@ one held out. Beside the chats stands what a plain BM25 finds (scripts/talk/plai
 LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
 --set: only sets whose name has these words. --embedder local: once more with vectors. --size 10000: instead, how long a
-question takes in one memory of that many messages, which are those of many sessions one after the other.
+question takes in one memory of that many messages, which are those of many sessions one after the other. --whole:
+instead, how many lines of the note for "Who am I?" tell something that a question of the set is about, and how many of
+240 questions get a note of a memory of some 22 messages that belongs to another one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -283,6 +286,41 @@ async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Emb
     print("of the processor: " + _spread(worked))
 
 
+async def run_whole(questions: Sequence[dict[str, Any]], one: Set) -> None:
+    """Prints how much of a selection of the whole memory tells of its user."""
+    sessions = itertools.chain.from_iterable(question["haystack_sessions"] for question in questions)
+    turns = itertools.chain.from_iterable(sessions)
+    answers = {_flat(t["content"]) for t in turns if t.get("has_answer") and t["role"] == "user"}
+    lines, telling, times = 0, 0, list[float]()
+    for memory in itertools.chain(one.half(0), one.half(1)):
+        evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
+        texts = {_flat(d.text) for d in memory.history if d.seq in evidence and d.role == "user"} | answers
+        async with remembered(memory, None) as ask:
+            prompt = await ask("Who am I?", BUDGETS[0])
+            note = str(orjson.loads(prompt.body())["messages"][-1]["content"])
+        told = [line.removeprefix("user: ") for line in note.splitlines() if line.startswith("user: ")]
+        lines += len(told)
+        telling += sum(any(text.startswith(line.removesuffix(" ...")) for text in texts) for line in told)
+        times.append(prompt.recall.ms)
+    print(f"{one.name}: {len(times)} memories, {lines} lines, {100 * telling / lines:.1f}% of them telling")
+    print(_spread(times))
+
+
+async def run_misplaced(questions: Sequence[dict[str, Any]]) -> None:
+    """Prints how many questions get a note of a memory that has nothing to do with them."""
+    order, noted, whole = random.Random(1).sample(questions, 241), 0, 0
+    for asked, other in itertools.pairwise(order):
+        sessions = sorted(sessions_of(other), key=lambda one: one[1])
+        history, _ = history_of(
+            (at, [Turn(t["role"], t["content"]) for t in turns]) for _, at, turns in sessions
+        )
+        async with remembered(Memory(history, [], history[-1].at), None) as ask:
+            prompt = await ask(asked["question"], BUDGETS[0])
+        noted += bool(prompt.recall.note)
+        whole += not recall.asks_for_all("", [prompt.recall.note], opens=True)
+    print(f"of 240 questions about something else {noted} get a note, {whole} of them of the whole memory")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many of LongMemEval (0: all)")
@@ -291,8 +329,17 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
+    parser.add_argument(
+        "--whole", action="store_true", help="ask for the whole memory, and for nothing in it"
+    )
     options = parser.parse_args()
     questions = fetch()
+    if options.whole:
+        for one in make_sets(questions, options.questions):
+            if options.set in one.name:
+                asyncio.run(run_whole(questions, one))
+        asyncio.run(run_misplaced(questions))
+        return
     embedders: list[Embedder | None] = [None]
     if options.embedder:
         from adapters.local_embeddings import LocalEmbedder

@@ -5,17 +5,20 @@ Pure: bytes and values in, numbers out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import chain, zip_longest
 
-from storage.search.blob import CHUNK, hash_terms
-from storage.search.common import SAYS_NOTHING, load_tables, shares_in_general
+from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
+from storage.search.common import NAMES_NOTHING, SAYS_NOTHING, least_common, load_tables, shares_in_general
 from storage.search.few import Few
 from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.many import Many, Near
 from storage.search.tail import Tail
+from storage.search.weigh import LEAST_BEST_SHARE
 from storage.search.words import split_words, terms_of_word
+from storage.value import changed
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
 _FEW_HITS, _FEW_ROWS = 250, 256
@@ -36,6 +39,13 @@ _SECOND_LOOK = 3
 _SURE = 10
 # An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
+
+# Of a text whose words are all common the best hit has to hold so much: "Where do I work?" is answered, but "What did
+# we talk about last time?" is not by whatever happened last time. Chosen.
+_HELD_OF_COMMON = 0.8
+
+# The newest rows among which the most telling messages are looked for, in 0.3 ms. Chosen.
+_TELLING_ROWS = 1_024
 
 
 def preload() -> None:
@@ -82,11 +92,14 @@ def rank(
     if not terms:
         return []
     in_general = shares_in_general(words, terms)
-    if only_strong and min(in_general) > SAYS_NOTHING:
+    commonness = least_common(terms, in_general) if only_strong else 0.0
+    if commonness > SAYS_NOTHING:
         return []
     layout = index.lay(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
     found = find(index, layout, terms, hashes, in_general)
+    if commonness > NAMES_NOTHING:
+        found = changed(found, asked=_HELD_OF_COMMON / LEAST_BEST_SHARE * found.asked)
     if not layout.end or (not found.count and near is None):
         return []
     is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS
@@ -103,6 +116,50 @@ def rank(
             rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))
     if len(rows) > limit:
         rows = _fill(rows, layout, limit, room)
+    return _numbers(rows, layout)
+
+
+def most_telling(
+    index: Index, *, tail: Tail | None = None, skip: range = range(0), limit: int = 50
+) -> list[int]:
+    """Returns the numbers of the messages that tell most of a memory as a whole, best first.
+
+    Of each conversation, the newest first, the user's message whose head has most terms; then the next of each, and so
+    on. A fact is a conversation of its own. Questions come last, but for one that the newest conversation has nothing
+    better than; small talk does not come at all. tail, skip: as for `rank`.
+
+    Measured within 250 tokens: of what LongMemEval's users tell about themselves 39% of the lines, of the facts in
+    short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
+    are finds as much (38 and 17%), counting its names less (35 and 9%).
+    """
+    layout = index.lay(tail or Tail(), skip)
+    head, flags, earlier = layout.head, layout.flags, layout.earlier
+    unwanted = range(layout.first_row(skip.start), layout.first_row(skip.stop)) if skip else skip
+    # By conversation, which its newest message stands for.
+    told, asked = dict[int, list[int]](), dict[int, list[int]]()
+    newest_of = dict[int, int]()
+    for row in range(layout.end - 1, max(layout.end - 1 - _TELLING_ROWS, -1), -1):
+        newest = newest_of.pop(row, row)
+        if (before := earlier[row]) >= 0:
+            newest_of.setdefault(before, newest)
+        flag = flags[row]
+        if flag & USER and not flag & SLIGHT and row not in unwanted:
+            (asked if flag & ASKS else told).setdefault(newest, []).append(row)
+    for rows in chain(told.values(), asked.values()):
+        rows.sort(key=lambda row: (-head[row], row))
+    newest = max(chain(told, asked), default=-1)
+    leads = asked.get(newest, ())[:1] if newest not in told else ()
+    ranked = dict.fromkeys(chain(leads, _by_turns(told), _by_turns(asked)))
+    return _numbers([*ranked][:limit], layout)
+
+
+def _by_turns(groups: Mapping[int, Iterable[int]]) -> list[int]:
+    """Returns the first row of each group, those of the greatest number first, then the second of each, and so on."""
+    ordered = (groups[number] for number in sorted(groups, reverse=True))
+    return [row for rows in zip_longest(*ordered) for row in rows if row is not None]
+
+
+def _numbers(rows: Iterable[int], layout: IndexLayout) -> list[int]:
     chunks = layout.chunks
     return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
 

@@ -18,6 +18,7 @@ from storage.listing import PassageFilter
 from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
+from storage.search.common import names_nothing
 from storage.search.many import Near
 from storage.search.tail import Tail
 from storage.sql import exchanges, vectors
@@ -126,6 +127,32 @@ class Recall(Group):
                 # Over SQLite a page is read in the loop itself, and others wait.
                 await asyncio.sleep(0)
             del found[limit:]
+        if memory.has_grown:
+            self._memories.weigh(memory)
+        return found
+
+    @_mends
+    async def most_telling(
+        self,
+        agent: Agent,
+        query: str,
+        *,
+        numbers: Numbers | None = None,
+        skip: range = range(0),
+        limit: int = 16,
+        deadline_ms: float = 150.0,
+    ) -> list[Message]:
+        """Returns what tells most of this agent's memory as a whole, for a query that names nothing to look for.
+
+        For another query it is nothing. numbers, skip: as for `search`. Raises: TooSlow, Unavailable, Corrupt.
+        """
+        if not names_nothing(query):
+            return []
+        memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        if memory is None:
+            return []
+        hits = rank.most_telling(memory.index, tail=memory.counted(skip), skip=skip, limit=limit)
+        found = await self._messages(agent.id, memory, hits, deadline_ms)
         if memory.has_grown:
             self._memories.weigh(memory)
         return found

@@ -88,6 +88,9 @@ def recalled(memory: list[str], message: str) -> list[str]:
         (["Wie du mir, so ich dir, sagt mein Chef"], "Wie geht es dir?"),
         (["Ça va mal au travail, et toi ?"], "Et toi, ça va ?"),
         (["¿Qué tal la casa nueva?"], "¿Qué tal?"),
+        (["I had a good time", "Last time the train to Porto was late"], "What did we talk about last time?"),
+        (["Das Fest hat mich gefreut, vor allem über die Torte wurde geredet"], "Was weißt du über mich?"),
+        (["On dit que la dernière fois vous avez gagné"], "De quoi avons-nous parlé la dernière fois ?"),
     ],
 )
 def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> None:
@@ -104,6 +107,7 @@ def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> N
         (ENGLISH, "Where do I live?", "I live in a small flat near the harbour"),
         (ENGLISH, "Write a poem about my dog", "My dog is called Rex"),
         (["I like jazz", "I moved to Porto"], "What do I like?", "I like jazz"),
+        (["Ich bin Lena", "Der Zug war spät"], "Wer bin ich?", "Ich bin Lena"),
         (["We rent a van in May", "I moved to Porto"], "Van?", "We rent a van in May"),  # Dutch for "of"
         (GERMAN, "Wie heißt mein Hund?", "Mein Hund heißt Rex"),
         (GERMAN, "Was habe ich über Wale erzählt?", "Wir haben letzten Sommer zwei Wale vor Bergen gesehen"),

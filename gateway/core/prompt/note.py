@@ -31,6 +31,8 @@ CUT_CHARS = 600
 _SEARCHED_CHARS = 20_000
 # The beginning of a line by which it is looked up among those of earlier notes, and of which words are compared first.
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
+# An excerpt of a selection is shorter: the messages were chosen by how they begin.
+_SELECTION_CHARS = 200
 # A cut line that has so much of a message from its beginning has told it, where the rest has no further word of the
 # query. Chosen.
 _TOLD = 3 / 4
@@ -45,6 +47,8 @@ _OFTEN = 3
 _SIGNS = (digits + punctuation).encode()
 # These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
+# What a selection of the whole memory may take: one part in so many of the budget, and so much at least. Chosen.
+_SELECTION_SHARE, _SELECTION_LEAST = 4, 128
 # A smaller rest of the budget holds no further line.
 _LEAST_TOKENS = 12
 # A token has so many characters at most; an excerpt may lose so many of its limit at its edges.
@@ -55,6 +59,7 @@ _CUT = "..."
 _OPEN = "<memory>"
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
+_SELECTION = "The message names nothing to look for; this is a small selection of what was said."
 _CHANGES = "Changed in the memory blocks since they were last shown:"
 
 _TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
@@ -68,6 +73,7 @@ _SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
 _OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
+_ASKS = frozenset("?？؟")
 
 
 # The day and the conversation of a line.
@@ -111,6 +117,7 @@ def estimate_tokens(text: str) -> int:
 
 # Of the frame of any note.
 _EMPTY_TOKENS = estimate_tokens(f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_CLOSE}\n\n")
+_SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
 
 
 def make_query(text: str) -> str:
@@ -174,6 +181,7 @@ def choose(
     shared: Collection[str] = frozenset(),
     budget_tokens: int = 1_000,
     cut_chars: int = CUT_CHARS,
+    is_selection: bool = False,
 ) -> list[Recalled]:
     """Returns the candidates worth a line, in the order in which they were said.
 
@@ -181,8 +189,11 @@ def choose(
     one that repeats another, the query, or what a note on this path says already.
     noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
     budget_tokens: for the whole note as `render_note` makes it. cut_chars: how much of one message is told.
+    is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the note says.
     A message of which facts say most is left out for them.
     """
+    if is_selection:
+        budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
     room = budget_tokens - _EMPTY_TOKENS
     if room < _LEAST_TOKENS:
         return []
@@ -345,14 +356,19 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(stem(w) for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
 
 
-def render_note(hits: Sequence[Recalled], changes: Sequence[str], now: float) -> str:
+def render_note(
+    hits: Sequence[Recalled], changes: Sequence[str], now: float, *, is_selection: bool = False
+) -> str:
     """Returns the note that goes before the user's own words; "" if there is nothing to say.
 
     changes: one line for each change of a memory block. now: seconds since the epoch; the note's own date.
+    is_selection: as for `choose`.
     """
     if not hits and not changes:
         return ""
     lines, last = [_frame(now)], ("", 0)
+    if is_selection and hits:
+        lines.append(_SELECTION)
     for hit in hits:
         group = hit.day, hit.message.conversation
         if group != last:
@@ -372,6 +388,20 @@ def own_words(text: str) -> str:
 def strip_notes(text: str) -> str:
     """Returns the text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
     return _NOTE.sub("", text) if _HEADING in text else text
+
+
+def selection_budget(budget_tokens: int) -> int:
+    """Returns the tokens that a selection of the whole memory may take, of those for any note."""
+    return min(budget_tokens, max(_SELECTION_LEAST, budget_tokens // _SELECTION_SHARE))
+
+
+def asks_for_all(text: str, noted: Iterable[str], *, opens: bool) -> bool:
+    """Returns whether a text for which nothing was found may ask for the memory as a whole.
+
+    opens: the user says nothing before it; later on it has to ask. noted: the notes of its conversation, which have one
+    selection at most, so that small talk costs nothing again.
+    """
+    return (opens or not _ASKS.isdisjoint(text)) and not any(_SELECTION in each for each in noted)
 
 
 def mentions_blocks(note: str) -> bool:

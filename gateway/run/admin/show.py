@@ -92,8 +92,13 @@ class ShowOperation:
             deadline_ms=SEARCH_MS,
             vector=vector,
         )
-        hits = recall.choose(found, query, budget_tokens=self.recall_tokens)
-        note = recall.render_note(hits, (), self.now()).strip() or "nothing"
+        budget, is_selection = self.recall_tokens, not found
+        if is_selection:
+            # As the first words of a conversation would have it.
+            found = await self.store.recall.most_telling(agent, question, deadline_ms=SEARCH_MS)
+            query, budget = "", recall.selection_budget(budget)
+        hits = recall.choose(found, query, budget_tokens=budget, is_selection=is_selection)
+        note = recall.render_note(hits, (), self.now(), is_selection=is_selection).strip() or "nothing"
         messages = [m for m in found if m.source == "message"][:FOUND]
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -86,7 +86,8 @@ class Recaller:
             # The size of a note is estimated, and may be up to 3% more.
             budget = min(budget, left * 31 // 32)
         chosen: list[note.Recalled] = []
-        has_failed, ms = False, 0.0
+        has_failed, is_selection, ms = False, False, 0.0
+        render = partial(note.render_note, now=known.plan.query.now)
         if budget > 0 and (elsewhere > 0 or is_cut):
             query = note.make_query(text)
             visible = VisibleContent.of(known, prompt.composition, window)
@@ -100,6 +101,10 @@ class Recaller:
                     found = [*await self._search(known, query, visible, budget, begun, is_cut=is_cut), *rest]
                 else:
                     shared = frozenset()
+                if not found and note.asks_for_all(query, visible.notes, opens=_opens(known)):
+                    found = await self._select(known, query, visible, begun)
+                    is_selection, query, render = True, "", partial(render, is_selection=True)
+                    budget = min(budget, note.selection_budget(self.budget(known)))
                 if not known.is_plain:  # a plain list says nothing otherwise
                     rule = partial(replaced, known, self.settings.idle_s)
                     gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
@@ -112,12 +117,13 @@ class Recaller:
                     noted=visible.notes,
                     shared=shared,
                     cut_chars=min(note.CUT_CHARS, 2 * budget),
+                    is_selection=is_selection,
                 )
                 chosen = choose(budget_tokens=budget)
                 # The estimate is too low for some languages, and a full window has no room for a token more.
-                while chosen and (excess := await _excess(known, prompt, chosen)) > 1:
+                while chosen and (excess := await _excess(prompt, render(chosen, section.changes))) > 1:
                     # The note may take less than its budget, and would be the same with a little less of it.
-                    taken = note.estimate_tokens(note.render_note(chosen, (), known.plan.query.now))
+                    taken = note.estimate_tokens(render(chosen, ()))
                     budget = min(budget - 1, int(taken / excess))
                     chosen = choose(budget_tokens=budget)
             except StoreError as error:
@@ -125,14 +131,29 @@ class Recaller:
                 has_failed = True
                 _log.warning("recall failed: %s", error.message)
             ms = (time.perf_counter() - begun) * 1000
-        rendered = note.render_note(chosen, section.changes, known.plan.query.now)
+        rendered = render(chosen, section.changes)
         return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
+
+    async def _select(self, known: Known, query: str, visible: VisibleContent, begun: float) -> list[Message]:
+        """Returns what tells most of the whole memory, where a text has nothing that could be searched for."""
+        return await self.store.recall.most_telling(
+            known.agent,
+            query,
+            numbers=known.look.numbers,
+            skip=visible.numbers,
+            limit=LEAST_HITS,
+            deadline_ms=_left(self._limit_ms(known), begun),
+        )
+
+    def _limit_ms(self, known: Known) -> float:
+        """Returns the time for recall."""
+        return self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
 
     async def _search(
         self, known: Known, query: str, visible: VisibleContent, budget: int, begun: float, *, is_cut: bool
     ) -> list[Message]:
         """Returns what memory has for a text, best first. begun: when this recall began, since when its time runs."""
-        limit_ms = self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
+        limit_ms = self._limit_ms(known)
         vector = None
         if self.embed_query is not None:
             vector = await self.embed_query(known.agent.id, query, _left(limit_ms, begun))
@@ -149,12 +170,17 @@ class Recaller:
         )
 
 
-async def _excess(known: Known, prompt: Prompt, chosen: Sequence[note.Recalled]) -> float:
+def _opens(known: Known) -> bool:
+    """Returns whether the user has said nothing in this conversation before."""
+    said = (m for m in known.plan.messages if m.get("role") == "user")
+    return known.plan.match.anchor is None and len(list(said)) == 1
+
+
+async def _excess(prompt: Prompt, rendered: str) -> float:
     """Returns how many times the tokens that the window has for it a note takes; 0: nobody has counted the window."""
     most, target = prompt.window.note_tokens, prompt.target
     if not most or target.context_window is None:
         return 0.0
-    rendered = note.render_note(chosen, prompt.section.changes, known.plan.query.now)
     return await count_tokens(target.model, rendered) / most
 
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from gateway.core.prompt.note import (
     QUERY_CHARS,
     Recalled,
+    asks_for_all,
     choose,
     estimate_tokens,
     make_query,
     own_words,
     render_note,
+    selection_budget,
     shared_lines,
     strip_notes,
     told_apart,
@@ -230,6 +232,63 @@ def test_a_long_turn_is_cut_around_what_was_asked() -> None:
     assert len(hit.text) <= 608
     assert hit.text.startswith("... ")
     assert hit.text.endswith(" ...")
+
+
+# -- a selection of the whole memory
+
+
+def selected(budget: int, *texts: str) -> str:
+    hits = choose(
+        [message(n, text) for n, text in enumerate(texts, 1)], "", budget_tokens=budget, is_selection=True
+    )
+    return render_note(hits, (), MARCH, is_selection=True)
+
+
+def test_a_selection_says_that_it_is_one() -> None:
+    assert selected(250, "My cat is called Miso.").splitlines()[1:-1] == [
+        f"{FRAME} Written 2026-03-01 Sun.",
+        "The message names nothing to look for; this is a small selection of what was said.",
+        "[2026-03-02 Mon]",
+        "user: My cat is called Miso.",
+        "</memory>",
+    ]
+    assert selected(250) == ""
+
+
+@pytest.mark.parametrize("budget", [128, 250, 500])
+def test_a_selection_keeps_to_its_budget_and_shows_how_messages_begin(budget: int) -> None:
+    texts = [f"Lighthouse {n} " + "has its storms and its letters " * 10 for n in range(40)]
+    note = selected(budget, *texts)
+    assert budget - 60 < estimate_tokens(note) <= budget
+    for line in note.splitlines()[4:-1:2]:
+        assert line.startswith("user: Lighthouse")
+        assert len(line) <= len("user:  ...") + 200
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"), [(0, 0), (100, 100), (200, 128), (512, 128), (1_000, 250), (4_000, 1_000)]
+)
+def test_a_selection_takes_a_small_part_of_the_budget(budget: int, expected: int) -> None:
+    assert selection_budget(budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "opens", "expected"),
+    [
+        ("Hi!", True, True),
+        ("Thanks.", False, False),
+        ("Who am I?", False, True),
+        ("我是谁？", False, True),
+        ("من أنا؟", False, True),
+    ],
+)
+def test_a_text_asks_for_all_where_it_opens_a_conversation_or_is_a_question(
+    text: str, opens: bool, expected: bool
+) -> None:
+    other = render_note([Recalled.of(message(1, ""), "My dog is called Rex.")], (), MARCH)
+    assert asks_for_all(text, [], opens=opens) is expected
+    assert asks_for_all(text, [other], opens=opens) is expected
+    assert not asks_for_all(text, [other, selected(250, "My cat is called Miso.")], opens=opens)
 
 
 def test_a_note_of_plain_letters_has_no_other_character() -> None:

@@ -49,16 +49,16 @@ def test_conversations_share_the_agent_and_not_the_window(world: LettaWorld) -> 
     world.upstream.queue(say("Hello."), say("Sweet."), say("Again."), say("Own."))
     assert say_in(world, one.id, "Hi there") == ["Hello."]
     assert say_in(world, two.id, "My cat is Miso.") == ["Sweet."]
-    assert say_in(world, one.id, "And now?") == ["Again."]
-    assert sent(world) == ["Hi there", "Hello.", "And now?"]
-    reply = world.letta.agents.messages.create(agent.id, input="To yourself")
-    assert sent(world) == ["To yourself"]
+    assert say_in(world, one.id, "Go on.") == ["Again."]
+    assert sent(world) == ["Hi there", "Hello.", "Go on."]
+    reply = world.letta.agents.messages.create(agent.id, input="To Xavier")
+    assert sent(world) == ["To Xavier"]
     assert [each.content for each in reply.messages] == ["Own."]  # type: ignore[union-attr]
     # Each lists its own; the agent lists all, and its own under `default`.
     listed = conversations.messages.list
     assert texts(listed(two.id, order="asc")) == ["My cat is Miso.", "Sweet."]
-    assert texts(listed("default", agent_id=agent.id, order="asc")) == ["To yourself", "Own."]
-    assert texts(listed(agent.id, order="asc")) == ["To yourself", "Own."]
+    assert texts(listed("default", agent_id=agent.id, order="asc")) == ["To Xavier", "Own."]
+    assert texts(listed(agent.id, order="asc")) == ["To Xavier", "Own."]
     whole = world.letta.agents.messages.list(agent.id, order="asc")
     assert len(list(whole)) == 8
     by_query = world.letta.agents.messages.list(agent.id, conversation_id=two.id, order="asc")

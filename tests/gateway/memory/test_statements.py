@@ -169,6 +169,17 @@ def test_recall_costs_the_same_however_much_there_is(world: World) -> None:
     assert found == ANOTHER_OPENING  # these are known now
 
 
+def test_an_opening_that_names_nothing_costs_what_one_does_that_recalls(world: World) -> None:
+    for n in range(20):
+        world.chat(user="alice").say(f"My tortoise number {n} is called Sheldon {n}.")
+    assert cost(world, world.chat(user="alice"), "Hi!") == ANOTHER_OPENING
+    assert "Sheldon 19" in world.upstream.last.body.decode()
+    world.pass_time(1000)  # and from the index
+    found = cost(world, world.chat(user="alice"), "Who am I?")
+    assert "Sheldon 19" in world.upstream.last.body.decode()
+    assert sorted(found) == sorted([*ANOTHER_OPENING, "read"])  # and the words of what was found
+
+
 def test_openings_are_read_only_for_one_that_may_be_the_same_chat(world: World) -> None:
     for n in range(12):
         world.chat(user="alice").say(f"Question {n} of many.")

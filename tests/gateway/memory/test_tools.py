@@ -340,7 +340,7 @@ def test_nothing_is_recalled_for_the_result_of_a_tool(world: World) -> None:
     helper(world).say("The weather in Lisbon was awful in March.")
     chat = helper(world, tools=[WEATHER])
     world.upstream.queue(call_tools(Call("weather", {"city": "Lisbon"}), text=None))
-    chat.say("How is it there?")
+    chat.say("How warm is the sea?")
     chat.answer(chat.messages[-1]["tool_calls"][0], "Was the weather in Lisbon awful in March?")
     chat.go_on()
     assert world.upstream.last.messages[1:] == chat.messages[:-1]

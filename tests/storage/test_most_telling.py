@@ -1,0 +1,158 @@
+"""What tells most of a memory as a whole: for a text that names nothing to look for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.records import Scope
+from storage.search.blob import Document, encode
+from storage.search.common import names_nothing
+from storage.search.index import Index, open_blob
+from storage.search.rank import most_telling
+from storage.search.tail import Tail
+from storage.sql.facts import Learned
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.test_facts import fact, learn
+from tests.storage.test_forget import Clock, forget
+from tests.stored import ALICE, Speaker, save_passage
+
+SECRET = b"s" * 32
+WHO = "Who am I?"
+OSLO = "I moved to Oslo with my two cats in May."
+BOAT = "We bought an old wooden boat in Bergen and paint it blue."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What do you know about me?", "who am i", "Do you remember me?", "What did we talk about last time?",
+        "Tell me everything you know about me", "What were we discussing yesterday?", "What have I told you so far?",
+        "Hi!", "I'm back", "Thanks.", "How is it there?",
+        "Was weißt du über mich?", "Wer bin ich?", "Erinnerst du dich an mich?", "Kennst du mich noch?",
+        "Worüber haben wir letztes Mal gesprochen?", "Was habe ich dir erzählt?",
+        "Que sais-tu de moi ?", "Qui suis-je ?", "Tu te souviens de moi ?",
+        "De quoi avons-nous parlé la dernière fois ?",
+        "¿Qué sabes de mí?", "¿Quién soy?", "¿Te acuerdas de mí?", "¿De qué hablamos la última vez?",
+        "Cosa sai di me?", "Ti ricordi di me?", "Di cosa abbiamo parlato l'ultima volta?",
+        "O que você sabe sobre mim?", "Você se lembra de mim?", "Sobre o que falamos da última vez?",
+        "Wat weet je over mij?", "Wie ben ik?", "Waar hadden we het de vorige keer over?",
+        "Vad vet du om mig?", "Kommer du ihåg mig?", "Co o mnie wiesz?", "Pamiętasz mnie?",
+        "Что ты знаешь обо мне?", "Ты меня помнишь?", "О чём мы говорили в прошлый раз?",
+    ],
+)  # fmt: skip
+def test_texts_that_name_nothing(text: str) -> None:
+    assert names_nothing(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "👍", "?!", "Kiki?", "Tell me a joke", "What is the capital of France?", "Do you remember my dog?",
+        "What did I tell you about the boat?", "Which book did I finish a week ago?", "Write a haiku",
+        "Was weißt du über Wale?", "Erzähl mir einen Witz", "Que sais-tu de Lyon ?", "¿Qué sabes de Sevilla?",
+    ],
+)  # fmt: skip
+def test_texts_that_name_something_or_have_no_words(text: str) -> None:
+    assert not names_nothing(text)
+
+
+def said(seq: int, text: str, role: str = "user", previous: int | None = None) -> Document:
+    return Document(seq, role, text, 1.79e9 + seq, None, previous)
+
+
+TALK = [
+    said(1, "Hello!"),
+    said(2, "Hi, how can I help?", "assistant", 1),
+    said(3, "My cat is called Miso.", previous=2),
+    said(4, "A fine name for a cat, and one that is seldom heard in Norway.", "assistant", 3),
+    said(5, OSLO, previous=4),
+    said(6, BOAT),
+    said(7, "What a project!", "assistant", 6),
+    said(8, "Thanks.", previous=7),
+    said(9, "Does the paint for wooden boats smell as strongly as they say?", previous=8),
+]
+
+
+def telling(*documents: Document, indexed: int = 0, **options: Any) -> list[int]:
+    """Returns what tells most. indexed: so many of them are, the others are not yet."""
+    blobs = encode(documents[:indexed], SECRET).values()
+    index = Index((open_blob(data).chunk, data) for data in blobs)
+    return most_telling(index, tail=Tail(documents[indexed:]), **options)
+
+
+@pytest.mark.parametrize("indexed", range(0, len(TALK) + 1, 3))
+def test_of_each_conversation_the_newest_first_what_says_most(indexed: int) -> None:
+    """Small talk and replies do not come at all, and questions last."""
+    assert telling(*TALK, indexed=indexed) == [6, 5, 3, 9]
+    assert telling(*TALK, indexed=indexed, limit=2) == [6, 5]
+
+
+def test_of_equals_the_first_that_was_said_comes_first() -> None:
+    assert telling(said(1, "Figs grow."), said(2, "Owls hoot.", previous=1)) == [1, 2]
+
+
+def test_the_newest_conversation_has_one_line_even_if_it_only_asked() -> None:
+    asked = said(10, "How do I mend a dripping tap?"), said(11, "Which tap?", previous=10)
+    assert telling(*TALK, *asked) == [10, 6, 5, 3, 9, 11]
+
+
+@pytest.mark.parametrize("indexed", [0, 5, 9])
+def test_what_is_in_sight_is_not_told(indexed: int) -> None:
+    assert telling(*TALK, indexed=indexed, skip=range(5, 6)) == [6, 3, 9]
+
+
+def test_a_long_memory_is_asked_for_its_newest_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.search.rank._TELLING_ROWS", 4)
+    assert telling(*TALK) == [6, 9]
+
+
+# -- in a store
+
+
+@pytest.fixture
+async def alice(store: Store) -> Speaker:
+    return Speaker(store, ALICE, Clock())
+
+
+async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
+    found = await store.recall.most_telling(speaker.agent, query, deadline_ms=10_000.0)
+    return [m.text for m in found]
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+async def test_a_memory_tells_of_itself_and_of_no_other(
+    store: Store, alice: Speaker, is_indexed: bool
+) -> None:
+    bob = Speaker(store, Scope("default", "default", "user:bob"), Clock())
+    assert await told(store, alice) == []
+    for speaker, text in ((alice, OSLO), (bob, BOAT)):
+        await speaker.say([user(text)], assistant("Nice."))
+        while is_indexed and await store.recall.index(speaker.agent.id):
+            pass
+    assert await told(store, alice) == [OSLO]
+    assert await told(store, bob) == [BOAT]
+    assert await told(store, alice, "Tell me a joke") == []
+
+
+async def test_what_was_forgotten_or_is_no_longer_true_is_not_told(store: Store, alice: Speaker) -> None:
+    await alice.say([user(OSLO)], assistant("Nice."), "c1")
+    await alice.say([user(BOAT)], assistant("Nice."), "c2")
+    await learn(store, alice.agent, 0, 2, Learned(facts=[fact("Works as a nurse.", sources=[2])]))
+    (nurse,) = await store.facts.list(alice.agent.id)
+    assert await told(store, alice) == ["Works as a nurse.", BOAT, OSLO]
+    await learn(
+        store, alice.agent, 2, 3, Learned(facts=[fact("Works as a baker.", replaces=[nurse.id], sources=[2])])
+    )
+    gone = next(e for e in await alice.rows() if b"Oslo" in (e.input or b""))
+    await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+    assert await told(store, alice) == ["Works as a baker.", BOAT]
+
+
+async def test_documents_of_an_archive_are_not_what_somebody_said(store: Store, alice: Speaker) -> None:
+    await alice.say([user(OSLO)], assistant("Nice."))
+    await save_passage(store, alice.agent.id, "The manual of the lawn mower, chapter nine.", at=1.0)
+    assert await told(store, alice) == [OSLO]
