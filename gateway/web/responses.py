@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.core.request.headers import RawHeaders
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
+from gateway.errors import BadRequest
 from gateway.run.receipt import Receipt
 from gateway.web.chat import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
@@ -69,4 +70,10 @@ def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:
     if conversation is None:
         return headers
     named = (b"x-mnemogate-conversation", conversation.encode())
-    return [*headers, named, (b"x-mnemogate-history", b"append")]
+    if any(name == named[0] and value.strip() not in (b"", named[1]) for name, value in headers):
+        raise BadRequest(
+            "`conversation` and `x-mnemogate-conversation` name two different conversations.",
+            param="conversation",
+        )
+    rest = [each for each in headers if each[0] != named[0]]
+    return [*rest, named, (b"x-mnemogate-history", b"append")]

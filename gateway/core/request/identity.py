@@ -217,7 +217,7 @@ def _signed(token: bytes, rules: IdentityRules, now: float) -> str | None:
     """Returns the user that a signature vouches for, whatever else the request names."""
     if rules.jwt_secret is None:
         return None
-    return _checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
+    return checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
 
 
 def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
@@ -237,7 +237,7 @@ def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str,
             inner: Any = body
             for key in keys:
                 inner = inner.get(key) if isinstance(inner, dict) else None
-            value = _checked_id(inner, name) if isinstance(inner, str) else _number_id(inner, name)
+            value = checked_id(inner, name) if isinstance(inner, str) else _number_id(inner, name)
             if name == _CALLER and value is not None and value.lstrip("+").lower() in _NO_NUMBERS:
                 continue
         if value is not None:
@@ -246,7 +246,7 @@ def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str,
 
 
 def _header_id(raw: bytes, name: str) -> str | None:
-    return _checked_id(header_text(raw, name), name)
+    return checked_id(header_text(raw, name), name)
 
 
 def _number_id(value: Any, name: str) -> str | None:
@@ -258,7 +258,7 @@ def _number_id(value: Any, name: str) -> str | None:
         raise BadRequest(
             f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
         )
-    return _checked_id(str(value), name)
+    return checked_id(str(value), name)
 
 
 def _json_type(value: Any) -> str:
@@ -271,7 +271,8 @@ def _json_type(value: Any) -> str:
     return "an integer" if isinstance(value, int) else "a decimal number"
 
 
-def _checked_id(text: str, name: str) -> str | None:
+def checked_id(text: str, name: str) -> str | None:
+    """Returns an id as it counts, None for an empty one. name: of its header or field. Raises: BadRequest."""
     text = text.strip(" \t")
     if not text:
         return None
@@ -298,7 +299,7 @@ def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | Non
     model = body.get("model")
     if not isinstance(model, str) or not asks_agent(model):
         return by_header
-    by_model = _checked_id(model.removeprefix(AGENT_PREFIX), "model")
+    by_model = checked_id(model.removeprefix(AGENT_PREFIX), "model")
     if by_model is None:
         raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
     if by_header is not None and by_header != by_model:

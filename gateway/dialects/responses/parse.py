@@ -14,6 +14,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.request.chat import ChatRequest, Reference
+from gateway.core.request.identity import checked_id
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import (
@@ -72,13 +73,14 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
         check_depth(key, [value])
     messages, references = _messages(json, max_messages)
     chat: Json = {"model": json.get("model"), "messages": messages}
-    if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs"):
+    if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
     for key, value in json.items():
+        if value is None or key in _LEFT_OUT:
+            continue
         if key in _TOLD:
-            if value is not None:
-                chat.update(_TOLD[key](value))
-        elif key not in _LEFT_OUT:
+            chat.update(_TOLD[key](value))
+        else:
             chat.setdefault(key, value)
     if "tools" not in chat:
         _leave_out_choices(chat)
@@ -115,9 +117,14 @@ def _conversation(json: Json) -> str | None:
         named = named.get("id")
         if named is None:
             raise missing("conversation.id")
-    if named is not None and not isinstance(named, str):
+    if named is None:
+        return None
+    if not isinstance(named, str):
         raise wrong_type("conversation", "a string or an object", named)
-    return named
+    conversation = checked_id(named, "conversation")
+    if conversation is None:
+        raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
+    return conversation
 
 
 def _strings(json: Json, key: str) -> list[str]:

@@ -7,6 +7,7 @@ which item and which part of it goes on, and everything is told once more when i
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,6 +34,13 @@ NOT_DURABLE = b": mnemogate not durable\n\n"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # Those codes of errors that a response may have and that an upstream or the gateway says; the others are OpenAI's own.
 _ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
+# What an upstream's error calls fields that have other names here.
+_NAMES = {
+    b"max_completion_tokens": b"max_output_tokens",
+    b"reasoning_effort": b"reasoning.effort",
+    b"response_format": b"text.format",
+}
+_CHAT_NAME = re.compile(rb"\b(?:%b)\b" % b"|".join(_NAMES))
 T = TypeVar("T", bound=Item)
 
 
@@ -134,6 +142,9 @@ class ResponsesView(ClientView):
         self._take(delta_of({"message": without_private(outcome.said or {})}), _logprobs(next(choices, {})))
         self._finish, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_items())
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        return _CHAT_NAME.sub(lambda found: _NAMES[found[0]], body)
 
     # What comes in
 

@@ -487,6 +487,9 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"input": [{"type": "function_call", "call_id": "c", "name": "x"}]}, "input[0].arguments"),
         ({"instructions": ["Be brief."]}, "instructions"),
         ({"conversation": 7}, "conversation"),
+        ({"conversation": " "}, "conversation"),
+        ({"conversation": {"id": "x" * 257}}, "conversation"),
+        ({"conversation": "a\nb"}, "conversation"),
         ({"model": None}, "model"),
         ({"metadata": {"a": json.loads("[" * 300 + "]" * 300)}}, "metadata"),
         ({"text": {"format": 7}}, "text.format"),
@@ -505,6 +508,37 @@ def test_a_request_that_cannot_be_told_is_refused(
     reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())
     assert (reply.status, reply.json["error"]["param"]) == (400, param), reply.json
     assert not upstream.chats
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_output_tokens": -1}, "max_output_tokens"),
+        ({"text": {"format": {"type": "poem"}}}, "text.format.type"),
+    ],
+)
+def test_an_error_of_the_upstream_names_the_field_as_the_client_does(
+    world: World, fields: Json, param: str
+) -> None:
+    body = {"model": "m", "input": "Hi", **fields}
+    reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())
+    assert (reply.status, reply.json["error"]["param"]) == (400, param), reply.json
+    assert b"max_completion_tokens" not in reply.body
+
+
+def test_a_field_that_is_null_says_nothing(world: World, upstream: StrictUpstream) -> None:
+    fields = ("temperature", "user", "tools", "metadata", "moderation", "conversation", "stream", "text")
+    assert respond(world, input="Hi", **dict.fromkeys(fields)).output_text == "Ok."
+    assert upstream.last.json.keys() == {"model", "messages"}
+    assert respond(world, input="Hi", top_logprobs=0).output_text == "Ok."
+
+
+def test_a_header_that_names_another_conversation_is_refused(world: World, upstream: StrictUpstream) -> None:
+    body = json.dumps({"model": "m", "input": "Hi", "user": "alice", "conversation": "one"}).encode()
+    for header, status in (("one", 200), ("", 200), ("two", 400)):
+        reply = world.gateway.ask("POST", "/v1/responses", body, {"x-mnemogate-conversation": header})
+        assert reply.status == status, reply.json
+    assert reply.json["error"]["param"] == "conversation"
 
 
 # -- who answers
