@@ -13,7 +13,7 @@ from itertools import chain
 
 import orjson
 
-from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.canonical import Canon, WireMessage, call_id, squash, text_of
 from gateway.core.conversation.private import without_private
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.splice import Splice, dump
@@ -42,9 +42,12 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
     StoreError.
     """
     agent = None if scope is None else await store.agents.find(scope)
-    splice, messages = Splice(request.layout), list(request.messages)
+    splice, before = Splice(request.layout), request.messages
+    messages = [[message] for message in before]
     kept: dict[str, _Kept] = {}
-    for each in sorted(request.references, key=lambda each: (-each.index, each.is_path)):
+    references = sorted(request.references, key=lambda each: (-each.index, each.is_path))
+    places = {each.index for each in references if not each.is_path}
+    for each in references:
         if each.conversation not in kept:
             kept[each.conversation] = (
                 _Kept() if agent is None else await _read(store, agent, each.conversation)
@@ -52,19 +55,25 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
         path = kept[each.conversation].path(each.turn)
         if not path:
             raise _not_found(each)
+        found = [message for exchange in path for message in _messages(exchange)]
+        for index in range(each.index + (not each.is_path), len(before)):
+            if before[index].get("role") not in ("assistant", "tool") or index in places:
+                break
+            if _says_again(before[index], found[-1]):
+                splice.drop_message(index)
+                messages[index] = []
         if each.is_path:
-            found = [message for exchange in path for message in _messages(exchange)]
-            messages[each.index : each.index] = found
             splice.insert_messages(each.index, map(dump, found))
+            messages[each.index] = [*found, *messages[each.index]]
         else:
-            found = _messages(path[-1])[-1:]
-            messages[each.index : each.index + 1] = found
-            splice.replace_message(each.index, map(dump, found))
+            splice.replace_message(each.index, map(dump, found[-1:]))
+            messages[each.index] = found[-1:]
+    whole = [*chain.from_iterable(messages)]
     return replace(
         request,
         raw=splice.render(),
-        json={**request.json, "messages": messages},
-        messages=messages,
+        json={**request.json, "messages": whole},
+        messages=whole,
         references=(),
         _layout=None,
     )
@@ -120,6 +129,18 @@ def _messages(exchange: Exchange) -> list[WireMessage]:
     assert exchange.input is not None
     assert exchange.said is not None
     return [*map(without_private, orjson.loads(exchange.input)), without_private(orjson.loads(exchange.said))]
+
+
+def _says_again(message: WireMessage, reply: WireMessage) -> bool:
+    """Says whether a message has nothing but what a reply has.
+
+    Vercel's SDK sends a reply's calls behind the id of its words, Semantic Kernel and LiveKit behind that of the
+    response.
+    """
+    if message.get("role") != "assistant":
+        return False
+    text, calls = squash(text_of(message)), {*map(call_id, message.get("tool_calls") or ())}
+    return text in ("", squash(text_of(reply))) and calls <= {*map(call_id, reply.get("tool_calls") or ())}
 
 
 def _not_found(reference: Reference) -> BadRequest:

@@ -274,6 +274,42 @@ def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) ->
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
+@both_ways
+@pytest.mark.parametrize("client", ["vercel", "semantic kernel", "livekit"])
+def test_what_an_id_stands_for_may_be_said_again_behind_it(
+    world: World, upstream: StrictUpstream, stream: bool, client: str
+) -> None:
+    upstream.queue(call_tools(Call("weather", {}), Call("weather", {}), text="Let me see."), say("Sunny."))
+    options: Json = {"user": "alice", "tools": [WEATHER], "stream": stream}
+    question = {"role": "user", "content": "The weather?"}
+    response = respond(world, input=[question], **options)
+    items: list[Json] = []
+    if client == "vercel":
+        items = [question, {"type": "item_reference", "id": response.output[0].id}]
+    else:
+        options["previous_response_id"] = response.id
+    if client == "livekit":
+        items = [{"role": "assistant", "content": "Let me see."}]
+    calls = [call.model_dump(include={"type", "call_id", "name", "arguments"}) for call in calls_in(response)]
+    results = [
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "sun"} for call in calls
+    ]
+    pairs = [each for pair in zip(calls, results, strict=True) for each in pair]
+    items += pairs if client == "livekit" else [*calls, *results]
+    assert respond(world, input=items, **options).output_text == "Sunny."
+    asked = upstream.last.messages
+    assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool"]
+    assert len(asked[1]["tool_calls"]) == 2
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_what_is_said_behind_an_id_stays(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, user="alice", input="One", previous_response_id=None)
+    items = [{"role": "assistant", "content": "And more."}, {"role": "user", "content": "Two"}]
+    respond(world, user="alice", input=items, previous_response_id=first.id)
+    assert contents(upstream) == ["One", "Ok.", "And more.", "Two"]
+
+
 def test_an_id_and_items_of_it_stand_side_by_side(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("One it is."), say("Two it is."))
     first = respond(world, user="alice", input="One")
