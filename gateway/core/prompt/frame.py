@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
 # What applications put beside the words, on the place that somebody works in and on what is attached: Cline and those
-# made of it (Roo Code, Kilo Code), LobeChat, Zed.
+# made of it (Roo Code, Kilo Code), Codex, LobeChat, Zed.
 _ADDED = (
+    ("<environment_context>", "</environment_context>"),
+    ("<turn_aborted>", "</turn_aborted>"),
     ("<environment_details>", "</environment_details>"),
     ("<explicit_instructions type=", "</explicit_instructions>"),
     ("<!-- SYSTEM CONTEXT (NOT PART OF USER QUERY) -->", "<!-- END SYSTEM CONTEXT -->"),
@@ -22,7 +24,7 @@ _ADDED = (
 # Pydantic AI what is wrong with an answer; smolagents what its code printed, in front of the person's next task; Open
 # WebUI that tools brought images, and what a sub-agent in the background found; LiteLLM what Claude Code says as the
 # system within a conversation; OpenClaw what its runtime does, and the time; Cline what its tools did, and that a task
-# goes on; Copilot where somebody works; Spring AI that no document was found.
+# goes on; Copilot where somebody works; Codex what AGENTS.md says; Spring AI that no document was found.
 _IN_SOMEBODYS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
@@ -42,6 +44,7 @@ _IN_SOMEBODYS_PLACE = re.compile(
     r"[a-z_]{1,60}(?: for '(?s:.*?)')?\] Result:(?s:.*)"
     r"|\[ERROR\] You did not use a tool in your previous response!(?s:.*)"
     r"|\[TASK RESUMPTION\] This task was interrupted (?s:.*)"
+    r"|# AGENTS\.md instructions for [^\n]{1,4096}\n\n<INSTRUCTIONS>\n(?s:.*?)</INSTRUCTIONS>\s*"
     r"|<environment_info>\n(?s:.*?)\n</environment_info>\n<workspace_info>\n(?s:.*)"
     r"|The user query is outside your knowledge base\.\nPolitely inform the user that you can't answer it\.\s*\Z"
 )

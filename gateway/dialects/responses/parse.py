@@ -38,6 +38,7 @@ _ELSEWHERE = ("prompt", "context_management")
 # completion. `include` is read for the one thing of it that is.
 _NOT_ASKED = (
     "background",
+    "client_metadata",
     "include",
     "max_tool_calls",
     "previous_response_id",

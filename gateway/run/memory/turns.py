@@ -55,7 +55,8 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
         path = kept[each.conversation].path(each.turn)
         if not path:
             raise _not_found(each)
-        found = [message for exchange in path for message in _messages(exchange)]
+        read = path if each.is_path else path[-1:]
+        found = [message for exchange in read for message in _messages(exchange)]
         for index in range(each.index + (not each.is_path), len(before)):
             if before[index].get("role") not in ("assistant", "tool") or index in places:
                 break

@@ -646,6 +646,14 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
             "workspace currently open.\n</workspace_info>\n<userMemory>\nNo user preferences saved.\n</userMemory>",
             "",
         ),
+        # Codex, in front of the first question, and where somebody broke a turn off
+        (
+            "# AGENTS.md instructions for /home/a/cats\n\n<INSTRUCTIONS>\nUse tabs.\n</INSTRUCTIONS>"
+            "<environment_context>\n  <cwd>/home/a/cats</cwd>\n</environment_context>",
+            "",
+        ),
+        ("<environment_context>\n  <current_date>2026-11-23</current_date>\n</environment_context>", ""),
+        ("<turn_aborted>\nThe user interrupted the previous turn on purpose.\n</turn_aborted>", ""),
         # Spring AI, where no document was found
         (
             "The user query is outside your knowledge base.\nPolitely inform the user that you can't answer it.",
