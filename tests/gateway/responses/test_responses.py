@@ -414,6 +414,7 @@ def test_what_is_asked_is_asked_of_chat_completions(world: World, upstream: Stri
         store=True,
         truncation="auto",
         include=["reasoning.encrypted_content"],
+        extra_body={"client_metadata": {"session_id": "s"}},  # Codex's
     )
     asked = upstream.last.json
     assert asked["messages"] == [
