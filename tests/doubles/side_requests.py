@@ -209,6 +209,11 @@ ZED_SUMMARY = (
     "facts or "
     "information discovered\n"
 )
+CODEX_SUMMARY = (
+    "You are performing a CONTEXT CHECKPOINT COMPACTION. Create a handoff summary for another LLM that will resume the "
+    "task.\n\nInclude:\n- Current progress and key decisions made\n- Important context, constraints, or user "
+    "preferences\n"
+)
 # Claude Code's, which Roo Code has as its system prompt.
 CODING_SUMMARY = (
     "Your task is to create a detailed summary of the conversation so far, paying close attention to the user's "

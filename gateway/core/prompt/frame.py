@@ -24,7 +24,8 @@ _ADDED = (
 # Pydantic AI what is wrong with an answer; smolagents what its code printed, in front of the person's next task; Open
 # WebUI that tools brought images, and what a sub-agent in the background found; LiteLLM what Claude Code says as the
 # system within a conversation; OpenClaw what its runtime does, and the time; Cline what its tools did, and that a task
-# goes on; Copilot where somebody works; Codex what AGENTS.md says; Spring AI that no document was found.
+# goes on; Copilot where somebody works; Codex what AGENTS.md says, and its summary; Spring AI that no document was
+# found.
 _IN_SOMEBODYS_PLACE = re.compile(
     r"For context:(?: below is a transcript of what another agent did, quoted"
     r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
@@ -45,6 +46,7 @@ _IN_SOMEBODYS_PLACE = re.compile(
     r"|\[ERROR\] You did not use a tool in your previous response!(?s:.*)"
     r"|\[TASK RESUMPTION\] This task was interrupted (?s:.*)"
     r"|# AGENTS\.md instructions for [^\n]{1,4096}\n\n<INSTRUCTIONS>\n(?s:.*?)</INSTRUCTIONS>\s*"
+    r"|Another language model started to solve this problem and produced a summary of its thinking process\.(?s:.*)"
     r"|<environment_info>\n(?s:.*?)\n</environment_info>\n<workspace_info>\n(?s:.*)"
     r"|The user query is outside your knowledge base\.\nPolitely inform the user that you can't answer it\.\s*\Z"
 )

@@ -254,6 +254,11 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"Generate a detailed summary of this conversation\. Include:\s+1\. A brief overview of what was discussed",
         is_passing=True,
     ),
+    _Known(
+        "codex summary",
+        r"You are performing a CONTEXT CHECKPOINT COMPACTION\. Create a handoff summary for another LLM",
+        is_passing=True,
+    ),
     # Claude Code and Roo Code (and Kilo Code), in the words of the former.
     _Known("coding summary", _CODING_SUMMARY, "system"),
     _Known("coding summary", _CODING_SUMMARY, is_passing=True),

@@ -654,6 +654,11 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ),
         ("<environment_context>\n  <current_date>2026-11-23</current_date>\n</environment_context>", ""),
         ("<turn_aborted>\nThe user interrupted the previous turn on purpose.\n</turn_aborted>", ""),
+        (
+            "Another language model started to solve this problem and produced a summary of its thinking process. You "
+            "also have access to the state of the tools. Here is the summary:\nThe cat is black.",
+            "",
+        ),
         # Spring AI, where no document was found
         (
             "The user query is outside your knowledge base.\nPolitely inform the user that you can't answer it.",
