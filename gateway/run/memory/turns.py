@@ -135,8 +135,7 @@ def _messages(exchange: Exchange) -> list[WireMessage]:
 def _says_again(message: WireMessage, reply: WireMessage) -> bool:
     """Says whether a message has nothing but what a reply has.
 
-    Vercel's SDK sends a reply's calls behind the id of its words, Semantic Kernel and LiveKit behind that of the
-    response.
+    Vercel's SDK sends a reply's calls behind the id of its words, LiveKit all of it behind that of the response.
     """
     if message.get("role") != "assistant":
         return False

@@ -275,7 +275,7 @@ def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) ->
 
 
 @both_ways
-@pytest.mark.parametrize("client", ["vercel", "semantic kernel", "livekit"])
+@pytest.mark.parametrize("client", ["vercel", "livekit", "calls alone"])
 def test_what_an_id_stands_for_may_be_said_again_behind_it(
     world: World, upstream: StrictUpstream, stream: bool, client: str
 ) -> None:
