@@ -2,8 +2,9 @@
 
 A driver is a file of this folder: a program in the application's own language. Its first line says what it is and what
 has to be installed, `# LangChain: pip langchain-openai`; a line `# memory: off` gives it a gateway key of that mode,
-and a line `# note: ...` goes into the table. It gets the address, the key, the model, the user and the texts of the
-scene in its environment, and prints the replies it is given.
+and a line `# note: ...` goes into the table. With `# api: responses` the gateway answers the Responses API by way of
+chat completions, also the first time, with memory off. It gets the address, the key, the model, the user and the texts
+of the scene in its environment, and prints the replies it is given.
 
 The scene: two turns, a second conversation that asks for what the first one said, a stream, a tool. It is played
 against a strict upstream directly, then through a gateway before the same upstream. The gateway is an ordinary process
@@ -86,6 +87,7 @@ class Application:
     packages: tuple[str, ...]
     memory: str = "on"
     note: str = ""
+    api: str = "chat"
 
 
 @dataclass(slots=True)
@@ -174,7 +176,9 @@ def applications() -> list[Application]:
             first, *more = (line.lstrip("#/ ") for line in driver.read_text().splitlines()[:3])
             title, _, needs = first.partition(": ")
             kind, *packages = needs.split()
-            options = dict(line.split(": ", 1) for line in more if line.startswith(("memory: ", "note: ")))
+            options = dict(
+                line.split(": ", 1) for line in more if line.startswith(("memory: ", "note: ", "api: "))
+            )
             found.append(Application(driver, title, kind, tuple(packages), **options))
     return found
 
@@ -392,11 +396,15 @@ def try_one(app: Application, cache: Path) -> Row:
             StrictUpstream(script=answer, models=[MODEL]) as upstream,
             tempfile.TemporaryDirectory() as place,
         ):
-            printed = play(app, folder, upstream.base_url, "sk-app")
+            home, settings = Path(place), SETTINGS.format(url=upstream.base_url)
+            if app.api == "responses":
+                settings += "takes = { responses = false }\n"
+                printed = play_without_memory(app, folder, home / "direct", settings)
+            else:
+                printed = play(app, folder, upstream.base_url, "sk-app")
             direct, upstream.seen = asked(upstream), []
-            home = Path(place)
             key = make_key(home, app.memory)
-            with gateway(home, SETTINGS.format(url=upstream.base_url)) as served:
+            with gateway(home, settings) as served:
                 again = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
             through = asked(upstream)
             for name, requests in (("direct", direct), ("through", through)):
@@ -412,6 +420,13 @@ def try_one(app: Application, cache: Path) -> Row:
         row.works = "no"
         row.notes.append(str(error))
     return row
+
+
+def play_without_memory(app: Application, folder: Path, home: Path, settings: str) -> str:
+    home.mkdir()
+    key = make_key(home, "off")
+    with gateway(home, settings) as served:
+        return play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
 
 
 def make_key(folder: Path, memory: str) -> str:

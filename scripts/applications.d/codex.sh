@@ -1,8 +1,11 @@
 # Codex CLI: npm @openai/codex
+# api: responses
 mkdir -p "$HOME/.codex"
 cat > "$HOME/.codex/config.toml" <<END
 model = "$MODEL"
 model_provider = "gate"
+web_search = "disabled"
+agents.enabled = false
 [model_providers.gate]
 name = "gate"
 base_url = "$URL"
