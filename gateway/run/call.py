@@ -24,6 +24,7 @@ from storage.value import frozen
 
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
 _NOT_WHEN_THINKING = frozenset({"temperature"})
+_NONE: frozenset[str] = frozenset()
 
 
 @frozen
@@ -111,7 +112,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
         (known.forces_thinkers or not thinks) and known.can_force(model),
-        known.refused(model) | (_NOT_WHEN_THINKING if thinks else frozenset()),
+        known.refused(model) | (_NOT_WHEN_THINKING if thinks else _NONE) if request.ours else _NONE,
     )
 
 

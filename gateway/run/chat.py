@@ -128,11 +128,13 @@ class Chat:
         view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        identity, spec, is_defined = await self._whose(headers, request, project, memory)
         if request.references:
-            request = await self._with_references(request, identity)
-            # What kind of request it is, all of its list tells.
-            identity, spec, is_defined = await self._whose(headers, request, project, memory)
+            request = await self._with_references(headers, request, project, memory)
+        identity = self._identify(headers, request, project, memory)
+        spec = self.directory.profile(identity)
+        is_defined = spec is None
+        if spec is None:
+            spec, identity = await self._defined(identity, request.model)
         is_named = identity.conversation is not None
         is_ours = is_named and await self.agents.owns(identity, spec)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
@@ -160,19 +162,16 @@ class Chat:
             return "on"
         return await self._complete(call)
 
-    async def _whose(
+    async def _with_references(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
-    ) -> tuple[Identity, AgentSpec, bool]:
-        """Returns who asks, which agent, and whether that one was made over REST. Raises: as `_defined`."""
-        identity = self._identify(headers, request, project, memory)
-        spec = self.directory.profile(identity)
-        if spec is not None:
-            return identity, spec, False
-        spec, identity = await self._defined(identity, request.model)
-        return identity, spec, True
+    ) -> ChatRequest:
+        """Returns a request with what it refers to, in the memory of who asks; what kind it is, all of its list tells.
 
-    async def _with_references(self, request: ChatRequest, identity: Identity) -> ChatRequest:
-        """Returns a request with what it refers to. Raises: BadRequest, MemoryUnavailable."""
+        Raises: BadRequest, UnknownModel, MemoryUnavailable.
+        """
+        identity = self._identify(headers, request, project, memory)
+        if self.directory.profile(identity) is None:
+            _, identity = await self._defined(identity, request.model)
         if identity.scope is not None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
         try:
