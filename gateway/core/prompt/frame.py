@@ -19,36 +19,48 @@ _ADDED = (
     ("<!-- SYSTEM CONTEXT (NOT PART OF USER QUERY) -->", "<!-- END SYSTEM CONTEXT -->"),
     ("<context>\nThe following items were attached by the user.", "</context>"),
 )
-# What a framework says in somebody's place, by its fixed words at the start of a message: Google's ADK what another
-# agent did (older ones without fences), and the agent's own instruction; OpenAI Agents what was said before a handoff;
-# Pydantic AI what is wrong with an answer; smolagents what its code printed, in front of the person's next task; Open
-# WebUI that tools brought images, and what a sub-agent in the background found; LiteLLM what Claude Code says as the
-# system within a conversation; OpenClaw what its runtime does, and the time; Cline what its tools did, and that a task
-# goes on; Copilot where somebody works; Codex what AGENTS.md says, and its summary; Spring AI that no document was
-# found.
+# What a framework says in somebody's place, by its fixed words at the start of a message.
 _IN_SOMEBODYS_PLACE = re.compile(
-    r"For context:(?: below is a transcript of what another agent did, quoted"
-    r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)"
-    r"|For context, here is the conversation so far(?: between the user and the previous agent)?:\n"
-    r"<CONVERSATION HISTORY>(?s:.*)"
-    r"|The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and (?s:.*)<<<END_SYSTEM_INSTRUCTION>>>"
-    r"|Your previous response failed the application's validation \(this is automated feedback, not a message(?s:.*)"
-    r"|(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z"
-    r"|Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)"
-    r"|Here are the images from the tool results above\. Please analyze them\.\s*\Z"
-    r"|\[ASYNC SUBAGENT COMPLETE - deleg_[0-9a-f]{8}\]\nA background subagent you dispatched(?s:.*)"
-    r"|Operator note \(not from the user\): the following was originally a mid-conversation system-role"
-    r" reminder\.(?s:.*)"
-    r"|<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>(?s:.*?)(?:<<<END_OPENCLAW_INTERNAL_CONTEXT>>>\s*|\Z)"
-    r"|\[(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d{4}-\d\d-\d\d \d\d:\d\d [^\]\n]{1,40}\]\s+"
-    r"|\[(?=(?s:.*)<(?:environment_details|explicit_instructions type=))"
-    r"[a-z_]{1,60}(?: for '(?s:.*?)')?\] Result:(?s:.*)"
-    r"|\[ERROR\] You did not use a tool in your previous response!(?s:.*)"
-    r"|\[TASK RESUMPTION\] This task was interrupted (?s:.*)"
-    r"|# AGENTS\.md instructions for [^\n]{1,4096}\n\n<INSTRUCTIONS>\n(?s:.*?)</INSTRUCTIONS>\s*"
-    r"|Another language model started to solve this problem and produced a summary of its thinking process\.(?s:.*)"
-    r"|<environment_info>\n(?s:.*?)\n</environment_info>\n<workspace_info>\n(?s:.*)"
-    r"|The user query is outside your knowledge base\.\nPolitely inform the user that you can't answer it\.\s*\Z"
+    "|".join(
+        (
+            # Google's ADK, of what another agent did (older ones without fences), and of the agent's own instruction.
+            r"For context:(?: below is a transcript of what another agent did, quoted"
+            r"|\[[^\]\n]{1,200}\] (?:said:|called tool `|`[^`\n]{1,200}` tool returned result:))(?s:.*)",
+            r"The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and (?s:.*)<<<END_SYSTEM_INSTRUCTION>>>",
+            # OpenAI Agents, of what was said before a handoff.
+            r"For context, here is the conversation so far(?: between the user and the previous agent)?:\n"
+            r"<CONVERSATION HISTORY>(?s:.*)",
+            # Pydantic AI, of what is wrong with an answer.
+            r"Your previous response failed the application's validation \(this is automated feedback, not a message"
+            r"(?s:.*)",
+            r"(?:Validation feedback|\d{1,9} validation errors?):\n(?s:.*)\n\nFix the errors and try again\.\s*\Z",
+            # smolagents, of what its code printed, in front of the person's next task.
+            r"Observation:\nExecution logs:\n(?s:.*?)(?:\nNew task:\n|\Z)",
+            # Open WebUI, of images that tools brought, and of what a sub-agent in the background found.
+            r"Here are the images from the tool results above\. Please analyze them\.\s*\Z",
+            r"\[ASYNC SUBAGENT COMPLETE - deleg_[0-9a-f]{8}\]\nA background subagent you dispatched(?s:.*)",
+            # LiteLLM, of what Claude Code says as the system within a conversation.
+            r"Operator note \(not from the user\): the following was originally a mid-conversation system-role"
+            r" reminder\.(?s:.*)",
+            # OpenClaw, of what its runtime does, and of the time.
+            r"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>(?s:.*?)(?:<<<END_OPENCLAW_INTERNAL_CONTEXT>>>\s*|\Z)",
+            r"\[(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) \d{4}-\d\d-\d\d \d\d:\d\d [^\]\n]{1,40}\]\s+",
+            # Cline, of what its tools did, and that a task goes on.
+            r"\[(?=(?s:.*)<(?:environment_details|explicit_instructions type=))"
+            r"[a-z_]{1,60}(?: for '(?s:.*?)')?\] Result:(?s:.*)",
+            r"\[ERROR\] You did not use a tool in your previous response!(?s:.*)",
+            r"\[TASK RESUMPTION\] This task was interrupted (?s:.*)",
+            # Codex, of what AGENTS.md says, and of what it has summarised.
+            r"# AGENTS\.md instructions for [^\n]{1,4096}\n\n<INSTRUCTIONS>\n(?s:.*?)</INSTRUCTIONS>\s*",
+            r"Another language model started to solve this problem and produced a summary of its thinking process\."
+            r"(?s:.*)",
+            # Copilot, of the place where somebody works.
+            r"<environment_info>\n(?s:.*?)\n</environment_info>\n<workspace_info>\n(?s:.*)",
+            # Spring AI, which has found no document.
+            r"The user query is outside your knowledge base\.\n"
+            r"Politely inform the user that you can't answer it\.\s*\Z",
+        )
+    )
 )
 # OpenClaw's, as the last line of a session's first message.
 _RUNTIME, _OF_RUNTIME = "\n\nRuntime: ", " | session="

@@ -518,7 +518,7 @@ KNOWN_SIDE_REQUESTS: tuple[SideRule, ...] = (
         r"|Validation Error found:(?s:.*)Recall the function correctly, fix the errors\s*\Z",
         is_passing=True,
     ),
-    # In its later lists it is known by gateway.core.prompt.note. The second form is from before its version 2.
+    # In its later lists it is known by gateway.core.prompt.frame. The second form is from before its version 2.
     _Known(
         "pydantic-ai correction",
         r"Your previous response failed the application's validation \(this is automated feedback, not a message"
