@@ -197,7 +197,11 @@ class IndexLayout:
         self.lengths.change(by, found[0], found[3], found[2])
         return found
 
-    def first_row(self, seq: int) -> int:
+    def rows_of(self, seqs: range) -> range:
+        """Returns the rows of the numbers in a range."""
+        return range(self._first_row(seqs.start), self._first_row(seqs.stop)) if seqs else seqs
+
+    def _first_row(self, seq: int) -> int:
         """Returns the first row of a number or of greater ones."""
         place = bisect_left(self.chunks, seq // CHUNK)
         return place * CHUNK + (seq % CHUNK if seq // CHUNK in self.places else 0)

@@ -26,9 +26,9 @@ _FEW_HITS, _FEW_ROWS = 250, 256
 # book, whose words would be taken apart for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 
-# The most messages that are returned, and read at once, where they are short. Tokens for each term of a message, whose
-# function words the index leaves out; and the most terms of a message that are told.
+# The most messages that are returned, and read at once.
 MOST_HITS = 96
+# Tokens for each term of a message, whose function words the index leaves out; and the most terms of it that are told.
 _TOKENS_OF_TERM = 2.4
 _TOLD_TERMS = 32
 
@@ -105,7 +105,7 @@ def rank(
     is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS
     sums = Few(layout) if is_few else Many(layout, near)
     sums.add(found)
-    unwanted = range(layout.first_row(skip.start), layout.first_row(skip.stop)) if skip else skip
+    unwanted = layout.rows_of(skip)
     rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)
     # Where the first look has found all there is, a second one has nothing to add.
     is_all = len(rows) == layout.lengths.count <= _SURE
@@ -134,7 +134,7 @@ def most_telling(
     """
     layout = index.lay(tail or Tail(), skip)
     head, flags, earlier = layout.head, layout.flags, layout.earlier
-    unwanted = range(layout.first_row(skip.start), layout.first_row(skip.stop)) if skip else skip
+    unwanted = layout.rows_of(skip)
     # By conversation, which its newest message stands for.
     told, asked = dict[int, list[int]](), dict[int, list[int]]()
     newest_of = dict[int, int]()
