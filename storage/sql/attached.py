@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from storage.database import Connection
 from storage.errors import OverLimit
-from storage.records import Agent
+from storage.records import Agent, DefinitionKind
 from storage.sql.definitions import touch_agent
 from storage.sql.group import Group, alone, reads, writes
 from storage.sql.statements import load, rows_of
@@ -14,7 +14,7 @@ from storage.sql.words import part_of
 
 SQL = load("attached.sql")
 
-_MEMORIES = ("archive", "folder")
+_MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
 MOST_MEMORIES = 7  # beside the agent's own, so that a search asks eight
 
 

@@ -23,7 +23,6 @@ from storage.sql.statements import load
 
 SQL = load("transfer.sql")
 
-_TOOL = "tool"
 # What an agent has attached that is a definition, made where it is not there.
 _DEFINED = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
 _ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
@@ -56,12 +55,12 @@ async def read_attached(
 
 
 async def _attached(connection: Connection, kind: str, target: int) -> dict[str, Any] | None:
-    if kind == _TOOL and target < 0:
+    if kind == DefinitionKind.TOOL and target < 0:
         return {"built_in": -target}
     if kind in _DEFINED:
         row = await connection.row(SQL["attached_definition"], (target,))
         return None if row is None else {"uid": row[0], "name": row[1], "body": orjson.loads(row[2])}
-    if kind != "block":
+    if kind != DefinitionKind.BLOCK:
         row = await connection.row(SQL["attached_memory"], (target,))
         return None if row is None else {"uid": row[0]}
     row = await connection.row(SQL["attached_block"], (target,))
@@ -117,7 +116,7 @@ async def find_target(connection: Connection, project: str, v: Mapping[str, Any]
         return None if found is None else found.memory
     if kind in _DEFINED:
         return await _defined(connection, project, DefinitionKind(kind), v, at)
-    if kind != "block":
+    if kind != DefinitionKind.BLOCK:
         raise ValueError(f"nothing of the kind {kind!r} is attached")
     row = await connection.row(SQL["block_of"], (v["uid"], project))
     if row is not None:

@@ -25,7 +25,6 @@ from storage.sql.group import Group, alone, writes
 from storage.sql.named_blocks import add_block, attach_block, detach_block, find_block, seen_blocks
 
 ORIGIN = "api"
-TOOL, ARCHIVE, FOLDER, IDENTITY = "tool", "archive", "folder", "identity"
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
@@ -39,10 +38,10 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
         await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks):
         await attach_block(connection, agent.id, await find_block(connection, project, uid))
-    await _attach_all(connection, agent.id, TOOL, draft.tools)
-    await _attach_all(connection, agent.id, ARCHIVE, draft.archives)
-    await _attach_all(connection, agent.id, FOLDER, draft.folders)
-    await _attach_all(connection, agent.id, IDENTITY, draft.identities)
+    await _attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools)
+    await _attach_all(connection, agent.id, DefinitionKind.ARCHIVE, draft.archives)
+    await _attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders)
+    await _attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities)
     await set_tags(connection, agent, draft.tags)
     return await find_agent_entry(connection, project, agent.uid)
 
@@ -61,12 +60,12 @@ async def change_agent(
         await connection.lock_sharers(agent.id)
         await _see_blocks(connection, agent, change.blocks)
     if change.tools is not None:
-        await _attach_only(connection, agent.id, TOOL, change.tools)
+        await _attach_only(connection, agent.id, DefinitionKind.TOOL, change.tools)
     if change.folders is not None:
-        await _attach_only(connection, agent.id, FOLDER, change.folders)
+        await _attach_only(connection, agent.id, DefinitionKind.FOLDER, change.folders)
         await _match_tools(connection, agent.id, change.folder_tools)
     if change.identities is not None:
-        await _attach_only(connection, agent.id, IDENTITY, change.identities)
+        await _attach_only(connection, agent.id, DefinitionKind.IDENTITY, change.identities)
     if change.tags is not None:
         await set_tags(connection, agent, change.tags)
     body = definition.body if change.body is None else change.body
@@ -105,7 +104,7 @@ class DefinedAgents(Group):
         self, connection: Connection, agent: int, folder: int, tools: Sequence[int], *, at: float
     ) -> None:
         """Attaches a folder, and the tools that read files."""
-        if await attach(connection, agent, FOLDER, folder):
+        if await attach(connection, agent, DefinitionKind.FOLDER, folder):
             await _match_tools(connection, agent, tools)
             await touch_agent(connection, agent, at)
 
@@ -115,18 +114,18 @@ class DefinedAgents(Group):
     ) -> None:
         """Takes a folder from agents, with the last one of an agent's the tools that read files."""
         for agent in agents:
-            if await detach(connection, agent, FOLDER, folder):
+            if await detach(connection, agent, DefinitionKind.FOLDER, folder):
                 await _match_tools(connection, agent, tools)
                 await touch_agent(connection, agent, at)
 
 
 async def _match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
     """Gives an agent that has a folder these tools, and takes them from one that has none."""
-    if await load_targets(connection, agent, FOLDER):
-        await _attach_all(connection, agent, TOOL, tools)
+    if await load_targets(connection, agent, DefinitionKind.FOLDER):
+        await _attach_all(connection, agent, DefinitionKind.TOOL, tools)
     else:
         for tool in tools:
-            await detach(connection, agent, TOOL, tool)
+            await detach(connection, agent, DefinitionKind.TOOL, tool)
 
 
 async def _attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:

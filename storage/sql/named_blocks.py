@@ -38,7 +38,6 @@ from storage.sql.words import part_of
 
 SQL = load("named_blocks.sql")
 
-BLOCK = "block"
 _PAGE = 200
 
 
@@ -93,7 +92,7 @@ async def attach_block(connection: Connection, agent: int, entry: BlockEntry) ->
     if entry.owner == agent:
         return
     await _check_label(connection, agent, entry.block.id, entry.block.label)
-    await attach(connection, agent, BLOCK, entry.block.id)
+    await attach(connection, agent, DefinitionKind.BLOCK, entry.block.id)
     await _show_sleepers(connection, agent, entry.block.id, entry.block.label)
 
 
@@ -115,7 +114,7 @@ async def drop_copies(connection: Connection, project: str, memory: int, sleeper
         id, is_nobodys = entry.block.id, entry.owner is None and not entry.profile
         if not is_nobodys or labels.get(entry.block.label, id) == id:
             continue
-        await detach(connection, sleeper, BLOCK, id)
+        await detach(connection, sleeper, DefinitionKind.BLOCK, id)
         if not await _seers(connection, id):
             await _delete(connection, project, entry)
 
@@ -124,7 +123,7 @@ async def _show_sleepers(connection: Connection, memory: int, block: int, label:
     """Has the sleeptime agents of a memory see a block, unless they have another one of that label."""
     for sleeper in await load_sleepers(connection, memory):
         if await connection.row(SQL["labelled"], (label, block, sleeper)) is None:
-            await attach(connection, sleeper, BLOCK, block)
+            await attach(connection, sleeper, DefinitionKind.BLOCK, block)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
@@ -133,10 +132,10 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
     Those who read its memory see it no more either.
     """
     for sleeper in await load_sleepers(connection, agent.id):
-        await detach(connection, sleeper, BLOCK, entry.block.id)
+        await detach(connection, sleeper, DefinitionKind.BLOCK, entry.block.id)
     if entry.owner == agent.id:
         return bool(await connection.run(SQL["disown"], (entry.block.id, agent.id)))
-    return await detach(connection, agent.id, BLOCK, entry.block.id)
+    return await detach(connection, agent.id, DefinitionKind.BLOCK, entry.block.id)
 
 
 async def hand_over_blocks(connection: Connection, agent: int) -> None:
@@ -300,7 +299,7 @@ async def _held(connection: Connection, project: str, uid: str) -> BlockEntry:
 
 async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:
     await empty_snapshots(connection, "snapshots_showing", (entry.block.id,))
-    await detach_all(connection, BLOCK, entry.block.id)
+    await detach_all(connection, DefinitionKind.BLOCK, entry.block.id)
     await connection.run(SQL["values_empty"], (entry.block.id, b"[]"))
     await connection.run(SQL["delete"], (entry.block.id,))
     found = await find_definition(connection, project, DefinitionKind.BLOCK, entry.block.uid)

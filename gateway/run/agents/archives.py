@@ -20,7 +20,6 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store
 
-ARCHIVE, FOLDER = "archive", "folder"
 MOST = 8  # memories that one search asks
 OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
 SEARCH_MS = 1000.0
@@ -50,7 +49,7 @@ class Archives:
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes an archive."""
         uid = ids.new_uid()
-        draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"))
+        draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
         _, made = await self._store.defined_agents.create_memory(
             replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()
         )
@@ -79,7 +78,9 @@ class Archives:
     async def attach(self, agent: Agent, archive: Definition) -> None:
         """Gives an agent an archive; it has its own. Raises: BadRequest: another one's own; OverLimit."""
         if archive.id:
-            await self._store.attached.attach(agent.id, ARCHIVE, archive.memory, at=self._now())
+            await self._store.attached.attach(
+                agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now()
+            )
         elif archive.memory != agent.id:
             raise BadRequest(
                 f"{archive.name!r} is the memory of one agent or user alone. Make an archive for what several share.",
@@ -90,14 +91,14 @@ class Archives:
         """Takes an archive from an agent, if it has it. Raises: BadRequest: its own."""
         if archive.memory == agent.id:
             raise BadRequest(OWN, param="archive_id")
-        await self._store.attached.detach(agent.id, ARCHIVE, archive.memory, at=self._now())
+        await self._store.attached.detach(agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now())
 
     async def memory(self, project: str, uid: str) -> Agent:
         """Returns the memory of an archive: an agent's own, or one of itself. Raises: NotFound."""
         found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
         if found is None:
             return (await self._store.definitions.agent(project, uid)).agent
-        agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"))
+        agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
         if agent is None:
             raise NotFound(f"there is no archive {uid!r}")
         return agent
@@ -115,8 +116,8 @@ class Archives:
 
     async def attached(self, agent: Agent) -> Sequence[int]:
         """Returns the memories that are attached to an agent."""
-        archives = await self._store.attached.targets(agent.id, ARCHIVE)
-        return [*archives, *await self._store.attached.targets(agent.id, FOLDER)]
+        archives = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
+        return [*archives, *await self._store.attached.targets(agent.id, DefinitionKind.FOLDER)]
 
     async def list(
         self,

@@ -48,7 +48,6 @@ from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, Bl
 from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
-_TOOL = "tool"
 _RULES = "Rules for your tools:"
 _TOOLS_OF_A_PROFILE = ("memory_insert", "memory_replace", "memory_rethink", "conversation_search")
 
@@ -233,7 +232,7 @@ class Registry:
             found = named[0] if named else None
         if found is None:
             return None
-        targets = await self._store.attached.targets(found.memory, _TOOL)
+        targets = await self._store.attached.targets(found.memory, DefinitionKind.TOOL)
         tools = (await self.tools.of({found.memory: targets}))[found.memory]
         defined = [found, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((each.id, each.version) for each in defined)
@@ -420,7 +419,7 @@ class Registry:
 
     async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
         """Returns the tools that an agent has with those that speak to other agents, or without. None: it keeps its."""
-        kept = await self._store.attached.targets(agent, _TOOL) if tools is None else tools
+        kept = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
         own = [number_of(ToolView(name, built_in_uid(name))) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
             return [each for each in kept if each not in own]
@@ -456,7 +455,7 @@ class Registry:
     async def _views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
         agents = [entry.agent.id for entry in entries]
         tags = await self._store.attached.tags_of(agents)
-        tools = await self.tools.of(await self._store.attached.targets_of(agents, _TOOL))
+        tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)
         readers = await self._store.readers.of(agents)
@@ -518,7 +517,9 @@ class Registry:
         """Gives an agent a tool; one that it has stays in its place. Raises: Conflict: a profile's memory."""
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
-        await self._store.attached.attach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
+        await self._store.attached.attach(
+            entry.agent.id, DefinitionKind.TOOL, number_of(tool), at=self._now()
+        )
         self._cache.clear()
         return await self.get(project, uid)
 
@@ -526,7 +527,9 @@ class Registry:
         """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
-        await self._store.attached.detach(entry.agent.id, _TOOL, number_of(tool), at=self._now())
+        await self._store.attached.detach(
+            entry.agent.id, DefinitionKind.TOOL, number_of(tool), at=self._now()
+        )
         self._cache.clear()
         return await self.get(project, uid)
 

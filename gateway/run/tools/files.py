@@ -20,7 +20,6 @@ from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile
 from storage.sql.store import Store
 
-_FOLDER = "folder"
 SEARCH_MS = 1000.0
 GREP_S = 1.0  # for one call, in which other calls go on
 PATTERN_CHARS = 300
@@ -67,7 +66,7 @@ class FileTools:
         """Returns the names of the attached folders by their rows."""
         if not self.agent.id:
             return {}
-        rows = await self.store.attached.targets(self.agent.id, _FOLDER)
+        rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
         found = await self.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
         return {row: found[row].name for row in rows if row in found}
 

@@ -9,10 +9,10 @@ from struct import pack
 import pytest
 
 from gateway.core.memory.file_text import chunks
-from gateway.run.agents.archives import ARCHIVE, Archives, PassageView
+from gateway.run.agents.archives import Archives, PassageView
 from storage.errors import NotFound
 from storage.listing import AgentFilter, PassageFilter
-from storage.records import Agent, Definition, Vector
+from storage.records import Agent, Definition, DefinitionKind, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
@@ -48,7 +48,7 @@ async def shared(
 ) -> tuple[Definition, Agent]:
     made = await archives.create(PROJECT, name, {"description": "d"})
     for agent in agents:
-        await store.attached.attach(agent.id, ARCHIVE, made.memory, at=1.0)
+        await store.attached.attach(agent.id, DefinitionKind.ARCHIVE, made.memory, at=1.0)
     return made, await archives.memory(PROJECT, made.uid)
 
 
@@ -126,7 +126,7 @@ async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
     assert [view.uid for view in found] == [ann.uid, made.uid]
     assert len(await archives.search(ann, "cat", ANY)) == 3
     assert {view.uid for view in await archives.search(bob, "cat", ANY)} == {made.uid}
-    assert await store.attached.agents_with(PROJECT, ARCHIVE, memory.id) == [ann.id, bob.id]
+    assert await store.attached.agents_with(PROJECT, DefinitionKind.ARCHIVE, memory.id) == [ann.id, bob.id]
     other = (await make_agent(store, "eve", project="elsewhere")).agent
     with pytest.raises(NotFound):
         await archives.memory("elsewhere", made.uid)

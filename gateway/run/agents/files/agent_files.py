@@ -24,7 +24,7 @@ from gateway.core.memory.file_text import chunks, parts
 from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS
 from gateway.errors import GatewayError
 from gateway.run.admin.transfer import WRITTEN, LineReader
-from gateway.run.agents.archives import ARCHIVE, Archives
+from gateway.run.agents.archives import Archives
 from gateway.run.agents.files.exchanges import conversation_lines
 from gateway.run.agents.files.folders import Folders, SentFile, folder_scope
 from gateway.run.agents.registry import Registry, api_scope
@@ -117,7 +117,7 @@ class AgentFiles:
 
     async def archives(self, agent: Agent) -> Sequence[CarriedArchive]:
         """Returns the archives that an agent has attached."""
-        rows = await self._store.attached.targets(agent.id, ARCHIVE)
+        rows = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
         said = await self._store.definitions.of_memories(DefinitionKind.ARCHIVE, rows)
         memories = await self._store.definitions.memories(agent.scope.project, rows)
         return [
@@ -232,7 +232,9 @@ class AgentFiles:
             *_passage_lines(passages, 1),
         ]
         next_seq = len(passages) + 1
-        memory = await self._fill(Scope(project, API_PROFILE, f"{ARCHIVE}:{uid}"), lines, next_seq, done)
+        memory = await self._fill(
+            Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"), lines, next_seq, done
+        )
         await self._settle(memory, next_seq)
         return uid
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from gateway.core import ids
 from gateway.core.memory.file_text import parts, text_of
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
-from gateway.run.agents.archives import FOLDER
 from gateway.run.agents.registry import Registry
 from gateway.run.agents.tools import file_tools
 from gateway.run.memory.keeper import TurnEvents
@@ -97,7 +96,7 @@ class Folders:
 
     async def agents(self, folder: Definition) -> Sequence[int]:
         """Returns the agents that have a folder attached, by the rows of their memories."""
-        return await self._store.attached.agents_with(folder.project, FOLDER, folder.memory)
+        return await self._store.attached.agents_with(folder.project, DefinitionKind.FOLDER, folder.memory)
 
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Gives an agent a folder, and the tools that read files.
@@ -189,4 +188,4 @@ class Folders:
 
 def folder_scope(project: str, uid: str) -> Scope:
     """Returns the scope of a folder's memory."""
-    return Scope(project, API_PROFILE, f"{FOLDER}:{uid}")
+    return Scope(project, API_PROFILE, f"{DefinitionKind.FOLDER}:{uid}")

@@ -26,7 +26,7 @@ from gateway.dialects.letta.resources.folder import (
 )
 from gateway.dialects.letta.resources.passage import passage_json
 from gateway.errors import BadRequest, Conflict, UnknownId
-from gateway.run.agents.archives import FOLDER, Archives
+from gateway.run.agents.archives import Archives
 from gateway.run.agents.files.folders import FileView, Folders, SentFile
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in, uid_or_none
 from gateway.web.letta.routes import AgentsRoute, AnswersAgents, Asked
@@ -207,7 +207,7 @@ class FolderRoutes:
     async def _attached(self, asked: Asked) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
         agent = (await self._api.entry(asked)).agent
-        rows = await self._api.store.attached.targets(agent.id, FOLDER)
+        rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
         found = await self._api.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
         return [found[row] for row in rows if row in found]
 

@@ -22,7 +22,7 @@ from gateway.dialects.letta.resources.passage import (
     passage_json,
 )
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.agents.archives import ARCHIVE, Archives, PassageView
+from gateway.run.agents.archives import Archives, PassageView
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, in_time, place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import PassageDraft, PassageFilter
@@ -159,7 +159,7 @@ class ArchiveRoutes:
             page = await self._api.definition_page(asked.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(asked.project, kind, page, name=name)))
         agent = await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))
-        rows = await self._api.store.attached.targets(agent.agent.id, ARCHIVE)
+        rows = await self._api.store.attached.targets(agent.agent.id, DefinitionKind.ARCHIVE)
         found = (await definitions.of_memories(kind, rows)).values()
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
         return cut(list(map(archive_json, in_order)), query)
@@ -192,7 +192,7 @@ class ArchiveRoutes:
     async def agents(self, asked: Asked) -> Any:
         """Lists the agents that search an archive; of an agent's own it is that agent."""
         archive, attached = await self._archive(asked), self._api.store.attached
-        rows = await attached.agents_with(asked.project, ARCHIVE, archive.memory)
+        rows = await attached.agents_with(asked.project, DefinitionKind.ARCHIVE, archive.memory)
         views = await self._api.registry.several(asked.project, rows if archive.id else [archive.memory])
         return cut(await self._api.all_shown(views), asked.query)
 
