@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from gateway.settings_schema import ranged
+from gateway.settings_schema import prose, ranged
 
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
@@ -100,7 +100,7 @@ class SideRequest:
     """
 
     name: str
-    pattern: str
+    pattern: str = prose()
     memory: Literal["off", "read"] = "off"
     where: Literal["user", "system"] = "user"
 
@@ -268,8 +268,8 @@ class ModelSettings:
 @dataclass(frozen=True, slots=True)
 class BlockSettings:
     label: str
-    description: str = ""
-    value: str = ""
+    description: str = prose("")
+    value: str = prose("")
     limit: int = ranged(2000, 1)
     read_only: bool = False
     shared: bool = False
@@ -280,7 +280,7 @@ class BlockSettings:
 class FillerSettings:
     """A sentence that is said when a tool takes longer than `after_ms`."""
 
-    say: str
+    say: str = prose()
     after_ms: float = ranged(1000.0, 0, 60_000)
 
 
@@ -291,7 +291,7 @@ class ProfileSettings:
     name: str
     model: str | None = None
     upstream: str | None = None
-    system: str | None = None
+    system: str | None = prose(None)
     memory: DefaultMode | None = None
     memory_tools: bool = False
     history: History | None = None

@@ -106,7 +106,7 @@ def load_settings(
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
-    settings = build(Settings, raw, "")
+    settings = build(Settings, raw)
     for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
@@ -350,9 +350,6 @@ def _variable_of(key: str) -> str | None:
 
 
 def _check(settings: Settings) -> None:
-    path = settings.database.path
-    if not path or "\0" in path:
-        raise SettingsError(f"database.path: expected the name of a file, saw {path!r}")
     _check_server(settings.server)
     _check_memory(settings.memory)
     upstreams = [each.name for each in settings.upstreams]
@@ -396,12 +393,6 @@ def _check_server(server: ServerSettings) -> None:
 
 
 def _check_memory(memory: MemorySettings) -> None:
-    if memory.openwebui_jwt_secret == "":
-        raise SettingsError("memory.openwebui_jwt_secret: it is empty; leave it out to read no signed users")
-    for name in ("background_model", "embedder", "default_user"):
-        value = getattr(memory, name)
-        if value is not None and not value.strip():
-            raise SettingsError(f"memory.{name}: it is empty; leave it out to have none")
     for kind in ("user", "conversation"):
         for name in getattr(memory, f"{kind}_order") or ():
             # Requests with another one are refused, since it may be a misspelt one of ours.
@@ -508,6 +499,8 @@ def _check_side_request(rule: SideRequest) -> None:
         at = min(max((error.pos or 0) - len(before), 0), len(rule.pattern))
         pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
         raise SettingsError(f"{where}: {error.msg}, here: {pointed}") from error
+    if all(re.match(rule.pattern, text) for text in ("", "any")):
+        raise SettingsError(f"{where}: it matches every message")
     if pattern.groupindex:
         raise SettingsError(f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}")
 
@@ -531,13 +524,16 @@ def _check_tools(tools: ToolSettings) -> None:
     for header in tools.headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             raise SettingsError(f"tools.headers {header.name!r}: it is no header that can be sent")
+        if _HOST.fullmatch(header.host) is None:
+            raise SettingsError(
+                f"tools.headers {header.name!r}: host: expected a name without a scheme, a port or *, "
+                f"saw {header.host!r}"
+            )
     for command in tools.mcp_stdio:
         try:
-            words = shlex.split(command)
+            shlex.split(command)
         except ValueError as error:
             raise SettingsError(f"tools.mcp_stdio: {command!r}: {error}") from error
-        if not words:
-            raise SettingsError("tools.mcp_stdio: an empty command")
 
 
 def _is_webhook_secret(text: str) -> bool:
@@ -560,8 +556,6 @@ def _is_origin(text: str) -> bool:
 
 def _unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> None:
     for name in names:
-        if not name:
-            raise SettingsError(f"{where}: an empty name")
         if names.count(name) > 1:
             raise SettingsError(f"{where}: {'one' if is_secret else repr(name)} is there twice")
 

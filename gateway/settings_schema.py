@@ -1,14 +1,16 @@
 """Checks raw settings against dataclasses: names, types, ranges, with errors that say where and what.
 
-It knows nothing of any particular setting. A field's type says what its value must be, and `ranged` adds bounds.
+It knows nothing of any particular setting. A field's type says what its value must be, `ranged` adds bounds, and a
+text that is no `prose` has neither line ends in it nor nothing.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gateway.errors import SettingsError
@@ -16,6 +18,9 @@ from gateway.errors import SettingsError
 T = TypeVar("T")
 # Of a number that is no count: seconds of thirty years. TOML has `inf`, which no timer takes.
 _MOST = 1e9
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# What a place has beside the names of its tables: an entry's name or number.
+_PLACE = re.compile(r" '[^']*'|\[\d+\]")
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _TRUTH = {
     "1": True,
@@ -34,21 +39,56 @@ def ranged(default: Any, low: float, high: float | None = None) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
-def unknown_name(where: str, name: str, known: Iterable[str]) -> str:
-    """Returns the message for a name that does not exist, with the nearest one that does."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known)) or 'none'}"
-    return f"{where + ': ' if where else ''}unknown name {name!r}{hint}"
+def prose(default: Any = MISSING) -> Any:
+    """Returns a dataclass field whose text may be empty, and have lines."""
+    return field(default=default, metadata={"prose": True})
 
 
-def build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
-    """Makes `cls` of a table as TOML gives it. Raises: SettingsError."""
+def unknown_name(where: str, name: str, known: Iterable[str], homes: Iterable[str] = ()) -> str:
+    """Returns the message for a name that does not exist, with the nearest one that does. homes: where it does."""
+    hint = f"known are {', '.join(sorted(known)) or 'none'}"
+    if close := difflib.get_close_matches(name, list(known), n=1, cutoff=0.6):
+        hint = f"did you mean {close[0]!r}?"
+    elif homes:
+        hint = f"it stands in {' and '.join(homes)}"
+    return f"{where + ': ' if where else ''}unknown name {name!r}; {hint}"
+
+
+def build(cls: type[T], raw: Mapping[str, Any]) -> T:
+    """Makes `cls` of a whole file as TOML gives it. Raises: SettingsError."""
+    try:
+        return _build(cls, raw, "")
+    except _UnknownKey as error:
+        homes = [place for place, name in _places(cls, "", "") if name == error.key]
+        raise SettingsError(unknown_name(error.where, error.key, error.known, homes)) from None
+
+
+@dataclass
+class _UnknownKey(Exception):
+    where: str
+    key: str
+    known: Iterable[str]
+
+
+def _places(cls: Any, path: str, place: str) -> Iterator[tuple[str, str]]:
+    """Yields the settings of a table and of those in it, each with its table's head: ("[[models]]", "alias")."""
+    for name, kind in get_type_hints(cls).items():
+        if place:
+            yield place, name
+        for option in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
+            inner = get_args(option)[0] if get_origin(option) is tuple else option
+            if is_dataclass(inner):
+                under = _join(path, name)
+                yield from _places(inner, under, f"[{under}]" if inner is option else f"[[{under}]]")
+
+
+def _build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
     hints = get_type_hints(cls)
     known = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
     values = {}
     for key, value in raw.items():
         if key not in known:
-            raise SettingsError(unknown_name(where, key, known))
+            raise _UnknownKey(where, key, known)
         values[key] = _convert(value, hints[key], _join(where, key), known[key].metadata)
     for name, each in known.items():
         if name not in values and each.default is MISSING and each.default_factory is MISSING:
@@ -79,16 +119,17 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind) or not isinstance(value, str):
-            raise SettingsError(f"{where}: expected one of {', '.join(get_args(kind))}, saw {value!r}")
+            raise SettingsError(f"{where}: expected one of {', '.join(get_args(kind))}, saw {_seen(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise SettingsError(f"{where}: expected a list, saw {value!r}")
+            hint = f"; an entry begins with [[{_PLACE.sub('', where)}]]" if isinstance(value, dict) else ""
+            raise SettingsError(f"{where}: expected a list, saw {_seen(value)}{hint}")
         inner = get_args(kind)[0]
         return tuple(_convert(each, inner, _item(where, each, i), {}) for i, each in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            raise SettingsError(f"{where}: expected a table, saw {value!r}")
+            raise SettingsError(f"{where}: expected a table, saw {_seen(value)}")
         names, inner = get_args(kind)
         if get_origin(names) is Literal:
             for key in value:
@@ -97,26 +138,36 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
         return {key: _convert(each, inner, _join(where, key), {}) for key, each in value.items()}
     if is_dataclass(kind):
         if not isinstance(value, dict):
-            raise SettingsError(f"{where}: expected a table, saw {value!r}")
-        return build(kind, value, where)  # type: ignore[arg-type]
+            raise SettingsError(f"{where}: expected a table, saw {_seen(value)}")
+        return _build(kind, value, where)  # type: ignore[arg-type]
     return _convert_plain(value, kind, where, metadata)
 
 
 def _convert_plain(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> Any:
-    """Converts a text, a number or a truth value. metadata: bounds, if the field has some. Raises: SettingsError."""
+    """Converts a text, a number or a truth value. metadata: what `ranged` or `prose` noted. Raises: SettingsError."""
     if kind is float and type(value) in (int, float):
         if abs(value) > _MOST:
             raise SettingsError(f"{where}: expected a number up to {_MOST:.0f}, saw {value!r}")
         value = float(value)
     # isinstance would take true for a number.
     if type(value) is not kind:
-        raise SettingsError(f"{where}: expected {_WORDS[kind]}, saw {value!r}")
+        raise SettingsError(f"{where}: expected {_WORDS[kind]}, saw {_seen(value)}")
+    if kind is str and not metadata.get("prose"):
+        if not value.strip():
+            raise SettingsError(f"{where}: it is empty")
+        if _CONTROL.search(value):
+            raise SettingsError(f"{where}: it has a line end or another control character in it")
     # Written with `not`, so that nan is out of every range.
     low, high = metadata.get("low"), metadata.get("high")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise SettingsError(f"{where}: expected {bounds}, saw {value!r}")
     return value
+
+
+def _seen(value: Any) -> str:
+    """Returns a wrong value as its error tells it: a list or a table may have a key in it, which is told to nobody."""
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
 
 
 def _option_for(value: Any, kind: Any) -> Any:

@@ -387,7 +387,7 @@ def test_a_database_whose_directory_comes_later_is_waited_for(
         folder.mkdir()
         becomes(lambda: gateway.ask("GET", "/health/ready").json["store"] == "ok")
         assert durable(post({}))
-        refused = command("serve", "--db", str(folder / "m.db"), where=tmp_path)
+        refused = command("serve", "--port", "0", "--db", str(folder / "m.db"), where=tmp_path)
         assert (refused.returncode, f"process {gateway.child.pid}" in refused.stderr) == (1, True)
         listed = command("users", "--db", str(folder / "m.db"), where=tmp_path)
         assert "--user=alice" in listed.stdout

@@ -97,7 +97,7 @@ def test_two_variables_that_contradict_each_other_are_named(environ: dict[str, s
 
 @pytest.mark.parametrize(("name", "value"), [(("server", "port"), 70_000), (("database", "path"), "")])
 def test_a_flag_is_held_to_what_the_file_is(tmp_path: Path, name: tuple[str, str], value: Any) -> None:
-    with pytest.raises(SettingsError, match="^" + r"\.".join(name) + ": expected"):
+    with pytest.raises(SettingsError, match="^" + r"\.".join(name) + ": (expected|it is empty)"):
         load(tmp_path, flags={name: value})
 
 
@@ -137,7 +137,11 @@ def test_a_variable_sets_its_setting(
             "tools.webhook_secret names NOT_THERE, which is not set",
         ),
         ("[tools]\nmcp_stdio = ['a \"b']", "tools.mcp_stdio: 'a \"b': No closing quotation"),
-        ("[tools]\nmcp_stdio = ['']", "tools.mcp_stdio: an empty command"),
+        ("[tools]\nmcp_stdio = ['']", "tools.mcp_stdio[0]: it is empty"),
+        (
+            "[[tools.headers]]\nname = 'a'\nhost = 'https://h/mcp'\nheader = 'X'\nvalue = 'x'",
+            "tools.headers 'a': host: expected a name without a scheme, a port or *, saw 'https://h/mcp'",
+        ),
         (
             "[[tools.headers]]\nname = 'a'\nhost = 'h'\nheader = 'X'\nvalue = 'env:NOT_THERE'",
             "tools.headers 'a': value names NOT_THERE, which is not set",
@@ -161,6 +165,25 @@ def test_a_variable_sets_its_setting(
             "[projects.default]\nprofil = 'x'",
             "projects.default: unknown name 'profil'; did you mean 'profile'?",
         ),
+        # A name is right, and its table is not.
+        ("port = 8080", "unknown name 'port'; it stands in [server]"),
+        ("[server]\nrecall_tokens = 1", "server: unknown name 'recall_tokens'; it stands in [memory]"),
+        (
+            "[memory]\ndeployments = 1",
+            "memory: unknown name 'deployments'; it stands in [[models]]",
+        ),
+        ("[server]\nlabel = 'x'", "server: unknown name 'label'; it stands in [[profiles.blocks]]"),
+        # A list that is written as a table. What stands in it is not told: it may be a key.
+        (
+            "[upstreams]\nname = 'a'\napi_key = 'sk-1'",
+            "upstreams: expected a list, saw a table; an entry begins with [[upstreams]]",
+        ),
+        (
+            "[[profiles]]\nname = 'bob'\n[profiles.blocks]\nlabel = 'x'",
+            "profiles 'bob'.blocks: expected a list, saw a table; an entry begins with [[profiles.blocks]]",
+        ),
+        ("[[memory]]\ndefault = 'on'", "memory: expected a table, saw a list"),
+        ("[server]\nkey = ['mg-1']", "server.key: expected a text, saw a list"),
         ("[server]\nport = 'x'", "server.port: expected a whole number, saw 'x'"),
         ("[server]\nport = 70000", "server.port: expected between 0 and 65535, saw 70000"),
         ("[server]\nport = true", "server.port: expected a whole number, saw True"),
@@ -273,7 +296,18 @@ def test_a_variable_sets_its_setting(
             "memory.openwebui_jwt_secret names NOT_THERE, which is not set",
         ),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '('", "memory.side_requests 'x': pattern: "),
-        ('[database]\npath = "a\\u0000b"', "database.path: expected the name of a file, saw 'a\\x00b'"),
+        ("[[memory.side_requests]]\nname = 'x'\npattern = ''", "pattern: it matches every message"),
+        ("[[memory.side_requests]]\nname = 'x'\npattern = '.*'", "pattern: it matches every message"),
+        # What has a name, and what is sent in a header, is one line with something in it.
+        ("[server]\nhost = ''", "server.host: it is empty"),
+        ("[memory]\nuser_order = ['']", "memory.user_order[0]: it is empty"),
+        ("[[models]]\nalias = 'q'\nmodel = ' '", "models 'q'.model: it is empty"),
+        ("[database]\npath = ''", "database.path: it is empty"),
+        ('[database]\npath = "a\\u0000b"', "database.path: it has a line end or another control character"),
+        (
+            '[[memory.side_requests]]\nname = "a\\nb"\npattern = "x"',
+            ".name: it has a line end or another control character",
+        ),
         # All patterns become one, in which flags cannot stand and names count once.
         ("[[memory.side_requests]]\nname = 'x'\npattern = '(?i)a'", "memory.side_requests 'x': pattern: "),
         (
