@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from gateway.core.prompt import note
 from gateway.core.prompt.section import Section
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import NoteRoom, Prompt, RecallResult
+from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError
@@ -41,6 +42,32 @@ FEW_TOKENS = 500
 # The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
 # than a prefix that changes some turns earlier.
 LEAST_TOKENS = 128
+
+
+class _Recalling(NamedTuple):
+    """One recall. budget: tokens that the note may take. begun: since when its time runs, by `time.perf_counter`."""
+
+    known: Known
+    window: FittedWindow
+    visible: VisibleContent
+    budget: int
+    begun: float
+
+
+class _Found(NamedTuple):
+    """The messages that memory has for one, best first.
+
+    query: what was looked for. shared: lines that the message has in common with what was found, which are not told.
+    is_selection: nothing was looked for, and this tells most of the whole memory.
+    """
+
+    messages: Sequence[Message]
+    query: str
+    shared: frozenset[str]
+    is_selection: bool
+
+
+_NOTHING = _Found((), "", frozenset(), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,97 +104,116 @@ class Recaller:
         text: that message. prompt: what is visible already.
         """
         section, window = prompt.section, prompt.window
-        is_cut = window.evicted_tokens > 0
         anchor = known.plan.match.anchor
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
-        budget, begun = self.budget(known), time.perf_counter()
-        if window.note_tokens is not None:
-            left = window.note_tokens - _change_tokens(known, section)
-            # The size of a note is estimated, and may be up to 3% more.
-            budget = min(budget, left * 31 // 32)
-        chosen: list[note.Recalled] = []
-        has_failed, is_selection, ms = False, False, 0.0
-        render = partial(note.render_note, now=known.plan.query.now)
-        if budget > 0 and (elsewhere > 0 or is_cut):
-            query = note.make_query(text)
+        budget, begun = self._budget_in(known, prompt), time.perf_counter()
+        found, has_failed, ms = _NOTHING, False, 0.0
+        chosen: Sequence[note.Recalled] = ()
+        if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0):
             visible = VisibleContent.of(known, prompt.composition, window)
             try:
-                found = await self._search(known, query, visible, budget, begun, is_cut=is_cut)
-                shared = note.shared_lines(text, found)
-                own = note.make_query(note.without_lines(text, shared)) if shared else ""
-                if own:
-                    # Some applications put every message into the same template, whose words would find themselves.
-                    rest, query = note.told_apart(found, shared), own
-                    found = [*await self._search(known, query, visible, budget, begun, is_cut=is_cut), *rest]
-                else:
-                    shared = frozenset()
-                if not found and note.asks_for_all(query, visible.notes, opens=_opens(known)):
-                    found = await self._select(known, query, visible, begun)
-                    is_selection, query, render = True, "", partial(render, is_selection=True)
+                found = await self._find(_Recalling(known, window, visible, budget, begun), text)
+                if found.is_selection:
                     budget = min(budget, note.selection_budget(self.budget(known)))
-                if not known.is_plain:  # a plain list says nothing otherwise
-                    rule = partial(replaced, known, self.settings.idle_s)
-                    gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
-                    found = [m for m in found if m.exchange not in gone]
-                choose = partial(
-                    note.choose,
-                    [m for m in found if m.source != "fact" or not shows_origin(known, window, m)],
-                    query,
-                    exclude_atoms=visible.atoms,
-                    noted=visible.notes,
-                    shared=shared,
-                    cut_chars=min(note.CUT_CHARS, 2 * budget),
-                    is_selection=is_selection,
-                )
-                chosen = choose(budget_tokens=budget)
-                # The estimate is too low for some languages, and a full window has no room for a token more.
-                while chosen and (excess := await _excess(prompt, render(chosen, section.changes))) > 1:
-                    # The note may take less than its budget, and would be the same with a little less of it.
-                    taken = note.estimate_tokens(render(chosen, ()))
-                    budget = min(budget - 1, int(taken / excess))
-                    chosen = choose(budget_tokens=budget)
+                chosen = await _choose(found, prompt, visible, budget, known.plan.query.now)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
                 _log.warning("recall failed: %s", error.message)
             ms = (time.perf_counter() - begun) * 1000
-        rendered = render(chosen, section.changes)
+        now, is_selection = known.plan.query.now, found.is_selection
+        rendered = note.render_note(chosen, section.changes, now, is_selection=is_selection)
         return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
 
-    async def _select(self, known: Known, query: str, visible: VisibleContent, begun: float) -> list[Message]:
+    def _budget_in(self, known: Known, prompt: Prompt) -> int:
+        """Returns the tokens that what is recalled may take in this prompt's window."""
+        budget, room = self.budget(known), prompt.window.note_tokens
+        if room is None:
+            return budget
+        # The size of a note is estimated, and may be up to 3% more.
+        return min(budget, (room - _change_tokens(known, prompt.section)) * 31 // 32)
+
+    async def _find(self, recalling: _Recalling, text: str) -> _Found:
+        """Returns what memory has for a message. Raises: StoreError."""
+        known, query = recalling.known, note.make_query(text)
+        shared: frozenset[str] = frozenset()
+        found = await self._search(recalling, query)
+        lines = note.shared_lines(text, found)
+        if lines and (own := note.make_query(note.without_lines(text, lines))):
+            # Some applications put every message into the same template, whose words would find themselves.
+            rest = note.told_apart(found, lines)
+            query, shared = own, lines
+            found = [*await self._search(recalling, own), *rest]
+        is_selection = not found and note.asks_for_all(query, recalling.visible.notes, opens=_opens(known))
+        if is_selection:
+            found, query = await self._select(recalling, query), ""
+        if not known.is_plain:  # a plain list says nothing otherwise
+            rule = partial(replaced, known, self.settings.idle_s)
+            gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
+            found = [m for m in found if m.exchange not in gone]
+        found = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
+        return _Found(found, query, shared, is_selection)
+
+    async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what tells most of the whole memory, where a text has nothing that could be searched for."""
+        known = recalling.known
         return await self.store.recall.most_telling(
             known.agent,
             query,
             numbers=known.look.numbers,
-            skip=visible.numbers,
+            skip=recalling.visible.numbers,
             limit=LEAST_HITS,
-            deadline_ms=_left(self._limit_ms(known), begun),
+            deadline_ms=_left(self._limit_ms(known), recalling.begun),
         )
 
     def _limit_ms(self, known: Known) -> float:
         """Returns the time for recall."""
         return self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
 
-    async def _search(
-        self, known: Known, query: str, visible: VisibleContent, budget: int, begun: float, *, is_cut: bool
-    ) -> list[Message]:
-        """Returns what memory has for a text, best first. begun: when this recall began, since when its time runs."""
+    async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
+        """Returns what memory has for a text, best first."""
+        known, window, visible, budget, begun = recalling
         limit_ms = self._limit_ms(known)
         vector = None
         if self.embed_query is not None:
             vector = await self.embed_query(known.agent.id, query, _left(limit_ms, begun))
+        has_evicted = window.evicted_tokens > 0 and not visible.numbers
         return await self.store.recall.search(
             known.agent,
             query,
             numbers=known.look.numbers,
             skip=visible.numbers,
-            limit=MOST_HITS if is_cut and not visible.numbers else max(LEAST_HITS, budget // LINE_TOKENS),
+            limit=MOST_HITS if has_evicted else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,
             only_strong=True,
             deadline_ms=_left(limit_ms, begun),
             vector=vector,
         )
+
+
+async def _choose(
+    found: _Found, prompt: Prompt, visible: VisibleContent, budget: int, now: float
+) -> list[note.Recalled]:
+    """Returns what of this has room in a note. budget: tokens."""
+    choose = partial(
+        note.choose,
+        found.messages,
+        found.query,
+        exclude_atoms=visible.atoms,
+        noted=visible.notes,
+        shared=found.shared,
+        cut_chars=min(note.CUT_CHARS, 2 * budget),
+        is_selection=found.is_selection,
+    )
+    render = partial(note.render_note, now=now, is_selection=found.is_selection)
+    chosen = choose(budget_tokens=budget)
+    # The estimate is too low for some languages, and a full window has no room for a token more.
+    while chosen and (excess := await _excess(prompt, render(chosen, prompt.section.changes))) > 1:
+        # The note may take less than its budget, and would be the same with a little less of it.
+        taken = note.estimate_tokens(render(chosen, ()))
+        budget = min(budget - 1, int(taken / excess))
+        chosen = choose(budget_tokens=budget)
+    return chosen
 
 
 def _opens(known: Known) -> bool:
