@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from gateway.errors import SettingsError
 from gateway.settings import (
     DEMO_PROFILE,
+    FORMER,
     NEEDS_ADDRESS,
     SECRET_PREFIX,
     BatchSettings,
@@ -37,7 +38,7 @@ from gateway.settings import (
     UpstreamSettings,
     without_password,
 )
-from gateway.settings_schema import build, convert_text, unknown_name
+from gateway.settings_schema import build, convert_text, former_name, unknown_name
 
 DEFAULT_CONFIG = "mnemogate.toml"
 # A key written so is the value of the variable that follows.
@@ -106,7 +107,7 @@ def load_settings(
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
-    settings = build(Settings, raw)
+    settings = build(Settings, raw, FORMER)
     for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
@@ -212,6 +213,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
     known = dict(_SHORT)
     for table, cls in _TABLES.items():
         known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
+    former = {f"MNEMOGATE_{path.replace('.', '_')}".upper(): text for path, text in FORMER.items()}
     # A list of tables can only stand in the file.
     del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
     found: dict[tuple[str, str], tuple[str, Any]] = {}
@@ -225,6 +227,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
         if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
             continue
         if name not in known:
+            if name in former:
+                raise SettingsError(former_name("environment", name, former[name]))
             raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
         # `NAME=` is how compose files and shells say that a variable is not set.
         if text:

@@ -54,11 +54,21 @@ def unknown_name(where: str, name: str, known: Iterable[str], homes: Iterable[st
     return f"{where + ': ' if where else ''}unknown name {name!r}; {hint}"
 
 
-def build(cls: type[T], raw: Mapping[str, Any]) -> T:
-    """Makes `cls` of a whole file as TOML gives it. Raises: SettingsError."""
+def former_name(where: str, name: str, instead: str) -> str:
+    """Returns the message for a name that an earlier version had. instead: what to do now."""
+    return f"{where}: {name!r} is no setting any more: {instead}"
+
+
+def build(cls: type[T], raw: Mapping[str, Any], former: Mapping[str, str]) -> T:
+    """Makes `cls` of a whole file as TOML gives it. Raises: SettingsError.
+
+    former: settings of earlier versions, as table.name, with what to do instead.
+    """
     try:
         return _build(cls, raw, "")
     except _UnknownKey as error:
+        if instead := former.get(_join(_PLACE.sub("", error.where), error.key)):
+            raise SettingsError(former_name(error.where, error.key, instead)) from None
         homes = [place for place, name in _places(cls, "", "") if name == error.key]
         raise SettingsError(unknown_name(error.where, error.key, error.known, homes)) from None
 
