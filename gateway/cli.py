@@ -50,7 +50,7 @@ from gateway.run.admin.streams import open_closed_streams, opened, pages_of, rec
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings_load import POSTGRES, load_settings, settings_file
-from storage.errors import StoreError
+from storage.errors import ReadOnly, StoreError
 from storage.sqlite.lock import owner_of
 
 EXIT_SETTINGS = 2
@@ -539,6 +539,7 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
     """Reads where the process that serves listens, and the token for it; None: nobody serves.
 
     The lock decides: a process that was killed leaves its file, and another program may have its port by now.
+    Raises: GatewayError: the database is another account's.
     """
     if settings.database.url is not None:
         return None
@@ -546,6 +547,8 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
         if owner_of(settings.database.path) is None:
             return None
         owner = json.loads(Path(os.path.realpath(settings.database.path) + ".admin").read_bytes())
+    except ReadOnly as error:
+        raise GatewayError(str(error)) from error
     except (OSError, ValueError, StoreError):
         return None
     return owner if isinstance(owner, dict) and {"address", "token"} <= owner.keys() else None

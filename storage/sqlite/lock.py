@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,11 @@ class Lock:
 
 
 def owner_of(database: str | Path) -> LockOwner | None:
-    """Returns who owns the file now; None: nobody. Raises: ReadOnly, Broken when the lock file cannot be read."""
+    """Returns who owns the file now; None: nobody.
+
+    Raises: ReadOnly: the database is another account's. Broken: the lock file cannot be read.
+    """
+    _check_reach(database)
     path = lock_path(database)
     if not os.path.exists(path):
         return None
@@ -104,6 +109,28 @@ def owner_of(database: str | Path) -> LockOwner | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _check_reach(database: str | Path) -> None:
+    """Says whether this account may come to the file, if there is one.
+
+    Raises: ReadOnly: it is another account's, or lies in a folder of such a one.
+    """
+    real = Path(os.path.realpath(database))
+    for each in (*reversed(real.parents), real):
+        if not each.exists():
+            return
+        wanted = os.R_OK | os.W_OK if each == real else os.X_OK
+        owner = each.stat().st_uid
+        if owner != os.geteuid() and not os.access(each, wanted, effective_ids=True):
+            raise ReadOnly(f"{each} is of the account {_name_of(owner)}: run this as that account")
+
+
+def _name_of(account: int) -> str:
+    try:
+        return pwd.getpwuid(account).pw_name
+    except KeyError:
+        return str(account)
 
 
 def lock_path(database: str | Path) -> str:

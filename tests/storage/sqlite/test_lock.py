@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from gateway.core.memory.rules import RULES
-from storage.errors import Broken, Full, Owned
+from storage.errors import Broken, Full, Owned, ReadOnly
 from storage.open import open_store as make_store
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
@@ -205,3 +206,23 @@ async def test_a_file_that_is_there_keeps_its_mode(open_store: Any, path: Path) 
     os.chmod(path, 0o640)
     await open_store()
     assert os.stat(path).st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another account")
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_another_accounts_is_not_taken_for_missing(is_folder: bool) -> None:
+    with TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        folder = Path(top, "data")
+        folder.mkdir(mode=0o700 if is_folder else 0o755)
+        path = folder / "m.db"
+        path.touch(mode=0o600)
+        owner_of(str(path))
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ReadOnly, match="is of the account root: run this as that account") as caught:
+                owner_of(str(path))
+            owner_of(str(Path(top, "missing", "m.db")))
+        finally:
+            os.seteuid(0)
+        assert str(caught.value).startswith(f"{folder if is_folder else path} is")
