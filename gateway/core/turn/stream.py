@@ -351,20 +351,26 @@ def _merge_field(into: Json, key: str, value: Any) -> None:
 def _merge_list(old: list[Any], new: list[Any]) -> None:
     """Merges items with the same `index` and `type`, pieces of one (reasoning details), and appends others."""
     for item in new:
-        if isinstance(item, dict) and isinstance(item.get("index"), int):
-            for known in old:
-                if (
-                    isinstance(known, dict)
-                    and known.get("index") == item["index"]
-                    and item.get("type", known.get("type")) == known.get("type")
-                ):
-                    for key, value in item.items():
-                        _merge_field(known, key, value)
-                    break
-            else:
-                old.append(_copy(item))
-        else:
+        known = _piece_before(old, item)
+        if known is None:
             old.append(_copy(item))
+        else:
+            for key, value in item.items():
+                _merge_field(known, key, value)
+
+
+def _piece_before(old: list[Any], item: Any) -> Json | None:
+    """Returns the item that another one goes on with."""
+    if not isinstance(item, dict) or not isinstance(item.get("index"), int):
+        return None
+    for known in old:
+        if (
+            isinstance(known, dict)
+            and known.get("index") == item["index"]
+            and item.get("type", known.get("type")) == known.get("type")
+        ):
+            return known
+    return None
 
 
 def _copy(value: Any) -> Any:

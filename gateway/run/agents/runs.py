@@ -150,8 +150,8 @@ class AgentRuns:
         Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken up again.
         """
         sending = replace(self._sending(asked), accepted=accepted, depth=accepted.run.depth)
-        if asked.spares_pauses and accepted.run.state is RunState.CREATED and await self._is_paused(sending):
-            raise Conflict("This conversation waits for answers to calls.")
+        if accepted.run.state is RunState.CREATED:
+            await self._spare_pause(sending)
         await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
 
     def check_background(self, asked: RunRequest, callback: str | None) -> None:
@@ -322,27 +322,27 @@ class AgentRuns:
     async def _send(
         self, sending: Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
     ) -> RunResult:
-        keeper = self.keeper
-        if not (health := keeper.store.health).ok:
+        if not (health := self.keeper.store.health).ok:
             raise MemoryUnavailable.since(health.status)
         with QueuePlace() as place:
             try:
                 with sink.while_here():
                     sending = await self._enter(sending, place)
-                    if sending.spares_pauses and await self._is_paused(sending):
-                        raise Conflict("This conversation waits for answers to calls.")
-                    if (before := await self._before(sending)) is not None:
-                        if before.is_answered:
-                            last = await last_counts(keeper.store, before.run)
-                            return RunResult(
-                                before.run, before.agent, before.steps, is_repeat=True, last=last
-                            )
-                        sending = replace(sending, replaces=before.run)
-                        if not before.is_said_anew:
-                            sending = replace(sending, messages=(), decisions=())
+                    await self._spare_pause(sending)
+                    before = await self._before(sending)
+                    if before is not None and before.is_answered:
+                        return await self._answered_before(before)
             except StoreError as error:
                 raise _error_for(error) from error
+            if before is not None:
+                sending = replace(sending, replaces=before.run)
+                if not before.is_said_anew:
+                    sending = replace(sending, messages=(), decisions=())
             return await self._answer(sending, place, view, sink, receipt)
+
+    async def _answered_before(self, before: SentBefore) -> RunResult:
+        last = await last_counts(self.keeper.store, before.run)
+        return RunResult(before.run, before.agent, before.steps, is_repeat=True, last=last)
 
     async def _before(self, sending: Sending) -> SentBefore | None:
         agent, identity = await self._agent(sending), sending.identity
@@ -404,11 +404,15 @@ class AgentRuns:
             raise NotFound(f"there is no conversation {name!r}")
         return agent, found.name
 
-    async def _is_paused(self, sending: Sending) -> bool:
+    async def _spare_pause(self, sending: Sending) -> None:
+        """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
+        if not sending.spares_pauses:
+            return
         store, agent = self.keeper.store, await self._agent(sending)
         name = sending.identity.conversation or DEFAULT
         found = await store.append.conversation(agent, name) if agent.id else None
-        return found is not None and await store.runs.waiting(agent.id, found.id) is not None
+        if found is not None and await store.runs.waiting(agent.id, found.id) is not None:
+            raise Conflict("This conversation waits for answers to calls.")
 
     async def _agent(self, sending: Sending) -> Agent:
         return await self.keeper.store.agents.find_or_draft(sending.scope)

@@ -49,6 +49,16 @@ _log = logging.getLogger("mnemogate")
 COMPACT = "compact"
 # A model gets so many times the tokens that it is asked for, unless it has to think; a longer summary is cut.
 _SLACK = 2
+# The share that stays of a conversation that is compacted by hand, by messages' tokens; Letta's.
+SHARE = 0.30
+# Programs know Letta's first words, by which they tell this from a failure.
+_NOTHING = (
+    "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
+    "it is, unless the mode is 'all'."
+)
+
+# Performs a step of a job: in the journal it is asked once, whatever becomes of the process.
+PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +82,6 @@ class SummaryRequest:
     @classmethod
     def read(cls, payload: bytes) -> SummaryRequest:
         return cls(**orjson.loads(payload))
-
-
-# The share that stays of a conversation that is compacted by hand, by messages' tokens; Letta's.
-SHARE = 0.30
-# Programs know Letta's first words, by which they tell this from a failure.
-_NOTHING = (
-    "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
-    "it is, unless the mode is 'all'."
-)
-
-# Performs a step of a job: in the journal it is asked once, whatever becomes of the process.
-PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
