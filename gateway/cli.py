@@ -8,14 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import http.client
 import json
 import logging
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +44,7 @@ from gateway.run.admin.printed import (
     show_revoked,
     size,
 )
+from gateway.run.admin.serving import ProcessGone, ServingProcess
 from gateway.run.admin.streams import open_closed_streams, opened, pages_of, recode
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
@@ -59,8 +58,6 @@ EXIT_FAILED = 1
 EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may make the database.
 FOUNDERS = ("keys-create", "memory-import")
-# A gateway that serves answers an operation in so many seconds; long ones are asked for in parts.
-ANSWER_S = 30.0
 URLS = ("url", "listen_url", "proxy")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
@@ -517,10 +514,9 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
     except UnicodeEncodeError as error:
         around = error.object[max(error.start - 8, 0) : error.end]
         raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
-    owner = _owner(settings)
-    found, result = _ask(owner, operation, body) if owner is not None else (False, None)
-    if found:
-        return result
+    if (process := _serving_process(settings)) is not None:
+        with suppress(ProcessGone):
+            return process.ask(operation, body)
     is_there = settings.database.url is not None or os.path.exists(settings.database.path)
     if operation not in FOUNDERS and not is_there:
         raise GatewayError(
@@ -535,8 +531,8 @@ def _perform(settings: Settings, operation: str, arguments: dict[str, Any]) -> A
     return answer
 
 
-def _owner(settings: Settings) -> dict[str, Any] | None:
-    """Reads where the process that serves listens, and the token for it; None: nobody serves.
+def _serving_process(settings: Settings) -> ServingProcess | None:
+    """Returns the process that serves this database; None: nobody serves.
 
     The lock decides: a process that was killed leaves its file, and another program may have its port by now.
     Raises: GatewayError: the database is another account's.
@@ -546,47 +542,12 @@ def _owner(settings: Settings) -> dict[str, Any] | None:
     try:
         if owner_of(settings.database.path) is None:
             return None
-        owner = json.loads(Path(os.path.realpath(settings.database.path) + ".admin").read_bytes())
+        said = json.loads(Path(os.path.realpath(settings.database.path) + ".admin").read_bytes())
+        return ServingProcess(said["address"], said["token"])
     except ReadOnly as error:
         raise GatewayError(str(error)) from error
-    except (OSError, ValueError, StoreError):
+    except (OSError, ValueError, LookupError, TypeError, StoreError):
         return None
-    return owner if isinstance(owner, dict) and {"address", "token"} <= owner.keys() else None
-
-
-def _ask(owner: dict[str, Any], operation: str, body: bytes) -> tuple[bool, Any]:
-    """Returns (True, answer), or (False, None) if the process of the admin file is gone.
-
-    Raises: GatewayError: what it said, or that it says nothing.
-    """
-    request = urllib.request.Request(
-        f"{owner['address']}/admin/{operation}",
-        body,
-        {"x-mnemogate-admin": owner["token"], "content-type": "application/json"},
-    )
-    # Without the proxies of the environment: the process is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=ANSWER_S) as reply:
-            return True, json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            said = error.read()
-        if error.code == 401:
-            # Another program listens there now.
-            return False, None
-        try:
-            message = json.loads(said)["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = f"the gateway at {owner['address']} answered {error.code}"
-        raise GatewayError(message) from error
-    except TimeoutError as error:
-        raise GatewayError(
-            f"The gateway at {owner['address']} has not answered within {ANSWER_S:g} seconds. "
-            "What it was asked for may be done all the same; look before you ask again."
-        ) from error
-    except (OSError, ValueError, http.client.HTTPException):
-        return False, None
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:

@@ -147,7 +147,7 @@ def test_a_server_that_does_not_answer_is_said_so(
     upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not that the file is in use, as if the operator had to stop it."""
-    monkeypatch.setattr("gateway.cli.ANSWER_S", 0.1)
+    monkeypatch.setattr("gateway.run.admin.serving.ANSWER_S", 0.1)
     with owner(upstream, database), socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         AdminFile(str(database)).write(address)
