@@ -239,6 +239,12 @@ class UpstreamSettings:
             return ()
         return (self.api_key,) if isinstance(self.api_key, str) else self.api_key
 
+    @property
+    def is_keyless(self) -> bool:
+        """Says whether the caller's key is the one that counts there."""
+        own = {name.lower() for name in self.headers} & {"authorization", "x-api-key", "api-key"}
+        return self.kind != "scripted" and not self.keys and not own
+
 
 @dataclass(frozen=True, slots=True)
 class DeploymentSettings:

@@ -227,6 +227,7 @@ class StrictUpstream:
         stall_bodies: bool = False,
     ) -> None:
         self.key = key
+        self.refusal = 401  # the status for another key
         self.rules = rules
         self.models = list(models)
         self.model_list = model_list
@@ -393,7 +394,7 @@ class StrictUpstream:
         if given is None:
             raise Refusal("You didn't provide an API key.", status=401)
         if given != f"Bearer {self.key}":
-            raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=401)
+            raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=self.refusal)
 
     def _chat(self, seen: Seen) -> Reply:
         if seen.method != "POST":

@@ -9,6 +9,7 @@ settles the endpoint. Further rounds of the turn go to it, and are sent only onc
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -45,6 +46,7 @@ from gateway.settings import Settings
 CHAT: Final = "/chat/completions"
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _ERROR_S: Final = 0.1
+_log = logging.getLogger("mnemogate")
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
 
@@ -93,10 +95,9 @@ class Failover:
         self.endpoints: dict[str, list[Endpoint]] = {}
         for upstream in settings.upstreams:
             policy = Policy(upstream.retries)
-            has_key = bool(upstream.keys or upstream.headers)
             names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.keys)))]
             self.endpoints[upstream.name] = [
-                Endpoint(name, upstream.name, providers[name], policy, has_key)
+                Endpoint(name, upstream.name, providers[name], policy, not upstream.is_keyless)
                 for name in names
                 if name in providers
             ]
@@ -257,6 +258,9 @@ class Attempts:
             elif self._is_guess and reply.status < 400:
                 failover.context_windows.guessed(self.target[:2])
             self._answered(str(reply.status), is_error=reply.status >= 400)
+            if reply.status == 401 and self.endpoint.has_key:
+                # The caller, who gets the answer, cannot mend it.
+                _log.warning("upstream %s refuses the key of the settings (401)", self.endpoint.name)
             return reply
         except ProviderError as error:
             # An upload that the caller broke off is no failure of the upstream.

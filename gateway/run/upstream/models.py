@@ -32,7 +32,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 from gateway.run.upstream.route import UPSTREAM_HEADER, no_upstream, resolve_route
-from gateway.settings import Settings, UpstreamSettings
+from gateway.settings import Settings
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
 # After a failure the upstream is asked again after so many seconds, then after twice as many, up to the usual pace.
@@ -120,7 +120,9 @@ class ModelList:
             self._asks_for_key[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
             _log.info("upstream %s lists its models for callers with a key of their own", name)
         elif refusal is not None:
-            self._log_failure(name, refusal.message)
+            # A 403 may be that of a key which is for chats alone.
+            is_down = refusal.status == 401
+            self._log_failure(name, f"it refuses the key of the settings: {refusal.message}", is_down=is_down)
         if found is None:
             return False
         self._fetched[name] = found
@@ -208,7 +210,7 @@ class ModelList:
 
     def _keyless(self) -> list[str]:
         """Returns the upstreams that get the caller's own key."""
-        return [each.name for each in self._settings.upstreams if _is_keyless(each)]
+        return [each.name for each in self._settings.upstreams if each.is_keyless]
 
     def _seen_with(self, upstream: str, answer: _Answer) -> Entries:
         if answer.entries is None:
@@ -298,12 +300,6 @@ class ModelList:
             if (route.upstream, route.model) == (upstream, model):
                 return name
         return None
-
-
-def _is_keyless(upstream: UpstreamSettings) -> bool:
-    """Returns whether the caller's key is the one that counts there."""
-    own = {name.lower() for name in upstream.headers} & {"authorization", "x-api-key", "api-key"}
-    return upstream.kind != "scripted" and not upstream.keys and not own
 
 
 def _list_in(body: bytes) -> list[Any] | None:

@@ -389,12 +389,25 @@ def test_the_last_resort_is_one_that_rests(two: Open) -> None:
         assert it.ask(False, False)[1]["x-mnemogate-tries"] == "second:500;first:200"
 
 
-def test_one_callers_limit_is_not_the_others(two: Open) -> None:
+@pytest.mark.parametrize("headers", [{}, {"openai-organization": "org-1"}])
+def test_one_callers_limit_is_not_the_others(two: Open, headers: dict[str, str]) -> None:
     """Where callers bring their own keys."""
-    with two(api_key=None) as it:
+    with two(api_key=None, headers=headers) as it:
         it.first.queue(BUSY)
         assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "second"
         assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
+
+
+@pytest.mark.parametrize(("key", "is_told"), [("k1", True), (None, False)])
+def test_a_refused_key_of_the_settings_is_told_to_the_operator(
+    two: Open, caplog: pytest.LogCaptureFixture, key: str | None, is_told: bool
+) -> None:
+    with two(api_key=key) as it:
+        it.first.queue(fail(401, code="invalid_api_key"))
+        with pytest.raises(openai.AuthenticationError):
+            it.ask(False, False)
+    said = [each.getMessage() for each in caplog.records if "key" in each.getMessage()]
+    assert said == ["upstream first refuses the key of the settings (401)"] * is_told
 
 
 # --- several keys, several places

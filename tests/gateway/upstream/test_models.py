@@ -363,6 +363,25 @@ def test_a_key_that_the_upstream_refuses_is_told_so(upstream: StrictUpstream) ->
         assert names_with(gateway, GOOD) == upstream.models
 
 
+@pytest.mark.parametrize(("status", "is_told"), [(401, True), (403, False)])
+async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(status: int, is_told: bool) -> None:
+    """With a 403 the key may be for chats alone."""
+    with StrictUpstream(models=["a"]) as upstream:
+        upstream.key, upstream.refusal = "sk-good", status
+        settings = Settings(upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-bad"),))
+        providers = make_providers(settings)
+        models = ModelList(settings, providers, created=7)
+        await models.refresh("up", providers["up"])
+        if is_told:
+            with pytest.raises(
+                UpstreamUnreachable, match="'up' gave none, it refuses the key of the settings: "
+            ):
+                await models.entries_for(None)
+        else:
+            assert await models.entries_for(None) == []
+        await providers["up"].aclose()
+
+
 class Hands:
     """A clock that moves only by hand."""
 
