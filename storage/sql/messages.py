@@ -42,6 +42,19 @@ class Messages(Group):
         return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], (*values, *of))]
 
     @long_reads
+    async def answered(
+        self, connection: Connection, agent: int, conversation: int, after: int, limit: int
+    ) -> list[StandingExchange]:
+        """Returns exchanges of a conversation, oldest first: those that stand, and those that were cut.
+
+        after: the number with which the last one before them begins.
+        """
+        return [
+            _standing(row)
+            for row in await connection.rows(SQL["answered"], (agent, conversation, after, limit))
+        ]
+
+    @long_reads
     async def page_of_project(
         self, connection: Connection, project: str, page: Page
     ) -> list[tuple[Agent, StandingExchange]]:

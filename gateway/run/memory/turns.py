@@ -1,38 +1,41 @@
 """Turns that a client names instead of sending them again: what was answered where, by a name that is told beforehand.
 
-A name is made of the conversation's and of a hash of the path up to the words that are answered. Nothing is stored for
-it, and a turn that was edited, superseded or forgotten is not found. Of two answers to the same words the one that
-stands is found.
+A name is made of the time at which the request came, by which its exchange is known in whatever form its words come
+back, and of a hash of its words and their place, by which its exchange is known that had the same words before. Nothing
+is stored for it, and a turn that was edited, superseded or forgotten is not found. Of two answers to the same words the
+one that stands is found.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
 import orjson
 
-from gateway.core.conversation.canonical import Canon, WireMessage, call_id, squash, text_of
+from gateway.core.conversation.canonical import Canon, WireMessage, call_id, squash, text_of, visible
 from gateway.core.conversation.private import without_private
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.splice import Splice, dump
 from gateway.errors import BadRequest
 from gateway.run.memory.known import Known
 from storage.errors import NotFound
-from storage.listing import Page
-from storage.records import Agent, Atom, Exchange, Scope
+from storage.listing import StandingExchange
+from storage.records import Agent, Exchange, Scope, State
 from storage.sql.store import Store
 
 _PAGE = 200
-_TURN_BYTES = 8
+_TIME = struct.Struct(">d")
+_TIME_CHARS = 2 * _TIME.size
+_PLACE_BYTES = 4
 
 
 def turn_of(known: Known) -> str:
     """Returns the name of the turn that a request asks for, within its conversation."""
     plan = known.plan
-    anchor = plan.match.anchor
-    return _name(plan.exchange.inputs, b"" if anchor is None else anchor.path)
+    return _time(plan.exchange) + _place(plan.exchange, plan.match.anchor)
 
 
 async def with_references(store: Store, scope: Scope | None, request: ChatRequest) -> ChatRequest:
@@ -52,11 +55,9 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
             kept[each.conversation] = (
                 _Kept() if agent is None else await _read(store, agent, each.conversation)
             )
-        path = kept[each.conversation].path(each.turn)
-        if not path:
+        found = kept[each.conversation].told(each.turn, is_whole=each.is_path)
+        if not found:
             raise _not_found(each)
-        read = path if each.is_path else path[-1:]
-        found = [message for exchange in read for message in _messages(exchange)]
         for index in range(each.index + (not each.is_path), len(before)):
             if before[index].get("role") not in ("assistant", "tool") or index in places:
                 break
@@ -80,32 +81,53 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
     )
 
 
-def _name(inputs: Sequence[Sequence[Atom]], start: bytes) -> str:
-    return Canon.path(chain.from_iterable(inputs), start)[:_TURN_BYTES].hex()
+def _time(e: Exchange) -> str:
+    return _TIME.pack(e.begun).hex()
+
+
+def _place(e: Exchange, above: Exchange | None) -> str:
+    start = b"" if above is None else b"%d" % above.seq
+    return Canon.path(chain.from_iterable(e.inputs), start)[:_PLACE_BYTES].hex()
 
 
 class _Kept:
-    """The turns that stand in a conversation with all that is above them."""
+    """The turns of a conversation with all that is above them."""
 
     def __init__(self) -> None:
-        self._by_id: dict[int, Exchange] = {}
-        self._by_name: dict[str, Exchange] = {}
+        self._by_id: dict[int, StandingExchange] = {}
+        self._by_name: dict[str, StandingExchange] = {}
+        self._runs: dict[str, list[StandingExchange]] = {}
 
-    def add(self, e: Exchange) -> None:
+    def add(self, each: StandingExchange) -> None:
+        e = each.exchange
         above = None if e.parent is None else self._by_id.get(e.parent)
-        if (above is None and e.parent is not None) or e.input is None or e.said is None or e.hush:
+        if (above is None and e.parent is not None) or e.input is None or e.hush or not _reply(e):
             return  # something of its path is gone
-        self._by_id[e.id] = e
-        self._by_name[_name(e.inputs, b"" if above is None else above.path)] = e
+        self._by_id[e.id] = each
+        steps = [] if each.run is None else self._runs.setdefault(each.run, [])
+        steps.append(each)
+        if len(steps) > 1 and each.run is not None:
+            return  # its client has one reply of a run, whose first step has the name
+        self._by_name[_time(e)] = each
+        place = _place(e, None if above is None else above.exchange)
+        if e.standing or place not in self._by_name:
+            self._by_name[place] = each
 
-    def path(self, turn: str) -> list[Exchange]:
-        """Returns the path that ends with a turn, oldest first; an empty one where it is not there."""
-        found: list[Exchange] = []
-        e = self._by_name.get(turn)
-        while e is not None:
-            found.append(e)
-            e = None if e.parent is None else self._by_id[e.parent]
-        return found[::-1]
+    def told(self, turn: str, *, is_whole: bool) -> list[WireMessage]:
+        """Returns the path that ends with a turn as its client has it, oldest first; an empty one: it is not there.
+
+        is_whole: else its reply alone.
+        """
+        each = self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
+        turns: list[list[WireMessage]] = []
+        while each is not None:
+            steps = [each] if each.run is None else self._runs[each.run]
+            turns.append(_messages([step.exchange for step in steps]))
+            if not is_whole:
+                return turns[0][-1:]
+            above = steps[0].exchange.parent
+            each = None if above is None else self._by_id[above]
+        return [*chain.from_iterable(reversed(turns))]
 
 
 async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
@@ -114,22 +136,32 @@ async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
         conversation = await store.messages.conversation(agent.id, uid)
     except NotFound:
         return kept
-    page = Page(limit=_PAGE, newest_first=False)
+    after = -1
     while True:
-        found = await store.messages.page(agent.id, page, conversation=conversation.id)
+        found = await store.messages.answered(agent.id, conversation.id, after, _PAGE)
         for each in found:
-            kept.add(each.exchange)
+            kept.add(each)
         if len(found) < _PAGE:
             return kept
-        last = found[-1].exchange
-        page = replace(page, after=last.seq + len(last.inputs) + 1)
+        after = found[-1].exchange.seq
 
 
-def _messages(exchange: Exchange) -> list[WireMessage]:
-    """Returns an exchange as its client has it."""
-    assert exchange.input is not None
-    assert exchange.said is not None
-    return [*map(without_private, orjson.loads(exchange.input)), without_private(orjson.loads(exchange.said))]
+def _messages(steps: Sequence[Exchange]) -> list[WireMessage]:
+    """Returns what was asked and answered in a turn, as its client has it: of several steps one reply."""
+    inputs = [orjson.loads(e.input or b"[]") for e in steps]
+    replies = list(map(_reply, steps))
+    ours = {m.get("tool_call_id") for each in inputs[1:] for m in each}
+    return [*map(without_private, inputs[0]), replies[0] if len(replies) == 1 else visible(replies, ours)]
+
+
+def _reply(e: Exchange) -> WireMessage:
+    """Returns a reply as its client has it; an empty one: it has none."""
+    reply = {} if e.said is None else without_private(orjson.loads(e.said))
+    if e.state is not State.CANCELLED:
+        return reply
+    # Its calls may be cut, and nobody answers them.
+    text = text_of(reply)
+    return {"role": "assistant", "content": text} if text else {}
 
 
 def _says_again(message: WireMessage, reply: WireMessage) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,9 +239,117 @@ def test_of_two_answers_to_the_same_words_the_one_that_stands_is_gone_on_from(
     upstream.queue(say("Red."), say("Blue."))
     red, blue = (respond(world, user="alice", input="A colour?") for _ in range(2))
     assert red.id != blue.id
+    cut(world, upstream, input="A colour?")
     for response in (red, blue):
         respond(world, user="alice", input="Why?", previous_response_id=response.id)
         assert contents(upstream) == ["A colour?", "Blue.", "Why?"]
+
+
+def cut(world: World, upstream: StrictUpstream, **options: Any) -> Any:
+    """Returns a response that its client leaves behind "One two "."""
+    upstream.queue(say("One two three.", ["One ", "two ", "three."], hold_after={3: Gate()}))
+    return left(world, lambda event: getattr(event, "delta", None) == "two ", **options)
+
+
+def left(world: World, is_enough: Callable[[Any], bool], **options: Any) -> Any:
+    """Returns a response that its client leaves behind such an event."""
+    with world.sdk.responses.create(model="m", user="alice", stream=True, **options) as stream:
+        events: Iterator[Any] = iter(stream)
+        response = next(events).response
+        assert any(map(is_enough, events))
+    world.upstream.last.gone.wait_sync()
+    return response
+
+
+def test_a_response_that_was_left_is_gone_on_from(world: World, upstream: StrictUpstream) -> None:
+    first = cut(world, upstream, input="Count.")
+    for text in ("Stop.", "Go on."):
+        respond(world, user="alice", input=text, previous_response_id=first.id)
+        assert contents(upstream) == ["Count.", "One two ", text]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_of_a_response_that_was_left_within_a_call_its_words_stay(
+    world: World, upstream: StrictUpstream
+) -> None:
+    for text in ("Let me see.", None):
+        call = Call("weather", {"city": "Rome, in Italy"}, pieces=3)
+        upstream.queue(call_tools(call, text=text, hold_after={7: Gate()}))
+        options: Json = {"tools": [WEATHER], "input": f"The weather? {text}"}
+        first = left(world, lambda event: event.type == "response.function_call_arguments.delta", **options)
+        options = {"user": "alice", "input": "Never mind.", "previous_response_id": first.id}
+        if text is not None:
+            respond(world, **options)
+            assert [m.get("tool_calls") for m in upstream.last.messages] == [None] * 3
+            assert contents(upstream)[1:] == ["Let me see.", "Never mind."]
+        else:
+            with pytest.raises(openai.BadRequestError, match="not found"):
+                respond(world, **options)
+
+
+def test_a_response_that_was_left_is_not_the_one_after_it(world: World, upstream: StrictUpstream) -> None:
+    half = cut(world, upstream, input="Count.")
+    upstream.queue(say("One two three."))
+    whole = respond(world, user="alice", input="Count.")
+    for response, text in ((whole, "One two three."), (half, "One two ")):
+        respond(world, user="alice", input="And?", previous_response_id=response.id)
+        assert contents(upstream) == ["Count.", text, "And?"]
+
+
+def test_what_comes_back_in_another_form_keeps_the_ids_behind_it(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """A voice agent tells what was heard of a reply, and goes on from the next one by its id."""
+    upstream.queue(say("One two three four five."))
+    items: list[Json] = [{"role": "user", "content": "Count."}]
+    first = respond(world, user="alice", input=items)
+    items += [{"role": "assistant", "content": "One two"}, {"role": "user", "content": "Stop."}]
+    second = respond(world, user="alice", input=items)
+    respond(world, user="alice", input="Go on.", previous_response_id=second.id)
+    assert contents(upstream) == ["Count.", "One two", "Stop.", "Ok.", "Go on."]
+    respond(world, user="alice", input="Go on.", previous_response_id=first.id)
+    assert contents(upstream) == ["Count.", "One two", "Go on."]
+
+
+def test_a_question_that_comes_back_without_its_template_keeps_its_id(
+    world: World, upstream: StrictUpstream
+) -> None:
+    items: list[Json] = []
+    for text in ("What is the capital of Italy?", "And of Norway?", "And of Peru?"):
+        asked = f"Answer from these documents: nothing was found.\n\nQuestion: {text}"
+        response = respond(world, user="alice", input=[*items, {"role": "user", "content": asked}])
+        items += [
+            {"role": "user", "content": text},
+            {"type": "item_reference", "id": response.output[0].id},
+        ]
+    assert contents(upstream)[:-1] == [
+        "What is the capital of Italy?", "Ok.", "And of Norway?", "Ok.",
+    ]  # fmt: skip
+
+
+def test_the_steps_of_an_agents_own_conversation_are_one_response(
+    world: World, upstream: StrictUpstream
+) -> None:
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    upstream.queue(say("Hello."), call_tools(insert, text="I note that."), say("Tea it is."))
+    made = world.gateway.ask(
+        "POST",
+        "/v1/agents/",
+        json.dumps(
+            {"name": "ann", "model": "openai/m", "memory_blocks": [{"label": "human", "value": ""}]}
+        ).encode(),
+    )
+    assert made.status == 200, made.json
+    options: Json = {"model": "agent/ann", "extra_headers": {"x-mnemogate-conversation": "default"}}
+    first = respond(world, input="Hi", **options)
+    second = respond(world, input="I like tea.", previous_response_id=first.id, **options)
+    respond(world, input="And now?", previous_response_id=second.id, **options)
+    roles = [m["role"] for m in upstream.last.messages]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "tool", "assistant", "user"]
+    assert contents(upstream)[-2:] == ["Tea it is.", "And now?"]
+    # Elsewhere it is what its client has.
+    respond(world, model="agent/ann", input="And now?", previous_response_id=second.id)
+    assert contents(upstream)[1:] == ["Hi", "Hello.", "I like tea.", "I note that. Tea it is.", "And now?"]
 
 
 def test_results_of_calls_follow_an_id(world: World, upstream: StrictUpstream) -> None:
