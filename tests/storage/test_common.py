@@ -1,4 +1,4 @@
-"""Common words weigh little in small memories too: pairs of a memory and a message, in four languages."""
+"""Common words weigh little in small memories too: pairs of a memory and a message, in six languages."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ SPANISH = [
     "Vimos dos ballenas cerca de Bergen",
 ]
 
+CHINESE = [
+    "我打算辞职",
+    "写一个反转列表的函数",
+    "现在呢？",
+    "我的狗叫小白",
+    "我在医院当护士",
+    "我妹妹六月要来看我们",
+]
+KOREAN = ["직장을 그만두려고 해요", "우리 강아지 이름은 보리예요", "저는 간호사예요", "여동생이 유월에 와요"]
+
 
 def recalled(memory: list[str], message: str) -> list[str]:
     """What the user said, of all that a message recalls; each was answered with a word that nobody asks for."""
@@ -88,6 +98,10 @@ def recalled(memory: list[str], message: str) -> list[str]:
         (["Wie du mir, so ich dir, sagt mein Chef"], "Wie geht es dir?"),
         (["Ça va mal au travail, et toi ?"], "Et toi, ça va ?"),
         (["¿Qué tal la casa nueva?"], "¿Qué tal?"),
+        (CHINESE, "写一首俳句"),
+        (CHINESE, "你还记得我吗？"),
+        (CHINESE, "我们上次聊了什么？"),
+        (KOREAN, "나에 대해 뭘 알고 있어?"),
         (["I had a good time", "Last time the train to Porto was late"], "What did we talk about last time?"),
         (["Das Fest hat mich gefreut, vor allem über die Torte wurde geredet"], "Was weißt du über mich?"),
         (["On dit que la dernière fois vous avez gagné"], "De quoi avons-nous parlé la dernière fois ?"),
@@ -118,6 +132,10 @@ def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> N
         (SPANISH, "¿Cómo se llama mi perro?", "Mi perro se llama Rex"),
         (SPANISH, "¿Qué dije de las ballenas?", "Vimos dos ballenas cerca de Bergen"),
         (SPANISH, "¿Dónde trabajo?", "Trabajo como enfermera en Sevilla"),
+        (CHINESE, "你还记得我的狗叫什么吗？", "我的狗叫小白"),
+        (CHINESE, "我妹妹什么时候来？", "我妹妹六月要来看我们"),
+        (KOREAN, "강아지 이름이 뭐였지?", "우리 강아지 이름은 보리예요"),
+        (KOREAN, "여동생이 언제 와?", "여동생이 유월에 와요"),
     ],
 )
 def test_telling_words_still_recall(memory: list[str], message: str, expected: str) -> None:

@@ -42,6 +42,13 @@ BOAT = "We bought an old wooden boat in Bergen and paint it blue."
         "Wat weet je over mij?", "Wie ben ik?", "Waar hadden we het de vorige keer over?",
         "Vad vet du om mig?", "Kommer du ihåg mig?", "Co o mnie wiesz?", "Pamiętasz mnie?",
         "Что ты знаешь обо мне?", "Ты меня помнишь?", "О чём мы говорили в прошлый раз?",
+        "Що ти знаєш про мене?", "Хто я?", "Co o mně víš?", "Pamatuješ si mě?",
+        "Benim hakkımda ne biliyorsun?", "Beni hatırlıyor musun?", "Ben kimim?",
+        "ماذا تعرف عني؟", "هل تتذكرني؟", "من أنا؟",
+        "तुम मेरे बारे में क्या जानते हो?", "मैं कौन हूँ?",
+        "你知道我什么？", "你还记得我吗？", "我们上次聊了什么？", "我是谁", "你記得我嗎？", "你好",
+        "私のことを覚えていますか？", "前回何を話しましたか？", "私は誰ですか？",
+        "나를 기억해?", "우리 지난번에 무슨 얘기 했지?",
     ],
 )  # fmt: skip
 def test_texts_that_name_nothing(text: str) -> None:
@@ -54,6 +61,8 @@ def test_texts_that_name_nothing(text: str) -> None:
         "", "👍", "?!", "Kiki?", "Tell me a joke", "What is the capital of France?", "Do you remember my dog?",
         "What did I tell you about the boat?", "Which book did I finish a week ago?", "Write a haiku",
         "Was weißt du über Wale?", "Erzähl mir einen Witz", "Que sais-tu de Lyon ?", "¿Qué sabes de Sevilla?",
+        "你还记得我的狗吗？", "你知道绿茶吗？", "私の犬を覚えていますか？", "내 강아지 이름이 뭐야?",
+        "Köpeğimin adı ne?", "ما اسم كلبي؟",
     ],
 )  # fmt: skip
 def test_texts_that_name_something_or_have_no_words(text: str) -> None:
