@@ -6,6 +6,8 @@ last step it knows: a program that finds a newer schema runs where that allows i
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from importlib import resources
 
@@ -14,8 +16,14 @@ import asyncpg
 from storage.errors import Foreign, TooNew
 from storage.postgres.connection import RawConnection
 
+_log = logging.getLogger("mnemogate")
+
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
+
+# A step waits so long for a table that others use, and all turns wait behind it; then they go on, and the step is tried
+# again. The server has a vacuum make way after one second, and a dump never.
+_WAIT_MS, _PAUSE_S = 1_500, 10.0
 
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
     version BIGINT PRIMARY KEY, oldest BIGINT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now())"""
@@ -45,9 +53,12 @@ async def migrate(raw: RawConnection, name: str, migrations: tuple[_Migration, .
     steps = load_migrations() if migrations is None else migrations
     found, oldest = await find_version(raw)
     if found < steps[-1][0]:
-        for number, before, script in steps:
-            await _apply(raw, name, number, before, script)
+        before = found
+        for number, allowed, script in steps:
+            await _apply(raw, name, number, allowed, script)
         found, oldest = await find_version(raw)
+        if before:
+            _log.warning("%s was brought from schema version %d to %d", name, before, found)
     if oldest > steps[-1][0]:
         raise TooNew(name, found, steps[-1][0])
     return found
@@ -62,21 +73,32 @@ async def find_version(raw: RawConnection) -> tuple[int, int]:
 
 
 async def _apply(raw: RawConnection, name: str, number: int, oldest: int, script: str) -> None:
-    async with raw.transaction():
-        # Gateways that start side by side take turns; the second one finds the work done.
-        await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        await raw.execute("SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
-        await raw.execute(_VERSIONS)
-        if await raw.fetchval("SELECT count(*) FROM schema_versions WHERE version >= $1", number):
-            return
+    while True:
         try:
-            await raw.execute(script)
-        except (
-            asyncpg.DuplicateTableError,
-            asyncpg.DuplicateObjectError,
-            asyncpg.DuplicateFunctionError,
-        ) as error:
-            raise Foreign(
-                f"{name} has tables that are not ours ({error}). Give Mnemogate a database, or a schema, of its own."
-            ) from error
-        await raw.execute("INSERT INTO schema_versions (version, oldest) VALUES ($1, $2)", number, oldest)
+            async with raw.transaction():
+                return await _try_to_apply(raw, name, number, oldest, script)
+        except asyncpg.LockNotAvailableError:
+            _log.warning("%s: its upgrade waits for another session, such as a backup", name)
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _try_to_apply(raw: RawConnection, name: str, number: int, oldest: int, script: str) -> None:
+    await raw.execute(
+        f"SET LOCAL lock_timeout = {_WAIT_MS}; SET LOCAL idle_in_transaction_session_timeout = 0"
+    )
+    # Gateways that start side by side take turns; the second one finds the work done.
+    await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    await raw.execute(_VERSIONS)
+    if await raw.fetchval("SELECT count(*) FROM schema_versions WHERE version >= $1", number):
+        return
+    try:
+        await raw.execute(script)
+    except (
+        asyncpg.DuplicateTableError,
+        asyncpg.DuplicateObjectError,
+        asyncpg.DuplicateFunctionError,
+    ) as error:
+        raise Foreign(
+            f"{name} has tables that are not ours ({error}). Give Mnemogate a database, or a schema, of its own."
+        ) from error
+    await raw.execute("INSERT INTO schema_versions (version, oldest) VALUES ($1, $2)", number, oldest)

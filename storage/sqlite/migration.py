@@ -7,6 +7,7 @@ is in each, so that a database of every older version opens.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import sqlite3
 from functools import lru_cache
@@ -14,6 +15,8 @@ from importlib import resources
 
 from storage.errors import Foreign, TooNew
 from storage.sqlite.connection import translated
+
+_log = logging.getLogger("mnemogate")
 
 # "Mnem" in ASCII: tells our files from other SQLite databases.
 APPLICATION_ID = 0x4D6E656D
@@ -48,7 +51,10 @@ def migrate(
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-    return steps[-1][0]
+    known = steps[-1][0]
+    if 0 < found < known:
+        _log.warning("%s was brought from schema version %d to %d", path, found, known)
+    return known
 
 
 def find_version(

@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+from hashlib import sha256
+from importlib import resources
 
 import asyncpg
 import pytest
 
 from storage.errors import Foreign, TooNew
 from storage.listing import PassageDraft
+from storage.postgres import migration
 from storage.postgres.migration import load_migrations, migrate
 from storage.sqlite.migration import migrate as migrate_sqlite
+from tests.patience import PATIENCE_S
 from tests.storage.api import make_agent
 from tests.storage.conftest import OpenStore, PostgresServer
 
+# The SHA-256 of each migration. Databases out there were made by these files, so a file that is here never changes:
+# a change of the schema is a new file, with a line here.
+PINNED = {
+    "0001_begin.sql": "e46d26453f20f72e1744498bcb8264bf27ac11f093f438101a3367f54f7a34ca",
+    "0002_identities.sql": "3276cc0594a8dface22df6bf70b4657d0664f250cefc0356c4d99a58bfdfe55d",
+    "0003_passage_metadata.sql": "1169375ceed250e2cb140efa16e4399eaf3ae11c05ed0e2a3975c66c3718b299",
+}
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
 # SQLite keeps rows in their places with these.
 PADDING = {("exchanges", "room"), ("exchanges", "pad"), ("vectors", "pad")}
@@ -54,6 +65,13 @@ async def test_texts_are_compared_byte_by_byte(database: PostgresServer) -> None
     assert [tuple(row) for row in (*found, *unnamed)] == []
 
 
+def test_a_migration_never_changes() -> None:
+    folder = resources.files("storage.postgres.migrations")
+    files = [each for each in folder.iterdir() if each.name.endswith(".sql")]
+    found = {each.name: sha256(each.read_bytes()).hexdigest() for each in files}
+    assert found == PINNED, "append a migration and pin it in PINNED; one that is pinned stays as it is"
+
+
 async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresServer) -> None:
     admin = await asyncpg.connect(database.url)
     await admin.execute("CREATE SCHEMA beside")
@@ -68,6 +86,36 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
         for each in opened:
             await each.close()
         await admin.execute("DROP SCHEMA beside CASCADE")
+        await admin.close()
+
+
+async def test_turns_go_on_while_a_migration_waits_for_a_backup(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(migration, "_PAUSE_S", 0.01)
+    first = (1, 1, "CREATE TABLE a (x BIGINT)")
+    steps = (first, (2, 1, "ALTER TABLE a ADD COLUMN y BIGINT"))
+    admin = await asyncpg.connect(database.url)
+    await admin.execute("CREATE SCHEMA waits")
+    opened = [await asyncpg.connect(database.url, server_settings={"search_path": "waits"}) for _ in range(3)]
+    upgrade, dump, turn = opened
+    try:
+        await migrate(upgrade, "waits", (first,))
+        await dump.execute("BEGIN; SELECT x FROM a")
+        task = asyncio.create_task(migrate(upgrade, "waits", steps))
+        async with asyncio.timeout(PATIENCE_S):
+            while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await admin.execute("SELECT pg_sleep(0.01)")
+            assert await turn.fetch("SELECT x FROM a") == []
+            assert "such as a backup" in caplog.text
+            assert not task.done()
+            await dump.execute("COMMIT")
+            assert await task == 2
+        assert "from schema version 1 to 2" in caplog.text
+    finally:
+        for each in opened:
+            each.terminate()
+        await admin.execute("DROP SCHEMA waits CASCADE")
         await admin.close()
 
 

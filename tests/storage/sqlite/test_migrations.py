@@ -61,13 +61,16 @@ def test_a_new_file_gets_the_whole_schema_and_a_second_start_changes_nothing(
     assert connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
 
 
-def test_only_what_is_missing_is_applied(connection: sqlite3.Connection) -> None:
+def test_only_what_is_missing_is_applied(
+    connection: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     first = (1, "CREATE TABLE a (x);")
     migrate(connection, "x", (first,))
     connection.execute("INSERT INTO a VALUES (7)")
     migrate(connection, "x", (first, (2, "ALTER TABLE a ADD COLUMN y DEFAULT 8;")))
     assert connection.execute("SELECT x, y FROM a").fetchall() == [(7, 8)]
     assert version(connection) == 2
+    assert caplog.messages == ["x was brought from schema version 1 to 2"]
 
 
 def test_a_step_that_fails_leaves_nothing_of_itself(connection: sqlite3.Connection) -> None:
