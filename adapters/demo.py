@@ -1,25 +1,29 @@
 """The model that answers when no other is configured: a few rules, enough to watch a memory at work.
 
 It repeats the lines of a request that share words with the question: lines of recalled notes, of memory blocks and
-of earlier messages. A line "remember: I like tea" calls the tool `memory_insert` or `core_memory_append`, where the
-request offers it. Where a call is required and `send_message` on offer, as of agents of Letta's older types, it speaks
-by that.
+of earlier messages. A question of common words alone ("What do you know about me?") is told the newest of them. A line
+"remember: I like tea" calls the tool `memory_insert` or `core_memory_append`, and a line `call: find {"name": "tea"}`
+any tool, where the request offers it. Where a call is required and `send_message` on offer, as of agents of Letta's
+older types, it speaks by that.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from adapters.scripted import Said, Scripted, ScriptedCall, ScriptedFailure, ScriptedProvider
 
 _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M)
+_CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^<>]*>(.*?)(?:</\1>|\Z)", re.S)
 _BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^<>]*>")  # within a line where a note tells a block anew
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")
+# What a section says of itself, in front of what it tells.
+_HEADING: Final = re.compile(r"\A(?:\s*+(?!\[|- |user: |<)[^\n]*\n)+")
 # A note's line of the assistant, also in notes of before, and the day above some lines.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
 _INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
@@ -69,10 +73,27 @@ def answer(body: Mapping[str, Any]) -> Said | ScriptedFailure:
     if messages and messages[-1].get("role") == "tool":
         return _say(f"The tool answered: {_text(messages[-1]).strip()}", body, speaker)
     question, tool = _question(messages), _tool(body, _INSERTS)
-    if tool is not None and (facts := _REMEMBER.findall(question)):
+    has_tools = _tool(body, re.compile(r"")) is not None
+    if calls := (*_remembering(question, tool), *_calls(question, body)):
+        return Said(None, calls)
+    return _say(
+        _known(messages, question) or _introduction(messages, question, tool, has_tools=has_tools),
+        body,
+        speaker,
+    )
+
+
+def _remembering(question: str, tool: str | None) -> Iterator[ScriptedCall]:
+    if tool is not None:
         text = "content" if "append" in tool else "new_string"
-        return Said(None, tuple(_call(tool, {"label": "human", text: fact.rstrip()}) for fact in facts))
-    return _say(_known(messages, question) or _introduction(messages, question, tool), body, speaker)
+        for fact in _REMEMBER.findall(question):
+            yield _call(tool, {"label": "human", text: fact.rstrip()})
+
+
+def _calls(question: str, body: Mapping[str, Any]) -> Iterator[ScriptedCall]:
+    for name, arguments in _CALL.findall(question):
+        if _tool(body, re.compile(rf"^{re.escape(name)}$")) is not None:
+            yield ScriptedCall(name, arguments or "{}")
 
 
 def _unknown_wish(body: Mapping[str, Any], speaker: str | None) -> str | None:
@@ -127,18 +148,28 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
 def _known(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
+    if not stems and question.endswith("?"):
+        return _listed(_lines(messages)[-_SHOWN:])
     # Five letters of a word stand for its forms: "colour" finds "colours".
     scored = [(len(stems & _stems(line)), line) for line in _lines(messages)]
     best = max((shared for shared, _ in scored), default=0)
     lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_SHOWN:]
+    return _listed(lines) if best else ""
+
+
+def _listed(lines: Sequence[str]) -> str:
     return (
-        "\n".join(["This is what I remember about that:", *(f"- {line}" for line in lines)]) if best else ""
+        "\n".join(["This is what I remember about that:", *(f"- {each}" for each in lines)]) if lines else ""
     )
 
 
-def _introduction(messages: Sequence[Mapping[str, Any]], question: str, tool: str | None) -> str:
+def _introduction(
+    messages: Sequence[Mapping[str, Any]], question: str, tool: str | None, *, has_tools: bool
+) -> str:
     """Returns an answer where nothing is known; it invites to no tool that is not on offer."""
     invitation = " A line “remember: …” makes me use the memory tool on offer." if tool else ""
+    if has_tools:
+        invitation += " A line `call: NAME {…}` makes me call any tool on offer."
     if not question:
         return _HELP + invitation
     said = "You said: " + (question if len(question) <= 300 else question[:300] + "…")
@@ -153,12 +184,18 @@ def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     for message in messages:
         text, role = _text(message), message.get("role")
         if role in ("system", "developer", "user"):
-            lines += [line for section in _SECTION.finditer(text) for line in _section_lines(section[2])]
+            for section in _SECTION.finditer(text):
+                told = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
+                lines += _section_lines(told)
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
-    # A question is no answer, and the assistant's own lines would repeat its guesses.
+    # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
     kept = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
-    return [line for line in kept if line and not line.endswith("?")]
+    return [
+        line
+        for line in kept
+        if line and not line.endswith("?") and not _CALL.match(line.removeprefix("user: "))
+    ]
 
 
 def _section_lines(text: str) -> list[str]:

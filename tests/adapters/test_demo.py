@@ -68,6 +68,21 @@ def test_a_line_makes_it_call_the_memory_tool(name: str) -> None:
     ]
 
 
+def test_a_line_makes_it_call_any_tool_on_offer() -> None:
+    """So a loop over tools, parallel ones too, can be tried without a key."""
+    tools = [tool("find"), tool("get-weather"), REMEMBER]
+    asked = 'call: get-weather {"city": "Rome"}\nCall: find\ncall: lose {}\nremember: I like tea'
+    found = [(each.name, orjson.loads(each.arguments)) for each in calls(body_of(asked, tools=tools))]
+    assert found == [
+        ("memory_insert", {"label": "human", "new_string": "I like tea"}),
+        ("get-weather", {"city": "Rome"}),
+        ("find", {}),
+    ]
+    assert calls(body_of("call: find", tools=tools, tool_choice="none")) == ()
+    assert "call: NAME" in said(body_of("Hello.", tools=tools))
+    assert "call: NAME" not in said(body_of("Hello."))
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -132,6 +147,18 @@ def test_it_tells_what_notes_and_blocks_say_about_the_question() -> None:
     assert "boat" not in text
     ask["messages"][-1]["content"] = "Do I own a boat?"
     assert "Owns a boat." in said(ask)
+
+
+def test_a_question_that_names_nothing_is_told_what_was_said() -> None:
+    said_then = "user: My dog is called Rex.\nyou: A dog called Bello.\nuser: What do I ski on?\nuser: I ski."
+    note = (
+        f"<memory>\nNotes from earlier.\nThis is a selection.\n[2026-01-02 Fri]\n{said_then}\n</memory>\n\n"
+    )
+    assert said(body_of(note + "What do you know about me?")).splitlines()[1:] == [
+        "- user: My dog is called Rex.",
+        "- user: I ski.",
+    ]
+    assert "demo model" in said(body_of("What do you know about me?"))
 
 
 def test_it_tells_a_block_that_was_changed_without_its_markup() -> None:
