@@ -157,6 +157,8 @@ class ResponsesView(ClientView):
         for choice in event.choices:
             if not isinstance(choice, dict) or choice.get("index"):
                 continue
+            if not self._waits:
+                self._begin_response()  # the model may think for long before it says something
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 self._take(

@@ -597,6 +597,16 @@ def test_an_error_of_the_upstream_is_its_own(world: World, upstream: StrictUpstr
     assert raised.value.code == "rate_limit_exceeded"
 
 
+def test_a_response_begins_when_the_upstreams_reply_does(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(say("Ok.", hold_after={1: gate}))  # its role alone
+    with world.sdk.responses.create(model="m", input="Hi", user="alice", stream=True) as events:
+        kinds = [next(events).type, next(events).type]
+        gate.open()
+        assert kinds == ["response.created", "response.in_progress"]
+        assert [event.type for event in events][-1] == "response.completed"
+
+
 def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream) -> None:
     first = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"So"},"finish_reason":null}]}\n\n'  # noqa: E501
     upstream.queue(raw(first), raw(first))
