@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adapters.base import Provider
 from gateway.agent_services import AgentServices
 from gateway.database import may_be_keyed, preload
+from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
@@ -112,7 +113,7 @@ class Gateway:
             self.access,
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
-            error_forms=error_forms(),
+            error_forms={RESPONSES_PATH: ResponsesErrors(), **error_forms()},
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         store.database.when_recovered(self._recovered)

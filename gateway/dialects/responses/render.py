@@ -23,6 +23,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import Draft, delta_of
+from gateway.dialects.responses.errors import error_fields, frame
 from gateway.dialects.responses.ids import make_tag
 from gateway.dialects.responses.input import THOUGHTS
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, ThoughtsItem
@@ -239,11 +240,9 @@ class ResponsesView(ClientView):
 
     def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
-        code = code or kind
-        said = {"code": code, "message": message, "param": param}
-        # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
-        self._emit("error", **said, error={"type": kind, **said})
-        error = {"code": code if code in _ERROR_CODES else "server_error", "message": message}
+        said = error_fields(message, code, kind, param)
+        self._emit("error", **said)
+        error = {"code": said["code"] if said["code"] in _ERROR_CODES else "server_error", "message": message}
         self._emit("response.failed", response={**self._response("failed"), "error": error})
 
     def _response(self, status: str, reason: str | None = None) -> Json:
@@ -267,8 +266,7 @@ class ResponsesView(ClientView):
         return response
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        data = orjson.dumps({"type": kind, **fields, "sequence_number": self._told})
-        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
+        self._out.append(frame(kind, {**fields, "sequence_number": self._told}))
         self._told += 1
 
 

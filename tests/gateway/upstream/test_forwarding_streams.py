@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from openai.types.responses import ResponseErrorEvent
 
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
@@ -334,7 +335,12 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
         counted = gateway.ask("GET", "/metrics").body.decode()
     begun, error, end = reply.body.split(b"\n\n")
     assert (begun + b"\n\n", end) == (first, b"")
-    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == code
+    name, _, data = error.rpartition(b"data: ")
+    said = json.loads(data)
+    assert said["error"]["code"] == code
+    if path == "/v1/responses":  # whose clients tell events apart by their types
+        assert name == b"event: error\n"
+        assert ResponseErrorEvent.model_validate(said).code == code
     kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]
     assert f"mnemogate_upstream_errors_total{{{_labels('kind', kind)}}} 1.0" in counted
 
