@@ -41,8 +41,8 @@ class ResponsesPath(ForwardedPath):
             await super().answer(head, asked, scope, receive, send)
             return
         trace = trace_of(scope)
-        request = parse(bytes(asked.raw), self.chats.settings.max_messages)
         trace.memory = None
+        request = parse(bytes(asked.raw), self.chats.settings.max_messages)
         receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
         view = MakesResponses(request.echo, partial(_turn, receipt))

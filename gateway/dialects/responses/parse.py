@@ -15,6 +15,7 @@ import orjson
 from adapters.types import Json
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
+from gateway.core.request.scan import scan
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import (
@@ -72,6 +73,9 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
         raise untold("background", "true")
     for key, value in json.items():
         check_depth(key, [value])
+    # Whoever let the request through on its way here may have read the other one.
+    for key in scan(body).duplicates:
+        raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     messages, references = _messages(json, max_messages)
     chat: Json = {"model": json.get("model"), "messages": messages}
     if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs") is not None:

@@ -30,6 +30,10 @@ from storage.sql.keys import DEFAULT_PROJECT
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 _NO_ENDPOINT: Final = "unsupported_endpoint"
+_OF_RESPONSES: Final = (
+    " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "
+    "and see or delete it with `mnemogate memory show` and `mnemogate memory forget`."
+)
 # The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Paths that list all of one kind that an account has. Whoever has an object's id, has it from who made it.
@@ -140,7 +144,8 @@ class Forwarding:
         if not self._providers[upstream].has_endpoint(path):
             where = "/v1" + path.partition("?")[0]
             if model is None:
-                raise UnknownPath(f"The upstream {upstream!r} has no {where}.", code=_NO_ENDPOINT)
+                hint = _OF_RESPONSES if path.startswith("/responses/") else ""
+                raise UnknownPath(f"The upstream {upstream!r} has no {where}.{hint}", code=_NO_ENDPOINT)
             raise UnknownPath(
                 f"The model {model!r} is served by the upstream {upstream!r}, which has no {where}.",
                 param="model",

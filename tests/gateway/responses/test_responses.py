@@ -665,6 +665,22 @@ def test_a_request_that_cannot_be_told_is_refused(
     assert not upstream.chats
 
 
+@pytest.mark.parametrize("key", ["user", "\\u0075ser", "input"])
+def test_a_field_that_is_there_twice_is_refused(world: World, upstream: StrictUpstream, key: str) -> None:
+    body = f'{{"model":"m","input":"Hi","user":"alice","{key}":"bob"}}'.encode()
+    reply = world.gateway.ask("POST", "/v1/responses", body)
+    assert (reply.status, reply.json["error"]["param"]) == (400, key.replace("\\u0075", "u")), reply.json
+    assert world.gateway.last_line()["memory"] is None
+    assert not upstream.chats
+
+
+def test_a_response_is_no_object_to_be_fetched(world: World) -> None:
+    response = respond(world, input="Hi", user="alice")
+    for ask in (world.sdk.responses.retrieve, world.sdk.responses.delete, world.sdk.responses.cancel):
+        with pytest.raises(openai.NotFoundError, match="previous_response_id"):
+            ask(response.id)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
