@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
+from storage.commands import ForgetTarget
+from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.agents.any_agents import AgentLife
 from tests.gateway.memory.any_life import Life
@@ -55,3 +59,24 @@ def test_a_response_is_gone_on_from_at_another_gateway(upstream: StrictUpstream,
             previous = response.id
     said = [message["content"] for message in upstream.last.messages if message["role"] == "user"]
     assert said == [f"Say {n}" for n in range(4)]
+
+
+def test_a_response_that_was_forgotten_is_at_no_gateway(upstream: StrictUpstream, url: str) -> None:
+    options: Any = {"model": "agent/helper", "user": "alice"}
+    with gateways(upstream, url) as worlds:
+        one, two = (world.sdk.responses for world in worlds)
+        old = one.create(input="One", **options)
+        old = two.create(input="Two", previous_response_id=old.id, **options)
+
+        async def forget() -> None:
+            found = await worlds[0].store.agents.find(Scope("default", "helper", "user:alice"))
+            assert found is not None
+            await worlds[0].store.forgetting.forget(found.id, ForgetTarget(is_all=True))
+
+        worlds[0].gateway.call(forget())
+        for client in (one, two):
+            with pytest.raises(openai.BadRequestError, match="not found"):
+                client.create(input="Three", previous_response_id=old.id, **options)
+        new = one.create(input="New", **options)
+        two.create(input="Newer", previous_response_id=new.id, **options)
+    assert [m["content"] for m in upstream.last.messages if m["role"] == "user"] == ["New", "Newer"]
