@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -34,6 +36,7 @@ from storage.records import DEFAULT, Agent, Run, RunState
 
 _PAGE = 100
 _SEARCHED = 64  # agents of one search
+_Entries: TypeAlias = Sequence[tuple[Agent, MessageView]]
 _TEXTS = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
 
 
@@ -101,30 +104,20 @@ class MessageRoutes:
 
         conversation: the name by which one is looked up; None: all of them.
         """
-        exchanges = Exchanges(self._api.store, agent, showing_of(query))
-        limit, newest_first = query.size(_PAGE), query.newest_first()
-        after = self._place(agent, query.after)
-        found: list[dict[str, Any]] = []
-        # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
-        while not found:
+        before = self._place(agent, query.before)
+
+        async def some(after: Place | None, limit: int) -> _Entries:
             views = await self._messages.list(
                 agent,
                 conversation=conversation,
                 after=after,
-                before=self._place(agent, query.before),
+                before=before,
                 limit=limit,
-                newest_first=newest_first,
+                newest_first=query.newest_first(),
             )
-            summaries = await exchanges.summaries(views)
-            for view in views:
-                shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
-                shown += summaries.get(view.listed.place, ())
-                found += reversed(shown) if newest_first else shown
-            if len(views) < limit:
-                break
-            last = views[-1].listed
-            after = Place(agent.uid, last.seq, last.hidden)
-        return found
+            return [(agent, view) for view in views]
+
+        return await self._page(query, self._place(agent, query.after), some)
 
     async def index_all(self, asked: Asked) -> Any:
         query: MessagesQuery = in_time(asked.query)
@@ -132,27 +125,39 @@ class MessageRoutes:
         if conversation is not None:
             agent = await self._whose(asked.project, conversation)
             return _oldest_first(query, await self.page(agent, query, conversation))
-        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
-        after = place_in("message", query.after)
-        found: list[dict[str, Any]] = []
-        while not found:
-            views = await self._messages.list_all(
-                asked.project,
-                after=after,
-                before=place_in("message", query.before),
-                limit=limit,
-                newest_first=newest_first,
+        before = place_in("message", query.before)
+
+        async def some(after: Place | None, limit: int) -> _Entries:
+            return await self._messages.list_all(
+                asked.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
             )
-            for agent, view in views:
-                exchanges = Exchanges(self._api.store, agent, showing)
-                shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
-                shown += (await exchanges.summaries([view])).get(view.listed.place, ())
-                found += reversed(shown) if newest_first else shown
-            if len(views) < limit:
+
+        return _oldest_first(query, await self._page(query, place_in("message", query.after), some))
+
+    async def _page(
+        self,
+        query: SpokenQuery,
+        after: Place | None,
+        some: Callable[[Place | None, int], Awaitable[_Entries]],
+    ) -> list[dict[str, Any]]:
+        """Returns a page as it is shown. some: lists what comes behind a place, so many messages at most."""
+        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
+        found: list[dict[str, Any]] = []
+        # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
+        while not found:
+            entries = await some(after, limit)
+            for agent, group in groupby(entries, key=itemgetter(0)):
+                exchanges, views = Exchanges(self._api.store, agent, showing), [view for _, view in group]
+                summaries = await exchanges.summaries(views)
+                for view in views:
+                    shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
+                    shown += summaries.get(view.listed.place, ())
+                    found += reversed(shown) if newest_first else shown
+            if len(entries) < limit:
                 break
-            agent, view = views[-1]
+            agent, view = entries[-1]
             after = Place(agent.uid, view.listed.seq, view.listed.hidden)
-        return _oldest_first(query, found)
+        return found
 
     async def of_agent(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
