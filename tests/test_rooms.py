@@ -81,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids", "json_limits", "subsequence", "text", "thoughts", "words"},
+        {"dates", "definition", "ids", "json_limits", "ranks", "subsequence", "text", "thoughts", "words"},
     ],
     "gateway.run": [
         {"background"},

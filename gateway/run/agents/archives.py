@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.memory.file_text import chunks
+from gateway.core.ranks import in_turn
 from gateway.errors import BadRequest, Conflict
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
@@ -185,10 +186,7 @@ class Archives:
                     now, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
                 )
                 ranked.append([PassageView(now.uid, passage) for passage in hits])
-        # By rank: what scores are worth differs from memory to memory.
-        longest = max(map(len, ranked), default=0)
-        fused = [each[place] for place in range(longest) for each in ranked if place < len(each)]
-        return await self._with_files(fused[:limit])
+        return await self._with_files(in_turn(ranked)[:limit])
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
         """Returns passages with the files that they are parts of, without those whose file is about to be forgotten."""

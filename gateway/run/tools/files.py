@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from itertools import zip_longest
 from typing import Any
 
 import regex  # type: ignore[import-untyped]  # its searches can be given a time, those of `re` cannot
 
+from gateway.core.ranks import in_turn
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
@@ -72,8 +72,7 @@ class FileTools:
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         ranked = [await self._passages(folder, query, limit) for folder in folders]
-        # By rank: what scores are worth differs from memory to memory.
-        fused = [hit for place in zip_longest(*ranked) for hit in place if hit is not None][:limit]
+        fused = in_turn(ranked)[:limit]
         files = await self.store.files.several(sorted({hit.file for hit in fused if hit.file is not None}))
         shown = [
             f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"

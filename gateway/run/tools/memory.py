@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any, Protocol
 
 import orjson
@@ -16,6 +15,7 @@ from gateway.core.memory import edits, tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
+from gateway.core.ranks import in_turn
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
@@ -182,7 +182,7 @@ class MemoryTools:
             except StoreError as error:
                 _log.warning("a search failed: %s", error.message)
                 has_failed = True
-        return _in_turn(found), has_failed
+        return _numbered_apart(in_turn(found)), has_failed
 
     async def _own(self, query: str, wanted: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
@@ -225,12 +225,11 @@ class MemoryTools:
 _SOURCES = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}
 
 
-def _in_turn(found: Sequence[Sequence[Message]]) -> list[Message]:
-    """Returns the hits of several searches, the best of each in turn.
+def _numbered_apart(hits: Sequence[Message]) -> list[Message]:
+    """Returns each hit once, passages with numbers of their own.
 
     Numbers are each memory's own, and those of another's passages must not be taken for the agent's.
     """
-    hits = [m for rank in zip_longest(*found) for m in rank if m is not None]
     unique = {(m.seq, m.at, m.text): m for m in hits}.values()
     return [replace(m, seq=-n) if m.source == "passage" else m for n, m in enumerate(unique, 1)]
 

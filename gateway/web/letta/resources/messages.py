@@ -13,6 +13,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.ids import Place
 from gateway.core.prompt.summary import SummaryTerms, summary_tokens
+from gateway.core.ranks import in_turn
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing, showing_of
@@ -195,7 +196,7 @@ class MessageRoutes:
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
         agents, conversation = await self._searched(asked.project, search)
-        ranked = [
+        found = [
             await self._messages.search(
                 agent,
                 search.query,
@@ -208,15 +209,8 @@ class MessageRoutes:
             )
             for agent in agents
         ]
-        # By rank: what scores are worth differs from memory to memory.
-        longest = max(map(len, ranked), default=0)
-        fused = [
-            (agent, views[place])
-            for place in range(longest)
-            for agent, views in zip(agents, ranked, strict=True)
-            if place < len(views)
-        ]
-        return fused[: search.limit]
+        ranked = [[(agent, view) for view in views] for agent, views in zip(agents, found, strict=True)]
+        return in_turn(ranked)[: search.limit]
 
     async def _searched(self, project: str, search: SearchMessages) -> tuple[Sequence[Agent], str | None]:
         """Returns whose messages are searched, and in which conversation; None: in all. Raises: BadRequest."""
