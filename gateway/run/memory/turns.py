@@ -19,6 +19,7 @@ from gateway.core.conversation.canonical import Canon, WireMessage, call_id, squ
 from gateway.core.conversation.private import without_private
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.splice import Splice, dump
+from gateway.core.words import begins, letters, without_remark
 from gateway.errors import BadRequest
 from gateway.run.memory.known import Known
 from storage.errors import NotFound
@@ -58,12 +59,16 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
         found = kept[each.conversation].told(each.turn, is_whole=each.is_path)
         if not found:
             raise _not_found(each)
+        reply = found[-1]
         for index in range(each.index + (not each.is_path), len(before)):
             if before[index].get("role") not in ("assistant", "tool") or index in places:
                 break
-            if _says_again(before[index], found[-1]):
-                splice.drop_message(index)
-                messages[index] = []
+            if found[-1] is reply and _is_heard(before[index], reply):
+                found[-1] = {**reply, "content": text_of(before[index])}
+            elif not _says_again(before[index], reply):
+                continue
+            splice.drop_message(index)
+            messages[index] = []
         if each.is_path:
             splice.insert_messages(each.index, map(dump, found))
             messages[each.index] = [*found, *messages[each.index]]
@@ -173,6 +178,17 @@ def _says_again(message: WireMessage, reply: WireMessage) -> bool:
         return False
     text, calls = squash(text_of(message)), {*map(call_id, message.get("tool_calls") or ())}
     return text in ("", squash(text_of(reply))) and calls <= {*map(call_id, reply.get("tool_calls") or ())}
+
+
+def _is_heard(message: WireMessage, reply: WireMessage) -> bool:
+    """Returns whether a message has what a caller who cut in has heard of a reply (LiveKit).
+
+    As everywhere, dots and remarks at its end do not count (rule 4 of docs/conversations.md).
+    """
+    if message.get("role") != "assistant" or message.get("tool_calls"):
+        return False
+    heard, said = letters(without_remark(text_of(message))), letters(text_of(reply))
+    return heard != said and begins(heard, said)
 
 
 def _not_found(reference: Reference) -> BadRequest:

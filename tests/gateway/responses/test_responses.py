@@ -233,6 +233,22 @@ def test_an_id_may_be_gone_on_from_again(world: World, upstream: StrictUpstream)
     assert raised.value.code == "previous_response_not_found"
 
 
+def test_an_id_is_found_behind_a_reply_that_came_back_cut(world: World, upstream: StrictUpstream) -> None:
+    """LiveKit, once a caller has cut in: it sends all again, with what was heard, and goes on by the id."""
+    upstream.queue(say("We have soup and a secret menu."), say("Soup it is."))
+    respond(world, user="alice", input="What is there to eat?")
+    items = [
+        {"role": "user", "content": "What is there to eat?"},
+        {"role": "assistant", "content": "We have soup"},
+        {"role": "user", "content": "Stop, I take the soup."},
+    ]
+    response = respond(world, user="alice", input=items)
+    respond(world, user="alice", input="Thanks.", previous_response_id=response.id)
+    said = ["What is there to eat?", "We have soup", "Stop, I take the soup.", "Soup it is.", "Thanks."]
+    assert contents(upstream) == said
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
 def test_of_two_answers_to_the_same_words_the_one_that_stands_is_gone_on_from(
     world: World, upstream: StrictUpstream
 ) -> None:
@@ -409,6 +425,21 @@ def test_what_an_id_stands_for_may_be_said_again_behind_it(
     assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool"]
     assert len(asked[1]["tool_calls"]) == 2
     assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+@pytest.mark.parametrize("heard", ["We have soup", "We have soup..."])
+def test_what_was_heard_of_a_reply_may_come_behind_its_id(
+    world: World, upstream: StrictUpstream, heard: str
+) -> None:
+    """LiveKit names the response of which its caller heard the beginning, and says the beginning behind it."""
+    upstream.queue(say("We have soup and a secret menu."))
+    first = respond(world, user="alice", input="What is there to eat?")
+    items = [{"role": "assistant", "content": heard}, {"role": "user", "content": "Stop, I take it."}]
+    second = respond(world, user="alice", input=items, previous_response_id=first.id)
+    respond(world, user="alice", input="Thanks.", previous_response_id=second.id)
+    said = ["What is there to eat?", heard, "Stop, I take it.", "Ok.", "Thanks."]
+    assert contents(upstream) == said
+    assert "secret menu" not in str(world.query("SELECT said FROM exchanges WHERE standing <> 0"))
 
 
 def test_what_is_said_behind_an_id_stays(world: World, upstream: StrictUpstream) -> None:
