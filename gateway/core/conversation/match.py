@@ -336,7 +336,11 @@ class _Search:
         question is akin, because no other paths can be confused with this one.
         """
         tree, listing, e = self._tree, self._query.listing, best.exchange
-        if e.size >= LONG_REPLY or best.rank.is_whole:
+        if best.rank.is_whole:
+            return True
+        if best.rank.likeness < 0 and self._has_reply_within(best):
+            return False
+        if e.size >= LONG_REPLY:
             return True
         if best.rank.likeness < 0 and self._is_elsewhere(best):
             return False
@@ -348,6 +352,20 @@ class _Search:
         # The next tries may need contents as well, so all that they compare is loaded at once.
         tree.load_together(tree.top(x) for _, found in self._tries() for _, x in found)
         return all(_is_akin(tree, e, listing, i) for i in asked)
+
+    def _has_reply_within(self, best: _Candidate) -> bool:
+        """Returns whether the list has a reply of ours among the messages that this one answers.
+
+        They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where somebody types).
+        """
+        atoms, e = self._query.listing.atoms, best.exchange
+        for _, found in self._tries():
+            for span, x in found:
+                n = len(x.inputs)
+                is_beginning = 0 < n < len(e.inputs) and x.parent == e.parent and e.inputs[:n] == x.inputs
+                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == e.inputs[n]:
+                    return True
+        return False
 
     def _is_elsewhere(self, best: _Candidate) -> bool:
         """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""

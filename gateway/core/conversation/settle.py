@@ -379,8 +379,11 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
 
     def is_like(x: Exchange) -> bool:
         old, new = in_order(x)
-        # After an anchor the place is certain, so a shorter form of a question is the same question too.
-        return tree.extends(new, old) or (y.parent is not None and tree.extends(old, new))
+        # After an anchor the place is certain, so a shorter form of a question is the same question too. So it is at
+        # the beginning where the longer one says more than the question: of the reply to it, nobody had heard a word.
+        more = old.inputs[len(new.inputs) :]
+        is_certain = y.parent is not None or (bool(more) and all(map(is_user, more)))
+        return tree.extends(new, old) or (is_certain and tree.extends(old, new))
 
     near = [x for x in rivals if is_like(x)]
     # Alternatives that overlapped are requests side by side, and all of them stand.

@@ -63,6 +63,41 @@ def test_a_transcript_that_shrank_again_stands_as_it_was_sent_last(world: World,
     """)
 
 
+@both
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+def test_a_draft_without_a_reply_that_was_heard_after_all_is_nothing(
+    world: World, key: str | None, is_first: bool
+) -> None:
+    """The caller cuts in, and is answered just in case before the client notes what was heard (LiveKit, Pipecat)."""
+    history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("what is there to eat?")]
+    world.say(asked, "We have soup and UNSPOKEN.", key)
+    world.say([*asked, user("stop")], "UNSPOKEN", key)
+    world.say([*asked, assistant("We have soup"), user("stop it")], "Very well.", key)
+    before = [] if is_first else ["hello there", "Good day."]
+    said = ["what is there to eat?", "We have soup", "stop it", "Very well."]
+    assert world.standing() == [*before, *said]
+
+
+@both
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+def test_what_was_asked_while_a_reply_was_spoken_stands_behind_it(
+    world: World, key: str | None, is_first: bool
+) -> None:
+    """Somebody types while the agent speaks (LiveKit's `generate_reply(user_input=...)`)."""
+    soup, eight = "We have soup today, and bread with it.", "At eight there is a table for the two of you."
+    history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("what is there to eat?")]
+    first, second = world.begin(asked, key), world.begin([*asked, user("a table")], key)
+    world.finish(first, soup)
+    world.finish(second, eight)
+    whole = [*asked, assistant(soup), user("a table"), assistant(eight)]
+    world.say([*whole, user("fine")], "Until then.", key)
+    before = [] if is_first else ["hello there", "Good day."]
+    said = ["what is there to eat?", soup, "a table", eight, "fine", "Until then."]
+    assert world.standing() == [*before, *said]
+
+
 def test_a_short_beginning_in_another_chat_takes_nothing_away(world: World) -> None:
     world.say([user("I would like a table at eight")], "At eight.")
     world.say([user("I would")], "Yes?")
