@@ -376,7 +376,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             return
         x, reply, is_guess = parent, None, False
         if fits:
-            behind, end = start, _begin_of_reply(x, listing, start)
+            behind, end = start, _begin_of_reply(x, tree.parent(x), listing, start)
             is_guess = end < start and _is_new_form(x, listing, end, start)
             reply = (end, start) if is_guess else None
         else:
@@ -429,15 +429,19 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
     return squash(text) in squash(was) and bool(letters(text) or not letters(was))
 
 
-def _begin_of_reply(x: Exchange, listing: Listing, end: int) -> int:
+def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
     """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
 
     They are all of the assistant's behind the question. Where an exchange brought none (a system message asked for
-    it), those before its own are of another reply or of a head, and its own are known by its words alone.
+    it), those before its own are of another reply or of a head, and its own are known by its words alone. Behind
+    results there may also be what the reply before them said in front of its calls: Pipecat tells it once it is spoken.
     """
     has_question = any(atoms[0][:1] in b"ut" for atoms in x.inputs[-1:] if atoms)
+    said_before = () if parent is None or any(map(is_user, x.inputs)) else (parent.reply or ())[:1]
     start = end
     while start and listing.role(start - 1) == "assistant":
+        if start < end and said_before and tuple(listing.atoms[start - 1]) == said_before:
+            return start
         start -= 1
         if not has_question and not _is_new_form(x, listing, start, end):
             return start

@@ -186,3 +186,28 @@ def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
             carried: =rain / =snow > Sun, rain and snow.
               stands: thanks > You are welcome.
     """)
+
+
+@both
+@pytest.mark.parametrize("heard", ["It rains a lot in that city of yours.", "It rains a lot"])
+@pytest.mark.parametrize("then", ["Rain", "Much rain"], ids=["the same result", "another result"])
+def test_what_was_said_before_a_call_may_be_told_behind_its_result(
+    world: World, key: str | None, heard: str, then: str
+) -> None:
+    """Pipecat tells a call when it is made, and the words in front of it once they are spoken."""
+
+    def told(found: str) -> list[WireMessage]:
+        return [
+            user("how is the weather?"),
+            assistant(None, call("a")),
+            result("a", found),
+            assistant("One moment."),
+        ]
+
+    world.say([user("how is the weather?")], assistant("One moment.", call("a")), key)
+    world.say(told("Rain"), "It rains a lot in that city of yours.", key)
+    later = [*told(then), assistant(heard), user("thanks")]
+    world.say(later, "Bye.", key)
+    world.say([*later, assistant("Bye."), user("hm")], "Yes?", key)
+    said = ["how is the weather?", "One moment.", heard, "thanks", "Bye.", "hm", "Yes?"]
+    assert world.standing() == said
