@@ -196,7 +196,13 @@ class Turn:
             self._view.stop(reason, {})
             self._view.upstream_error(error, None)
             return [*self._flush(), *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
-        whole = commands.SendWhole(reply.status, reply.headers, self._view.refused(reply.status, body))
+        shown, headers = self._view.refused(reply.status, body), reply.headers
+        if shown != body:  # in a dialect's own form, whatever form it came in
+            headers = (
+                *(each for each in headers if each[0] != "content-type"),
+                ("content-type", "application/json"),
+            )
+        whole = commands.SendWhole(reply.status, headers, shown)
         return [whole, *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:

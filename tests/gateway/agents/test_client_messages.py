@@ -627,6 +627,24 @@ def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:
     assert kinds(world.letta.agents.messages.list(agent.id)) == ["user_message", "user_message"]
 
 
+@pytest.mark.parametrize("way", ["messages", "messages/stream"])
+def test_an_error_has_the_upstreams_headers_and_the_apis_form(world: LettaWorld, way: str) -> None:
+    agent = world.agent()
+    limit = fail(429, "Slow down.", retry_after="20")
+    page = raw(b"<html>Bad gateway</html>", status=502, content_type="text/html")
+    world.upstream.queue(limit, page)
+    for status, words, retry_after in (
+        (429, "Slow down.", "20"),
+        (502, "The upstream answered 502.", None),
+    ):
+        path, sent = f"/v1/agents/{agent.id}/{way}", {"content-type": "application/json"}
+        reply = world.world.gateway.ask("POST", path, b'{"input": "Hi"}', sent)
+        assert (reply.status, reply.json) == (status, {"detail": words})
+        assert reply.headers.get("retry-after") == retry_after
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.headers["x-mnemogate-upstream"] == "up"
+
+
 def test_an_error_behind_a_step_is_its_stop_reason(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(

@@ -181,13 +181,13 @@ class Answered:
     async def _whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)
         result = await self.api.runs.send(self.request, self._view, held, receipt)
-        headers = [*receipt.close(), ("content-type", "application/json")]
         if result.status != 200:
-            await reply.whole(result.status, headers, bytes(held.body))
+            await reply.whole(result.status, held.headers, bytes(held.body))
             return
         with reply.while_here():
             shown = await self._shown(result)
         body = result_json(shown, result.run, result.begun, result.last)
+        headers = [*receipt.close(), ("content-type", "application/json")]
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
