@@ -75,7 +75,13 @@ def check_database(settings: Settings) -> DatabaseFindings:
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
-    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open)
+    notes = () if found.upgrade is None else (f"the database has {_schema(*found.upgrade)}",)
+    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open, notes=notes)
+
+
+def _schema(found: int, known: int) -> str:
+    after = f", which a start brings to {known}; only a copy leads back" if found < known else ""
+    return f"schema version {found}{after}"
 
 
 async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
@@ -90,7 +96,7 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
-    tables = f"schema version {found.schema}" if found.schema else "no tables yet"
+    tables = _schema(found.schema, found.known) if found.schema else "no tables yet"
     arrive = "arrive" if found.deaf is None else f"do not arrive: {found.deaf}"
     notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
     return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

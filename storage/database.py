@@ -155,13 +155,15 @@ Effect = Operation[object]
 
 @dataclass(frozen=True, slots=True)
 class ServerFindings:
-    """A database server as a start would find it. schema: the version of our tables, 0 where there are none.
+    """A database server as a start would find it.
 
+    schema: the version of our tables, 0 where there are none. known: the one that a start brings an older one to.
     is_keyed: there are gateway keys. deaf: why what one process tells does not arrive at others.
     """
 
     version: str
     schema: int
+    known: int
     is_keyed: bool
     deaf: str | None
 

@@ -25,7 +25,8 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
-        if not 0 < version < len(load_migrations()):
+        known = len(load_migrations())
+        if not 0 < version < known:
             await _try_migrating(raw, place.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
             raise ReadOnly(f"{place.name} is read-only: a replica, or default_transaction_read_only is on")
@@ -37,7 +38,7 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
         raise translate(error, place.name) from error
     finally:
         raw.terminate()
-    return ServerFindings(server, version, is_keyed, deaf)
+    return ServerFindings(server, version, known, is_keyed, deaf)
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:

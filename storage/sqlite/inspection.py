@@ -12,15 +12,19 @@ from pathlib import Path
 from storage.errors import Broken, ReadOnly
 from storage.sqlite.connection import check_version, translated
 from storage.sqlite.lock import lock_path
-from storage.sqlite.migration import find_version
+from storage.sqlite.migration import find_version, load_migrations
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """The file as it is. is_keyed: there are gateway keys in it. is_open: other accounts may read it."""
+    """The file as it is. is_keyed: there are gateway keys in it. is_open: other accounts may read it.
+
+    upgrade: its schema version and the one that a start brings it to; None: there is nothing to do.
+    """
 
     is_keyed: bool = False
     is_open: bool = False
+    upgrade: tuple[int, int] | None = None
 
 
 def check_place(path: str) -> None:
@@ -47,7 +51,9 @@ def inspect(path: str) -> Inspected:
     with translated(real), closing(_open(real)) as connection:
         found = find_version(connection, real)
         is_keyed = found > 0 and bool(connection.execute("SELECT EXISTS (SELECT 1 FROM keys)").fetchone()[0])
-    return Inspected(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO))
+    known = len(load_migrations())
+    upgrade = (found, known) if 0 < found < known else None
+    return Inspected(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
 
 
 def _open(path: str) -> sqlite3.Connection:

@@ -24,6 +24,7 @@ from gateway.settings import DatabaseSettings, Settings
 from gateway.settings_load import load_settings
 from gateway.web.admin import AdminFile
 from storage.sql.store import Store
+from storage.sqlite.migration import load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
@@ -206,6 +207,23 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
     Path("mnemogate.toml").write_text(f'[[upstreams]]\nname = "c"\nbase_url = "{address}"')
     assert main(["check-config"]) == 2
     assert "sk-" not in capsys.readouterr().err
+
+
+def test_check_config_says_what_an_upgrade_will_do(
+    database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MNEMOGATE_DATABASE_URL", raising=False)
+    known = load_migrations()
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection, str(database), known[:5])
+        capsys.readouterr()
+        assert main(["check-config"]) == 0
+        assert f"schema version 5, which a start brings to {len(known)};" in capsys.readouterr().err
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
+    assert main(["migrate"]) == 0
+    capsys.readouterr()
+    assert main(["check-config"]) == 0
+    assert "schema" not in capsys.readouterr().err
 
 
 def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, capsys: Out) -> None:

@@ -95,6 +95,20 @@ def test_a_program_that_is_too_old_does_not_start(tmp_path: Path, own: str) -> N
     assert f"schema version {LAST + 2}" in found.stderr
 
 
+def test_check_config_says_that_a_start_brings_the_schema_up(tmp_path: Path, own: str) -> None:
+    upgrade(own)
+
+    async def rewind() -> None:
+        connection = await asyncpg.connect(own)
+        await connection.execute("DELETE FROM schema_versions WHERE version = $1", LAST)
+        await connection.close()
+
+    asyncio.run(rewind())
+    found = command("check-config", where=tmp_path, environ={"MNEMOGATE_DATABASE_URL": own})
+    assert found.returncode == 0
+    assert f"schema version {LAST - 1}, which a start brings to {LAST};" in found.stderr
+
+
 def test_a_migration_that_fails_leaves_nothing_of_itself(own: str) -> None:
     broken: Step = (LAST + 1, LAST, "CREATE TABLE half (id BIGINT); SELECT 1 / 0")
     with pytest.raises(asyncpg.DivisionByZeroError):
