@@ -178,6 +178,19 @@ def test_an_agent_has_the_tools_of_files_while_it_has_a_folder(world: LettaWorld
         agents.files.close_all(agent.id)
 
 
+def test_the_files_of_an_agent_come_in_pages(world: LettaWorld) -> None:
+    notes = folder(world, a="one", b="two", c="three")
+    agent, files = world.agent(folder_ids=[notes.id]), world.letta.agents.files
+    for order in ("asc", "desc"):
+        first = files.list(agent.id, order=order, limit=2)
+        second = first.get_next_page()
+        ids = [each.id for each in (*first.files, *second.files)]
+        assert (len(set(ids)), first.has_more, first.next_cursor) == (3, True, ids[1])
+        behind = files.list(agent.id, order=order, after=ids[-1])
+        for page in (second, behind):
+            assert (page.has_more, page.next_cursor) == (False, None)
+
+
 def test_an_agent_searches_its_files(world: LettaWorld) -> None:
     notes = folder(world, plan=PLAN, other="Nothing of that kind.\n")
     folder(world, "secret", key="The boat is sold.")

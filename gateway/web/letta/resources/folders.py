@@ -176,10 +176,8 @@ class FolderRoutes:
         found = await self._api.store.files.of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory], file) for file in found]
         page = cut(shown, query, newest_first=False)
-        last = None if not page else page[-1]["id"]
-        end = shown[0] if query.newest_first(False) and shown else (shown[-1] if shown else None)
-        has_more = end is not None and last != end["id"]
-        return {"files": page, "next_cursor": last if has_more else None, "has_more": has_more}
+        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first(False) else -1]
+        return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
     # -- agents
 
