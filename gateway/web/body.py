@@ -53,7 +53,7 @@ class BodyReader:
                         return part  # one message, which needs no copy
                     body += part
                     if len(body) > self.limit_bytes:
-                        raise self._too_large("more")
+                        raise self._too_large()
                     held.grow(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
@@ -73,12 +73,15 @@ class BodyReader:
         self._left_bytes -= count
         return count
 
-    def _too_large(self, seen: str) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"The request body has {seen} bytes; the limit is {self.limit_bytes} (server.max_body_bytes)."
-            if seen != "more"
-            else f"The request body has more than the limit of {self.limit_bytes} bytes (server.max_body_bytes)."
-        )
+    def _too_large(self, size: int | None = None) -> BodyTooLarge:
+        """Returns the error of a body over the limit. size: in bytes; None: it is still under way."""
+        if size is None:
+            message = f"The request body has more than the limit of {self.limit_bytes} bytes (server.max_body_bytes)."
+        else:
+            message = (
+                f"The request body has {size} bytes; the limit is {self.limit_bytes} (server.max_body_bytes)."
+            )
+        return BodyTooLarge(message)
 
 
 class ByteQuota:
@@ -126,12 +129,12 @@ class _HeldBytes(ByteQuota):
             else:
                 announced = content_length(scope) or 0
                 if announced > reader.limit_bytes:
-                    raise reader._too_large(f"{announced}")
+                    raise reader._too_large(announced)
                 # Taken before anything is read: a body that finds no place is refused at once, not in its middle.
                 self.grow(announced)
                 whole = await reader._gather(self, self._receive)
             if len(whole) > reader.limit_bytes:
-                raise reader._too_large(str(len(whole)))
+                raise reader._too_large(len(whole))
             return whole
         except BaseException:
             # A block that was never entered is never left: what was taken so far goes back here.
