@@ -42,16 +42,15 @@ class Messages(Group):
         return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], (*values, *of))]
 
     @long_reads
-    async def answered(
+    async def said(
         self, connection: Connection, agent: int, conversation: int, after: int, limit: int
     ) -> list[StandingExchange]:
-        """Returns exchanges of a conversation, oldest first: those that stand, and those that were cut.
+        """Returns exchanges of a conversation, oldest first, also such as do not stand.
 
         after: the number with which the last one before them begins.
         """
         return [
-            _standing(row)
-            for row in await connection.rows(SQL["answered"], (agent, conversation, after, limit))
+            _standing(row) for row in await connection.rows(SQL["said"], (agent, conversation, after, limit))
         ]
 
     @long_reads

@@ -35,12 +35,10 @@ WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < 
 SELECT {row} FROM exchanges p {beside}
 WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
 
--- name: answered
--- Reads what was answered in a conversation: what stands, and what was said before its client left, while nothing else
--- has been said in its place.
+-- name: said
+-- Reads all that was said in a conversation and is there, whether it stands or not.
 SELECT {row} FROM exchanges p {beside}
-WHERE p.conversation = ?2 AND +p.agent = ?1 AND p.seq > ?3
-AND ({stands} OR (p.state = 'cancelled' AND p.superseded = 0)) ORDER BY p.seq LIMIT ?4
+WHERE p.conversation = ?2 AND +p.agent = ?1 AND p.seq > ?3 AND p.input IS NOT NULL ORDER BY p.seq LIMIT ?4
 
 -- name: of_project_down
 -- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.

@@ -1,9 +1,8 @@
 """Turns that a client names instead of sending them again: what was answered where, by a name that is told beforehand.
 
 A name is made of the time at which the request came, by which its exchange is known in whatever form its words come
-back, and of a hash of its words and their place, by which its exchange is known that had the same words before. Nothing
-is stored for it, and a turn that was edited, superseded or forgotten is not found. Of two answers to the same words the
-one that stands is found.
+back, and of a hash of its words and their place: the same answer to the same words is kept once, under the time of the
+first. Nothing is stored for it. A turn is found whether it stands or not, but not where it was forgotten.
 """
 
 from __future__ import annotations
@@ -106,13 +105,14 @@ class _Kept:
     def add(self, each: StandingExchange) -> None:
         e = each.exchange
         above = None if e.parent is None else self._by_id.get(e.parent)
-        if (above is None and e.parent is not None) or e.input is None or e.hush or not _reply(e):
+        if e.hush or (above is None and e.parent is not None):
             return  # something of its path is gone
         self._by_id[e.id] = each
-        steps = [] if each.run is None else self._runs.setdefault(each.run, [])
-        steps.append(each)
-        if len(steps) > 1 and each.run is not None:
-            return  # its client has one reply of a run, whose first step has the name
+        if each.run is not None:
+            steps = self._runs.setdefault(each.run, [])
+            steps.append(each)
+            if len(steps) > 1:
+                return  # its client has one reply of a run, whose first step has the name
         self._by_name[_time(e)] = each
         place = _place(e, None if above is None else above.exchange)
         if e.standing or place not in self._by_name:
@@ -126,11 +126,15 @@ class _Kept:
         each = self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
         turns: list[list[WireMessage]] = []
         while each is not None:
-            steps = [each] if each.run is None else self._runs[each.run]
-            turns.append(_messages([step.exchange for step in steps]))
+            steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
+            reply = _reply(steps)
+            if not (turns or reply):
+                return []
             if not is_whole:
-                return turns[0][-1:]
-            above = steps[0].exchange.parent
+                return reply
+            asked = map(without_private, orjson.loads(steps[0].input or b"[]"))
+            turns.append([*asked, *reply])
+            above = steps[0].parent
             each = None if above is None else self._by_id[above]
         return [*chain.from_iterable(reversed(turns))]
 
@@ -143,7 +147,7 @@ async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
         return kept
     after = -1
     while True:
-        found = await store.messages.answered(agent.id, conversation.id, after, _PAGE)
+        found = await store.messages.said(agent.id, conversation.id, after, _PAGE)
         for each in found:
             kept.add(each)
         if len(found) < _PAGE:
@@ -151,21 +155,21 @@ async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
         after = found[-1].exchange.seq
 
 
-def _messages(steps: Sequence[Exchange]) -> list[WireMessage]:
-    """Returns what was asked and answered in a turn, as its client has it: of several steps one reply."""
-    inputs = [orjson.loads(e.input or b"[]") for e in steps]
-    replies = list(map(_reply, steps))
-    ours = {m.get("tool_call_id") for each in inputs[1:] for m in each}
-    return [*map(without_private, inputs[0]), replies[0] if len(replies) == 1 else visible(replies, ours)]
+def _reply(steps: Sequence[Exchange]) -> list[WireMessage]:
+    """Returns the reply of a turn as its client has it, of several steps one message; none: it has none."""
+    replies = [each for each in map(_said, steps) if each]
+    if len(steps) == 1 or not replies:
+        return replies
+    ours = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
+    return [visible(replies, ours)]
 
 
-def _reply(e: Exchange) -> WireMessage:
-    """Returns a reply as its client has it; an empty one: it has none."""
-    reply = {} if e.said is None else without_private(orjson.loads(e.said))
-    if e.state is not State.CANCELLED:
-        return reply
+def _said(e: Exchange) -> WireMessage:
+    said: WireMessage = {} if e.said is None else without_private(orjson.loads(e.said))
+    if e.state is State.FINISHED:
+        return said
     # Its calls may be cut, and nobody answers them.
-    text = text_of(reply)
+    text = text_of(said)
     return {"role": "assistant", "content": text} if text else {}
 
 
