@@ -5,13 +5,17 @@ Pure: bytes and values in, bytes and values out; the store keeps the blobs as th
 
 A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
-    magic 2s, version u16, chunk u32, m u32
+    magic 2s, version u8, words u8, chunk u32, m u32
     64 documents, by slot:   length u16, back u16, flags u8, head u8
     entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
 
 A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` says
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
 both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
+
+`words` is the version of the terms (storage/search/words.py). A query reads a blob of any; one of an earlier version is
+made again when something is added to it. One of a later version, which a newer program beside this one has written, is
+added to, and is of ours then.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from storage.search.common import says_nothing
+from storage.search.words import VERSION as WORDS
 from storage.search.words import date_words, names_in, split_words, words_of
 from storage.value import frozen
 
@@ -54,9 +59,10 @@ _SLIGHT_TERMS = 8
 _NONE = 0xFFFFFFFF
 _MAGIC = b"mt"
 _VERSION = 1
-_HEADER = struct.Struct("<2sHII")
+_HEADER = struct.Struct("<2sBBII")
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 NO_DOCUMENTS = bytes(CHUNK * 6)
+_WORDS_AT = 3
 _PREFIX = _HEADER.size + len(NO_DOCUMENTS)
 _ENTRY_BYTES = 6
 # Parts of an entry's place, and of a counted term, whose marks are these two bits further to the left.
@@ -194,13 +200,17 @@ def _flags(document: Indexable, words: Sequence[str]) -> int:
 
 @frozen
 class _Blob:
-    """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes."""
+    """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes.
+
+    words: the version of its terms.
+    """
 
     chunk: int
     documents: NDArray[Any]
     hashes: NDArray[np.uint32]
     places: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]
+    words: int = WORDS
 
 
 # numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory nobody asks for it.
@@ -250,19 +260,22 @@ def encode(
 
 
 def check(blob: bytes, chunk: int) -> None:
-    """Checks a chunk's blob as whoever rewrites it does. Raises: CorruptIndex."""
-    if blob and _unpack(blob).chunk != chunk:
+    """Checks a chunk's blob as whoever adds to it does. Raises: CorruptIndex."""
+    if blob and _unpack_current(blob).chunk != chunk:
         raise CorruptIndex(f"this is not chunk {chunk}")
 
 
 def merge(old: bytes | None, new: bytes) -> bytes:
-    """Returns one blob of both; where both have a message, only the new one's words count. Raises: CorruptIndex."""
+    """Returns one blob of both; where both have a message, only the new one's words count.
+
+    Raises: CorruptIndex, also where the old one's terms are of an earlier version.
+    """
     import numpy as np
 
     if not old:
         return new
     added = _unpack(new)
-    kept = _without(_unpack(old), (added.documents["flags"] & PRESENT) > 0)
+    kept = _without(_unpack_current(old), (added.documents["flags"] & PRESENT) > 0)
     if kept.chunk != added.chunk:
         raise CorruptIndex(f"chunks {kept.chunk} and {added.chunk} are not the same")
     return _pack(
@@ -314,7 +327,9 @@ def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
 
     documents = np.where(gone, np.zeros((), document_type()), blob.documents)
     stays = ~gone[blob.places & SLOT]
-    return _Blob(blob.chunk, documents, blob.hashes[stays], blob.places[stays], blob.frequencies[stays])
+    return _Blob(
+        blob.chunk, documents, blob.hashes[stays], blob.places[stays], blob.frequencies[stays], blob.words
+    )
 
 
 def _pack(blob: _Blob) -> bytes:
@@ -322,7 +337,7 @@ def _pack(blob: _Blob) -> bytes:
 
     order = np.lexsort((blob.places, blob.hashes))
     columns = (blob.hashes[order], blob.places[order], blob.frequencies[order])
-    header = _HEADER.pack(_MAGIC, _VERSION, blob.chunk, len(order))
+    header = _HEADER.pack(_MAGIC, _VERSION, blob.words, blob.chunk, len(order))
     return b"".join((header, blob.documents.tobytes(), *(column.tobytes() for column in columns)))
 
 
@@ -354,12 +369,19 @@ def open_blob(blob: bytes) -> OpenBlob:
     """Returns the blob once its outline is checked, which is all that a query can afford. Raises: CorruptIndex."""
     if len(blob) < _PREFIX:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a search blob")
-    magic, version, chunk, m = _HEADER.unpack_from(blob)
+    magic, version, _, chunk, m = _HEADER.unpack_from(blob)
     if magic != _MAGIC or version != _VERSION:
         raise CorruptIndex(f"a search blob begins with {_MAGIC!r} {_VERSION}, not {magic!r} {version}")
     if len(blob) != _PREFIX + m * _ENTRY_BYTES:
         raise CorruptIndex(f"{len(blob)} bytes do not make {m} entries")
     return OpenBlob(chunk, m, blob)
+
+
+def _unpack_current(blob: bytes) -> _Blob:
+    found = _unpack(blob)
+    if found.words < WORDS:
+        raise CorruptIndex(f"its terms are of version {found.words}, and not {WORDS}")
+    return found
 
 
 def _unpack(blob: bytes) -> _Blob:
@@ -375,4 +397,4 @@ def _unpack(blob: bytes) -> _Blob:
         raise CorruptIndex("the entries are out of order")
     if not (documents["flags"][places & SLOT] & PRESENT).all():
         raise CorruptIndex("an entry belongs to no document")
-    return _Blob(chunk, documents, hashes, places, frequencies)
+    return _Blob(chunk, documents, hashes, places, frequencies, words=blob[_WORDS_AT])

@@ -15,6 +15,10 @@ from typing import Any
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
+# Of the terms that texts have. Whoever changes what terms any text has raises it: what was indexed before is not found
+# by the new terms, so that an index of an earlier version is made again (storage/search/blob.py).
+VERSION = 1
+
 # No word of a language is longer; a stemmer may take the square of a word's length.
 _LONGEST = 64
 # Unicode sorts the marks behind a letter in the square of their number, so of a long run only the beginning counts

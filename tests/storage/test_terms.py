@@ -8,16 +8,17 @@ import struct
 import subprocess
 import sys
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.search import blob
-from storage.search.blob import CHUNK, CorruptIndex, Document, count_terms, encode, forget, merge
+from storage.search.blob import CHUNK, CorruptIndex, Document, check, count_terms, encode, forget, merge
 from storage.search.index import Index
 from storage.search.rank import rank
-from storage.search.words import names_in, split_words, words_of
+from storage.search.words import VERSION, names_in, split_words, words_of
 from tests.stored import indexed_seqs, ranked
 
 SECRET = b"s" * 32
@@ -34,6 +35,31 @@ def said(
 def found(query: str, *documents: Document, **options: object) -> list[int]:
     blobs = encode(documents, SECRET).values()
     return ranked(blobs, query, SECRET, **options)  # type: ignore[arg-type]
+
+
+# Of each script that has rules of its own.
+SAMPLE = """The dogs' owners were running in May 2026, get_user_id order ORD-4471-B cost 1,200 euros,
+Düsseldorf café Łódź Işık Donau\u00addampf\u00adschiff שָׁלוֹם עולם 我最喜欢喝绿茶 東京タワーに行きました
+저는 서울에서 살아요 ฉันชอบกินข้าวผัด Мы купили большие книги मुझे हिन्दी भाषा पसंद है Oslo’s
+Καλημέρα κόσμε الكتب الجديدة Բարեւ ձեզ வணக்கம் straße ﬁx ½ ① e\u0301\u0301"""
+
+
+def test_other_terms_are_another_version() -> None:
+    # Indexes out there have these. Where this fails on purpose, raise words.VERSION, and pin what it is then.
+    terms = "\n".join(words_of(SAMPLE)).encode()
+    assert (VERSION, sha256(terms).hexdigest()[:8]) == (1, "daee00c1")
+
+
+def test_a_blob_of_other_terms_is_read_and_only_a_later_one_is_added_to() -> None:
+    now, new = encode([said(1, "a dog")], SECRET)[0], encode([said(2, "a fox")], SECRET)[0]
+    earlier, later = (now[:3] + bytes([VERSION + by]) + now[4:] for by in (-1, 1))
+    assert ranked([earlier], "dog", SECRET) == ranked([later], "dog", SECRET) == [1]
+    assert forget(earlier, [2]) == earlier
+    with pytest.raises(CorruptIndex, match="terms"):
+        merge(earlier, new)
+    with pytest.raises(CorruptIndex, match="terms"):
+        check(earlier, 0)
+    assert merge(later, new) == merge(now, new)
 
 
 @pytest.mark.parametrize(
