@@ -45,12 +45,9 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
     StoreError.
     """
     agent = None if scope is None else await store.agents.find(scope)
-    splice, before = Splice(request.layout), request.messages
-    messages = [[message] for message in before]
+    filled = _Filled(request)
     kept: dict[str, _Kept] = {}
-    references = sorted(request.references, key=lambda each: (-each.index, each.is_path))
-    places = {each.index for each in references if not each.is_path}
-    for each in references:
+    for each in request.references:
         if each.conversation not in kept:
             kept[each.conversation] = (
                 _Kept() if agent is None else await _read(store, agent, each.conversation)
@@ -58,31 +55,56 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
         found = kept[each.conversation].told(each.turn, is_whole=each.is_path)
         if not found:
             raise _not_found(each)
-        reply = found[-1]
-        for index in range(each.index + (not each.is_path), len(before)):
-            if before[index].get("role") not in ("assistant", "tool") or index in places:
-                break
-            if found[-1] is reply and _is_heard(before[index], reply):
-                found[-1] = {**reply, "content": text_of(before[index])}
-            elif not _says_again(before[index], reply):
-                continue
-            splice.drop_message(index)
-            messages[index] = []
-        if each.is_path:
-            splice.insert_messages(each.index, map(dump, found))
-            messages[each.index] = [*found, *messages[each.index]]
+        filled.put(each, found)
+    return filled.request()
+
+
+class _Filled:
+    """A request whose references are replaced by what they stand for, one after the other."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._request = request
+        self._splice = Splice(request.layout)
+        self._places = [[message] for message in request.messages]
+        self._replaced = {each.index for each in request.references if not each.is_path}
+
+    def put(self, reference: Reference, found: Sequence[WireMessage]) -> None:
+        """Puts a path in front of its place, or a reply in its place. found: ends with the reply."""
+        at = reference.index
+        reply = self._as_heard(found[-1], at if reference.is_path else at + 1)
+        if reference.is_path:
+            path = [*found[:-1], reply]
+            self._splice.insert_messages(at, map(dump, path))
+            self._places[at][:0] = path
         else:
-            splice.replace_message(each.index, map(dump, found[-1:]))
-            messages[each.index] = found[-1:]
-    whole = [*chain.from_iterable(messages)]
-    return replace(
-        request,
-        raw=splice.render(),
-        json={**request.json, "messages": whole},
-        messages=whole,
-        references=(),
-        _layout=None,
-    )
+            self._splice.replace_message(at, [dump(reply)])
+            self._places[at][-1:] = [reply]
+
+    def request(self) -> ChatRequest:
+        messages = [*chain.from_iterable(self._places)]
+        return replace(
+            self._request,
+            raw=self._splice.render(),
+            json={**self._request.json, "messages": messages},
+            messages=messages,
+            references=(),
+            _layout=None,
+        )
+
+    def _as_heard(self, reply: WireMessage, behind: int) -> WireMessage:
+        """Returns a reply as far as it was heard, and drops what the client says of it again. behind: from where on."""
+        heard = reply
+        for index in range(behind, len(self._request.messages)):
+            message = self._request.messages[index]
+            if message.get("role") not in ("assistant", "tool") or index in self._replaced:
+                break
+            if heard is reply and _is_heard(message, reply):
+                heard = {**reply, "content": text_of(message)}
+            elif not _says_again(message, reply):
+                continue
+            self._splice.drop_message(index)
+            self._places[index].clear()
+        return heard
 
 
 def _time(e: Exchange) -> str:
