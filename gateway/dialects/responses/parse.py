@@ -151,11 +151,7 @@ def _tools(tools: Any) -> Json:
 
 
 def _tool(tool: Any, where: str) -> Json:
-    if not isinstance(tool, dict):
-        raise wrong_type(where, "an object", tool)
-    kind = tool.get("type")
-    if kind not in ("function", "custom"):
-        raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
+    kind = _kind(tool, where)
     named: Json = {"name": text_in(tool, "name", where)}
     if kind == "function":
         return {"type": kind, "function": named | _fields(tool, "description", "parameters", "strict")}
@@ -192,12 +188,18 @@ def _leave_out_choices(chat: Json) -> None:
 
 
 def _named_tool(choice: Any, where: str) -> Json:
-    if not isinstance(choice, dict):
-        raise wrong_type(where, "an object", choice)
-    kind = choice.get("type")
+    kind = _kind(choice, where)
+    return {"type": kind, kind: {"name": text_in(choice, "name", where)}}
+
+
+def _kind(tool: Any, where: str) -> str:
+    """Returns the type of a tool that the client runs itself. Raises: BadRequest: it is none."""
+    if not isinstance(tool, dict):
+        raise wrong_type(where, "an object", tool)
+    kind = tool.get("type")
     if kind not in ("function", "custom"):
         raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
-    return {"type": kind, kind: {"name": text_in(choice, "name", where)}}
+    return str(kind)
 
 
 def _text(text: Any) -> Json:
@@ -280,6 +282,6 @@ def _echo(json: Json, request: ChatRequest) -> Json:
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": None if named is None else {"id": named},
-        # Nobody can ask for it by its id.
+        # By its id another request can go on from it, but nobody can ask for it.
         "store": False,
     }
