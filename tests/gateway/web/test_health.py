@@ -13,6 +13,8 @@ from tests.doubles.upstream import StrictUpstream, fail
 from tests.server import serve, settings_for
 from tests.stored import open_store
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_who_drains_is_alive_and_not_ready(upstream: StrictUpstream, tmp_path: Path) -> None:
     async def open_here() -> Store:
@@ -98,3 +100,14 @@ def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> N
     assert 'mnemogate_upstream_errors_total{kind="429",upstream="up"} 1.0' in lines
     assert 'mnemogate_memory_total{status="none"} 1.0' in lines
     assert "mnemogate_added_seconds_count 1.0" in lines
+
+
+def test_every_field_of_the_log_is_documented(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        gateway.post({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+        gateway.loop_flush()
+        written = set(gateway.lines[-1])
+    _, _, behind = (ROOT / "docs/operations.md").read_text("utf-8").partition("| field of such a line |")
+    table, _, _ = behind.partition("\n\n")
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == written
