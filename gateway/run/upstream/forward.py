@@ -156,13 +156,14 @@ class Forwarding:
     def is_by_chat(self, path: str, model: str | None, named: str | None) -> bool:
         """Returns whether a request for a response is answered by way of chat completions. The arguments are `find`'s.
 
-        It is for agents, and where the model's upstream has no such endpoint. Raises: UnknownModel.
+        It is for agents, and where the model's upstream has no such endpoint; a header may name that one, too.
+        Raises: UnknownModel, BadRequest.
         """
-        if named is not None:
-            return False
         if model is not None and asks_agent(model):
             return True
-        return not self._providers[self._find(path, model, None).upstream].has_endpoint(path)
+        upstream = self._find(path, model, named).upstream
+        is_here = self._providers[upstream].has_endpoint(path)
+        return not is_here and (named is None or self._find(path, model, None).upstream == named)
 
     def _find(self, path: str, model: str | None, named: str | None) -> Route:
         if named is not None and named not in self._names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -766,6 +766,18 @@ def test_an_upstream_that_has_the_endpoint_is_asked_there(
         assert response.id
         with pytest.raises(openai.BadRequestError, match="without memory"):
             respond(world, user="alice", input="Hi", extra_headers={"x-mnemogate-memory": "strict"})
+
+
+def test_a_header_may_name_the_upstream_that_answers_anyway(upstream: StrictUpstream, tmp_path: Path) -> None:
+    [one] = by_chat(upstream)
+    both = (replace(one, models=("m",)), replace(one, name="other", models=("n",)))
+    with serve_memory(upstream, tmp_path, agent(), upstreams=both) as world:
+        for model, name in (("m", "openai"), ("n", "other"), ("agent/helper", "openai")):
+            named = {"x-mnemogate-upstream": name}
+            assert respond(world, model=model, user="alice", input="Hi", extra_headers=named).output_text
+            assert upstream.last.path == "/v1/chat/completions"
+        with pytest.raises(openai.NotFoundError, match="has no /v1/responses"):
+            respond(world, user="alice", input="Hi", extra_headers={"x-mnemogate-upstream": "other"})
 
 
 def test_an_agent_answers_wherever_its_model_is(upstream: StrictUpstream, tmp_path: Path) -> None:
