@@ -140,12 +140,11 @@ class AgentEntry:
 
 @frozen
 class ReaderEntry:
-    """A sleeptime agent that reads a memory. memory, reader: rows; uid: the reader's public name.
+    """A sleeptime agent that reads a memory. reader: its row; uid: its public name.
 
     seq: up to where it has read; turns: those behind that, which it is to read.
     """
 
-    memory: int
     reader: int
     uid: str
     seq: int
@@ -249,16 +248,15 @@ class PassageFilter:
 
 @frozen
 class StandingExchange:
-    """An exchange with its content. key: the client's own id of its conversation. is_tip: a conversation of ours
-    ends with it.
+    """An exchange with its content. key: the client's own id of its conversation.
 
-    run: the public name of the run that it is a step of. waiting: {call id: who must answer it first}, of a tip.
+    run: the public name of the run that it is a step of. waiting: {call id: who must answer it first}, where a
+    conversation of ours ends with it.
     """
 
     exchange: Exchange
     conversation: str
     key: str | None
-    is_tip: bool
     run: str | None
     waiting: dict[str, str]
 

@@ -11,10 +11,9 @@ from storage.records import Block
 
 @dataclass(frozen=True, slots=True)
 class AgentTool:
-    """A tool of an agent. uid: its public name. definition: None for one of the gateway's own, known by its name."""
+    """A tool of an agent. definition: None for one of the gateway's own, known by its name."""
 
     name: str
-    uid: str
     definition: ToolDefinition | None = None
 
 

@@ -46,11 +46,10 @@ class Sink(Protocol):
 class HeldSink:
     """A response that is held back: its route makes one body of what it tells. outer: whose client is waiting.
 
-    status, headers, body: of an error that is still a status, or of the stream that was held.
+    headers, body: of an error that is still a status, or of the stream that was held.
     """
 
     outer: Sink
-    status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     body: bytearray = field(default_factory=bytearray)
 
@@ -59,7 +58,7 @@ class HeldSink:
         return False
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        self.status, self.headers = status, tuple(headers)
+        self.headers = tuple(headers)
 
     async def write(self, data: bytes) -> None:
         self.body += data

@@ -157,4 +157,4 @@ def _standing(row: Row) -> StandingExchange:
     input_, said, full, conversation, key, is_tip, run, waiting, *skeleton = row
     e = exchanges.make_exchange(skeleton, input_, said, full)
     held = orjson.loads(waiting) if waiting and is_tip else {}
-    return StandingExchange(e, conversation, key, bool(is_tip), run, held)
+    return StandingExchange(e, conversation, key, run, held)

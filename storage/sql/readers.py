@@ -107,8 +107,8 @@ class Readers(Group):
     async def of(self, connection: Connection, memories: Sequence[int]) -> dict[int, list[ReaderEntry]]:
         """Returns the sleeptime agents that read each of these memories, and how much they have to read."""
         found: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
-        for row in await rows_of(connection, SQL["of_memories"], memories, MOST_TURNS, TOOL_ATOM):
-            found[row[0]].append(ReaderEntry(*row))
+        for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MOST_TURNS, TOOL_ATOM):
+            found[memory].append(ReaderEntry(*entry))
         return found
 
     @reads

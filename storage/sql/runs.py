@@ -33,15 +33,12 @@ _MOST_WORDS = 4_000
 
 @frozen
 class RunText:
-    """A part of a run that is not, or not yet, an exchange. kind: request | call | result | event | callback | words.
+    """A part of a run that is not, or not yet, an exchange. seq: its order among those of its kind.
 
-    seq: its order among those of its kind.
+    Kinds: request, call, result, event, callback, words.
     """
 
-    id: int
-    run: int
     seq: int
-    kind: str
     data: bytes
 
 

@@ -219,7 +219,7 @@ SELECT epoch FROM agents WHERE id = ?
 
 -- name: texts
 -- Reads the parts of a kind, in order, after one of them.
-SELECT id, run, seq, kind, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?
+SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?
 ORDER BY seq LIMIT ?
 
 -- name: words

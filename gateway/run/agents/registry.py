@@ -536,7 +536,7 @@ class Registry:
 
 def _agent_tool(tool: ToolView) -> AgentTool:
     said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
-    return AgentTool(tool.name, tool.uid, said)
+    return AgentTool(tool.name, said)
 
 
 def _as_its_kind(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:

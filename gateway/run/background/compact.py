@@ -88,12 +88,11 @@ class SummaryRequest:
 class SummarySpan:
     """The part of a path that a summary is to cover. earlier: the text that covers what is before, or "".
 
-    left: what follows it. tokens: of all that is covered then.
+    tokens: of all that is covered then.
     """
 
     earlier: str
     exchanges: Sequence[Exchange]
-    left: Sequence[Exchange]
     tokens: int
 
     @property
@@ -251,7 +250,7 @@ async def _span(
     if end is None or end < first:
         return None
     text = "" if earlier is None else earlier.text
-    return SummarySpan(text, path[first : end + 1], path[end + 1 :], sum(x.tokens for x in shares[: end + 1]))
+    return SummarySpan(text, path[first : end + 1], sum(x.tokens for x in shares[: end + 1]))
 
 
 async def _terms(store: Store, agent: int) -> SummaryTerms:

@@ -47,13 +47,13 @@ SEARCH: Json = {
 def agent(
     upstream: StrictUpstream, folder: Path, *rules: Json, style: str = "reply", tools: tuple[str, ...] = OWN
 ) -> Iterator[Life]:
-    made = tuple(AgentTool(name, name) for name in tools)
+    made = tuple(AgentTool(name) for name in tools)
     kind = "letta_v1_agent" if style == "reply" else "memgpt_agent"
     defined = AgentDefinition(kind, "You help.", rules=rules)
     options: Json = {
         "uid": "abc",
         "style": style,
-        "tools": (*made, AgentTool("pay", "pay", PAY)),
+        "tools": (*made, AgentTool("pay", PAY)),
         "defined": defined,
     }
     with agents(upstream, folder, **options) as life:
@@ -366,7 +366,7 @@ PATCH = Call(
 def test_all_edits_of_one_call_are_in_the_history(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_overtaken: bool
 ) -> None:
-    options: Json = {"uid": "abc", "tools": (AgentTool("memory_apply_patch", "x"),)}
+    options: Json = {"uid": "abc", "tools": (AgentTool("memory_apply_patch"),)}
     blocks = (HUMAN, replace(HUMAN, label="house"))
     with agents(upstream, tmp_path, blocks=blocks, **options) as life:
         store, block = life.world.store, life.block()

@@ -17,7 +17,7 @@ from gateway.core.turn.client import MakesView
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import showing_of, summary_shown
 from gateway.dialects.letta.run import end_events, result_json
-from gateway.dialects.letta.send import Send, Sent, sent, with_skills
+from gateway.dialects.letta.send import Send, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
 from gateway.errors import BadRequest
 from gateway.run.agents.run import RunRequest, RunResult, RunStart
@@ -65,7 +65,7 @@ class SendRoutes:
         ]
 
     async def preview(self, asked: Asked) -> Any:
-        request, _ = await self.request(asked, asked.uid("agent", "agent_id"))
+        request = await self.request(asked, asked.uid("agent", "agent_id"))
         return orjson.loads((await self._api.runs.preview(request)).body())
 
     async def send(self, asked: Asked) -> Any:
@@ -75,7 +75,7 @@ class SendRoutes:
         return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=True)
 
     async def send_async(self, asked: Asked) -> Any:
-        request, _ = await self.request(asked, asked.uid("agent", "agent_id"))
+        request = await self.request(asked, asked.uid("agent", "agent_id"))
         run = await self.accept(request, asked.body, by_token=False, is_shown=False)
         return run_shown(await self._api.store.runs.get(asked.project, run.uid))
 
@@ -97,9 +97,9 @@ class SendRoutes:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
-        request, said = await self.request(asked, uid, conversation=conversation, said_of_it=said_of_it)
+        request = await self.request(asked, uid, conversation=conversation, said_of_it=said_of_it)
         if not send.background:
-            return Answered(self._api, asked, request, said, is_stream)
+            return Answered(self._api, asked, request, is_stream)
         run = await self.accept(request, send, by_token=is_stream and send.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=send.include_pings, headers=asked.headers)
@@ -119,8 +119,8 @@ class SendRoutes:
         *,
         conversation: str = DEFAULT,
         said_of_it: ConversationDefinition | None = None,
-    ) -> tuple[RunRequest, Sent]:
-        """Returns what a send asks of an agent, and what it says. The parameters are those of `begin`."""
+    ) -> RunRequest:
+        """Returns what a send asks of an agent. The parameters are those of `begin`."""
         send: Send = asked.body
         said = sent(send)
         found = await self._api.registry.agent(asked.project, uid)
@@ -137,7 +137,7 @@ class SendRoutes:
             spec = replace(spec, system=system)
         scope = asked.request.scope
         passes = Passes(forwardable(scope["headers"]), trace_of(scope).caller.credential)
-        request = RunRequest(
+        return RunRequest(
             spec,
             found.scope,
             conversation,
@@ -152,7 +152,6 @@ class SendRoutes:
             model=fields.get("override_model"),
             system=system,
         )
-        return request, said
 
 
 @dataclass(slots=True)
@@ -162,7 +161,6 @@ class Answered:
     api: AgentsApi
     asked: Asked
     request: RunRequest
-    said: Sent
     is_stream: bool
     _before: Sequence[dict[str, Any]] = ()  # what is shown in front of the first reply
 
