@@ -8,9 +8,9 @@ first. Nothing is stored for it. A turn is found whether it stands or not, but n
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, takewhile
 
 import orjson
 
@@ -71,12 +71,12 @@ class _Filled:
     def put(self, reference: Reference, found: Sequence[WireMessage]) -> None:
         """Puts a path in front of its place, or a reply in its place. found: ends with the reply."""
         at = reference.index
-        reply = self._as_heard(found[-1], at if reference.is_path else at + 1)
         if reference.is_path:
-            path = [*found[:-1], reply]
+            path = [*found[:-1], self._as_heard(found[-1], at)]
             self._splice.insert_messages(at, map(dump, path))
             self._places[at][:0] = path
         else:
+            reply = _with_calls(self._as_heard(found[-1], at + 1), self._answered(at + 1))
             self._splice.replace_message(at, [dump(reply)])
             self._places[at][-1:] = [reply]
 
@@ -105,6 +105,18 @@ class _Filled:
             self._splice.drop_message(index)
             self._places[index].clear()
         return heard
+
+    def _answered(self, start: int) -> set[str]:
+        """Returns the ids of the calls whose results stand from a place on."""
+        behind = takewhile(lambda m: m.get("role") in ("assistant", "tool"), self._request.messages[start:])
+        return {m["tool_call_id"] for m in behind if m.get("role") == "tool"}
+
+
+def _with_calls(reply: WireMessage, ids: Container[str]) -> WireMessage:
+    """Returns a reply with those of its calls. An item tells of one part of it, and a call may have been left out."""
+    calls = [call for call in reply.get("tool_calls") or () if call_id(call) in ids]
+    rest = {key: value for key, value in reply.items() if key != "tool_calls"}
+    return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
 
 
 def _time(e: Exchange) -> str:

@@ -451,6 +451,29 @@ def test_what_was_heard_of_a_reply_may_come_behind_its_id(
     assert "secret menu" not in str(world.query("SELECT said FROM exchanges WHERE standing <> 0"))
 
 
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_an_item_brings_no_calls_that_the_client_leaves_out(
+    world: World, upstream: StrictUpstream, answered: int
+) -> None:
+    """Vercel's SDK: the user goes on in words where a tool waits for a click, so its call is not sent."""
+    calls = [Call("weather", {"city": city}) for city in ("Rome", "Oslo")]
+    upstream.queue(call_tools(*calls, text="Let me see."))
+    items: list[Json] = [{"role": "user", "content": "The weather?"}]
+    options: Json = {"user": "alice", "tools": [WEATHER]}
+    response = respond(world, input=items, **options)
+    items.append({"type": "item_reference", "id": response.output[0].id})
+    for call in calls_in(response)[:answered]:
+        items.append(call.model_dump(include={"type", "call_id", "name", "arguments"}))
+        items.append({"type": "function_call_output", "call_id": call.call_id, "output": "sun"})
+    items.append({"role": "user", "content": "Never mind."})
+    respond(world, input=items, **options)
+    roles = [m["role"] for m in upstream.last.messages]
+    assert roles == ["user", "assistant", *["tool"] * answered, "user"]
+    assert contents(upstream)[1] == "Let me see."
+    assert len(upstream.last.messages[1].get("tool_calls", ())) == answered
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
 def test_what_is_said_behind_an_id_stays(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, user="alice", input="One", previous_response_id=None)
     items = [{"role": "assistant", "content": "And more."}, {"role": "user", "content": "Two"}]
