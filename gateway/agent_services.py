@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from gateway.core.agent import AgentSpec
@@ -22,6 +23,11 @@ from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
 from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.run_events import RunEvents
+from storage.errors import StoreError
+
+# A database that is busy as a gateway starts, as in the middle of an upgrade, is soon less so.
+AGAIN_S = 5.0
+_log = logging.getLogger("mnemogate")
 
 
 class AgentServices:
@@ -86,24 +92,33 @@ class AgentServices:
         profiles: of the settings. works: jobs are performed here, besides made due.
         """
         tasks: list[asyncio.Task[None]] = []
-        if self._store.health.ok:
-            await self._take_up(profiles)
-        else:
-            tasks.append(asyncio.create_task(self._take_up_late(profiles)))
+        # Runs come first, before this process has any that it could take for one of those.
+        if is_ok := self._store.health.ok:
+            await self._agents.recover()
+        if not is_ok or not await self._take_up(profiles):
+            tasks.append(asyncio.create_task(self._take_up_late(profiles, has_recovered=is_ok)))
         tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
         if works:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
         return tasks
 
-    async def _take_up_late(self, profiles: Sequence[AgentSpec]) -> None:
-        works = asyncio.Event()
-        self._store.database.when_recovered(works.set)
-        if not self._store.health.ok:
-            await works.wait()
-        await self._take_up(profiles)
+    async def _take_up_late(self, profiles: Sequence[AgentSpec], *, has_recovered: bool) -> None:
+        if not has_recovered:
+            works = asyncio.Event()
+            self._store.database.when_recovered(works.set)
+            if not self._store.health.ok:
+                await works.wait()
+            await self._agents.recover()
+        while True:
+            if await self._take_up(profiles):
+                return
+            await asyncio.sleep(AGAIN_S)
 
-    async def _take_up(self, profiles: Sequence[AgentSpec]) -> None:
-        # Runs come first, before this process has any that it could take for one of those.
-        await self._agents.recover()
-        await self.runs.recover()
-        await follow_settings(self._store, self._agents.keeper.leases, profiles, self._now())
+    async def _take_up(self, profiles: Sequence[AgentSpec]) -> bool:
+        try:
+            await self.runs.recover()
+            await follow_settings(self._store, self._agents.keeper.leases, profiles, self._now())
+        except StoreError as error:
+            _log.warning("runs and blocks of before are looked at in %g s: %s", AGAIN_S, error.message)
+            return False
+        return True

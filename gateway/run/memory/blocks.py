@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.core.agent import AgentSpec
 from gateway.run.memory.leases import Leases, line_name
-from storage.errors import StoreError
+from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -23,23 +23,22 @@ async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSp
 
     Settings are read once, when the process begins, so this is done once as well. Of processes that share a database
     one does it at a time, and not for settings that are followed already: those of two versions would take turns.
+
+    Raises: StoreError: it is to be done again.
     """
     if not leases.is_needed:
         await _follow(store, agents, now)
         return
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
+    if await store.blocks.followed() == digest:
+        return
+    await leases.take(_LINE)
     try:
-        if await store.blocks.followed() == digest:
-            return
-        await leases.take(_LINE)
-        try:
-            if await store.blocks.followed() != digest:
-                await _follow(store, agents, now)
-                await store.blocks.note_followed(digest)
-        finally:
-            leases.give(_LINE)
-    except StoreError as error:
-        _log.error("the memory blocks of profiles stay as they were: %s", error.message)
+        if await store.blocks.followed() != digest:
+            await _follow(store, agents, now)
+            await store.blocks.note_followed(digest)
+    finally:
+        leases.give(_LINE)
 
 
 async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
@@ -47,5 +46,7 @@ async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None
         try:
             if agent.blocks:
                 await store.blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
-        except StoreError as error:  # memory never keeps chat from being served
+        except Unavailable:
+            raise
+        except StoreError as error:  # another attempt would do no better, and the other profiles have theirs
             _log.error("the memory blocks of profile %r stay as they were: %s", agent.name, error.message)

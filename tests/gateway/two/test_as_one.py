@@ -10,12 +10,17 @@ from typing import Any
 import openai
 import pytest
 
+from gateway import agent_services
+from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
+from storage.errors import Busy
 from storage.records import Scope
+from storage.sql.blocks import Blocks
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.agents.any_agents import AgentLife
 from tests.gateway.memory.any_life import Life
 from tests.gateway.sdk import Clock, World, agent, remember
+from tests.patience import becomes
 
 
 @contextmanager
@@ -46,6 +51,30 @@ def test_agents_of_two_gateways_are_those_of_one(
         one, sent_by_one = AgentLife([world], seed).live()
     assert two == one
     assert sent_by_two == sent_by_one
+
+
+def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_later(
+    upstream: StrictUpstream, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    human, goals = BlockSettings("human"), BlockSettings("goals", value="Learn Greek.")
+    monkeypatch.setattr(agent_services, "AGAIN_S", 0.01)
+    follow, tries, followed = Blocks.follow, list[int](), list[int]()
+
+    async def follow_later(*arguments: Any, **options: Any) -> None:
+        tries.append(1)
+        if len(tries) % 3:
+            raise Busy("no connection was free in time")
+        await follow(*arguments, **options)
+        followed.append(1)
+
+    for count, where in enumerate((tmp_path, url), 1):
+        with remember(upstream, where, agent(blocks=(human,))) as world:
+            world.chat(user="alice", model="agent/helper").say("Hello.")
+        with monkeypatch.context() as busy:
+            busy.setattr(Blocks, "follow", follow_later)
+            with remember(upstream, where, agent(blocks=(human, goals))) as world:
+                becomes(lambda count=count: len(followed) == count)  # type: ignore[misc]
+                assert world.block("alice", "goals").value == "Learn Greek."
 
 
 def test_a_response_is_gone_on_from_at_another_gateway(upstream: StrictUpstream, url: str) -> None:

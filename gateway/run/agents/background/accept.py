@@ -181,13 +181,10 @@ class BackgroundRuns:
         return ended
 
     async def recover(self) -> None:
-        """Gives the runs that earlier processes have left their places, before anybody else can ask."""
-        try:
-            await self._recover()
-        except StoreError as error:
-            _log.error("runs of an earlier process stay as they were: %s", error.message)
+        """Gives the runs that earlier processes have left their places, before anybody else can ask.
 
-    async def _recover(self) -> None:
+        Raises: StoreError: it may be called again.
+        """
         after = 0
         while True:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
