@@ -375,7 +375,7 @@ class StepOpened:
 
 @frozen
 class StepEnd:
-    """The end of a step, in one transaction. exchange: all of it. step: None: it made no call of the model.
+    """The end of a step, in one transaction. exchange: all of it.
 
     results: as in `RunEnd`. snapshot: the memory section of the path, to be stored; None: as the exchange says.
     reading: what has been read where the run ends well. accepts: runs that its end makes due; one whose agent reads
@@ -384,7 +384,7 @@ class StepEnd:
 
     agent: Agent
     exchange: Exchange
-    step: RunStep | None
+    step: RunStep
     results: Mapping[int, bytes] = field(default_factory=dict)
     snapshot: Snapshot | None = None
     reading: ReadSpan | None = None

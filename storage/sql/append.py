@@ -296,16 +296,12 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     if e.seq <= row[0]:
         # The search index has passed it while it was open.
         await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
-    if write.step is not None:
-        await add_step(connection, write.step)
-        await _add_results(connection, agent.id, write.step.run, write.results)
-        await add_words(connection, agent.id, write.step.run, write.words)
-        if (
-            write.reading is not None
-            and write.step.stop not in (None, _CANCELLED)
-            and write.step.error is None
-        ):
-            await advance_over(connection, write.reading, write.step.ended or write.step.begun)
+    step = write.step
+    await add_step(connection, step)
+    await _add_results(connection, agent.id, step.run, write.results)
+    await add_words(connection, agent.id, step.run, write.words)
+    if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:
+        await advance_over(connection, write.reading, step.ended or step.begun)
     accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
     return [run.uid for run in accepted if run is not None]
 

@@ -100,12 +100,6 @@ class Attached(Group):
             found[agent].append(tag)
         return found
 
-    @writes
-    async def tag(self, connection: Connection, agent: Agent, tags: Sequence[str], *, at: float) -> None:
-        """Gives an agent these tags and no others."""
-        await set_tags(connection, agent, tags)
-        await touch_agent(connection, agent.id, at)
-
     @reads
     async def tags(
         self,
@@ -123,18 +117,3 @@ class Attached(Group):
         way = "tags_down" if descending else "tags_up"
         rows = await connection.rows(SQL[way], (project, low or "", high, part_of(text), limit))
         return [row[0] for row in rows]
-
-    @reads
-    async def tagged(
-        self,
-        connection: Connection,
-        project: str,
-        profile: str,
-        every: Sequence[str],
-        some: Sequence[str],
-        limit: int,
-    ) -> list[tuple[int, str]]:
-        """Returns (row, public name) of the agents that have each of the first tags and one of the second, if any."""
-        wanted = sorted(set(every))
-        values = (project, wanted, len(wanted), list(some), len(some), limit, profile)
-        return [(row[0], row[1]) for row in await connection.rows(SQL["tagged"], values)]

@@ -54,11 +54,3 @@ AND {has:4:tag} AND agent <> 0 ORDER BY tag LIMIT ?5
 -- Lists them the other way round.
 SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
 AND {has:4:tag} AND agent <> 0 ORDER BY tag DESC LIMIT ?5
-
--- name: tagged
--- Finds the agents of a project that have all of ?2 (which are ?3) and one of ?4 at least (where ?5 is not 0).
-SELECT a.id, a.uid FROM agents a WHERE a.project = ?1
-AND (SELECT count(*) FROM tags g WHERE g.project = ?1 AND g.agent = a.id AND g.tag {in:2:TEXT:32}) = ?3
-AND (CAST(?5 AS BIGINT) = 0 OR EXISTS (SELECT 1 FROM tags g WHERE g.project = ?1 AND g.agent = a.id AND g.tag {in:4:TEXT:32}))
-AND a.profile = ?7 ORDER BY a.id LIMIT ?6
-

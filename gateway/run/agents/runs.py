@@ -17,12 +17,11 @@ from weakref import WeakValueDictionary
 from zlib import crc32
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import abandon
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.repeated import asks_again, heard_before, repeated
 from gateway.core.ids import uid_of
-from gateway.core.request.identity import Identity, Mode
+from gateway.core.request.identity import Identity
 from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.rules import RuleGuide
@@ -55,7 +54,7 @@ from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
-from gateway.run.memory.own_path import headed, open_write, read_path
+from gateway.run.memory.own_path import headed, read_path
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
@@ -67,9 +66,8 @@ from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
-from storage.commands import StepEnd
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT, Agent, Counts, Run, RunState, Scope, Summary
+from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -263,28 +261,6 @@ class AgentRuns:
         lines = [line_name(each.agent_uid, each.conversation) for each in found]
         held = await store.lines.held(lines) - {ours}
         return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
-
-    async def begin(self, spec: AgentSpec, scope: Scope) -> None:
-        """Writes the messages that an agent's own conversation begins with, if it has not begun. Raises: StoreError."""
-        keeper = self.keeper
-        if spec.defined is None or not spec.defined.initial_messages:
-            return
-        identity = Identity(
-            scope.project, scope.profile, spec.name, None, DEFAULT, scope, Mode.STRICT, append=True
-        )
-        request = request_of(RunRequest(spec, scope))
-        with QueuePlace() as place:
-            asked = MemoryRequest(request, identity, spec, keeper.now(), Target("", "", None), place)
-            agent = await keeper.store.agents.find_or_draft(scope)
-            await keeper.queues.enter((agent.uid, DEFAULT), place, MOST_SENDS)
-            known = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
-            if known.path:
-                return
-            prompt = Prompt(request, asked.target)
-            opened = await keeper.store.append.open(open_write(known, prompt, None, keeper.now()))
-            keeper.store.agents.remember(opened.agent)
-            e = abandon(opened.exchange, Canon(opened.agent.secret), b"", keeper.now())
-            await keeper.store.append.finish(StepEnd(opened.agent, e, None))
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
