@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Container, Iterator, Sequence, Set
 
+from gateway.core.conversation.canonical import Listing, squash
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Exchange, Message
 from storage.value import frozen
+
+_MAX_MERGED = 8  # so many messages in front of one are tried as the beginning of the same reply
 
 
 @frozen
@@ -35,10 +38,26 @@ class VisibleContent:
         else:
             shown = set(listing.between(0, listing.before[-1]))
             notes = list(composition.notes.values())
+        if not known.is_plain:
+            shown.update(_merged(listing, dropped))
         for each in window.fill(composition):
             shown.update(each.atoms)
             notes.append(each.note)
         return cls(_numbers(known, composition, window), shown, notes)
+
+
+def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
+    """Yields the hashes of what the assistant says in several messages of a list, one behind the other.
+
+    Stored, they may be one reply: what an application said itself (LiveKit's `session.say`) stands before the model's.
+    """
+    texts: list[str] = []
+    for i, place in enumerate(listing.positions):
+        if listing.role(i) != "assistant":
+            texts.clear()
+        elif place not in dropped and (text := squash(listing.text(i))):
+            texts = [text, *(each + text for each in texts[:_MAX_MERGED])]
+            yield from (listing.canon.text_atom(None, each) for each in texts[1:])
 
 
 def _numbers(known: Known, composition: Composition, window: FittedWindow) -> range:

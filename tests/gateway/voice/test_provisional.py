@@ -258,3 +258,23 @@ def recalled(world: World, question: str, text: str) -> str:
     sent = world.upstream.last.body.decode()
     assert sent.count(text) == 1, sent
     return sent
+
+
+def test_what_the_application_said_before_a_reply_is_not_recalled_beside_it(world: World) -> None:
+    """LiveKit's `session.say` in a tool is a message of its own before the reply; both are one reply in memory."""
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    chat = world.chat(user="alice", headers={"x-livekit-room-id": "room-1"}, stream=True, tools=[tool])
+    reply = "The boat trip to the island costs forty crowns."
+    world.upstream.queue(call_tools(Call("look_up", {})), say(reply))
+    chat.say("How much is it?")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "40")
+    chat.go_on()
+    chat.messages.insert(-1, {"role": "assistant", "content": "One moment, please."})
+    chat.say("Fine.")
+    chat.say("And what else?")
+    before = [*chat.messages]
+    for text in ("Is the boat trip", "Is the boat trip to the island forty crowns?"):
+        chat.messages = [*before]
+        chat.say(text)
+    assert f"One moment, please. {reply}" in str(world.query("SELECT said FROM exchanges"))
+    assert "<memory>" not in world.upstream.last.body.decode()
