@@ -272,9 +272,9 @@ class Jobs(Group):
         """
         return await self._end(job, error, retry_in_s, job.tries)
 
-    async def release(self, job: Job, delay_s: float = 0.0) -> str:
-        """Gives the job back as if it had not been tried. Returns as `fail`."""
-        return await self._end(job, job.error, delay_s, job.tries - 1)
+    async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> str:
+        """Gives the job back as if it had not been tried. Returns as `fail`. reason: why it waits, as its `error`."""
+        return await self._end(job, reason or job.error, delay_s, job.tries - 1)
 
     def let_go(self, job: Job) -> None:
         """Ends a lease without the database, which may be out of reach: the next claim here tells it."""

@@ -53,11 +53,14 @@ class GiveUp(JobFailed):
 
 
 class Postponed(JobFailed):
-    """The job cannot run now, by no fault of its own: it runs after delay_s, and this attempt does not count."""
+    """The job cannot run now, by no fault of its own: it runs after delay_s, and this attempt does not count.
 
-    def __init__(self, message: str, delay_s: float) -> None:
+    is_planned: it waits as such jobs do, which is no news to an operator.
+    """
+
+    def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
         super().__init__(message)
-        self.delay_s = delay_s
+        self.delay_s, self.is_planned = delay_s, is_planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +246,10 @@ class Worker:
                 await context.finish()
             return "finished"
         except Postponed as error:
-            return await self.jobs.release(job, error.delay_s)
+            if not error.is_planned:
+                # Without the job's number: of many that wait for one thing the log tells once.
+                _log.warning("jobs (%s) wait: %s", job.kind, error)
+            return await self.jobs.release(job, error.delay_s, str(error))
         except Exception as error:
             reason = _describe(error)
             is_last = isinstance(error, GiveUp) or job.tries >= self.limits.tries

@@ -311,21 +311,27 @@ async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> No
     assert bench.outcomes == ["retrying", "finished"]
 
 
-async def test_giving_up_and_putting_off(bench: Bench) -> None:
+async def test_giving_up_and_putting_off(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     async def hopeless(job: JobContext) -> None:
         raise GiveUp("this memory has no model")
 
     async def later(job: JobContext) -> None:
         raise Postponed("the budget is used up", 3600.0)
 
-    bench.start({"hopeless": hopeless, "later": later})
-    await bench.jobs.enqueue("hopeless", 0, "k")
-    await bench.jobs.enqueue("later", 0, "k")
-    await bench.settled(2)
-    late, dead = await bench.jobs.list()
+    async def planned(job: JobContext) -> None:
+        raise Postponed("it is asked again", 60.0, is_planned=True)
+
+    bench.start({"hopeless": hopeless, "later": later, "planned": planned})
+    for kind in ("hopeless", "later", "planned"):
+        await bench.jobs.enqueue(kind, 0, "k")
+    await bench.settled(3)
+    batch, late, dead = await bench.jobs.list()
     assert str(dead.error).startswith("GiveUp: this memory has no model")
     assert (dead.state, dead.tries) == (JobState.DEAD, 1)
     assert (late.state, late.tries, late.due) == (JobState.RETRYING, 0, bench.time.now + 3600)
+    assert (late.error, batch.error) == ("the budget is used up", "it is asked again")
+    waits = [each.getMessage() for each in caplog.records if "wait" in each.getMessage()]
+    assert waits == ["jobs (later) wait: the budget is used up"]
 
 
 async def test_a_handler_that_cancels_itself_has_failed(bench: Bench) -> None:

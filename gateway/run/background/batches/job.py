@@ -159,7 +159,7 @@ class _Attempt:
             await self._say()
             if until_more is None and await batches.in_part(self.batch.id, 0):
                 waits.append(0.0)  # some have become ready meanwhile
-            raise Postponed("its providers are asked again", min(waits, default=0.0))
+            raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:
             await self._finish()
 
@@ -198,7 +198,7 @@ class _Attempt:
         if (wait_s := await self._clear()) is not None:
             waits.append(wait_s)
         if waits:
-            raise Postponed("its providers stop, and delete what they keep", min(waits))
+            raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
         await self.job.finish()
 
     async def _end(self, state: BatchState) -> None:
