@@ -116,12 +116,11 @@ def call_of_origin(origin: str) -> tuple[str, str] | None:
 
 @frozen
 class ItemDraft:
-    """An item as it is accepted. run: its id 0. request: JSON. uid: of the conversation, if it begins."""
+    """An item as it is accepted. run: its id 0. request: JSON. uid: of the agent's own conversation, if it begins."""
 
     run: Run
     request: bytes
     uid: str
-    key: str = "default"
 
 
 @frozen

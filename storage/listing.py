@@ -91,8 +91,8 @@ class AgentDraft:
     """An agent to be made. agent: its memory, not stored yet.
 
     body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
-    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. archives, folders: rows of
-    memories. identities: of definitions.
+    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. folders: rows of memories.
+    identities: of definitions.
     """
 
     agent: Agent
@@ -102,7 +102,6 @@ class AgentDraft:
     blocks: Sequence[str] = ()
     tools: Sequence[int] = ()
     tags: Sequence[str] = ()
-    archives: Sequence[int] = ()
     folders: Sequence[int] = ()
     identities: Sequence[int] = ()
 

@@ -36,7 +36,7 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
-from storage.records import BlockOp, Run, RunState, RunStep
+from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep
 from storage.sql.append import open_step, write_edits
 from storage.sql.blocks import add_op, write_block
 from storage.sql.group import Group, bulk_writes, effect, locking, reads
@@ -87,7 +87,7 @@ class Batches(Group):
         for draft in drafts:
             run = replace(draft.run, batch=batch)
             if not run.conversation:
-                found = await begin_conversation(connection, run.agent, draft.key, draft.uid, run.created)
+                found = await begin_conversation(connection, run.agent, DEFAULT, draft.uid, run.created)
                 if found is None:
                     raise NotFound(GONE)
                 run = replace(run, conversation=found)

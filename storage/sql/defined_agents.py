@@ -39,7 +39,6 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     for uid in dict.fromkeys(draft.blocks):
         await attach_block(connection, agent.id, await find_block(connection, project, uid))
     await _attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools)
-    await _attach_all(connection, agent.id, DefinitionKind.ARCHIVE, draft.archives)
     await _attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders)
     await _attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities)
     await set_tags(connection, agent, draft.tags)
