@@ -357,10 +357,11 @@ def listen(listener: socket.socket) -> None:
 
 
 def _not_free(host: str, port: int, error: OSError) -> GatewayError:
-    # What is in use now may be free at the next start.
-    kind = GatewayError if error.errno == errno.EADDRINUSE else SettingsError
     setting = "server.host" if error.errno == errno.EADDRNOTAVAIL else "server.port"
-    return kind(f"{setting}: cannot listen on {host} port {port}: {error.strerror}")
+    why = f"{setting}: cannot listen on {host} port {port}: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:  # it may be free at the next start
+        return GatewayError(f"{why}; `--port` takes another one")
+    return SettingsError(why)
 
 
 def make_server(

@@ -103,5 +103,7 @@ def test_of_two_that_took_an_address_at_once_only_one_listens() -> None:
     """Both can take it as long as neither listens. The second one would say that it listens, and hear nobody."""
     with bind("127.0.0.1", 0) as one, bind("127.0.0.1", one.getsockname()[1]) as two:
         listen(one)
-        with pytest.raises(GatewayError, match=r"server\.port: cannot listen on .* in use"):
+        with pytest.raises(
+            GatewayError, match=r"server\.port: cannot listen on .* in use; `--port` takes another"
+        ):
             listen(two)
