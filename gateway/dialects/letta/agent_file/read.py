@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -90,47 +90,80 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     tools, names = _tools(file.tools, left_out, is_ours=is_ours)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
     folders = _folders(file, kept)
-    archives: dict[str, CarriedArchive] = {}
+    reader = _AgentReader(form, now, ours, is_ours, kept, slept_on, names, blocks, folders, left_out)
     agents = []
     for n, raw in enumerate(file.agents):
-        at = (*_AT, "agents", n)
-        agent = convert(raw, FileAgent, at)
+        agent = convert(raw, FileAgent, (*_AT, "agents", n))
         if agent.id in sleepers:
             # Its primary gets one of its own.
             left_out.append(f"agents.{n}")
             continue
-        own = ours.agents.get(agent.id) or OursOfAgent()
-        # On Letta's server an agent that speaks by a tool thinks in text.
-        thinks = not is_ours and kind_of(agent.agent_type or "").style == "message"
-        spoken = partial(_messages, now=now, left_out=left_out, thinks=thinks)
-        sleeptime = slept_on.get(agent.id) or own.sleeptime
-        left_out += _secrets(agent)
-        agents.append(
-            CarriedAgent(
-                _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1),
-                replace(
-                    _definition(raw, own if is_ours and agent.id in ours.agents else None, form, at),
-                    sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency),
-                ),
-                agent.tags or (),
-                _known(agent.block_ids, blocks, (*at, "block_ids")),
-                [names[id] for id in _known(agent.tool_ids, names, (*at, "tool_ids")) if names[id]],
-                _known(agent.source_ids, folders, (*at, "source_ids")),
-                _archives(own, archives, now),
-                _passages(own.passages, now),
-                () if form.strip_messages else spoken(agent.messages or (), f"agents.{n}.messages"),
-                [
-                    _conversation(each, form, now, spoken(each.messages, f"agents.{n}.{each.id}"))
-                    for each in (() if form.strip_messages else own.conversations)
-                ],
-                kept.get(agent.id),
-                [*map(_identity, own.identities)],
-                moment_of(own.created_at, _OURS_AT),
-            )
-        )
-        _check_labels([blocks[key][0] for key in agents[-1].blocks], at)
+        name = _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1)
+        agents.append(reader.read(agent, raw, n, name))
     block_uids = {key: kept[key] for key in blocks if key in kept}
-    return AgentFile(agents, tools, blocks, folders, archives, block_uids, left_out)
+    return AgentFile(agents, tools, blocks, folders, reader.archives, block_uids, left_out)
+
+
+@dataclass(slots=True)
+class _AgentReader:
+    """Reads the agents of a file whose other parts are read.
+
+    is_ours: a gateway like this one wrote the file. kept: uids that are kept, by id. names: of tools, as of `_tools`.
+    left_out: gets the names of what is left out. archives: those of the agents so far.
+    """
+
+    form: ImportForm
+    now: float
+    ours: Ours
+    is_ours: bool
+    kept: Mapping[str, str]
+    slept_on: Mapping[str, FileSleeptime]
+    names: Mapping[str, str]
+    blocks: Mapping[str, tuple[Block, dict[str, Any]]]
+    folders: Mapping[str, CarriedFolder]
+    left_out: list[str]
+    archives: dict[str, CarriedArchive] = field(default_factory=dict)
+
+    def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> CarriedAgent:
+        """Returns the agent at the place n of the file. raw: the same as JSON."""
+        form, now, at = self.form, self.now, (*_AT, "agents", n)
+        own = self.ours.agents.get(agent.id) or OursOfAgent()
+        # On Letta's server an agent that speaks by a tool thinks in text.
+        thinks = not self.is_ours and kind_of(agent.agent_type or "").style == "message"
+        spoken = partial(_messages, now=now, left_out=self.left_out, thinks=thinks)
+        sleeptime = self.slept_on.get(agent.id) or own.sleeptime
+        self.left_out += _secrets(agent)
+        definition = _definition(
+            raw, own if self.is_ours and agent.id in self.ours.agents else None, form, at
+        )
+        made = CarriedAgent(
+            name,
+            replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
+            tags=agent.tags or (),
+            blocks=_known(agent.block_ids, self.blocks, (*at, "block_ids")),
+            tools=[
+                tool
+                for id in _known(agent.tool_ids, self.names, (*at, "tool_ids"))
+                if (tool := self.names[id])
+            ],
+            folders=_known(agent.source_ids, self.folders, (*at, "source_ids")),
+            archives=_archives(own, self.archives, now),
+            passages=_passages(own.passages, now),
+            uid=self.kept.get(agent.id),
+            identities=[*map(_identity, own.identities)],
+            begun=moment_of(own.created_at, _OURS_AT),
+        )
+        _check_labels([self.blocks[key][0] for key in made.blocks], at)
+        if form.strip_messages:
+            return made
+        return replace(
+            made,
+            messages=spoken(agent.messages or (), f"agents.{n}.messages"),
+            conversations=[
+                _conversation(each, form, now, spoken(each.messages, f"agents.{n}.{each.id}"))
+                for each in own.conversations
+            ],
+        )
 
 
 def _identity(identity: FileIdentity) -> CarriedIdentity:
@@ -301,14 +334,14 @@ def _folders(file: File, kept: Mapping[str, str]) -> dict[str, CarriedFolder]:
 
 def _secrets(agent: FileAgent) -> Iterable[str]:
     """Yields names of secrets, whose values an export wipes. Raises: BadRequest: a value is there."""
-    for field in ("tool_exec_environment_variables", "secrets"):
-        values: dict[str, str | None] = getattr(agent, field) or {}
+    for key in ("tool_exec_environment_variables", "secrets"):
+        values: dict[str, str | None] = getattr(agent, key) or {}
         if any(values.values()):
             raise BadRequest(
-                f"{field}: Definitions hold no secrets; the gateway's settings do (tools.headers).",
-                param=field,
+                f"{key}: Definitions hold no secrets; the gateway's settings do (tools.headers).",
+                param=key,
             )
-        yield from (f"secrets.{name}" for name in values if field == "secrets" or not agent.secrets)
+        yield from (f"secrets.{name}" for name in values if key == "secrets" or not agent.secrets)
 
 
 def _groups(file: File, left_out: list[str]) -> tuple[dict[str, FileSleeptime], set[str]]:
