@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence, Set
+from itertools import groupby
 
 from gateway.core.conversation.canonical import Listing, squash
 from gateway.core.conversation.tree import Tree
@@ -51,11 +52,13 @@ def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
 
     Stored, they may be one reply: what an application said itself (LiveKit's `session.say`) stands before the model's.
     """
-    texts: list[str] = []
-    for i, place in enumerate(listing.positions):
-        if listing.role(i) != "assistant":
-            texts.clear()
-        elif place not in dropped and (text := squash(listing.text(i))):
+    places = range(len(listing.positions))
+    for role, run in groupby(places, listing.role):
+        replies = [i for i in run if listing.positions[i] not in dropped] if role == "assistant" else []
+        if len(replies) < 2:
+            continue  # the texts of most need not be read
+        texts: list[str] = []
+        for text in filter(None, (squash(listing.text(i)) for i in replies)):
             texts = [text, *(each + text for each in texts[:_MAX_MERGED])]
             yield from (listing.canon.text_atom(None, each) for each in texts[1:])
 
