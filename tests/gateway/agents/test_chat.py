@@ -328,11 +328,11 @@ def test_the_messages_with_which_an_agent_begins(world: World) -> None:
     first = ({"role": "assistant", "content": "Welcome."}, {"role": "user", "content": "Hello."})
     make(world, initial_messages=first)
     rest = rest_of(world)
-    for _ in range(2):
-        world.gateway.call(rest.agents.begin(rest.spec, rest.scope))
-    assert rest.words() == ["assistant: Welcome.", "user: Hello."]
     rest.send("Hi")
     assert sent(world) == ["Welcome.", "Hello.", "Hi"]
+    rest.send("And?")
+    begun = ["assistant: Welcome.", "user: Hello.", "user: Hi"]
+    assert rest.words() == [*begun, "assistant: Ok.", "user: And?", "assistant: Ok."]
 
 
 def test_runs_that_a_process_left_behind_have_failed(world: World) -> None:
