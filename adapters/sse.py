@@ -122,13 +122,17 @@ class EventDecoder:
 
 
 class FirstEvent:
-    """Looks for the first event of a stream; comments in front of it are passed over for `COMMENTS_S`."""
+    """Looks for the first event of a stream; comments in front of it are passed over for `COMMENTS_S`.
 
-    __slots__ = ("_decoder", "_ends_at")
+    ends_at: when that time is over; inf while none has come. comment: the one that stands for the event then.
+    """
+
+    __slots__ = ("_decoder", "comment", "ends_at")
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
-        self._ends_at = inf
+        self.ends_at = inf
+        self.comment: Event | None = None
 
     def feed(self, data: bytes, now: float) -> Event | None:
         """Returns the event once it is whole; a comment once they were passed over for long. now: in seconds."""
@@ -138,8 +142,9 @@ class FirstEvent:
                 return event
         if not events:
             return None
-        self._ends_at = min(self._ends_at, now + COMMENTS_S)
-        return events[0] if now >= self._ends_at else None
+        if self.comment is None:
+            self.comment, self.ends_at = events[0], now + COMMENTS_S
+        return self.comment if now >= self.ends_at else None
 
 
 def _is_plain(raw: bytes) -> bool:

@@ -20,9 +20,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -44,7 +43,7 @@ from adapters.errors import (
 from adapters.pace import Pace
 from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream, says_no_type
-from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, send_whole
+from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, received, send_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +77,6 @@ _MOST_ADDRESSES: Final = 256
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
 
-# The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
-_HOP_BY_HOP: Final = frozenset(
-    re.findall(
-        r"[\w-]+",
-        "alt-svc connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
-        "trailer transfer-encoding upgrade",
-    )
-)
-# Encodings that aiohttp undoes by itself.
-_DECODED: Final = frozenset((b"br", b"deflate", b"gzip", b"identity", b"zstd"))
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 # Filled by `_dial` when this request opens a connection of its own; empty, it went out on a kept one.
@@ -266,7 +255,7 @@ class HttpReply:
         self._pace = pace
         self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         self.status = response.status
-        self.headers: tuple[Header, ...] = _received(response.raw_headers)
+        self.headers: tuple[Header, ...] = received(response.raw_headers)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times
@@ -325,13 +314,13 @@ class HttpReply:
         first = FirstEvent()
         seen: list[bytes] = []
         try:
-            while data := await self._next():
+            while data := await (self._next() if first.comment is None else self._next_by(first.ends_at)):
                 seen.append(data)
                 if (event := first.feed(data, self._loop.time())) is not None:
                     return event
-            return None
+            return first.comment if data is None else None
         finally:
-            self._ahead = b"".join(seen)
+            self._ahead = b"".join((*seen, self._ahead))
 
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
@@ -359,6 +348,14 @@ class HttpReply:
                 connection.transport.abort()
             self._response.close()
 
+    async def _next_by(self, when: float) -> bytes | None:
+        """As `_next`; None: nothing has arrived by then, by the loop's clock."""
+        try:
+            async with asyncio.timeout_at(when):
+                return await self._next()
+        except TimeoutError:
+            return None
+
     async def _next(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
         if self._ahead:
@@ -375,12 +372,16 @@ class HttpReply:
             if self._clock is None:
                 self._clock = self._loop.call_at(self._late_at(self._waits_since), self._look)
             data = await content.readany()
+            self._taken += len(data)
             turn = self._pace.turn()
             if turn is not None:
+                self._ahead = data  # it stays, if this wait is given up
                 await turn
+                self._ahead = b""
                 if content.exception() is None:  # an error belongs behind what came before it
-                    data += content.read_nowait()
-            self._taken += len(data)
+                    more = content.read_nowait()
+                    self._taken += len(more)
+                    data += more
             return data
         except TimeoutError as error:
             times = self._times
@@ -537,61 +538,3 @@ def _dial(address: tuple[Any, ...]) -> socket.socket:
     if fresh is not None:
         fresh.append(True)
     return socket.socket(family=family, type=kind, proto=protocol)
-
-
-def end_to_end(headers: Iterable[Header]) -> list[Header]:
-    """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
-    kept: list[Header] = []
-    named: frozenset[str] = frozenset()
-    for spelled, value in headers:
-        name = spelled.lower()
-        if name == "connection":
-            named |= _tokens(value)
-        elif name not in _HOP_BY_HOP:
-            kept.append((name, value))
-    return [pair for pair in kept if pair[0] not in named] if named else kept
-
-
-def _tokens(value: str) -> frozenset[str]:
-    return frozenset(token.strip().lower() for token in value.split(","))
-
-
-def _received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
-    kept: list[Header] = []
-    named: frozenset[str] = frozenset()
-    for raw_name, raw_value in raw:
-        name = _seen.get(raw_name)
-        if name is None:
-            name = _kept_name(raw_name)
-        if name:
-            # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
-            kept.append((name, raw_value.decode("utf-8", "surrogateescape")))
-            continue
-        match raw_name.lower():
-            case b"connection":
-                named |= _tokens(raw_value.decode("latin-1")) - _HOP_BY_HOP
-            case b"content-encoding" if raw_value.strip().lower() not in _DECODED:
-                kept.append(("content-encoding", raw_value.decode("latin-1")))
-    return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
-
-
-# Upstreams send the same few names with every reply: name -> itself as text; "": its value decides, or it is dropped.
-_seen: dict[bytes, str] = {}
-
-
-def _kept_name(raw: bytes) -> str:
-    name = raw.decode("latin-1").lower()
-    if name in _HOP_BY_HOP or name == "content-encoding":
-        name = ""
-    if len(raw) <= 64 and len(_seen) < 1024:
-        _seen[raw] = name
-    return name
-
-
-def as_sent(value: str) -> str:
-    """Returns a header's value as it is to be given to `send`, which writes UTF-8; it came in as latin-1."""
-    if not value.isascii():
-        # A value that was not UTF-8 goes as it is.
-        with suppress(UnicodeError):
-            return value.encode("latin-1").decode("utf-8")
-    return value

@@ -3,12 +3,15 @@
 The session makes a request, a response, a writer, two timers and a task for each call; together they take more than
 half of the processor time of a bare proxy. A body that is here as a whole needs none of them: it goes out behind its
 head in one write. The pool, the opening of connections and the parser stay aiohttp's. Uploads go through its session.
+Which header fields go on to the other end, and in which bytes, is said at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Final
 
@@ -18,8 +21,20 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from yarl import URL
 
+from adapters.types import Header
+
 HEADER_LIMIT_BYTES: Final = 64 * 1024
 _READ_BYTES: Final = 256 * 1024  # aiohttp's own: with twice as much unread the connection is read no further
+# The list of RFC 9110 7.6.1, and headers of the connection's own framing; `alt-svc` is about the upstream's host.
+_HOP_BY_HOP: Final = frozenset(
+    re.findall(
+        r"[\w-]+",
+        "alt-svc connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
+        "trailer transfer-encoding upgrade",
+    )
+)
+# Encodings that aiohttp undoes by itself.
+_DECODED: Final = frozenset((b"br", b"deflate", b"gzip", b"identity", b"zstd"))
 _WITHOUT_LENGTH: Final = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "TRACE"))  # RFC 9110 8.6
 
 
@@ -174,3 +189,62 @@ async def send_whole(
 
 def _expire(protocol: ResponseHandler) -> None:
     protocol.set_exception(aiohttp.SocketTimeoutError("no response in time"))
+
+
+def end_to_end(headers: Iterable[Header]) -> list[Header]:
+    """Returns the headers for the other end: without hop-by-hop ones and those that `Connection` names."""
+    kept: list[Header] = []
+    named: frozenset[str] = frozenset()
+    for spelled, value in headers:
+        name = spelled.lower()
+        if name == "connection":
+            named |= _tokens(value)
+        elif name not in _HOP_BY_HOP:
+            kept.append((name, value))
+    return [pair for pair in kept if pair[0] not in named] if named else kept
+
+
+def _tokens(value: str) -> frozenset[str]:
+    return frozenset(token.strip().lower() for token in value.split(","))
+
+
+def received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the headers of a response for its client, without hop-by-hop ones and what is undone here."""
+    kept: list[Header] = []
+    named: frozenset[str] = frozenset()
+    for raw_name, raw_value in raw:
+        name = _seen.get(raw_name)
+        if name is None:
+            name = _kept_name(raw_name)
+        if name:
+            # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
+            kept.append((name, raw_value.decode("utf-8", "surrogateescape")))
+            continue
+        match raw_name.lower():
+            case b"connection":
+                named |= _tokens(raw_value.decode("latin-1")) - _HOP_BY_HOP
+            case b"content-encoding" if raw_value.strip().lower() not in _DECODED:
+                kept.append(("content-encoding", raw_value.decode("latin-1")))
+    return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
+
+
+# Upstreams send the same few names with every reply: name -> itself as text; "": its value decides, or it is dropped.
+_seen: dict[bytes, str] = {}
+
+
+def _kept_name(raw: bytes) -> str:
+    name = raw.decode("latin-1").lower()
+    if name in _HOP_BY_HOP or name == "content-encoding":
+        name = ""
+    if len(raw) <= 64 and len(_seen) < 1024:
+        _seen[raw] = name
+    return name
+
+
+def as_sent(value: str) -> str:
+    """Returns a header's value as it is to be given to `send`, which writes UTF-8; it came in as latin-1."""
+    if not value.isascii():
+        # A value that was not UTF-8 goes as it is.
+        with suppress(UnicodeError):
+            return value.encode("latin-1").decode("utf-8")
+    return value

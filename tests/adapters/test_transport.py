@@ -64,6 +64,22 @@ async def test_comments_in_front_of_the_first_event_are_passed_over_and_kept(
     await reply.aclose()
 
 
+async def test_a_comment_with_silence_behind_it_is_passed_over_for_a_while_only(
+    transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who waits for the head hears anything meanwhile."""
+    monkeypatch.setattr("adapters.sse.COMMENTS_S", 0.01)
+    gate = Gate()
+    body = b": waiting\n\n", b"data: 1\n\n"
+    upstream.queue(raw(*body, hold_after={1: gate}))
+    reply = await post(transport, upstream, chat(stream=True))
+    found = await reply.peek()
+    assert (found and found.raw) == body[0]
+    gate.open()
+    assert b"".join([data async for data in reply.chunks()]) == b"".join(body)
+    await reply.aclose()
+
+
 async def test_connections_are_kept_alive_and_used_again(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
