@@ -207,6 +207,20 @@ class BatchSettings:
     daily_tokens: int = ranged(0, 0)
 
 
+# Headers that say whose a request is, and are no keys.
+_NO_KEYS = frozenset(
+    {
+        "openai-organization",
+        "openai-project",
+        "http-referer",
+        "x-title",
+        "user-agent",
+        "anthropic-version",
+        "anthropic-beta",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """An upstream. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
@@ -238,6 +252,11 @@ class UpstreamSettings:
         if self.api_key is None:
             return ()
         return (self.api_key,) if isinstance(self.api_key, str) else self.api_key
+
+    @property
+    def has_key(self) -> bool:
+        """Says whether the settings may have a key of its account: any header may be one that is not known as none."""
+        return bool(self.keys) or not {name.lower() for name in self.headers} <= _NO_KEYS
 
     @property
     def is_keyless(self) -> bool:

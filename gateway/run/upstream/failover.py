@@ -97,7 +97,7 @@ class Failover:
             policy = Policy(upstream.retries)
             names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.keys)))]
             self.endpoints[upstream.name] = [
-                Endpoint(name, upstream.name, providers[name], policy, not upstream.is_keyless)
+                Endpoint(name, upstream.name, providers[name], policy, upstream.has_key)
                 for name in names
                 if name in providers
             ]

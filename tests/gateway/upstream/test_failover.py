@@ -398,6 +398,14 @@ def test_one_callers_limit_is_not_the_others(two: Open, headers: dict[str, str])
         assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
 
 
+@pytest.mark.parametrize("name", ["x-portkey-api-key", "x-goog-api-key", "Ocp-Apim-Subscription-Key"])
+def test_any_other_header_may_be_a_key_of_the_settings(two: Open, name: str) -> None:
+    """Its limits rest it for all then."""
+    with two(api_key=None, headers={name: "k1"}) as it:
+        it.first.queue(BUSY)
+        assert [it.ask(False, False)[1]["x-mnemogate-upstream"] for _ in range(2)] == ["second", "second"]
+
+
 @pytest.mark.parametrize(("key", "is_told"), [("k1", True), (None, False)])
 def test_a_refused_key_of_the_settings_is_told_to_the_operator(
     two: Open, caplog: pytest.LogCaptureFixture, key: str | None, is_told: bool

@@ -385,6 +385,8 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
     two: tuple[Running, StrictUpstream, StrictUpstream], path: str, headers: dict[str, str], status: int
 ) -> None:
     gateway, first, second = two
+    if path == "/v1/responses":
+        status = 404  # it is read under any type
     reply = gateway.ask("POST", path, b'{"model":"dear","input":"x"}', {**JSON, **headers})
     assert (reply.status, reply.error["param"]) == (status, "model")
     assert first.seen == second.seen == []
@@ -604,17 +606,19 @@ def test_a_boundary_is_read_where_one_is_named(kind: str, expected: bytes | None
     "what", ["files", "batches", "vector_stores", "containers", "fine_tuning/jobs", "audio/voice_consents"]
 )
 @pytest.mark.parametrize(
-    ("project", "lists", "api_key", "status"),
+    ("project", "lists", "keys", "status"),
     [
-        ("default", None, "sk-ours", 200),
-        ("blue", None, "sk-ours", 403),
-        ("blue", True, "sk-ours", 200),
-        ("default", False, "sk-ours", 403),
-        ("blue", None, None, 200),  # with a key of the caller's own, it is the caller's account
+        ("default", None, {"api_key": "sk-ours"}, 200),
+        ("blue", None, {"api_key": "sk-ours"}, 403),
+        ("blue", True, {"api_key": "sk-ours"}, 200),
+        ("default", False, {"api_key": "sk-ours"}, 403),
+        ("blue", None, {}, 200),  # with a key of the caller's own, it is the caller's account
+        ("blue", None, {"headers": {"OpenAI-Organization": "org-1"}}, 200),
+        ("blue", None, {"headers": {"x-portkey-api-key": "k1"}}, 403),  # any other header may be a key
     ],
 )
 def test_a_list_of_what_all_projects_keep_is_for_whom_the_settings_say(
-    tmp_path: Path, what: str, project: str, lists: bool | None, api_key: str | None, status: int
+    tmp_path: Path, what: str, project: str, lists: bool | None, keys: dict[str, Any], status: int
 ) -> None:
     async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
@@ -622,7 +626,7 @@ def test_a_list_of_what_all_projects_keep_is_for_whom_the_settings_say(
     with StrictUpstream(key="sk-ours") as upstream:
         settings = settings_for(
             upstream,
-            upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key=api_key),),
+            upstreams=(UpstreamSettings("up", base_url=upstream.base_url, **keys),),
             projects={project: ProjectSettings(lists_account=lists)},
         )
         with serve(settings, open_here) as gateway:
