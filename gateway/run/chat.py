@@ -175,7 +175,8 @@ class Chat:
         if identity.scope is not None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
         try:
-            return await with_references(self.keeper.store, identity.scope, request)
+            most_bytes = self._settings.server.max_body_bytes
+            return await with_references(self.keeper.store, identity.scope, request, most_bytes)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
 

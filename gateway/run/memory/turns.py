@@ -8,9 +8,10 @@ first. Nothing is stored for it. A turn is found whether it stands or not, but n
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain, takewhile
+from itertools import chain
+from typing import NamedTuple
 
 import orjson
 
@@ -19,7 +20,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.splice import Splice, dump
 from gateway.core.words import begins, letters, without_remark
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.known import Known
 from storage.errors import NotFound
 from storage.listing import StandingExchange
@@ -38,14 +39,16 @@ def turn_of(known: Known) -> str:
     return _time(plan.exchange) + _place(plan.exchange, plan.match.anchor)
 
 
-async def with_references(store: Store, scope: Scope | None, request: ChatRequest) -> ChatRequest:
+async def with_references(
+    store: Store, scope: Scope | None, request: ChatRequest, most_bytes: int
+) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: whose memory it is; in another one nothing is found. Raises: BadRequest: one of them is not there;
-    StoreError.
+    scope: whose memory it is; in another one nothing is found. most_bytes: of the replies that are put in their places.
+    Raises: BadRequest: one of them is not there; BodyTooLarge; StoreError.
     """
     agent = None if scope is None else await store.agents.find(scope)
-    filled = _Filled(request)
+    filled = _Filled(request, most_bytes)
     kept: dict[str, _Kept] = {}
     for each in request.references:
         if each.conversation not in kept:
@@ -62,8 +65,10 @@ async def with_references(store: Store, scope: Scope | None, request: ChatReques
 class _Filled:
     """A request whose references are replaced by what they stand for, one after the other."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest, most_bytes: int) -> None:
         self._request = request
+        self._most_bytes = self._left_bytes = most_bytes
+        self._answers = _Answers(request.messages)
         self._splice = Splice(request.layout)
         self._places = [[message] for message in request.messages]
         self._replaced = {each.index for each in request.references if not each.is_path}
@@ -76,7 +81,13 @@ class _Filled:
             self._splice.insert_messages(at, map(dump, path))
             self._places[at][:0] = path
         else:
-            reply = _with_calls(self._as_heard(found[-1], at + 1), self._answered(at + 1))
+            # The same reply may be named again and again.
+            self._left_bytes -= len(dump(found[-1]))
+            if self._left_bytes < 0:
+                raise BodyTooLarge(
+                    f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
+                )
+            reply = _with_calls(self._as_heard(found[-1], at + 1), self._answers.behind(at))
             self._splice.replace_message(at, [dump(reply)])
             self._places[at][-1:] = [reply]
 
@@ -93,28 +104,41 @@ class _Filled:
 
     def _as_heard(self, reply: WireMessage, behind: int) -> WireMessage:
         """Returns a reply as far as it was heard, and drops what the client says of it again. behind: from where on."""
-        heard = reply
+        heard, said = reply, _Reply.of(reply)
         for index in range(behind, len(self._request.messages)):
             message = self._request.messages[index]
             if message.get("role") not in ("assistant", "tool") or index in self._replaced:
                 break
-            if heard is reply and _is_heard(message, reply):
+            if heard is reply and said.was_heard_as(message):
                 heard = {**reply, "content": text_of(message)}
-            elif not _says_again(message, reply):
+            elif not said.is_said_again(message):
                 continue
             self._splice.drop_message(index)
             self._places[index].clear()
         return heard
 
-    def _answered(self, start: int) -> set[str]:
-        """Returns the ids of the calls whose results stand from a place on."""
-        behind = takewhile(lambda m: m.get("role") in ("assistant", "tool"), self._request.messages[start:])
-        return {m["tool_call_id"] for m in behind if m.get("role") == "tool"}
+
+class _Answers:
+    """Where a list has the results of calls: within a run of replies and results, a result is known by its call."""
+
+    def __init__(self, messages: Sequence[WireMessage]) -> None:
+        self._runs: list[int] = []
+        self._last: dict[tuple[int, str], int] = {}
+        run = 0
+        for at, message in enumerate(messages):
+            run += message.get("role") not in ("assistant", "tool")
+            self._runs.append(run)
+            if message.get("role") == "tool":
+                self._last[run, message["tool_call_id"]] = at
+
+    def behind(self, at: int) -> Callable[[str], bool]:
+        """Returns what says whether the result of a call stands behind a reply, in its run."""
+        return lambda id: self._last.get((self._runs[at], id), -1) > at
 
 
-def _with_calls(reply: WireMessage, ids: Container[str]) -> WireMessage:
-    """Returns a reply with those of its calls. An item tells of one part of it, and a call may have been left out."""
-    calls = [call for call in reply.get("tool_calls") or () if call_id(call) in ids]
+def _with_calls(reply: WireMessage, has: Callable[[str], bool]) -> WireMessage:
+    """Returns a reply with some of its calls. An item tells of one part of it, and a call may have been left out."""
+    calls = [call for call in reply.get("tool_calls") or () if has(call_id(call))]
     rest = {key: value for key, value in reply.items() if key != "tool_calls"}
     return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
 
@@ -207,26 +231,37 @@ def _said(e: Exchange) -> WireMessage:
     return {"role": "assistant", "content": text} if text else {}
 
 
-def _says_again(message: WireMessage, reply: WireMessage) -> bool:
-    """Says whether a message has nothing but what a reply has.
+class _Reply(NamedTuple):
+    """A reply as what comes behind its id is compared with it. letters, text: without and with signs; calls: ids."""
 
-    Vercel's SDK sends a reply's calls behind the id of its words, LiveKit all of it behind that of the response.
-    """
-    if message.get("role") != "assistant":
-        return False
-    text, calls = squash(text_of(message)), {*map(call_id, message.get("tool_calls") or ())}
-    return text in ("", squash(text_of(reply))) and calls <= {*map(call_id, reply.get("tool_calls") or ())}
+    letters: str
+    text: str
+    calls: frozenset[str]
 
+    @classmethod
+    def of(cls, reply: WireMessage) -> _Reply:
+        text = text_of(reply)
+        return cls(letters(text), squash(text), frozenset(map(call_id, reply.get("tool_calls") or ())))
 
-def _is_heard(message: WireMessage, reply: WireMessage) -> bool:
-    """Returns whether a message has what a caller who cut in has heard of a reply (LiveKit).
+    def is_said_again(self, message: WireMessage) -> bool:
+        """Returns whether a message has nothing but what the reply has.
 
-    As everywhere, dots and remarks at its end do not count (rule 4 of docs/conversations.md).
-    """
-    if message.get("role") != "assistant" or message.get("tool_calls"):
-        return False
-    heard, said = letters(without_remark(text_of(message))), letters(text_of(reply))
-    return heard != said and begins(heard, said)
+        Vercel's SDK sends a reply's calls behind the id of its words, LiveKit all of it behind that of the response.
+        """
+        if message.get("role") != "assistant":
+            return False
+        calls = {*map(call_id, message.get("tool_calls") or ())}
+        return squash(text_of(message)) in ("", self.text) and calls <= self.calls
+
+    def was_heard_as(self, message: WireMessage) -> bool:
+        """Returns whether a message has what a caller who cut in has heard of the reply (LiveKit).
+
+        As everywhere, dots and remarks at its end do not count (rule 4 of docs/conversations.md).
+        """
+        if message.get("role") != "assistant" or message.get("tool_calls"):
+            return False
+        heard = letters(without_remark(text_of(message)))
+        return heard != self.letters and begins(heard, self.letters)
 
 
 def _not_found(reference: Reference) -> BadRequest:
