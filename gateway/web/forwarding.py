@@ -109,8 +109,7 @@ class ForwardedPath:
         trace = trace_of(scope)
         trace.route, trace.memory = self.name, "off"
         head = _read_head(scope)
-        # A compressed body is opaque here, whatever it says it is, and goes on as it comes.
-        if head.has_body and not head.is_json:
+        if head.has_body and not self._reads(head):
             await self._hand_on(head, scope, receive, send)
             return
         async with self.bodies.read(scope, receive) as body:
@@ -118,6 +117,10 @@ class ForwardedPath:
             asked = parse_named(body)
             trace.model, trace.stream = asked.model, asked.stream
             await self.answer(head, asked, scope, receive, send)
+
+    def _reads(self, head: ForwardedHead) -> bool:
+        """Returns whether a body is read. A compressed one is opaque here, and goes on as it comes."""
+        return head.is_json
 
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send

@@ -43,10 +43,18 @@ class ResponsesPath(ForwardedPath):
         trace = trace_of(scope)
         trace.memory = None
         request = parse(bytes(asked.raw), self.chats.settings.max_messages)
+        request.chat.query = scope.get("query_string", b"").decode("latin-1")
         receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
         view = MakesResponses(request.echo, partial(_turn, receipt))
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
+
+    def _reads(self, head: ForwardedHead) -> bool:
+        """Returns True for JSON under any type, as chat completions have it, and for what is refused as compressed.
+
+        A compressed body can only be passed on where no model's requests are answered here.
+        """
+        return not head.is_encoded or self.forwarding.answers_by_chat(head.path)
 
     def _say_that_it_passes(self) -> None:
         """Logs once that such requests have no memory, since nothing else shows it to who expects it."""

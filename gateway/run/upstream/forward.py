@@ -153,6 +153,10 @@ class Forwarding:
             )
         return route
 
+    def answers_by_chat(self, path: str) -> bool:
+        """Returns whether some upstream has no such endpoint, so that its models' requests are answered here."""
+        return not all(self._providers[name].has_endpoint(path) for name in self._names)
+
     def is_by_chat(self, path: str, model: str | None, named: str | None) -> bool:
         """Returns whether a request for a response is answered by way of chat completions. The arguments are `find`'s.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -472,6 +473,30 @@ def test_an_item_brings_no_calls_that_the_client_leaves_out(
     assert contents(upstream)[1] == "Let me see."
     assert len(upstream.last.messages[1].get("tool_calls", ())) == answered
     assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_what_items_stand_for_is_no_larger_than_a_body(upstream: StrictUpstream, tmp_path: Path) -> None:
+    server = {"max_body_bytes": 100_000}
+    with serve_memory(upstream, tmp_path, agent(), server=server) as world:
+        upstream.queue(say("word " * 8_000))
+        [item] = respond(world, user="alice", input="One").output
+        named: Json = {"type": "item_reference", "id": item.id}
+        asked = {"role": "user", "content": "Two"}
+        assert respond(world, user="alice", input=[named, asked, named, asked]).output_text == "Ok."
+        with pytest.raises(openai.APIStatusError, match="max_body_bytes") as raised:
+            respond(world, user="alice", input=[named, asked] * 3)
+        assert raised.value.status_code == 413
+
+
+def test_a_body_is_read_under_any_type_and_its_query_goes_on(world: World, upstream: StrictUpstream) -> None:
+    body = b'{"model":"m","input":"Hi","user":"alice"}'
+    reply = world.gateway.ask("POST", "/v1/responses?api-version=1", body, {"content-type": "text/plain"})
+    assert reply.status == 200
+    assert (upstream.last.path, upstream.last.query) == ("/v1/chat/completions", "api-version=1")
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+    packed = {"content-type": "application/json", "content-encoding": "gzip"}
+    refused = world.gateway.ask("POST", "/v1/responses", gzip.compress(body), packed)
+    assert (refused.status, refused.error["param"]) == (415, "content-encoding")
 
 
 def test_what_is_said_behind_an_id_stays(world: World, upstream: StrictUpstream) -> None:
