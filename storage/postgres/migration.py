@@ -83,11 +83,10 @@ async def _apply(raw: RawConnection, name: str, number: int, oldest: int, script
 
 
 async def _try_to_apply(raw: RawConnection, name: str, number: int, oldest: int, script: str) -> None:
-    await raw.execute(
-        f"SET LOCAL lock_timeout = {_WAIT_MS}; SET LOCAL idle_in_transaction_session_timeout = 0"
-    )
-    # Gateways that start side by side take turns; the second one finds the work done.
+    # Gateways that start side by side take turns, however long one takes; the second one finds the work done.
+    await raw.execute("SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)
     if await raw.fetchval("SELECT count(*) FROM schema_versions WHERE version >= $1", number):
         return

@@ -119,6 +119,28 @@ async def test_turns_go_on_while_a_migration_waits_for_a_backup(
         await admin.close()
 
 
+async def test_whoever_migrates_is_waited_for_however_long_it_takes(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(migration, "_WAIT_MS", 1)
+    admin = await asyncpg.connect(database.url)
+    await admin.execute("CREATE SCHEMA turns")
+    second = await asyncpg.connect(database.url, server_settings={"search_path": "turns"})
+    try:
+        await admin.execute(f"BEGIN; SELECT pg_advisory_xact_lock({migration._LOCK})")
+        task = asyncio.create_task(migrate(second, "turns", ((1, 1, "CREATE TABLE a (x BIGINT)"),)))
+        async with asyncio.timeout(PATIENCE_S):
+            while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await admin.execute("SELECT pg_sleep(0.01)")
+            await admin.execute("SELECT pg_sleep(0.05); COMMIT")
+            assert await task == 1
+        assert caplog.messages == []
+    finally:
+        second.terminate()
+        await admin.execute("DROP SCHEMA turns CASCADE")
+        await admin.close()
+
+
 @pytest.mark.parametrize(("oldest", "runs"), [(1, True), (99, False)], ids=["added to", "changed"])
 async def test_a_newer_schema_is_used_where_it_only_adds(
     open_store: OpenStore, database: PostgresServer, oldest: int, runs: bool
