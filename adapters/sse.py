@@ -13,7 +13,6 @@ Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of ours:
 from __future__ import annotations
 
 import re
-from math import inf
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.types import Event
@@ -124,15 +123,15 @@ class EventDecoder:
 class FirstEvent:
     """Looks for the first event of a stream; comments in front of it are passed over for `COMMENTS_S`.
 
-    ends_at: when that time is over; inf while none has come. comment: the one that stands for the event then.
+    comment: the first that came, which stands for the event once that time is over; None: none. ends_at: when it is.
     """
 
     __slots__ = ("_decoder", "comment", "ends_at")
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
-        self.ends_at = inf
         self.comment: Event | None = None
+        self.ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:
         """Returns the event once it is whole; a comment once they were passed over for long. now: in seconds."""

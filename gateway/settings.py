@@ -255,7 +255,11 @@ class UpstreamSettings:
 
     @property
     def has_key(self) -> bool:
-        """Says whether the settings may have a key of its account: any header may be one that is not known as none."""
+        """Says whether the settings may have a key of its account: any header may be one that is not known as none.
+
+        What lies in the account is guarded by this. Whom to ask for a key is another question (`is_keyless`): beside a
+        header of their own, some upstreams take the caller's.
+        """
         return bool(self.keys) or not {name.lower() for name in self.headers} <= _NO_KEYS
 
     @property

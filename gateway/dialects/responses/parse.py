@@ -92,7 +92,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
     request = parse_chat(orjson.dumps(chat), max_messages)
     request.wants_usage = True
     request.references = tuple(references)
-    return ResponsesRequest(request, _echo(json, request), _conversation(json))
+    conversation = _conversation(json)
+    return ResponsesRequest(request, _echo(json, request, conversation), conversation)
 
 
 def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference]]:
@@ -272,16 +273,15 @@ _ECHOED: Json = {
 }
 
 
-def _echo(json: Json, request: ChatRequest) -> Json:
+def _echo(json: Json, request: ChatRequest, conversation: str | None) -> Json:
     said = {key: json[key] for key in _ECHOED if json.get(key) is not None}
     reasoning = json.get("reasoning") or {}
-    named = _conversation(json)
     return {
         **_ECHOED,
         **said,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-        "conversation": None if named is None else {"id": named},
+        "conversation": None if conversation is None else {"id": conversation},
         # By its id another request can go on from it, but nobody can ask for it.
         "store": False,
     }
