@@ -25,6 +25,7 @@ DATA = {
     "adapters.types",
     "storage.batches",
     "storage.commands",
+    "storage.fusion",
     "storage.listing",
     "storage.records",
     "storage.value",
@@ -33,6 +34,7 @@ ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
 STORAGE = {
     "storage.batches",
     "storage.commands",
+    "storage.fusion",
     "storage.listing",
     "storage.database",
     "storage.records",
@@ -81,7 +83,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids", "json_limits", "ranks", "subsequence", "text", "thoughts", "words"},
+        {"dates", "definition", "ids", "json_limits", "subsequence", "text", "thoughts", "words"},
     ],
     "gateway.run": [
         {"background"},
@@ -106,7 +108,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batches"},
         {"commands", "database", "listing", "search"},
         {"records"},
-        {"errors", "text", "value"},
+        {"errors", "fusion", "text", "value"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import none.

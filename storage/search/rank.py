@@ -5,9 +5,10 @@ Pure: bytes and values in, numbers out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import chain, zip_longest
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
+from storage.fusion import in_turn
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import NAMES_NOTHING, SAYS_NOTHING, least_common, load_tables, shares_in_general
 from storage.search.few import Few
@@ -153,10 +154,9 @@ def most_telling(
     return _numbers([*ranked][:limit], layout)
 
 
-def _by_turns(groups: Mapping[int, Iterable[int]]) -> list[int]:
+def _by_turns(groups: Mapping[int, Sequence[int]]) -> list[int]:
     """Returns the first row of each group, those of the greatest number first, then the second of each, and so on."""
-    ordered = (groups[number] for number in sorted(groups, reverse=True))
-    return [row for rows in zip_longest(*ordered) for row in rows if row is not None]
+    return in_turn([groups[number] for number in sorted(groups, reverse=True)])
 
 
 def _numbers(rows: Iterable[int], layout: IndexLayout) -> list[int]:
@@ -165,11 +165,10 @@ def _numbers(rows: Iterable[int], layout: IndexLayout) -> list[int]:
 
 
 def _mix(first: list[int], second: list[int]) -> list[int]:
-    """Returns the rows of both looks, of which the first found something: its best, then one of each in turn."""
-    if len(first) <= _SURE:
+    """Returns the rows of both looks: the best of the first, then one of each in turn."""
+    if len(first) <= _SURE:  # so it is in two of three turns, which are spared the rest
         return list(dict.fromkeys(first + second))[:MOST_HITS]
-    in_turn = zip_longest(first[_SURE:], second, fillvalue=first[0])  # which stands in front anyway
-    return list(dict.fromkeys(chain(first[:_SURE], *in_turn)))[:MOST_HITS]
+    return list(dict.fromkeys(first[:_SURE] + in_turn((first[_SURE:], second))))[:MOST_HITS]
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.memory.file_text import chunks
-from gateway.core.ranks import in_turn
 from gateway.errors import BadRequest, Conflict
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
+from storage.fusion import in_turn
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
 from storage.sql.store import Store

@@ -12,10 +12,10 @@ from typing import Any
 
 import regex  # type: ignore[import-untyped]  # its searches can be given a time, those of `re` cannot
 
-from gateway.core.ranks import in_turn
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
+from storage.fusion import in_turn
 from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile
 from storage.sql.store import Store

@@ -15,7 +15,6 @@ from gateway.core.memory import edits, tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
-from gateway.core.ranks import in_turn
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
@@ -23,6 +22,7 @@ from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
+from storage.fusion import in_turn
 from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store

@@ -13,7 +13,6 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.ids import Place
 from gateway.core.prompt.summary import SummaryTerms, summary_tokens
-from gateway.core.ranks import in_turn
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.message import Showing, showing_of
@@ -32,6 +31,7 @@ from gateway.run.upstream.route import agent_route
 from gateway.web.letta.api import AgentsApi, in_time, place_in
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
+from storage.fusion import in_turn
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
 from storage.records import DEFAULT, Agent, Run, RunState
 
