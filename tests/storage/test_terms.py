@@ -275,6 +275,17 @@ def test_a_second_look_asks_for_the_names_that_the_first_hits_add(unread: tuple[
     assert ranked(blobs, query, SECRET, room=1000, **options)[:2] == [1, 100]  # type: ignore[arg-type]
 
 
+def test_behind_the_best_of_the_first_look_both_take_turns() -> None:
+    _, *filler, wins = chain_of_two(second="Then Kofi rang, in tears of joy: the chess cup!")
+    names = said(1, "My sister Kofi.")
+    plates = [said(n, f"My sister has {n} plates on her shelf, from the market.") for n in range(200, 215)]
+    documents, query = (names, *plates, *filler, wins), "What did my sister win?"
+    first = found(query, *documents)
+    both = found(query, *documents, room=1000)
+    assert [seq for seq in both if seq != 100] == first
+    assert 10 < both.index(100) < len(first)
+
+
 def test_a_large_index_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = chain_of_two(second="Then Kofi rang, in tears of joy: the chess cup!")
     monkeypatch.setattr("storage.search.rank._LOOKED_AGAIN_BYTES", 100)
