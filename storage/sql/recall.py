@@ -116,20 +116,16 @@ class Recall(Group):
             near=near,
         )  # fmt: skip
         if takes is None:
-            found = await self._messages(agent.id, memory, hits, deadline_ms)
-        else:
-            found = []
-            for start in range(0, len(hits), rank.MOST_HITS):
-                some = hits[start : start + rank.MOST_HITS]
-                found += filter(takes, await self._messages(agent.id, memory, some, deadline_ms))
-                if len(found) >= limit:
-                    break
-                # Over SQLite a page is read in the loop itself, and others wait.
-                await asyncio.sleep(0)
-            del found[limit:]
-        if memory.has_grown:
-            self._memories.weigh(memory)
-        return found
+            return await self._messages(agent.id, memory, hits, deadline_ms)
+        found: list[Message] = []
+        for start in range(0, len(hits), rank.MOST_HITS):
+            some = hits[start : start + rank.MOST_HITS]
+            found += filter(takes, await self._messages(agent.id, memory, some, deadline_ms))
+            if len(found) >= limit:
+                break
+            # Over SQLite a page is read in the loop itself, and others wait.
+            await asyncio.sleep(0)
+        return found[:limit]
 
     @_mends
     async def most_telling(
@@ -152,10 +148,7 @@ class Recall(Group):
         if memory is None:
             return []
         hits = rank.most_telling(memory.index, tail=memory.counted(skip), skip=skip, limit=limit)
-        found = await self._messages(agent.id, memory, hits, deadline_ms)
-        if memory.has_grown:
-            self._memories.weigh(memory)
-        return found
+        return await self._messages(agent.id, memory, hits, deadline_ms)
 
     async def _messages(
         self, agent: int, memory: Remembered, hits: Sequence[int], deadline_ms: float
@@ -172,6 +165,8 @@ class Recall(Group):
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
                 memory.keep({seq: read.get(seq) for seq in unread})
+        if memory.has_grown:
+            self._memories.weigh(memory)
         return found
 
     async def _remembered(
