@@ -51,7 +51,7 @@ class ChatRoute:
             named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
             request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
             if named is None:
-                request.query = scope.get("query_string", b"").decode("latin-1")
+                request.query = scope["query_string"].decode("latin-1")
             trace.model, trace.stream = request.model, request.stream
             receipt = Receipt(trace.begun)
             await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)

@@ -178,7 +178,7 @@ def _read_head(scope: Scope) -> ForwardedHead:
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
     refuse_repeated(scope["headers"], (_MEMORY,))
     found = dict(scope["headers"])
-    query = scope.get("query_string", b"").decode("latin-1")
+    query = scope["query_string"].decode("latin-1")
     encoding = found.get(b"content-encoding", b"identity").strip().lower()
     kind = found.get(b"content-type", b"").decode("latin-1")
     return ForwardedHead(

@@ -43,7 +43,7 @@ class ResponsesPath(ForwardedPath):
         trace = trace_of(scope)
         trace.memory = None
         request = parse(bytes(asked.raw), self.chats.settings.max_messages)
-        request.chat.query = scope.get("query_string", b"").decode("latin-1")
+        request.chat.query = scope["query_string"].decode("latin-1")
         receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
         view = MakesResponses(request.echo, partial(_turn, receipt))
