@@ -48,7 +48,8 @@ from gateway.run.admin.serving import ProcessGone, ServingProcess
 from gateway.run.admin.streams import open_closed_streams, opened, pages_of, recode
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
-from gateway.settings_load import POSTGRES, load_settings, settings_file
+from gateway.settings.check import POSTGRES
+from gateway.settings.load import load_settings, settings_file
 from storage.errors import ReadOnly, StoreError
 from storage.sqlite.lock import owner_of
 

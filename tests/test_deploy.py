@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import _parser
-from gateway.settings_load import load_settings
+from gateway.settings.load import load_settings
 from gateway.web.middleware import OPEN_PATHS
 from tests.patience import PATIENCE_S
 

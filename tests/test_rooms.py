@@ -14,8 +14,9 @@ OURS = ("gateway", "adapters", "storage")
 LEAVES = {
     "gateway.errors",
     "gateway.settings",
-    "gateway.settings_load",
-    "gateway.settings_schema",
+    "gateway.settings.check",
+    "gateway.settings.load",
+    "gateway.settings.schema",
     "gateway.limits",
     "gateway.metrics",
     "gateway.log",

@@ -21,7 +21,7 @@ import pytest
 from gateway.cli import main
 from gateway.run.admin.printed import describe_forgotten, show_block
 from gateway.settings import DatabaseSettings, Settings
-from gateway.settings_load import load_settings
+from gateway.settings.load import load_settings
 from gateway.web.admin import AdminFile
 from storage.sql.store import Store
 from storage.sqlite.migration import load_migrations, migrate

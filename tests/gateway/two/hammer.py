@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.database import open_database
-from gateway.settings_load import load_settings
+from gateway.settings.load import load_settings
 from tests.gateway.two.kept import check, check_files, read_kept
 from tests.gateway.two.people import Agent, Person, Whole, everybody, flat
 from tests.gateway.two.world import MODULE, PATIENCE_S, Gateway, Said, World

@@ -27,7 +27,7 @@ from gateway.settings import (
     Settings,
     UpstreamSettings,
 )
-from gateway.settings_load import load_settings
+from gateway.settings.load import load_settings
 from tests.doubles.upstream import Gate, StrictUpstream, fail
 from tests.patience import PATIENCE_S
 from tests.server import Running, serve, settings_for

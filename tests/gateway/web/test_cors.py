@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import SettingsError
-from gateway.settings_load import load_settings
+from gateway.settings.load import load_settings
 from storage.sql.store import Store
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
 from tests.server import RawReply, Running, serve, settings_for

@@ -1,5 +1,6 @@
-"""The settings that an operator can make, as frozen values. `gateway/settings_load.py` reads and checks them.
+"""The settings that an operator can make, as frozen values.
 
+`load` reads them, `check` judges what no single value can say, and `schema` knows names, types and ranges.
 `docs/settings.toml` says what each setting is for; a test compares it with this module.
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from gateway.settings_schema import prose, ranged
+from gateway.settings.schema import prose, ranged
 
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
@@ -397,34 +398,3 @@ def is_loopback(host: str) -> bool:
         or host.endswith(".localhost")
         or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
     )
-
-
-_FIXED = "it has one value for everybody now, so leave it out"
-
-# The settings that earlier versions had, as table.name, with what to do instead.
-FORMER = {
-    "server.bodies_in_flight_bytes": _FIXED,
-    "server.header_timeout_s": _FIXED,
-    "server.body_timeout_s": _FIXED,
-    "server.send_timeout_s": _FIXED,
-    "server.keep_alive_s": _FIXED,
-    "server.drain_s": _FIXED,
-    "server.models_refresh_s": _FIXED,
-    "server.consume_envelopes": _FIXED,
-    "database.commit_wait_ms": _FIXED,
-    "memory.voice_deadline_ms": "streamed replies have a fifth of `recall_deadline_ms`",
-    "memory.known_side_requests": "they are always known, so leave it out",
-    "memory.background_concurrency": _FIXED,
-    "memory.background_timeout_s": _FIXED,
-    "upstreams.api_key_env": 'write api_key = "env:NAME"',
-    "upstreams.api_keys": 'write api_key = ["sk-one", "sk-two"]',
-    "upstreams.api_keys_env": 'write api_key = ["env:NAME", "env:OTHER"]',
-    "upstreams.retry_budget": _FIXED,
-    "upstreams.retry_wait_s": _FIXED,
-    "upstreams.breaker_failures": _FIXED,
-    "upstreams.breaker_s": _FIXED,
-    "upstreams.takes_developer_role": "write takes = { developer_role = true }, or false",
-    "upstreams.takes_max_completion_tokens": "write takes = { max_completion_tokens = true }, or false",
-    "upstreams.takes_metadata": "write takes = { metadata = true }, or false",
-    "upstreams.takes_stream_usage": "write takes = { stream_usage = true }, or false",
-}

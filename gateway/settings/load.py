@@ -1,0 +1,342 @@
+"""Reads the settings file, the environment and the flags, in this order of rising precedence, and has them checked.
+
+It is the only reader of the environment and of `mnemogate.toml`. A name that does not exist is an error that suggests
+the right one, wherever it stands.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import SettingsError
+from gateway.settings import (
+    DEMO_PROFILE,
+    BatchSettings,
+    DatabaseSettings,
+    MemorySettings,
+    ServerSettings,
+    Settings,
+    ToolSettings,
+    UpstreamSettings,
+)
+from gateway.settings.check import check_address, check_settings
+from gateway.settings.schema import build, convert_text, former_name, unknown_name
+
+DEFAULT_CONFIG = "mnemogate.toml"
+# A key written so is the value of the variable that follows.
+FROM_ENVIRONMENT = "env:"
+
+# Short names for what people set most; every scalar also answers to MNEMOGATE_<TABLE>_<KEY>.
+_SHORT = {
+    "MNEMOGATE_HOST": ("server", "host"),
+    "MNEMOGATE_PORT": ("server", "port"),
+    "MNEMOGATE_KEY": ("server", "key"),
+    "MNEMOGATE_DB": ("database", "path"),
+    "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
+    "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
+}
+_UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
+_SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
+# Besides the keys of upstreams these may name a variable that has their value.
+_SECRETS = (
+    ("memory", "openwebui_jwt_secret"),
+    ("tools", "webhook_secret"),
+    ("database", "url"),
+    ("database", "listen_url"),
+)
+_DATABASE = {("database", "path"), ("database", "url")}
+_SQLITE = "sqlite:///"
+_TABLES: dict[str, Any] = {
+    "server": ServerSettings,
+    "database": DatabaseSettings,
+    "memory": MemorySettings,
+    "tools": ToolSettings,
+    "batch": BatchSettings,
+}
+
+_FIXED = "it has one value for everybody now, so leave it out"
+# The settings that earlier versions had, as table.name, with what to do instead.
+FORMER = {
+    "server.bodies_in_flight_bytes": _FIXED,
+    "server.header_timeout_s": _FIXED,
+    "server.body_timeout_s": _FIXED,
+    "server.send_timeout_s": _FIXED,
+    "server.keep_alive_s": _FIXED,
+    "server.drain_s": _FIXED,
+    "server.models_refresh_s": _FIXED,
+    "server.consume_envelopes": _FIXED,
+    "database.commit_wait_ms": _FIXED,
+    "memory.voice_deadline_ms": "streamed replies have a fifth of `recall_deadline_ms`",
+    "memory.known_side_requests": "they are always known, so leave it out",
+    "memory.background_concurrency": _FIXED,
+    "memory.background_timeout_s": _FIXED,
+    "upstreams.api_key_env": 'write api_key = "env:NAME"',
+    "upstreams.api_keys": 'write api_key = ["sk-one", "sk-two"]',
+    "upstreams.api_keys_env": 'write api_key = ["env:NAME", "env:OTHER"]',
+    "upstreams.retry_budget": _FIXED,
+    "upstreams.retry_wait_s": _FIXED,
+    "upstreams.breaker_failures": _FIXED,
+    "upstreams.breaker_s": _FIXED,
+    "upstreams.takes_developer_role": "write takes = { developer_role = true }, or false",
+    "upstreams.takes_max_completion_tokens": "write takes = { max_completion_tokens = true }, or false",
+    "upstreams.takes_metadata": "write takes = { metadata = true }, or false",
+    "upstreams.takes_stream_usage": "write takes = { stream_usage = true }, or false",
+}
+
+
+def load_settings(
+    *,
+    config: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[tuple[str, str], Any] | None = None,
+    upstream: str | None = None,
+    needs_secrets: bool = True,
+) -> Settings:
+    """Reads and checks the settings.
+
+    config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if there.
+    flags: (table, key) -> value. upstream: base URL of the one upstream to use. needs_secrets: with False a key or a
+    secret is left out whose variable is not set, but for the database's: whoever looks into a database has none.
+    Raises: SettingsError: names the setting, what was seen and what would do.
+    """
+    given = os.environ if environ is None else environ
+    # Files of variables and mounted secrets end lines with blanks that nobody sees. What a name in the settings stands
+    # for ("env:NAME") is taken as it is.
+    environ = {name: text.strip() for name, text in given.items()}
+    for flag, text in (("--config", config), ("--upstream", upstream)):
+        if text == "":  # a script's variable that is not set
+            raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
+    raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
+    settings = build(Settings, raw, FORMER)
+    for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
+        settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
+    named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
+    upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
+    if (
+        needs_secrets
+        and not upstream
+        and environ.get(_UPSTREAM_KEY)
+        and _UPSTREAM_KEY not in _named(settings)
+    ):
+        raise SettingsError(
+            f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
+            in_file=False,
+        )
+    if upstream or "upstreams" not in raw:
+        # What the SDKs' own variables say is a value, whatever it begins with.
+        settings = _with_secrets(replace(settings, upstreams=()), given, needs_all=needs_secrets)
+        with _outside_file():
+            settings = replace(settings, upstreams=_default_upstreams(environ, named_by, upstream))
+    else:
+        settings = _with_secrets(settings, given, needs_all=needs_secrets)
+    hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
+    settings = replace(
+        settings, database=_with_file(settings.database), tools=replace(settings.tools, headers=hosts)
+    )
+    if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
+        demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
+        settings = replace(settings, profiles=(demo,))
+    check_settings(settings)
+    return settings
+
+
+@contextmanager
+def _outside_file() -> Iterator[None]:
+    """Notes of an error that it is about a flag or a variable, with which the settings file has nothing to do."""
+    try:
+        yield
+    except SettingsError as error:
+        error.in_file = False
+        raise
+
+
+def settings_file(config: str | None) -> Path | None:
+    """Returns the file that `load_settings` reads; None: there is none."""
+    file = Path(config or os.environ.get("MNEMOGATE_CONFIG", "").strip() or DEFAULT_CONFIG)
+    return file.absolute() if file.exists() else None
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    file = Path(path or DEFAULT_CONFIG)
+    try:
+        return tomllib.loads(file.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise SettingsError(f"{file}: there is no such settings file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read as TOML: {error}") from error
+
+
+def _overrides(
+    raw: Mapping[str, Any],
+    settings: Settings,
+    environ: Mapping[str, str],
+    flags: Mapping[tuple[str, str], Any],
+) -> dict[tuple[str, str], Any]:
+    """Returns what the environment and the flags say in place of the file: (table, key) -> value.
+
+    raw, settings: the file's.
+    """
+    # A variable that holds a key may have a name of ours: it is no setting.
+    named = _named(settings)
+    with _outside_file():
+        overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
+        for (table, key), value in flags.items():
+            overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
+            if (table, key) == ("database", "path"):
+                overrides["database", "url"] = None
+    if overrides.keys() & _DATABASE:
+        # A file that is named closer by takes the place of a URL that the settings file names.
+        overrides.setdefault(("database", "url"), None)
+    elif {"path", "url"} <= raw.get("database", {}).keys():
+        raise SettingsError(
+            "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
+        )
+    return overrides
+
+
+def _named(settings: Settings) -> set[str]:
+    """Returns the variables that the file names for keys and secrets."""
+    found: set[str] = set()
+
+    def note(where: str, said: str) -> str:
+        if (name := _variable_of(said)) is not None:
+            found.add(name)
+        return said
+
+    _map_secrets(settings, note)
+    return found
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
+    known = dict(_SHORT)
+    for table, cls in _TABLES.items():
+        known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
+    former = {f"MNEMOGATE_{path.replace('.', '_')}".upper(): text for path, text in FORMER.items()}
+    # A list of tables can only stand in the file.
+    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
+    found: dict[tuple[str, str], tuple[str, Any]] = {}
+
+    def add(name: str, setting: tuple[str, str], value: Any) -> None:
+        other, earlier = found.setdefault(setting, (name, value))
+        if value != earlier:
+            raise SettingsError(f"environment: {other} and {name} say different things")
+
+    for name, text in environ.items():
+        if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
+            continue
+        if name not in known:
+            if name in former:
+                raise SettingsError(former_name("environment", name, former[name]))
+            raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
+        # `NAME=` is how compose files and shells say that a variable is not set.
+        if text:
+            table, key = known[name]
+            add(name, known[name], convert_text(text, _TABLES[table], key, name))
+    overrides = {setting: value for setting, (_, value) in found.items()}
+    path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
+    if path is not None and url not in (None, f"{_SQLITE}{path}"):
+        names = " and ".join(found[each][0] for each in sorted(_DATABASE))
+        raise SettingsError(f"environment: {names} say different things")
+    return overrides
+
+
+def _with_file(database: DatabaseSettings) -> DatabaseSettings:
+    """Returns the settings with the URL of a SQLite file as its path."""
+    url = database.url
+    if url is None or not url.startswith(_SQLITE):
+        return database
+    return replace(database, path=url.removeprefix(_SQLITE), url=None)
+
+
+def _default_upstreams(
+    environ: Mapping[str, str], named_by: str, url: str | None
+) -> tuple[UpstreamSettings, ...]:
+    """Returns the upstream at `url`, else those that the provider SDKs' own variables name, else the scripted model.
+
+    A key that was set for OpenAI goes to no other address that is named here. named_by: who gives `url`.
+    Raises: SettingsError: an address is none.
+    """
+    if url:
+        check_address(named_by, url)
+        return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
+    found = []
+    key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
+    if base:
+        check_address("OPENAI_BASE_URL", base)
+    if key or base:
+        found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
+    key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
+    if base:
+        check_address("ANTHROPIC_BASE_URL", base)
+    if key or base:
+        # The SDK's base URL is without the version.
+        base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
+        found.append(
+            UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
+        )
+    return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
+
+
+# -- what may name a variable that has its value
+
+
+def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None]) -> Settings:
+    """Returns the settings with another value wherever one may name a variable; these places are listed here alone.
+
+    value_of: is given the setting's name and what it says; None: it is left out.
+    """
+
+    def mapped(where: str, said: str | None) -> str | None:
+        return None if said is None else value_of(where, said)
+
+    upstreams = []
+    for upstream in settings.upstreams:
+        where = f"upstreams {upstream.name!r}"
+        found = [value_of(f"{where}: api_key", key) for key in upstream.keys]
+        keys = tuple(key for key in found if key is not None)
+        api_key = keys[0] if keys and isinstance(upstream.api_key, str) else keys or None
+        upstreams.append(replace(upstream, api_key=api_key, proxy=mapped(f"{where}: proxy", upstream.proxy)))
+    settings = replace(settings, upstreams=tuple(upstreams))
+    for table, key in _SECRETS:
+        of_table = getattr(settings, table)
+        value = mapped(f"{table}.{key}", getattr(of_table, key))
+        settings = replace(settings, **{table: replace(of_table, **{key: value})})
+    headers = []
+    for header in settings.tools.headers:
+        secret = value_of(f"tools.headers {header.name!r}: value", header.value)
+        if secret is not None:
+            headers.append(replace(header, value=secret))
+    return replace(settings, tools=replace(settings.tools, headers=tuple(headers)))
+
+
+def _with_secrets(settings: Settings, environ: Mapping[str, str], *, needs_all: bool) -> Settings:
+    """Returns the settings with the values of the variables that they name.
+
+    needs_all: with False what names a variable that is not set is left out, but for the database's URLs.
+    Raises: SettingsError.
+    """
+
+    def value_of(where: str, said: str) -> str | None:
+        name = _variable_of(said)
+        if name is None:
+            return said
+        if not environ.get(name):
+            if needs_all or where.startswith("database."):
+                raise SettingsError(f"{where} names {name}, which is not set")
+            return None
+        return environ[name]
+
+    return _map_secrets(settings, value_of)
+
+
+def _variable_of(key: str) -> str | None:
+    """Returns the name of the variable that a key stands for; None where it is the key itself."""
+    return key.removeprefix(FROM_ENVIRONMENT) if key.startswith(FROM_ENVIRONMENT) else None
