@@ -79,6 +79,7 @@ MAKERS = {
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
     "gateway.core": [
+        {"native"},
         {"turn"},
         {"memory"},
         {"prompt"},
@@ -89,7 +90,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.run": [
         {"background"},
         {"chat"},
-        {"agents"},
+        {"agents", "native"},
         {"turn"},
         {"call"},
         {"tools"},

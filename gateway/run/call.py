@@ -40,7 +40,7 @@ class ChatCall:
     """A chat completion, or a run as one: who asks what of which agent over which route, and where the reply goes.
 
     view: the dialect's. memory: how memory stands for it, as its reply says, once that is known: on, read, off, none or
-    unavailable.
+    unavailable. is_native: it goes upstream in its own dialect, and not as `request`.
     """
 
     request: ChatRequest
@@ -52,6 +52,7 @@ class ChatCall:
     sink: Sink
     receipt: Receipt
     memory: str = ""
+    is_native: bool = False
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where nothing of ours goes in."""

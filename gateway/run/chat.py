@@ -29,7 +29,7 @@ from gateway.core.request.identity import (
 )
 from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.asides import fillers_in
-from gateway.core.turn.client import MakesView
+from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.core.turn.waits import Waiter
@@ -50,6 +50,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.turns import with_references
+from gateway.run.native import EarlierReplies, NativeRequest, NativeRun, native_request
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -111,6 +112,8 @@ class Chat:
         self._rules: dict[tuple[str, str | None], IdentityRules] = {}
         self._routes: dict[str, Route] = {}
         self._said_who_is_missing = False
+        self._earlier = EarlierReplies()
+        keeper.store.forgetting.when_gone(self._earlier.clear)
 
     async def answer(
         self,
@@ -161,6 +164,91 @@ class Chat:
             await self.agents.complete(call)
             return "on"
         return await self._complete(call)
+
+    def remembers(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        memory: str | None = None,
+    ) -> bool:
+        """Returns whether memory has a part in a request, that no agent answers which was made over REST.
+
+        The parameters are those of `answer`. Raises: BadRequest.
+        """
+        identity = self._identify(headers, request, project, memory)
+        if identity.mode is Mode.OFF or self.directory.profile(identity) is None:
+            return False
+        if identity.scope is None:
+            self._say_who_is_missing()
+        return identity.scope is not None
+
+    async def answer_native(
+        self,
+        native: NativeRequest,
+        route: Route,
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        credential: str | None,
+        sink: Sink,
+        receipt: Receipt,
+        memory: str | None = None,
+    ) -> str:
+        """Answers a request in its own dialect, and returns how memory stood for it: on, read or unavailable.
+
+        It is one that `remembers` was asked about. The parameters are those of `answer`; route: who answers.
+        Raises: GatewayError while nothing was sent; ClientGone.
+        """
+        identity = self._identify(headers, native.chat, project, memory)
+        spec = self.directory.profile(identity)
+        assert identity.scope is not None
+        assert spec is not None
+        await self.pending.written(identity.scope, self._limits.commit_wait_s)
+        native = native.behind(self._earlier, identity.scope)
+        request = native.chat
+        # Once more: what kind of request it is, all of its list tells.
+        identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
+        if identity.side_request is not None:
+            receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+        if native.conversation is None:
+            if identity.append or (identity.conversation is not None and spec.history == "append"):
+                raise BadRequest(
+                    "The gateway puts no history in front of a request for a response that it passes on. Send all of "
+                    "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
+                    param="x-mnemogate-history",
+                )
+            spec = replace(spec, history="client")
+        passes = Passes(forwardable(headers), credential)
+        call = ChatCall(request, passes, identity, spec, route, MakesUnseen(), sink, receipt, is_native=True)
+        attempts = self.failover.at_first_key(route, sink, receipt)
+        # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
+        attempts.is_once = True
+        with QueuePlace() as place:
+            begun, call.memory = await self._remember(call, attempts, place)
+            try:
+                with attempts:
+                    if begun is None:
+                        receipt.said["x-mnemogate-memory"] = call.memory
+                        send = partial(attempts.send, partial(native_request, call, native))
+                        await relay(send, sink, receipt, self._limits.beat_s)
+                    else:
+                        remembered, prompt = begun
+                        call.describe(prompt.form, prompt, remembered.known)
+                        run = NativeRun(
+                            call,
+                            native,
+                            attempts,
+                            prompt,
+                            remembered,
+                            self._earlier,
+                            self.pending,
+                            self._limits,
+                        )
+                        await run.run()
+                return call.memory
+            finally:
+                self._metrics.added_ms.observe(receipt.added_ms)
+                self._metrics.memory.inc(call.memory)
 
     async def _with_references(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
@@ -304,7 +392,8 @@ class Chat:
                 )
             return None, "none"
         is_strict = identity.mode is Mode.STRICT
-        strict = is_strict or identity.append
+        # A history that is ours nobody else has.
+        strict = is_strict or (identity.append and not call.is_native)
         # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
         why = None if not strict or (health := self.keeper.store.health).ok else health.status
         if why is None:

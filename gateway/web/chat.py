@@ -16,7 +16,9 @@ from gateway.core.turn.client import MakesView
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
+from gateway.run.native import NativeRequest
 from gateway.run.receipt import Receipt
+from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
@@ -84,5 +86,28 @@ class ChatRoute:
                 )
             finally:
                 # A client that left has had its headers.
+                trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
+                trace.added_ms = receipt.added_ms
+
+    async def answer_native(
+        self,
+        native: NativeRequest,
+        route: Route,
+        headers: Sequence[tuple[bytes, bytes]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answers a request in its own dialect. route: to the upstream that answers."""
+        trace = trace_of(scope)
+        caller = trace.caller
+        receipt = Receipt(trace.begun)
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+            try:
+                trace.memory = await self.chat.answer_native(
+                    native, route, headers, caller.project, caller.credential, reply, receipt, caller.memory
+                )
+            finally:
                 trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
                 trace.added_ms = receipt.added_ms

@@ -1,18 +1,19 @@
-"""POST /v1/responses: passed on where the model's upstream has such an endpoint, else a chat completion with memory.
+"""POST /v1/responses: passed on with memory where the model's upstream has such an endpoint, else a chat completion.
 
-Agents answer it too. A conversation that the request names is one in which the gateway keeps the history.
+Agents answer it too. Of a request that becomes a chat completion the gateway keeps the history of the conversation that
+it names; else the upstream does.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.headers import RawHeaders
+from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.errors import BadRequest
@@ -22,7 +23,6 @@ from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest
 
-_log = logging.getLogger("mnemogate")
 RESPONSES_PATH: Final = "/v1/responses"
 
 
@@ -31,14 +31,18 @@ class ResponsesPath(ForwardedPath):
     """The route of that path. chats: answers chat completions."""
 
     chats: ChatRoute
-    _has_said: bool = field(default=False, init=False)
 
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if not self.forwarding.is_by_chat(head.path, asked.model, head.named):
-            self._say_that_it_passes()
-            await super().answer(head, asked, scope, receive, send)
+            if (native := self._native(head, asked, scope)) is None:
+                await super().answer(head, asked, scope, receive, send)
+                return
+            trace_of(scope).memory = None
+            route = self.forwarding.find(head.path, asked.model, head.named)
+            headers = _headers(scope["headers"], native.conversation)
+            await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
         trace = trace_of(scope)
         trace.memory = None
@@ -49,21 +53,24 @@ class ResponsesPath(ForwardedPath):
         view = MakesResponses(request.echo, partial(_turn, receipt))
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
 
+    def _native(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> NativeResponse | None:
+        """Returns a request with which memory goes upstream; None: it has no part in it."""
+        if head.is_encoded:
+            return None
+        native = read_native(bytes(asked.raw), head.path, self.chats.settings.max_messages)
+        if native is None:
+            return None
+        caller = trace_of(scope).caller
+        headers = _headers(scope["headers"], native.conversation)
+        has_memory = self.chats.chat.remembers(native.chat, headers, caller.project, caller.memory)
+        return native if has_memory else None
+
     def _reads(self, head: ForwardedHead) -> bool:
         """Returns True for JSON under any type, as chat completions have it, and for what is refused as compressed.
 
         A compressed body can only be passed on where no model's requests are answered here.
         """
         return not head.is_encoded or self.forwarding.answers_by_chat(head.path)
-
-    def _say_that_it_passes(self) -> None:
-        """Logs once that such requests have no memory, since nothing else shows it to who expects it."""
-        if not self._has_said:
-            self._has_said = True
-            _log.warning(
-                "requests to /v1/responses are passed on without memory; `takes = { responses = false }` of an "
-                "upstream has them answered with it (this is said once)"
-            )
 
 
 def _turn(receipt: Receipt) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from tests.doubles.openai_rules import Refusal
+from tests.doubles.responses_rules import StoredResponses
 
 Json = dict[str, Any]
 CREATED = 1_700_000_000
@@ -25,6 +26,7 @@ class Answer:
     pieces: Sequence[bytes]
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     status: int = 200
+    hold_after: Mapping[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,14 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
 class Endpoints:
     """The state of the endpoints.
 
-    files: id -> content, as they were uploaded. vector_of: makes the vector of a text for /embeddings.
+    files: id -> content, as they were uploaded. hold_events: gates of the streams of responses, by how many events
+    have left. vector_of: makes the vector of a text for /embeddings.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.responses = StoredResponses()
+        self.hold_events: dict[int, Any] = {}
         self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
@@ -125,7 +130,14 @@ class Endpoints:
             case "POST", ["batches", name, "cancel"]:
                 return _say({"id": name, "object": "batch", "status": "cancelling"})
             case "POST", ["responses"]:
-                return _response(_json(body, kind, "model", "input"))
+                asked = _json(body, kind, "model", "input")
+                events = {"content-type": "text/event-stream"}
+                pieces = self.responses.answer(asked)
+                return (
+                    Answer(pieces, events, hold_after=self.hold_events)
+                    if asked.get("stream")
+                    else Answer(pieces)
+                )
             case "GET" | "DELETE", ["responses", name]:
                 return _say({"id": name, "object": "response", "deleted": method == "DELETE"})
         return None
@@ -225,37 +237,3 @@ def _completion(asked: Json) -> Answer:
     ]
     events = [b"data: " + orjson.dumps({**frame, "choices": [chunk]}) + b"\n\n" for chunk in chunks]
     return Answer([*events, b"data: [DONE]\n\n"], {"content-type": "text/event-stream"})
-
-
-def _response(asked: Json) -> Answer:
-    text = {"type": "output_text", "text": "Ok.", "annotations": []}
-    item = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
-    whole = {
-        "id": "resp_1",
-        "object": "response",
-        "created_at": CREATED,
-        "model": asked["model"],
-        "status": "completed",
-        "output": [item],
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-    }
-    if not asked.get("stream"):
-        return _say(whole)
-    delta = {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "content_index": 0}
-    made = [
-        {"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}},
-        {**delta, "delta": "Ok", "logprobs": []},
-        {**delta, "delta": ".", "logprobs": []},
-        {"type": "response.completed", "response": whole},
-    ]
-    events = [
-        b"event: "
-        + each["type"].encode()
-        + b"\ndata: "
-        + orjson.dumps({**each, "sequence_number": i})
-        + b"\n\n"
-        for i, each in enumerate(made)
-    ]
-    return Answer(events, {"content-type": "text/event-stream"})

@@ -385,7 +385,7 @@ class StrictUpstream:
             return self._replies.popleft()
         if made is None:
             raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
-        return Reply(status=made.status, headers=made.headers, body=made.pieces)
+        return Reply(status=made.status, headers=made.headers, body=made.pieces, hold_after=made.hold_after)
 
     def _authorize(self, seen: Seen) -> None:
         if self.key is None:

@@ -20,6 +20,7 @@ from gateway.core.request.chat import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
 from gateway.dialects.responses.ids import turn_of
 from gateway.errors import BadRequest
+from storage.value import frozen
 
 # How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some
 # upstreams want back with the results of their calls. One of OpenAI's can be read by OpenAI alone.
@@ -28,24 +29,39 @@ THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blo
 _ROLES = ("user", "assistant", "system", "developer")
 
 
-def messages_of(items: str | list[Any], start: int = 0) -> tuple[list[Json], list[Reference]]:
-    """Returns the messages that say what the items say, and what stands in them for a reply that is kept here.
+@frozen
+class InputMessages:
+    """An input as messages. references: those that stand for a reply which the client only names.
 
-    start: how many messages come before these. Raises: BadRequest: an item has no place in chat completions.
+    places: by message the item that it is made of, a text the first one; -1: a reply, which may be made of several.
+    """
+
+    messages: list[Json]
+    references: list[Reference]
+    places: list[int]
+
+
+def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = False) -> InputMessages:
+    """Returns what the items say. start: how many messages come before these.
+
+    is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over.
+    Raises: BadRequest: an item has no place in chat completions, or a form that is none.
     """
     if isinstance(items, str):
-        return [{"role": "user", "content": items}], []
-    messages = _Messages(start)
+        return InputMessages([{"role": "user", "content": items}], [], [0])
+    messages = _Messages(start, is_read_only=is_read_only)
     for index, item in enumerate(items):
         where = f"input[{index}]"
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
         kind = item.get("type") or ("message" if "role" in item else None)
         take = _KINDS.get(kind) if isinstance(kind, str) else None
-        if take is None:
+        if take is not None:
+            messages.at = index
+            take(messages, item, where)
+        elif not is_read_only:
             raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
-        take(messages, item, where)
-    return messages.end(), messages.references
+    return messages.end()
 
 
 def untold(param: str, what: object) -> BadRequest:
@@ -127,15 +143,16 @@ def _joined(values: list[Any]) -> Any:
 class _Messages:
     """The messages so far, and the reply to which the next items may belong."""
 
-    def __init__(self, start: int) -> None:
-        self.references: list[Reference] = []
+    def __init__(self, start: int, *, is_read_only: bool) -> None:
+        self.at = 0  # the item that is taken
         self._start = start
-        self._found: list[Json] = []
+        self._is_read_only = is_read_only
+        self._told = InputMessages([], [], [])
         self._reply = _Reply()
 
-    def end(self) -> list[Json]:
+    def end(self) -> InputMessages:
         self._end_reply()
-        return self._found
+        return self._told
 
     def take_message(self, item: Json, where: str) -> None:
         role, content = item.get("role"), item.get("content")
@@ -143,7 +160,7 @@ class _Messages:
             raise missing(f"{where}.role") if role is None else _wrong_role(f"{where}.role", role)
         if content is None:
             raise missing(f"{where}.content")
-        said = _content(content, f"{where}.content")
+        said = self._content(content, f"{where}.content")
         if role != "assistant":
             self._add({"role": role, "content": said})
             return
@@ -168,29 +185,37 @@ class _Messages:
         output = item.get("output")
         if output is None:
             raise missing(f"{where}.output")
-        content = _content(output, f"{where}.output")
+        content = self._content(output, f"{where}.output")
         self._add({"role": "tool", "tool_call_id": text_in(item, "call_id", where), "content": content})
 
     def take_reference(self, item: Json, where: str) -> None:
         id = text_in(item, "id", where)
         turn = turn_of(id)
         self._end_reply()
-        index = self._start + len(self._found)
+        references = self._told.references
+        index = self._start + len(self._told.messages)
         # The items of one reply are one message.
-        last = self.references[-1] if self.references else None
+        last = references[-1] if references else None
         if last is None or (last.index, last.conversation, last.turn) != (index - 1, *turn):
-            self.references.append(Reference(index, id, *turn, f"{where}.id"))
-            self._found.append({"role": "assistant", "content": ""})
+            references.append(Reference(index, id, *turn, f"{where}.id"))
+            self._put({"role": "assistant", "content": ""})
+
+    def _content(self, content: Any, where: str) -> str | list[Json]:
+        return _content(content, where, is_read_only=self._is_read_only)
 
     def _add(self, message: Json) -> None:
         self._end_reply()
-        self._found.append(message)
+        self._put(message)
 
     def _end_reply(self) -> None:
         message = self._reply.message()
         if message is not None:
-            self._found.append(message)
+            self._put(message)
         self._reply = _Reply()
+
+    def _put(self, message: Json) -> None:
+        self._told.messages.append(message)
+        self._told.places.append(-1 if message["role"] == "assistant" else self.at)
 
 
 def _unsealed(sealed: str, param: str) -> Json:
@@ -217,7 +242,7 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
     )
 
 
-def _content(content: Any, where: str) -> str | list[Json]:
+def _content(content: Any, where: str, *, is_read_only: bool) -> str | list[Json]:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -228,6 +253,9 @@ def _content(content: Any, where: str) -> str | list[Json]:
         if not isinstance(part, dict):
             raise wrong_type(at, "an object", part)
         kind = part.get("type")
+        if is_read_only and kind not in _WORDS:
+            parts.append(part)
+            continue
         told = _PARTS.get(kind) if isinstance(kind, str) else None
         if told is None:
             raise missing(f"{at}.type") if kind is None else untold(f"{at}.type", kind)
@@ -281,6 +309,7 @@ _PARTS: dict[str, Callable[[Json, str], Json]] = {
     "input_file": _file,
     "input_audio": _audio,
 }
+_WORDS = ("input_text", "output_text", "text", "refusal")
 _KINDS: dict[str, Callable[[_Messages, Json, str], None]] = {
     "message": _Messages.take_message,
     "item_reference": _Messages.take_reference,

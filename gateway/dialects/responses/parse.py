@@ -29,7 +29,7 @@ from gateway.dialects.fields import (
     wrong_type,
 )
 from gateway.dialects.responses.ids import turn_of
-from gateway.dialects.responses.input import messages_of, untold
+from gateway.dialects.responses.input import read_items, untold
 from gateway.errors import BadRequest
 from storage.value import frozen
 
@@ -92,7 +92,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
     request = parse_chat(orjson.dumps(chat), max_messages)
     request.wants_usage = True
     request.references = tuple(references)
-    conversation = _conversation(json)
+    conversation = conversation_of(json)
     return ResponsesRequest(request, _echo(json, request, conversation), conversation)
 
 
@@ -104,7 +104,8 @@ def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference
         check_length("input", items, max_messages - 1)
     instructions = optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    messages, references = messages_of(items, len(head))
+    told = read_items(items, len(head))
+    messages, references = told.messages, told.references
     if not messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = optional(json, "previous_response_id", str)
@@ -116,8 +117,8 @@ def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference
     return [*head, *messages], references
 
 
-def _conversation(json: Json) -> str | None:
-    """Returns the id of the conversation whose items come before the input."""
+def conversation_of(json: Json) -> str | None:
+    """Returns the id of the conversation whose items come before the input; None: none is named. Raises: BadRequest."""
     named = json.get("conversation")
     if isinstance(named, dict):
         named = named.get("id")
@@ -203,7 +204,8 @@ def _kind(tool: Any, where: str) -> str:
     return str(kind)
 
 
-def _text(text: Any) -> Json:
+def told_text(text: Any) -> Json:
+    """Returns how chat completions are told what form an answer shall have. Raises: BadRequest."""
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
     told = _fields(text, "verbosity")
@@ -245,7 +247,7 @@ _TOLD: dict[str, Callable[[Any], Json]] = {
     "conversation": _nothing,
     "max_output_tokens": _limit,
     "reasoning": _reasoning,
-    "text": _text,
+    "text": told_text,
     "tool_choice": _tool_choice,
     "tools": _tools,
 }

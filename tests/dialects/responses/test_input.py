@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.core.json_limits import MOST_VALUES
-from gateway.dialects.responses.input import SEALED, messages_of
+from gateway.dialects.responses.input import SEALED, read_items
 from gateway.errors import BadRequest, BodyTooLarge
 
 Json = dict[str, Any]
@@ -133,7 +133,8 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
     ],
 )
 def test_messages_say_what_the_items_say(items: Any, messages: list[Json]) -> None:
-    assert messages_of(items) == (messages, [])
+    told = read_items(items)
+    assert (told.messages, told.references) == (messages, [])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_messages_say_what_the_items_say(items: Any, messages: list[Json]) -> No
     ],
 )
 def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
-    assert messages_of([{"role": "user", "content": [part]}])[0] == [{"role": "user", "content": [told]}]
+    assert read_items([{"role": "user", "content": [part]}]).messages == [{"role": "user", "content": [told]}]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
 )
 def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:
     with pytest.raises(BadRequest) as raised:
-        messages_of([item])
+        read_items([item])
     assert raised.value.param == param
 
 
@@ -208,4 +209,4 @@ def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
     """They are JSON in a text, which the limit of a body's values passes over."""
     sealed = SEALED + '{"reasoning_details":[' + "[]," * MOST_VALUES + "0]}"
     with pytest.raises(BodyTooLarge):
-        messages_of([{"type": "reasoning", "encrypted_content": sealed}])
+        read_items([{"type": "reasoning", "encrypted_content": sealed}])

@@ -13,7 +13,7 @@ from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import delta_of
-from gateway.dialects.responses.input import messages_of
+from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView
 from gateway.errors import UpstreamBroke
@@ -132,7 +132,7 @@ def test_a_whole_reply_and_a_stream_have_the_same_items(message: Json) -> None:
 @pytest.mark.parametrize("name", [name for name in MESSAGES if name not in ("nothing", "cited")])
 def test_what_a_reply_says_comes_back_as_it_was(name: str) -> None:
     items = [item.model_dump(exclude_none=True) for item in whole(MESSAGES[name]).output]
-    assert messages_of(items)[0] == [{"role": "assistant", **MESSAGES[name]}]
+    assert read_items(items).messages == [{"role": "assistant", **MESSAGES[name]}]
 
 
 def test_the_events_of_a_text() -> None:

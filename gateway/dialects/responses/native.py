@@ -1,0 +1,255 @@
+"""A request to OpenAI's Responses API that goes upstream as one, with memory in its `instructions` and its input.
+
+It is read as a chat completion as well, which tells memory who says what in which conversation. What chat completions
+have no place for is passed over there, since it goes upstream in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from adapters.types import Event, Json
+from gateway.core.conversation.canonical import text_of
+from gateway.core.native import Earlier, NativeReply
+from gateway.core.request.chat import ChatRequest, Reference
+from gateway.core.request.scan import scan
+from gateway.core.request.splice import Splice
+from gateway.core.turn.commands import FINISHED, End
+from gateway.core.turn.stream import join_messages
+from gateway.dialects.chat.parse import parse as parse_chat
+from gateway.dialects.fields import check_depth, optional, read_object
+from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.parse import conversation_of, told_text
+from gateway.errors import BadRequest, BodyTooLarge
+from storage.records import Scope
+from storage.value import changed, frozen
+
+# What has no reply that could be read along, and what is put together at OpenAI.
+_ELSEWHERE: Final = ("background", "prompt")
+# Fields that memory reads in another form, or that would mean another thing in a chat completion.
+_TOLD: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
+_DELTA, _ITEM, _BEGUN = "response.output_text.delta", "response.output_item.done", "response.created"
+_ENDS: Final = {
+    "response.completed": FINISHED,
+    "response.incomplete": FINISHED,  # cut by a limit: it was said nevertheless
+    "response.failed": End.FAILED,
+    "error": End.FAILED,
+}
+
+
+@frozen
+class NativeResponse:
+    """One request. raw, json: its body. path: below the upstream's base URL, with the query.
+
+    chat: it as a chat completion that takes no tool of ours. new: its messages that are of the input.
+    places: by message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of the
+    input. references: replies that the input only names, by their places in `chat`.
+    conversation: the one at OpenAI that it goes on with. previous: the response that it goes on from.
+    """
+
+    raw: bytes
+    json: Json
+    path: str
+    chat: ChatRequest
+    new: Sequence[Json]
+    places: Sequence[int]
+    references: Sequence[Reference]
+    conversation: str | None
+    previous: str | None
+
+    def behind(self, earlier: Earlier, scope: Scope) -> NativeResponse:
+        """Returns it with what it only refers to in `chat`, as far as that is known."""
+        if self.previous is None and not self.references:
+            return self
+        head = self.chat.messages[: len(self.chat.messages) - len(self.new)]
+        path = earlier.path(scope, self.previous)
+        named = {each.index - len(head): earlier.reply(scope, each.id) for each in self.references}
+        told = [
+            (named.get(n, message), at)
+            for n, (message, at) in enumerate(zip(self.new, self._places(), strict=True))
+        ]
+        new = [message for message, _ in told if message is not None]
+        places = [at for message, at in told if message is not None]
+        messages = [*head, *path, *new]
+        json = {**self.chat.json, "messages": messages}
+        chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages, _layout=None)
+        return changed(
+            self, chat=chat, new=new, places=[*[-1] * (len(head) + len(path)), *places], references=()
+        )
+
+    def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
+        """Returns the body for the upstream: the client's own bytes but for what memory adds."""
+        splice = Splice(scan(self.raw))
+        if model != self.chat.model:
+            splice.set_member("model", orjson.dumps(model))
+        if system:
+            own = self.json.get("instructions")
+            splice.set_member("instructions", orjson.dumps(f"{own}\n\n{system}" if own else system))
+        items = self.json["input"]
+        put = {self.places[index]: note for index, note in (notes or {}).items() if note}
+        if isinstance(items, str):
+            told: Any = put.get(0, "") + items
+        else:
+            told = [_prefixed(item, put[at]) if at in put else item for at, item in enumerate(items)]
+        if told != items:
+            splice.set_member("input", orjson.dumps(told))
+        return splice.render()
+
+    def reader(self) -> ResponseReader:
+        return ResponseReader()
+
+    def _places(self) -> Sequence[int]:
+        return self.places[len(self.places) - len(self.new) :]
+
+
+def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
+    """Returns a request as memory can read it; None: it cannot. What is wrong with it then, the upstream says."""
+    try:
+        return _read(body, path, max_messages)
+    except (BadRequest, BodyTooLarge):
+        return None
+
+
+def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
+    json = read_object(body)
+    items, instructions = json.get("input"), optional(json, "instructions", str)
+    if not isinstance(items, str | list) or any(json.get(key) for key in _ELSEWHERE):
+        return None
+    if (len(items) > max_messages and isinstance(items, list)) or scan(body).duplicates:
+        return None
+    check_depth("input", [items])
+    head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
+    told = read_items(items, len(head), is_read_only=True)
+    previous = optional(json, "previous_response_id", str)
+    if not told.messages:
+        return None
+    messages = [*head, *told.messages]
+    # With this choice none of our tools is offered: a call of one could not be hidden.
+    chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
+    for key, value in json.items():
+        if value is not None and key not in _TOLD:
+            chat.setdefault(key, value)
+    if json.get("text") is not None:
+        chat.update(told_text(json["text"]))
+    if functions := _functions(json.get("tools")):
+        chat["tools"] = functions
+    request = parse_chat(orjson.dumps(chat), max_messages + 1)
+    places = [*[-1] * len(head), *told.places]
+    return NativeResponse(
+        body,
+        json,
+        path,
+        request,
+        request.messages[len(head) :],
+        places,
+        told.references,
+        conversation_of(json),
+        previous,
+    )
+
+
+def _functions(tools: Any) -> list[Json]:
+    """Returns the tools that are functions, by which the task of a sub-agent is known."""
+    found = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return [
+        {
+            "type": "function",
+            "function": {key: tool.get(key) for key in ("name", "description", "parameters")},
+        }
+        for tool in found
+        if tool.get("type") == "function" and isinstance(tool.get("name"), str)
+    ]
+
+
+def _prefixed(item: Json, note: str) -> Json:
+    content = item.get("content")
+    if isinstance(content, str):
+        return {**item, "content": note + content}
+    parts = list(content or ())
+    first = parts[0] if parts else {}
+    if first.get("type") == "input_text":
+        parts[0] = {**first, "text": note + first["text"]}
+    else:
+        parts.insert(0, {"type": "input_text", "text": note})
+    return {**item, "content": parts}
+
+
+class ResponseReader:
+    """Reads a response along. Of a stream only the end is parsed, which has all of it, unless it never comes."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._end: End = End.CANCELLED
+        self._response: Json = {}
+        self._begun = b""
+        self._came: list[bytes] = []  # events that tell what was said, as long as no end has come
+
+    def take(self, event: Event) -> None:
+        if event.data is None or self.is_over:
+            return
+        kind = event.name or _object(event.data).get("type")
+        if kind in (_DELTA, _ITEM):
+            self._came.append(event.data)
+        elif kind == _BEGUN:
+            self._begun = event.data
+        elif kind in _ENDS:
+            self.is_over = True
+            self._end = _ENDS[kind]
+            self._response = _response(event.data)
+
+    def take_whole(self, body: bytes) -> None:
+        self.is_over = True
+        self._response = _object(body)
+        self._end = End.FAILED if self._response.get("error") else FINISHED
+
+    def reply(self) -> NativeReply:
+        """Returns what has come. Of a reply that was cut only the words count: nobody has seen its calls complete."""
+        response = self._response or _response(self._begun)
+        items = response.get("output") or self._items_so_far()
+        if not isinstance(items, list):
+            items = []
+        try:
+            said = [m for m in read_items(items, is_read_only=True).messages if m["role"] == "assistant"]
+        except BadRequest:
+            said = []
+        message = join_messages(said) if said else None
+        if message is not None and self._end is not FINISHED:
+            text = text_of(message)
+            message = {"role": "assistant", "content": text} if text else None
+        ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
+        return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
+
+    def _items_so_far(self) -> list[Json]:
+        """Returns the items that are complete, and of others the words that have come."""
+        whole: dict[int, Json] = {}
+        words: dict[int, list[str]] = {}
+        for event in map(_object, self._came):
+            at, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
+            if not isinstance(at, int):
+                continue
+            if isinstance(item, dict):
+                whole[at] = item
+            elif isinstance(delta, str):
+                words.setdefault(at, []).append(delta)
+        for at, pieces in words.items():
+            part = {"type": "output_text", "text": "".join(pieces)}
+            whole.setdefault(at, {"type": "message", "role": "assistant", "content": [part]})
+        return [whole[at] for at in sorted(whole)]
+
+
+def _response(event: bytes) -> Json:
+    response = _object(event).get("response")
+    return response if isinstance(response, dict) else {}
+
+
+def _object(data: bytes) -> Json:
+    """Returns what an upstream says, which may be anything; an empty object: it is none."""
+    try:
+        json = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return json if isinstance(json, dict) else {}

@@ -1,0 +1,292 @@
+"""The turn of a native request (gateway.core.native): memory goes in, and the reply passes and is written.
+
+There are no hidden tool rounds here, no window of ours and no fallback to another upstream: they would change what the
+upstream keeps of the conversation, or take a translation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+
+from adapters.base import MAX_REPLY_BYTES, ModelReply
+from adapters.errors import ProviderError, ProviderTooLarge
+from adapters.types import Json, ModelRequest
+from gateway.core.native import Earlier, NativeReader, NativeReply
+from gateway.core.request.chat import ChatRequest
+from gateway.core.request.identity import Mode
+from gateway.core.turn.commands import FINISHED, End, TurnOutcome
+from gateway.core.turn.upstream_error import is_for_good
+from gateway.core.upstream.policy import Target
+from gateway.errors import MemoryUnavailable
+from gateway.run.call import ChatCall
+from gateway.run.memory.prompt import Prompt
+from gateway.run.pending import Pending
+from gateway.run.sink import ClientGone
+from gateway.run.turn import TurnLimits, TurnMemory, ended
+from gateway.run.upstream.errors import translate
+from gateway.run.upstream.failover import Attempts, Endpoint
+from gateway.run.upstream.keepalive import BEAT, beating
+from gateway.run.upstream.relay import handed_on
+from storage.errors import StoreError
+from storage.records import Scope
+
+_log = logging.getLogger("mnemogate")
+# Chosen: some four thousand turns of a kilobyte. What is dropped is told as if the client had begun anew.
+KEPT_BYTES = 4 * 1024 * 1024
+_TURN_BYTES, _ID_BYTES = 800, 250  # measured: the values of a turn beside its words; one of its ids
+
+
+class NativeRequest(Protocol):
+    """A request in its own dialect.
+
+    chat: it as a chat completion that takes no tool of ours. path: below the upstream's base URL. previous: the
+    upstream's reply that it goes on from, by its id. conversation: the upstream's one that it goes on with. new: the
+    messages of `chat` that it says itself, its instructions aside.
+    """
+
+    @property
+    def chat(self) -> ChatRequest: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def previous(self) -> str | None: ...
+
+    @property
+    def conversation(self) -> str | None: ...
+
+    @property
+    def new(self) -> Sequence[Json]: ...
+
+    def behind(self, earlier: Earlier, scope: Scope) -> NativeRequest:
+        """Returns it with what it only refers to in `chat`, as far as that is known."""
+
+    def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
+        """Returns the body for the upstream.
+
+        system: goes behind the instructions. notes: each in front of a message, by its index in `chat`.
+        """
+
+    def reader(self) -> NativeReader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A turn that the upstream keeps. before: the id of the reply that it went on from."""
+
+    before: str | None
+    new: tuple[Json, ...]
+    said: Json
+    size: int
+
+
+class EarlierReplies:
+    """The `Earlier` of the process: replies by their ids, for each memory its own.
+
+    The upstream has the words, the client sends their id alone, and memory wants to know which conversation goes on.
+    """
+
+    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+        self._limit = limit_bytes
+        self._turns: OrderedDict[tuple[Scope, str], _Turn] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def path(self, scope: Scope, id: str | None) -> list[Json]:
+        """Returns the messages down to a reply, oldest first, as far up as they are known."""
+        turns: list[tuple[Json, ...]] = []
+        seen: set[str] = set()  # an upstream that repeats its ids may lead back to one
+        while id is not None and id not in seen and (turn := self._find(scope, id)) is not None:
+            seen.add(id)
+            turns.append((*turn.new, turn.said))
+            id = turn.before
+        return [message for messages in reversed(turns) for message in messages]
+
+    def reply(self, scope: Scope, id: str) -> Json | None:
+        """Returns the reply that has this id, or a part with it."""
+        turn = self._find(scope, id)
+        return None if turn is None else turn.said
+
+    def keep(
+        self, scope: Scope, ids: Sequence[str], before: str | None, new: Sequence[Json], said: Json
+    ) -> None:
+        size = _TURN_BYTES + _ID_BYTES * len(ids) + sum(map(_size, (*new, said)))
+        if not ids or size > self._limit:
+            return
+        turn = _Turn(before, tuple(new), said, size // len(ids))
+        for id in ids:
+            if (old := self._turns.pop((scope, id), None)) is not None:
+                self.bytes -= old.size
+            self._turns[scope, id] = turn
+            self.bytes += turn.size
+        while self.bytes > self._limit:
+            self.bytes -= self._turns.popitem(last=False)[1].size
+
+    def clear(self) -> None:
+        """Drops all: something was forgotten."""
+        self._turns.clear()
+        self.bytes = 0
+
+    def _find(self, scope: Scope, id: str) -> _Turn | None:
+        turn = self._turns.get((scope, id))
+        if turn is not None:
+            self._turns.move_to_end((scope, id))
+        return turn
+
+
+def _size(message: Json) -> int:
+    return len(orjson.dumps(message))
+
+
+async def native_request(
+    call: ChatCall, native: NativeRequest, target: Target, _: Endpoint, prompt: Prompt | None = None
+) -> ModelRequest:
+    """Returns the request for the upstream. prompt: None where memory has no part in it."""
+    if prompt is None:
+        body = native.body(target.model)
+    else:
+        body = native.body(target.model, prompt.system, prompt.composition.notes)
+    return call.send(target, body)._replace(path=native.path, query="")
+
+
+@dataclass(slots=True)
+class NativeRun:
+    """The turn of one native request."""
+
+    call: ChatCall
+    native: NativeRequest
+    attempts: Attempts
+    prompt: Prompt
+    memory: TurnMemory
+    earlier: EarlierReplies
+    pending: Pending
+    limits: TurnLimits
+    _reader: NativeReader = field(init=False)
+    _is_saved: bool = False
+
+    def __post_init__(self) -> None:
+        self._reader = self.native.reader()
+
+    @property
+    def _scope(self) -> Scope:
+        return self.memory.known.agent.scope
+
+    async def run(self) -> None:
+        """Answers the client. Raises: UpstreamError and below; MemoryUnavailable; ClientGone."""
+        self.pending.began(self._scope)
+        reply: ModelReply | None = None
+        try:
+            with self.call.sink.while_here():
+                reply = await self.attempts.send(self._request_for)
+                if reply.is_stream:
+                    await self._pass_stream(reply)
+                else:
+                    await self._pass_whole(reply)
+        except (ClientGone, asyncio.CancelledError):
+            self._break_off(End.CANCELLED)
+            raise
+        except ProviderError as error:
+            self._break_off(End.FAILED)
+            raise translate(error) from error
+        finally:
+            self.pending.ended(self._scope)
+            if reply is not None:
+                await reply.aclose()
+
+    def _request_for(self, target: Target, endpoint: Endpoint) -> Awaitable[ModelRequest]:
+        self.call.receipt.upstream_called()
+        return native_request(self.call, self.native, target, endpoint, self.prompt)
+
+    async def _pass_whole(self, reply: ModelReply) -> None:
+        body = await reply.read(MAX_REPLY_BYTES)
+        self.call.receipt.upstream_answered()
+        if 200 <= reply.status < 300:
+            self._reader.take_whole(body)
+            await self._save()
+        else:
+            self._break_off(End.FAILED, is_refused=is_for_good(reply.status, body))
+        headers = [*handed_on(reply.headers), *self.call.receipt.close()]
+        await self.call.sink.whole(reply.status, headers, body)
+
+    async def _pass_stream(self, reply: ModelReply) -> None:
+        sink, receipt, reader = self.call.sink, self.call.receipt, self._reader
+        left = self.limits.streamed_bytes
+        async with beating(reply.events(), self.limits.beat_s) as batches:
+            async for batch in batches:
+                if not sink.started:
+                    receipt.upstream_answered()
+                    sink.start(reply.status, [*handed_on(reply.headers), *receipt.close()])
+                if batch is BEAT:
+                    await self._beat()
+                    continue
+                data = b"".join([event.raw for event in batch])
+                left -= len(data)
+                if left < 0:
+                    raise ProviderTooLarge(f"the reply is larger than {self.limits.streamed_bytes} bytes")
+                for event in batch:
+                    reader.take(event)
+                if reader.is_over and not self._is_saved:
+                    await self._save()  # the reply's end leaves when it is on disk
+                await sink.write(data)
+        if not self._is_saved:
+            self._break_off(End.FAILED)
+        await sink.end()
+
+    async def _beat(self) -> None:
+        await self.call.sink.write(BEAT)
+
+    # -- the store
+
+    async def _save(self) -> None:
+        """Writes the turn of a reply that is complete. A slow store is waited for only so long."""
+        reply = self._reader.reply()
+        if reply.end is not FINISHED:
+            self._break_off(reply.end)
+            return
+        self._is_saved = True
+        self._keep(reply)
+        writing = asyncio.ensure_future(
+            self.memory.write(self.prompt, TurnOutcome(reply.end, said=reply.said))
+        )
+        try:
+            await ended(writing, self.limits.commit_wait_s)
+            if writing.done():
+                writing.result()
+                return
+            self.pending.add(writing, "a turn that was answered already")
+        except StoreError as error:
+            _log.warning("a turn was not written: %s", error.message)
+        except asyncio.CancelledError:
+            self.pending.add(writing, "a turn that was left at its end", left=self._scope)
+            raise
+        except Exception:
+            # Memory never breaks chat: an error of ours in writing must not take the answer with it.
+            _log.exception("a turn was not written")
+        self.call.receipt.said["x-mnemogate-durable"] = "false"
+        if self.call.identity.mode is Mode.STRICT and not self.call.sink.started:
+            raise MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
+
+    def _break_off(self, end: End, *, is_refused: bool = False) -> None:
+        """Has the turn written without waiting: its client left, or its reply has no proper end."""
+        if self._is_saved:
+            return
+        self._is_saved = True
+        reply = self._reader.reply()
+        self._keep(reply)
+        outcome = TurnOutcome(end, said=reply.said, is_refused=is_refused)
+        self.pending.add(self.memory.write(self.prompt, outcome), "a turn that was cut", left=self._scope)
+
+    def _keep(self, reply: NativeReply) -> None:
+        if reply.said is not None:
+            native = self.native
+            self.earlier.keep(self._scope, reply.ids, native.previous, native.new, reply.said)

@@ -1,0 +1,183 @@
+"""A response that is read along, and a request with what it refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.types import Event
+from gateway.core.turn.commands import FINISHED, End
+from gateway.dialects.responses.native import ResponseReader, read_native
+from gateway.run.native import EarlierReplies
+from storage.records import Scope
+
+Json = dict[str, Any]
+ALICE = Scope("default", "default", "user:alice")
+SAID = {
+    "type": "message",
+    "role": "assistant",
+    "id": "msg_1",
+    "content": [{"type": "output_text", "text": "Ok."}],
+}
+CALL = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def event(kind: str, *, is_named: bool = True, **fields: Any) -> Event:
+    data = orjson.dumps({"type": kind, **fields})
+    return Event(b"", data, kind if is_named else None)
+
+
+def response(*output: Json, **fields: Any) -> Json:
+    return {"id": "resp_1", "error": None, "output": list(output), **fields}
+
+
+def delta(text: str, at: int = 0, **options: Any) -> Event:
+    return event("response.output_text.delta", output_index=at, delta=text, **options)
+
+
+def done(item: Json, at: int) -> Event:
+    return event("response.output_item.done", output_index=at, item=item)
+
+
+CREATED = event("response.created", response=response())
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize(
+    ("events", "end", "said"),
+    [
+        ([], End.CANCELLED, None),
+        ([delta("Hel"), delta("lo")], End.CANCELLED, "Hello"),
+        ([done(SAID, 0), delta("And", 1)], End.CANCELLED, "Ok. And"),
+        ([done({"type": "reasoning", "id": "rs_1"}, 0), done(SAID, 1), done(CALL, 2)], End.CANCELLED, "Ok."),
+        ([done(CALL, 0)], End.CANCELLED, None),
+        ([delta("Hello"), event("error", message="It broke.")], End.FAILED, "Hello"),
+        ([delta("Hi"), event("response.failed", response=response(SAID))], End.FAILED, "Ok."),
+        ([delta("Hi"), event("response.incomplete", response=response(SAID))], FINISHED, "Ok."),
+        ([done(SAID, 0), event("response.completed", response={"id": "resp_1"})], FINISHED, "Ok."),
+        ([done(SAID, 0), event("response.completed", response=7)], FINISHED, "Ok."),
+        ([event("response.completed", response=response(SAID)), delta("late")], FINISHED, "Ok."),
+        (
+            [Event(b"", b"[DONE]"), Event(b"", b"not JSON"), Event(b"", None), delta("Hi")],
+            End.CANCELLED,
+            "Hi",
+        ),
+        ([event("response.completed", response=response({"type": "message"}))], FINISHED, None),
+        ([event("response.completed", response=response(7))], FINISHED, None),
+    ],
+)
+def test_a_stream_is_read_as_far_as_it_came(
+    events: Sequence[Event], end: End, said: str | None, is_named: bool
+) -> None:
+    reader = ResponseReader()
+    for each in events:
+        reader.take(each if is_named else each._replace(name=None))
+    reply = reader.reply()
+    assert reply.end is end
+    assert reply.said == (None if said is None else {"role": "assistant", "content": said})
+    assert reader.is_over == (end is not End.CANCELLED)
+
+
+def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
+    reader = ResponseReader()
+    reader.take(CREATED)
+    assert reader.reply().ids == ("resp_1",)
+    reader.take(event("response.completed", response=response(SAID, CALL)))
+    reply = reader.reply()
+    assert reply.said == {"role": "assistant", "content": "Ok.", "tool_calls": [CALLED]}
+    assert reply.ids == ("resp_1", "msg_1", "fc_1")
+
+
+@pytest.mark.parametrize(
+    ("body", "end", "said"),
+    [
+        (orjson.dumps(response(SAID)), FINISHED, "Ok."),
+        (orjson.dumps(response(SAID, error={"message": "It broke."})), End.FAILED, "Ok."),
+        (b"not JSON", FINISHED, None),
+        (b"[]", FINISHED, None),
+    ],
+)
+def test_a_whole_reply_may_be_anything(body: bytes, end: End, said: str | None) -> None:
+    reader = ResponseReader()
+    reader.take_whole(body)
+    reply = reader.reply()
+    assert (reply.end, (reply.said or {}).get("content")) == (end, said)
+
+
+def test_what_a_request_refers_to_is_read_in_its_place() -> None:
+    earlier = EarlierReplies()
+    one, two = {"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}
+    said = [{"role": "assistant", "content": text} for text in ("One.", "Two.")]
+    earlier.keep(ALICE, ("resp_1", "msg_1"), None, [one], said[0])
+    earlier.keep(ALICE, ("resp_2", "msg_2"), "resp_1", [two], said[1])
+    items = [{"role": "user", "content": "Three?"}]
+    body = {"model": "m", "input": items, "instructions": "Be brief.", "previous_response_id": "resp_2"}
+    native = read_native(orjson.dumps(body), "/responses", 100)
+    assert native is not None
+    behind = native.behind(earlier, ALICE)
+    head = {"role": "system", "content": "Be brief."}
+    assert behind.chat.messages == [head, one, said[0], two, said[1], *items]
+    assert orjson.loads(behind.chat.raw)["messages"] == behind.chat.messages
+    sent = orjson.loads(behind.body("m", "A section.", {1: "not here ", 5: "a note "}))
+    assert sent["input"] == [{"role": "user", "content": "a note Three?"}]
+    assert sent["instructions"] == "Be brief.\n\nA section."
+    assert native.behind(earlier, Scope("default", "default", "user:bob")).chat.messages == [head, *items]
+
+    items = [one, {"type": "item_reference", "id": "msg_1"}, {"type": "item_reference", "id": "gone"}, two]
+    native = read_native(orjson.dumps({"model": "m", "input": [*items[:2], two]}), "/responses", 100)
+    assert native is not None
+    behind = native.behind(earlier, ALICE)
+    assert behind.chat.messages == [one, said[0], two]
+    sent = orjson.loads(behind.body("m", "", {2: "a note "}))
+    assert sent["input"] == [*items[:2], {"role": "user", "content": "a note Two?"}]
+    native = read_native(orjson.dumps({"model": "m", "input": [one, items[2], two]}), "/responses", 100)
+    assert native is not None
+    assert native.behind(earlier, ALICE).chat.messages == [one, two]
+
+
+def test_ids_that_lead_back_to_themselves_end() -> None:
+    earlier = EarlierReplies()
+    said = {"role": "assistant", "content": "Ok."}
+    for before in (None, "resp_1"):
+        earlier.keep(ALICE, ("resp_1",), before, [{"role": "user", "content": "Hi"}], said)
+    assert len(earlier.path(ALICE, "resp_1")) == 2
+
+
+def test_the_oldest_replies_give_way() -> None:
+    earlier = EarlierReplies(limit_bytes=10_000)
+    said = {"role": "assistant", "content": "x" * 1000}
+    for n in range(20):
+        earlier.keep(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], said)
+        assert earlier.reply(ALICE, "resp_0") is not None  # who is asked for stays
+        assert earlier.bytes <= 10_000
+    assert 2 < len(earlier) < 12
+    assert earlier.reply(ALICE, "msg_1") is None
+    earlier.keep(ALICE, ("resp_large",), None, [], {"content": "x" * 20_000})
+    assert earlier.reply(ALICE, "resp_large") is None
+    earlier.clear()
+    assert (len(earlier), earlier.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": 7},
+        {"input": []},
+        {"input": [7]},
+        {"input": "Hi", "previous_response_id": 7},
+        {"input": "Hi", "conversation": 7},
+        {"input": "Hi", "text": 7},
+        {"input": "Hi", "model": 7},
+        {"input": [{"role": "user", "content": "Hi"}] * 101},
+        {"input": "Hi", "background": True},
+        {"input": "Hi", "prompt": {"id": "pmpt_1"}},
+    ],
+    ids=orjson.dumps,
+)
+def test_what_memory_cannot_read_is_the_upstreams_matter(body: Json) -> None:
+    assert read_native(orjson.dumps({"model": "m", **body}), "/responses", 100) is None
+    assert read_native(b'{"model": "m", "input": "a", "input": "b"}', "/responses", 100) is None

@@ -1,0 +1,311 @@
+"""Requests for responses before an upstream that answers them itself: memory goes in, and all else stays as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import orjson
+import pytest
+
+from gateway.settings import BlockSettings
+from storage.commands import ForgetTarget
+from storage.records import Scope
+from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
+from tests.doubles.upstream import Gate, StrictUpstream, fail
+from tests.gateway.sdk import World, agent, remember
+
+Json = dict[str, Any]
+WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
+ALICE = Scope("default", "default", "user:alice")
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def openai_keeps(upstream: StrictUpstream) -> StoredResponses:
+    return upstream.endpoints.responses
+
+
+def respond(world: World, **options: Any) -> Any:
+    asked = {"model": "m", "user": "alice", **options}
+    found = world.sdk.responses.create(**asked)
+    if not asked.get("stream"):
+        return found
+    events = list(found)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    return events[-1].response
+
+
+def conversations(world: World) -> int:
+    [count] = world.query("SELECT count(*) FROM conversations")
+    return int(count)
+
+
+def asked(keeps: StoredResponses) -> str:
+    """Returns the last request's input as text."""
+    return json.dumps(keeps.asked[-1]["input"])
+
+
+# -- what goes upstream
+
+
+@both_ways
+def test_a_later_conversation_is_told_of_an_earlier_one(
+    world: World, openai_keeps: StoredResponses, stream: bool
+) -> None:
+    respond(world, input="My cat is called Miso.", stream=stream)
+    respond(world, input="What is my cat called?", stream=stream)
+    assert openai_keeps.asked[0]["input"] == "My cat is called Miso."
+    told = openai_keeps.asked[1]["input"]
+    assert "My cat is called Miso." in told
+    assert told.endswith("\n\nWhat is my cat called?")
+    respond(world, input="What is my cat called?", user="bob", stream=stream)
+    assert openai_keeps.asked[2]["input"] == "What is my cat called?"
+
+
+def test_memory_blocks_stand_behind_the_instructions(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    helper = {"x-mnemogate-agent": "helper"}
+    block = BlockSettings("human", "What is known of the user.", "Name: Ann")
+    with remember(upstream, tmp_path, agent(blocks=(block,))) as world:
+        respond(world, input="Hi", instructions="Be brief.", extra_headers=helper)
+        told = openai_keeps.asked[0]["instructions"]
+        assert told.startswith("Be brief.\n\nYou help.")
+        assert "Name: Ann" in told
+        respond(world, input="Hello there", extra_headers=helper)
+        assert openai_keeps.asked[1]["instructions"].startswith("You help.")
+        assert "tools" not in openai_keeps.asked[1]
+
+
+def test_nothing_else_of_a_request_changes(world: World, upstream: StrictUpstream) -> None:
+    respond(world, input="My cat is called Miso.")
+    body = (
+        b'{"temperature":1.0, "user": "alice",\n "metadata":{"n":"caf\\u00e9"},"tools":[{"type":"web_search"}],'
+        b'"model":"m","input":"Which cat?" ,"seed_like":12345678901234567890123}'
+    )
+    world.gateway.ask("POST", "/v1/responses", body)
+    sent = upstream.last.body
+    before, after = body.split(b'"Which cat?"')
+    assert sent.startswith(before)
+    assert sent.endswith(b'Which cat?"' + after)
+    assert b"Miso" in sent
+
+
+@both_ways
+def test_a_note_goes_in_front_of_the_text_whatever_its_form(
+    world: World, openai_keeps: StoredResponses, stream: bool
+) -> None:
+    respond(world, input="My cat is called Miso.")
+    image = {"type": "input_image", "image_url": "data:image/png;base64,aGk=", "detail": "low"}
+    text = {"type": "input_text", "text": "Is this my cat?"}
+    for parts in ([text, image], [image, text]):
+        respond(world, input=[{"role": "user", "content": parts}], stream=stream)
+        sent = openai_keeps.asked[-1]["input"][0]["content"]
+        assert "Miso" in sent[0]["text"]
+        assert sent[0]["type"] == "input_text"
+        assert image in sent
+        assert sent[-1] == parts[-1]
+
+
+# -- which conversation it is
+
+
+@both_ways
+def test_a_client_that_sends_all_items_again_goes_on(
+    world: World, openai_keeps: StoredResponses, stream: bool
+) -> None:
+    respond(world, input="My cat is called Miso.")
+    items: list[Json] = []
+    for text in ("What is my cat called?", "And how old is the cat?"):
+        openai_keeps.outputs.append([thought("Hm."), searched("cats"), said("So it is.")])
+        items.append({"role": "user", "content": text})
+        response = respond(world, input=items, store=False, stream=stream)
+        items += [item.to_dict() for item in response.output]
+    first, second = (each["input"] for each in openai_keeps.asked[1:])
+    assert second[: len(first)] == first  # the note stands where it stood
+    assert second[1:4] == items[1:4]
+    assert conversations(world) == 2
+
+
+@both_ways
+def test_a_client_that_names_the_previous_response_goes_on(
+    world: World, openai_keeps: StoredResponses, stream: bool
+) -> None:
+    respond(world, input="My cat is called Miso.")
+    previous = None
+    for text in ("What is my cat called?", "And my dog?", "The dog is Rex."):
+        previous = respond(world, input=text, previous_response_id=previous, stream=stream).id
+    assert conversations(world) == 2
+    assert asked(openai_keeps).count("Miso") == 0  # it stands above, where the upstream has it
+    assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
+
+
+def test_an_id_that_nobody_knows_any_more_begins_anew(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path) as world:
+        previous = respond(world, input="My cat is called Miso.").id
+    with remember(upstream, tmp_path) as world:
+        assert (
+            respond(world, input="What is my cat called?", previous_response_id=previous).output_text == "Ok."
+        )
+        assert "Miso" in asked(openai_keeps)
+        assert conversations(world) == 2
+
+
+def test_ids_are_known_for_their_user_alone(world: World, openai_keeps: StoredResponses) -> None:
+    previous = respond(world, input="My cat is called Miso.").id
+    respond(world, input="And?", previous_response_id=previous, user="bob")
+    world.settle()
+    respond(world, input="What is my cat called?", user="bob")
+    assert "Miso" not in asked(openai_keeps)
+
+
+def test_a_conversation_of_the_upstreams_is_one_here(world: World, openai_keeps: StoredResponses) -> None:
+    openai_keeps.conversations["conv_1"] = []
+    for text in ("My cat is called Miso.", "What is my cat called?", "What is my cat called?"):
+        respond(world, input=text, conversation={"id": "conv_1"})
+        assert openai_keeps.asked[-1]["input"] == text  # all of it stands above
+    assert conversations(world) == 1
+    respond(world, input="What is my cat called?")
+    assert "Miso" in asked(openai_keeps)
+
+
+def test_replies_that_are_named_by_their_items_are_known(world: World, openai_keeps: StoredResponses) -> None:
+    openai_keeps.outputs.append([thought("Hm."), said("Hello Ann.")])
+    response = respond(world, input="I am Ann.")
+    items: list[Json] = [{"role": "user", "content": "I am Ann."}]
+    items += [{"type": "item_reference", "id": item.id} for item in response.output]
+    items.append({"role": "user", "content": "My cat is called Miso."})
+    respond(world, input=items)
+    assert conversations(world) == 1
+    items[1] = {"type": "item_reference", "id": "msg_of_another_gateway"}
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        respond(world, input=items)
+
+
+@both_ways
+def test_calls_and_their_results_are_kept(world: World, openai_keeps: StoredResponses, stream: bool) -> None:
+    openai_keeps.outputs.append([said("Let me see."), called("weather", '{"city": "Rome"}')])
+    items: list[Json] = [{"role": "user", "content": "Is it raining in Rome?"}]
+    response = respond(world, input=items, tools=[WEATHER], stream=stream)
+    items += [item.to_dict() for item in response.output]
+    items.append({"type": "function_call_output", "call_id": "call_1", "output": "Sun all day."})
+    openai_keeps.outputs.append([said("The sun shines in Rome.")])
+    respond(world, input=items, tools=[WEATHER], stream=stream)
+    assert conversations(world) == 1
+    respond(world, input="What was the weather in Rome?")
+    assert "The sun shines in Rome." in asked(openai_keeps)
+
+
+# -- what is written
+
+
+def test_a_reply_that_is_cut_is_kept_as_far_as_it_came(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+) -> None:
+    gate = Gate()
+    upstream.endpoints.hold_events[6] = gate
+    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    with world.sdk.responses.create(
+        model="m", user="alice", input="Where is Zanzibar?", stream=True
+    ) as stream:
+        for event in stream:
+            if event.type == "response.output_text.delta" and event.delta == "lies ":
+                break
+    upstream.endpoints.hold_events.clear()
+    assert upstream.last.gone.wait_sync() is None
+    gate.open()
+    world.settle()
+    assert b"Zanzibar lies" in world.data()
+    assert b"ocean" not in world.data()
+
+
+def test_nothing_is_kept_of_what_the_upstream_refused(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="Unknown parameter: 'wrong'"):
+        respond(world, input="My cat is called Miso.", extra_body={"wrong": 1})
+    upstream.queue(fail(500))
+    with pytest.raises(openai.InternalServerError):
+        respond(world, input="My cat is called Miso.")
+    respond(world, input="What is my cat called?")
+    assert asked(openai_keeps) == '"What is my cat called?"'
+
+
+def test_reading_alone_keeps_nothing(world: World, openai_keeps: StoredResponses) -> None:
+    respond(world, input="My cat is called Miso.")
+    read = {"x-mnemogate-memory": "read"}
+    respond(world, input="My cat eats Tofu. What is it called?", extra_headers=read)
+    assert "Miso" in asked(openai_keeps)
+    respond(world, input="What does my cat eat?")
+    assert "Tofu" not in asked(openai_keeps)
+
+
+def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_keeps: StoredResponses) -> None:
+    previous = respond(world, input="My cat is called Miso.").id
+    [conversation] = world.query("SELECT id FROM conversations")
+
+    async def forget() -> None:
+        found = await world.store.agents.find(ALICE)
+        assert found is not None
+        await world.store.forgetting.forget(found.id, ForgetTarget(conversation=conversation))
+        await world.store.forgetting.sweep()
+
+    world.gateway.call(forget())
+    respond(world, input="And?", previous_response_id=previous)
+    assert b"Miso" not in world.data()
+
+
+# -- where memory has no part
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"user": None},
+        {"extra_headers": {"x-mnemogate-memory": "off"}},
+        {"background": True},
+        {"prompt": {"id": "pmpt_1"}},
+        {"input": [{"role": "user", "content": 7}]},
+        {"instructions": 7},
+    ],
+    ids=["nobody", "off", "background", "prompt", "not a content", "not instructions"],
+)
+def test_without_memory_not_a_byte_changes(world: World, upstream: StrictUpstream, options: Json) -> None:
+    respond(world, input="My cat is called Miso.")
+    headers = options.pop("extra_headers", {})
+    body = orjson.dumps({"model": "m", "user": "alice", "input": "What is my cat called?", **options})
+    reply = world.gateway.ask("POST", "/v1/responses", body, headers)
+    assert upstream.last.body == body
+    assert reply.headers["x-mnemogate-memory"] == "off"
+
+
+def test_a_store_that_fails_takes_memory_away_and_not_the_answer(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
+    raw = world.sdk.responses.with_raw_response.create(model="m", user="alice", input="Hi")
+    assert raw.headers["x-mnemogate-memory"] == "unavailable"
+    assert raw.parse().output_text == "Ok."
+    with pytest.raises(openai.InternalServerError):
+        respond(world, input="Hi", extra_headers={"x-mnemogate-memory": "strict"})
+
+
+def test_a_history_of_ours_cannot_be_asked_for(world: World) -> None:
+    append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
+    with pytest.raises(openai.BadRequestError, match="puts no history in front"):
+        respond(world, input="Hi", extra_headers=append)
