@@ -94,8 +94,6 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
     except GatewayError as error:
         print(f"mnemogate: {plain(error.message)}", file=sys.stderr)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        return 130
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

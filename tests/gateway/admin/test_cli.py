@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -33,6 +34,7 @@ from tests.stored import open_store, url_of
 
 # A name that a shell and an option have to be told apart from.
 OHARA = "-o'hara"
+ROOT = Path(__file__).parents[3]
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 Out = pytest.CaptureFixture[str]
 
@@ -680,7 +682,8 @@ def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(
             assert gateway.post(said).status == 200
     with monkeypatch.context() as cut:
         cut.setattr("storage.sql.forget.Forgetting.run", interrupted)
-        assert main(["memory", "forget", "--user", "ann"]) == 130
+        with pytest.raises(KeyboardInterrupt):
+            main(["memory", "forget", "--user", "ann"])
     assert b"Zqannxx" in database.read_bytes()
     assert main(["memory", "forget", "--user", "ann"]) == 0
     assert capsys.readouterr().err == "There was nothing to forget but what was begun before; it is gone.\n"
@@ -689,6 +692,34 @@ def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(
 
 
 # --- as a process -----------------------------------------------------------------------------------------------
+
+SCRIPT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["mnemogate"]
+# As installers write it.
+INSTALLED = "import sys; from {} import {} as main; sys.exit(main())".format(*SCRIPT.split(":"))
+
+
+@pytest.mark.parametrize("entry", [("-m", "gateway"), ("-c", INSTALLED)])
+@pytest.mark.parametrize(("handler", "code"), [(signal.SIG_DFL, 130), (signal.SIG_IGN, 7)])
+def test_an_interrupt_while_modules_are_loaded_ends_a_command_quietly(
+    tmp_path: Path, entry: tuple[str, str], handler: signal.Handlers, code: int
+) -> None:
+    """Unless it is ignored from the start, as shells have it in the background of a script."""
+    (tmp_path / "orjson.py").write_text("print('loading', flush=True)\ninput()\nraise SystemExit(7)\n")
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, *entry, "keys", "list"], env=environ, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "loading\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate("\n", PATIENCE_S)
+        assert (child.returncode, said) == (code, "")
 
 
 @contextmanager
