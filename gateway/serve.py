@@ -154,6 +154,8 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         token = None if admin is None else admin.token
         app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
         listen(listener)
+        # An interrupt that came meanwhile ends it here, and not in the middle of what the application starts.
+        await asyncio.sleep(0)
     except BaseException:
         listener.close()
         if store is not None:

@@ -722,6 +722,28 @@ def test_an_interrupt_while_modules_are_loaded_ends_a_command_quietly(
         assert (child.returncode, said) == (code, "")
 
 
+def test_an_interrupt_as_a_gateway_starts_ends_it_quietly(database: Path) -> None:
+    interrupted = """
+import os, signal, sys
+from gateway import __main__, serve
+made = serve.Gateway
+
+def make(*given, **named):
+    os.kill(os.getpid(), signal.SIGINT)
+    return made(*given, **named)
+
+serve.Gateway = make
+sys.exit(__main__.main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", interrupted, "serve", "--port", "0"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr
+    assert not Path(f"{database}-wal").exists()
+
+
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
     """`mnemogate serve` with what it printed and its port."""
