@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,12 @@ class BackgroundModel:
         self._budget = DailyBudget(self.spending, self.now, self.daily_tokens, self.count)
         self._slots = asyncio.Semaphore(self.concurrency)
 
+    def named(self, model: str) -> BackgroundModel:
+        """Returns another model of the same provider. Connections and calls at a time are of both together."""
+        other = copy(self)
+        other.model = model
+        return other
+
     async def ask(
         self,
         project: str,
@@ -146,7 +153,9 @@ class BackgroundModel:
 
 @dataclass(eq=False)
 class BackgroundModels:
-    """The models that are called in the background, each made when it is called first.
+    """The models that are called in the background. Those of one upstream share what the first has made.
+
+    Callers name the models of their agents' summaries, so that a provider for each would be any number of them.
 
     make: a provider for a route, with connections of its own. The other fields: as of each model.
     """
@@ -157,17 +166,17 @@ class BackgroundModels:
     concurrency: int = 2
     daily_tokens: int = 0
     count: CountCall = lambda outcome, tokens: None
-    _made: dict[tuple[str, str], BackgroundModel] = field(default_factory=dict)
+    _made: dict[str, BackgroundModel] = field(default_factory=dict)  # by upstream
 
     def of(self, route: Route) -> BackgroundModel:
         """Returns the model that a route names first. Raises: SettingsError."""
-        key = route.upstream, route.model
-        if key not in self._made:
-            self._made[key] = BackgroundModel(
+        made = self._made.get(route.upstream)
+        if made is None:
+            made = self._made[route.upstream] = BackgroundModel(
                 self.make(route), route.model, self.spending, self.now, self.concurrency, self.daily_tokens,
                 count=self.count,
             )  # fmt: skip
-        return self._made[key]
+        return made.named(route.model)
 
     async def aclose(self) -> None:
         for each in self._made.values():

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adapters.base import ModelReply
+from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
 from adapters.types import Capabilities, Header, ModelRequest
@@ -18,8 +18,9 @@ from gateway.app import Gateway
 from gateway.cli import main
 from gateway.errors import SettingsError
 from gateway.providers import make_providers
-from gateway.run.background.model import BackgroundModel, background_route
+from gateway.run.background.model import BackgroundModel, BackgroundModels, background_route
 from gateway.run.background.worker import JobFailed, Postponed
+from gateway.run.upstream.route import Route
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
 from storage.sql.store import Store
 from tests.stored import open_store
@@ -171,6 +172,24 @@ async def test_only_so_many_at_a_time(world: World) -> None:
     await asyncio.gather(*calls)
     assert slow.most == 2
     assert len(slow.requests) == 5
+
+
+async def test_models_of_one_upstream_share_its_connections_and_its_calls_at_a_time(world: World) -> None:
+    """Callers name the models of their agents' summaries, and could name any number of them."""
+    slow, made = Slow(), list[str]()
+
+    def make(route: Route) -> Provider:
+        made.append(route.upstream)
+        return slow
+
+    models = BackgroundModels(make, world.store.spending, lambda: world.now, concurrency=2)
+    named = [f"m{n}" for n in range(5)]
+    calls = [asyncio.create_task(models.of(Route("up", name)).ask("p", ASK)) for name in named]
+    await slow.entered.wait()
+    slow.gate.set()
+    await asyncio.gather(*calls)
+    assert (made, slow.most) == (["up"], 2)
+    assert sorted(body["model"] for body in slow.bodies) == named
 
 
 async def test_a_model_that_never_answers_is_not_waited_for(world: World) -> None:
