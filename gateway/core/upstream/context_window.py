@@ -6,6 +6,7 @@ words, and a window that is full by its count is not full by ours. Its context c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 # Vocabularies made for other languages take up to about so many tokens for each of ours.
@@ -16,42 +17,67 @@ _STEPS = 16
 _TOLERANCE = 1.05  # chosen: what a chat's template and the form of its tools may add
 _NEARLY_FULL = 0.9  # of the window: before that no correction is worth its price
 
+MOST_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
+
 ModelAt = tuple[str, str]  # upstream, model
+
+
+@dataclass(slots=True)
+class _Learned:
+    """The figures of one model, as replies have told them. reported: in the upstream's tokens.
+
+    scale: tokens by the upstream's count for each of ours. is_guess: the scale is one.
+    """
+
+    reported: int | None = None
+    scale: float | None = None
+    is_guess: bool = False
 
 
 class ContextWindows:
     """Learned from replies, for the life of the process. Its methods take a model as (upstream, name)."""
 
     def __init__(self) -> None:
-        self._reported: dict[ModelAt, int] = {}
-        self._measured: dict[ModelAt, float] = {}  # tokens by the upstream's count for each of ours
-        self._guessed: dict[ModelAt, float] = {}
+        self._learned: dict[ModelAt, _Learned] = {}  # what was learned last stands last
 
     def of(self, at: ModelAt, known: int | None) -> int | None:
         """Returns a model's window in tokens, or None. known: the one of the settings.
 
         It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
         """
-        reported = self._reported.get(at)
-        if reported is None and known is None:
+        learned = self._learned.get(at)
+        if learned is None:
+            return known
+        sizes = [each for each in (learned.reported, known) if each is not None]
+        if not sizes:
             return None
-        found = min(each for each in (reported, known) if each is not None)
-        scale = self._measured.get(at) or self._guessed.get(at)
-        return found if scale is None else int(found / scale)
+        return min(sizes) if learned.scale is None else int(min(sizes) / learned.scale)
 
     def reported(self, at: ModelAt, tokens: int) -> None:
         """Notes the context that an error named, in the upstream's own tokens."""
-        self._reported[at] = tokens
+        self._of(at).reported = tokens
 
     def counted(self, at: ModelAt, ours: int, theirs: int, most: int) -> None:
         """Notes an upstream's count for a prompt of `ours` tokens; `most` tokens would have fitted."""
-        scale = self._measured.get(at, 1.0)
+        learned = self._learned.get(at) or _Learned()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
-        is_guess = at in self._guessed and at not in self._measured
+        scale = 1.0 if learned.is_guess or learned.scale is None else learned.scale
         is_off = theirs > ours * scale * _TOLERANCE and theirs > most * scale * _NEARLY_FULL
-        if is_guess or is_off:
-            self._measured[at] = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
+        if learned.is_guess or is_off:
+            learned = self._of(at)
+            learned.scale = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
+            learned.is_guess = False
 
     def guessed(self, at: ModelAt) -> None:
         """Notes that a prompt cut to a guessed window was taken, after one that fitted by our count was not."""
-        self._guessed[at] = GUESS
+        learned = self._of(at)
+        if learned.scale is None:
+            learned.scale, learned.is_guess = GUESS, True
+
+    def _of(self, at: ModelAt) -> _Learned:
+        """Returns what is known of a model, to be changed."""
+        learned = self._learned.pop(at, None) or _Learned()
+        self._learned[at] = learned
+        if len(self._learned) > MOST_MODELS:
+            del self._learned[next(iter(self._learned))]
+        return learned

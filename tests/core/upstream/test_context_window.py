@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.upstream.context_window import GUESS, ContextWindows
+from gateway.core.upstream.context_window import GUESS, MOST_MODELS, ContextWindows
 
 MODEL = ("up", "m")
 
@@ -45,3 +45,16 @@ def test_a_guess_holds_until_the_upstream_has_counted() -> None:
     assert windows.of(MODEL, 8000) == 8000 / GUESS
     windows.counted(MODEL, ours=1000, theirs=1250, most=4000)
     assert windows.of(MODEL, 8000) == 8000 / 1.25
+
+
+def test_of_models_that_callers_make_up_the_newest_are_known() -> None:
+    """An upstream that serves one model under any name reports its window for each of them."""
+    windows, named = ContextWindows(), [("up", f"m{n}") for n in range(MOST_MODELS + 10)]
+    for at in named:
+        windows.reported(at, 8000)
+        windows.guessed(at)
+        windows.counted(at, ours=1000, theirs=1250, most=4000)
+        windows.reported(named[0], 4000)
+    assert windows.of(named[0], None) == 4000 / 1.25, "it was told of all the time"
+    assert windows.of(named[1], None) is None
+    assert windows.of(named[-1], None) == 8000 / 1.25
