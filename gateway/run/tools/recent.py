@@ -29,6 +29,7 @@ class RecentCalls:
     def __init__(self, hold_s: float = HOLD_S) -> None:
         self._hold_s = hold_s
         self._made: dict[_Key, asyncio.Task[ToolAnswer]] = {}
+        self._ends: dict[_Key, asyncio.TimerHandle] = {}  # of those that have their result
 
     def at(self, place: Hashable) -> CallsAt:
         """Returns the calls of one turn. place: what the turn goes on from, and with what."""
@@ -41,18 +42,21 @@ class RecentCalls:
             task.add_done_callback(lambda done: self._ended(key, done))
             if len(self._made) > MOST:
                 # The oldest goes; whoever waits for it has it still.
-                del self._made[next(iter(self._made))]
+                self._drop(next(iter(self._made)))
         return await asyncio.shield(task)
 
     def _ended(self, key: _Key, task: asyncio.Task[ToolAnswer]) -> None:
+        if self._made.get(key) is not task:
+            return
         if task.cancelled() or task.exception() is not None:
-            self._drop(key, task)
+            self._drop(key)
         else:
-            asyncio.get_running_loop().call_later(self._hold_s, self._drop, key, task)
+            self._ends[key] = asyncio.get_running_loop().call_later(self._hold_s, self._drop, key)
 
-    def _drop(self, key: _Key, task: asyncio.Task[ToolAnswer]) -> None:
-        if self._made.get(key) is task:
-            del self._made[key]
+    def _drop(self, key: _Key) -> None:
+        del self._made[key]
+        if (end := self._ends.pop(key, None)) is not None:
+            end.cancel()  # it holds the key, and with it the arguments
 
 
 @dataclass(slots=True)
