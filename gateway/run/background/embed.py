@@ -44,10 +44,13 @@ TEXT_CHARS = 800
 BATCH = 64
 # Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
 LOCAL_WAIT_MS = 20.0
-# After a failure, or a wait without an answer, no question is embedded for this long.
+# After a failure, or a wait without an answer, no question is embedded for so long; after failures in a row no memory.
 REST_S = 30.0
 # The local embedder is asked again sooner: when it was late, the machine was busy.
 LOCAL_REST_S = 1.0
+# So many jobs have to fail in a row. One among many says nothing: with a rest for each, an embedder that fails one call
+# in fifty would fall behind a busy gateway for ever.
+FAILURES = 2
 # When so many single texts in a row are refused, the texts are not at fault, and the job fails.
 _REFUSALS = 3
 
@@ -99,6 +102,7 @@ class Embedding:
         # Questions, and jobs, do not call the embedder before these times.
         self._no_questions_until = 0.0
         self._no_jobs_until = 0.0
+        self._failures = 0  # of jobs, in a row
         self.schedule = Schedule(
             "embedding", KIND, store.jobs, self._start, every=EVERY, rest_s=settings.idle_s, now=now
         )
@@ -131,7 +135,7 @@ class Embedding:
         rest_s = self._no_jobs_until - self._tick()
         if rest_s > 0:
             # Otherwise the jobs of many memories would fail one after the other, and hold up other work.
-            raise Postponed("the embedder has just failed", rest_s)
+            raise Postponed("the embedder fails", rest_s)
         # Vectors stand in the order of the search index, which therefore comes first.
         while await self._store.recall.index(job.agent):
             pass
@@ -148,8 +152,11 @@ class Embedding:
         except (_RefusedText, Postponed):
             raise
         except JobFailed:
-            self._no_jobs_until = self._tick() + REST_S
+            self._failures += 1
+            if self._failures >= FAILURES:
+                self._no_jobs_until = self._tick() + REST_S
             raise
+        self._failures = 0
         await job.finish(vectors.adding(found, added))
         if await vectors.lacks(job.agent, name):
             # Stale says that the memory is gone.

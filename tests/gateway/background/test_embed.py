@@ -18,7 +18,7 @@ from gateway.errors import SettingsError
 from gateway.providers import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
-from gateway.run.background.embed import _REFUSALS, BATCH, TEXT_CHARS, Embedding
+from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
@@ -313,20 +313,34 @@ def test_one_that_stays_down_leaves_a_dead_letter_and_the_next_turn_tries_again(
     assert made.vectors() == 1
 
 
-def test_after_a_failure_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
-    made.embedder.queue(fail(500))
-    made.world.chat(user="alice").say(TORTOISE)
+def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing(made: Remembering) -> None:
+    made.embedder.queue(*[fail(500)] * FAILURES)
+    for user in ("alice", "bob"):
+        made.world.chat(user=user).say(TORTOISE)
     made.rest(ends=False)
-    made.until(lambda counts: counts[JobState.RETRYING] == 1 and not counts[JobState.RUNNING])
-    for user in ("bob", "carol"):
+    made.until(lambda counts: counts[JobState.RETRYING] == 2 and not counts[JobState.RUNNING])
+    for user in ("carol", "dora"):
         made.world.chat(user=user).say(TORTOISE)
     made.tick -= IDLE_S  # the clock of the machine, by which it rests, stands still meanwhile
-    made.rest(IDLE_S, ends=False)
-    made.until(lambda counts: counts[JobState.RETRYING] == 3 and not counts[JobState.RUNNING])
-    assert made.world.query("SELECT tries FROM jobs ORDER BY id") == [1, 0, 0]
-    assert len(made.asked) == 1
+    made.rest(ends=False)
+    made.until(lambda counts: counts[JobState.RETRYING] == 4 and not counts[JobState.RUNNING])
+    assert made.world.query("SELECT tries FROM jobs ORDER BY id") == [1, 1, 0, 0]
+    assert len(made.asked) == FAILURES
     made.rest(3600)
-    assert made.vectors() == 3
+    assert made.vectors() == 4
+
+
+def test_a_failure_among_many_calls_holds_up_no_other_memory(made: Remembering) -> None:
+    """An embedder that fails one call in fifty would never catch up if all rested for that."""
+    for users in (range(4), range(4, 8)):
+        made.embedder.queue(fail(500))
+        for n in users:
+            made.world.chat(user=f"user{n}").say(TORTOISE)
+        made.rest(ends=False)
+        made.until(lambda counts: not (counts[JobState.PENDING] or counts[JobState.RUNNING]))
+        made.tick -= IDLE_S  # the clock of the machine, by which it would rest, stands still
+    assert made.vectors() == 7
+    assert len(made.asked) == 4 + 5, "the one that failed is tried again"
 
 
 def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: Remembering) -> None:
