@@ -28,7 +28,10 @@ _HEADING: Final = re.compile(r"\A(?:\s*+(?!\[|- |user: |<)[^\n]*\n)+")
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
 _INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
 _SPEAKS: Final = re.compile(r"^send_message$")
-_WORD: Final = re.compile(r"\w+")
+# Chinese, Japanese and Korean are compared sign by sign: they put no blank between words, or hang endings onto them.
+_SIGNS: Final = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+_WORD: Final = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
+_ASKS: Final = ("?", "？", "؟")
 _STOP_WORDS: Final = frozenset(
     _WORD.findall(
         """
@@ -148,7 +151,7 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
 def _known(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
-    if not stems and question.endswith("?"):
+    if not stems and question.endswith(_ASKS):
         return _listed(_lines(messages)[-_SHOWN:])
     # Five letters of a word stand for its forms: "colour" finds "colours".
     scored = [(len(stems & _stems(line)), line) for line in _lines(messages)]
@@ -194,7 +197,7 @@ def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         line
         for line in kept
-        if line and not line.endswith("?") and not _CALL.match(line.removeprefix("user: "))
+        if line and not line.endswith(_ASKS) and not _CALL.match(line.removeprefix("user: "))
     ]
 
 
