@@ -129,13 +129,17 @@ class Embedding:
 
     # -- the job
 
+    @property
+    def rests_s(self) -> float:
+        """The seconds for which jobs are left alone, because the embedder fails; not above 0: none.
+
+        Otherwise the jobs of many memories would fail one after the other, and hold up other work.
+        """
+        return self._no_jobs_until - self._tick()
+
     async def handle(self, job: JobContext) -> None:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
-        rest_s = self._no_jobs_until - self._tick()
-        if rest_s > 0:
-            # Otherwise the jobs of many memories would fail one after the other, and hold up other work.
-            raise Postponed("the embedder fails", rest_s)
         # Vectors stand in the order of the search index, which therefore comes first.
         while await self._store.recall.index(job.agent):
             pass

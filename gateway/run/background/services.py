@@ -77,7 +77,7 @@ class BackgroundServices:
         self._begun = now()
         self.count_attempt = job_metrics.attempts.inc
         self.handlers: dict[str, Handler] = {}
-        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc)
+        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc, rests=self._rests_s)
         self.indexing = Indexing(store)
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
         days = {name: each.retention_days for name, each in settings.projects.items()}
@@ -162,6 +162,9 @@ class BackgroundServices:
         if works and self._batch_worker is not None:
             runs += [self._batch_worker.run(), self._drop_unstarted()]
         return [asyncio.create_task(each) for each in runs]
+
+    def _rests_s(self, kind: str) -> float:
+        return self.embedding.rests_s if self.embedding is not None and kind == EMBED else 0.0
 
     async def _drop_unstarted(self) -> None:
         """Fails the batches that were never accepted whole, since their process died."""

@@ -138,7 +138,8 @@ class Worker:
     """Runs jobs, several at a time. handlers: by kind, filled before `run`; jobs of other kinds are left alone.
 
     count: is given each attempt's kind and outcome. idle: how many of its jobs only wait for others, which may be jobs
-    behind them; these take no room, and whoever changes the number wakes it.
+    behind them; these take no room, and whoever changes the number wakes it. rests: for how many seconds jobs of a kind
+    are left alone, because all of them would wait for the same; not above 0: for none.
     sleep: waits so many seconds of a clock that does not jump. jitter: from 0 to 1.
     """
 
@@ -147,6 +148,7 @@ class Worker:
     limits: WorkerLimits = WorkerLimits()
     count: Callable[[str, str], None] = lambda kind, outcome: None
     idle: Callable[[], int] = lambda: 0
+    rests: Callable[[str], float] = lambda kind: 0.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -169,12 +171,15 @@ class Worker:
 
     async def _start(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
-        kinds = tuple(self.handlers)
         try:
-            while kinds and await self._holds_all() and self._has_room():
-                wait = await self.jobs.due_in(kinds)
+            while await self._holds_all() and self._has_room():
+                rests = {kind: self.rests(kind) for kind in self.handlers}
+                kinds = tuple(kind for kind, rest_s in rests.items() if rest_s <= 0)
+                wait = await self.jobs.due_in(kinds) if kinds else None
                 if wait is None or wait > 0:
-                    return None if wait is None else max(wait, _LEAST_S)
+                    waits = [rest_s for rest_s in rests.values() if rest_s > 0]
+                    waits += [] if wait is None else [wait]
+                    return max(min(waits), _LEAST_S) if waits else None
                 limits, running = self.limits, [each.job.id for each in self._running]
                 job = await self.jobs.claim(
                     kinds, lease_s=limits.lease_s, tries=limits.tries, running=running

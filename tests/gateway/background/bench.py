@@ -58,9 +58,14 @@ class Bench:
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = asyncio.Condition()
 
-    def start(self, handlers: dict[str, Handler], limits: WorkerLimits = LIMITS) -> asyncio.Task[None]:
+    def start(
+        self,
+        handlers: dict[str, Handler],
+        limits: WorkerLimits = LIMITS,
+        rests: Callable[[str], float] = lambda kind: 0.0,
+    ) -> asyncio.Task[None]:
         worker = Worker(
-            self.jobs, handlers, limits, count=self._count, sleep=self.time.sleep, jitter=lambda: 1.0
+            self.jobs, handlers, limits, self._count, rests=rests, sleep=self.time.sleep, jitter=lambda: 1.0
         )
         task = asyncio.create_task(worker.run())
         self._tasks.append(task)

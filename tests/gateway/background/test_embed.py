@@ -56,17 +56,21 @@ class Remembering:
 
     def rest(self, seconds: float = IDLE_S, *, ends: bool = True) -> None:
         """Lets time go by, and whatever is due then come to its end (or to its first failure)."""
+        self.tick += seconds
+        self.fall_due(seconds)
+        busy = (JobState.PENDING, JobState.RUNNING, *([JobState.RETRYING] if ends else []))
+        self.until(lambda counts: not any(counts[state] for state in busy))
+
+    def fall_due(self, seconds: float = IDLE_S) -> None:
+        """Lets time go by, but not on the clock of the machine, by which jobs rest after failures."""
         self.world.settle()
         self.world.clock.sleep(seconds)
-        self.tick += seconds
 
         async def step() -> None:
             await self.embedding.schedule.step()
             self.world.store.jobs.wake()
 
         self.world.gateway.call(step())
-        busy = (JobState.PENDING, JobState.RUNNING, *([JobState.RETRYING] if ends else []))
-        self.until(lambda counts: not any(counts[state] for state in busy))
 
     def until(self, holds: Callable[[Mapping[JobState, int]], bool]) -> None:
         self.world.until_jobs(holds)
@@ -321,10 +325,9 @@ def test_after_failures_in_a_row_the_jobs_of_other_memories_wait_without_failing
     made.until(lambda counts: counts[JobState.RETRYING] == 2 and not counts[JobState.RUNNING])
     for user in ("carol", "dora"):
         made.world.chat(user=user).say(TORTOISE)
-    made.tick -= IDLE_S  # the clock of the machine, by which it rests, stands still meanwhile
-    made.rest(ends=False)
-    made.until(lambda counts: counts[JobState.RETRYING] == 4 and not counts[JobState.RUNNING])
-    assert made.world.query("SELECT tries FROM jobs ORDER BY id") == [1, 1, 0, 0]
+    made.fall_due()
+    made.until(lambda counts: counts[JobState.PENDING] == 2 and not counts[JobState.RUNNING])
+    assert made.world.query("SELECT attempt FROM jobs ORDER BY id") == [1, 1, 0, 0]
     assert len(made.asked) == FAILURES
     made.rest(3600)
     assert made.vectors() == 4
@@ -336,9 +339,8 @@ def test_a_failure_among_many_calls_holds_up_no_other_memory(made: Remembering) 
         made.embedder.queue(fail(500))
         for n in users:
             made.world.chat(user=f"user{n}").say(TORTOISE)
-        made.rest(ends=False)
+        made.fall_due()
         made.until(lambda counts: not (counts[JobState.PENDING] or counts[JobState.RUNNING]))
-        made.tick -= IDLE_S  # the clock of the machine, by which it would rest, stands still
     assert made.vectors() == 7
     assert len(made.asked) == 4 + 5, "the one that failed is tried again"
 

@@ -57,6 +57,30 @@ async def test_a_job_waits_until_it_is_due(bench: Bench) -> None:
     assert bench.outcomes == ["finished"]
 
 
+async def test_a_kind_that_rests_is_left_alone_and_the_others_are_not(bench: Bench) -> None:
+    done: list[str] = []
+
+    def handler(kind: str) -> Handler:
+        async def perform(job: JobContext) -> None:
+            done.append(kind)
+
+        return perform
+
+    until = {"embed": 30.0}
+    handlers = {kind: handler(kind) for kind in ("embed", "learn")}
+    bench.start(handlers, rests=lambda kind: until.get(kind, 0.0) - bench.time.tick)
+    for n in range(10):
+        await bench.jobs.enqueue("embed", 0, str(n))
+    await bench.quiet()
+    assert bench.time.asleep == [30.0]
+    await bench.jobs.enqueue("learn", 0, "k")
+    await bench.settled(1)
+    assert done == ["learn"]
+    bench.time.move(30)
+    await bench.settled(11)
+    assert done == ["learn", *["embed"] * 10]
+
+
 async def test_no_more_run_at_a_time_than_allowed(bench: Bench) -> None:
     gate, running, most = asyncio.Event(), 0, 0
 
