@@ -16,7 +16,7 @@ from typing import Protocol
 import orjson
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
-from adapters.errors import ProviderError, ProviderTooLarge
+from adapters.errors import ProviderError
 from adapters.types import Json, ModelRequest
 from gateway.core.native import Earlier, NativeReader, NativeReply
 from gateway.core.request.chat import ChatRequest
@@ -48,7 +48,8 @@ class NativeRequest(Protocol):
 
     chat: it as a chat completion that takes no tool of ours. path: below the upstream's base URL. previous: the
     upstream's reply that it goes on from, by its id. conversation: the upstream's one that it goes on with. new: the
-    messages of `chat` that it says itself, its instructions aside.
+    messages of `chat` that it says itself, its instructions aside. is_stored: the upstream keeps the reply, so that
+    another request may name it.
     """
 
     @property
@@ -65,6 +66,9 @@ class NativeRequest(Protocol):
 
     @property
     def new(self) -> Sequence[Json]: ...
+
+    @property
+    def is_stored(self) -> bool: ...
 
     def behind(self, earlier: Earlier, scope: Scope) -> NativeRequest:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
@@ -231,10 +235,9 @@ class NativeRun:
                     continue
                 data = b"".join([event.raw for event in batch])
                 left -= len(data)
-                if left < 0:
-                    raise ProviderTooLarge(f"the reply is larger than {self.limits.streamed_bytes} bytes")
-                for event in batch:
-                    reader.take(event)
+                if left >= 0:  # what is longer passes, and counts as never said
+                    for event in batch:
+                        reader.take(event)
                 if reader.is_over and not self._is_saved:
                     await self._save()  # the reply's end leaves when it is on disk
                 await sink.write(data)
@@ -287,6 +290,6 @@ class NativeRun:
         self.pending.add(self.memory.write(self.prompt, outcome), "a turn that was cut", left=self._scope)
 
     def _keep(self, reply: NativeReply) -> None:
-        if reply.said is not None:
-            native = self.native
+        native = self.native
+        if reply.said is not None and native.is_stored:
             self.earlier.keep(self._scope, reply.ids, native.previous, native.new, reply.said)

@@ -61,6 +61,10 @@ class NativeResponse:
     conversation: str | None
     previous: str | None
 
+    @property
+    def is_stored(self) -> bool:
+        return self.json.get("store") is not False
+
     def behind(self, earlier: Earlier, scope: Scope) -> NativeResponse:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
         if self.previous is None and not self.references:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from storage.records import Scope
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
 from tests.doubles.upstream import Gate, StrictUpstream, fail
 from tests.gateway.sdk import World, agent, remember
+from tests.server import QUIET
 
 Json = dict[str, Any]
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
@@ -229,6 +231,25 @@ def test_a_reply_that_is_cut_is_kept_as_far_as_it_came(
     world.settle()
     assert b"Zanzibar lies" in world.data()
     assert b"ocean" not in world.data()
+
+
+def test_a_stream_that_is_too_long_to_be_remembered_passes(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    text = "The story of Miso. " + "And then it slept. " * 300
+    with remember(upstream, tmp_path, limits=replace(QUIET, streamed_bytes=4000)) as world:
+        openai_keeps.outputs.append([said(text)])
+        assert respond(world, input="Tell me a story.", stream=True).output_text == text
+        respond(world, input="And what was the story of Miso?")
+        assert "slept" not in asked(openai_keeps)
+
+
+def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> None:
+    earlier = world.gateway.app.chat._earlier
+    respond(world, input="Hi", store=False)
+    assert len(earlier) == 0
+    respond(world, input="Hi")
+    assert len(earlier) == 2  # the response and its message
 
 
 def test_nothing_is_kept_of_what_the_upstream_refused(
