@@ -68,7 +68,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         OpenAIBatchServer(answer) as server,
-        serving(Path(folder), settings=SETTINGS.format(base_url=server.base_url)) as gateway,
+        serving(Path(folder), settings=SETTINGS.format(base_url=server.base_url), is_new=True) as gateway,
     ):
         agents = []
         for n in range(count):

@@ -14,10 +14,17 @@ from pathlib import Path
 import openai
 
 from tests import stored
+from tests.gateway.forked import ROOT, Forked
 from tests.patience import PATIENCE_S
 from tests.server import Listener
 
-ROOT = Path(__file__).parents[2]
+# What may be run in a copy of a process with the limits of `patient`.
+COPIED = (
+    "tests.gateway.patient",
+    "tests.gateway.agents.kill_process",
+    "tests.gateway.background.batch_process",
+    "tests.gateway.background.job_process",
+)
 
 
 def command(
@@ -55,7 +62,7 @@ def without_file(arguments: Sequence[str]) -> list[str]:
 class Process(Listener):
     """A gateway in a process of its own, whose standard error goes to `log`."""
 
-    child: subprocess.Popen[str]
+    child: subprocess.Popen[str] | Forked
     port: int
     log: Path
 
@@ -77,21 +84,22 @@ def serving(
     settings: str = "",
     module: str = "tests.gateway.patient",
     environ: Mapping[str, str] | None = None,
+    is_new: bool = False,
 ) -> Iterator[Process]:
-    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run."""
+    """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run.
+
+    is_new: never as a copy (`forked`), for tests of what a process has of its own.
+    """
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
-    with (
-        log.open("a") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", module, "serve", "--port", "0", *without_file(arguments)],
-            cwd=where,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as child,
-    ):
+    with started(
+        module,
+        ["serve", "--port", "0", *without_file(arguments)],
+        where,
+        {**place_of(where, arguments), **(environ or {})},
+        log,
+        is_new=is_new,
+    ) as child:
         try:
             assert child.stdout is not None
             said = ""
@@ -104,3 +112,27 @@ def serving(
             yield Process(child, int(found[1]), log)
         finally:
             child.kill()
+
+
+def started(
+    module: str,
+    arguments: Sequence[str],
+    where: Path,
+    environ: Mapping[str, str],
+    log: Path,
+    *,
+    is_new: bool = False,
+) -> subprocess.Popen[str] | Forked:
+    """Runs a module in a process, whose standard error goes to `log`."""
+    whole = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    if module in COPIED and not is_new:
+        return Forked(module, arguments, where, whole, log)
+    with log.open("a") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=where,
+            env=whole,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,7 @@ from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background import job_process
 from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
-from tests.gateway.process import ROOT, place_of
+from tests.gateway.process import place_of, started
 from tests.patience import PATIENCE_S
 from tests.server import Running, serve, settings_for
 from tests.stored import open_store, url_of
@@ -126,12 +123,8 @@ def test_a_kill_loses_no_job_and_repeats_no_journaled_step(tmp_path: Path, where
 def run_until(database: Path, marks: Path, where: str) -> list[str]:
     """The worker's process, killed when it has said that; without it, to its end."""
     said = []
-    with subprocess.Popen(
-        [sys.executable, "-m", job_process.__name__, url_of(database) or str(database), str(marks), where],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as child:
+    arguments = [url_of(database) or str(database), str(marks), where]
+    with started(job_process.__name__, arguments, marks.parent, {}, marks.with_name("log")) as child:
         assert child.stdout is not None
         for line in child.stdout:
             said.append(line.strip())

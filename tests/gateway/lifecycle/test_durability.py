@@ -178,7 +178,13 @@ def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
         for most in (8, 60, *[240] * 6):
             moments = sorted(dice.randint(1, most) for _ in range(FREEZES + 1))
             with serving(
-                tmp_path, "--db", str(database), "--upstream", upstream.base_url, settings=SETTINGS
+                tmp_path,
+                "--db",
+                str(database),
+                "--upstream",
+                upstream.base_url,
+                settings=SETTINGS,
+                is_new=True,
             ) as gateway:
                 assert gateway.ask("GET", "/health/ready").json == {"status": "ok", "store": "ok"}
                 frozen = talk_until(gateway, clients, moments, dice, database)

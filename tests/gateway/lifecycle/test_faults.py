@@ -488,7 +488,7 @@ def test_a_gateway_takes_as_many_connections_as_the_system_allows(
     soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, most - 1), most))
     try:
-        with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url) as gateway:
+        with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url, is_new=True) as gateway:
             assert resource.prlimit(gateway.child.pid, resource.RLIMIT_NOFILE) == (most, most)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))

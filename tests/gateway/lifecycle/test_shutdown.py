@@ -107,7 +107,7 @@ def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
     upstream.queue(*(say(f"Reply {i}", hold_after={1: gate}) for i, gate in enumerate(gates[:2])))
     upstream.queue(*(say(f"Reply {i + 2}", hold_before_headers=gate) for i, gate in enumerate(gates[2:])))
     with (
-        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway,
+        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url, is_new=True) as gateway,
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(gateway.connect()) for _ in gates]
@@ -132,7 +132,7 @@ def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
 def test_a_gateway_under_nohup_outlives_its_terminal(upstream: StrictUpstream, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url) as gateway:
+        with serving(tmp_path, "--db", "m.db", "--upstream", upstream.base_url, is_new=True) as gateway:
             gateway.child.send_signal(signal.SIGHUP)
             assert gateway.ask("GET", "/health/ready").json["status"] == "ok"
     finally:
@@ -145,7 +145,7 @@ def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
     never = Gate()
     upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={1: never}))
     with (
-        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway,
+        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url, is_new=True) as gateway,
         gateway.connect() as whole,
         gateway.connect() as streamed,
     ):

@@ -7,11 +7,9 @@ with World(tmp_path, gateways=2, url=postgres_url) as world:
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,7 +24,8 @@ import orjson
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.kills import Webhook
-from tests.gateway.process import ROOT, Process, command, serving
+from tests.gateway.forked import Forked
+from tests.gateway.process import Process, command, serving, started
 from tests.server import RawClient, RawReply
 
 CHAT = "/v1/chat/completions"
@@ -182,24 +181,17 @@ class Worker:
         folder.mkdir()
         (folder / "mnemogate.toml").write_text(settings)
         self.folder, self.place, self.module = folder, place, module
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[str] | Forked | None = None
 
     def start(self) -> None:
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), **self.place.environ}
-        with (self.folder / "worker.log").open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", self.module, "worker"],
-                cwd=self.folder,
-                env=environ,
-                stdout=log,
-                stderr=log,
-            )
+        log = self.folder / "worker.log"
+        self._child = started(self.module, ["worker"], self.folder, self.place.environ, log)
 
     def kill(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
-            child.wait(PATIENCE_S)
+            with child:
+                child.kill()
 
 
 @dataclass

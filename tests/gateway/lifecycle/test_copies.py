@@ -1,0 +1,51 @@
+"""Processes of the tests that begin as copies of one: they have nothing in common that new ones would not have."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.process import serving
+from tests.test_rooms import OURS, ROOT
+
+# Calls whose result differs from process to process.
+OWN = {"Random", "SystemRandom", "getpid", "monotonic", "perf_counter", "time", "urandom", "uuid4"}
+# What is made by them at an import, and which `forked.make_anew` makes anew.
+KNOWN = {
+    "gateway/run/memory/known.py: random.Random()",
+    "gateway/web/middleware.py: random.Random()",
+    "storage/postgres/connection.py: secrets.token_hex(4)",
+}
+
+
+def test_what_is_made_at_an_import_is_made_anew() -> None:
+    found = {
+        f"{file.relative_to(ROOT)}: {ast.unparse(call)}"
+        for room in OURS
+        for file in (ROOT / room).rglob("*.py")
+        for call in _calls_at_import(ast.parse(file.read_text()))
+        if (name := ast.unparse(call.func)).startswith("secrets.") or name.rpartition(".")[2] in OWN
+    }
+    assert found == KNOWN
+
+
+def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for default in (*child.args.defaults, *child.args.kw_defaults):
+                if default is not None:
+                    yield from _calls_at_import(ast.Expr(default))
+            continue
+        if isinstance(child, ast.Call):
+            yield child
+        yield from _calls_at_import(child)
+
+
+def test_two_copies_give_no_id_twice(upstream: StrictUpstream, tmp_path: Path) -> None:
+    ids = []
+    for _ in range(2):
+        with serving(tmp_path, "--upstream", upstream.base_url) as gateway:
+            ids.append(gateway.ask("GET", "/v1/models").headers["x-request-id"])
+    assert len(set(ids)) == 2
