@@ -85,7 +85,7 @@ def make_cluster(data: Path, settings: str) -> str | None:
     user = None
     if os.geteuid() == 0:  # the server refuses to run as root
         user = "embedded_postgres"
-        # The other half of the tests may just be making it, too.
+        # Other parts of the tests may just be making it, too.
         with Path("/tmp/mnemogate-tests.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             utils.ensure_user_exists(user)
