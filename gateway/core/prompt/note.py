@@ -203,7 +203,7 @@ def choose(
     told = _Told()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    for message, line, folded in _in_turn(candidates, exclude_atoms, shared, noted_lines):
+    for message, line, folded in _lines_to_try(candidates, exclude_atoms, shared, noted_lines):
         if folded in tried:
             continue
         tried.add(folded)
@@ -242,7 +242,7 @@ def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
     return [hit for _, hits in ordered for hit in hits]
 
 
-def _in_turn(
+def _lines_to_try(
     candidates: Sequence[Message], exclude_atoms: Set[Atom], shared: Collection[str], noted: _NotedLines
 ) -> list[tuple[Message, str, str]]:
     """Returns (message, its line without tags of ours, the line folded) as they are to be tried, some of them twice.
