@@ -31,7 +31,7 @@ DATA = {
     "storage.records",
     "storage.value",
 }
-ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors"}
+ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
 STORAGE = {
     "storage.batches",
     "storage.commands",

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import orjson
 
-from adapters.base import MAX_REPLY_BYTES, ModelReply
-from adapters.errors import ProviderError
+from adapters.errors import ProviderTooLarge
+from adapters.sse import EventDecoder
 from adapters.types import Json, ModelRequest
 from gateway.core.native import Earlier, NativeReader, NativeReply
 from gateway.core.request.chat import ChatRequest
@@ -24,16 +25,14 @@ from gateway.core.request.identity import Mode
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.core.turn.upstream_error import is_for_good
 from gateway.core.upstream.policy import Target
-from gateway.errors import MemoryUnavailable
+from gateway.errors import MemoryUnavailable, UpstreamError
 from gateway.run.call import ChatCall
 from gateway.run.memory.prompt import Prompt
 from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone
 from gateway.run.turn import TurnLimits, TurnMemory, ended
-from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
-from gateway.run.upstream.keepalive import BEAT, beating
-from gateway.run.upstream.relay import handed_on
+from gateway.run.upstream.relay import relay
 from storage.errors import StoreError
 from storage.records import Scope
 
@@ -176,10 +175,13 @@ class NativeRun:
     pending: Pending
     limits: TurnLimits
     _reader: NativeReader = field(init=False)
+    _left: int = field(init=False)  # bytes of a stream that are still read; below 0: no more are
+    _decoder: EventDecoder = field(default_factory=EventDecoder)
     _is_saved: bool = False
 
     def __post_init__(self) -> None:
         self._reader = self.native.reader()
+        self._left = self.limits.streamed_bytes
 
     @property
     def _scope(self) -> Scope:
@@ -187,66 +189,43 @@ class NativeRun:
 
     async def run(self) -> None:
         """Answers the client. Raises: UpstreamError and below; MemoryUnavailable; ClientGone."""
+        call = self.call
+        make = partial(native_request, call, self.native, prompt=self.prompt)
         self.pending.began(self._scope)
-        reply: ModelReply | None = None
         try:
-            with self.call.sink.while_here():
-                reply = await self.attempts.send(self._request_for)
-                if reply.is_stream:
-                    await self._pass_stream(reply)
-                else:
-                    await self._pass_whole(reply)
+            send = partial(self.attempts.send, make)
+            await relay(send, call.sink, call.receipt, self.limits.beat_s, reader=self)
+            self._break_off(End.FAILED)  # unless its end has come
         except (ClientGone, asyncio.CancelledError):
             self._break_off(End.CANCELLED)
             raise
-        except ProviderError as error:
+        except UpstreamError:
             self._break_off(End.FAILED)
-            raise translate(error) from error
+            raise
         finally:
             self.pending.ended(self._scope)
-            if reply is not None:
-                await reply.aclose()
 
-    def _request_for(self, target: Target, endpoint: Endpoint) -> Awaitable[ModelRequest]:
-        self.call.receipt.upstream_called()
-        return native_request(self.call, self.native, target, endpoint, self.prompt)
+    async def take(self, data: bytes) -> None:
+        if self._is_saved or self._left < 0:
+            return
+        self._left -= len(data)
+        try:
+            for event in self._decoder.feed(data):
+                self._reader.take(event)
+            if self._left < 0:
+                raise ProviderTooLarge(f"the reply is larger than {self.limits.streamed_bytes} bytes")
+        except ProviderTooLarge as error:
+            self._left = -1
+            _log.warning("a reply is remembered only as far as it was read: %s", error.message)
+        if self._reader.is_over:
+            await self._save()  # the reply's end leaves when it is on disk
 
-    async def _pass_whole(self, reply: ModelReply) -> None:
-        body = await reply.read(MAX_REPLY_BYTES)
-        self.call.receipt.upstream_answered()
-        if 200 <= reply.status < 300:
+    async def take_whole(self, status: int, body: bytes) -> None:
+        if 200 <= status < 300:
             self._reader.take_whole(body)
             await self._save()
         else:
-            self._break_off(End.FAILED, is_refused=is_for_good(reply.status, body))
-        headers = [*handed_on(reply.headers), *self.call.receipt.close()]
-        await self.call.sink.whole(reply.status, headers, body)
-
-    async def _pass_stream(self, reply: ModelReply) -> None:
-        sink, receipt, reader = self.call.sink, self.call.receipt, self._reader
-        left = self.limits.streamed_bytes
-        async with beating(reply.events(), self.limits.beat_s) as batches:
-            async for batch in batches:
-                if not sink.started:
-                    receipt.upstream_answered()
-                    sink.start(reply.status, [*handed_on(reply.headers), *receipt.close()])
-                if batch is BEAT:
-                    await self._beat()
-                    continue
-                data = b"".join([event.raw for event in batch])
-                left -= len(data)
-                if left >= 0:  # what is longer passes, and counts as never said
-                    for event in batch:
-                        reader.take(event)
-                if reader.is_over and not self._is_saved:
-                    await self._save()  # the reply's end leaves when it is on disk
-                await sink.write(data)
-        if not self._is_saved:
-            self._break_off(End.FAILED)
-        await sink.end()
-
-    async def _beat(self) -> None:
-        await self.call.sink.write(BEAT)
+            self._break_off(End.FAILED, is_refused=is_for_good(status, body))
 
     # -- the store
 

@@ -195,7 +195,11 @@ class ResponseReader:
     def take(self, event: Event) -> None:
         if event.data is None or self.is_over:
             return
-        kind = event.name or _object(event.data).get("type")
+        # Some name all of their events "message", as events without a name are called.
+        named = event.name is not None and event.name.startswith("response.")
+        kind = event.name if named else _object(event.data).get("type")
+        if not isinstance(kind, str):
+            return
         if kind in (_DELTA, _ITEM):
             self._came.append(event.data)
         elif kind == _BEGUN:

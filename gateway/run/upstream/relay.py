@@ -1,10 +1,13 @@
-"""The relay of a reply: its bytes are handed on as they arrive. Memory has no part in it."""
+"""The relay of a reply: its bytes are handed on as they arrive.
+
+Memory has no part in it but to read along, which changes no byte and ends no reply.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError
@@ -22,18 +25,28 @@ _OURS: Final = ("access-control-", "x-mnemogate-")
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 
 
+class ReplyReader(Protocol):
+    """Who reads a reply along: each piece before the client has it. Raises: nothing but what ends the reply."""
+
+    async def take(self, data: bytes) -> None:
+        """Reads a piece of an event stream."""
+
+    async def take_whole(self, status: int, body: bytes) -> None: ...
+
+
 async def relay(
     send: Callable[[], Awaitable[ModelReply]],
     sink: Sink,
     receipt: Receipt,
     beat_s: float,
     json_bytes: int | None = None,
+    reader: ReplyReader | None = None,
 ) -> None:
     """Answers `sink` with the upstream's reply.
 
     send: asks for it; called only if the client is still there. beat_s: a comment goes into an event stream after so
     much silence; 0: never. json_bytes: of the bodies that are no event stream only JSON is held until it is whole, and
-    no more than this of it; None: every body is held.
+    no more than this of it; None: every body is held, as it has to be for a reader.
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None
@@ -42,9 +55,13 @@ async def relay(
             receipt.upstream_called()
             reply = await send()
             if reply.is_stream or json_bytes is not None:
-                await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0)
+                await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0, reader)
             else:
-                await _whole(reply, await reply.read(MAX_REPLY_BYTES), sink, receipt)
+                body = await reply.read(MAX_REPLY_BYTES)
+                receipt.upstream_answered()
+                if reader is not None:
+                    await reader.take_whole(reply.status, body)
+                await _whole(reply, body, sink, receipt)
     except ProviderError as error:
         raise translate(error) from error
     finally:
@@ -52,7 +69,14 @@ async def relay(
             await reply.aclose()
 
 
-async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: float, json_bytes: int) -> None:
+async def _hand_on(
+    reply: ModelReply,
+    sink: Sink,
+    receipt: Receipt,
+    beat_s: float,
+    json_bytes: int,
+    reader: ReplyReader | None,
+) -> None:
     """Writes a reply to `sink` as it arrives.
 
     json_bytes: JSON that is no larger than this is sent only when it is whole, so that one that breaks in its middle is
@@ -68,6 +92,7 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
             if size > json_bytes:
                 break
         if 0 < size <= json_bytes:
+            receipt.upstream_answered()
             await _whole(reply, b"".join(held), sink, receipt)
             return
         # Too large to hold: from here on it goes as it comes. Or there is nothing, to a HEAD with the length of a GET.
@@ -82,6 +107,8 @@ async def _hand_on(reply: ModelReply, sink: Sink, receipt: Receipt, beat_s: floa
             # The common chunk ends with its event, and is passed on without a search.
             if reply.is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
                 chunk, rest = _split_events(rest + chunk)
+            if reader is not None and chunk is not BEAT:
+                await reader.take(chunk)
             await sink.write(chunk)
     if not sink.started:
         _start(reply, sink, receipt)
@@ -99,7 +126,6 @@ def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
 
 
 def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
-    receipt.upstream_answered()
     return sink.whole(reply.status, [*handed_on(reply.headers), *receipt.close()], body)
 
 

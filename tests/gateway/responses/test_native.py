@@ -16,7 +16,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
-from tests.doubles.upstream import Gate, StrictUpstream, fail
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
 from tests.gateway.sdk import World, agent, remember
 from tests.server import QUIET
 
@@ -310,6 +310,66 @@ def test_without_memory_not_a_byte_changes(world: World, upstream: StrictUpstrea
     reply = world.gateway.ask("POST", "/v1/responses", body, headers)
     assert upstream.last.body == body
     assert reply.headers["x-mnemogate-memory"] == "off"
+
+
+STREAM = [
+    b'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_1"}}\n\n',
+    b"event: response.output_text.delta\ndata: "
+    b'{"type":"response.output_text.delta","output_index":0,"delta":"Zanzibar"}\n\n',
+    b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"resp_1","output":'
+    b'[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"Zanzibar"}]}]}}\n\n',
+]
+ODD = b'data: {"type":[]}\n\ndata: 7\n\ndata: {"type":"response.output_text.delta","output_index":[]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("pieces", "is_kept"),
+    [
+        (STREAM, True),
+        ([piece.replace(b"\n", b"\r\n") for piece in STREAM], True),
+        ([piece.replace(b"\n", b"\r") for piece in STREAM], True),
+        ([piece[piece.index(b"data:") :] for piece in STREAM], True),  # no names
+        ([b"event: message\n" + piece[piece.index(b"data:") :] for piece in STREAM], True),
+        ([b": hello\n\n", b"id: 7\nretry: 3\n" + STREAM[0], *STREAM[1:], b"data: [DONE]\n\n"], True),
+        ([*STREAM[:2], ODD, STREAM[2]], True),
+        ([*STREAM, *STREAM], True),
+        (STREAM[:2], True),
+        ([*STREAM[:2], STREAM[2][:40]], True),  # cut within an event
+        ([*STREAM[:2], STREAM[2][:-1]], True),
+        ([b'data: {"type":"error","message":"It broke."}\n\n'] * 2, False),
+        ([STREAM[0], b'data: {"type":"error","message":"It broke."}\n\n'], False),
+        ([], False),
+    ],
+)
+def test_a_stream_passes_byte_by_byte_whatever_it_is(
+    world: World, upstream: StrictUpstream, pieces: list[bytes], is_kept: bool
+) -> None:
+    body = orjson.dumps({"model": "m", "user": "alice", "input": "Where?", "stream": True})
+    found = []
+    for mode in ("off", "on"):
+        upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=pieces))
+        reply = world.gateway.ask("POST", "/v1/responses", body, {"x-mnemogate-memory": mode})
+        assert reply.headers["x-mnemogate-memory"] == mode
+        found.append((reply.status, reply.body))
+    assert found[0] == found[1]
+    assert (b"Zanzibar" in world.data()) == is_kept
+
+
+@pytest.mark.parametrize(("most_in_an_event", "most"), [(2000, 9000), (9000, 4000)])
+def test_what_is_too_large_to_be_read_along_passes(
+    upstream: StrictUpstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most_in_an_event: int,
+    most: int,
+) -> None:
+    monkeypatch.setattr("adapters.sse.MAX_EVENT_BYTES", most_in_an_event)
+    large = [*STREAM[:2], b'data: {"type":"an.image","data":"%b"}\n\n' % (b"A" * 5000), STREAM[2]]
+    body = orjson.dumps({"model": "m", "user": "alice", "input": "Where?", "stream": True})
+    with remember(upstream, tmp_path, limits=replace(QUIET, streamed_bytes=most)) as world:
+        upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=large))
+        assert world.gateway.ask("POST", "/v1/responses", body).body == b"".join(large)
+        assert b"Zanzibar" in world.data()  # as far as it was read
 
 
 def test_a_store_that_fails_takes_memory_away_and_not_the_answer(
