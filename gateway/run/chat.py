@@ -57,6 +57,7 @@ from gateway.run.sink import Sink
 from gateway.run.tools.agent import alone_of, asides_of
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
+from gateway.run.upstream.forward import with_body_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
@@ -218,7 +219,7 @@ class Chat:
                     param="x-mnemogate-history",
                 )
             spec = replace(spec, history="client")
-        passes = Passes(forwardable(headers), credential)
+        passes = Passes(with_body_headers(headers), credential)
         call = ChatCall(request, passes, identity, spec, route, MakesUnseen(), sink, receipt, is_native=True)
         attempts = self.failover.at_first_key(route, sink, receipt)
         # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.

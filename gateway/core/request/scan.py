@@ -89,17 +89,18 @@ class Layout:
 
     places: three of each element of the last `messages`, if that is an array: where it begins, where its text does, and
     where it ends; the second is 0 unless it is a role and a short text alone. outline: scanned when it is asked for,
-    since an edit within messages needs none.
+    since an edit within messages needs none. listed: the member that has the messages.
     """
 
     body: bytes
     places: array[int]
+    listed: str = "messages"
     _outline: Outline | None = field(default=None, repr=False, compare=False)
 
     @property
     def outline(self) -> Outline:
         if self._outline is None:
-            self._outline = _outline(self.body, self.places)
+            self._outline = _outline(self.body, self.places, self.listed)
         return self._outline
 
     @property
@@ -133,30 +134,31 @@ class Layout:
         return None if member is None else member[2:]
 
 
-def scan(body: bytes, known: Sequence[int] = ()) -> Layout:
+def scan(body: bytes, known: Sequence[int] = (), listed: str = "messages") -> Layout:
     """Returns the layout of a body that was parsed before.
 
     known: the places of the first messages, in a body that has one `messages`. They are not scanned again.
+    listed: the member that has the messages, whose name is another one in other dialects.
     Raises: ValueError when the body is not a JSON object; most other defects are not noticed.
     """
     places = array("I", known)
     if not known:
-        return Layout(body, places, _outline(body, places))
+        return Layout(body, places, listed, _outline(body, places, listed))
     try:
         _elements(body, places[-1], places)
     except IndexError as error:
         raise ValueError("the JSON ends too early") from error
-    return Layout(body, places)
+    return Layout(body, places, listed)
 
 
-def _outline(body: bytes, places: array[int]) -> Outline:
+def _outline(body: bytes, places: array[int], listed: str) -> Outline:
     """Returns the outline of a body. places: to be filled with those of the messages; known ones are passed over."""
     members: list[Member] = []
     try:
         start = _skip(_GAP, body, 0)
         if body[start : start + 1] != b"{":
             raise ValueError("the body is not a JSON object")
-        end = _members(body, start + 1, members, places)
+        end = _members(body, start + 1, members, places, listed)
     except IndexError as error:
         raise ValueError("the JSON ends too early") from error
     return Outline(start, end, members, {member[0]: member for member in members})
@@ -175,10 +177,12 @@ def first_of(body: bytes, start: int) -> int:
     return _skip(_GAP, body, start + 1)
 
 
-def _members(body: bytes, at: int, members: list[Member], places: array[int] | None = None) -> int:
+def _members(
+    body: bytes, at: int, members: list[Member], places: array[int] | None = None, listed: str = "messages"
+) -> int:
     """Adds the members of the object that is open at `at`; returns where it ends.
 
-    places: to be filled with those of the elements of `messages`; of the last one, if it is repeated. It begins with
+    places: to be filled with those of the elements of `listed`; of the last one, if it is repeated. It begins with
     those that are known.
     """
     is_repeated = False
@@ -188,7 +192,7 @@ def _members(body: bytes, at: int, members: list[Member], places: array[int] | N
         if match is not None:
             key, key_start = match[1].decode(), match.start(1) - 1
             at, end = match.span(2)
-            if end > at and key != "messages":
+            if end > at and key != listed:
                 members.append((key, key_start, at, end))
                 at = end
                 continue
@@ -199,7 +203,7 @@ def _members(body: bytes, at: int, members: list[Member], places: array[int] | N
             at = _string_end(body, key_start)
             key = orjson.loads(body[key_start:at])
             at = _skip(_COLON, body, at)
-        if places is not None and key == "messages":
+        if places is not None and key == listed:
             if is_repeated:
                 del places[:]
             is_repeated = True

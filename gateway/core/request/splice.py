@@ -36,8 +36,10 @@ class Splice:
     replaced or dropped cannot be edited inside (ValueError), nor a member that is set or dropped as a whole.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, text_kind: str = "text") -> None:
+        """text_kind: the type of a part that is text; other dialects have other names."""
         self._layout = layout
+        self._text_kind = text_kind
         self._body = layout.body
         self._members: dict[str, bytes | None] = {}
         self._before: dict[int, list[bytes]] = {}
@@ -54,6 +56,14 @@ class Splice:
     def set_member(self, key: str, value: bytes) -> None:
         """Replaces the value where it stands, or adds the member at the end. Of a repeated key one stays."""
         self._members[key] = value
+
+    def put_around(self, key: str, before: str = "", behind: str = "") -> None:
+        """Puts texts around a member that is a string."""
+        span = self._layout.span(key)
+        if span is None or self._body[span[0]] != QUOTE:
+            raise ValueError(f"`{key}` is no string")
+        self._texts.append((span[0] + 1, span[0] + 1, _escape(before)))
+        self._texts.append((span[1] - 1, span[1] - 1, _escape(behind)))
 
     def drop_member(self, key: str) -> None:
         self._members[key] = None
@@ -172,7 +182,7 @@ class Splice:
             start, end = content
             # A comma stands between a new part and the client's, and none where the client's list is empty.
             empty = not self._body[start + 1 : end - 1].strip()
-            front, back = (b",".join(map(_text_part, texts)) for texts in (parts, appended))
+            front, back = (b",".join(map(self._text_part, texts)) for texts in (parts, appended))
             if empty:
                 edits.append((start + 1, start + 1, b",".join(filter(None, (front, back)))))
                 return
@@ -188,7 +198,7 @@ class Splice:
         else:
             # The content is null or missing: the text becomes the content.
             text = "\n\n".join(filter(None, ("".join(parts), *appended)))
-            value = b'"' + _escape(text) + b'"'
+            value = as_string(text)
             if content is not None:
                 edits.append((*content, value))
                 return
@@ -205,7 +215,10 @@ class Splice:
         kind, text = values.get("type"), values.get("text")
         if kind is None or text is None or self._body[text.start] != QUOTE:
             return 0
-        return text.start + 1 if orjson.loads(self._body[kind]) == "text" else 0
+        return text.start + 1 if orjson.loads(self._body[kind]) == self._text_kind else 0
+
+    def _text_part(self, text: str) -> bytes:
+        return dump({"type": self._text_kind, "text": _clean(text)})
 
     def _value(self, index: int, key: str) -> Span | None:
         for name, _, value, end in reversed(self._open(index)[0]):
@@ -309,16 +322,17 @@ def _edit_items(
 # writing
 
 
+def as_string(text: str) -> bytes:
+    """Returns the text as a JSON string, whatever is in it."""
+    return b'"' + _escape(text) + b'"'
+
+
 def _escape(text: str) -> bytes:
     """Returns the text as it stands between the quotes of a JSON string."""
     if text.isascii():
         return orjson.dumps(text)[1:-1]
     # A copy is escaped: orjson leaves its UTF-8 with a text, and notes are kept for long.
     return orjson.dumps(_clean((text + " ")[:-1]))[1:-1]
-
-
-def _text_part(text: str) -> bytes:
-    return dump({"type": "text", "text": _clean(text)})
 
 
 def _clean(text: str) -> str:

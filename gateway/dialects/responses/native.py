@@ -16,8 +16,8 @@ from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
 from gateway.core.native import Earlier, NativeReply
 from gateway.core.request.chat import ChatRequest, Reference
-from gateway.core.request.scan import scan
-from gateway.core.request.splice import Splice
+from gateway.core.request.scan import Layout, scan
+from gateway.core.request.splice import Splice, as_string
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.stream import join_messages
 from gateway.dialects.chat.parse import parse as parse_chat
@@ -43,7 +43,7 @@ _ENDS: Final = {
 
 @frozen
 class NativeResponse:
-    """One request. raw, json: its body. path: below the upstream's base URL, with the query.
+    """One request. layout, json: its body. path: below the upstream's base URL, with the query.
 
     chat: it as a chat completion that takes no tool of ours. new: its messages that are of the input.
     places: by message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of the
@@ -51,7 +51,7 @@ class NativeResponse:
     conversation: the one at OpenAI that it goes on with. previous: the response that it goes on from.
     """
 
-    raw: bytes
+    layout: Layout
     json: Json
     path: str
     chat: ChatRequest
@@ -87,20 +87,20 @@ class NativeResponse:
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: the client's own bytes but for what memory adds."""
-        splice = Splice(scan(self.raw))
+        splice = Splice(self.layout, "input_text")
         if model != self.chat.model:
             splice.set_member("model", orjson.dumps(model))
-        if system:
-            own = self.json.get("instructions")
-            splice.set_member("instructions", orjson.dumps(f"{own}\n\n{system}" if own else system))
-        items = self.json["input"]
-        put = {self.places[index]: note for index, note in (notes or {}).items() if note}
-        if isinstance(items, str):
-            told: Any = put.get(0, "") + items
-        else:
-            told = [_prefixed(item, put[at]) if at in put else item for at, item in enumerate(items)]
-        if told != items:
-            splice.set_member("input", orjson.dumps(told))
+        if system and self.json.get("instructions"):
+            splice.put_around("instructions", behind=f"\n\n{system}")
+        elif system:
+            splice.set_member("instructions", as_string(system))
+        is_text = isinstance(self.json["input"], str)
+        for index, note in (notes or {}).items():
+            if note and self.places[index] >= 0:
+                if is_text:
+                    splice.put_around("input", before=note)
+                else:
+                    splice.prefix_text(self.places[index], note)
         return splice.render()
 
     def reader(self) -> ResponseReader:
@@ -123,7 +123,10 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     items, instructions = json.get("input"), optional(json, "instructions", str)
     if not isinstance(items, str | list) or any(json.get(key) for key in _ELSEWHERE):
         return None
-    if (len(items) > max_messages and isinstance(items, list)) or scan(body).duplicates:
+    if len(items) > max_messages and isinstance(items, list):
+        return None
+    layout = scan(body, listed="input")
+    if layout.duplicates:
         return None
     check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
@@ -144,7 +147,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     places = [*[-1] * len(head), *told.places]
     return NativeResponse(
-        body,
+        layout,
         json,
         path,
         request,
@@ -167,19 +170,6 @@ def _functions(tools: Any) -> list[Json]:
         for tool in found
         if tool.get("type") == "function" and isinstance(tool.get("name"), str)
     ]
-
-
-def _prefixed(item: Json, note: str) -> Json:
-    content = item.get("content")
-    if isinstance(content, str):
-        return {**item, "content": note + content}
-    parts = list(content or ())
-    first = parts[0] if parts else {}
-    if first.get("type") == "input_text":
-        parts[0] = {**first, "text": note + first["text"]}
-    else:
-        parts.insert(0, {"type": "input_text", "text": note})
-    return {**item, "content": parts}
 
 
 class ResponseReader:

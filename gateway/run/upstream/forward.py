@@ -14,7 +14,7 @@ from itertools import count
 from typing import Final, Protocol
 
 from adapters.base import Provider
-from adapters.types import ModelRequest
+from adapters.types import Header, ModelRequest
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import asks_agent
 from gateway.core.upstream.policy import Target
@@ -49,6 +49,14 @@ _LISTS: Final = (
 _KEPT: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
 # Paths whose bodies name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
+
+
+def with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the caller's headers that go upstream with a body that is the caller's own."""
+    described = [
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _BODY_HEADERS
+    ]
+    return (*forwardable(headers), *described)
 
 
 class WholeBody(Protocol):
@@ -95,16 +103,11 @@ class Outgoing:
 
     async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
         """Returns the request for one target. upstream: the one that the caller asked for."""
-        described = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self.headers
-            if name in _BODY_HEADERS
-        ]
         if self.upload is not None:
             self.upload.put(target.model)
         return ModelRequest(
             b"" if self.named is None else self.named.with_model(target.model),
-            (*forwardable(self.headers), *described),
+            with_body_headers(self.headers),
             self.credential if target.gets_credential(upstream) else None,
             self.path,
             self.method,

@@ -91,16 +91,22 @@ def test_memory_blocks_stand_behind_the_instructions(
 
 def test_nothing_else_of_a_request_changes(world: World, upstream: StrictUpstream) -> None:
     respond(world, input="My cat is called Miso.")
-    body = (
-        b'{"temperature":1.0, "user": "alice",\n "metadata":{"n":"caf\\u00e9"},"tools":[{"type":"web_search"}],'
-        b'"model":"m","input":"Which cat?" ,"seed_like":12345678901234567890123}'
-    )
-    world.gateway.ask("POST", "/v1/responses", body)
-    sent = upstream.last.body
-    before, after = body.split(b'"Which cat?"')
-    assert sent.startswith(before)
-    assert sent.endswith(b'Which cat?"' + after)
-    assert b"Miso" in sent
+    item = b'{"x":12345678901234567890123,"type":"message", "content":[ {"text":"caf\\u00e9?","type":"input_text"}],'
+    item += b'"role":"user","y":1.0}'
+    for asks in (b'"Which caf\\u00e9 cat?"', b"[ " + item.replace(b"caf", b"cat caf") + b"]"):
+        body = (
+            b'{"temperature":1.0, "user": "alice",\n "instructions":"\\u0041lways", "metadata":{"n":"caf\\u00e9"},'
+            b'"tools":[{"type":"web_search"}],"model":"m","input":%b ,"seed_like":12345678901234567890123}'
+            % asks
+        )
+        kind = {"content-type": "application/json; charset=utf-8"}
+        world.gateway.ask("POST", "/v1/responses", body, kind)
+        sent = upstream.last.body
+        before, after = body.split(b"Which caf" if b"Which" in asks else b"cat caf")
+        assert sent.startswith(before)
+        assert sent.endswith(after)
+        assert b"Miso" in sent
+        assert upstream.last.headers["content-type"] == kind["content-type"]
 
 
 @both_ways
