@@ -308,6 +308,15 @@ async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> l
     return [tuple(row) for row in found]
 
 
+async def keeps_emptied_rows(store: Store) -> bool:
+    """Whether texts of runs or definitions that are nobody's any more have left their rows. Over SQLite they do.
+
+    A deleted row makes SQLite deal out its neighbours anew (storage/sql/forget.sql).
+    """
+    emptied = "SELECT 1 FROM run_texts WHERE agent = 0 UNION ALL SELECT 1 FROM definition_texts WHERE length(body) = 0"
+    return bool(await rows(store, emptied))
+
+
 async def save_passage(
     store: Store, agent: int, text: str, *, at: float, sources: Sequence[int] = ()
 ) -> Passage:

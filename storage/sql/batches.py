@@ -57,7 +57,6 @@ from storage.value import changed
 SQL = load("batches.sql")
 GONE = "the memory of this item is gone"
 
-_EMPTY = b""
 _BEGIN_SEQ = 0
 _PAGE = 100
 
@@ -309,7 +308,7 @@ class Batches(Group):
         for item in items:
             if item.run is not None:
                 await end_run(connection, item.run.agent, item.run.id, state, stop, at)
-                await connection.run(SQL["texts_empty"], (item.run.agent, item.run.id, _EMPTY))
+                await connection.run(SQL["texts_empty"], (item.run.agent, item.run.id))
             await connection.run(SQL["close"], (item.id,))
         return len(items)
 
@@ -400,7 +399,7 @@ async def _end(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> 
         await add_step(connection, step)
         await connection.run(SQL["steps_of"], (end.rounds, run.id, agent))
     await end_run(connection, agent, run.id, end.state, end.stop, end.now)
-    await connection.run(SQL["texts_empty"], (agent, run.id, _EMPTY))
+    await connection.run(SQL["texts_empty"], (agent, run.id))
     await add_words(connection, agent, run.id, end.words)
 
 

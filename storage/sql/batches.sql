@@ -106,9 +106,12 @@ SELECT {item} WHERE i.batch = ?1 AND i.part >= 0
 AND NOT EXISTS (SELECT 1 FROM run_texts x WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
 ORDER BY i.run LIMIT ?2
 
--- name: texts_empty
+-- name: texts_empty (sqlite)
 -- Empties what an item held until its end; the words of its error stay.
-UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
+UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
+
+-- name: texts_empty (postgres)
+DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
 -- name: text_append
 -- Adds a part of an item behind those of its kind: a row of words is never written over by a longer one.

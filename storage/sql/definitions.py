@@ -22,7 +22,6 @@ from storage.sql.words import part_of
 
 SQL = load("definitions.sql")
 
-_EMPTY = b""
 # The kinds of which a project has each name once.
 _CALLED = {
     DefinitionKind.TOOL: "a tool",
@@ -94,7 +93,7 @@ async def change_definition(
         raise Overtaken(
             f"the {found.kind} {found.uid!r} is at version {now.version}, not {found.version}: it was changed since"
         )
-    await connection.run(SQL["texts_empty"], (found.id, text, _EMPTY))
+    await connection.run(SQL["texts_empty"], (found.id, text))
     return await get_definition(connection, found.id)
 
 
@@ -118,7 +117,7 @@ async def put_definition(
 
 async def remove_definition(connection: Connection, id: int) -> None:
     """Deletes a definition with its texts."""
-    await connection.run(SQL["texts_drop"], (id, _EMPTY))
+    await connection.run(SQL["texts_drop"], (id,))
     await connection.run(SQL["delete"], (id,))
 
 

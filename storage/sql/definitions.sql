@@ -53,13 +53,19 @@ UPDATE definitions SET current = ? WHERE id = ?
 -- Makes it the present one by compare-and-set. No row touched: somebody else has changed the definition since.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
--- name: texts_empty
+-- name: texts_empty (sqlite)
 -- Empties the texts of a definition but one.
-UPDATE definition_texts SET body = ?3 WHERE definition = ?1 AND id <> ?2 AND length(body) > 0
+UPDATE definition_texts SET body = x'' WHERE definition = ?1 AND id <> ?2 AND length(body) > 0
 
--- name: texts_drop
+-- name: texts_empty (postgres)
+DELETE FROM definition_texts WHERE definition = ?1 AND id <> ?2
+
+-- name: texts_drop (sqlite)
 -- Empties all texts of a definition, which are nobody's from now on.
-UPDATE definition_texts SET body = ?2, definition = 0 WHERE definition = ?1
+UPDATE definition_texts SET body = x'', definition = 0 WHERE definition = ?1
+
+-- name: texts_drop (postgres)
+DELETE FROM definition_texts WHERE definition = ?1
 
 -- name: delete
 -- Deletes a definition. Its name is all that was in the row.

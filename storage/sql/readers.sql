@@ -85,9 +85,12 @@ SELECT id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 AND state <> 'f
 -- Finds its run.
 SELECT id FROM runs WHERE conversation = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1
 
--- name: reading_texts
+-- name: reading_texts (sqlite)
 -- Empties what they hold beside their exchanges.
-UPDATE run_texts SET agent = 0, run = 0, data = ?4 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
+UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
+
+-- name: reading_texts (postgres)
+DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: reading_done
 -- Takes its name from a conversation whose words are gone.

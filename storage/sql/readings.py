@@ -18,7 +18,6 @@ from storage.sql.vectors import forget_indexed
 # Below this are all names that begin with READING.
 _END = READING[:-1] + chr(ord(READING[-1]) + 1)
 _KEPT = ("request", "call", "result", "event")
-_EMPTY = b""
 
 
 async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run | None:
@@ -71,5 +70,5 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
         await exchanges.update_exchange(connection, sleeper, exchanges.emptied(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
         for kind in _KEPT:
-            await connection.run(SQL["reading_texts"], (sleeper, run, kind, _EMPTY))
+            await connection.run(SQL["reading_texts"], (sleeper, run, kind))
     await connection.run(SQL["reading_done"], (conversation, sleeper))

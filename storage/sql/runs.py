@@ -26,7 +26,6 @@ from storage.value import frozen
 
 SQL = load("runs.sql")
 
-_EMPTY = b""
 # Of the words of an error: some upstreams repeat the whole request in theirs.
 _MOST_WORDS = 4_000
 
@@ -190,7 +189,10 @@ async def erase_texts(connection: Connection, agent: int, after: int, limit: int
     """
     rows = await connection.rows(SQL["texts_of"], (agent, after, limit))
     for id, is_call in rows:
-        await connection.run(SQL["call_empty" if is_call else "text_erase"], (id, agent, b"{}"))
+        if is_call:
+            await connection.run(SQL["call_empty"], (id, agent, b"{}"))
+        else:
+            await connection.run(SQL["text_erase"], (id, agent))
     return rows[-1][0] if len(rows) == limit else None
 
 
@@ -251,7 +253,7 @@ class Runs(Group):
         for agent in sorted({agent for _, agent in rows}):
             await connection.lock(agent)
         for run, agent in rows:
-            await connection.run(SQL["texts_drop"], (agent, run, _EMPTY))
+            await connection.run(SQL["texts_drop"], (agent, run))
         return len(rows)
 
     @reads

@@ -244,11 +244,18 @@ SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x
 WHERE x.agent <> 0 AND x.kind <> 'words' AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 
--- name: texts_drop
--- Empties what a run that has ended holds, but results that wait.
-UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words' AND NOT (
+-- piece: not_needed
+-- The condition on what a run that has ended holds: results that wait, and the words of its error, are needed.
+agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words' AND NOT (
     kind = 'result' AND EXISTS (
         SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
+
+-- name: texts_drop (sqlite)
+-- Empties what is not needed of a run.
+UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE {not_needed}
+
+-- name: texts_drop (postgres)
+DELETE FROM run_texts WHERE {not_needed}
 
 -- name: texts_of
 -- Finds what runs hold beside their exchanges, and says which of it are calls. A run that has not ended keeps its request.
@@ -257,9 +264,12 @@ WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND (x.
     SELECT 1 FROM runs r WHERE r.id = x.run AND r.agent = x.agent AND r.state IN ('created', 'running')))
 ORDER BY x.id LIMIT ?3
 
--- name: text_erase
+-- name: text_erase (sqlite)
 -- Empties one, which is nobody's from now on.
-UPDATE run_texts SET agent = 0, run = 0, data = ?3 WHERE id = ?1 AND agent = ?2
+UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id = ?1 AND agent = ?2
+
+-- name: text_erase (postgres)
+DELETE FROM run_texts WHERE id = ?1 AND agent = ?2
 
 -- name: call_empty
 -- Empties a call: that it was made stays.

@@ -21,7 +21,7 @@ from storage.records import Run, RunState, Scope
 from storage.sql.agents import create_agent
 from storage.sql.batches import _origin, _width
 from storage.sql.store import Store
-from tests.stored import start_run
+from tests.stored import keeps_emptied_rows, start_run
 
 
 async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
@@ -68,6 +68,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
     item = (await store.batches.items(half.id))[0]
     assert item.run is not None
     assert await store.batches.texts(item.run.agent, item.run.id, "request") == []
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
 async def test_one_that_has_a_job_goes_on(store: Store) -> None:

@@ -15,7 +15,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, make_agent
 from tests.storage.conftest import Holds
-from tests.stored import Speaker, put_run, rows
+from tests.stored import Speaker, keeps_emptied_rows, put_run, rows
 
 HUMAN = Block(0, "human", "Who", "Unknown.", 100)
 TOOL = DefinitionKind.TOOL
@@ -33,8 +33,10 @@ async def test_a_definition_changes_by_version_and_keeps_its_newest_text_alone(
     assert (now.version, now.created, now.updated) == (2, 1.0, 2.0)
     await store.database.sweep(1000)
     assert not holds(b"zqoldx")
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert holds(now.body["source"].encode())
     await store.database.write(lambda c: remove_definition(c, now.id))
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     await store.database.sweep(1000)
     assert not holds(now.body["source"].encode())
     with pytest.raises(NotFound):

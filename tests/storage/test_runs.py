@@ -17,7 +17,7 @@ from storage.sql.runs import add_step, replace_text
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
-from tests.stored import Speaker, put_run, rows, start_run
+from tests.stored import Speaker, keeps_emptied_rows, put_run, rows, start_run
 
 CALLS = {"call_1": "approval", "call_2": "client"}
 
@@ -294,6 +294,7 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     assert [x.data for x in await store.runs.texts(waits.agent, waits.id, "result")] == [b"needed"]
     assert await store.runs.texts(waits.agent, waits.id, "event") == ()
     assert await store.runs.last_step(waits.agent, waits.id) == step
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
 async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
@@ -324,5 +325,6 @@ async def test_why_a_run_failed_stays_until_something_is_forgotten(
     begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
     await store.forgetting.run(begun)
     assert await store.runs.words([run.id]) == {}
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     await store.database.sweep(1000)
     assert not holds(b"zqerrorx")

@@ -232,6 +232,10 @@ def test_the_words_that_it_read_are_emptied_and_the_counts_stay(world: SleepWorl
     steps = list(client.runs.steps.list(run.id))
     assert (len(steps), all(step.completion_tokens for step in steps)) == (2, True)
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
+    left = world.query("SELECT count(*) FROM run_texts")
+    assert (left == [0]) is world.letta.world.store.database.is_shared, (
+        "SQLite keeps rows that it has emptied"
+    )
     assert [
         row for row in world.query("SELECT input FROM exchanges") if row and b"not the assistant" in row
     ] == []
