@@ -49,7 +49,7 @@ from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
-from gateway.run.memory.turns import with_references
+from gateway.run.memory.turns import paths_to, with_references
 from gateway.run.native import EarlierReplies, NativeRequest, NativeRun, native_request
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
@@ -62,6 +62,7 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.errors import StoreError
+from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
@@ -205,7 +206,7 @@ class Chat:
         assert identity.scope is not None
         assert spec is not None
         await self.pending.written(identity.scope, self._limits.commit_wait_s)
-        native = native.behind(self._earlier, identity.scope)
+        native = await self._with_earlier(native, identity.scope)
         request = native.chat
         # Once more: what kind of request it is, all of its list tells.
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
@@ -250,6 +251,18 @@ class Chat:
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc(call.memory)
+
+    async def _with_earlier(self, native: NativeRequest, scope: Scope) -> NativeRequest:
+        """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
+        if unknown := self._earlier.unknown(scope, native.named):
+            try:
+                found = await paths_to(self.keeper.store, scope, unknown)
+            except StoreError as error:
+                _log.warning("earlier responses were not found: %s", error.message)
+                found = {}
+            for id, path in found.items():
+                self._earlier.keep(scope, (id,), None, path[:-1], path[-1])
+        return native.behind(self._earlier, scope)
 
     async def _with_references(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None

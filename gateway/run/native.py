@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -19,6 +19,7 @@ import orjson
 from adapters.errors import ProviderTooLarge
 from adapters.sse import EventDecoder
 from adapters.types import Json, ModelRequest
+from gateway.core.conversation.private import with_private
 from gateway.core.native import Earlier, NativeReader, NativeReply
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Mode
@@ -46,9 +47,9 @@ class NativeRequest(Protocol):
     """A request in its own dialect.
 
     chat: it as a chat completion that takes no tool of ours. path: below the upstream's base URL. previous: the
-    upstream's reply that it goes on from, by its id. conversation: the upstream's one that it goes on with. new: the
-    messages of `chat` that it says itself, its instructions aside. is_stored: the upstream keeps the reply, so that
-    another request may name it.
+    upstream's reply that it goes on from, by its id. named: that, and all other ids that it refers to. conversation:
+    the upstream's one that it goes on with. new: the messages of `chat` that it says itself, its instructions aside.
+    is_stored: the upstream keeps the reply, so that another request may name it.
     """
 
     @property
@@ -62,6 +63,9 @@ class NativeRequest(Protocol):
 
     @property
     def conversation(self) -> str | None: ...
+
+    @property
+    def named(self) -> frozenset[str]: ...
 
     @property
     def new(self) -> Sequence[Json]: ...
@@ -134,6 +138,9 @@ class EarlierReplies:
             self.bytes += turn.size
         while self.bytes > self._limit:
             self.bytes -= self._turns.popitem(last=False)[1].size
+
+    def unknown(self, scope: Scope, ids: Set[str]) -> set[str]:
+        return {id for id in ids if (scope, id) not in self._turns}
 
     def clear(self) -> None:
         """Drops all: something was forgotten."""
@@ -235,11 +242,7 @@ class NativeRun:
         if reply.end is not FINISHED:
             self._break_off(reply.end)
             return
-        self._is_saved = True
-        self._keep(reply)
-        writing = asyncio.ensure_future(
-            self.memory.write(self.prompt, TurnOutcome(reply.end, said=reply.said))
-        )
+        writing = asyncio.ensure_future(self._write(reply, FINISHED))
         try:
             await ended(writing, self.limits.commit_wait_s)
             if writing.done():
@@ -262,13 +265,14 @@ class NativeRun:
         """Has the turn written without waiting: its client left, or its reply has no proper end."""
         if self._is_saved:
             return
-        self._is_saved = True
-        reply = self._reader.reply()
-        self._keep(reply)
-        outcome = TurnOutcome(end, said=reply.said, is_refused=is_refused)
-        self.pending.add(self.memory.write(self.prompt, outcome), "a turn that was cut", left=self._scope)
+        writing = self._write(self._reader.reply(), end, is_refused=is_refused)
+        self.pending.add(writing, "a turn that was cut", left=self._scope)
 
-    def _keep(self, reply: NativeReply) -> None:
-        native = self.native
-        if reply.said is not None and native.is_stored:
-            self.earlier.keep(self._scope, reply.ids, native.previous, native.new, reply.said)
+    def _write(self, reply: NativeReply, end: End, *, is_refused: bool = False) -> Awaitable[object]:
+        """Hands the turn over to memory, and notes by which ids a client may refer to it."""
+        self._is_saved = True
+        native, said = self.native, reply.said
+        if said is not None and native.is_stored:
+            self.earlier.keep(self._scope, reply.ids, native.previous, native.new, said)
+            said = with_private(said, ids=reply.ids)
+        return self.memory.write(self.prompt, TurnOutcome(end, said=said, is_refused=is_refused))

@@ -54,6 +54,11 @@ class Messages(Group):
         ]
 
     @long_reads
+    async def newest(self, connection: Connection, agent: int, limit: int) -> list[StandingExchange]:
+        """Returns the last exchanges of a memory, newest first, also such as do not stand."""
+        return [_standing(row) for row in await connection.rows(SQL["newest"], (agent, limit))]
+
+    @long_reads
     async def page_of_project(
         self, connection: Connection, project: str, page: Page
     ) -> list[tuple[Agent, StandingExchange]]:

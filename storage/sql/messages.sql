@@ -40,6 +40,10 @@ WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < 
 SELECT {row} FROM exchanges p {beside}
 WHERE p.conversation = ?2 AND +p.agent = ?1 AND p.seq > ?3 AND p.input IS NOT NULL ORDER BY p.seq LIMIT ?4
 
+-- name: newest
+-- Reads the same of a memory's last ?2 exchanges, the newest first.
+SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1 AND p.input IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
+
 -- name: of_project_down
 -- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}

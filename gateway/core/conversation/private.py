@@ -15,7 +15,8 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr, unrun (of
 # a tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
 # filler and spoken (what a reply's calls said in front of its text and behind it), asides (tool -> which of its
-# arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply).
+# arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
+# may refer to a reply that its upstream keeps).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
 

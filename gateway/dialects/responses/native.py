@@ -62,6 +62,10 @@ class NativeResponse:
     previous: str | None
 
     @property
+    def named(self) -> frozenset[str]:
+        return frozenset([each.id for each in self.references] + ([self.previous] if self.previous else []))
+
+    @property
     def is_stored(self) -> bool:
         return self.json.get("store") is not False
 

@@ -8,7 +8,7 @@ first. Nothing is stored for it. A turn is found whether it stands or not, but n
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, squash, text_of, visible
-from gateway.core.conversation.private import without_private
+from gateway.core.conversation.private import private_of, without_private
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.splice import Splice, dump
 from gateway.core.words import begins, letters, without_remark
@@ -28,6 +28,7 @@ from storage.records import Agent, Exchange, Scope, State
 from storage.sql.store import Store
 
 _PAGE = 200
+_NEWEST = 100  # chosen: who goes on by an id goes on from what was said last, nearly always
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size
 _PLACE_BYTES = 4
@@ -60,6 +61,27 @@ async def with_references(
             raise _not_found(each)
         filled.put(each, found)
     return filled.request()
+
+
+async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[WireMessage]]:
+    """Returns the messages down to the replies that an upstream gave these ids, each with the reply at its end.
+
+    They are found among the newest turns of a memory. Raises: StoreError.
+    """
+    agent, found = await store.agents.find(scope), dict[str, list[WireMessage]]()
+    if agent is None:
+        return found
+    kept: dict[str, _Kept] = {}
+    for each in await store.messages.newest(agent.id, _NEWEST):
+        said = each.exchange.said or b""
+        if not any(id.encode() in said for id in ids):
+            continue
+        if each.conversation not in kept:
+            kept[each.conversation] = await _read(store, agent, each.conversation)
+        path = kept[each.conversation].told(_time(each.exchange), is_whole=True)
+        named = private_of(orjson.loads(said)).get("ids") or ()
+        found.update((id, path) for id in named if path and id in ids)
+    return found
 
 
 class _Filled:

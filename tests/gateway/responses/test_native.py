@@ -158,21 +158,37 @@ def test_a_client_that_names_the_previous_response_goes_on(
     assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
 
 
-def test_an_id_that_nobody_knows_any_more_begins_anew(
+def test_ids_are_known_behind_a_restart(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
+    openai_keeps.outputs.append([thought("Hm."), said("A nice name.")])
     with remember(upstream, tmp_path) as world:
-        previous = respond(world, input="My cat is called Miso.").id
+        first = respond(world, input="My cat is called Miso.")
     with remember(upstream, tmp_path) as world:
-        assert (
-            respond(world, input="What is my cat called?", previous_response_id=previous).output_text == "Ok."
-        )
-        assert "Miso" in asked(openai_keeps)
-        assert conversations(world) == 2
+        second = respond(world, input="What is my cat called?", previous_response_id=first.id)
+        named = [{"type": "item_reference", "id": item.id} for item in first.output]
+        mine = {"role": "user", "content": "My cat is called Miso."}
+        respond(world, input=[mine, *named, {"role": "user", "content": "Miso, isn't it?"}])
+        assert "My cat is called" not in openai_keeps.asked[1]["input"]  # it stands above
+        assert conversations(world) == 1
+    with remember(upstream, tmp_path) as world:
+        respond(world, input="And who is it?", previous_response_id=second.id)
+        assert conversations(world) == 1
+        assert len(openai_keeps.heard[-1]) == 6
+
+
+def test_an_id_that_nobody_knows_begins_anew(world: World, openai_keeps: StoredResponses) -> None:
+    off = {"x-mnemogate-memory": "off"}
+    previous = respond(world, input="My dog is called Rex.", extra_headers=off).id
+    respond(world, input="My cat is called Miso.")
+    assert respond(world, input="What is my cat called?", previous_response_id=previous).output_text == "Ok."
+    assert "Miso" in asked(openai_keeps)
+    assert conversations(world) == 2
 
 
 def test_ids_are_known_for_their_user_alone(world: World, openai_keeps: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
+    world.gateway.app.chat._earlier.clear()
     respond(world, input="And?", previous_response_id=previous, user="bob")
     world.settle()
     respond(world, input="What is my cat called?", user="bob")

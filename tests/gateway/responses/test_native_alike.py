@@ -83,6 +83,14 @@ class ByIds(ByItems):
         return [*self.world.sdk.responses.create(**options)][-1].response
 
 
+class ByIdsElsewhere(ByIds):
+    """The same, whose requests find another process each time."""
+
+    def respond(self) -> Any:
+        self.world.gateway.app.chat._earlier.clear()
+        return super().respond()
+
+
 def play(client: ByChat, seed: int, *, cuts: bool) -> None:
     chance = random.Random(seed)
 
@@ -149,7 +157,7 @@ def told(stored: bytes | None) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("kind", [ByItems, ByIds])
+@pytest.mark.parametrize("kind", [ByItems, ByIds, ByIdsElsewhere])
 @pytest.mark.parametrize("seed", range(4))
 def test_both_ways_leave_the_same_memory(
     upstream: StrictUpstream, tmp_path: Path, kind: type[ByChat], seed: int
