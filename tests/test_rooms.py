@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -138,9 +139,14 @@ def _modules() -> Iterator[tuple[str, Path]]:
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def _imports(path: Path, known: set[str]) -> Iterator[str]:
     """Modules of ours that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -178,6 +184,7 @@ def _is_allowed(module: str, imported: str) -> bool:
     )
 
 
+@cache
 def _arrows() -> list[tuple[str, str]]:
     modules = list(_modules())
     known = {name for name, _ in modules}
@@ -268,7 +275,7 @@ def test_a_long_file_says_why_it_is_one() -> None:
     for _, path in _modules():
         text, name = path.read_text("utf-8"), str(path.relative_to(ROOT))
         if text.count("\n") > LINES:
-            reason = ast.get_docstring(ast.parse(text)) or ""
+            reason = ast.get_docstring(tree(path)) or ""
             if "one file" not in reason:
                 long.append(name)
     assert long == []
@@ -284,7 +291,7 @@ def test_a_public_type_name_stands_for_one_thing() -> None:
     """One thing for one name: two modules define no class or alias alike."""
     defined: dict[str, list[str]] = {}
     for module, path in _modules():
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in tree(path).body:
             names = [node.name] if isinstance(node, ast.ClassDef) else []
             if isinstance(node, ast.Assign):
                 names = [each.id for each in node.targets if isinstance(each, ast.Name)]
@@ -300,7 +307,7 @@ def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
     begun = re.compile(r"(What|Whether|Of|Whose|Another|It)\b")
     found = []
     for module, path in _modules():
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 words = ast.get_docstring(node) or ""
                 if begun.match(words):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import serving
-from tests.test_rooms import OURS, ROOT
+from tests.test_rooms import OURS, ROOT, tree
 
 # Calls whose result differs from process to process.
 OWN = {"Random", "SystemRandom", "getpid", "monotonic", "perf_counter", "time", "urandom", "uuid4"}
@@ -25,7 +25,7 @@ def test_what_is_made_at_an_import_is_made_anew() -> None:
         f"{file.relative_to(ROOT)}: {ast.unparse(call)}"
         for room in OURS
         for file in (ROOT / room).rglob("*.py")
-        for call in _calls_at_import(ast.parse(file.read_text()))
+        for call in _calls_at_import(tree(file))
         if (name := ast.unparse(call.func)).startswith("secrets.") or name.rpartition(".")[2] in OWN
     }
     assert found == KNOWN
