@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import openai
 
@@ -30,16 +31,14 @@ COPIED = (
 def command(
     *arguments: str, where: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one command of the command line, as a shell does."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *without_file(arguments)],
-        cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **place_of(where, arguments), **(environ or {})},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    """Runs one command of the command line, in a copy (`forked`)."""
+    whole = {**os.environ, **place_of(where, arguments), **(environ or {})}
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with Forked("gateway", without_file(arguments), where, whole, log) as child:
+            said = child.stdout.read()
+            code = child.wait(PATIENCE_S)
+        return subprocess.CompletedProcess(arguments, code, said, log.read_text())
 
 
 def place_of(where: Path, arguments: Sequence[str]) -> dict[str, str]:

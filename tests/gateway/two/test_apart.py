@@ -76,26 +76,28 @@ def processes(
 def test_clocks_that_are_hours_apart_are_not_asked(
     upstream: StrictUpstream, tmp_path: Path, url: str
 ) -> None:
-    append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
+    append = {"x-mnemogate-history": "append"}
     with (
         processes(tmp_path, upstream, url, (HOURS_S, -HOURS_S)) as gateways,
         ThreadPoolExecutor() as threads,
     ):
         ahead, behind = gateways
         # A lease that the one has taken holds before the other, whose clock is far past its end, or far before it.
-        for first, second in ((behind, ahead), (ahead, behind)):
-            gate = Gate()
-            before = len(upstream.seen)
-            upstream.queue(say("First reply.", hold_before_headers=gate), say("Second reply."))
-            one = threads.submit(ask, first, [{"role": "user", "content": "First."}], **append)
-            becomes(lambda before=before: len(upstream.seen) == before + 1)  # type: ignore[misc]
-            other = threads.submit(ask, second, [{"role": "user", "content": "Second."}], **append)
-            time.sleep(1.5 * LEASE_S)
-            assert len(upstream.seen) == before + 1, "nobody has come in between"
-            gate.open()
-            assert (one.result(), other.result()) == ("First reply.", "Second reply.")
-        said = [row[0] for row in query(url, "SELECT input FROM exchanges ORDER BY seq")]
-        assert [json.loads(each)[-1]["content"] for each in said] == ["First.", "Second."] * 2
+        gate, turns = Gate(), []
+        upstream.queue(*[say("First reply.", hold_before_headers=gate)] * 2, *[say("Second reply.")] * 2)
+        for n, (first, second) in enumerate(((behind, ahead), (ahead, behind))):
+            named = {**append, "x-mnemogate-conversation": f"c{n}"}
+            turns.append(threads.submit(ask, first, [{"role": "user", "content": "First."}], **named))
+            becomes(lambda n=n: len(upstream.seen) == n + 1)  # type: ignore[misc]
+            turns.append(threads.submit(ask, second, [{"role": "user", "content": "Second."}], **named))
+        time.sleep(1.5 * LEASE_S)
+        assert len(upstream.seen) == 2, "nobody has come in between"
+        gate.open()
+        assert [turn.result() for turn in turns] == ["First reply.", "Second reply."] * 2
+        said = query(
+            url, "SELECT input FROM exchanges e JOIN conversations c ON c.id = conversation ORDER BY key, seq"
+        )
+        assert [json.loads(each)[-1]["content"] for (each,) in said] == ["First.", "Second."] * 2
         messages: list[dict[str, Any]] = []
         for n in range(6):
             messages.append({"role": "user", "content": f"My cat{n} is called Miso{n}."})
