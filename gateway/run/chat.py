@@ -176,12 +176,13 @@ class Chat:
     ) -> bool:
         """Returns whether memory has a part in a request, that no agent answers which was made over REST.
 
+        It has one in what is off the record, too: it knows such words again in a later list, and does not keep them.
         The parameters are those of `answer`. Raises: BadRequest.
         """
         identity = self._identify(headers, request, project, memory)
-        if identity.mode is Mode.OFF or self.directory.profile(identity) is None:
+        if self.directory.profile(identity) is None:
             return False
-        if identity.scope is None:
+        if identity.scope is None and identity.mode is not Mode.OFF:
             self._say_who_is_missing()
         return identity.scope is not None
 
@@ -196,7 +197,7 @@ class Chat:
         receipt: Receipt,
         memory: str | None = None,
     ) -> str:
-        """Answers a request in its own dialect, and returns how memory stood for it: on, read or unavailable.
+        """Answers a request in its own dialect, and returns how memory stood for it: on, read, off or unavailable.
 
         It is one that `remembers` was asked about. The parameters are those of `answer`; route: who answers.
         Raises: GatewayError while nothing was sent; ClientGone.

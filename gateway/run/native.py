@@ -161,9 +161,9 @@ def _size(message: Json) -> int:
 async def native_request(
     call: ChatCall, native: NativeRequest, target: Target, _: Endpoint, prompt: Prompt | None = None
 ) -> ModelRequest:
-    """Returns the request for the upstream. prompt: None where memory has no part in it."""
+    """Returns the request for the upstream. prompt: None where memory has no part in it, but its profile may."""
     if prompt is None:
-        body = native.body(target.model)
+        body = native.body(target.model, call.spec.system)
     else:
         body = native.body(target.model, prompt.system, prompt.composition.notes)
     return call.send(target, body)._replace(path=native.path, query="")

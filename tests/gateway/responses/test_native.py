@@ -366,9 +366,9 @@ ODD = b'data: {"type":[]}\n\ndata: 7\n\ndata: {"type":"response.output_text.delt
 def test_a_stream_passes_byte_by_byte_whatever_it_is(
     world: World, upstream: StrictUpstream, pieces: list[bytes], is_kept: bool
 ) -> None:
-    body = orjson.dumps({"model": "m", "user": "alice", "input": "Where?", "stream": True})
     found = []
-    for mode in ("off", "on"):
+    for mode, user in (("off", None), ("on", "alice")):
+        body = orjson.dumps({"model": "m", "user": user, "input": "Where?", "stream": True})
         upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=pieces))
         reply = world.gateway.ask("POST", "/v1/responses", body, {"x-mnemogate-memory": mode})
         assert reply.headers["x-mnemogate-memory"] == mode
@@ -408,7 +408,53 @@ def test_a_store_that_fails_takes_memory_away_and_not_the_answer(
         respond(world, input="Hi", extra_headers={"x-mnemogate-memory": "strict"})
 
 
+def test_a_profile_has_its_prompt_without_memory_too(
+    upstream: StrictUpstream,
+    openai_keeps: StoredResponses,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken")
+
+    with remember(upstream, tmp_path, agent()) as world:
+        helper = {"x-mnemogate-agent": "helper"}
+        respond(world, input="Hi", extra_headers={**helper, "x-mnemogate-memory": "off"})
+        monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
+        respond(world, input="Hi", extra_headers=helper)
+    assert [each["instructions"] for each in openai_keeps.asked] == ["You help.", "You help."]
+
+
 def test_a_history_of_ours_cannot_be_asked_for(world: World) -> None:
     append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
     with pytest.raises(openai.BadRequestError, match="puts no history in front"):
         respond(world, input="Hi", extra_headers=append)
+
+
+def test_what_was_off_the_record_is_not_kept_of_a_later_list(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    off = {"x-mnemogate-memory": "off"}
+    items: list[Json] = [{"role": "user", "content": "My cat is called Miso."}]
+    response = respond(world, input=items, extra_headers=off)
+    items += [item.to_dict() for item in response.output]
+    items.append({"role": "user", "content": "What does it eat?"})
+    respond(world, input=items)
+    assert b"Miso" not in world.data()
+    respond(world, input="And?", previous_response_id=respond(world, input="Tofu.", extra_headers=off).id)
+    assert b"Tofu" not in world.data()
+
+
+def test_a_side_request_is_named_as_in_a_chat_completion(world: World) -> None:
+    title = "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history.\n"
+    title += "### Chat History:\n<chat_history>\nUSER: My cat is Miso.\n</chat_history>"
+    found = []
+    for path, said_so in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": title}]}),
+        ("/v1/responses", {"input": title}),
+    ):
+        reply = world.gateway.ask("POST", path, orjson.dumps({"model": "m", "user": "alice", **said_so}), {})
+        found.append([reply.headers.get(f"x-mnemogate-{name}") for name in ("memory", "side-request")])
+    assert found[0] == found[1]
+    assert found[0][1] is not None
+    assert b"Miso" not in world.data()
