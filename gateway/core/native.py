@@ -11,8 +11,9 @@ from typing import Protocol
 
 from adapters.types import Event, Json
 from gateway.core.turn.commands import End
-from storage.records import Scope
 from storage.value import frozen
+
+Memory = tuple[str, int]  # the uid of a memory, and its epoch: after a forgetting it is another one
 
 
 @frozen
@@ -45,8 +46,8 @@ class NativeReader(Protocol):
 class Earlier(Protocol):
     """The replies that clients may refer to by the ids that an upstream has given them."""
 
-    def path(self, scope: Scope, id: str | None) -> list[Json]:
+    def path(self, memory: Memory, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
-    def reply(self, scope: Scope, id: str) -> Json | None:
+    def reply(self, memory: Memory, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""

@@ -16,6 +16,7 @@ import orjson
 from adapters.base import Provider
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.tools import may_offer
+from gateway.core.native import Memory
 from gateway.core.request.chat import ChatRequest, with_fields
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
@@ -62,7 +63,7 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
 from storage.errors import StoreError
-from storage.records import Scope
+from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256
@@ -207,7 +208,10 @@ class Chat:
         assert identity.scope is not None
         assert spec is not None
         await self.pending.written(identity.scope, self._limits.commit_wait_s)
-        native = await self._with_earlier(native, identity.scope)
+        read_by: Memory | None = None
+        if native.named:
+            read_by = await self._memory_of(identity.scope)
+            native = await self._with_earlier(native, identity.scope, read_by)
         request = native.chat
         # Once more: what kind of request it is, all of its list tells.
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
@@ -228,6 +232,9 @@ class Chat:
         attempts.is_once = True
         with QueuePlace() as place:
             begun, call.memory = await self._remember(call, attempts, place)
+            if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
+                # Another process has forgotten something since. What is known here by its ids may be just that.
+                begun, call.memory = None, "unavailable"
             try:
                 with attempts:
                     if begun is None:
@@ -253,17 +260,24 @@ class Chat:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc(call.memory)
 
-    async def _with_earlier(self, native: NativeRequest, scope: Scope) -> NativeRequest:
+    async def _with_earlier(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
         """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
-        if unknown := self._earlier.unknown(scope, native.named):
+        if unknown := self._earlier.unknown(memory, native.named):
             try:
                 found = await paths_to(self.keeper.store, scope, unknown)
             except StoreError as error:
                 _log.warning("earlier responses were not found: %s", error.message)
                 found = {}
             for id, path in found.items():
-                self._earlier.keep(scope, (id,), None, path[:-1], path[-1])
-        return native.behind(self._earlier, scope)
+                self._earlier.keep(memory, (id,), None, path[:-1], path[-1])
+        return native.behind(self._earlier, memory)
+
+    async def _memory_of(self, scope: Scope) -> Memory:
+        """Returns the memory of a scope as it is now, as far as this process knows."""
+        try:
+            return _as_memory(await self.keeper.store.agents.find_or_draft(scope))
+        except StoreError:
+            return "", 0
 
     async def _with_references(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
@@ -464,6 +478,10 @@ class Chat:
         if len(self._routes) < _MOST_ROUTES:  # callers choose the names
             self._routes[model] = route
         return route
+
+
+def _as_memory(agent: Agent) -> Memory:
+    return agent.uid, agent.epoch
 
 
 def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Protocol
 
 import orjson
@@ -20,7 +21,7 @@ from adapters.errors import ProviderTooLarge
 from adapters.sse import EventDecoder
 from adapters.types import Json, ModelRequest
 from gateway.core.conversation.private import with_private
-from gateway.core.native import Earlier, NativeReader, NativeReply
+from gateway.core.native import Earlier, Memory, NativeReader, NativeReply
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Mode
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
@@ -40,7 +41,7 @@ from storage.records import Scope
 _log = logging.getLogger("mnemogate")
 # Chosen: some four thousand turns of a kilobyte. What is dropped is told as if the client had begun anew.
 KEPT_BYTES = 4 * 1024 * 1024
-_TURN_BYTES, _ID_BYTES = 800, 250  # measured: the values of a turn beside its words; one of its ids
+_TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn beside its words; one of its ids
 
 
 class NativeRequest(Protocol):
@@ -73,7 +74,7 @@ class NativeRequest(Protocol):
     @property
     def is_stored(self) -> bool: ...
 
-    def behind(self, earlier: Earlier, scope: Scope) -> NativeRequest:
+    def behind(self, earlier: Earlier, memory: Memory) -> NativeRequest:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
@@ -87,12 +88,22 @@ class NativeRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A turn that the upstream keeps. before: the id of the reply that it went on from."""
+    """A turn that the upstream keeps. ids: those of its reply. before: the id of the reply that it went on from.
 
+    told: its messages as JSON, of which the last one is the reply's where it `has_said` something.
+    """
+
+    memory: Memory
+    ids: tuple[str, ...]
     before: str | None
-    new: tuple[Json, ...]
-    said: Json
-    size: int
+    told: bytes
+    has_said: bool
+
+    @property
+    def size(self) -> int:
+        return (
+            _TURN_BYTES + len(self.told) + sum(_ID_BYTES + len(id) for id in (*self.ids, self.before or ""))
+        )
 
 
 class EarlierReplies:
@@ -103,59 +114,61 @@ class EarlierReplies:
 
     def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
         self._limit = limit_bytes
-        self._turns: OrderedDict[tuple[Scope, str], _Turn] = OrderedDict()
+        self._turns: OrderedDict[int, _Turn] = OrderedDict()  # the first is the first to go
+        self._named: dict[tuple[Memory, str], int] = {}
+        self._numbers = count()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._turns)
 
-    def path(self, scope: Scope, id: str | None) -> list[Json]:
+    def path(self, memory: Memory, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
-        turns: list[tuple[Json, ...]] = []
-        seen: set[str] = set()  # an upstream that repeats its ids may lead back to one
-        while id is not None and id not in seen and (turn := self._find(scope, id)) is not None:
-            seen.add(id)
-            turns.append((*turn.new, turn.said))
-            id = turn.before
-        return [message for messages in reversed(turns) for message in messages]
+        found: dict[int, _Turn] = {}  # an upstream that repeats its ids may lead back to one
+        while id is not None and (n := self._named.get((memory, id))) is not None and n not in found:
+            found[n] = self._turns[n]
+            id = found[n].before
+        for n in reversed(found):  # so that of a long conversation the beginning goes first
+            self._turns.move_to_end(n)
+        return [message for turn in reversed(found.values()) for message in orjson.loads(turn.told)]
 
-    def reply(self, scope: Scope, id: str) -> Json | None:
+    def reply(self, memory: Memory, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""
-        turn = self._find(scope, id)
-        return None if turn is None else turn.said
+        n = self._named.get((memory, id))
+        if n is None:
+            return None
+        self._turns.move_to_end(n)
+        turn = self._turns[n]
+        said: Json | None = orjson.loads(turn.told)[-1] if turn.has_said else None
+        return said
 
     def keep(
-        self, scope: Scope, ids: Sequence[str], before: str | None, new: Sequence[Json], said: Json
+        self, memory: Memory, ids: Sequence[str], before: str | None, new: Sequence[Json], said: Json | None
     ) -> None:
-        size = _TURN_BYTES + _ID_BYTES * len(ids) + sum(map(_size, (*new, said)))
-        if not ids or size > self._limit:
+        # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
+        told = bytes(memoryview(orjson.dumps([*new, *([said] if said is not None else [])])))
+        turn = _Turn(memory, tuple(ids), before, told, said is not None)
+        if not ids or turn.size > self._limit:
             return
-        turn = _Turn(before, tuple(new), said, size // len(ids))
-        for id in ids:
-            if (old := self._turns.pop((scope, id), None)) is not None:
-                self.bytes -= old.size
-            self._turns[scope, id] = turn
-            self.bytes += turn.size
+        n = next(self._numbers)
+        self._turns[n] = turn
+        self._named.update(((memory, id), n) for id in ids)
+        self.bytes += turn.size
         while self.bytes > self._limit:
-            self.bytes -= self._turns.popitem(last=False)[1].size
+            gone, turn = self._turns.popitem(last=False)
+            self.bytes -= turn.size
+            for id in turn.ids:
+                if self._named.get((turn.memory, id)) == gone:
+                    del self._named[turn.memory, id]
 
-    def unknown(self, scope: Scope, ids: Set[str]) -> set[str]:
-        return {id for id in ids if (scope, id) not in self._turns}
+    def unknown(self, memory: Memory, ids: Set[str]) -> set[str]:
+        return {id for id in ids if (memory, id) not in self._named}
 
     def clear(self) -> None:
         """Drops all: something was forgotten."""
         self._turns.clear()
+        self._named.clear()
         self.bytes = 0
-
-    def _find(self, scope: Scope, id: str) -> _Turn | None:
-        turn = self._turns.get((scope, id))
-        if turn is not None:
-            self._turns.move_to_end((scope, id))
-        return turn
-
-
-def _size(message: Json) -> int:
-    return len(orjson.dumps(message))
 
 
 async def native_request(
@@ -271,8 +284,10 @@ class NativeRun:
     def _write(self, reply: NativeReply, end: End, *, is_refused: bool = False) -> Awaitable[object]:
         """Hands the turn over to memory, and notes by which ids a client may refer to it."""
         self._is_saved = True
-        native, said = self.native, reply.said
-        if said is not None and native.is_stored:
-            self.earlier.keep(self._scope, reply.ids, native.previous, native.new, said)
-            said = with_private(said, ids=reply.ids)
+        native, said, agent = self.native, reply.said, self.memory.known.agent
+        if native.is_stored:
+            memory = agent.uid, agent.epoch
+            self.earlier.keep(memory, reply.ids, native.previous, native.new, said)
+            if said is not None:
+                said = with_private(said, ids=reply.ids)
         return self.memory.write(self.prompt, TurnOutcome(end, said=said, is_refused=is_refused))

@@ -14,7 +14,7 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
-from gateway.core.native import Earlier, NativeReply
+from gateway.core.native import Earlier, Memory, NativeReply
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.scan import Layout, scan
 from gateway.core.request.splice import Splice, as_string
@@ -25,7 +25,6 @@ from gateway.dialects.fields import check_depth, optional, read_object
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import conversation_of, told_text
 from gateway.errors import BadRequest, BodyTooLarge
-from storage.records import Scope
 from storage.value import changed, frozen
 
 # What has no reply that could be read along, and what is put together at OpenAI.
@@ -69,13 +68,11 @@ class NativeResponse:
     def is_stored(self) -> bool:
         return self.json.get("store") is not False
 
-    def behind(self, earlier: Earlier, scope: Scope) -> NativeResponse:
+    def behind(self, earlier: Earlier, memory: Memory) -> NativeResponse:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
-        if self.previous is None and not self.references:
-            return self
         head = self.chat.messages[: len(self.chat.messages) - len(self.new)]
-        path = earlier.path(scope, self.previous)
-        named = {each.index - len(head): earlier.reply(scope, each.id) for each in self.references}
+        path = earlier.path(memory, self.previous)
+        named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
         told = [
             (named.get(n, message), at)
             for n, (message, at) in enumerate(zip(self.new, self._places(), strict=True))

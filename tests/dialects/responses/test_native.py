@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,9 @@ from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
 from gateway.dialects.responses.native import ResponseReader, read_native
 from gateway.run.native import EarlierReplies
-from storage.records import Scope
 
 Json = dict[str, Any]
-ALICE = Scope("default", "default", "user:alice")
+ALICE = ("alice's", 0)
 SAID = {
     "type": "message",
     "role": "assistant",
@@ -125,7 +125,7 @@ def test_what_a_request_refers_to_is_read_in_its_place() -> None:
     sent = orjson.loads(behind.body("m", "A section.", {1: "not here ", 5: "a note "}))
     assert sent["input"] == [{"role": "user", "content": "a note Three?"}]
     assert sent["instructions"] == "Be brief.\n\nA section."
-    assert native.behind(earlier, Scope("default", "default", "user:bob")).chat.messages == [head, *items]
+    assert native.behind(earlier, ("bob's", 0)).chat.messages == [head, *items]
 
     items = [one, {"type": "item_reference", "id": "msg_1"}, {"type": "item_reference", "id": "gone"}, two]
     native = read_native(orjson.dumps({"model": "m", "input": [*items[:2], two]}), "/responses", 100)
@@ -181,3 +181,48 @@ def test_the_oldest_replies_give_way() -> None:
 def test_what_memory_cannot_read_is_the_upstreams_matter(body: Json) -> None:
     assert read_native(orjson.dumps({"model": "m", **body}), "/responses", 100) is None
     assert read_native(b'{"model": "m", "input": "a", "input": "b"}', "/responses", 100) is None
+
+
+def test_a_forgetting_makes_another_memory_of_it() -> None:
+    earlier = EarlierReplies()
+    earlier.keep(ALICE, ("resp_1",), None, [{"role": "user", "content": "Hi"}], None)
+    assert len(earlier.path(ALICE, "resp_1")) == 1  # it said nothing, and goes on nevertheless
+    assert earlier.reply(ALICE, "resp_1") is None
+    assert earlier.path((ALICE[0], 1), "resp_1") == []
+
+
+def test_of_a_long_conversation_the_beginning_goes_first() -> None:
+    earlier = EarlierReplies(limit_bytes=20_000)
+    before = None
+    for n in range(50):
+        new = [{"role": "user", "content": str(n)}]
+        earlier.keep(ALICE, (f"resp_{n}",), before, new, {"role": "assistant", "content": "Ok."})
+        before = f"resp_{n}"
+        path = earlier.path(ALICE, before)
+        assert path[-2] == new[0]
+        assert len(path) == 2 * len(earlier)  # without a gap
+
+
+@pytest.mark.parametrize(
+    ("ids", "before", "text"),
+    [
+        (["x" * 3000], None, ""),
+        (["x"], "y" * 3000, ""),
+        (["x"], None, "z" * 3000),
+        (["x"], None, [[{}] * 60] * 3),
+        ([str(n) for n in range(12)], None, "x" * 1000),
+    ],
+)
+def test_what_is_kept_has_a_bound_whatever_it_is(ids: list[str], before: str | None, text: Any) -> None:
+    earlier = EarlierReplies(limit_bytes=200_000)
+    tracemalloc.start()
+    try:
+        for n in range(300):
+            new = orjson.loads(orjson.dumps([{"role": "user", "content": text, "n": n}]))
+            earlier.keep(ALICE, [f"{n} {id}" for id in ids], before and f"{n} {before}", new, None)
+            for k in range(max(0, n - 20), n):
+                earlier.path(ALICE, f"{k} {ids[0]}")  # one of its ids is always in use
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 400_000

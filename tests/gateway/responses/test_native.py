@@ -271,7 +271,7 @@ def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> N
     respond(world, input="Hi", store=False)
     assert len(earlier) == 0
     respond(world, input="Hi")
-    assert len(earlier) == 2  # the response and its message
+    assert len(earlier) == 1
 
 
 def test_nothing_is_kept_of_what_the_upstream_refused(
@@ -306,6 +306,29 @@ def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_keeps: S
         await world.store.forgetting.sweep()
 
     world.gateway.call(forget())
+    respond(world, input="And?", previous_response_id=previous)
+    assert b"Miso" not in world.data()
+
+
+@pytest.mark.parametrize("target", [ForgetTarget(is_all=True), ForgetTarget(before=2e9)])
+def test_what_was_forgotten_while_its_reply_streamed_is_not_known_by_its_id(
+    world: World, upstream: StrictUpstream, target: ForgetTarget
+) -> None:
+    respond(world, input="Hello there.")
+    gate = Gate()
+    upstream.endpoints.hold_events[6] = gate
+    stream = world.sdk.responses.create(model="m", user="alice", input="My cat is called Miso.", stream=True)
+    previous = next(iter(stream)).response.id
+
+    async def forget() -> None:
+        found = await world.store.agents.find(ALICE)
+        assert found is not None
+        await world.store.forgetting.forget(found.id, target)
+
+    world.gateway.call(forget())
+    upstream.endpoints.hold_events.clear()
+    gate.open()
+    assert [event.type for event in stream][-1] == "response.completed"
     respond(world, input="And?", previous_response_id=previous)
     assert b"Miso" not in world.data()
 
