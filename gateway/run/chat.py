@@ -15,6 +15,7 @@ import orjson
 
 from adapters.base import Provider
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.canonical import is_system
 from gateway.core.memory.tools import may_offer
 from gateway.core.native import Memory
 from gateway.core.request.chat import ChatRequest, with_fields
@@ -231,10 +232,14 @@ class Chat:
         # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
         attempts.is_once = True
         with QueuePlace() as place:
-            begun, call.memory = await self._remember(call, attempts, place)
+            begun, call.memory = None, "unavailable"  # where the request refers to what nobody knows here
+            if not all(map(is_system, request.messages)):
+                begun, call.memory = await self._remember(call, attempts, place)
             if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
-                # Another process has forgotten something since. What is known here by its ids may be just that.
+                # Another process has forgotten something since, which may be just what is known here by its id.
                 begun, call.memory = None, "unavailable"
+            if begun is None and identity.mode is Mode.STRICT:
+                raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             try:
                 with attempts:
                     if begun is None:

@@ -27,7 +27,7 @@ _ASKED = frozenset(("input_text", "input_image", "input_file", "input_audio"))
 _SAID = frozenset(("output_text", "refusal"))
 _KINDS = (
     "message reasoning function_call function_call_output custom_tool_call custom_tool_call_output web_search_call "
-    "item_reference"
+    "mcp_approval_request mcp_approval_response item_reference"
 )
 _ITEMS = frozenset(_KINDS.split())
 _MESSAGE = frozenset(("type", "role", "content", "id", "status", "phase"))
@@ -117,7 +117,7 @@ class StoredResponses:
         return whole
 
     def _item(self, item: Any, where: str) -> Json:
-        kind = item.get("type", "message")
+        kind = item.get("type") or ("message" if "role" in item else "item_reference")
         if kind not in _ITEMS:
             raise Refusal(f"Invalid value: '{kind}'.", f"{where}.type", "invalid_value")
         if kind == "item_reference":

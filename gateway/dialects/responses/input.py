@@ -54,7 +54,7 @@ def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = F
         where = f"input[{index}]"
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
-        kind = item.get("type") or ("message" if "role" in item else None)
+        kind = item.get("type") or _untyped(item)
         take = _KINDS.get(kind) if isinstance(kind, str) else None
         if take is not None:
             messages.at = index
@@ -62,6 +62,11 @@ def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = F
         elif not is_read_only:
             raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
     return messages.end()
+
+
+def _untyped(item: Json) -> str | None:
+    """Returns the kind of an item that says none, as two kinds need not."""
+    return "message" if "role" in item else "item_reference" if "id" in item else None
 
 
 def untold(param: str, what: object) -> BadRequest:

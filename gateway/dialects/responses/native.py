@@ -29,6 +29,7 @@ from storage.value import changed, frozen
 
 # What has no reply that could be read along, and what is put together at OpenAI.
 _ELSEWHERE: Final = ("background", "prompt")
+_NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TOLD: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
 _DELTA, _ITEM, _BEGUN = "response.output_text.delta", "response.output_item.done", "response.created"
@@ -70,7 +71,7 @@ class NativeResponse:
 
     def behind(self, earlier: Earlier, memory: Memory) -> NativeResponse:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
-        head = self.chat.messages[: len(self.chat.messages) - len(self.new)]
+        head = self.chat.messages[:1] if self.json.get("instructions") else []
         path = earlier.path(memory, self.previous)
         named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
         told = [
@@ -133,9 +134,10 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     told = read_items(items, len(head), is_read_only=True)
     previous = optional(json, "previous_response_id", str)
-    if not told.messages:
+    if not told.messages and previous is None:
         return None
-    messages = [*head, *told.messages]
+    # What is sent back of a tool that OpenAI declares is no message: such a request goes on from the words before it.
+    messages = [*head, *(told.messages or _NO_WORDS)]
     # With this choice none of our tools is offered: a call of one could not be hidden.
     chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
     for key, value in json.items():
@@ -152,7 +154,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         json,
         path,
         request,
-        request.messages[len(head) :],
+        request.messages[len(head) :] if told.messages else [],
         places,
         told.references,
         conversation_of(json),

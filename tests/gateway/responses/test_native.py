@@ -232,6 +232,47 @@ def test_calls_and_their_results_are_kept(world: World, openai_keeps: StoredResp
     assert "The sun shines in Rome." in asked(openai_keeps)
 
 
+APPROVAL = {"type": "mcp_approval_request", "name": "n", "arguments": "{}", "server_label": "s"}
+APPROVED = {"type": "mcp_approval_response", "approval_request_id": "mcp_2_0", "approve": True}
+
+
+@both_ways
+@pytest.mark.parametrize("is_chain", [False, True], ids=["all items", "by id"])
+def test_what_has_no_words_is_a_part_of_its_conversation(
+    world: World, openai_keeps: StoredResponses, stream: bool, is_chain: bool
+) -> None:
+    respond(world, input="My cat is called Miso.")
+    items: list[Json] = []
+    previous = None
+    asks: list[Json] = [{"role": "user", "content": "Feed my cat."}, APPROVED]
+    asks.append({"role": "user", "content": "And what is my cat called?"})
+    for item, answer in zip(asks, (APPROVAL, said("Tofu it is."), said("Miso.")), strict=True):
+        openai_keeps.outputs.append([answer])
+        items = [item] if is_chain else [*items, item]
+        response = respond(world, input=items, previous_response_id=previous, stream=stream)
+        items += [each.to_dict() for each in response.output]
+        previous = response.id if is_chain else None
+    assert conversations(world) == 2
+    assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
+    assert b"Tofu it is." in world.data()
+
+
+def test_what_nobody_knows_here_passes(world: World, openai_keeps: StoredResponses) -> None:
+    response = respond(world, input="My cat is called Miso.", user="bob")
+    for options in (
+        {"input": [{"id": response.output[0].id}]},
+        {"input": [{"type": "item_reference", "id": response.output[0].id}], "instructions": "Go on."},
+        {"input": [], "previous_response_id": response.id},
+    ):
+        raw = world.sdk.responses.with_raw_response.create(model="m", user="alice", **options)
+        assert raw.headers["x-mnemogate-memory"] == "unavailable"
+        with pytest.raises(openai.InternalServerError):
+            respond(world, **options, extra_headers={"x-mnemogate-memory": "strict"})
+    items = [{"role": "user", "content": "I am Ann."}, {"id": respond(world, input="I am Ann.").output[0].id}]
+    respond(world, input=[*items, {"role": "user", "content": "And?"}])
+    assert len(world.query("SELECT id FROM conversations WHERE agent = 2")) == 1
+
+
 # -- what is written
 
 
