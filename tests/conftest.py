@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import ssl
 from collections.abc import Iterator
 from functools import cache
@@ -28,6 +29,11 @@ COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "D
 os.environ.update(COUNTING)
 # A test may start a dozen processes, and each would compile all of our modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A shell lets what it runs in the background ignore these, as `nohup` does, and a gateway of a test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 # No test measures time, and an example takes long where the machine is busy.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

@@ -19,9 +19,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Self
 
 from gateway.run.memory import known
@@ -54,8 +55,7 @@ class Forked:
             target=_run, args=(module, [*arguments], where, dict(environ), writer, log), daemon=True
         )
         with _lock:
-            _start_server()
-            self._process.start()
+            _start(self._process)
         writer.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()))
         reader.close()
@@ -96,13 +96,16 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
-def _start_server() -> None:
-    """Starts the process that is copied, which finds this module wherever the tests are run."""
-    before = os.environ.get("PYTHONPATH")
+def _start(process: BaseProcess) -> None:
+    """Has it copied, by a server that finds this module wherever the tests are run, and not the program that runs."""
+    before, main = os.environ.get("PYTHONPATH"), sys.modules["__main__"]
     os.environ["PYTHONPATH"] = str(ROOT)
+    # Each copy would import it by its name first.
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        forkserver.ensure_running()
+        process.start()
     finally:
+        sys.modules["__main__"] = main
         if before is None:
             del os.environ["PYTHONPATH"]
         else:
