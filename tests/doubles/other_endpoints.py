@@ -71,7 +71,9 @@ class Endpoints:
         self.hold_events: dict[int, Any] = {}
         self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+    def answer(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = ""
+    ) -> Answer | None:
         """Returns the answer to a request, None where there is no such endpoint. Raises: Refusal."""
         place = path.removeprefix("/v1/").split("/")
         kind = headers.get("content-type", "")
@@ -138,8 +140,13 @@ class Endpoints:
                     if asked.get("stream")
                     else Answer(pieces)
                 )
-            case "GET" | "DELETE", ["responses", name]:
-                return _say({"id": name, "object": "response", "deleted": method == "DELETE"})
+            case "POST", ["responses", "input_tokens"]:
+                return _say({"object": "response.input_tokens", "input_tokens": 9})
+            case _, ["responses", *rest] if rest:
+                return _said(self.responses.respond(method, rest, query))
+            case _, ["conversations", *rest]:
+                asked = _json(body, kind) if method == "POST" and body else {}
+                return _said(self.responses.converse(method, rest, query, asked))
         return None
 
     def _file(self, method: str, where: str, rest: list[str], kind: str, body: bytes) -> Answer | None:
@@ -173,6 +180,10 @@ class Endpoints:
                 del self.files[name]
                 return _say({"id": name, "object": "file", "deleted": True})
         return None
+
+
+def _said(value: Json | None) -> Answer | None:
+    return None if value is None else _say(value)
 
 
 def _say(value: Json) -> Answer:

@@ -380,7 +380,7 @@ class StrictUpstream:
             return _json(refusal.body, status=refusal.status)
 
     def _other(self, seen: Seen) -> Reply:
-        made = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body)
+        made = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body, seen.query)
         if self._replies:
             return self._replies.popleft()
         if made is None:

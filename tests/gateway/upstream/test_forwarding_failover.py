@@ -183,7 +183,7 @@ KEPT = [
     ("POST", "/v1/batches", BATCH),
     ("POST", "/v1/responses", b'{"model":"m","input":"x"}'),
     ("POST", "/v1/uploads", b'{"bytes":1,"filename":"f","mime_type":"t","purpose":"batch"}'),
-    ("DELETE", "/v1/responses/resp_1", None),
+    ("POST", "/v1/batches/batch_1/cancel", b"{}"),
 ]
 
 

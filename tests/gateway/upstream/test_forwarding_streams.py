@@ -217,7 +217,7 @@ ASKED: list[Row] = [
         JSON,
     ),
     ("POST", "/v1/responses", b'{"model":"m","input":"x","stream":true}', JSON),
-    ("GET", "/v1/responses/resp_1", None, {}),
+    ("GET", "/v1/batches/batch_1", None, {}),
 ]
 
 

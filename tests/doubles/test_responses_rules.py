@@ -1,0 +1,80 @@
+"""The strict responses: what they send is what OpenAI's SDK has types for, and what OpenAI refuses they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from tests.doubles.openai_rules import Refusal
+from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
+from tests.doubles.upstream import StrictUpstream
+
+Json = dict[str, Any]
+ASKED: Json = {"model": "m", "input": "Hi"}
+CALL: Json = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT: Json = {"type": "function_call_output", "call_id": "c", "output": "Rain."}
+
+
+@pytest.fixture
+def keeps() -> StoredResponses:
+    made = StoredResponses()
+    custom = {"type": "custom_tool_call", "call_id": "call_2", "name": "shell", "input": "ls"}
+    made.outputs.append([thought("Hm, so."), searched("cats"), said("Let me see."), called("f"), custom])
+    return made
+
+
+def test_a_response_and_its_events_are_of_the_types_of_the_sdk(keeps: StoredResponses) -> None:
+    events = keeps.answer({**ASKED, "stream": True})
+    read: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    found = [read.validate_json(event.partition(b"data: ")[2]) for event in events]
+    assert [event.sequence_number for event in found] == list(range(len(found)))
+    assert found[-1].type == "response.completed"
+    keeps.outputs.append([said("Hello.")])
+    [whole] = keeps.answer(ASKED)
+    assert Response.model_validate_json(whole).output_text == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": 1}, "Unknown parameter: 'seed'."),
+        ({"include": ["thoughts"]}, "Invalid value: 'thoughts'."),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "Missing required parameter"),
+        ({"tools": [{"type": "browser"}]}, "Invalid value: 'browser'."),
+        ({"input": [{"role": "user", "content": "Hi", "name": "Ann"}]}, "Unknown parameter: 'input"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+            "Invalid value: 'text'.",
+        ),
+        ({"input": [{"type": "reasoning", "id": "rs_7", "summary": []}]}, "Item with id 'rs_7' not found."),
+        ({"input": [{"type": "item_reference", "id": "msg_7"}]}, "Item with id 'msg_7' not found."),
+        ({"input": [{"role": "assistant", "content": "Hi", "id": "resp_1"}]}, "Expected an ID that begins"),
+        ({"input": [{**CALL, "id": "fc_1"}, RESULT, {**CALL, "id": "fc_1"}]}, "Duplicate item found"),
+        ({"input": [RESULT]}, "No tool call found"),
+        ({"input": [CALL, {"role": "user", "content": "Hi"}]}, "No tool output found"),
+        ({"previous_response_id": "resp_9"}, "Previous response with id 'resp_9' not found."),
+        ({"conversation": "conv_9"}, "Conversation with id 'conv_9' not found."),
+    ],
+)
+def test_what_openai_refuses_is_refused(keeps: StoredResponses, wrong: Json, message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        keeps.answer({**ASKED, **wrong})
+    assert keeps.asked == []
+
+
+def test_what_was_said_is_kept(upstream: StrictUpstream) -> None:
+    sdk = openai.OpenAI(base_url=upstream.base_url, api_key="k", max_retries=0)
+    made = sdk.responses.create(model="m", input="Hi")
+    assert sdk.responses.retrieve(made.id) == made
+    assert [item.type for item in sdk.responses.input_items.list(made.id)] == ["message"]
+    conversation = sdk.conversations.create(items=[{"role": "user", "content": "I am Ann."}]).id
+    sdk.responses.create(model="m", input="Hi", conversation=conversation)
+    items = sdk.conversations.items.list(conversation, order="asc").to_dict()["data"]
+    assert [item["content"][0]["text"] for item in items] == ["I am Ann.", "Hi", "Ok."]  # type: ignore[attr-defined]
+    sdk.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        sdk.responses.retrieve(made.id)
