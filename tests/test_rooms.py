@@ -80,7 +80,7 @@ MAKERS = {
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
     "gateway.core": [
-        {"native"},
+        {"native", "said_again"},
         {"turn"},
         {"memory"},
         {"prompt"},

@@ -48,9 +48,10 @@ class NativeRequest(Protocol):
     """A request in its own dialect.
 
     chat: it as a chat completion that takes no tool of ours. path: below the upstream's base URL. previous: the
-    upstream's reply that it goes on from, by its id. named: that, and all other ids that it refers to. conversation:
-    the upstream's one that it goes on with. new: the messages of `chat` that it says itself, its instructions aside.
-    is_stored: the upstream keeps the reply, so that another request may name it.
+    upstream's reply that it goes on from, by its id; heard: that reply, if its client heard the beginning alone.
+    named: that id, and all others that it refers to. conversation: the upstream's one that it goes on with. new: the
+    messages of `chat` that it says itself, its instructions aside. is_stored: the upstream keeps the reply, so that
+    another request may name it.
     """
 
     @property
@@ -61,6 +62,9 @@ class NativeRequest(Protocol):
 
     @property
     def previous(self) -> str | None: ...
+
+    @property
+    def heard(self) -> Json | None: ...
 
     @property
     def conversation(self) -> str | None: ...
@@ -88,7 +92,8 @@ class NativeRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A turn that the upstream keeps. ids: those of its reply. before: the id of the reply that it went on from.
+    """A turn that the upstream keeps. ids: those of its reply. before: the id of the reply that it went on from, heard:
+    that reply as JSON, if it was heard in part.
 
     told: its messages as JSON, of which the last one is the reply's where it `has_said` something.
     """
@@ -96,13 +101,17 @@ class _Turn:
     memory: Memory
     ids: tuple[str, ...]
     before: str | None
+    heard: bytes
     told: bytes
     has_said: bool
 
     @property
     def size(self) -> int:
         return (
-            _TURN_BYTES + len(self.told) + sum(_ID_BYTES + len(id) for id in (*self.ids, self.before or ""))
+            _TURN_BYTES
+            + len(self.told)
+            + len(self.heard)
+            + sum(_ID_BYTES + len(id) for id in (*self.ids, self.before or ""))
         )
 
 
@@ -130,7 +139,12 @@ class EarlierReplies:
             id = found[n].before
         for n in reversed(found):  # so that of a long conversation the beginning goes first
             self._turns.move_to_end(n)
-        return [message for turn in reversed(found.values()) for message in orjson.loads(turn.told)]
+        path: list[Json] = []
+        for turn in reversed(found.values()):
+            if turn.heard and path:
+                path[-1] = orjson.loads(turn.heard)
+            path += orjson.loads(turn.told)
+        return path
 
     def reply(self, memory: Memory, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""
@@ -143,11 +157,17 @@ class EarlierReplies:
         return said
 
     def keep(
-        self, memory: Memory, ids: Sequence[str], before: str | None, new: Sequence[Json], said: Json | None
+        self,
+        memory: Memory,
+        ids: Sequence[str],
+        before: str | None,
+        new: Sequence[Json],
+        said: Json | None,
+        heard: Json | None = None,
     ) -> None:
-        # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
-        told = bytes(memoryview(orjson.dumps([*new, *([said] if said is not None else [])])))
-        turn = _Turn(memory, tuple(ids), before, told, said is not None)
+        told = _dumped([*new, *([said] if said is not None else [])])
+        was_heard = b"" if heard is None else _dumped(heard)
+        turn = _Turn(memory, tuple(ids), before, was_heard, told, said is not None)
         if not ids or turn.size > self._limit:
             return
         n = next(self._numbers)
@@ -169,6 +189,11 @@ class EarlierReplies:
         self._turns.clear()
         self._named.clear()
         self.bytes = 0
+
+
+def _dumped(value: Json | list[Json]) -> bytes:
+    # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
+    return bytes(memoryview(orjson.dumps(value)))
 
 
 async def native_request(
@@ -287,7 +312,7 @@ class NativeRun:
         native, said, agent = self.native, reply.said, self.memory.known.agent
         if native.is_stored:
             memory = agent.uid, agent.epoch
-            self.earlier.keep(memory, reply.ids, native.previous, native.new, said)
+            self.earlier.keep(memory, reply.ids, native.previous, native.new, said, native.heard)
             if said is not None:
                 said = with_private(said, ids=reply.ids)
         return self.memory.write(self.prompt, TurnOutcome(end, said=said, is_refused=is_refused))

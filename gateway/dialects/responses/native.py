@@ -18,6 +18,7 @@ from gateway.core.native import Earlier, Memory, NativeReply
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.scan import Layout, scan
 from gateway.core.request.splice import Splice, as_string
+from gateway.core.said_again import as_heard
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.stream import join_messages
 from gateway.dialects.chat.parse import parse as parse_chat
@@ -48,7 +49,8 @@ class NativeResponse:
     chat: it as a chat completion that takes no tool of ours. new: its messages that are of the input.
     places: by message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of the
     input. references: replies that the input only names, by their places in `chat`.
-    conversation: the one at OpenAI that it goes on with. previous: the response that it goes on from.
+    conversation: the one at OpenAI that it goes on with. previous: the response that it goes on from; heard: its words,
+    if the beginning of them alone was heard.
     """
 
     layout: Layout
@@ -60,6 +62,7 @@ class NativeResponse:
     references: Sequence[Reference]
     conversation: str | None
     previous: str | None
+    heard: Json | None = None
 
     @property
     def named(self) -> frozenset[str]:
@@ -72,20 +75,26 @@ class NativeResponse:
     def behind(self, earlier: Earlier, memory: Memory) -> NativeResponse:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
-        path = earlier.path(memory, self.previous)
+        path: Sequence[Json] = earlier.path(memory, self.previous)
         named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
+        places = self.places[len(self.places) - len(self.new) :]
         told = [
-            (named.get(n, message), at)
-            for n, (message, at) in enumerate(zip(self.new, self._places(), strict=True))
+            (put, at)
+            for n, (message, at) in enumerate(zip(self.new, places, strict=True))
+            if (put := named.get(n, message)) is not None
         ]
-        new = [message for message, _ in told if message is not None]
-        places = [at for message, at in told if message is not None]
+        heard: Json | None = None
+        if path and path[-1]["role"] == "assistant":
+            found = as_heard(path, [message for message, _ in told])
+            heard = None if found.path[-1] is path[-1] else found.path[-1]
+            path = found.path
+            told = [each for n, each in enumerate(told) if n not in found.again]
+        new = [message for message, _ in told]
         messages = [*head, *path, *new]
         json = {**self.chat.json, "messages": messages}
         chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages, _layout=None)
-        return changed(
-            self, chat=chat, new=new, places=[*[-1] * (len(head) + len(path)), *places], references=()
-        )
+        places = [*[-1] * (len(head) + len(path)), *(at for _, at in told)]
+        return changed(self, chat=chat, new=new, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: the client's own bytes but for what memory adds."""
@@ -107,9 +116,6 @@ class NativeResponse:
 
     def reader(self) -> ResponseReader:
         return ResponseReader()
-
-    def _places(self) -> Sequence[int]:
-        return self.places[len(self.places) - len(self.new) :]
 
 
 def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:

@@ -11,15 +11,14 @@ import struct
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from itertools import chain
-from typing import NamedTuple
 
 import orjson
 
-from gateway.core.conversation.canonical import Canon, WireMessage, call_id, squash, text_of, visible
+from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.splice import Splice, dump
-from gateway.core.words import begins, letters, without_remark
+from gateway.core.said_again import as_heard
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.known import Known
 from storage.errors import NotFound
@@ -98,10 +97,10 @@ class _Filled:
     def put(self, reference: Reference, found: Sequence[WireMessage]) -> None:
         """Puts a path in front of its place, or a reply in its place. found: ends with the reply."""
         at = reference.index
+        found = self._as_heard(found, at if reference.is_path else at + 1)
         if reference.is_path:
-            path = [*found[:-1], self._as_heard(found[-1], at)]
-            self._splice.insert_messages(at, map(dump, path))
-            self._places[at][:0] = path
+            self._splice.insert_messages(at, map(dump, found))
+            self._places[at][:0] = found
         else:
             # The same reply may be named again and again.
             self._left_bytes -= len(dump(found[-1]))
@@ -109,7 +108,7 @@ class _Filled:
                 raise BodyTooLarge(
                     f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
                 )
-            reply = _with_calls(self._as_heard(found[-1], at + 1), self._answers.behind(at))
+            reply = _with_calls(found[-1], self._answers.behind(at))
             self._splice.replace_message(at, [dump(reply)])
             self._places[at][-1:] = [reply]
 
@@ -124,20 +123,15 @@ class _Filled:
             _layout=None,
         )
 
-    def _as_heard(self, reply: WireMessage, behind: int) -> WireMessage:
-        """Returns a reply as far as it was heard, and drops what the client says of it again. behind: from where on."""
-        heard, said = reply, _Reply.of(reply)
-        for index in range(behind, len(self._request.messages)):
-            message = self._request.messages[index]
-            if message.get("role") not in ("assistant", "tool") or index in self._replaced:
-                break
-            if heard is reply and said.was_heard_as(message):
-                heard = {**reply, "content": text_of(message)}
-            elif not said.is_said_again(message):
-                continue
-            self._splice.drop_message(index)
-            self._places[index].clear()
-        return heard
+    def _as_heard(self, found: Sequence[WireMessage], behind: int) -> Sequence[WireMessage]:
+        """Returns it as far as it was heard, and drops what the client says of it again. behind: from where on."""
+        messages = self._request.messages
+        end = min((at for at in self._replaced if at >= behind), default=len(messages))
+        heard = as_heard(found, messages[behind:end])
+        for index in heard.again:
+            self._splice.drop_message(behind + index)
+            self._places[behind + index].clear()
+        return heard.path
 
 
 class _Answers:
@@ -251,39 +245,6 @@ def _said(e: Exchange) -> WireMessage:
     # Its calls may be cut, and nobody answers them.
     text = text_of(said)
     return {"role": "assistant", "content": text} if text else {}
-
-
-class _Reply(NamedTuple):
-    """A reply as what comes behind its id is compared with it. letters, text: without and with signs; calls: ids."""
-
-    letters: str
-    text: str
-    calls: frozenset[str]
-
-    @classmethod
-    def of(cls, reply: WireMessage) -> _Reply:
-        text = text_of(reply)
-        return cls(letters(text), squash(text), frozenset(map(call_id, reply.get("tool_calls") or ())))
-
-    def is_said_again(self, message: WireMessage) -> bool:
-        """Returns whether a message has nothing but what the reply has.
-
-        Vercel's SDK sends a reply's calls behind the id of its words, LiveKit all of it behind that of the response.
-        """
-        if message.get("role") != "assistant":
-            return False
-        calls = {*map(call_id, message.get("tool_calls") or ())}
-        return squash(text_of(message)) in ("", self.text) and calls <= self.calls
-
-    def was_heard_as(self, message: WireMessage) -> bool:
-        """Returns whether a message has what a caller who cut in has heard of the reply (LiveKit).
-
-        As everywhere, dots and remarks at its end do not count (rule 4 of docs/conversations.md).
-        """
-        if message.get("role") != "assistant" or message.get("tool_calls"):
-            return False
-        heard = letters(without_remark(text_of(message)))
-        return heard != self.letters and begins(heard, self.letters)
 
 
 def _not_found(reference: Reference) -> BadRequest:

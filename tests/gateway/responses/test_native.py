@@ -12,6 +12,7 @@ import openai
 import orjson
 import pytest
 
+from gateway.core.conversation.canonical import text_of
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
@@ -50,6 +51,12 @@ def respond(world: World, **options: Any) -> Any:
 def conversations(world: World) -> int:
     [count] = world.query("SELECT count(*) FROM conversations")
     return int(count)
+
+
+def told_in_all(world: World) -> list[Json]:
+    """Returns the messages of all that was said, in the order in which they came."""
+    turns = world.query("SELECT input, said FROM exchanges ORDER BY id")
+    return [message for input, said in turns for message in (*orjson.loads(input), orjson.loads(said))]
 
 
 def asked(keeps: StoredResponses) -> str:
@@ -205,6 +212,18 @@ def test_a_conversation_of_the_upstreams_is_one_here(world: World, openai_keeps:
     assert "Miso" in asked(openai_keeps)
 
 
+def test_what_the_upstream_keeps_is_there(world: World) -> None:
+    made = respond(world, input="My cat is called Miso.")
+    assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
+    [item] = world.sdk.responses.input_items.list(made.id)
+    assert item.type == "message"
+    conversation = world.sdk.conversations.create()
+    assert list(world.sdk.conversations.items.list(conversation.id)) == []
+    world.sdk.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        world.sdk.responses.retrieve(made.id)
+
+
 def test_replies_that_are_named_by_their_items_are_known(world: World, openai_keeps: StoredResponses) -> None:
     openai_keeps.outputs.append([thought("Hm."), said("Hello Ann.")])
     response = respond(world, input="I am Ann.")
@@ -271,6 +290,64 @@ def test_what_nobody_knows_here_passes(world: World, openai_keeps: StoredRespons
     items = [{"role": "user", "content": "I am Ann."}, {"id": respond(world, input="I am Ann.").output[0].id}]
     respond(world, input=[*items, {"role": "user", "content": "And?"}])
     assert len(world.query("SELECT id FROM conversations WHERE agent = 2")) == 1
+
+
+ASKED: Json = {"role": "user", "content": "Is it raining in Rome?"}
+CALL: Json = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
+RESULT: Json = {"type": "function_call_output", "call_id": "call_1", "output": "Sun all day."}
+INTRODUCED: Json = {"role": "user", "content": "My cat is called Miso."}
+OK: Json = {"role": "assistant", "content": "Ok."}
+
+
+@pytest.mark.parametrize(
+    ("question", "results"),
+    [
+        ([ASKED], [RESULT]),
+        ([ASKED], [ASKED, RESULT]),  # Semantic Kernel
+        ([ASKED], [ASKED, CALL, RESULT]),  # Strands
+        ([OK, ASKED], [CALL, RESULT]),  # LiveKit
+        ([INTRODUCED, OK, ASKED], [INTRODUCED, OK, ASKED, CALL, RESULT]),  # LlamaIndex
+    ],
+    ids=["new", "question", "question and call", "reply", "everything"],
+)
+def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
+    world: World, openai_keeps: StoredResponses, question: list[Json], results: list[Json]
+) -> None:
+    previous = respond(world, input=[INTRODUCED]).id
+    openai_keeps.outputs.append([called("weather")])
+    previous = respond(world, input=question, previous_response_id=previous, tools=[WEATHER]).id
+    previous = respond(world, input=results, previous_response_id=previous, tools=[WEATHER]).id
+    respond(world, input="Thanks.", previous_response_id=previous)
+    assert openai_keeps.asked[2]["input"] == results  # it goes upstream as it is
+    texts = [text_of(message) for message in told_in_all(world)]
+    assert texts == [
+        INTRODUCED["content"],
+        "Ok.",
+        ASKED["content"],
+        "",
+        "Sun all day.",
+        "Ok.",
+        "Thanks.",
+        "Ok.",
+    ]
+    assert conversations(world) == 1
+
+
+def test_what_was_heard_of_a_reply_may_come_behind_its_id(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    """LiveKit names the response of which its caller heard the beginning, and says the beginning behind it."""
+    openai_keeps.outputs.append([said("We have soup, and there is bread.")])
+    previous = respond(world, input="What is there to eat?").id
+    items = [
+        {"role": "assistant", "content": "We have soup"},
+        {"role": "user", "content": "Stop, I take it."},
+    ]
+    previous = respond(world, input=items, previous_response_id=previous).id
+    respond(world, input=[OK, {"role": "user", "content": "Thanks."}], previous_response_id=previous)
+    texts = [text_of(message) for message in told_in_all(world)]
+    assert texts == ["What is there to eat?", "We have soup", "Stop, I take it.", "Ok.", "Thanks.", "Ok."]
+    assert conversations(world) == 1
 
 
 # -- what is written

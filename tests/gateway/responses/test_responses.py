@@ -409,7 +409,7 @@ def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) ->
 
 
 @both_ways
-@pytest.mark.parametrize("client", ["vercel", "livekit", "calls alone"])
+@pytest.mark.parametrize("client", ["vercel", "livekit", "calls alone", "semantic kernel", "strands"])
 def test_what_an_id_stands_for_may_be_said_again_behind_it(
     world: World, upstream: StrictUpstream, stream: bool, client: str
 ) -> None:
@@ -422,14 +422,16 @@ def test_what_an_id_stands_for_may_be_said_again_behind_it(
         items = [question, {"type": "item_reference", "id": response.output[0].id}]
     else:
         options["previous_response_id"] = response.id
-    if client == "livekit":
-        items = [{"role": "assistant", "content": "Let me see."}]
+    if client in ("semantic kernel", "strands"):
+        items = [question]
+    if client in ("livekit", "strands"):
+        items.append({"role": "assistant", "content": "Let me see."})
     calls = [call.model_dump(include={"type", "call_id", "name", "arguments"}) for call in calls_in(response)]
     results = [
         {"type": "function_call_output", "call_id": call["call_id"], "output": "sun"} for call in calls
     ]
     pairs = [each for pair in zip(calls, results, strict=True) for each in pair]
-    items += pairs if client == "livekit" else [*calls, *results]
+    items += {"livekit": pairs, "semantic kernel": results}.get(client, [*calls, *results])
     assert respond(world, input=items, **options).output_text == "Sunny."
     asked = upstream.last.messages
     assert [m["role"] for m in asked] == ["user", "assistant", "tool", "tool"]

@@ -1,0 +1,100 @@
+"""Repeats behind an id: a client says again what stands above a reply, though the id of the reply stands for all of it.
+
+LiveKit repeats the reply, as far as its caller has heard it, Vercel's SDK the calls of one, Semantic Kernel and Strands
+the question with the results of its calls, LlamaIndex everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gateway.core.conversation.canonical import WireMessage, call_id, is_system, squash, text_of
+from gateway.core.words import begins, letters, without_remark
+from storage.value import frozen
+
+
+@frozen
+class HeardPath:
+    """A path that an id stands for, beside what its client says behind it.
+
+    path: its last reply as far as its caller has heard it. again: which of the messages behind only say it again, by
+    index.
+    """
+
+    path: Sequence[WireMessage]
+    again: Sequence[int]
+
+
+def as_heard(path: Sequence[WireMessage], behind: Sequence[WireMessage]) -> HeardPath:
+    """Returns what is left of a path and of what its client says behind it. path: ends with a reply."""
+    again = _repeated(path, behind)
+    heard, said = path[-1], _Reply.of(path[-1])
+    for index in range(again[-1] + 1 if again else 0, len(behind)):
+        message = behind[index]
+        if message.get("role") not in ("assistant", "tool"):
+            break
+        if heard is path[-1] and said.was_heard_as(message):
+            heard = {**heard, "content": text_of(message)}
+        elif not said.is_said_again(message):
+            continue
+        again.append(index)
+    return HeardPath([*path[:-1], heard], again)
+
+
+def _repeated(path: Sequence[WireMessage], behind: Sequence[WireMessage]) -> list[int]:
+    """Returns which messages, by index, stand in the path and lead to its last reply or to a result of its calls."""
+    calls = _calls(path[-1])
+    above = enumerate(map(_form, path))
+    passed: list[int] = []
+    for index, message in enumerate(behind):
+        if message.get("role") == "tool" and message.get("tool_call_id") in calls:
+            return passed
+        if is_system(message):
+            continue
+        form = _form(message)
+        at = next((at for at, each in above if each == form), None)
+        if at is None:
+            return []
+        passed.append(index)
+        if at == len(path) - 1:
+            return passed
+    return []
+
+
+def _form(message: WireMessage) -> tuple[object, ...]:
+    calls = tuple(map(call_id, message.get("tool_calls") or ()))
+    return message.get("role"), squash(text_of(message)), calls, message.get("tool_call_id")
+
+
+def _calls(message: WireMessage) -> frozenset[str]:
+    return frozenset(map(call_id, message.get("tool_calls") or ()))
+
+
+class _Reply(NamedTuple):
+    """A reply as what comes behind its id is compared with it. letters, text: without and with signs; calls: ids."""
+
+    letters: str
+    text: str
+    calls: frozenset[str]
+
+    @classmethod
+    def of(cls, reply: WireMessage) -> _Reply:
+        text = text_of(reply)
+        return cls(letters(text), squash(text), _calls(reply))
+
+    def is_said_again(self, message: WireMessage) -> bool:
+        """Returns whether a message has nothing but what the reply has."""
+        if message.get("role") != "assistant":
+            return False
+        return squash(text_of(message)) in ("", self.text) and _calls(message) <= self.calls
+
+    def was_heard_as(self, message: WireMessage) -> bool:
+        """Returns whether a message has what a caller who cut in has heard of the reply.
+
+        As everywhere, dots and remarks at its end do not count (rule 4 of docs/conversations.md).
+        """
+        if message.get("role") != "assistant" or message.get("tool_calls"):
+            return False
+        heard = letters(without_remark(text_of(message)))
+        return heard != self.letters and begins(heard, self.letters)
