@@ -219,19 +219,22 @@ class Chat:
         if identity.side_request is not None:
             receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         if native.conversation is None:
-            if identity.append or (identity.conversation is not None and spec.history == "append"):
+            is_named = identity.conversation is not None
+            if native.previous is None and (identity.append or (is_named and spec.history == "append")):
                 raise BadRequest(
                     "The gateway puts no history in front of a request for a response that it passes on. Send all of "
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-            spec = replace(spec, history="client")
+            identity, spec = replace(identity, append=False), replace(spec, history="client")
         passes = Passes(with_body_headers(headers), credential)
         call = ChatCall(request, passes, identity, spec, route, MakesUnseen(), sink, receipt, is_native=True)
         attempts = self.failover.at_first_key(route, sink, receipt)
         # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
         attempts.is_once = True
+        # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueuePlace() as place:
+            place.most_s = self._limits.commit_wait_s
             begun, call.memory = None, "unavailable"  # where the request refers to what nobody knows here
             if not all(map(is_system, request.messages)):
                 begun, call.memory = await self._remember(call, attempts, place)

@@ -116,11 +116,15 @@ class MemoryKeeper:
         return await read(self.store, self.resent, asked, self.settings.idle_s)
 
     async def _queue(self, asked: MemoryRequest) -> None:
-        """Waits for the requests before this one."""
+        """Waits for the requests before this one. Raises: TooSlow: for longer than it would."""
         key = asked.identity.conversation
         assert key is not None
         agent = await agent_of(self.store, asked)
-        await self.queues.enter((agent.uid, key), asked.place)
+        try:
+            async with asyncio.timeout(asked.place.most_s):
+                await self.queues.enter((agent.uid, key), asked.place)
+        except TimeoutError:
+            raise TooSlow("another request of this conversation is being answered") from None
 
     async def open(self, known: Known, prompt: Prompt) -> Known:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""

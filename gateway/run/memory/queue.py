@@ -20,12 +20,14 @@ class QueuePlace:
         with QueuePlace() as place: ...
 
     The end of the `with` leaves the queue, however the request ended. Where a write of its turn has taken the place
-    over, the next request has to wait for that, and the write leaves.
+    over, the next request has to wait for that, and the write leaves. most_s: for so long it waits at most; None: for
+    as long as it takes.
     """
 
     # Nearly all places stay as they are made.
     _let_go: Callable[[], None] | None = None
     _is_handed_on = False
+    most_s: float | None = None
     is_shared = False  # the other processes see it
 
     def __enter__(self) -> QueuePlace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -599,3 +600,33 @@ def test_a_side_request_is_named_as_in_a_chat_completion(world: World) -> None:
     assert found[0] == found[1]
     assert found[0][1] is not None
     assert b"Miso" not in world.data()
+
+
+def test_requests_side_by_side_in_one_conversation_do_not_wait(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    openai_keeps.conversations["conv_1"] = []
+    gate = Gate()
+    limits = replace(QUIET, commit_wait_s=0.05)
+    with remember(upstream, tmp_path, limits=limits) as world, ThreadPoolExecutor() as threads:
+        upstream.queue(replace(fail(409), hold_before_headers=gate))
+        body = orjson.dumps({"model": "m", "user": "alice", "input": "Hi", "conversation": "conv_1"})
+        first = threads.submit(world.gateway.ask, "POST", "/v1/responses", body)
+        upstream.arrived(1).wait_sync()
+        reply = world.gateway.ask("POST", "/v1/responses", body)
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")
+        gate.open()
+        assert first.result().status == 409
+        reply = world.gateway.ask("POST", "/v1/responses", body)
+        assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
+
+
+def test_a_profile_whose_history_is_ours_goes_on_by_an_id(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    headers = {"x-mnemogate-agent": "helper", "x-mnemogate-conversation": "one"}
+    with remember(upstream, tmp_path, agent(history="append")) as world:
+        previous = respond(world, input="Hi", extra_headers={"x-mnemogate-agent": "helper"}).id
+        respond(world, input="And?", previous_response_id=previous, extra_headers=headers)
+        with pytest.raises(openai.BadRequestError, match="puts no history in front"):
+            respond(world, input="And?", extra_headers=headers)
