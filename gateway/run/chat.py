@@ -52,7 +52,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.turns import paths_to, with_references
-from gateway.run.native import EarlierReplies, NativeRequest, NativeRun, native_request
+from gateway.run.native import EarlierReplies, FoundReplies, NativeRequest, NativeRun, native_request
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -169,24 +169,40 @@ class Chat:
             return "on"
         return await self._complete(call)
 
-    def remembers(
+    def is_for_agent(
+        self, model: str, headers: Sequence[tuple[bytes, bytes]], project: str, memory: str | None = None
+    ) -> bool:
+        """Returns whether a header names an agent that no profile declares. The parameters are those of `answer`.
+
+        Raises: BadRequest.
+        """
+        rules = self._rules_for(project, memory)
+        identity = identify(headers, {"model": model}, rules, project, time.time())
+        return self.directory.profile(identity) is None
+
+    def stands_for(
         self,
         request: ChatRequest,
         headers: Sequence[tuple[bytes, bytes]],
         project: str,
         memory: str | None = None,
-    ) -> bool:
-        """Returns whether memory has a part in a request, that no agent answers which was made over REST.
+    ) -> str:
+        """Returns how memory stands for a request as far as it says itself: on, off, or none where nobody is named.
 
-        It has one in what is off the record, too: it knows such words again in a later list, and does not keep them.
-        The parameters are those of `answer`. Raises: BadRequest.
+        It is on for what is off the record, too: memory knows such words again in a later list, and does not keep them.
+        And where a profile has a system prompt, which goes upstream whoever asks. The parameters are those of `answer`.
+        Raises: BadRequest.
         """
         identity = self._identify(headers, request, project, memory)
-        if self.directory.profile(identity) is None:
-            return False
-        if identity.scope is None and identity.mode is not Mode.OFF:
-            self._say_who_is_missing()
-        return identity.scope is not None
+        spec = self.directory.profile(identity)
+        if spec is None:
+            return "off"
+        if identity.scope is not None or spec.system:
+            return "on"
+        if identity.mode is Mode.OFF:
+            return "off"
+        self._say_who_is_missing()
+        return "none"
 
     async def answer_native(
         self,
@@ -199,18 +215,18 @@ class Chat:
         receipt: Receipt,
         memory: str | None = None,
     ) -> str:
-        """Answers a request in its own dialect, and returns how memory stood for it: on, read, off or unavailable.
+        """Answers a request in its own dialect, and returns how memory stood for it, as `answer` does.
 
-        It is one that `remembers` was asked about. The parameters are those of `answer`; route: who answers.
+        It is one for which memory stands on (`stands_for`). The parameters are those of `answer`; route: who answers.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         identity = self._identify(headers, native.chat, project, memory)
         spec = self.directory.profile(identity)
-        assert identity.scope is not None
         assert spec is not None
-        await self.pending.written(identity.scope, self._limits.commit_wait_s)
         read_by: Memory | None = None
-        if native.named:
+        if identity.scope is not None:
+            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+        if identity.scope is not None and native.named:
             read_by = await self._memory_of(identity.scope)
             native = await self._with_earlier(native, identity.scope, read_by)
         request = native.chat
@@ -278,6 +294,7 @@ class Chat:
                 found = {}
             for id, path in found.items():
                 self._earlier.keep(memory, (id,), None, path[:-1], path[-1])
+            return native.behind(FoundReplies(found, self._earlier), memory)
         return native.behind(self._earlier, memory)
 
     async def _memory_of(self, scope: Scope) -> Memory:
@@ -309,10 +326,13 @@ class Chat:
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
     ) -> Identity:
         """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
+        return identify(headers, request.json, self._rules_for(project, memory), project, time.time())
+
+    def _rules_for(self, project: str, memory: str | None) -> IdentityRules:
         rules = self._rules.get((project, memory))
         if rules is None:
             rules = self._rules[project, memory] = rules_of(self._settings, project, memory)
-        return identify(headers, request.json, rules, project, time.time())
+        return rules
 
     def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""

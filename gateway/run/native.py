@@ -191,6 +191,21 @@ class EarlierReplies:
         self.bytes = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FoundReplies:
+    """The `Earlier` of one request: the paths that the store has, by their ids, and what the process knows."""
+
+    found: Mapping[str, Sequence[Json]]
+    earlier: EarlierReplies
+
+    def path(self, memory: Memory, id: str | None) -> list[Json]:
+        found = None if id is None else self.found.get(id)
+        return self.earlier.path(memory, id) if found is None else [*found]
+
+    def reply(self, memory: Memory, id: str) -> Json | None:
+        return self.found[id][-1] if id in self.found else self.earlier.reply(memory, id)
+
+
 def _dumped(value: Json | list[Json]) -> bytes:
     # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
     return bytes(memoryview(orjson.dumps(value)))

@@ -24,6 +24,8 @@ from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest
 
 RESPONSES_PATH: Final = "/v1/responses"
+_AGENT: Final = b"x-mnemogate-agent"
+_HISTORY: Final = b"x-mnemogate-history"
 
 
 @dataclass(eq=False)
@@ -35,7 +37,7 @@ class ResponsesPath(ForwardedPath):
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not self.forwarding.is_by_chat(head.path, asked.model, head.named):
+        if not self._is_by_chat(head, asked, scope):
             if (native := self._native(head, asked, scope)) is None:
                 await super().answer(head, asked, scope, receive, send)
                 return
@@ -53,6 +55,15 @@ class ResponsesPath(ForwardedPath):
         view = MakesResponses(request.echo, partial(_turn, receipt))
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
 
+    def _is_by_chat(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> bool:
+        if self.forwarding.is_by_chat(head.path, asked.model, head.named):
+            return True
+        headers, caller = scope["headers"], trace_of(scope).caller
+        is_named = asked.model is not None and any(name == _AGENT for name, _ in headers)
+        return is_named and self.chats.chat.is_for_agent(
+            asked.model or "", headers, caller.project, caller.memory
+        )
+
     def _native(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> NativeResponse | None:
         """Returns a request with which memory goes upstream; None: it has no part in it."""
         if head.is_encoded:
@@ -60,10 +71,11 @@ class ResponsesPath(ForwardedPath):
         native = read_native(bytes(asked.raw), head.path, self.chats.settings.max_messages)
         if native is None:
             return None
-        caller = trace_of(scope).caller
+        trace = trace_of(scope)
         headers = _headers(scope["headers"], native.conversation)
-        has_memory = self.chats.chat.remembers(native.chat, headers, caller.project, caller.memory)
-        return native if has_memory else None
+        project, memory = trace.caller.project, trace.caller.memory
+        trace.memory = self.chats.chat.stands_for(native.chat, headers, project, memory)
+        return native if trace.memory == "on" else None
 
     def _reads(self, head: ForwardedHead) -> bool:
         """Returns True for JSON under any type, as chat completions have it, and for what is refused as compressed.
@@ -90,5 +102,7 @@ def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:
             "`conversation` and `x-mnemogate-conversation` name two different conversations.",
             param="conversation",
         )
-    rest = [each for each in headers if each[0] != named[0]]
-    return [*rest, named, (b"x-mnemogate-history", b"append")]
+    rest = [each for each in headers if each[0] != named[0] and each != (_HISTORY, b"")]
+    # A wish of the client's own stays, and is judged where headers are read.
+    wish = () if any(name == _HISTORY for name, _ in rest) else ((_HISTORY, b"append"),)
+    return [*rest, named, *wish]

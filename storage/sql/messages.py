@@ -54,9 +54,12 @@ class Messages(Group):
         ]
 
     @long_reads
-    async def newest(self, connection: Connection, agent: int, limit: int) -> list[StandingExchange]:
-        """Returns the last exchanges of a memory, newest first, also such as do not stand."""
-        return [_standing(row) for row in await connection.rows(SQL["newest"], (agent, limit))]
+    async def newest(self, connection: Connection, agent: int, limit: int) -> list[tuple[str, float, bytes]]:
+        """Returns the last replies of a memory, newest first, also such as do not stand.
+
+        Of each the public name of its conversation, when its turn began, and the reply as JSON.
+        """
+        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (agent, limit))]
 
     @long_reads
     async def page_of_project(

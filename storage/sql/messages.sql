@@ -41,8 +41,9 @@ SELECT {row} FROM exchanges p {beside}
 WHERE p.conversation = ?2 AND +p.agent = ?1 AND p.seq > ?3 AND p.input IS NOT NULL ORDER BY p.seq LIMIT ?4
 
 -- name: newest
--- Reads the same of a memory's last ?2 exchanges, the newest first.
-SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1 AND p.input IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
+-- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, what was said.
+SELECT c.uid, p.begun, p.said FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+WHERE p.agent = ?1 AND p.said IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
 -- name: of_project_down
 -- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.

@@ -44,7 +44,8 @@ class InputMessages:
 def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = False) -> InputMessages:
     """Returns what the items say. start: how many messages come before these.
 
-    is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over.
+    is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over, and so is
+    what is wrong.
     Raises: BadRequest: an item has no place in chat completions, or a form that is none.
     """
     if isinstance(items, str):
@@ -58,7 +59,11 @@ def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = F
         take = _KINDS.get(kind) if isinstance(kind, str) else None
         if take is not None:
             messages.at = index
-            take(messages, item, where)
+            try:
+                take(messages, item, where)
+            except BadRequest:
+                if not is_read_only:
+                    raise
         elif not is_read_only:
             raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
     return messages.end()

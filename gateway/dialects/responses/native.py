@@ -219,10 +219,8 @@ class ResponseReader:
         items = response.get("output") or self._items_so_far()
         if not isinstance(items, list):
             items = []
-        try:
-            said = [m for m in read_items(items, is_read_only=True).messages if m["role"] == "assistant"]
-        except BadRequest:
-            said = []
+        read = read_items([item for item in items if isinstance(item, dict)], is_read_only=True)
+        said = [message for message in read.messages if message["role"] == "assistant"]
         message = join_messages(said) if said else None
         if message is not None and self._end is not FINISHED:
             text = text_of(message)

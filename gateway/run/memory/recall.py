@@ -109,7 +109,9 @@ class Recaller:
         budget, begun = self._budget_in(known, prompt), time.perf_counter()
         found, has_failed, ms = _NOTHING, False, 0.0
         chosen: Sequence[note.Recalled] = ()
-        if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0):
+        # What its client leaves out of a list is not put back, and may have to be recalled.
+        is_trimmed = known.asked.spec.history == "client" and not known.plan.appending
+        if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
             visible = VisibleContent.of(known, prompt.composition, window)
             try:
                 found = await self._find(_Recalling(known, window, visible, budget, begun), text)

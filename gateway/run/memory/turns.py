@@ -36,7 +36,7 @@ _PLACE_BYTES = 4
 def turn_of(known: Known) -> str:
     """Returns the name of the turn that a request asks for, within its conversation."""
     plan = known.plan
-    return _time(plan.exchange) + _place(plan.exchange, plan.match.anchor)
+    return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.anchor)
 
 
 async def with_references(
@@ -71,13 +71,12 @@ async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[
     if agent is None:
         return found
     kept: dict[str, _Kept] = {}
-    for each in await store.messages.newest(agent.id, _NEWEST):
-        said = each.exchange.said or b""
+    for conversation, begun, said in await store.messages.newest(agent.id, _NEWEST):
         if not any(id.encode() in said for id in ids):
             continue
-        if each.conversation not in kept:
-            kept[each.conversation] = await _read(store, agent, each.conversation)
-        path = kept[each.conversation].told(_time(each.exchange), is_whole=True)
+        if conversation not in kept:
+            kept[conversation] = await _read(store, agent, conversation)
+        path = kept[conversation].told(_time(begun), is_whole=True)
         named = private_of(orjson.loads(said)).get("ids") or ()
         found.update((id, path) for id in named if path and id in ids)
     return found
@@ -159,8 +158,8 @@ def _with_calls(reply: WireMessage, has: Callable[[str], bool]) -> WireMessage:
     return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
 
 
-def _time(e: Exchange) -> str:
-    return _TIME.pack(e.begun).hex()
+def _time(begun: float) -> str:
+    return _TIME.pack(begun).hex()
 
 
 def _place(e: Exchange, above: Exchange | None) -> str:
@@ -187,7 +186,7 @@ class _Kept:
             steps.append(each)
             if len(steps) > 1:
                 return  # its client has one reply of a run, whose first step has the name
-        self._by_name[_time(e)] = each
+        self._by_name[_time(e.begun)] = each
         place = _place(e, None if above is None else above.exchange)
         if e.standing or place not in self._by_name:
             self._by_name[place] = each

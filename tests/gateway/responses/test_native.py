@@ -18,7 +18,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
-from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, raw
 from tests.gateway.sdk import World, agent, remember
 from tests.server import QUIET
 
@@ -47,6 +47,10 @@ def respond(world: World, **options: Any) -> Any:
     events = list(found)
     assert [event.sequence_number for event in events] == list(range(len(events)))
     return events[-1].response
+
+
+def broken(*_: Any) -> Any:
+    raise RuntimeError("broken")
 
 
 def conversations(world: World) -> int:
@@ -473,7 +477,8 @@ def test_without_memory_not_a_byte_changes(world: World, upstream: StrictUpstrea
     body = orjson.dumps({"model": "m", "user": "alice", "input": "What is my cat called?", **options})
     reply = world.gateway.ask("POST", "/v1/responses", body, headers)
     assert upstream.last.body == body
-    assert reply.headers["x-mnemogate-memory"] == "off"
+    stands = "none" if options.get("user", "") is None else "off"
+    assert reply.headers["x-mnemogate-memory"] == stands
 
 
 STREAM = [
@@ -539,9 +544,6 @@ def test_what_is_too_large_to_be_read_along_passes(
 def test_a_store_that_fails_takes_memory_away_and_not_the_answer(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("broken")
-
     monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
     raw = world.sdk.responses.with_raw_response.create(model="m", user="alice", input="Hi")
     assert raw.headers["x-mnemogate-memory"] == "unavailable"
@@ -556,9 +558,6 @@ def test_a_profile_has_its_prompt_without_memory_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(*_: Any) -> Any:
-        raise RuntimeError("broken")
-
     with remember(upstream, tmp_path, agent()) as world:
         helper = {"x-mnemogate-agent": "helper"}
         respond(world, input="Hi", extra_headers={**helper, "x-mnemogate-memory": "off"})
@@ -630,3 +629,88 @@ def test_a_profile_whose_history_is_ours_goes_on_by_an_id(
         respond(world, input="And?", previous_response_id=previous, extra_headers=headers)
         with pytest.raises(openai.BadRequestError, match="puts no history in front"):
             respond(world, input="And?", extra_headers=headers)
+
+
+# -- profiles and agents
+
+
+def test_a_profile_has_its_prompt_whatever_becomes_of_memory(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with remember(upstream, tmp_path, agent(system="Never give prices.")) as world:
+        helper = {"x-mnemogate-agent": "helper"}
+        off = {**helper, "x-mnemogate-memory": "off"}
+        for headers, user in ((helper, "alice"), (helper, None), (off, "alice"), (off, None)):
+            respond(world, input="Hi", user=user, extra_headers=headers)
+            assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
+        monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
+        respond(world, input="Hi", extra_headers=helper)
+        assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
+
+
+def test_an_agent_that_a_header_names_answers(world: World, upstream: StrictUpstream) -> None:
+    block = {"label": "human", "value": "Name: Ann"}
+    made = orjson.dumps({"name": "gardener", "model": "m", "memory_blocks": [block]})
+    assert world.gateway.ask("POST", "/v1/agents/", made).status == 200
+    respond(world, input="Hi", extra_headers={"x-mnemogate-agent": "gardener"})
+    assert upstream.last.path == "/v1/chat/completions"
+    assert b"Name: Ann" in upstream.last.body
+    with pytest.raises(openai.BadRequestError, match="no agent 'gardner'"):
+        respond(world, input="Hi", extra_headers={"x-mnemogate-agent": "gardner"})
+
+
+# -- at the edges
+
+
+@pytest.mark.parametrize("kept", [2, 4, 6])
+def test_what_a_client_leaves_out_of_its_list_is_recalled(
+    world: World, openai_keeps: StoredResponses, kept: int
+) -> None:
+    items: list[Json] = []
+    for text in ("My cat is called Miso.", "I live in Rome.", "I work as a baker.", "I play the flute."):
+        openai_keeps.outputs.append([said(f"Good: {text[:12]}")])
+        items.append({"role": "user", "content": text})
+        items += [item.to_dict() for item in respond(world, input=items, store=False).output]
+    asks = {"role": "user", "content": "What is my cat called?"}
+    respond(world, input=[*items[-kept:], asks], store=False)
+    assert "My cat is called Miso." in asked(openai_keeps)
+    assert conversations(world) == 1
+
+
+def test_more_than_the_process_keeps_is_read_from_the_store(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    world.gateway.app.chat._earlier._limit = 20_000
+    items: list[Json] = []
+    for n in range(12):
+        items.append({"role": "user", "content": f"Chapter {n} of Miso. " + f"w{n} " * 1500})
+        openai_keeps.outputs.append([said(f"Reply number {n}.")])
+        response = respond(world, input=items)
+        items.append({"type": "item_reference", "id": response.output[0].id})
+    respond(world, input=[*items, {"role": "user", "content": "And the end?"}])
+    [size] = world.query("SELECT length(input) FROM exchanges ORDER BY seq DESC LIMIT 1")
+    assert size < 100
+    respond(world, input="What did I say?", previous_response_id=response.id)
+    assert conversations(world) == 1
+
+
+def test_an_odd_item_takes_no_other_one_along(world: World, upstream: StrictUpstream) -> None:
+    for n, odd in enumerate(
+        (
+            {"type": "function_call", "id": "f", "call_id": "c1", "name": "w", "arguments": None},
+            {"type": "message", "role": "assistant", "content": None},
+            7,
+        )
+    ):
+        output = orjson.dumps({"id": "r", "error": None, "output": [said(f"It is island {n}."), odd]})
+        upstream.queue(raw(output, content_type="application/json"))
+        asked = orjson.dumps({"model": "m", "user": "alice", "input": f"Where is {n}?"})
+        assert world.gateway.ask("POST", "/v1/responses", asked).body == output
+        assert b"It is island %d." % n in world.data()
+
+
+def test_a_wish_for_another_history_is_judged_as_it_is(world: World, openai_keeps: StoredResponses) -> None:
+    openai_keeps.conversations["conv_1"] = []
+    with pytest.raises(openai.BadRequestError, match="'client'; expected append"):
+        respond(world, input="Hi", conversation="conv_1", extra_headers={"x-mnemogate-history": "client"})
+    respond(world, input="Hi", conversation="conv_1", extra_headers={"x-mnemogate-history": ""})
