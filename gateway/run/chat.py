@@ -226,9 +226,9 @@ class Chat:
         read_by: Memory | None = None
         if identity.scope is not None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
-        if identity.scope is not None and native.named:
-            read_by = await self._memory_of(identity.scope)
-            native = await self._with_earlier(native, identity.scope, read_by)
+            if native.named:
+                read_by = await self._memory_of(identity.scope)
+                native = await self._with_earlier(native, identity.scope, read_by)
         request = native.chat
         # Once more: what kind of request it is, all of its list tells.
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
@@ -245,19 +245,24 @@ class Chat:
             identity, spec = replace(identity, append=False), replace(spec, history="client")
         passes = Passes(with_body_headers(headers), credential)
         call = ChatCall(request, passes, identity, spec, route, MakesUnseen(), sink, receipt, is_native=True)
-        attempts = self.failover.at_first_key(route, sink, receipt)
+        return await self._complete_native(call, native, read_by)
+
+    async def _complete_native(self, call: ChatCall, native: NativeRequest, read_by: Memory | None) -> str:
+        """Answers a native request, as `_complete` does. read_by: the memory in which its ids were looked up."""
+        sink, receipt = call.sink, call.receipt
+        attempts = self.failover.at_first_key(call.route, sink, receipt)
         # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
         attempts.is_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueuePlace() as place:
             place.most_s = self._limits.commit_wait_s
             begun, call.memory = None, "unavailable"  # where the request refers to what nobody knows here
-            if not all(map(is_system, request.messages)):
+            if not all(map(is_system, call.request.messages)):
                 begun, call.memory = await self._remember(call, attempts, place)
             if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
                 # Another process has forgotten something since, which may be just what is known here by its id.
                 begun, call.memory = None, "unavailable"
-            if begun is None and identity.mode is Mode.STRICT:
+            if begun is None and call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             try:
                 with attempts:
