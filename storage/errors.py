@@ -19,6 +19,7 @@ StoreError
 │   ├── OverLimit          a value is longer than its block may be
 │   └── Overtaken          what was read has been changed since: read it again
 ├── Stale                  planned on what is no longer so: resolve again
+├── RunOver                a run that was to begin has ended, or its send is another run's: nothing is left to do
 └── StatementFailed        our bug: a statement that the database does not understand
 """
 
@@ -126,6 +127,10 @@ class Overtaken(WriteConflict):
 
 
 class Stale(StoreError):
+    pass
+
+
+class RunOver(StoreError):
     pass
 
 

@@ -27,7 +27,7 @@ from storage.commands import (
     StepOpened,
 )
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound, Stale, WriteConflict
+from storage.errors import NotFound, RunOver, Stale, WriteConflict
 from storage.records import (
     DEFAULT,
     Agent,
@@ -145,7 +145,7 @@ class Append(Group):
         """Begins a step: its exchange with what came in, and with the edits of the step before.
 
         Raises: WriteConflict when the conversation or a block was changed since it was read; Stale when something was
-        forgotten since; Unavailable.
+        forgotten since; RunOver when there is no run to begin; Unavailable.
         """
         return self._database.write(
             partial(self._open, write),
@@ -272,14 +272,14 @@ async def write_edits(
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
     """Begins the run of a step, which may have been accepted before (its id is not 0 then).
 
-    Raises: WriteConflict: it has ended, or the send was taken.
+    Raises: RunOver: it has ended, or the send was taken.
     """
     if draft.id:
         run = await begin_run(connection, draft.agent, draft.id, write.now)
     else:
         run = await create_run(connection, draft, replaces=write.replaces)
     if run.is_over or run.uid != draft.uid:
-        raise WriteConflict("the run was ended, or another one has taken its send")
+        raise RunOver("the run was ended, or another one has taken its send")
     if write.request is not None:
         await replace_text(connection, run.agent, run.id, "request", 0, write.request)
     return run

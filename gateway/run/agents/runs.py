@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
@@ -66,7 +67,7 @@ from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
-from storage.errors import NotFound, StoreError
+from storage.errors import NotFound, RunOver, StoreError
 from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
 
 _log = logging.getLogger("mnemogate")
@@ -144,13 +145,16 @@ class AgentRuns:
     ) -> None:
         """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
 
+        One that somebody ends before it begins stays as it was ended.
+
         place: in the queue of its conversation, which is free now. asked: its conversation is `default`, or a uid.
         Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken up again.
         """
         sending = replace(self._sending(asked), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
             await self._spare_pause(sending)
-        await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
+        with suppress(RunOver):
+            await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
 
     def check_background(self, asked: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""

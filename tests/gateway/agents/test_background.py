@@ -196,6 +196,32 @@ def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> No
     assert late == {first.id: "cancelled"}
 
 
+def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its job has seen that it has not ended, and its first step is not open yet."""
+    agent, send = world.agent(), world.letta.agents.messages
+    runs = world.world.gateway.app.agent_services.runs._runs
+    began, gate, perform = Gate(), Gate(), runs.perform
+
+    async def held(*arguments: Any) -> None:
+        began.open()
+        await gate.wait()
+        await perform(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "perform", held)
+        run = send.create_async(agent.id, input="One")
+        began.wait_sync()
+    assert send.cancel(agent.id) == {run.id: "cancelled"}
+    gate.open()
+    send.create(agent.id, input="Two")
+    assert said(world, agent.id) == ["user: Two", "assistant: Ok."]
+    assert ended(world, run.id).status == "cancelled"
+    becomes(lambda: world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0])
+    assert not [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_tool_of_the_clients_waits_for_its_result(world: LettaWorld, is_stream: bool) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
