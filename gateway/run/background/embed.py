@@ -4,8 +4,8 @@ Memories that lack vectors of the embedder are found at the start, so a new embe
 embeds one batch, commits it with how far it has come, and enqueues the next; one that fails is tried again later, as
 all jobs are. Until there are vectors, memory is searched by words.
 
-Only the vector of a question is waited for by a reply. The wait is bounded, and after a wait in vain nobody waits for
-a while.
+Only the vector of a question is waited for by a reply. The wait is bounded, and after failures in a row nobody waits
+for a while. What the embedder says of one text alone holds up no other.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import make_query
+from gateway.core.upstream.policy import EndpointHealth, Policy
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.model import BUSY_S, CALL_S
@@ -28,7 +30,7 @@ from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.settings import MemorySettings, Settings
 from storage.commands import Unembedded
-from storage.errors import Stale
+from storage.errors import Stale, StoreError
 from storage.records import Vector
 from storage.sql.store import Store
 
@@ -44,15 +46,19 @@ TEXT_CHARS = 800
 BATCH = 64
 # Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
 LOCAL_WAIT_MS = 20.0
-# After a failure, or a wait without an answer, no question is embedded for so long; after failures in a row no memory.
-REST_S = 30.0
+# The questions that rest after failures in a row, as requests to an upstream do.
+_QUESTIONS = Policy()
 # The local embedder is asked again sooner: when it was late, the machine was busy.
-LOCAL_REST_S = 1.0
+_LOCAL_QUESTIONS = replace(_QUESTIONS, breaker_s=1.0)
+# After failures in a row no memory is embedded for so long.
+REST_S = 30.0
 # So many jobs have to fail in a row. One among many says nothing: with a rest for each, an embedder that fails one call
 # in fifty would fall behind a busy gateway for ever.
 FAILURES = 2
 # When so many single texts in a row are refused, the texts are not at fault, and the job fails.
 _REFUSALS = 3
+# Refusals that are about the text: it is too long in the embedder's own counting, or filtered.
+_OF_A_TEXT = (400, 413, 422)
 
 
 def embedder_route(settings: Settings) -> Route | None:
@@ -99,8 +105,11 @@ class Embedding:
         self._count = count
         # Vectors of texts that nobody said (gateway.core.memory.baseline_texts); None: they are still to be made.
         self._baseline: Sequence[bytes] | None = None
-        # Questions, and jobs, do not call the embedder before these times.
-        self._no_questions_until = 0.0
+        self._policy = _LOCAL_QUESTIONS if embedder.is_local else _QUESTIONS
+        # What questions know of the embedder: those of callers in haste (voice agents) on their own, since to be late
+        # for them says nothing of the others.
+        self._health, self._health_in_haste = EndpointHealth(), EndpointHealth()
+        # Jobs do not call the embedder before this time.
         self._no_jobs_until = 0.0
         self._failures = 0  # of jobs, in a row
         self.schedule = Schedule(
@@ -212,7 +221,7 @@ class Embedding:
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
                     raise Postponed("the embedder is busy (429)", wait_s) from error
-                failure = _RefusedText if error.status in (400, 413, 422) else JobFailed
+                failure = _RefusedText if error.status in _OF_A_TEXT else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count("failed", 0)
@@ -228,27 +237,50 @@ class Embedding:
         wait_ms: at most; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
-        # One that the embedder refuses as too long would leave everybody without it for a while.
+        # One that the embedder refuses as too long would be searched for by words alone.
         query = make_query(query)
-        if not query or wait_ms <= 0 or self._tick() < self._no_questions_until:
+        health = self._health_in_haste if wait_ms < self._wait_ms / 2 else self._health
+        name = self.embedder.name
+        if not query or wait_ms <= 0 or not health.is_available(self._tick(), name):
             return None
+        is_probe = health.begin(self._policy)
         try:
-            if not await self._store.vectors.has(agent, self.embedder.name):
+            if not await self._store.vectors.has(agent, name):
                 return None
             async with asyncio.timeout(wait_ms / 1000):
                 made = await self.embedder.embed([query])
             data = made.vectors[0]
-            return Vector(self.embedder.name, data, *self._compare_baseline(data))
-        except TimeoutError:
-            why = f"no answer in {wait_ms:g} ms"
+            vector = Vector(name, data, *self._compare_baseline(data))
         except Exception as error:
             # Whatever went wrong, the question can be answered without vectors.
-            why = error.message if isinstance(error, ProviderError) else type(error).__name__
-        # The next questions do not wait for it either, for a while.
-        rest_s = LOCAL_REST_S if self.embedder.is_local else REST_S
-        self._no_questions_until = self._tick() + rest_s
-        _log.warning("memory is searched by words alone for %g s: the embedder: %s", rest_s, why)
-        return None
+            self._blame(health, error, wait_ms)
+            return None
+        finally:
+            if is_probe:
+                health.is_probing = False
+        health.succeeded(name)
+        return vector
+
+    def _blame(self, health: EndpointHealth, error: Exception, wait_ms: float) -> None:
+        """Notes why a question got no vector. After failures in a row, or with a Retry-After, questions rest."""
+        retry_after_s = None
+        match error:
+            case StoreError():
+                return  # the search by words meets the same, and says so
+            case ProviderRefused(status=status) if status in _OF_A_TEXT:
+                _log.info("the embedder refuses a question (%d): it is searched for by words alone", status)
+                return
+            case ProviderRefused():
+                why, retry_after_s = error.message, error.retry_after_s
+            case ProviderError():
+                why = error.message
+            case TimeoutError():
+                why = f"no answer in {wait_ms:g} ms"
+            case _:
+                why = type(error).__name__
+        health.failed(self._policy, self._tick(), self.embedder.name, retry_after_s)
+        if retry_after_s or health.failures == self._policy.breaker_failures:
+            _log.warning("memory is searched by words alone until the embedder answers again: %s", why)
 
     def _compare_baseline(self, data: bytes) -> tuple[float, float]:
         """Returns the mean and standard deviation of its similarity to the baseline; a deviation of 0: not known."""

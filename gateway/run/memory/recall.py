@@ -35,6 +35,8 @@ LEAST_HITS, MOST_HITS = 16, 40
 SPARE = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
 STREAM_HASTE = 5
+# The search by words keeps one part in this many of the time for recall.
+WORDS_SHARE = 3
 # A note may take one part in this many of the model's context; beyond FEW_TOKENS one part in twice as many, since notes
 # of a thousand tokens would fill a window of 16,000 within six turns.
 NOTE_SHARE = 16
@@ -178,7 +180,9 @@ class Recaller:
         limit_ms = self._limit_ms(known)
         vector = None
         if self.embed_query is not None:
-            vector = await self.embed_query(known.agent.id, query, _left(limit_ms, begun))
+            # A vector that is waited for in vain leaves time for a search by words.
+            wait_ms = _left(limit_ms, begun) - limit_ms / WORDS_SHARE
+            vector = await self.embed_query(known.agent.id, query, wait_ms)
         has_evicted = window.evicted_tokens > 0 and not visible.numbers
         return await self.store.recall.search(
             known.agent,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import QUERY_CHARS
+from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
 from gateway.providers import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding
+from gateway.run.memory.recall import STREAM_HASTE
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
@@ -31,6 +34,7 @@ from tests.stored import save_passage, url_of
 
 IDLE_S = 200.0
 TORTOISE = "My tortoise likes dandelions."
+IN_A_ROW = Policy().breaker_failures
 QUESTION = "Which nourishment suits reptiles?"  # not a word of it was said
 JSON = {"content-type": "application/json"}
 
@@ -87,6 +91,11 @@ class Remembering:
         self.world.chat(user=user).say(question, **options)
         content: str = self.world.upstream.last.messages[-1]["content"]
         return content
+
+    def has_vector(self, wait_ms: float = 10_000.0) -> bool:
+        """Whether a question gets one, asked by itself."""
+        asking = self.embedding.embed_query(self.agent_id(), QUESTION, wait_ms)
+        return self.world.gateway.call(asking) is not None
 
     @property
     def asked(self) -> list[list[str]]:
@@ -382,27 +391,101 @@ def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Rememberin
     assert len(made.embedder.seen) - before == 1 + _REFUSALS  # all at once, and some alone
 
 
-def test_a_slow_one_is_not_waited_for_and_then_left_alone(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+# -- questions, while it fails
+
+
+@pytest.fixture
+def known(made: Remembering) -> Remembering:
+    """With a memory that has vectors."""
+    made.mention(TORTOISE)
+    made.rest()
+    return made
+
+
+@pytest.mark.parametrize("reply", [fail(500), fail(401), fail(429)])
+def test_after_one_failure_the_next_question_is_asked(known: Remembering, reply: Reply) -> None:
+    known.embedder.queue(reply)
+    assert known.recalled() == QUESTION
+    again = QUESTION.replace("suits", "is best for")  # the same question again would get the same note
+    assert TORTOISE in known.recalled(again)
+    for _ in range(IN_A_ROW):
+        known.embedder.queue(reply)
+        assert not known.has_vector()
+        assert known.has_vector(), "however many there were, they were not in a row"
+
+
+def test_after_failures_in_a_row_one_question_asks_whether_it_answers_again(
+    known: Remembering, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with remembering(upstream, other, tmp_path, embedder_wait_ms=1) as made:
-        made.embedding._wait_ms = 10_000.0
-        made.mention(TORTOISE)
-        made.rest()
-        made.embedding._wait_ms = 1.0
-        gate = Gate()
-        other.queue(Reply(hold_before_headers=gate, headers=JSON, body=[b"{}"]))
-        before = len(other.seen)
-        assert TORTOISE in made.recalled("What does my tortoise like?")  # by words
-        assert made.recalled() == QUESTION
-        assert len(other.seen) <= before + 1
+    known.embedder.queue(*[fail(500)] * IN_A_ROW)
+    assert [known.has_vector() for _ in range(IN_A_ROW)] == [False] * IN_A_ROW
+    count = len(known.asked)
+    assert not known.has_vector()
+    known.tick += Policy().breaker_s
+    known.embedder.queue(fail(500))
+    assert not known.has_vector()
+    assert not known.has_vector(), "it rests again"
+    known.tick += Policy().breaker_s
+    gate = Gate()
+    arrived = known.embedder.arrived(len(known.embedder.seen) + 1)
+    known.embedder.queue(replace(vectors([1.0] * len(vector_of(QUESTION))), hold_before_headers=gate))
+    with ThreadPoolExecutor() as threads:
+        probe = threads.submit(known.has_vector)
+        arrived.wait_sync()
+        assert not known.has_vector(), "only one asks"
         gate.open()
-        made.embedding._wait_ms = 10_000.0
-        again = QUESTION.replace("suits", "is best for")  # the same question again would get the same note
-        assert TORTOISE not in made.recalled(again)
-        made.tick += 31
-        other.forget_replies()
-        assert TORTOISE in made.recalled(QUESTION.replace("suits", "is good for"))
+        assert probe.result(PATIENCE_S)
+    assert known.has_vector()
+    assert len(known.asked) == count + 3
+    assert len([each for each in caplog.messages if "words alone" in each]) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_it_refuses_holds_up_no_other(known: Remembering, status: int) -> None:
+    known.embedder.queue(*[fail(status)] * 2 * IN_A_ROW)
+    assert not any(known.has_vector() for _ in range(2 * IN_A_ROW))
+    assert known.has_vector()
+
+
+def test_no_question_is_asked_before_its_retry_after(known: Remembering) -> None:
+    known.embedder.queue(fail(429, retry_after="20"))
+    count = len(known.asked)
+    assert not known.has_vector()
+    known.tick += 19
+    assert not known.has_vector()
+    assert len(known.asked) == count + 1
+    known.tick += 1
+    assert known.has_vector()
+
+
+def test_one_too_slow_for_callers_in_haste_is_asked_for_the_others(known: Remembering) -> None:
+    """Voice agents' requests have less time."""
+    gate = Gate()
+    known.embedder.queue(*[Reply(hold_before_headers=gate, headers=JSON, body=[b"{}"])] * IN_A_ROW)
+    assert not any(known.has_vector(1.0) for _ in range(IN_A_ROW))
+    gate.open()
+    known.embedder.forget_replies()
+    assert not known.has_vector(1000.0), "those in haste do not wait any more"
+    assert known.has_vector()
+
+
+def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def none(self: Embedding, agent: int, query: str, wait_ms: float) -> None:
+        waits.append(wait_ms)
+
+    monkeypatch.setattr(Embedding, "embed_query", none)
+    with remembering(upstream, other, tmp_path) as made:
+        made.mention(TORTOISE)
+        assert TORTOISE in made.recalled("What does my tortoise like?", stream=True)
+        assert TORTOISE in made.recalled("What does my slow tortoise like?")
+    whole = 50_000.0  # the tests' time for recall
+    streamed = whole / STREAM_HASTE
+    assert 0 < waits[-2] <= streamed * 2 / 3
+    assert streamed < waits[-1] <= whole * 2 / 3
 
 
 def test_with_no_time_to_wait_a_question_is_not_embedded(
