@@ -45,6 +45,7 @@ from gateway.web.letta.all import agents_routes, error_forms
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath
+from gateway.web.sockets.responses import OpensSocket, ResponsesSockets
 from storage.sql.store import Store
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
@@ -116,6 +117,7 @@ class Gateway:
             error_forms={RESPONSES_PATH: ResponsesErrors(), **error_forms()},
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
+        self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
         store.database.when_recovered(self._recovered)
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
@@ -130,6 +132,7 @@ class Gateway:
             *agents,
             *model_routes(self.models, self.chat.registry),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
+            Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
         ]
@@ -146,6 +149,8 @@ class Gateway:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
             return self._live(receive, send)
+        if scope["type"] == "websocket":
+            return self._sockets(scope, receive, send)
         return self._entry(scope, receive, send)
 
     def _recovered(self) -> None:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import re
 
+# The handshake of the Responses API; every other path is a request's whatever it offers.
+_HANDSHAKE = re.compile(rb"GET /v1(?:/responses)?/?[ ?]")
+_WEBSOCKET = re.compile(rb"\nupgrade[ \t]*:[ \t]*websocket[ \t]*(?=\r|$)", re.I)
 _UPGRADE = re.compile(rb"(^|\n)upgrade(?=[ \t]*:)", re.I)
 
 
 def without_upgrade(data: bytes) -> bytes:
-    """Returns the beginning of a request so that it asks for no other protocol.
+    """Returns the beginning of a request so that it asks for no other protocol than a WebSocket's.
 
     The field gets the name of another one that is as long and goes no further, so that no offset moves.
     """
@@ -26,4 +29,6 @@ def without_upgrade(data: bytes) -> bytes:
     if b"upgrade" not in data[: data.find(b"\r\n\r\n")].lower():
         return data
     head, blank, rest = data.partition(b"\r\n\r\n")
+    if _HANDSHAKE.match(head) and _WEBSOCKET.search(head):
+        return data
     return _UPGRADE.sub(b"\\1trailer", head) + blank + rest

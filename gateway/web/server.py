@@ -174,6 +174,11 @@ class _ServerConnection(HttpToolsProtocol):
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
+    def _should_upgrade(self) -> bool:
+        """Says whether another protocol takes the connection over, on which nothing else may be under way."""
+        is_free = self.cycle is None or self.cycle.response_complete
+        return is_free and self.scope["method"] == "GET" and super()._should_upgrade()
+
     def _unsupported_upgrade_warning(self) -> None:
         """Is called where httptools has taken a request's body for another protocol's, and lost it."""
         self.cycle.keep_alive = False
@@ -188,6 +193,8 @@ class _ServerConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return  # it has made no cycle
         # The scope keeps the list it was given. Trailers go to this one, which nobody reads: what a proxy in front
         # lets through as a trailer may be somebody's name or key.
         self.headers = []
@@ -364,6 +371,13 @@ def _not_free(host: str, port: int, error: OSError) -> GatewayError:
     return SettingsError(why)
 
 
+def _make_socket(**made: Any) -> Any:
+    """Returns the protocol of a connection whose handshake has come."""
+    from gateway.web.sockets.protocol import SocketConnection
+
+    return SocketConnection(**made)
+
+
 def make_server(
     app: Any,
     settings: ServerSettings,
@@ -383,7 +397,9 @@ def make_server(
         app,
         loop="uvloop",
         http=connection,
-        ws="none",
+        ws=_make_socket,  # type: ignore[arg-type]  # uvicorn calls it, and nothing else
+        ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,  # events are small, and each would wait for it
         lifespan="on",
         access_log=False,
         log_config=None,

@@ -254,7 +254,7 @@ _TOLD: dict[str, Callable[[Any], Json]] = {
 
 
 # Fields of the response that say what was asked, each with the value of a request that says nothing of it.
-_ECHOED: Json = {
+ECHOED: Json = {
     "background": False,
     "instructions": None,
     "max_output_tokens": None,
@@ -276,10 +276,10 @@ _ECHOED: Json = {
 
 
 def _echo(json: Json, request: ChatRequest, conversation: str | None) -> Json:
-    said = {key: json[key] for key in _ECHOED if json.get(key) is not None}
+    said = {key: json[key] for key in ECHOED if json.get(key) is not None}
     reasoning = json.get("reasoning") or {}
     return {
-        **_ECHOED,
+        **ECHOED,
         **said,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from websockets.sync.client import connect
 
 from tests.gateway.process import ROOT
 from tests.gateway.two.people import messages_of
@@ -93,3 +94,15 @@ def test_a_conversation_goes_on_whichever_gateway_is_there(tmp_path: Path, url: 
             with RawClient(port) as client:
                 client.request("GET", path)
                 assert client.read_head().status == 404
+
+
+def test_a_websocket_passes(tmp_path: Path, url: str) -> None:
+    with (
+        World(tmp_path, gateways=2, url=url) as world,
+        held_port() as port,
+        nginx_before(world, tmp_path, port),
+    ):
+        with connect(f"ws://127.0.0.1:{port}/v1/responses", proxy=None) as socket:
+            socket.send('{"type":"response.steer","input":"Faster!","previous_response_id":"resp_1"}')
+            assert orjson.loads(socket.recv(PATIENCE_S))["type"] == "response.steer.failed"
+        assert say(port, messages_of([], "Hello."))[1] == "on"

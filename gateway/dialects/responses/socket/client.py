@@ -1,0 +1,101 @@
+"""The messages of a client: `response.create` with the fields of a request, and two about a response under way.
+
+(developers.openai.com/api/docs/guides/websocket-mode)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import orjson
+
+from adapters.types import Json
+from gateway.dialects.fields import missing, wrong_type
+from gateway.errors import BadRequest
+from storage.value import frozen
+
+_LONGEST_LANE: Final = 256  # chosen
+# Of the message alone, and no part of a request.
+_ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@frozen
+class Create:
+    """`response.create`. lane: the `stream_id`, whose responses come one after another; None: that without a name.
+
+    fields: of the request, each value as it is written. is_generated: the model is to answer.
+    """
+
+    lane: str | None
+    fields: dict[str, bytes]
+    is_generated: bool
+
+
+@frozen
+class Cancel:
+    """`response.cancel`. response: its id; None: the one under way."""
+
+    lane: str | None
+    response: str | None
+
+
+@frozen
+class Steer:
+    """`response.steer`. asked: what it asks for, which is sent back."""
+
+    asked: Json
+
+
+ClientEvent = Create | Cancel | Steer
+
+
+def read_client_event(data: bytes) -> ClientEvent:
+    """Reads a message of a client. Raises: BadRequest."""
+    try:
+        fields = members(data)
+        kind, lane = text_of(fields, "type"), text_of(fields, "stream_id")
+        if lane is not None and len(lane) > _LONGEST_LANE:
+            raise BadRequest(
+                f"Invalid 'stream_id': longer than {_LONGEST_LANE} characters.", param="stream_id"
+            )
+        if kind == "response.create":
+            return _read_create(fields, lane)
+        if kind == "response.cancel":
+            return Cancel(lane, text_of(fields, "response_id"))
+        if kind == "response.steer":
+            return Steer(orjson.loads(data))
+    except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
+    if kind is None:
+        raise missing("type")
+    raise BadRequest(
+        f"Invalid value: {kind[:60]!r}. Supported events are 'response.create', 'response.cancel' and "
+        "'response.steer'.",
+        param="type",
+        code="invalid_value",
+    )
+
+
+def _read_create(fields: dict[str, bytes], lane: str | None) -> Create:
+    if fields.get("background") == b"true":
+        raise BadRequest("`background` is not supported over a WebSocket.", param="background")
+    generate = fields.get("generate", b"null")
+    if generate not in (b"true", b"false", b"null"):
+        raise wrong_type("generate", "a boolean", orjson.loads(generate))
+    own = {key: value for key, value in fields.items() if key not in _ENVELOPE}
+    return Create(lane, own, generate != b"false")
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    """Returns the members of an object, their values as they are written. Raises: msgspec.DecodeError."""
+    return {key: bytes(value) for key, value in _decoder.decode(data).items()}
+
+
+def text_of(fields: dict[str, bytes], key: str) -> str | None:
+    """Returns the value of a field that may be missing. Raises: BadRequest: it is no text."""
+    value = orjson.loads(fields.get(key, b"null"))
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(key, "a string", value)
+    return value

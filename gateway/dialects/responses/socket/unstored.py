@@ -1,0 +1,115 @@
+"""The responses that one connection alone knows: those that nobody has stored (`store: false`).
+
+Over a WebSocket a client may go on from such a response by its id. The upstream is asked by HTTP, where it knows none
+but those that it has stored, so it is sent the items instead.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+import orjson
+
+from gateway.dialects.responses.socket.client import Create, members, text_of
+from storage.value import frozen
+
+# Chosen: a connection of one talk needs the newest alone; one of several talks, or of talks that fork, some more.
+_MOST_KEPT: Final = 64
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+@frozen
+class _Kept:
+    """A response that nobody has stored. base: the stored one before its items; None: they are all there is."""
+
+    base: str | None
+    items: Sequence[bytes]
+    size: int
+
+
+@frozen
+class Unanswered:
+    """A request whose response may be kept. base, items: before its reply; None: they are not known here."""
+
+    base: str | None
+    items: Sequence[bytes] | None
+    is_stored: bool
+
+
+class Unstored:
+    """The responses of one connection that nobody has stored, so that the next request may go on from one by its id.
+
+    Their thoughts are left out unless the client asked for them in a form that can be sent back
+    (`reasoning.encrypted_content`): an upstream knows no thoughts that it has not stored.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        """limit_bytes: of all that is kept; a longer talk can only be gone on from with all of its items."""
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._bytes = 0
+
+    def request(self, create: Create) -> tuple[bytes, Unanswered]:
+        """Returns the body of a request that says the same, and what to keep its response with. Raises: BadRequest."""
+        fields = {**create.fields, "stream": b"true"}
+        own = _items(fields.get("input", b"null"))
+        previous = text_of(fields, "previous_response_id")
+        kept = None if previous is None else self._kept.get(previous)
+        items: Sequence[bytes] | None = own
+        if kept is not None:
+            items, previous = [*kept.items, *own], kept.base
+            fields["input"] = b"[%b]" % b",".join(items)
+            fields["previous_response_id"] = orjson.dumps(previous)
+        if fields.get("conversation", b"null") != b"null":
+            items = None
+        is_stored = fields.get("store") != b"false"
+        return written(fields), Unanswered(previous, items, is_stored)
+
+    def keep(self, asked: Unanswered, response: bytes) -> None:
+        """Keeps a response that is complete, unless somebody else does. response: as its last event tells it."""
+        try:
+            told = members(response)
+            id, store = orjson.loads(told.get("id", b"null")), told.get("store", b"null")
+            is_stored = asked.is_stored if store == b"null" else store == b"true"
+            if not isinstance(id, str) or asked.items is None or is_stored:
+                return
+            items = [*asked.items, *_sent_back(_array.decode(told.get("output", b"[]")))]
+        except (msgspec.DecodeError, orjson.JSONDecodeError):
+            return  # no response as the API has them, which an upstream may send for all that is known
+        self._put(id, _Kept(asked.base, items, sum(map(len, items))))
+
+    def _put(self, id: str, kept: _Kept) -> None:
+        if kept.size > self._limit_bytes:
+            return
+        if (earlier := self._kept.pop(id, None)) is not None:
+            self._bytes -= earlier.size
+        self._kept[id] = kept
+        self._bytes += kept.size
+        while self._bytes > self._limit_bytes or len(self._kept) > _MOST_KEPT:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= oldest.size
+
+
+def written(fields: Mapping[str, bytes]) -> bytes:
+    """Returns an object of these members, whose values are written already."""
+    return b"{%b}" % b",".join(orjson.dumps(key) + b":" + value for key, value in fields.items())
+
+
+def _items(raw: bytes) -> list[bytes]:
+    """Returns the items of an `input`. What is none goes on as it is, for the endpoint to judge."""
+    if raw.startswith(b'"'):
+        return [b'{"role":"user","content":%b}' % raw]
+    return [bytes(item) for item in _array.decode(raw)] if raw.startswith(b"[") else []
+
+
+def _sent_back(output: Sequence[msgspec.Raw]) -> list[bytes]:
+    """Returns the items of a reply as an input has them."""
+    items = [members(bytes(item)) for item in output]
+    said = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
+    if len(said) < len(items):
+        for each in said:  # by its id a call would be asked for the thoughts before it
+            each.pop("id", None)
+    return [written(each) for each in said]

@@ -1,0 +1,49 @@
+"""uvicorn's WebSocket connection as the gateway needs it: it drains before it ends, and can be cut.
+
+It is imported with the first handshake, since most gateways never see one.
+"""
+
+from __future__ import annotations
+
+from asyncio import BaseTransport
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+
+class SocketConnection(WebSocketsSansIOProtocol):
+    """A connection whose session says when it may end (`on_shutdown`)."""
+
+    on_shutdown: Callable[[], object] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.close_timeout = (
+            2.0  # chosen: so long an end in order waits for a client that does not close its side
+        )
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "connection": self}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # else uvicorn logs that nobody has answered it
+
+    @property
+    def is_full(self) -> bool:
+        """Says whether a write would wait for the client to read."""
+        return not self.writable.is_set()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Is called when the server drains. A session ends its connection itself, behind the responses under way."""
+        if self.on_shutdown is None or self.close_sent:
+            super().shutdown()
+        else:
+            self.on_shutdown()

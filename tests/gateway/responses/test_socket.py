@@ -1,0 +1,581 @@
+"""The Responses API over a WebSocket, with OpenAI's SDK and with messages as they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from gateway.core.conversation.canonical import text_of
+from gateway.dialects.responses.socket.client import Create, read_client_event
+from gateway.dialects.responses.socket.unstored import Unstored
+from tests.doubles.responses_rules import StoredResponses, called, said, thought
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
+from tests.gateway.responses.test_responses import by_chat
+from tests.gateway.sdk import World, remember
+from tests.patience import PATIENCE_S
+from tests.server import Running
+
+Json = dict[str, Any]
+WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
+ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+@pytest.fixture(params=["natively", "by chat"])
+def ways(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    """A gateway whose upstream has the endpoint, and one whose has not."""
+    parts = {"upstreams": by_chat(upstream)} if request.param == "by chat" else {}
+    with remember(upstream, tmp_path, **parts) as made:
+        yield made
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def openai_keeps(upstream: StrictUpstream) -> StoredResponses:
+    return upstream.endpoints.responses
+
+
+def open_socket(
+    gateway: Running, path: str = "/v1/responses", **headers: str
+) -> AbstractContextManager[ClientConnection]:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return connect(
+        f"ws://127.0.0.1:{gateway.port}{path}",
+        additional_headers=names,
+        open_timeout=PATIENCE_S,
+        close_timeout=PATIENCE_S,
+        max_size=None,
+        proxy=None,
+    )
+
+
+@dataclass
+class Talk:
+    """A client on one socket."""
+
+    socket: ClientConnection
+    options: Json = field(default_factory=dict)
+
+    def create(self, **options: Any) -> None:
+        self.send(type="response.create", **{"model": "m", "user": "alice", **self.options, **options})
+
+    def send(self, **event: Any) -> None:
+        self.socket.send(json.dumps(event))
+
+    def next(self) -> Json:
+        event: Json = json.loads(self.socket.recv(PATIENCE_S))
+        return event
+
+    def until(self, *kinds: str) -> Json:
+        while (event := self.next())["type"] not in (*kinds, *ENDS):
+            pass
+        return event
+
+    def ask(self, **options: Any) -> Json:
+        """Returns the response, or the event of an error."""
+        self.create(**options)
+        end = self.until()
+        found: Json = end.get("response") or end
+        return found
+
+
+@pytest.fixture
+def talk(world: World) -> Iterator[Talk]:
+    with open_socket(world.gateway) as socket:
+        yield Talk(socket)
+
+
+def words(response: Json) -> str:
+    return "".join(part["text"] for item in response["output"] for part in item.get("content") or ())
+
+
+def told_in_all(world: World) -> list[str]:
+    """Returns the words of all that was said, in the order in which they came."""
+    world.settle()
+    turns = world.query("SELECT input, said FROM exchanges ORDER BY id")
+    return [text_of(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
+
+
+# -- memory
+
+
+async def test_openais_sdk_is_remembered(ways: World, upstream: StrictUpstream) -> None:
+    sdk = ways.async_client()
+    for text in ("My cat is called Miso.", "What is my cat called?"):
+        async with sdk.responses.connect() as connection:
+            await connection.response.create(model="m", user="alice", input=text)
+            kinds = []
+            async for event in connection:
+                kinds.append(event.type)
+                if event.type in ENDS:
+                    break
+        assert kinds[:2] == ["response.created", "response.in_progress"]
+        assert kinds[-1] == "response.completed"
+    assert b"Miso" in upstream.last.body
+
+
+def test_what_comes_over_a_socket_goes_upstream_as_the_same_request(
+    world: World, upstream: StrictUpstream, talk: Talk
+) -> None:
+    talk.socket.send(
+        b'{"type":"response.create","stream_id":"a","generate":true,"model":"m", "temperature":1.0,"stream":false,'
+        b'"metadata":{"n":"caf\\u00e9"},"input":"Hi","prompt_cache_retention":"24h"}',
+        text=True,
+    )
+    assert talk.until()["type"] == "response.completed"
+    body = upstream.last.body
+    assert b'"temperature":1.0' in body
+    assert b'{"n":"caf\\u00e9"}' in body
+    assert {"type", "stream_id", "generate"} & orjson.loads(body).keys() == set()
+    assert orjson.loads(body)["stream"] is True
+
+
+def test_what_the_handshake_says_holds_for_each_request(world: World, upstream: StrictUpstream) -> None:
+    beta = "responses_websockets=2026-02-06, evals=v1"
+    with open_socket(
+        world.gateway, "/v1/responses?model=other&x=1", x_mnemogate_user="bob", openai_beta=beta
+    ) as socket:
+        Talk(socket).send(type="response.create", input="My dog is Rex.")
+        assert Talk(socket).until()["response"]["model"] == "other"
+    headers = dict(upstream.last.headers)
+    assert headers["openai-beta"] == "evals=v1"
+    assert not [name for name in headers if name.startswith("sec-websocket")]
+    assert upstream.last.query == "x=1"
+    assert told_in_all(world) == ["My dog is Rex.", "Ok."]
+
+
+def test_livekits_base_url_is_opened_as_it_is(world: World) -> None:
+    with open_socket(world.gateway, "/v1?model=m") as socket:
+        assert words(Talk(socket).ask(input="Hi")) == "Ok."
+
+
+# -- going on
+
+
+def test_a_stored_response_is_gone_on_from_by_its_id(
+    world: World, openai_keeps: StoredResponses, talk: Talk
+) -> None:
+    first = talk.ask(input="My cat is called Miso.")
+    talk.ask(input="And it is grey.", previous_response_id=first["id"])
+    assert openai_keeps.asked[-1]["previous_response_id"] == first["id"]
+    assert told_in_all(world) == ["My cat is called Miso.", "Ok.", "And it is grey.", "Ok."]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_response_that_nobody_stores_is_gone_on_from(
+    world: World, openai_keeps: StoredResponses, talk: Talk
+) -> None:
+    talk.options = {"store": False, "tools": [WEATHER]}
+    thinks = {key: value for key, value in thought("Look it up.").items() if key != "encrypted_content"}
+    openai_keeps.outputs += [
+        [thinks, called("weather", call_id="c1")],
+        [said("It rains.")],
+        [said("Take it.")],
+    ]
+    first = talk.ask(input="How is the weather?")
+    result = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
+    second = talk.ask(input=[result], previous_response_id=first["id"])
+    third = talk.ask(input="An umbrella?", previous_response_id=second["id"])
+    assert words(third) == "Take it."
+    kinds = [item.get("type", "message") for item in openai_keeps.asked[-1]["input"]]
+    assert kinds == ["message", "function_call", "function_call_output", "message", "message"]
+    assert openai_keeps.asked[-1]["previous_response_id"] is None
+    assert told_in_all(world)[-3:] == ["It rains.", "An umbrella?", "Take it."]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    # From one that is not the newest as well.
+    fork = talk.ask(input="Sandals?", previous_response_id=second["id"])
+    assert fork["status"] == "completed"
+    assert len(openai_keeps.asked[-1]["input"]) == 5
+
+
+def test_thoughts_that_can_be_sent_back_are(openai_keeps: StoredResponses, talk: Talk) -> None:
+    talk.options = {"store": False, "include": ["reasoning.encrypted_content"]}
+    openai_keeps.outputs.append([thought("Hm."), said("Yes.")])
+    first = talk.ask(input="Is it?")
+    talk.ask(input="Sure?", previous_response_id=first["id"])
+    assert [item.get("type") for item in openai_keeps.asked[-1]["input"]] == [
+        None,
+        "reasoning",
+        "message",
+        None,
+    ]
+
+
+def test_by_way_of_chat_completions_it_is_gone_on_from_too(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with (
+        remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world,
+        open_socket(world.gateway, x_mnemogate_memory="off") as socket,
+    ):
+        talk = Talk(socket)
+        first = talk.ask(input="My cat is called Miso.")
+        talk.ask(input="What is it called?", previous_response_id=first["id"])
+        assert [m["content"] for m in upstream.last.messages] == [
+            "My cat is called Miso.",
+            "Ok.",
+            "What is it called?",
+        ]
+
+
+def test_behind_a_stored_response_one_that_is_not_is_gone_on_from(
+    openai_keeps: StoredResponses, talk: Talk
+) -> None:
+    first = talk.ask(input="One.")
+    second = talk.ask(input="Two.", previous_response_id=first["id"], store=False)
+    talk.ask(input="Three.", previous_response_id=second["id"], store=False)
+    assert openai_keeps.asked[-1]["previous_response_id"] == first["id"]
+    assert len(openai_keeps.asked[-1]["input"]) == 3
+    assert [text_of(item) for item in openai_keeps.heard[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
+
+
+def test_another_connection_does_not_know_what_is_not_stored(world: World, talk: Talk) -> None:
+    first = talk.ask(input="One.", store=False)
+    with open_socket(world.gateway) as socket:
+        error = Talk(socket).ask(input="Two.", previous_response_id=first["id"], store=False)
+    assert error["status"] == 400
+    assert error["error"]["code"] == "previous_response_not_found"
+    assert error["error"]["param"] == "previous_response_id"
+
+
+def test_a_response_may_be_prepared_without_a_model(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, talk: Talk
+) -> None:
+    talk.create(
+        input=[{"role": "user", "content": "My cat is Miso."}], generate=False, instructions="Be brief."
+    )
+    begun, done = talk.next(), talk.next()
+    assert (begun["type"], done["type"]) == ("response.created", "response.completed")
+    assert done["response"]["output"] == []
+    assert done["response"]["instructions"] == "Be brief."
+    assert not upstream.seen
+    talk.ask(input="What is it called?", previous_response_id=done["response"]["id"])
+    assert [item["content"] for item in openai_keeps.asked[-1]["input"]] == [
+        "My cat is Miso.",
+        "What is it called?",
+    ]
+
+
+# -- a voice agent
+
+
+def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses, talk: Talk
+) -> None:
+    """Pipecat cancels by the id, reads on until the response has an end, and asks on the same connection."""
+    gate = Gate()
+    upstream.endpoints.hold_events[6] = gate
+    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    talk.create(input="Where is Zanzibar?", store=False)
+    id = talk.until("response.created")["response"]["id"]
+    while talk.until("response.output_text.delta")["delta"] != "lies ":
+        pass
+    talk.send(type="response.cancel", response_id=id)
+    end = talk.next()
+    assert end["type"] == "response.incomplete"
+    assert (end["response"]["id"], end["response"]["status"]) == (id, "cancelled")
+    upstream.last.gone.wait_sync()
+    upstream.endpoints.hold_events.clear()
+    gate.open()
+    items = [
+        {"role": "user", "content": "Where is Zanzibar?"},
+        {"role": "assistant", "content": "Zanzibar lies"},
+        {"role": "user", "content": "Stop."},
+    ]
+    assert words(talk.ask(input=items, store=False)) == "Ok."
+    assert told_in_all(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
+
+
+def test_a_cancel_that_comes_too_late_says_nothing(talk: Talk) -> None:
+    id = talk.ask(input="Hi")["id"]
+    talk.send(type="response.cancel", response_id=id)
+    talk.send(type="response.cancel")
+    talk.create(input="Hello")
+    assert talk.next()["type"] == "response.created"
+
+
+def test_a_client_that_closes_has_heard_what_came(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+) -> None:
+    gate = Gate()
+    upstream.endpoints.hold_events[6] = gate
+    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    with open_socket(world.gateway) as socket:
+        talk = Talk(socket)
+        talk.create(input="Where is Zanzibar?")
+        talk.create(input="This one waits, and nobody will hear it.")
+        while talk.until("response.output_text.delta")["delta"] != "lies ":
+            pass
+    upstream.last.gone.wait_sync()
+    gate.open()
+    world.settle()
+    assert b"Zanzibar lies" in world.data()
+    assert b"ocean" not in world.data()
+    assert len(upstream.seen) == 1
+
+
+# -- lanes
+
+
+def test_responses_of_one_lane_come_one_after_another_and_lanes_side_by_side(
+    upstream: StrictUpstream, talk: Talk
+) -> None:
+    gate = Gate()
+    upstream.endpoints.hold_events[3] = gate
+    talk.create(input="One", stream_id="a")
+    while (event := talk.next())["type"] != "response.output_item.added":
+        assert event["stream_id"] == "a"
+    upstream.endpoints.hold_events.clear()
+    talk.create(input="Two", stream_id="a")
+    talk.create(input="Three", stream_id="b")
+    while (event := talk.next())["type"] != "response.completed":
+        assert event["stream_id"] == "b"
+    gate.open()
+    ends = []
+    while len(ends) < 2:
+        event = talk.next()
+        assert event["stream_id"] == "a"
+        if event["type"] == "response.completed":
+            ends.append(event["response"]["id"])
+    assert len(set(ends)) == 2
+
+
+def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) -> None:
+    gate = Gate()
+    upstream.endpoints.hold_events[3] = gate
+    for n in range(33):
+        talk.create(input="Hi", stream_id=str(n // 2))
+    while (event := talk.next())["type"] != "error":
+        pass
+    assert event["status"] == 503
+    assert event["stream_id"] == "16"
+    gate.open()
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "about"),
+    [
+        ("{", None, "parse"),
+        ("[]", None, "parse"),
+        ("{}", "type", "Missing"),
+        ('{"type":1}', "type", "Invalid type"),
+        ('{"type":"session.update"}', "type", "session.update"),
+        ('{"type":"response.create","input":"Hi","background":true}', "background", "background"),
+        ('{"type":"response.create","input":"Hi","generate":"no"}', "generate", "generate"),
+        ('{"type":"response.create","input":"Hi","stream_id":7}', "stream_id", "stream_id"),
+        ('{"type":"response.create","input":"Hi","stream_id":"%s"}' % ("x" * 300), "stream_id", "stream_id"),
+        (
+            '{"type":"response.create","input":"Hi","previous_response_id":7}',
+            "previous_response_id",
+            "previous",
+        ),
+        ('{"type":"response.create","model":"m","input":[{"type":"x"}]}', None, "x"),
+        ('{"type":"response.create","model":"m","input":"Hi","temprature":1}', None, "temprature"),
+    ],
+)
+def test_a_message_that_is_wrong_gets_an_error_and_the_next_an_answer(
+    talk: Talk, message: str, param: str | None, about: str
+) -> None:
+    talk.socket.send(message)
+    event = talk.next()
+    assert event["type"] == "error"
+    assert event["status"] == 400
+    assert event["error"]["type"] == "invalid_request_error"
+    assert param is None or event["error"]["param"] == param
+    assert about in event["error"]["message"]
+    assert words(talk.ask(input="Hi")) == "Ok."
+
+
+def test_an_upstreams_error_is_told_with_its_status(ways: World, upstream: StrictUpstream) -> None:
+    upstream.queue(fail(429, retry_after="7"))
+    with open_socket(ways.gateway) as socket:
+        event = Talk(socket).ask(input="Hi")
+    assert event["status"] == 429
+    assert event["error"]["headers"]["retry-after"] == "7"
+
+
+BEGUN = b'{"type":"response.created","response":{"id":"resp_1","output":[]}}'
+DONE = b'{"type":"response.completed","response":{"id":"resp_1","output":[]}}'
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kinds"),
+    [
+        (
+            [b"event: message\ndata: %b\n\n" % BEGUN, b": hi\n\ndata: %b\n\ndata: [DONE]\n\n" % DONE],
+            ["created", "completed"],
+        ),
+        ([b"data: %b\n\n" % BEGUN, b"data: %b\n\n" % DONE, b"data: %b\n\n" % DONE], ["created", "completed"]),
+        ([b"data: %b\n\n" % BEGUN, b"data: %b" % DONE[:30]], ["created", "error"]),
+        ([b"data: %b\n\n" % BEGUN], ["created", "error"]),
+        ([], ["error"]),
+        ([b'data: {"type":"error","code":"c","message":"It broke.","param":null}\n\n'], ["error"]),
+        (
+            [b'data: {"type":"error","error":{"type":"server_error","code":"c","message":"It broke."}}\n\n'],
+            ["error"],
+        ),
+        ([b"data: 7\n\ndata: {\n\ndata: \xff\n\n", b"data: %b\n\n" % DONE], ["", "", "", "completed"]),
+    ],
+)
+def test_whatever_an_upstream_streams_the_next_request_begins_anew(
+    talk: Talk, upstream: StrictUpstream, pieces: list[bytes], kinds: list[str]
+) -> None:
+    upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=pieces))
+    talk.create(input="Hi")
+    for kind in kinds:
+        told = talk.socket.recv(PATIENCE_S)
+        assert kind in str(told)
+        if kind == "error":
+            error = json.loads(told)["error"]
+            assert error["message"]
+            assert error["type"]
+    assert words(talk.ask(input="Hi")) == "Ok."
+
+
+def test_an_upstream_that_does_not_stream_is_an_error(talk: Talk, upstream: StrictUpstream) -> None:
+    upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'{"id":"resp_1"}']))
+    assert talk.ask(input="Hi")["status"] == 502
+
+
+def test_a_steered_response_is_not(talk: Talk) -> None:
+    talk.send(type="response.steer", previous_response_id="resp_1", input="Faster!")
+    event = talk.next()
+    assert event["type"] == "response.steer.failed"
+    assert event["error"]["code"] == "steering_not_supported"
+    assert event["steer"] == {"previous_response_id": "resp_1", "input": "Faster!"}
+
+
+# -- the connection
+
+
+def test_a_handshake_needs_a_key_and_so_does_each_response(world: World) -> None:
+    keys = world.store.keys
+    _, key = world.gateway.call(keys.create("default", "test"))
+    with pytest.raises(InvalidStatus) as refused, open_socket(world.gateway):
+        pass
+    assert refused.value.response.status_code == 401
+    assert orjson.loads(refused.value.response.body)["error"]["code"] == "invalid_api_key"
+    with open_socket(world.gateway, authorization=f"Bearer {key}") as socket:
+        assert words(Talk(socket).ask(input="Hi")) == "Ok."
+        world.gateway.call(keys.revoke("test"))
+        assert Talk(socket).ask(input="Hi")["status"] == 401
+
+
+def test_a_web_page_from_elsewhere_opens_none(world: World) -> None:
+    with pytest.raises(InvalidStatus) as refused, open_socket(world.gateway, origin="https://evil.example"):
+        pass
+    assert refused.value.response.status_code == 403
+    assert b"web pages" in refused.value.response.body
+
+
+def test_a_path_without_sockets_is_a_request(world: World) -> None:
+    with pytest.raises(InvalidStatus) as refused, open_socket(world.gateway, "/v1/realtime"):
+        pass
+    assert refused.value.response.status_code == 404
+    assert world.gateway.ask("GET", "/v1/responses").status == 405
+    assert world.gateway.ask("GET", "/v1").status == 404
+
+
+def test_a_post_that_offers_a_websocket_is_answered(world: World) -> None:
+    offers = {"connection": "upgrade", "upgrade": "websocket", "content-type": "application/json"}
+    body = b'{"model":"m","input":"Hi"}'
+    with world.gateway.connect() as client:
+        for _ in range(2):
+            client.request("POST", "/v1/responses", body, offers)
+            assert client.read_reply().status == 200
+
+
+def test_a_handshake_behind_a_request_under_way_opens_nothing(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.endpoints.hold_events[3] = gate
+    with world.gateway.connect() as client:
+        client.request("POST", "/v1/responses", b'{"model":"m","input":"Hi","stream":true}')
+        assert client.read_head().status == 200
+        client.request(
+            "GET",
+            "/v1/responses",
+            headers={
+                "connection": "upgrade",
+                "upgrade": "websocket",
+                "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+                "sec-websocket-version": "13",
+            },
+        )
+        gate.open()
+        while client.read_chunk():
+            pass
+        assert client.read_reply().status == 405
+
+
+def test_a_gateway_that_ends_answers_first(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    gate = Gate()
+    upstream.endpoints.hold_events[6] = gate
+    with (
+        remember(upstream, tmp_path) as world,
+        open_socket(world.gateway) as busy,
+        open_socket(world.gateway) as idle,
+    ):
+        talk = Talk(busy)
+        talk.create(input="Hi")
+        talk.until("response.output_text.delta")
+        world.gateway.loop.call_soon_threadsafe(world.gateway.server.exit_now)
+        with pytest.raises(ConnectionClosed) as closed:
+            idle.recv(PATIENCE_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        talk.create(input="One more?", stream_id="b")
+        assert talk.until()["status"] == 503
+        gate.open()
+        assert words(talk.until()["response"]) == "Ok."
+        with pytest.raises(ConnectionClosed) as closed:
+            busy.recv(PATIENCE_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+
+
+# -- what a connection keeps
+
+
+def create(**fields: Any) -> Create:
+    event = read_client_event(orjson.dumps({"type": "response.create", **fields}))
+    assert isinstance(event, Create)
+    return event
+
+
+def test_what_a_connection_keeps_is_bounded() -> None:
+    unstored = Unstored(limit_bytes=1000)
+
+    def go_on(n: int, text: str, previous: str | None = None) -> bytes:
+        fields = {} if previous is None else {"previous_response_id": previous}
+        body, asked = unstored.request(create(input=text, store=False, **fields))
+        unstored.keep(asked, orjson.dumps({"id": f"r{n}", "output": []}))
+        return body
+
+    go_on(0, "a" * 300)
+    go_on(1, "b" * 300)
+    assert b"aaa" in go_on(2, "c", "r0")
+    go_on(3, "d" * 300)
+    assert b"aaa" not in go_on(4, "e", "r0")  # the oldest went
+    assert b'"r0"' in go_on(4, "e", "r0")
+    go_on(5, "f" * 2000)
+    assert b"fff" not in go_on(6, "g", "r5")
+    for n in range(7, 107):
+        go_on(n, "h")
+    assert len(unstored._kept) <= 64
+    assert unstored._bytes == sum(each.size for each in unstored._kept.values())
