@@ -309,12 +309,16 @@ async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> l
 
 
 async def keeps_emptied_rows(store: Store) -> bool:
-    """Whether texts of runs or definitions that are nobody's any more have left their rows. Over SQLite they do.
+    """Whether what is nobody's any more has left its rows. Over SQLite it does.
 
     A deleted row makes SQLite deal out its neighbours anew (storage/sql/forget.sql).
     """
-    emptied = "SELECT 1 FROM run_texts WHERE agent = 0 UNION ALL SELECT 1 FROM definition_texts WHERE length(body) = 0"
-    return bool(await rows(store, emptied))
+    emptied = (
+        "run_texts WHERE agent = 0", "definition_texts WHERE length(body) = 0", "files WHERE memory = 0",
+        "passages WHERE agent <= 0", "facts WHERE agent <= 0", "summaries WHERE agent = 0",
+        "block_history WHERE block < 0",
+    )  # fmt: skip
+    return bool(await rows(store, " UNION ALL ".join(f"SELECT 1 FROM {each}" for each in emptied)))
 
 
 async def save_passage(

@@ -46,7 +46,6 @@ _PAGE = 32
 _READ_PAGE = 128
 # The conversations of one transaction that are emptied whole.
 _FEW = 4
-_NO_SOURCES = b"[]"
 
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
@@ -216,7 +215,7 @@ def _erasing(kind: str) -> ErasingPhase:
         for id, seq, at, _, _, file in rows:
             is_named = seq in named or file in files
             if is_named or (before is not None and at < before) or origins[id] & erased:
-                await connection.run(SQL[f"{kind}_erase"], (id, agent, _NO_SOURCES))
+                await connection.run(SQL[f"{kind}_erase"], (id, agent))
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
                 # Its day is kept until what quotes it is gone too.
@@ -302,7 +301,7 @@ async def wipe_shared(connection: Connection, project: str) -> bool:
     gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
     if gone < _PAGE:
         await connection.run(SQL["wipe_shared_blocks"], (project,))
-        await connection.run(SQL["wipe_project_texts"], (project, b""))
+        await connection.run(SQL["wipe_project_texts"], (project,))
         await connection.run(SQL["wipe_project_definitions"], (project,))
     return gone == _PAGE
 

@@ -1,6 +1,8 @@
--- Every statement of forgetting. Rows with text are emptied where they are, never deleted: a deleted row makes SQLite
+-- Every statement of forgetting. In SQLite rows with text are emptied where they are, never deleted: a deleted row makes it
 -- deal out its neighbours anew, and copies of these would stay behind in the file. Emptied rows of a memory that is gone
--- belong to nobody (agent 0).
+-- belong to nobody (agent 0). In PostgreSQL a row that would be nobody's is deleted. What others count on stays in both,
+-- emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges name, a version of
+-- a block and the edit that made it.
 
 -- name: agents_of
 -- Finds memories in a scope. NULL stands for any profile, or any subject.
@@ -117,28 +119,40 @@ SELECT EXISTS (SELECT 1 FROM marks WHERE agent = ? AND kind = 'blocks')
 -- Reads a page of passages with their sources.
 SELECT id, seq, at, exchange, sources, file FROM passages WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
--- name: passage_erase
+-- name: passage_erase (sqlite)
 -- Empties a passage, which is nobody's from now on.
 UPDATE passages
-SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = ?3, text = ''
+SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d', text = ''
 WHERE id = ?1 AND agent = ?2
 
--- name: file_erase
+-- name: passage_erase (postgres)
+DELETE FROM passages WHERE id = ?1 AND agent = ?2
+
+-- name: file_erase (sqlite)
 -- Empties a file, whose name somebody gave it; it is nobody's from now on.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE id = ? AND memory = ?
 
--- name: files_before
+-- name: file_erase (postgres)
+DELETE FROM files WHERE id = ? AND memory = ?
+
+-- name: files_before (sqlite)
 -- Empties the files that are too old.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE memory = ? AND created < ?
+
+-- name: files_before (postgres)
+DELETE FROM files WHERE memory = ? AND created < ?
 
 -- name: facts_of
 -- Reads a page of facts with their sources.
 SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
--- name: fact_erase
+-- name: fact_erase (sqlite)
 -- Empties a fact, which is nobody's from now on. Facts that it took the place of stay untrue.
-UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = substr(key, 1, 0), exchange = NULL, sources = ?3,
+UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
     about = '', text = '' WHERE id = ?1 AND agent = ?2
+
+-- name: fact_erase (postgres)
+DELETE FROM facts WHERE id = ?1 AND agent = ?2
 
 -- name: fact_ended_erase
 -- Drops when it ended.
@@ -355,9 +369,12 @@ DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND targ
 -- Has nobody wait for the calls of a reply that is gone.
 UPDATE run_steps SET waiting = NULL WHERE exchange = ? AND agent = ? AND waiting IS NOT NULL
 
--- name: wipe_project_texts
+-- name: wipe_project_texts (sqlite)
 -- Empties what was defined in a project and belongs to no memory.
-UPDATE definition_texts SET body = ?2, definition = 0 WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
+UPDATE definition_texts SET body = x'', definition = 0 WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
+
+-- name: wipe_project_texts (postgres)
+DELETE FROM definition_texts WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
 
 -- name: wipe_project_definitions
 -- Deletes that it was defined.

@@ -73,9 +73,12 @@ WHERE a.project = ?1 AND a.uid = ?2 AND p.seq = (SELECT max(x.seq) FROM exchange
 SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1
 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2) AND p.seq + p.span > ?2
 
--- name: summaries_over
+-- name: summaries_over (sqlite)
 -- Empties the summaries that may tell of an exchange.
 UPDATE summaries SET agent = 0, model = '', text = '' WHERE conversation = ?1 AND depth >= ?2 AND agent = ?3 AND agent <> 0
+
+-- name: summaries_over (postgres)
+DELETE FROM summaries WHERE conversation = ?1 AND depth >= ?2 AND agent = ?3 AND agent <> 0
 
 -- name: conversation_find
 -- Finds a conversation by the client's name of it, or its public one. One whose name was taken is gone.

@@ -300,7 +300,7 @@ async def _held(connection: Connection, project: str, uid: str) -> BlockEntry:
 async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:
     await empty_snapshots(connection, "snapshots_showing", (entry.block.id,))
     await detach_all(connection, DefinitionKind.BLOCK, entry.block.id)
-    await connection.run(SQL["values_empty"], (entry.block.id, b"[]"))
+    await connection.run(SQL["values_empty"], (entry.block.id,))
     await connection.run(SQL["delete"], (entry.block.id,))
     found = await find_definition(connection, project, DefinitionKind.BLOCK, entry.block.uid)
     if found is not None:

@@ -9,12 +9,12 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.run.admin.transfer import TransferOperations
-from storage.commands import Learned, LearnedFact, Unread
+from storage.commands import ForgetTarget, Learned, LearnedFact, Unread
 from storage.records import LEARNER, Agent, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
-from tests.stored import ALICE, Speaker, rows
+from tests.stored import ALICE, Speaker, keeps_emptied_rows, rows
 
 IDLE_S = 60.0
 NOW = 1_000_000.0
@@ -66,6 +66,20 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Bergen"]
     assert (old.ended_at, old.successor) == (NOW - 10, new.seq)
     assert await store.facts.get(alice.agent.id, [old.seq, new.seq]) == [new]
+
+
+async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store, alice: Speaker) -> None:
+    for text in ("I live in Oslo.", "I live in Bergen."):
+        await alice.say([user(text)], assistant("Nice."))
+    first, second = await alice.rows()
+    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo", sources=[first.id])]))
+    (oslo,) = await store.facts.list(alice.agent.id)
+    bergen = fact("Bergen", sources=[second.id], replaces=[oslo.id])
+    await learn(store, alice.agent, 1, 2, Learned(facts=[bergen]))
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[second.id]))
+    assert await store.facts.list(alice.agent.id) == []
+    assert [f.text for f in await store.facts.list(alice.agent.id, is_all=True)] == ["Oslo"]
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
 async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(

@@ -16,7 +16,7 @@ from storage.records import Agent, DefinitionKind, Scope, StoredFile
 from storage.sql.files import MOST_BYTES, PARSING
 from storage.sql.store import Store
 from tests.storage.conftest import Holds
-from tests.stored import rows
+from tests.stored import keeps_emptied_rows, rows
 
 DAY = 86_400.0
 
@@ -91,6 +91,7 @@ async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
         "keptname",
     ]
     assert await store.files.text(kept) == "zqkeptx onezqkeptx two"
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert await store.files.part_counts(notes.id, [gone.id, kept.id]) == {kept.id: 2}
     other = await folder(store, "other")
     await store.forgetting.run(await store.forgetting.begin(other.id, ForgetTarget(files=[kept.id])))
@@ -107,6 +108,7 @@ async def test_files_that_are_too_old_go(store: Store, holds: Holds) -> None:
         "newtext",
     ]
     assert await store.files.list(notes.id, Page()) == [new]
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
 async def test_an_upload_that_a_dead_process_left_goes_at_the_next_start(store: Store, holds: Holds) -> None:

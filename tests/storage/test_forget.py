@@ -32,7 +32,7 @@ from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
 from tests.storage.test_runs import put_step
-from tests.stored import ALICE, Speaker, put_run, rows, save_passage
+from tests.stored import ALICE, Speaker, keeps_emptied_rows, put_run, rows, save_passage
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
@@ -319,6 +319,7 @@ async def test_passages_that_came_from_it_go(store: Store, alice: Speaker, holds
     await forget(store, agent, ForgetTarget(exchanges=[one.id]))
     assert [p.text for p in await store.passages.list(agent.id)] == [words("kept")]
     assert left(holds, "kept", "gone") == ["kept"]
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert not await found(store, agent, "gone")
     assert await found(store, agent, "kept")
 
@@ -612,6 +613,7 @@ async def test_of_a_forgotten_project_nothing_is_left_that_was_defined_in_it(
     await store.named_blocks.create("default", block, {"metadata": "zqdetailx"}, at=1.0, origin="api")
     await store.forgetting.forget_project("default")
     assert await store.forgetting.sweep()
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert left(holds, "source", "value", "detail", "kept") == ["kept"]
     assert await rows(store, "SELECT id FROM definitions") == [(kept.id,)]
     assert await rows(store, "SELECT id FROM blocks") == []

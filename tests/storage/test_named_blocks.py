@@ -16,7 +16,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, make_agent
 from tests.storage.conftest import Holds
-from tests.stored import Speaker, rows
+from tests.stored import Speaker, keeps_emptied_rows, rows
 
 HUMAN = Block(0, "human", "Who", "Unknown.", 20)
 HOUSE = Block(0, "house", "Of the house", "Be brief.", 20)
@@ -232,6 +232,7 @@ async def test_a_deleted_block_is_gone_with_its_values_and_from_the_sections_tha
     await ann.end(turn, [assistant("First.")], snapshot=shown)
     await store.named_blocks.delete(PROJECT, uid)
     assert await labels(store, made) == []
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     await store.database.sweep(1000)
     assert not [w for w in ("first", "second", "tag") if holds(f"zq{w}x".encode())]
     with pytest.raises(NotFound):

@@ -20,7 +20,7 @@ from storage.sql.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent
-from tests.stored import Speaker, put_run, rows, save_passage
+from tests.stored import Speaker, keeps_emptied_rows, put_run, rows, save_passage
 
 UID = "0" * 32
 
@@ -236,6 +236,7 @@ async def test_a_changed_text_is_what_is_listed_found_and_sent(
         assert await found(store, ann.agent, "zqmisox") == []
         await index(store, ann.agent)
     assert await rows(store, "SELECT text FROM summaries WHERE agent <> 0") == []
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
     assert await rows(store, "SELECT rev FROM conversations") == [(before[0] + 1,)]
     # Who resends the old words is still recognised.
     said = [user("My cat is zqmisox."), assistant("Noted."), user("And?"), assistant("Fine."), user("So?")]
