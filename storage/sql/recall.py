@@ -150,6 +150,14 @@ class Recall(Group):
         hits = rank.most_telling(memory.index, tail=memory.counted(skip), skip=skip, limit=limit)
         return await self._messages(agent.id, memory, hits, deadline_ms)
 
+    def at_hand(self, agent: Agent, numbers: Numbers, skip: range) -> list[Message] | None:
+        """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.
+
+        numbers, skip: as for `search`.
+        """
+        memory = self._memories.get(agent.id)
+        return None if memory is None else memory.at_hand(numbers, skip)
+
     async def _messages(
         self, agent: int, memory: Remembered, hits: Sequence[int], deadline_ms: float
     ) -> list[Message]:

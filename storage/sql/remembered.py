@@ -99,6 +99,12 @@ class Remembered:
         is_left_out = skip.start <= self.position and now.next_seq <= skip.stop
         return self.position >= now.next_seq or is_left_out or self._is_full
 
+    def at_hand(self, now: Numbers, skip: range) -> list[Message] | None:
+        """Returns every message but those that are left out; None: some of them would have to be read."""
+        if now.indexed_seq or self._is_full or not self.is_of(now, skip):
+            return None
+        return [m for seq, m in self.told.items() if seq not in skip]
+
     async def read(self, connection: Connection, now: Numbers, rules: Rules) -> News:
         """Reads what has changed. It changes nothing here."""
         before, indexed = self.numbers, now.indexed_seq

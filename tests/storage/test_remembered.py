@@ -155,6 +155,33 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
     assert hits > 100
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
+    store: Store, alice: Speaker, seed: int
+) -> None:
+    life, at_hand = Life(store, alice, seed), 0
+    await life.say()
+    steps = [life.say, life.say, life.edit, life.open, life.save, life.learn, life.forget]
+    for _ in range(40):
+        await life.dice.choice(steps)()
+        look = await store.turns.look(alice.agent, None, None)
+        assert look is not None
+        start = life.dice.randrange(2 * life.count)
+        skip = range(start, start + life.dice.randrange(20))
+        known = store.recall.at_hand(alice.agent, look.numbers, skip)
+        found = await search(store, alice, " ".join(NOUNS), numbers=look.numbers, skip=skip, limit=96)
+        if known is not None:
+            at_hand += 1
+            assert {m.seq for m in found} <= {m.seq for m in known}
+            assert not {m.seq for m in known} & {*skip}
+    assert at_hand > 3
+    await life.index()
+    look = await store.turns.look(alice.agent, None, None)
+    assert look is not None
+    await search(store, alice, "ant", numbers=look.numbers)
+    assert store.recall.at_hand(alice.agent, look.numbers, range(0)) is None
+
+
 async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) -> None:
     statements: list[str] = []
     store = await open_store(note=statements.append)

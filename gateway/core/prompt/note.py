@@ -198,12 +198,12 @@ def choose(
     if room < _LEAST_TOKENS:
         return []
     most_chars, half = cut_chars, room // 2
-    noted_lines = _NotedLines(noted, query)
+    in_request = _Shown(exclude_atoms, noted, query, shared)
     tried = {"", _quote(query).casefold().strip(_POINTS)}
     told = _Told()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    for message, line, folded in _lines_to_try(candidates, exclude_atoms, shared, noted_lines):
+    for message, line, folded in _lines_to_try(candidates, in_request):
         if folded in tried:
             continue
         tried.add(folded)
@@ -213,7 +213,7 @@ def choose(
         shown = line
         if len(line) > most_chars:
             shown, end = _best_part(line, _keys(query), most_chars)
-            if noted_lines.tell(_line(message, shown)):
+            if in_request.tells(_line(message, shown)):
                 continue
             shown += end
             folded = shown.casefold()
@@ -234,6 +234,19 @@ def choose(
     return _in_order(groups)
 
 
+def tells_all(
+    notes: Sequence[str], messages: Sequence[Message], query: str, *, exclude_atoms: Set[Atom]
+) -> bool:
+    """Returns whether the notes tell each of these messages, so that `choose` would leave out whichever is found.
+
+    messages: oldest first; the newest are the least likely to be told.
+    """
+    if len(messages) > sum(each.count("\n") for each in notes):
+        return False
+    shown = _Shown(exclude_atoms, notes, query)
+    return all(shown.new_line(m) is None for m in reversed(messages))
+
+
 def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
     """Returns what was chosen by day, then by conversation, each as it went."""
     for hits in groups.values():
@@ -242,24 +255,18 @@ def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
     return [hit for _, hits in ordered for hit in hits]
 
 
-def _lines_to_try(
-    candidates: Sequence[Message], exclude_atoms: Set[Atom], shared: Collection[str], noted: _NotedLines
-) -> list[tuple[Message, str, str]]:
+def _lines_to_try(candidates: Sequence[Message], shown: _Shown) -> list[tuple[Message, str, str]]:
     """Returns (message, its line without tags of ours, the line folded) as they are to be tried, some of them twice.
 
-    A message stands before the reply that repeats it word for word. noted: has what is not told again.
+    A message stands before the reply that repeats it word for word. shown: has what is not told again.
     """
     if [m for m in candidates if m.source == "fact"]:
         candidates = list(_with_facts_first(candidates))
     found: dict[int, tuple[Message, str, str]] = {}
     for m in candidates:
-        # If one of its messages is visible, a note would repeat it.
-        if exclude_atoms.isdisjoint(m.atoms):
-            is_cut = shared or len(m.text) > _SEARCHED_CHARS
-            line = _quote(without_lines(m.text[:_SEARCHED_CHARS], shared)) if is_cut else m.line
-            line = _TAG.sub("‹", line) if "<" in line else line
-            if not noted.tell(_line(m, line)):
-                found[m.seq] = m, line, line.casefold().strip(_POINTS)
+        line = shown.new_line(m)
+        if line is not None:
+            found[m.seq] = m, line, line.casefold().strip(_POINTS)
     ordered = []
     for each in list(found.values()):
         # What has its place already need not be looked for in a reply.
@@ -271,15 +278,27 @@ def _lines_to_try(
     return ordered
 
 
-class _NotedLines:
-    """The lines of earlier notes, in order."""
+class _Shown:
+    """The content that a request shows: atoms, and the lines of its notes, in order. shared: as for `choose`."""
 
-    def __init__(self, notes: Iterable[str], query: str) -> None:
-        self._query = query
+    def __init__(
+        self, atoms: Set[Atom], notes: Iterable[str], query: str, shared: Collection[str] = frozenset()
+    ) -> None:
+        self._atoms, self._query, self._shared = atoms, query, shared
         self._lines = sorted("\n".join(notes).split("\n"))
 
-    def tell(self, line: str) -> bool:
-        """Returns whether one of them is the line, or is a cut one that has it, or most of it and of the query."""
+    def new_line(self, m: Message) -> str | None:
+        """Returns the line of a message, without tags of ours; None where a note would repeat what is shown."""
+        # If one of its messages is visible, a note would repeat it.
+        if not self._atoms.isdisjoint(m.atoms):
+            return None
+        is_cut = self._shared or len(m.text) > _SEARCHED_CHARS
+        line = _quote(without_lines(m.text[:_SEARCHED_CHARS], self._shared)) if is_cut else m.line
+        line = _TAG.sub("‹", line) if "<" in line else line
+        return None if self.tells(_line(m, line)) else line
+
+    def tells(self, line: str) -> bool:
+        """Returns whether a note's line is this one, or is a cut one that has it, or most of it and of the query."""
         begins = line[:_LOOKED_CHARS]
         for noted in self._lines[bisect_left(self._lines, begins) :]:
             if not noted.startswith(begins):

@@ -119,7 +119,8 @@ class Recaller:
                 found = await self._find(_Recalling(known, window, visible, budget, begun), text)
                 if found.is_selection:
                     budget = min(budget, note.selection_budget(self.budget(known)))
-                chosen = await _choose(found, prompt, visible, budget, known.plan.query.now)
+                if found.messages:
+                    chosen = await _choose(found, prompt, visible, budget, known.plan.query.now)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
@@ -140,6 +141,8 @@ class Recaller:
     async def _find(self, recalling: _Recalling, text: str) -> _Found:
         """Returns what memory has for a message. Raises: StoreError."""
         known, query = recalling.known, note.make_query(text)
+        if self._is_told(recalling, text, query):
+            return _NOTHING
         shared: frozenset[str] = frozenset()
         found = await self._search(recalling, query)
         lines = note.shared_lines(text, found)
@@ -157,6 +160,17 @@ class Recaller:
             found = [m for m in found if m.exchange not in gone]
         found = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
         return _Found(found, query, shared, is_selection)
+
+    def _is_told(self, recalling: _Recalling, text: str, query: str) -> bool:
+        """Returns whether the conversation's notes tell all of a young memory: no search finds more to tell then."""
+        known, visible = recalling.known, recalling.visible
+        # The lines of a message may be a template's, and without them others are told otherwise.
+        if not visible.notes or "\n" in text:
+            return False
+        messages = self.store.recall.at_hand(known.agent, known.look.numbers, visible.numbers)
+        return messages is not None and note.tells_all(
+            visible.notes, messages, query, exclude_atoms=visible.atoms
+        )
 
     async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what tells most of the whole memory, where a text has nothing that could be searched for."""

@@ -26,6 +26,7 @@ from gateway.core.prompt.note import (
     selection_budget,
     shared_lines,
     strip_notes,
+    tells_all,
     told_apart,
     without_lines,
 )
@@ -353,6 +354,37 @@ def test_no_line_of_a_note_is_in_an_earlier_one(seed: int) -> None:
         assert not {hit.line for hit in chosen} & set("\n".join(noted).split("\n"))
         noted.append(render_note(chosen, (), MARCH))
     assert not choose([hit.message for hit in chosen if len(hit.text) < 300], text(), noted=noted)
+
+
+def test_of_what_notes_tell_all_of_nothing_is_chosen() -> None:
+    chance, told_all = random.Random(1), 0
+    words = ["Kofi", "zebra", "lake.", "hills", "island", "<memory>", "é", "..."]
+
+    def text() -> str:
+        return " ".join(chance.choices(words[: chance.choice((3, 8))], k=chance.choice((1, 5, 90, 150))))
+
+    for _ in range(50):
+        memory = [message(seq, text(), chance.choice(("user", "assistant"))) for seq in range(6)]
+        notes: list[str] = []
+        for _ in range(8):
+            visible = {atom for m in chance.sample(memory, 2) for atom in m.atoms}
+            asked = text()
+            chosen = choose(memory, asked, noted=notes, exclude_atoms=visible)
+            for some in (memory, memory[:3], chance.sample(memory, 4)):
+                if tells_all(notes, some, asked, exclude_atoms=visible):
+                    told_all += 1
+                    assert not choose(some, asked, noted=notes, exclude_atoms=visible)
+            notes.append(render_note(chosen, (), MARCH))
+    assert told_all > 100
+
+
+def test_a_cut_line_tells_all_of_a_message_but_of_a_question_about_the_rest() -> None:
+    reply = message(1, f"{'rain and weather ' * 45}and a numbat", "assistant")
+    notes = [render_note(choose([reply], "The weather?"), (), MARCH)]
+    assert tells_all(notes, [reply], "The weather?", exclude_atoms=set())
+    assert not tells_all(notes, [reply], "The numbats?", exclude_atoms=set())
+    assert not tells_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms=set())
+    assert tells_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms={b"u2"})
 
 
 def test_a_long_turn_without_the_words_is_cut_at_its_beginning() -> None:

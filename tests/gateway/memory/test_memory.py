@@ -18,6 +18,7 @@ from gateway.core.prompt.note import estimate_tokens
 from gateway.run.admin.show import ShowOperation
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
+from storage.records import Agent
 from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
@@ -378,6 +379,35 @@ def test_what_a_note_told_is_not_told_by_the_next(world: World) -> None:
     first, *_, last = world.upstream.last.messages
     assert FACT in first["content"]
     assert FACT not in last["content"]
+
+
+def test_a_young_memory_of_which_notes_tell_all_is_not_searched(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    recall = world.store.recall
+    search = recall.search
+
+    def noting(agent: Agent, query: str, **options: Any) -> Any:
+        searched.append(query)
+        return search(agent, query, **options)
+
+    monkeypatch.setattr(recall, "search", noting)
+    earlier = world.chat(user="alice")
+    earlier.say(FACT)
+    chat = world.chat(user="alice")
+    chat.say(QUESTION)
+    again = "And what does my cat Miso hate?"
+    chat.say(again)
+    assert again not in searched
+    assert world.upstream.last.messages[-1]["content"] == again
+    of_lines = f"Please answer in one word.\n{again}"  # the first line may be a template's
+    chat.say(of_lines)
+    assert of_lines in searched
+    earlier.say("Miso hates the vacuum cleaner.")
+    chat.say(again)
+    assert again in searched
+    assert "vacuum cleaner" in world.upstream.last.messages[-1]["content"]
 
 
 def test_a_reply_that_quotes_a_note_is_not_told_with_it(world: World) -> None:
