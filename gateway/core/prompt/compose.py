@@ -23,6 +23,7 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
@@ -69,7 +70,8 @@ class Composition:
     list_at: what of the path the client's messages are, by index; empty for a plain list, where places are counted.
     notes: index -> text before that message's text. note_tokens: of all these, by estimate.
     hidden: index -> the messages that take its place; none for one that stands in the fill.
-    breaks: hidden rounds that could not be put back, each a break of the prompt's stable prefix.
+    breaks: hidden rounds that could not be put back, and were in the prompt of the turn before as far as is known: its
+    stable prefix is broken.
     """
 
     fill: Sequence[FilledMessage] = ()
@@ -315,7 +317,8 @@ def _hide(
         is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
         if x.hidden:
             put = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
-            found.breaks += put is None
+            # A reply that came back cut stays so: only the turn behind it finds another prompt in front.
+            found.breaks += put is None and (i == plan.match.last or not _is_offered(content, offered))
         else:
             full = refilled(message, content.said or {}) if is_same else None
             put = None if full is None else [full]
@@ -333,7 +336,7 @@ def put_back(
 ) -> list[WireMessage] | None:
     """Returns the hidden rounds and then the rest of the message, whose text begins with what was streamed before them.
 
-    White space does not count, since clients strip it.
+    White space does not count, since clients strip it, nor do fillers, which no model is told: they may be cut or gone.
 
     after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or none:
     results of the client's own calls have to follow. Returns None where the message has to stay as it is.
@@ -346,11 +349,10 @@ def put_back(
     before = full[: last + 1] if is_same_model else [without_opaque(y) for y in full[: last + 1]]
     calls = [c for y in before for c in y.get("tool_calls") or []]
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
-    streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _heard(y))
+    streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _own(y))
     before = [without_private(y) for y in before]
-    rest = rest_after(text_of(message), streamed)
-    names = {c["function"]["name"] for c in calls if call_id(c) in content.ours - _of_nobody(before)}
-    if not before or not all(n in offered for n in names) or rest is None:
+    rest = rest_after(text_of(without_fillers(with_fillers_of(message, content.said or {}))), streamed)
+    if not before or rest is None or not _is_offered(content, offered):
         return None
     rest = rest.lstrip()
     theirs = [c for c in calls if call_id(c) not in content.ours]
@@ -368,17 +370,21 @@ def put_back(
     return [*before, whole or end]
 
 
-def _of_nobody(messages: Sequence[WireMessage]) -> set[str]:
-    """Returns the ids of calls by a name that no tool had: none can be offered now, and none was then."""
-    return {
-        str(y.get("tool_call_id")) for y in messages if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
+def _is_offered(content: Content, offered: Container[str]) -> bool:
+    """Returns whether the tools of a reply's hidden rounds are all there."""
+    full = content.full or []
+    # Calls by a name that no tool had: none can be offered now, and none was then.
+    of_nobody = {
+        str(y.get("tool_call_id")) for y in full if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
     }
+    ours = content.ours - of_nobody
+    calls = (c for y in full for c in y.get("tool_calls") or [])
+    return all(c["function"]["name"] in offered for c in calls if call_id(c) in ours)
 
 
-def _heard(message: WireMessage) -> tuple[str, str, str]:
-    """Returns what a reader got of a message: ahead of its text, the text, and what its calls said behind it."""
-    private = private_of(message)
-    return str(private.get("filler", "")), text_of(message), str(private.get("spoken", ""))
+def _own(message: WireMessage) -> tuple[str, str]:
+    """Returns what a reader got of a message, fillers aside: its text, and what its calls said behind it."""
+    return text_of(message), str(private_of(message).get("spoken", ""))
 
 
 def _put_back_mixed(

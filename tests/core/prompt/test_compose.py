@@ -85,15 +85,21 @@ def test_a_reply_cut_after_the_round_keeps_it(world: World, key: str | None, cut
 @both
 def test_a_reply_cut_before_the_round_ended_goes_as_it_is(world: World, key: str | None) -> None:
     world.say([user("I like tea")], HIDDEN, key)
-    request = world.begin([user("I like tea"), assistant("One mo"), user("wait")], key)
+    history = [user("I like tea"), assistant("One mo"), user("wait")]
+    request = world.say(history, "Yes?", key)
     assert request.is_untouched
     assert request.composition.breaks == 1
+    later = world.begin([*history, assistant("Yes?"), user("go on")], key)
+    assert goes_on_from(later, request)
+    assert later.composition.breaks == 0
 
 
 @both
 def test_a_request_that_dropped_our_tools_gets_no_round(world: World, key: str | None) -> None:
     world.say([user("I like tea")], HIDDEN, key)
-    request = world.begin([user("I like tea"), assistant(SAID), user("and?")], key, tools=())
+    history = [user("I like tea"), assistant(SAID), user("and?")]
+    world.say(history, "That is all.", key)
+    request = world.begin([*history, assistant("That is all."), user("bye")], key, tools=())
     assert request.is_untouched
     assert request.composition.breaks == 1
 

@@ -135,6 +135,37 @@ def test_after_a_barge_in_the_agents_own_conversation_keeps_what_was_heard(
         assert "Albatross" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("heard", "kept"),
+    [
+        (f"{FILLER} It is", ["It is"]),
+        ("Let me look that up. it is...", ["it is..."]),
+        ("let me look that up it is", ["it is"]),
+        ("It is", ["It is"]),  # its client keeps no filler
+        (FILLER, []),
+        ("Let me look...", []),
+        ("Something else altogether.", ["Something else altogether."]),
+    ],
+)
+def test_after_a_barge_in_a_list_of_the_clients_keeps_the_round_and_what_was_heard(
+    world: LettaWorld, heard: str, kept: list[str]
+) -> None:
+    voice(world)
+    chat = world.world.chat(model="agent/vera")
+    chat.say("Hello.")
+    world.upstream.queue(call_tools(search()), say(ANSWER))
+    chat.say("What is my boat called?", stream=True)
+    before = world.upstream.last.messages
+    chat.messages[-1]["content"] = heard
+    chat.say("Stop. Never mind.")
+    assert world.upstream.last.messages[: len(before)] == before
+    asked = ["What is my boat called?", ["search_memory"]]
+    assert sent(world) == [*asked, *kept, "Stop. Never mind."]
+    chat.say("Goodbye.")
+    assert sent(world) == [*asked, *kept, "Stop. Never mind.", "Ok.", "Goodbye."]
+    assert "mnemogate_prefix_breaks_total 0.0" in world.world.gateway.ask("GET", "/metrics").body.decode()
+
+
 @pytest.mark.parametrize("heard", ["Your boat is", None])
 def test_a_reply_without_tools_is_cut_too(world: LettaWorld, heard: str | None) -> None:
     agent = voice(world)

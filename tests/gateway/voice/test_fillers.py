@@ -96,8 +96,9 @@ def test_resent_whole_the_prompt_goes_on_as_the_model_made_it(
     [
         (f"{FILLER} Your boat is", [["conversation_search"], "Your boat is"]),
         (FILLER, [["conversation_search"]]),
-        ("Let me look", ["Let me look"]),
-        ("Let me look...", ["Let me look..."]),
+        ("Let me look", [["conversation_search"]]),
+        ("Let me look...", [["conversation_search"]]),
+        ("Your boat is", [["conversation_search"], "Your boat is"]),
     ],
 )
 def test_after_a_barge_in_the_clients_form_counts(
