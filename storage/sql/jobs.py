@@ -4,8 +4,9 @@
                             ^         |
                             '--- retrying <- fail, release          fail for good -> dead -> retry -> pending
 
-A lane is an agent's jobs of one kind: one of them runs, or waits to be tried again, at a time; the schema sees to it.
-Of jobs that belong to no memory each key has a lane of its own.
+A lane is an agent's jobs of one kind. One of them is its first: it alone is claimed, and keeps that place while it runs
+or waits to be tried again. When it has ended, the next one is; the schema sees to it. So a look at the queue finds what
+is next at once, however many stand behind. Of jobs that belong to no memory each key has a lane of its own.
 
 Who holds a job. A lease stands in the job's row, with the clock that it is measured by. Processes that share a database
 go by its clock. One that owns its file goes by a clock of its own which never jumps; so what another opening of the
@@ -20,11 +21,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
-from storage.errors import NotFound, Stale, WriteConflict
+from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, Step
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
@@ -37,8 +37,6 @@ SQL = load("jobs.sql")
 NO_AGENT = 0
 # Where many share the queue, it is looked at after so many seconds at most.
 _LOOK_S = 60.0
-# So often a claim looks again where another process was faster.
-_CLAIMS = 4
 
 
 async def forget_jobs(
@@ -59,8 +57,7 @@ async def forget_jobs(
             await _delete(connection, job.id)
             continue
         await connection.run(SQL["steps_delete"], (job.id,))
-        state = JobState.RETRYING if job.state is JobState.RUNNING else job.state
-        await connection.run(SQL["renew"], (state, epoch, payload, job.id))
+        await connection.run(SQL["renew"], (epoch, payload, job.id))
 
 
 async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
@@ -123,7 +120,11 @@ class Jobs(Group):
         """Returns the seconds until a job of these kinds can be claimed or a lease runs out; None: nothing waits."""
         if self._dropped:
             return 0.0
-        values = (kinds, self._holder, self._tick(), self._now())
+        now = self._now()
+        # A shared database has a clock of its own.
+        if now is not None and await connection.value(SQL["put_back"], (now,)):
+            return 0.0
+        values = (now, kinds, self._holder, self._tick())
         wait: float | None = await connection.value(SQL["due_in"], values)
         if self._database.is_shared:
             # Whoever enqueued a job may have died before it told anybody.
@@ -199,19 +200,21 @@ class Jobs(Group):
                 row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
                 if job := await _current(connection, row):
                     return job
-            values = (kinds, self._holder, tick, self._now(), lease_s)
-            while (row := await connection.row(SQL["claim"], values)) is not None:
-                if job := await _current(connection, row):
+            now, left = self._now(), [*kinds]
+            if now is not None:
+                await connection.run(SQL["due_now"], (now,))
+            while kind := await connection.value(SQL["next"], (now, left)):
+                row = await connection.row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
+                if row is None:
+                    # What is due of that kind is being claimed by other processes.
+                    left.remove(kind)
+                elif job := await _current(connection, row):
                     return job
             return None
 
-        for _ in range(_CLAIMS):
-            # Another process may have claimed a job of the same lane in this moment.
-            with suppress(WriteConflict):
-                job = await asyncio.shield(self._database.bulk(take))
-                self._dropped.difference_update(dropped)
-                return job
-        return None
+        job = await asyncio.shield(self._database.bulk(take))
+        self._dropped.difference_update(dropped)
+        return job
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
         """Prolongs the lease. False: the job is not this attempt's any more, or its memory has changed."""
@@ -314,7 +317,7 @@ class Jobs(Group):
         Raises: NotFound; Stale when it belongs to what was forgotten since.
         """
         job, now = await _get(connection, id), self._now()
-        if not await _is_current(connection, id):
+        if await _epoch(connection, job.agent) != job.epoch:
             raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
         if job.state is JobState.DEAD:
             newer = await connection.row(SQL["pending"], (job.agent, job.kind, job.key))
@@ -394,10 +397,6 @@ async def _current(connection: Connection, row: Row | None) -> Job | None:
         return _job(row[:-1])
     await _delete(connection, row[0])
     return None
-
-
-async def _is_current(connection: Connection, id: int) -> bool:
-    return bool(await connection.value(SQL["is_current"], (id,)))
 
 
 async def _get(connection: Connection, id: int) -> Job:

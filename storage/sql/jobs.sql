@@ -11,8 +11,8 @@ SELECT id, epoch, payload FROM jobs WHERE agent = ? AND kind = ? AND key = ? AND
 
 -- name: insert
 -- Adds a job. No row: one waits under this key. ?4: when it is due; NULL: now. ?5: the present time.
-INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload)
-VALUES (?1, ?2, ?3, 'pending', ?6, coalesce(CAST(?4 AS DOUBLE PRECISION), {clock:5}), {clock:5}, {clock:5}, ?7)
+INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload, first)
+VALUES (?1, ?2, ?3, 'pending', ?6, coalesce(CAST(?4 AS DOUBLE PRECISION), {clock:5}), {clock:5}, {clock:5}, ?7, 0)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: coalesce
@@ -24,39 +24,35 @@ UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
 WHERE id = ?6
 
 -- piece: ready
--- The condition on a job `j` of the kinds ?1 that waits: none is before it in its lane. A memory that is being forgotten
--- can still be read, so none of its jobs begins.
-kind {in:1:TEXT:16} AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = j.agent)
-AND (state = 'retrying' OR NOT EXISTS (
-    SELECT 1 FROM jobs o WHERE o.agent = j.agent AND o.kind = j.kind AND o.state IN ('running', 'retrying')
-    AND (CASE o.agent WHEN 0 THEN o.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
+-- The condition on a job `j` that waits, and may begin. Those behind the first of their lane are not looked at. A memory
+-- that is being forgotten can still be read, so none of its jobs begins.
+j.first = 1 AND j.state IN ('pending', 'retrying') AND j.agent NOT IN (SELECT f.agent FROM forgetting f)
 
 -- piece: next
--- The job that is next, and the seconds until then, at the time ?4. Each branch walks an index in order. The first is
--- for a job whose time was set by a clock that has been put back since: nobody knows any more when it is due, so it is
--- due now. (The plus keeps SQLite from the index on state, by which it would look at all who wait.)
-SELECT id, wait FROM (
-    SELECT * FROM (
-        SELECT id, 0.0 AS wait FROM jobs j WHERE asked > ?4 + 1 AND +state IN ('pending', 'retrying') AND {ready}
-        ORDER BY asked LIMIT 1)
-    UNION ALL SELECT * FROM (
-        SELECT id, due - ?4 FROM jobs j WHERE state = 'retrying' AND {ready} ORDER BY due, id LIMIT 1)
-    UNION ALL SELECT * FROM (
-        SELECT id, due - ?4 FROM jobs j WHERE state = 'pending' AND {ready} ORDER BY due, id LIMIT 1))
-ORDER BY wait LIMIT 1
+-- When the next job of each of the kinds ?2 is due; NULL: none waits. A step of an index for each, whatever else waits.
+WITH k(kind) AS ({each:2:TEXT:16})
+SELECT kind, (SELECT j.due FROM jobs j WHERE j.kind = k.kind AND {ready} ORDER BY j.due, j.id LIMIT 1) AS due FROM k
 
--- piece: running
--- The seconds that are left of the leases of jobs that run. ?2, ?3: the clock by which they are measured, and its time.
-SELECT CASE WHEN holder = ?2 AND held_until > {clock:3} THEN held_until - {clock:3} ELSE 0.0 END AS wait
-FROM jobs WHERE state = 'running' AND kind {in:1:TEXT:16}
+-- name: due_in
+-- Says in how many seconds a job can be claimed or a lease runs out. ?3, ?4: the clock by which leases are measured, and
+-- its time.
+SELECT min(wait) FROM (
+    SELECT CASE WHEN holder = ?3 AND held_until > {clock:4} THEN held_until - {clock:4} ELSE 0.0 END AS wait
+    FROM jobs WHERE state = 'running' AND kind {in:2:TEXT:16}
+    UNION ALL SELECT due - {clock:1} FROM ({next}) n) w
 
--- name: due_in (sqlite)
--- Says in how many seconds a job can be claimed or a lease runs out.
-SELECT min(wait) FROM ({running} UNION ALL SELECT wait FROM ({next}))
+-- name: put_back
+-- Says whether one waits for a time which was set by a clock that has been put back since: nobody knows any more when it
+-- is due. (The plus keeps SQLite from the index on state, by which it would look at all who wait.)
+SELECT 1 FROM jobs WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') LIMIT 1
 
--- name: due_in (postgres)
-SELECT min(wait) FROM ({running} UNION ALL SELECT * FROM (
-    SELECT due - {clock:4} FROM jobs j WHERE state IN ('pending', 'retrying') AND {ready} ORDER BY due, id LIMIT 1) n) w
+-- name: due_now
+-- Has such jobs fall due.
+UPDATE jobs SET due = ?1, asked = ?1 WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying')
+
+-- name: next
+-- Finds the kind whose job is next, if that is due.
+SELECT kind FROM ({next}) n WHERE due <= {clock:1} ORDER BY due LIMIT 1
 
 -- name: expired
 -- Finds jobs whose leases have run out: whoever ran them was killed, or hung.
@@ -74,23 +70,13 @@ agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.ag
 UPDATE jobs SET attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?4 WHERE id = ?1
 RETURNING {taken}
 
--- name: claim (sqlite)
--- Claims the job that is next, if it is due. Attempts are counted here, so that one that kills the process counts as
+-- name: claim
+-- Claims the next job of a kind, if it is due. Attempts are counted here, so that one that kills the process counts as
 -- well.
-UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = ?3 + ?5
-WHERE id = (SELECT id FROM ({next}) WHERE wait <= 0)
-RETURNING {taken}
-
--- name: claim (postgres)
--- One that another process claims at this moment is passed over, and so are those behind it in its lane.
-UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?5
+UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?3, held_until = {clock:4} + ?5
 WHERE id = (
-    SELECT id FROM jobs j WHERE state IN ('pending', 'retrying') AND due <= {clock:4} AND {ready}
-    AND (state = 'retrying' OR NOT EXISTS (
-        SELECT 1 FROM jobs f WHERE f.agent = j.agent AND f.kind = j.kind AND f.state = 'pending'
-        AND (f.due, f.id) < (j.due, j.id)
-        AND (CASE f.agent WHEN 0 THEN f.key ELSE '' END) = (CASE j.agent WHEN 0 THEN j.key ELSE '' END)))
-    ORDER BY due, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+    SELECT j.id FROM jobs j WHERE j.kind = ?2 AND {ready} AND j.due <= {clock:1} ORDER BY j.due, j.id LIMIT 1
+    {postgres:FOR UPDATE SKIP LOCKED})
 RETURNING {taken}
 
 -- name: prolong
@@ -102,10 +88,6 @@ RETURNING id
 -- name: let_go
 -- Ends the lease of an attempt.
 UPDATE jobs SET held_until = 0 WHERE id = ? AND attempt = ? AND state = 'running'
-
--- name: is_current
--- Says whether a job was made on what its agent knows today.
-SELECT j.agent = 0 OR j.epoch = a.epoch FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id = ?
 
 -- name: is_held
 -- Says whether this attempt still runs, and its agent is as it was.
@@ -141,8 +123,9 @@ UPDATE jobs SET due = {clock:1}, asked = {clock:1} WHERE id = ?2
 -- name: renew
 -- Keeps a job beyond what was forgotten: on the new epoch, a running attempt fenced off and not counted, no words of
 -- errors left.
-UPDATE jobs SET tries = CASE state WHEN 'running' THEN tries - 1 ELSE tries END, state = ?, attempt = attempt + 1,
-    epoch = ?, payload = ?, error = NULL, holder = NULL WHERE id = ?
+UPDATE jobs SET tries = CASE state WHEN 'running' THEN tries - 1 ELSE tries END,
+    state = CASE state WHEN 'running' THEN 'retrying' ELSE state END, attempt = attempt + 1, epoch = ?, payload = ?,
+    error = NULL, holder = NULL WHERE id = ?
 
 -- name: delete
 -- Deletes a job that has ended.

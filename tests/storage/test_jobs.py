@@ -285,6 +285,84 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: J
             await missing(id)
 
 
+# --- lanes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel", "bury", "expire", "forget", "take back"])
+async def test_when_the_first_of_a_lane_has_gone_the_next_one_follows(
+    store: Store, jobs: Jobs, clock: Clock, end: str
+) -> None:
+    agent = await make_agent(store)
+    for key in "123":
+        await jobs.enqueue("learn", agent.id, key)
+        clock.pass_(1)
+    if end == "take back":
+        await jobs.cancel((await jobs.list())[-1].id)
+    elif end == "forget":
+        # Those that were made before are dropped when they are claimed.
+        await store.database.write(raise_epoch(agent))
+        await jobs.enqueue("learn", agent.id, "2")
+    else:
+        job = await take(jobs)
+        if end == "finish":
+            await jobs.finish(job)
+        elif end == "cancel":
+            await jobs.cancel(job.id)
+        elif end == "bury":
+            await jobs.fail(job, "no", None)
+        else:
+            clock.pass_(LEASE_S)
+            assert await jobs.claim(KINDS, lease_s=LEASE_S, tries=1) is not None
+    assert await jobs.due_in(KINDS) == (LEASE_S if end == "expire" else 0.0)
+    left = [job.key for job in await jobs.list(JobState.RUNNING)]
+    while job := await claim(jobs):
+        left.append(job.key)
+        await jobs.finish(job)
+    assert left == (["2"] if end in ("forget", "expire") else ["2", "3"])
+
+
+async def test_those_behind_keep_their_order_while_the_first_is_tried_again(
+    store: Store, jobs: Jobs, clock: Clock
+) -> None:
+    agent = await make_agent(store)
+    for key in "12":
+        await jobs.enqueue("learn", agent.id, key)
+    await jobs.fail(await take(jobs), "no", 30.0)
+    await jobs.enqueue("learn", agent.id, "3", due=clock.now - 5)
+    assert await jobs.due_in(KINDS) == 30.0
+    clock.pass_(30)
+    ran = []
+    while job := await claim(jobs):
+        ran.append(job.key)
+        await jobs.finish(job)
+    assert ran == ["1", "3", "2"], "of those behind it the one that was due first"
+
+
+async def test_a_dead_letter_that_is_tried_again_stands_behind_the_first_of_its_lane(
+    store: Store, jobs: Jobs
+) -> None:
+    agent = await make_agent(store)
+    dead = await jobs.enqueue("learn", agent.id, "dead")
+    await jobs.fail(await take(jobs), "no", None)
+    await jobs.enqueue("learn", agent.id, "next")
+    running = await take(jobs)
+    assert (await jobs.retry(dead)).state is JobState.PENDING
+    assert await claim(jobs) is None
+    await jobs.finish(running)
+    assert (await take(jobs)).id == dead
+
+
+async def test_a_dead_letter_that_outlives_a_forgetting_keeps_nobody_waiting(
+    store: Store, jobs: Jobs
+) -> None:
+    agent = await make_agent(store)
+    await jobs.enqueue("learn", agent.id, "dead")
+    await jobs.fail(await take(jobs), "no", None)
+    await store.database.write(lambda c: forget_jobs(c, agent.id, lambda job: job.payload))
+    await jobs.enqueue("learn", agent.id, "next")
+    assert (await take(jobs)).key == "next"
+
+
 # --- leases -----------------------------------------------------------------------------------------------------------
 
 

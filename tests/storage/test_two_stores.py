@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from storage.commands import ForgetTarget
-from storage.database import DEAF_S, KEYS, WORK
+from storage.database import DEAF_S, KEYS, WORK, Connection
 from storage.errors import Stale
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
-from tests.patience import comes
+from tests.patience import PATIENCE_S, comes
 from tests.postgres import empty_database
 from tests.stored import ALICE, HUMAN, Speaker, open_store, rows
 
@@ -204,6 +204,54 @@ async def test_jobs_of_a_key_that_two_enqueue_at_once_are_one(stores: tuple[Stor
     for _ in range(10):
         ids = await asyncio.gather(*(store.jobs.enqueue("learn", agent.id, "k") for store in stores * 3))
         assert len(set(ids)) == 1
+
+
+async def test_what_another_process_is_claiming_holds_up_no_other_kind(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    for kind in KINDS:
+        await one.jobs.enqueue(kind, 0, "k")
+    claiming, end = asyncio.Event(), asyncio.Event()
+
+    async def claim(connection: Connection) -> None:
+        await connection.run("SELECT 1 FROM jobs WHERE kind = 'learn' FOR UPDATE")
+        claiming.set()
+        await end.wait()
+
+    transaction = one.database.write(claim)
+    await claiming.wait()
+    claimed = [await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) for _ in range(2)]
+    assert [job and job.kind for job in claimed] == ["compact", None]
+    end.set()
+    await transaction
+
+
+async def test_a_dead_letter_is_tried_again_while_a_turn_asks_for_a_job_of_its_lane(
+    stores: tuple[Store, Store],
+) -> None:
+    one, other = stores
+    agent = await make(one)
+    dead = await one.jobs.enqueue("learn", agent.id, "old")
+    job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert job is not None
+    await one.jobs.fail(job, "no", None)
+    asked, end = asyncio.Event(), asyncio.Event()
+
+    async def turn(connection: Connection) -> None:
+        await one.jobs.enqueue_in(connection, "learn", agent.id, "new")
+        asked.set()
+        await end.wait()
+
+    writing = one.database.write(turn)
+    await asked.wait()
+    retrying = asyncio.create_task(other.jobs.retry(dead))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await rows(other, "SELECT pg_sleep(0.01)")
+    end.set()
+    await writing
+    await retrying
+    claimed = [await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) for _ in range(2)]
+    assert [job and job.key for job in claimed] == ["new", None]
 
 
 async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Store, Store]) -> None:

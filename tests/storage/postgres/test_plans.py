@@ -11,6 +11,7 @@ import pytest
 
 from storage.sql.statements import load
 from tests.core.conversations import assistant, user
+from tests.postgres import empty_database
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, PATIENT, Speaker
@@ -83,3 +84,41 @@ async def test_the_end_of_a_memory_is_found_by_index(database: PostgresServer) -
     for table in ("conversations", "block_ops", "runs"):
         ((_, after),) = [pair for pair in itertools.pairwise(plan) if f" on {table}" in pair[0]]
         assert "agent = " in after, plan
+
+
+JOBS = """
+INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload)
+SELECT n, 'learn', key, 'pending', 0, 900, 900, 900, '' FROM generate_series(1, 3000) n, (VALUES ('a'), ('b')) k(key);
+UPDATE jobs SET state = 'retrying', due = 90000 WHERE first = 1;
+INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload)
+SELECT agent, kind, n::text, 'pending', 0, 900, 900, 900, ''
+FROM generate_series(1, 3000) n, (VALUES (1, 'run'), (0, 'callback')) k(agent, kind);
+UPDATE jobs SET state = 'running' WHERE kind = 'run' AND first = 1;
+"""
+
+
+async def test_a_look_for_jobs_takes_a_few_rows_whatever_waits(postgres: str) -> None:
+    kinds = "ARRAY['learn', 'run', 'callback', 'none']"
+    asked = {
+        "due_in": f"1000, {kinds}, 'h', 1000",
+        "next": f"1000, {kinds}",
+        "claim": "1000, 'callback', 'h', 1000, 60",
+    }
+    # A database of its own, of which the server knows nothing; then all; then that it had no rows.
+    connection = await asyncpg.connect(
+        empty_database(postgres, 7).url, server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
+    try:
+        for known in (JOBS, "ANALYZE", f"TRUNCATE jobs; ANALYZE; {JOBS}"):
+            await connection.execute(known)
+            for name, values in asked.items():
+                await connection.execute(f"PREPARE asked AS {load('jobs.sql')[name].postgres}")
+                explained = await connection.fetch(f"EXPLAIN (ANALYZE) EXECUTE asked({values})")
+                await connection.execute("DEALLOCATE asked")
+                plan = "\n".join(line for (line,) in explained)
+                # What steps gave, and what they looked at in vain.
+                found = re.findall(r"(?:actual .*?rows=|Rows Removed by .*: )(\d+)", plan)
+                assert len(found) > 3, plan
+                assert max(map(int, found)) < 10, f"{known}\n{plan}"
+    finally:
+        await connection.close()

@@ -19,6 +19,7 @@ from storage.sqlite.migration import migrate as migrate_sqlite
 from tests.patience import PATIENCE_S
 from tests.storage.api import make_agent
 from tests.storage.conftest import OpenStore, PostgresServer
+from tests.storage.lanes import FIRST, JOBS, JOBS_BEFORE_LANES
 
 # The SHA-256 of each migration. Databases out there were made by these files, so a file that is here never changes:
 # a change of the schema is a new file, with a line here.
@@ -26,6 +27,7 @@ PINNED = {
     "0001_begin.sql": "e46d26453f20f72e1744498bcb8264bf27ac11f093f438101a3367f54f7a34ca",
     "0002_identities.sql": "3276cc0594a8dface22df6bf70b4657d0664f250cefc0356c4d99a58bfdfe55d",
     "0003_passage_metadata.sql": "1169375ceed250e2cb140efa16e4399eaf3ae11c05ed0e2a3975c66c3718b299",
+    "0004_lanes.sql": "648631f63f9240f389bb900a07e5d87cb1778ed14b4ed942dcd7fc6a02040639",
 }
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
 # SQLite keeps rows in their places with these.
@@ -170,6 +172,28 @@ async def test_a_gateway_of_the_version_before_forgets_the_metadata_of_a_passage
             await connection.execute("UPDATE passages SET text = $1", text)
             assert await connection.fetchval("SELECT metadata FROM passages") == left
     finally:
+        await connection.close()
+
+
+async def test_jobs_of_an_older_schema_stand_in_their_lanes(database: PostgresServer) -> None:
+    connection = await asyncpg.connect(database.url)
+    await connection.execute("CREATE SCHEMA older; SET search_path = older")
+    try:
+        await migrate(connection, "older", load_migrations()[:3])
+        numbers = iter(range(1, 10))
+        add = re.sub(r"\?", lambda _: f"${next(numbers)}", JOBS_BEFORE_LANES)
+        await connection.executemany(add, JOBS)
+        await migrate(connection, "older")
+        found = await connection.fetch("SELECT key FROM jobs WHERE first = 1 ORDER BY id")
+        assert [tuple(row) for row in found] == FIRST
+        # A gateway of the version before does not know of lanes.
+        await connection.execute("DELETE FROM jobs WHERE key = 'running'")
+        await connection.execute("UPDATE jobs SET state = 'dead' WHERE key = 'waits'")
+        await connection.execute(add, 1, "learn", "new", "pending", 1.0, b"{}")
+        found = await connection.fetch("SELECT agent, key FROM jobs WHERE first = 1 AND agent IN (1, 2)")
+        assert sorted(tuple(row) for row in found) == [(1, "behind"), (2, "behind")]
+    finally:
+        await connection.execute("DROP SCHEMA older CASCADE")
         await connection.close()
 
 

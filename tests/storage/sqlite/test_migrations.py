@@ -15,6 +15,7 @@ from storage.errors import Foreign, StoreError, TooNew
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import load_migrations, migrate
 from tests.core.conversations import assistant, user
+from tests.storage.lanes import FIRST, JOBS, JOBS_BEFORE_LANES
 from tests.stored import Speaker, rows
 
 KNOWN = load_migrations()[-1][0]
@@ -37,6 +38,7 @@ PINNED = {
     "0013_recall.sql": "5026c28e78d95941f22b6d57e8dee10c327eaf8c0fbab53a7ff343c8140883ee",
     "0014_identities.sql": "b152aa3d684a6db34ed8b2c512216400c84d23927f3f775e3f0600bf63f3259f",
     "0015_passage_metadata.sql": "82a426fc53b0b5581a971281b3c6e004cb530008f99068bade97c7bc0dbdd6d8",
+    "0016_lanes.sql": "8c38d92597e89f46e58a2aa466e0d5b9f675dd6c870792357f247660f68bc742",
 }
 
 
@@ -159,6 +161,16 @@ async def test_a_database_of_every_older_version_opens_and_works(
     await store.close()
     with closing(sqlite3.connect(path)) as now:
         assert version(now) == KNOWN
+
+
+async def test_jobs_of_an_older_file_stand_in_their_lanes(open_store: Any, path: Path) -> None:
+    with closing(open_writer(DatabaseFile(str(path)))) as old:
+        migrate(old, str(path), load_migrations()[:15])
+        old.executemany(JOBS_BEFORE_LANES, JOBS)
+    store = await open_store()
+    assert await rows(store, "SELECT key FROM jobs WHERE first = 1 ORDER BY id") == FIRST
+    assert len(await store.jobs.list()) == len(JOBS)
+    await store.close()
 
 
 async def test_a_newer_file_is_refused_by_name_and_left_alone(open_store: Any, path: Path) -> None:
