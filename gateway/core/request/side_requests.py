@@ -74,9 +74,9 @@ class SideRequests:
         return found
 
     def _pattern(self, where: str) -> re.Pattern[str]:
-        # The name of a rule's group is its number. Groups within a rule end before it does, so that `lastgroup` of a
-        # match is always a rule's.
-        parts = [f"(?P<r{n}>{rule.pattern})" for n, rule in enumerate(self._rules) if rule.where == where]
+        # An empty group behind each rule has its number for a name, and is the last to end: `lastgroup` of a match. A
+        # group around it would be entered for each rule that the text does not even begin like.
+        parts = [f"(?:{rule.pattern})(?P<r{n}>)" for n, rule in enumerate(self._rules) if rule.where == where]
         # White space is given up by no rule, so that a text of much of it costs one pass. No rule: no match.
         return re.compile(rf"\s*+(?:{'|'.join(parts) or '(?!)'})", re.IGNORECASE)
 
