@@ -59,7 +59,7 @@ class Metrics(Collector):
         self.memory = self.count("memory", "Requests by what became of memory.", "status")
         released = "Replies released before their turn was on disk."
         self.not_durable = self.count("not_durable", released)
-        broken = "Turns whose prompt did not extend the one before."
+        broken = "Turns whose prompt lacks a hidden tool round that was in it before."
         self.prefix_breaks = self.count("prefix_breaks", broken)
         self.clients_gone = self.count("clients_gone", "Clients that left before the end.")
         self.added_ms = self._spread("added_seconds", "Our own time to first byte.")
