@@ -28,6 +28,18 @@ class SocketConnection(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         self.app_state = {**self.app_state, "connection": self}
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse(self.conn.handshake_exc)
+
+    def _refuse(self, error: Exception) -> None:
+        """Answers a head that `websockets` does not read (one with a body, or very long). uvicorn waits for more."""
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        response = self.conn.reject(400, f"This is no handshake of a WebSocket: {error.__cause__}.\n")
+        self.transport.write(response.serialize())
+        self.transport.close()
+
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body":

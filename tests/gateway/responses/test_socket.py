@@ -499,22 +499,40 @@ def test_a_post_that_offers_a_websocket_is_answered(world: World) -> None:
             assert client.read_reply().status == 200
 
 
+HANDSHAKE = {
+    "connection": "upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "sec-websocket-version": "13",
+}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"content-length": "5"}, b"hello"),
+        ({"transfer-encoding": "chunked"}, b"0\r\n\r\n"),
+        ({"authorization": f"Bearer {'x' * 9000}"}, b""),
+        ({f"x-{n}": "1" for n in range(200)}, b""),
+        ({"sec-websocket-key": "short"}, b""),
+        ({"sec-websocket-version": "8"}, b""),
+    ],
+)
+def test_what_is_no_handshake_is_told_so(world: World, headers: dict[str, str], body: bytes) -> None:
+    with world.gateway.connect() as client:
+        client.request("GET", "/v1/responses", headers={**HANDSHAKE, **headers})
+        client.send(body)
+        assert client.read_reply().status == 400
+        assert client.is_closed()
+
+
 def test_a_handshake_behind_a_request_under_way_opens_nothing(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[3] = gate
     with world.gateway.connect() as client:
         client.request("POST", "/v1/responses", b'{"model":"m","input":"Hi","stream":true}')
         assert client.read_head().status == 200
-        client.request(
-            "GET",
-            "/v1/responses",
-            headers={
-                "connection": "upgrade",
-                "upgrade": "websocket",
-                "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
-                "sec-websocket-version": "13",
-            },
-        )
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
         gate.open()
         while client.read_chunk():
             pass
