@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -89,14 +88,16 @@ class ResponsesSockets:
 
 
 class _Response:
-    """A response on its way; to the edge it is its client's connection. begun: the response as it was told of at first.
+    """A response that was asked for; to the edge it is its client's connection.
 
-    events: how many were told.
+    quota: of its request. begun: the response as it was told of at first. events: how many were told.
     """
 
     has_whole_body = True
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, create: Create, quota: ByteQuota, connection: Any) -> None:
+        self.create = create
+        self.quota = quota
         self.on_lost: Callable[[], object] | None = None
         self.is_lost = False
         self.is_cancelled = False
@@ -128,12 +129,8 @@ class _Response:
         self.leave()
 
 
-@dataclass(eq=False, slots=True)
-class _Lane:
-    """Responses that come one after another."""
-
-    waiting: deque[tuple[Create, ByteQuota]] = field(default_factory=deque)
-    response: _Response | None = None
+# Responses that come one after another; the first is under way.
+_Lane = deque[_Response]
 
 
 class _Session:
@@ -170,8 +167,7 @@ class _Session:
         finally:
             self._is_closed = True
             for lane in self._lanes.values():
-                if lane.response is not None:
-                    lane.response.leave()
+                lane[0].leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _take(self, event: ClientEvent) -> None:
@@ -189,16 +185,17 @@ class _Session:
     def _queue(self, create: Create) -> None:
         if self._sockets.is_draining():
             raise Overloaded("The gateway is shutting down.")
-        count = sum(len(lane.waiting) + (lane.response is not None) for lane in self._lanes.values())
+        count = sum(map(len, self._lanes.values()))
         if count >= _MOST_UNDER_WAY:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.quota()
         quota.grow(sum(map(len, create.fields.values())))
-        lane = self._lanes.get(create.lane)
-        if lane is None:
-            lane = self._lanes[create.lane] = _Lane()
+        response = _Response(create, quota, self._connection)
+        if (lane := self._lanes.get(create.lane)) is not None:
+            lane.append(response)
+        else:
+            lane = self._lanes[create.lane] = _Lane((response,))
             self._start(self._serve(create.lane, lane))
-        lane.waiting.append((create, quota))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -214,9 +211,7 @@ class _Session:
     def _cancel(self, cancel: Cancel) -> None:
         """Cancels a response. One that is over has ended while this was on its way: an error would tell of the next."""
         for name, lane in self._lanes.items():
-            response = lane.response
-            if response is None:
-                continue
+            response = lane[0]
             is_meant = name == cancel.lane if cancel.response is None else response.id == cancel.response
             if is_meant:
                 response.cancel()
@@ -233,19 +228,18 @@ class _Session:
 
     async def _serve(self, name: str | None, lane: _Lane) -> None:
         try:
-            while lane.waiting:
-                create, quota = lane.waiting.popleft()
-                with quota:
+            while lane:
+                with lane[0].quota:
                     if not self._is_closed:
-                        lane.response = _Response(self._connection)
-                        await self._respond(create, lane.response)
-                lane.response = None
+                        await self._respond(lane[0])
+                lane.popleft()
         finally:
             del self._lanes[name]
         if not self._lanes and self._sockets.is_draining():
             await self._close()
 
-    async def _respond(self, create: Create, response: _Response) -> None:
+    async def _respond(self, response: _Response) -> None:
+        create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
         try:
@@ -265,7 +259,7 @@ class _Session:
             (b"content-length", b"%d" % len(body)),
         ]
         scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
-        await self._sockets.edge(scope, _Body(body), _Answer(self, create, asked, response))
+        await self._sockets.edge(scope, _Body(body), _Answer(self, asked, response))
         if response.has_ended:
             return
         if response.is_cancelled:
@@ -286,9 +280,9 @@ class _Session:
 class _Answer:
     """The `send` of one request: what answers it becomes events."""
 
-    def __init__(self, session: _Session, create: Create, asked: Unanswered, response: _Response) -> None:
+    def __init__(self, session: _Session, asked: Unanswered, response: _Response) -> None:
         self._session = session
-        self._lane = create.lane
+        self._lane = response.create.lane
         self._asked = asked
         self._response = response
         self._stream = EventDecoder()

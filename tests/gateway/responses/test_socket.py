@@ -297,6 +297,21 @@ def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
     assert told_in_all(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
 
 
+def test_a_response_is_cancelled_before_it_has_begun(talk: Talk, upstream: StrictUpstream) -> None:
+    """Both messages may come in one packet, and the one is read before anything became of the other."""
+    protocol = talk.socket.protocol
+    asked = {"type": "response.create", "stream_id": "a", "model": "m", "input": "Hi"}
+    with talk.socket.protocol_mutex:
+        protocol.send_text(orjson.dumps(asked))
+        protocol.send_text(b'{"type":"response.cancel","stream_id":"a"}')
+        talk.socket.socket.sendall(b"".join(protocol.data_to_send()))
+    end = talk.next()
+    assert end["type"] == "response.incomplete"
+    assert (end["stream_id"], end["response"]["status"]) == ("a", "cancelled")
+    assert not upstream.seen
+    assert words(talk.ask(input="Hello")) == "Ok."
+
+
 def test_a_cancel_that_comes_too_late_says_nothing(talk: Talk) -> None:
     id = talk.ask(input="Hi")["id"]
     talk.send(type="response.cancel", response_id=id)
