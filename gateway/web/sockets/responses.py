@@ -242,11 +242,7 @@ class _Session:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
-        try:
-            body, asked = self.unstored.request(create)
-        except GatewayError as error:
-            await self.tell(server.failed(error), create.lane)
-            return
+        body, asked = self.unstored.request(create)
         if not create.is_generated:
             begun, done = server.prepared(create)
             await self.tell(begun, create.lane)

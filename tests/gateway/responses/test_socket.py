@@ -398,6 +398,7 @@ def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) ->
             "previous_response_id",
             "previous",
         ),
+        ('{"type":"response.create","input":"Hi","previous_response_id":1e999}', None, "parse"),
         ('{"type":"response.create","model":"m","input":[{"type":"x"}]}', None, "x"),
         ('{"type":"response.create","model":"m","input":"Hi","temprature":1}', None, "temprature"),
     ],
@@ -413,6 +414,37 @@ def test_a_message_that_is_wrong_gets_an_error_and_the_next_an_answer(
     assert param is None or event["error"]["param"] == param
     assert about in event["error"]["message"]
     assert words(talk.ask(input="Hi")) == "Ok."
+
+
+DEEP = "[" * 300 + "]" * 300  # more than orjson writes
+
+
+def test_values_go_back_as_they_were_written(talk: Talk) -> None:
+    talk.socket.send(f'{{"type":"response.create","generate":false,"top_p":1e999,"tools":{DEEP}}}')
+    for _ in ("created", "completed"):
+        assert f'"tools":{DEEP}' in str(talk.socket.recv(PATIENCE_S))
+    talk.socket.send(f'{{"type":"response.steer","input":{DEEP}}}')
+    assert DEEP in str(talk.socket.recv(PATIENCE_S))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (f'{{"error":{{"message":"It broke.","why":{DEEP}}}}}', "It broke."),
+        ('{"error":"It broke."}', "It broke."),
+        ('{"error":7}', "The reply has the status 500."),
+        ("It broke.", "The reply has the status 500."),
+        ("", "The reply has the status 500."),
+    ],
+)
+def test_whatever_an_upstreams_error_says_is_told(
+    talk: Talk, upstream: StrictUpstream, body: str, message: str
+) -> None:
+    upstream.queue(Reply(status=500, headers={"content-type": "application/json"}, body=[body.encode()]))
+    event = talk.ask(input="Hi")
+    assert event["status"] == 500
+    assert event["error"]["type"]
+    assert event["error"]["message"] == message
 
 
 def test_an_upstreams_error_is_told_with_its_status(ways: World, upstream: StrictUpstream) -> None:

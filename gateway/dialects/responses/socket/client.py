@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 import orjson
 
-from adapters.types import Json
 from gateway.dialects.fields import missing, wrong_type
 from gateway.errors import BadRequest
 from storage.value import frozen
@@ -25,11 +25,13 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Create:
     """`response.create`. lane: the `stream_id`, whose responses come one after another; None: that without a name.
 
-    fields: of the request, each value as it is written. is_generated: the model is to answer.
+    fields: of the request, each value as it is written. previous: `previous_response_id`. is_generated: the model is to
+    answer.
     """
 
     lane: str | None
     fields: dict[str, bytes]
+    previous: str | None
     is_generated: bool
 
 
@@ -43,9 +45,9 @@ class Cancel:
 
 @frozen
 class Steer:
-    """`response.steer`. asked: what it asks for, which is sent back."""
+    """`response.steer`. fields: what it asks for, which is sent back, each value as it is written."""
 
-    asked: Json
+    fields: dict[str, bytes]
 
 
 ClientEvent = Create | Cancel | Steer
@@ -65,7 +67,7 @@ def read_client_event(data: bytes) -> ClientEvent:
         if kind == "response.cancel":
             return Cancel(lane, text_of(fields, "response_id"))
         if kind == "response.steer":
-            return Steer(orjson.loads(data))
+            return Steer(fields)
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
     if kind is None:
@@ -85,12 +87,17 @@ def _read_create(fields: dict[str, bytes], lane: str | None) -> Create:
     if generate not in (b"true", b"false", b"null"):
         raise wrong_type("generate", "a boolean", orjson.loads(generate))
     own = {key: value for key, value in fields.items() if key not in _ENVELOPE}
-    return Create(lane, own, generate != b"false")
+    return Create(lane, own, text_of(fields, "previous_response_id"), generate != b"false")
 
 
 def members(data: bytes) -> dict[str, bytes]:
     """Returns the members of an object, their values as they are written. Raises: msgspec.DecodeError."""
     return {key: bytes(value) for key, value in _decoder.decode(data).items()}
+
+
+def written(fields: Mapping[str, bytes]) -> bytes:
+    """Returns an object of these members, whose values are written already."""
+    return b"{%b}" % b",".join(orjson.dumps(key) + b":" + value for key, value in fields.items())
 
 
 def text_of(fields: dict[str, bytes], key: str) -> str | None:

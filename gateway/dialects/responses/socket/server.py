@@ -13,10 +13,9 @@ from uuid import uuid4
 import msgspec
 import orjson
 
-from adapters.types import Json
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.dialects.responses.parse import ECHOED
-from gateway.dialects.responses.socket.client import Create, Steer
+from gateway.dialects.responses.socket.client import Create, Steer, members, written
 from gateway.errors import GatewayError
 
 BEGUN: Final = "response.created"
@@ -33,6 +32,8 @@ class _Head(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Head)
 _errors = ResponsesErrors()
+# Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
+_ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
 
 
 def kind_of(name: str | None, data: bytes) -> str:
@@ -54,7 +55,10 @@ def response_in(data: bytes) -> bytes:
 
 
 def id_of(response: bytes) -> str | None:
-    id = _object(response).get("id")
+    try:
+        id = orjson.loads(_members(response).get("id", b"null"))
+    except orjson.JSONDecodeError:
+        return None
     return id if isinstance(id, str) else None
 
 
@@ -67,22 +71,25 @@ def in_lane(data: bytes, lane: str | None) -> bytes:
 
 def broken_off(data: bytes) -> bytes:
     """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
-    said = _object(data)
-    inner = said.get("error")
-    error = {key: said.get(key) for key in ("code", "message", "param")}
-    error = {"type": "server_error", **error, **(inner if isinstance(inner, dict) else {})}
-    return orjson.dumps({"type": ERROR, "error": error, "sequence_number": said.get("sequence_number", 0)})
+    said = _members(data)
+    error = {key: said.get(key, b"null") for key in ("code", "message", "param")}
+    error = {"type": b'"server_error"', **error, **_members(said.get("error", b""))}
+    number = said.get("sequence_number", b"0")
+    return _event(ERROR, {"error": written(error), "sequence_number": number})
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that an error answers. headers: what they say of when to try again."""
-    said = _object(body).get("error")
-    error = said if isinstance(said, dict) else {"message": said or f"The reply has the status {status}."}
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"type": kind, "code": None, "param": None, **error}
+    said = _members(body).get("error", b"null")
+    error = _members(said)
+    if not error:
+        is_told = said.startswith(b'"')
+        error = {"message": said if is_told else orjson.dumps(f"The reply has the status {status}.")}
+    kind = b'"invalid_request_error"' if status < 500 else b'"server_error"'
+    error = {"type": kind, "code": b"null", "param": b"null", **error}
     if headers:
-        error["headers"] = headers
-    return orjson.dumps({"type": ERROR, "status": status, "error": error})
+        error["headers"] = orjson.dumps(headers)
+    return _event(ERROR, {"status": b"%d" % status, "error": written(error)})
 
 
 def failed(error: GatewayError) -> bytes:
@@ -90,40 +97,30 @@ def failed(error: GatewayError) -> bytes:
     return refused(error.status, _errors.body(error), {})
 
 
-def _object(body: bytes) -> Json:
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
 def cancelled(begun: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled. begun: the response as it was told of at first."""
-    response = {**_object(begun), "status": "cancelled"}
-    return _event("response.incomplete", response, sequence_number)
+    return _of_response("response.incomplete", _members(begun), "cancelled", sequence_number)
 
 
 def prepared(create: Create) -> tuple[bytes, bytes]:
     """Returns beginning and end of a response that is not generated (`generate: false`), which can be gone on from."""
-    said = {key: orjson.loads(create.fields[key]) for key in ECHOED if key in create.fields}
-    now = int(time.time())
-    response: Json = {
-        **ECHOED,
-        **{key: value for key, value in said.items() if value is not None},
-        "id": f"resp_{uuid4().hex}",
-        "object": "response",
+    said = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
+    now = b"%d" % time.time()
+    response = {
+        **_ECHOED,
+        **said,
+        "id": b'"resp_%b"' % uuid4().hex.encode(),
+        "object": b'"response"',
         "created_at": now,
-        "error": None,
-        "incomplete_details": None,
-        "model": orjson.loads(create.fields.get("model", b"null")),
-        "output": [],
-        "usage": None,
-        "store": False,
+        "error": b"null",
+        "incomplete_details": b"null",
+        "model": create.fields.get("model", b"null"),
+        "output": b"[]",
+        "usage": b"null",
+        "store": b"false",
     }
-    done = {**response, "status": "completed", "completed_at": now}
-    begun = _event(BEGUN, {**response, "status": "in_progress"}, 0)
-    return begun, _event("response.completed", done, 1)
+    begun = _of_response(BEGUN, response, "in_progress", 0)
+    return begun, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
 
 
 def not_steered(steer: Steer) -> bytes:
@@ -133,11 +130,23 @@ def not_steered(steer: Steer) -> bytes:
         "code": "steering_not_supported",
         "message": "This gateway does not steer a response under way. Cancel it, and send another request.",
     }
-    asked = {key: steer.asked.get(key) for key in ("input", "previous_response_id")}
-    return orjson.dumps(
-        {"type": "response.steer.failed", "error": error, "steer": asked, "sequence_number": 0}
-    )
+    asked = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
+    said = {"error": orjson.dumps(error), "steer": written(asked), "sequence_number": b"0"}
+    return _event("response.steer.failed", said)
 
 
-def _event(kind: str, response: Json, sequence_number: int) -> bytes:
-    return orjson.dumps({"type": kind, "response": response, "sequence_number": sequence_number})
+def _of_response(kind: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
+    told = {**response, "status": orjson.dumps(status)}
+    return _event(kind, {"response": written(told), "sequence_number": b"%d" % sequence_number})
+
+
+def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
+    return written({"type": orjson.dumps(kind), **fields})
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """Returns the members of what may be an object; of anything else none."""
+    try:
+        return members(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}

@@ -7,13 +7,13 @@ but those that it has stored, so it is sent the items instead.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import orjson
 
-from gateway.dialects.responses.socket.client import Create, members, text_of
+from gateway.dialects.responses.socket.client import Create, members, written
 from storage.value import frozen
 
 # Chosen: a connection of one talk needs the newest alone; one of several talks, or of talks that fork, some more.
@@ -53,10 +53,10 @@ class Unstored:
         self._bytes = 0
 
     def request(self, create: Create) -> tuple[bytes, Unanswered]:
-        """Returns the body of a request that says the same, and what to keep its response with. Raises: BadRequest."""
+        """Returns the body of a request that says the same, and what to keep its response with."""
         fields = {**create.fields, "stream": b"true"}
         own = _items(fields.get("input", b"null"))
-        previous = text_of(fields, "previous_response_id")
+        previous = create.previous
         kept = None if previous is None else self._kept.get(previous)
         items: Sequence[bytes] | None = own
         if kept is not None:
@@ -91,11 +91,6 @@ class Unstored:
         while self._bytes > self._limit_bytes or len(self._kept) > _MOST_KEPT:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.size
-
-
-def written(fields: Mapping[str, bytes]) -> bytes:
-    """Returns an object of these members, whose values are written already."""
-    return b"{%b}" % b",".join(orjson.dumps(key) + b":" + value for key, value in fields.items())
 
 
 def _items(raw: bytes) -> list[bytes]:
