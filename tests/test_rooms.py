@@ -104,7 +104,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"server", "chat", "letta", "forwarding", "admin", "models"},
         {"sockets"},
         {"middleware", "upload"},
-        {"auth", "sse", "body", "form", "model_field", "health", "httptools_shim"},
+        {"auth", "sse", "body", "form", "model_field", "health", "connection"},
         {"headers"},
     ],
     "storage": [

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,8 +21,9 @@ from uvicorn.server import ServerState
 from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
+from gateway.web.connection.httptools_shim import without_upgrade
+from gateway.web.connection.reading import WatchesReading
 from gateway.web.health import Readiness
-from gateway.web.httptools_shim import without_upgrade
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S = 135
@@ -111,14 +113,13 @@ class _Cycle(RequestResponseCycle):
             self.on_response()
 
 
-class _ServerConnection(HttpToolsProtocol):
+class _ServerConnection(WatchesReading, HttpToolsProtocol):
     """uvicorn's protocol with the bounds that it lacks: a head's time and size, and how long a client may not read.
 
-    The server speaks HTTP/1.1 and nothing else, and reads no trailers (gateway/web/httptools_shim.py).
+    The server speaks HTTP/1.1 and nothing else, and reads no trailers (gateway/web/connection/httptools_shim.py).
     """
 
     head_timeout_s = 20.0
-    send_timeout_s = 60.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -126,7 +127,6 @@ class _ServerConnection(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._reads_timer: asyncio.TimerHandle | None = None
         # The reply under way (gateway.web.sse) puts itself here, to be told that its client has closed the connection.
         self.on_lost: Callable[[], object] | None = None
 
@@ -154,7 +154,6 @@ class _ServerConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self._stop_watching()
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -209,37 +208,9 @@ class _ServerConnection(HttpToolsProtocol):
         if not self.pipeline:
             self.flow.resume_reading()
 
-    # A whole reply is written at once, and nobody waits for its client: one that does not read would keep it in memory,
-    # and its connection, also where that is closed in order, for as long as it likes.
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch_reading()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_watching()
-
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._watch_reading()
-
-    def _watch_reading(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left and self._reads_timer is None:
-            self._reads_timer = self.loop.call_later(self.send_timeout_s, self._look_at_reading, left)
-
-    def _look_at_reading(self, before: int) -> None:
-        self._reads_timer = None
-        if self.transport.get_write_buffer_size() < before:
-            self._watch_reading()
-        else:
-            self.transport.abort()
-
-    def _stop_watching(self) -> None:
-        if self._reads_timer is not None:
-            self._reads_timer.cancel()
-            self._reads_timer = None
+        self.watch_reading()
 
     def _head_timed_out(self) -> None:
         self._head_timer = None
@@ -371,11 +342,13 @@ def _not_free(host: str, port: int, error: OSError) -> GatewayError:
     return SettingsError(why)
 
 
-def _make_socket(**made: Any) -> Any:
+def _make_socket(send_timeout_s: float, **made: Any) -> Any:
     """Returns the protocol of a connection whose handshake has come."""
     from gateway.web.sockets.protocol import SocketConnection
 
-    return SocketConnection(**made)
+    connection = SocketConnection(**made)
+    connection.send_timeout_s = send_timeout_s
+    return connection
 
 
 def make_server(
@@ -397,8 +370,12 @@ def make_server(
         app,
         loop="uvloop",
         http=connection,
-        ws=_make_socket,  # type: ignore[arg-type]  # uvicorn calls it, and nothing else
+        # uvicorn calls it, and nothing else.
+        ws=partial(_make_socket, limits.send_timeout_s),  # type: ignore[arg-type]
         ws_max_size=settings.max_body_bytes,
+        # A client answers pings when it reads, which one that is idle or slow may not do: what it leaves unread tells
+        # whether it is there, and a ping that never arrives.
+        ws_ping_timeout=None,
         ws_per_message_deflate=False,  # events are small, and each would wait for it
         lifespan="on",
         access_log=False,

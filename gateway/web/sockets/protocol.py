@@ -5,6 +5,7 @@ It is imported with the first handshake, since most gateways never see one.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import BaseTransport
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from gateway.web.connection.reading import WatchesReading
 
-class SocketConnection(WebSocketsSansIOProtocol):
+
+class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
     """A connection whose session says when it may end (`on_shutdown`)."""
 
     on_shutdown: Callable[[], object] | None = None
@@ -44,6 +47,17 @@ class SocketConnection(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # else uvicorn logs that nobody has answered it
+
+    def handle_ping(self) -> None:
+        # Answers to a client that sends pings and reads nothing would fill the memory.
+        if self.is_full:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self.watch_reading()  # it is being closed, which waits for what was sent
 
     @property
     def is_full(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S
-from tests.server import Running
+from tests.server import QUIET, Running
 
 Json = dict[str, Any]
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
@@ -554,6 +555,11 @@ HANDSHAKE = {
 }
 
 
+def text_frame(data: bytes) -> bytes:
+    """Returns a message as a client sends it. data: of fewer than 126 bytes."""
+    return bytes((0x81, 0x80 | len(data), 0, 0, 0, 0)) + data
+
+
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
@@ -612,6 +618,77 @@ def test_a_gateway_that_ends_answers_first(
             busy.recv(PATIENCE_S)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
+
+
+def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Of several events in one piece the first may fill the connection, so that the next waits for its client."""
+    flood = b"data: %b\n\n" % BEGUN + b"".join(
+        b'data: {"delta":"%b"}\n\n' % (b"x" * 40_000) for _ in range(3)
+    )
+    upstream.queue(
+        Reply(headers={"content-type": "text/event-stream"}, body=[flood] * 100, hold_after={100: Gate()})
+    )
+    with (
+        remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
+        world.gateway.connect() as client,
+    ):
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        client.send(text_frame(b'{"type":"response.create","model":"m","input":"Hi"}'))
+        upstream.arrived(1).wait_sync()
+        upstream.last.gone.wait_sync()
+        let_go(world)
+
+
+def test_a_client_that_writes_and_does_not_read_is_let_go(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with (
+        remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
+        world.gateway.connect() as client,
+    ):
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        with suppress(ConnectionError):
+            client.send(text_frame(b"{}") * 100_000)
+        let_go(world)
+
+
+def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with (
+        remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
+        world.gateway.connect() as client,
+    ):
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        (connection,) = world.gateway.server.server_state.connections
+        while not connection.transport.get_write_buffer_size():
+            client.send(text_frame(b"{}") * 50)
+            world.gateway.call(asyncio.sleep(0))
+        client.send(b"\x88\x80\0\0\0\0")
+        let_go(world)
+
+
+def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(world: World) -> None:
+    with world.gateway.connect() as client:
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        (connection,) = world.gateway.server.server_state.connections
+        ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
+        for _ in range(300):
+            client.send(ping * 1000)
+        assert connection.transport.get_write_buffer_size() < 2_000_000
+
+
+def let_go(world: World) -> None:
+    """Waits until no connection is left."""
+
+    async def wait() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while world.gateway.server.server_state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    world.gateway.call(wait())
 
 
 # -- what a connection keeps
