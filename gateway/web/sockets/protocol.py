@@ -19,10 +19,10 @@ from gateway.web.connection.reading import WatchesReading
 class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
     """A connection whose session says when it may end (`on_shutdown`)."""
 
-    on_shutdown: Callable[[], object] | None = None
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Nothing ends a handshake under way: the session that it opens looks itself.
+        self.on_shutdown: Callable[[], object] = lambda: None
         self.close_timeout = (
             2.0  # chosen: so long an end in order waits for a client that does not close its side
         )
@@ -69,7 +69,7 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Is called when the server drains. A session ends its connection itself, behind the responses under way."""
-        if self.on_shutdown is None or self.close_sent:
+        if self.close_sent:
             super().shutdown()
         else:
             self.on_shutdown()

@@ -145,6 +145,7 @@ class _Session:
         self.unstored = Unstored(sockets.bodies.limit_bytes)
         self._lanes: dict[str | None, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_over = False  # no further response begins
         self._is_closed = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
@@ -164,11 +165,24 @@ class _Session:
                     await self.tell(server.failed(error))
                 else:
                     await self._take(event)
+        except asyncio.CancelledError:
+            # As the edge does, which is cancelled here in its turn: the log would have the trace of a cancelled task.
+            await self._cut()
         finally:
-            self._is_closed = True
+            self._is_over = self._is_closed = True
             for lane in self._lanes.values():
                 lane[0].leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _cut(self) -> None:
+        """Ends at once, as the server does that has waited for its `shutdown_s`; each response under way is told so."""
+        self._is_over = True
+        if self._connection.is_full:
+            self._connection.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close()
 
     async def _take(self, event: ClientEvent) -> None:
         match event:
@@ -224,13 +238,14 @@ class _Session:
     async def _close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            await self._send({"type": "websocket.close", "code": _SERVICE_RESTART})
+            with suppress(OSError):
+                await self._send({"type": "websocket.close", "code": _SERVICE_RESTART})
 
     async def _serve(self, name: str | None, lane: _Lane) -> None:
         try:
             while lane:
                 with lane[0].quota:
-                    if not self._is_closed:
+                    if not self._is_over:
                         await self._respond(lane[0])
                 lane.popleft()
         finally:

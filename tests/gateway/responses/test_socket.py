@@ -606,18 +606,12 @@ def test_a_gateway_that_ends_answers_first(
         talk.create(input="Hi")
         talk.until("response.output_text.delta")
         world.gateway.loop.call_soon_threadsafe(world.gateway.server.exit_now)
-        with pytest.raises(ConnectionClosed) as closed:
-            idle.recv(PATIENCE_S)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+        assert closed_with(idle) == 1012
         talk.create(input="One more?", stream_id="b")
         assert talk.until()["status"] == 503
         gate.open()
         assert words(talk.until()["response"]) == "Ok."
-        with pytest.raises(ConnectionClosed) as closed:
-            busy.recv(PATIENCE_S)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
+        assert closed_with(busy) == 1012
 
 
 def test_a_client_that_does_not_read_is_let_go(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -678,6 +672,59 @@ def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(world: Worl
         for _ in range(300):
             client.send(ping * 1000)
         assert connection.transport.get_write_buffer_size() < 2_000_000
+
+
+def closed_with(socket: ClientConnection) -> int | None:
+    """Returns the code with which the gateway closes the connection, which it does next."""
+    with pytest.raises(ConnectionClosed) as closed:
+        socket.recv(PATIENCE_S)
+    return closed.value.rcvd and closed.value.rcvd.code
+
+
+def test_a_response_that_the_end_cuts_is_told_so(
+    upstream: StrictUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.endpoints.hold_events[6] = Gate()
+    with (
+        remember(upstream, tmp_path, server={"shutdown_s": 0}) as world,
+        open_socket(world.gateway) as socket,
+    ):
+        talk = Talk(socket)
+        talk.create(input="Hi")
+        talk.create(input="This one waits, and nobody will hear it.")
+        talk.until("response.output_text.delta")
+        world.gateway.loop.call_soon_threadsafe(world.gateway.server.exit_now)
+        end = talk.until()
+        assert end["type"] == "error"
+        assert "shutting down" in end["error"]["message"]
+        assert closed_with(socket) == 1012
+        upstream.last.gone.wait_sync()
+    assert len(upstream.seen) == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_a_handshake_under_way_while_the_gateway_ends_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate, server = Gate(), world.gateway.server
+
+    async def demands_key() -> bool:
+        arrived.open()
+        await gate.wait()
+        return False
+
+    arrived = Gate()
+    monkeypatch.setattr(world.gateway.app.guard, "demands_key", demands_key)
+    with world.gateway.connect() as client:
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        arrived.wait_sync()
+        world.gateway.loop.call_soon_threadsafe(server.exit_now)
+        while server.servers and server.servers[0].sockets:
+            world.gateway.call(asyncio.sleep(0))
+        gate.open()
+        assert client.read_head().status == 101
+        assert client.read_until((1012).to_bytes(2, "big"))
+    assert "Traceback" not in caplog.text
 
 
 def let_go(world: World) -> None:
