@@ -241,7 +241,8 @@ def tells_all(
 
     messages: oldest first; the newest are the least likely to be told.
     """
-    if len(messages) > sum(each.count("\n") for each in notes):
+    # Most memories say more than the notes have room for.
+    if _TOLD * sum([len(m.text) for m in messages]) > sum(map(len, notes)):
         return False
     shown = _Shown(exclude_atoms, notes, query)
     return all(shown.new_line(m) is None for m in reversed(messages))
@@ -311,8 +312,12 @@ class _Shown:
                 return True
             told = noted.removesuffix(_CUT).rstrip()
             if line.startswith(told):
-                rest, told = line[len(told) :].lower(), told.lower()
-                if not [key for key in _keys(self._query) if key in rest and key not in told]:
+                rest = line[len(told) :].lower()
+                more = [key for key in _keys(self._query) if key in rest and key not in told]
+                if more:  # else all were told in small letters, and no line has to be put into them
+                    told = told.lower()
+                    more = [key for key in more if key not in told]
+                if not more:
                     return True
         return False
 

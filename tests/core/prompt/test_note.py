@@ -323,6 +323,13 @@ def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told:
     assert not choose([reply], "The numbats?", noted=[noted, hit.line])
 
 
+def test_a_word_that_a_note_has_in_capitals_is_told() -> None:
+    reply = message(1, f"RAIN AND WEATHER, {'so far ' * 100}and weather and a numbat", "assistant")
+    noted = f"you: {reply.text[:600]} ..."
+    assert not choose([reply], "The weather?", noted=[noted])
+    assert choose([reply], "The numbats?", noted=[noted])
+
+
 def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() -> None:
     lines = ["user: No, my cat is called Miso, and she hates it.", "you: Miso is a good name."]
     for text in ("No", "my cat is called Miso", "Miso"):
