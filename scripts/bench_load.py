@@ -4,7 +4,8 @@ Rounds are interleaved and medians are taken, because a machine is never quiet: 
 turn, and "added" is against the direct call of the same round. The memory-on figures come from growing
 conversations of users who are known: each has had a conversation of three turns before, so that every turn looks for
 what was said there, and of the next one the 4th to 6th turn is measured (8, 10 and 12 messages resent, with the
-replies as they came). Only 127.0.0.1 is ever called, a bounded number of times.
+replies as they came). By then the notes tell all of so small a memory, which is seen without a search; "more known" are
+users of whom they tell a part, so that each turn searches. Only 127.0.0.1 is ever called, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import uvloop
 
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
 OPENERS, OPENINGS = 200, 10
+# Users of whom more is known than notes tell: how many, and how many conversations of how many turns they have had.
+KNOWN_WELL, CONVERSATIONS, LONG_TURNS = 100, 4, 12
 
 # Of each figure: the goal with memory off and on.
 GOALS = {
@@ -38,6 +41,7 @@ GOALS = {
     "CPU ms": ("", ""),
     "CPU ms, 4 at once": ("", ""),
     "CPU, times bare parts": ("< 1.5", "< 4.5"),
+    "CPU ms, more known": ("", ""),
     "CPU ms, first words": ("", ""),
     "CPU ms, openings": ("", ""),
     "first text 20": ("< 2", "< 4"),
@@ -180,6 +184,19 @@ async def open_conversations(target: Target, users: int) -> None:
         target.note(f"CPU ms, {name}", (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms)))
 
 
+async def search_each_turn(target: Target) -> None:
+    """Measures the turns that `measure` does, of users of whom more is known."""
+    talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
+    for before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
+        for talk in talks:
+            talk.begin_anew()
+        target.errors += (await load.drive(target.port, load.Talks(talks, before), 16)).errors
+    spent = target.cpu_s()
+    result = await load.drive(target.port, load.Talks(talks, MEASURED_TURNS), 16)
+    target.errors += result.errors
+    target.note("CPU ms, more known", (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms)))
+
+
 async def remembers(port: int, mock_port: int) -> bool:
     """Returns whether a fact of one conversation reaches the upstream in the same user's next one."""
     for words in ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?"):
@@ -237,6 +254,7 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
         memory.errors.append("memory is not on: a fact of one conversation did not reach the next")
     await run_rounds(targets, sizes)
     for _ in range(sizes.rounds):
+        await search_each_turn(memory)
         await open_conversations(memory, sizes.openers)
     met = next(_users)
     more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
