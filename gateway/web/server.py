@@ -125,7 +125,7 @@ class _ServerConnection(WatchesReading, HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._in_body = False
-        self._head_bytes = 0
+        self._head = bytearray()  # of the pieces of one that has not come whole
         self._head_timer: asyncio.TimerHandle | None = None
         # The reply under way (gateway.web.sse) puts itself here, to be told that its client has closed the connection.
         self.on_lost: Callable[[], object] | None = None
@@ -159,7 +159,9 @@ class _ServerConnection(WatchesReading, HttpToolsProtocol):
             self.on_lost()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data if self._in_body else without_upgrade(data))
+        if not self._in_body:
+            data = without_upgrade(data, self._head)
+        super().data_received(data)
         if self._in_body:
             self.headers.clear()  # else trailers without end would fill the memory
         if not self._in_head:
@@ -167,8 +169,8 @@ class _ServerConnection(WatchesReading, HttpToolsProtocol):
                 self._stop_timer()
             return
         # Only whole reads are counted, so a head may pass that is larger by less than one of them.
-        self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        self._head += data
+        if len(self._head) > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
         elif self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
@@ -185,12 +187,12 @@ class _ServerConnection(WatchesReading, HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        self._head_bytes = 0
         # For the edge, which aborts, and for the reply, which wants to know when the client leaves.
         self.scope["state"]["connection"] = self
 
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
+        self._head.clear()
         super().on_headers_complete()
         if self.parser.should_upgrade() and self._should_upgrade():
             return  # it has made no cycle

@@ -20,15 +20,16 @@ _WEBSOCKET = re.compile(rb"\nupgrade[ \t]*:[ \t]*websocket[ \t]*(?=\r|$)", re.I)
 _UPGRADE = re.compile(rb"(^|\n)upgrade(?=[ \t]*:)", re.I)
 
 
-def without_upgrade(data: bytes) -> bytes:
+def without_upgrade(data: bytes, begun: bytes | bytearray) -> bytes:
     """Returns the beginning of a request so that it asks for no other protocol than a WebSocket's.
 
-    The field gets the name of another one that is as long and goes no further, so that no offset moves.
+    begun: earlier pieces of the same head. The field gets the name of another one that is as long and goes no further,
+    so that no offset moves.
     """
     # A head mostly comes with its whole body, through which it would take long to look.
     if b"upgrade" not in data[: data.find(b"\r\n\r\n")].lower():
         return data
     head, blank, rest = data.partition(b"\r\n\r\n")
-    if _HANDSHAKE.match(head) and _WEBSOCKET.search(head):
+    if _HANDSHAKE.match(begun + head) and _WEBSOCKET.search(begun + head):
         return data
     return _UPGRADE.sub(b"\\1trailer", head) + blank + rest

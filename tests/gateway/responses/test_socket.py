@@ -555,6 +555,18 @@ HANDSHAKE = {
 }
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses?model=m", "/v1"])
+def test_a_handshake_may_come_in_pieces(world: World, path: str) -> None:
+    head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+    whole = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{head}\r\n".encode()
+    for cut in (5, 20, 30, whole.index(b"upgrade: "), whole.index(b"upgrade: ") + 3, len(whole) - 3):
+        with world.gateway.connect() as client:
+            client.send(whole[:cut])
+            world.gateway.ask("GET", "/health")  # by then the first piece has been read
+            client.send(whole[cut:])
+            assert client.read_head().status == 101, cut
+
+
 def text_frame(data: bytes) -> bytes:
     """Returns a message as a client sends it. data: of fewer than 126 bytes."""
     return bytes((0x81, 0x80 | len(data), 0, 0, 0, 0)) + data
