@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from gateway.web.connection.reading import WatchesReading
 
@@ -43,7 +45,14 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
         self.transport.write(response.serialize())
         self.transport.close()
 
+    def handle_text(self, event: Frame) -> None:
+        """Takes it as bytes: the session reads JSON, and tells what is wrong with what is none."""
+        self.handle_bytes(event)
+
     async def send(self, message: ASGISendEvent) -> None:
+        await self.writable.wait()
+        if self.close_sent:
+            raise ClientDisconnected  # its session is told next
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # else uvicorn logs that nobody has answered it

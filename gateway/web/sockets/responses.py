@@ -158,9 +158,8 @@ class _Session:
             await self._close()
         try:
             while (message := await self._receive())["type"] == "websocket.receive":
-                text = message.get("text")
                 try:
-                    event = read_client_event(message["bytes"] if text is None else text.encode())
+                    event = read_client_event(message["bytes"])
                 except GatewayError as error:
                     await self.tell(server.failed(error))
                 else:

@@ -387,6 +387,7 @@ def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) ->
     [
         ("{", None, "parse"),
         ("[]", None, "parse"),
+        (b'{"type":"\xff"}', None, "parse"),
         ("{}", "type", "Missing"),
         ('{"type":1}', "type", "Invalid type"),
         ('{"type":"session.update"}', "type", "session.update"),
@@ -405,9 +406,9 @@ def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) ->
     ],
 )
 def test_a_message_that_is_wrong_gets_an_error_and_the_next_an_answer(
-    talk: Talk, message: str, param: str | None, about: str
+    talk: Talk, message: str | bytes, param: str | None, about: str
 ) -> None:
-    talk.socket.send(message)
+    talk.socket.send(message, text=True)
     event = talk.next()
     assert event["type"] == "error"
     assert event["status"] == 400
@@ -565,6 +566,21 @@ def test_a_handshake_may_come_in_pieces(world: World, path: str) -> None:
             world.gateway.ask("GET", "/health")  # by then the first piece has been read
             client.send(whole[cut:])
             assert client.read_head().status == 101, cut
+
+
+def test_what_comes_after_a_frame_that_is_none_is_for_nobody(world: World) -> None:
+    """Responses under way hear of it a moment later, and may have something to say meanwhile."""
+    with world.gateway.connect() as client:
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        (connection,) = world.gateway.server.server_state.connections
+
+        async def speak() -> None:
+            connection.data_received(b"\xf1\x80\0\0\0\0")
+            await connection.send({"type": "websocket.send", "text": "Hi"})
+
+        with pytest.raises(OSError):
+            world.gateway.call(speak())
 
 
 def text_frame(data: bytes) -> bytes:
