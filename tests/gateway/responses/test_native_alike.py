@@ -79,8 +79,10 @@ class ByIds(ByItems):
         last = max((n for n, (role, _) in enumerate(self.entries) if role == "assistant"), default=-1)
         items = [item for _, (_, told) in self.entries[last + 1 :] for item in told]
         previous = {"previous_response_id": self.entries[last][1][0]} if last >= 0 else {}
-        options: Json = {"model": "m", "user": "alice", "input": items, "stream": True, **previous}
-        return [*self.world.sdk.responses.create(**options)][-1].response
+        return self.ask(model="m", user="alice", input=items, **previous)
+
+    def ask(self, **options: Any) -> Any:
+        return [*self.world.sdk.responses.create(stream=True, **options)][-1].response
 
 
 class ByIdsElsewhere(ByIds):
@@ -89,6 +91,22 @@ class ByIdsElsewhere(ByIds):
     def respond(self) -> Any:
         self.world.gateway.app.chat._earlier.clear()
         return super().respond()
+
+
+@dataclass
+class ByIdsUnstored(ByIds):
+    """The same over a WebSocket, and nobody stores the responses."""
+
+    def __post_init__(self) -> None:
+        self.connection = self.world.sdk.responses.connect().enter()
+
+    def ask(self, **options: Any) -> Any:
+        self.connection.response.create(store=False, **options)
+        for event in self.connection:
+            if event.type == "response.completed":
+                return event.response
+            assert event.type != "error", event
+        raise AssertionError("the connection ended")
 
 
 def play(client: ByChat, seed: int, *, cuts: bool) -> None:
@@ -137,7 +155,9 @@ def memory_of(
 ) -> list[Any]:
     place.mkdir()
     with remember(upstream, place) as world:
-        play(kind(world), seed, cuts=cuts)
+        play(client := kind(world), seed, cuts=cuts)
+        if isinstance(client, ByIdsUnstored):
+            client.connection.close()
         sql = (
             "SELECT conversation, parent, state, standing, superseded, input, said FROM exchanges ORDER BY id"
         )
@@ -157,7 +177,7 @@ def told(stored: bytes | None) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("kind", [ByItems, ByIds, ByIdsElsewhere])
+@pytest.mark.parametrize("kind", [ByItems, ByIds, ByIdsElsewhere, ByIdsUnstored])
 @pytest.mark.parametrize("seed", range(4))
 def test_both_ways_leave_the_same_memory(
     upstream: StrictUpstream, tmp_path: Path, kind: type[ByChat], seed: int
