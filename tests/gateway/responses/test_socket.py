@@ -401,6 +401,7 @@ def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) ->
             "previous",
         ),
         ('{"type":"response.create","input":"Hi","previous_response_id":1e999}', None, "parse"),
+        ('{"type":"response.create","input":{"role":"user"}}', "input", "array"),
         ('{"type":"response.create","model":"m","input":[{"type":"x"}]}', None, "x"),
         ('{"type":"response.create","model":"m","input":"Hi","temprature":1}', None, "temprature"),
     ],

@@ -86,6 +86,9 @@ def _read_create(fields: dict[str, bytes], lane: str | None) -> Create:
     generate = fields.get("generate", b"null")
     if generate not in (b"true", b"false", b"null"):
         raise wrong_type("generate", "a boolean", orjson.loads(generate))
+    asked = fields.get("input", b"null")
+    if not asked.startswith((b'"', b"[", b"null")):
+        raise wrong_type("input", "a string or an array", orjson.loads(asked))
     own = {key: value for key, value in fields.items() if key not in _ENVELOPE}
     return Create(lane, own, text_of(fields, "previous_response_id"), generate != b"false")
 

@@ -94,7 +94,7 @@ class Unstored:
 
 
 def _items(raw: bytes) -> list[bytes]:
-    """Returns the items of an `input`. What is none goes on as it is, for the endpoint to judge."""
+    """Returns the items of an `input`, which may be missing."""
     if raw.startswith(b'"'):
         return [b'{"role":"user","content":%b}' % raw]
     return [bytes(item) for item in _array.decode(raw)] if raw.startswith(b"[") else []
