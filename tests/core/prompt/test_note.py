@@ -326,8 +326,8 @@ def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told:
 def test_a_word_that_a_note_has_in_capitals_is_told() -> None:
     reply = message(1, f"RAIN AND WEATHER, {'so far ' * 100}and weather and a numbat", "assistant")
     noted = f"you: {reply.text[:600]} ..."
-    assert not choose([reply], "The weather?", noted=[noted])
-    assert choose([reply], "The numbats?", noted=[noted])
+    assert tells_all([noted], [reply], "The weather?", exclude_atoms=set())
+    assert not tells_all([noted], [reply], "The numbats?", exclude_atoms=set())
 
 
 def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() -> None:
