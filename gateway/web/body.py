@@ -25,7 +25,7 @@ class BodyReader:
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
         self.limit_bytes = limit_bytes
         self._left_bytes = in_flight_bytes
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     def read(self, scope: Scope, receive: Receive) -> _HeldBytes:
         """Reads the whole body, as `async with`; a large one counts as in flight until the block is left.
@@ -43,7 +43,7 @@ class BodyReader:
         """Reads a body that is still under way."""
         body = bytearray()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
+        deadline = loop.time() + self.timeout_s
         try:
             async with asyncio.timeout_at(deadline) as timer:
                 while True:

@@ -13,9 +13,11 @@ from typing import Any
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import CloseCode, Frame
 
+from gateway.errors import Overloaded
 from gateway.web.connection.reading import WatchesReading
+from gateway.web.sockets.arrival import Arrival
 
 
 class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
@@ -23,6 +25,7 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.arrival: Arrival | None = None  # its session's
         # Nothing ends a handshake under way: the session that it opens looks itself.
         self.on_shutdown: Callable[[], object] = lambda: None
         self.close_timeout = (
@@ -37,6 +40,23 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._refuse(self.conn.handshake_exc)
+        if self.arrival is not None and not self.close_sent:
+            # What the parser holds of its newest frame, and the frames before it.
+            arrived = len(self.conn.reader.buffer) + (self.conn.current_size or 0)
+            try:
+                self.arrival.have(arrived)
+            except Overloaded as error:
+                self.fail(CloseCode.TRY_AGAIN_LATER, str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.arrival is not None:
+            self.arrival.have(0)
+        super().connection_lost(exc)
+
+    def fail(self, code: int, reason: str) -> None:
+        """Ends the connection, as after a frame that is none."""
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
 
     def _refuse(self, error: Exception) -> None:
         """Answers a head that `websockets` does not read (one with a body, or very long). uvicorn waits for more."""

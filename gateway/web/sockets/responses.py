@@ -28,12 +28,15 @@ from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader, ByteQuota
 from gateway.web.headers import header_of
 from gateway.web.middleware import trace_of
+from gateway.web.sockets.arrival import Arrival
 
 PATH: Final = "/v1/responses"
 # LiveKit opens its base URL as it is.
 _PATHS: Final = frozenset((PATH, f"{PATH}/", "/v1", "/v1/"))
 _MOST_UNDER_WAY: Final = 32  # chosen: on one connection, with those that wait for their turn
-_SERVICE_RESTART: Final = 1012  # of a close, RFC 6455's registry
+# Codes of a close, RFC 6455's registry.
+_POLICY_VIOLATION: Final = 1008
+_SERVICE_RESTART: Final = 1012
 # Of the handshake alone, or of one request.
 _DROPPED: Final = frozenset(
     b"connection upgrade content-length content-type content-encoding transfer-encoding expect x-request-id".split()
@@ -154,6 +157,7 @@ class _Session:
 
     async def run(self) -> None:
         self._connection.on_shutdown = self._drained
+        self._connection.arrival = Arrival(self._sockets.bodies, self._late)
         if self._sockets.is_draining():
             await self._close()
         try:
@@ -182,6 +186,9 @@ class _Session:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close()
+
+    def _late(self) -> None:
+        self._connection.fail(_POLICY_VIOLATION, "The message did not arrive in time. Send it faster.")
 
     async def _take(self, event: ClientEvent) -> None:
         match event:

@@ -756,6 +756,38 @@ def test_a_handshake_under_way_while_the_gateway_ends_is_answered(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("is_fragment", [False, True])
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [({"body_timeout_s": -60.0}, 1008), ({"bodies_in_flight_bytes": 200_000}, 1013)],
+    ids=["late", "too much"],
+)
+def test_a_large_message_on_its_way_is_bounded(
+    upstream: StrictUpstream, tmp_path: Path, limits: Json, code: int, is_fragment: bool
+) -> None:
+    """As a body is: what has come of it would else be held for as long as its client liked."""
+    size = 300_000 if is_fragment else 30_000_000
+    head = bytes((1, 0xFF)) + size.to_bytes(8, "big") + bytes(4)
+    with (
+        remember(upstream, tmp_path, limits=replace(QUIET, **limits)) as world,
+        world.gateway.connect() as client,
+    ):
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        client.read_head()
+        client.send(head + b" " * 300_000)
+        assert client.read_until(code.to_bytes(2, "big"))
+        let_go(world)
+        assert world.gateway.app._sockets.bodies._left_bytes == limits.get(
+            "bodies_in_flight_bytes", QUIET.bodies_in_flight_bytes
+        )
+
+
+def test_a_large_message_gives_back_what_it_took(world: World, talk: Talk) -> None:
+    for _ in range(2):
+        assert words(talk.ask(input="x" * 1_000_000)) == "Ok."
+    assert world.gateway.app._sockets.bodies._left_bytes == QUIET.bodies_in_flight_bytes
+
+
 def let_go(world: World) -> None:
     """Waits until no connection is left."""
 
