@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import TypeVar
 
 T = TypeVar("T", bound=object)
@@ -14,4 +13,13 @@ def in_turn(ranked: Sequence[Sequence[T]]) -> list[T]:
 
     What scores are worth differs from memory to memory, so ranks are all that searches have in common.
     """
-    return [hit for place in zip_longest(*ranked) for hit in place if hit is not None]
+    found: list[T] = []
+    # As long as all have more, in one go for each search.
+    while ranked := [each for each in ranked if each]:
+        searches, places = len(ranked), min(map(len, ranked))
+        part = [*ranked[0][:places]] * searches
+        for number, each in enumerate(ranked):
+            part[number::searches] = each[:places]
+        found += part
+        ranked = [each[places:] for each in ranked]
+    return found
