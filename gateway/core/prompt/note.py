@@ -287,6 +287,7 @@ class _Shown:
     ) -> None:
         self._atoms, self._query, self._shared = atoms, query, shared
         self._lines = sorted("\n".join(notes).split("\n"))
+        self._whole = frozenset(self._lines)  # among which most of what was told is found
 
     def new_line(self, m: Message) -> str | None:
         """Returns the line of a message, without tags of ours; None where a note would repeat what is shown."""
@@ -300,12 +301,12 @@ class _Shown:
 
     def tells(self, line: str) -> bool:
         """Returns whether a note's line is this one, or is a cut one that has it, or most of it and of the query."""
+        if line in self._whole:
+            return True
         begins = line[:_LOOKED_CHARS]
         for noted in self._lines[bisect_left(self._lines, begins) :]:
             if not noted.startswith(begins):
                 return False
-            if noted == line:
-                return True
             if len(noted) < _TOLD * len(line) or not noted.endswith(_CUT):
                 continue
             if noted.startswith(line):
