@@ -176,8 +176,11 @@ class _ServerConnection(WatchesReading, HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self.head_timeout_s, self._head_timed_out)
 
     def _should_upgrade(self) -> bool:
-        """Says whether another protocol takes the connection over, on which nothing else may be under way."""
-        is_free = self.cycle is None or self.cycle.response_complete
+        """Says whether another protocol takes the connection over, on which nothing else may be under way.
+
+        A reply that its client has yet to read is: its protocol would not learn that the connection is full.
+        """
+        is_free = (self.cycle is None or self.cycle.response_complete) and not self.is_full
         return is_free and self.scope["method"] == "GET" and super()._should_upgrade()
 
     def _unsupported_upgrade_warning(self) -> None:

@@ -621,6 +621,21 @@ def test_a_handshake_behind_a_request_under_way_opens_nothing(world: World, upst
         assert client.read_reply().status == 405
 
 
+def test_a_handshake_behind_a_reply_that_is_not_read_opens_nothing(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'"%b"' % (b"x" * 30_000_000)]))
+    with world.gateway.connect() as client:
+        body = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
+        client.request("POST", "/v1/chat/completions", body)
+        upstream.arrived(1).wait_sync()
+        world.gateway.last_line()  # by then the reply was written
+        client.request("GET", "/v1/responses", headers=HANDSHAKE)
+        world.gateway.ask("GET", "/health")  # by then the handshake has been read
+        assert client.read_reply().status == 200
+        assert client.read_reply().status == 405
+
+
 def test_a_gateway_that_ends_answers_first(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
