@@ -94,13 +94,15 @@ class _Response:
     """A response that was asked for; to the edge it is its client's connection.
 
     quota: of its request. begun: the response as it was told of at first. events: how many were told.
+    before: the id of the one that had ended before it was asked for; None: none, or it still went on.
     """
 
     has_whole_body = True
 
-    def __init__(self, create: Create, quota: ByteQuota, connection: Any) -> None:
+    def __init__(self, create: Create, quota: ByteQuota, connection: Any, before: str | None) -> None:
         self.create = create
         self.quota = quota
+        self.before = before
         self.on_lost: Callable[[], object] | None = None
         self.is_lost = False
         self.is_cancelled = False
@@ -127,17 +129,23 @@ class _Response:
         if self.on_lost is not None:
             self.on_lost()
 
+    def is_meant(self, cancel: Cancel) -> bool:
+        if cancel.response is None:
+            return self.create.stream_id == cancel.stream_id
+        # Nobody knows the id of one that has not begun. Pipecat names the one before, which is over.
+        return cancel.response == (self.before if self.id is None else self.id)
+
     def cancel(self) -> None:
         self.is_cancelled = True
         self.leave()
 
 
 # Responses that come one after another; the first is under way.
-_Lane = deque[_Response]
+_Queue = deque[_Response]
 
 
 class _Session:
-    """One open socket, whose lanes are side by side."""
+    """One open socket, whose queues, one for each `stream_id`, are side by side."""
 
     def __init__(self, sockets: ResponsesSockets, scope: Scope, receive: Receive, send: Send) -> None:
         self._sockets = sockets
@@ -146,8 +154,9 @@ class _Session:
         self._send = send
         self._connection = scope["state"]["connection"]
         self.unstored = Unstored(sockets.bodies.limit_bytes)
-        self._lanes: dict[str | None, _Lane] = {}
+        self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._over: tuple[str | None, str | None] = None, None  # stream_id and id of the one that ended last
         self._is_over = False  # no further response begins
         self._is_closed = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -173,8 +182,8 @@ class _Session:
             await self._cut()
         finally:
             self._is_over = self._is_closed = True
-            for lane in self._lanes.values():
-                lane[0].leave()
+            for queue in self._queues.values():
+                queue[0].leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _cut(self) -> None:
@@ -198,24 +207,26 @@ class _Session:
                 await self.tell(server.not_steered(event))
             case Create():
                 try:
-                    self._queue(event)
+                    self._enqueue(event)
                 except GatewayError as error:
-                    await self.tell(server.failed(error), event.lane)
+                    await self.tell(server.failed(error), event.stream_id)
 
-    def _queue(self, create: Create) -> None:
+    def _enqueue(self, create: Create) -> None:
         if self._sockets.is_draining():
             raise Overloaded("The gateway is shutting down.")
-        count = sum(map(len, self._lanes.values()))
+        count = sum(map(len, self._queues.values()))
         if count >= _MOST_UNDER_WAY:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.quota()
         quota.grow(sum(map(len, create.fields.values())))
-        response = _Response(create, quota, self._connection)
-        if (lane := self._lanes.get(create.lane)) is not None:
-            lane.append(response)
+        stream_id, before = self._over
+        is_next = create.stream_id == stream_id and stream_id not in self._queues
+        response = _Response(create, quota, self._connection, before if is_next else None)
+        if (queue := self._queues.get(create.stream_id)) is not None:
+            queue.append(response)
         else:
-            lane = self._lanes[create.lane] = _Lane((response,))
-            self._start(self._serve(create.lane, lane))
+            queue = self._queues[create.stream_id] = _Queue((response,))
+            self._start(self._serve(create.stream_id, queue))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -230,15 +241,13 @@ class _Session:
 
     def _cancel(self, cancel: Cancel) -> None:
         """Cancels a response. One that is over has ended while this was on its way: an error would tell of the next."""
-        for name, lane in self._lanes.items():
-            response = lane[0]
-            is_meant = name == cancel.lane if cancel.response is None else response.id == cancel.response
-            if is_meant:
-                response.cancel()
+        for queue in self._queues.values():
+            if queue[0].is_meant(cancel):
+                queue[0].cancel()
 
     def _drained(self) -> None:
         """Closes the connection behind the responses under way."""
-        if not self._lanes:
+        if not self._queues:
             self._start(self._close())
 
     async def _close(self) -> None:
@@ -247,16 +256,16 @@ class _Session:
             with suppress(OSError):
                 await self._send({"type": "websocket.close", "code": _SERVICE_RESTART})
 
-    async def _serve(self, name: str | None, lane: _Lane) -> None:
+    async def _serve(self, name: str | None, queue: _Queue) -> None:
         try:
-            while lane:
-                with lane[0].quota:
+            while queue:
+                with queue[0].quota:
                     if not self._is_over:
-                        await self._respond(lane[0])
-                lane.popleft()
+                        await self._respond(queue[0])
+                self._over = name, queue.popleft().id
         finally:
-            del self._lanes[name]
-        if not self._lanes and self._sockets.is_draining():
+            del self._queues[name]
+        if not self._queues and self._sockets.is_draining():
             await self._close()
 
     async def _respond(self, response: _Response) -> None:
@@ -266,8 +275,8 @@ class _Session:
         body, asked = self.unstored.request(create)
         if not create.is_generated:
             begun, done = server.prepared(create)
-            await self.tell(begun, create.lane)
-            await self.tell(done, create.lane)
+            await self.tell(begun, create.stream_id)
+            await self.tell(done, create.stream_id)
             self.unstored.keep(asked, server.response_in(done))
             return
         headers = [
@@ -281,16 +290,19 @@ class _Session:
             return
         if response.is_cancelled:
             begun = response.begun or server.response_in(server.prepared(create)[0])
-            await self.tell(server.cancelled(begun, response.events), create.lane)
+            await self.tell(server.cancelled(begun, response.events), create.stream_id)
         else:
-            await self.tell(server.failed(UpstreamBroke("The reply ended in the middle.")), create.lane)
+            await self.tell(server.failed(UpstreamBroke("The reply ended in the middle.")), create.stream_id)
 
-    async def tell(self, event: bytes, lane: str | None = None) -> None:
+    async def tell(self, event: bytes, stream_id: str | None = None) -> None:
         """Sends an event, unless the client has gone."""
         if not self._is_closed:
             with suppress(OSError):  # it is just going, which the session is told next
                 await self._send(
-                    {"type": "websocket.send", "text": server.in_lane(event, lane).decode(errors="replace")}
+                    {
+                        "type": "websocket.send",
+                        "text": server.with_stream_id(event, stream_id).decode(errors="replace"),
+                    }
                 )
 
 
@@ -299,7 +311,7 @@ class _Answer:
 
     def __init__(self, session: _Session, asked: Unanswered, response: _Response) -> None:
         self._session = session
-        self._lane = response.create.lane
+        self._stream_id = response.create.stream_id
         self._asked = asked
         self._response = response
         self._stream = EventDecoder()
@@ -335,13 +347,13 @@ class _Answer:
             elif kind == server.ERROR:
                 data = server.broken_off(data)
         response.events += 1
-        await self._session.tell(data, self._lane)
+        await self._session.tell(data, self._stream_id)
 
     async def _refuse(self) -> None:
         self._response.has_ended = True
         status = self._status if self._status >= 400 else 502  # no stream, which was asked for
         says = {name.decode(): value.decode("latin-1") for name, value in self._headers if name in _SAYS_WHEN}
-        await self._session.tell(server.refused(status, bytes(self._body), says), self._lane)
+        await self._session.tell(server.refused(status, bytes(self._body), says), self._stream_id)
 
 
 class _Body:

@@ -313,6 +313,29 @@ def test_a_response_is_cancelled_before_it_has_begun(talk: Talk, upstream: Stric
     assert words(talk.ask(input="Hello")) == "Ok."
 
 
+def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begun(
+    world: World, upstream: StrictUpstream, talk: Talk
+) -> None:
+    """Pipecat keeps the id of a response that is over until the next one begins."""
+    id = talk.ask(input="Hi")["id"]
+    gate = Gate()
+    upstream.queue(Reply(hold_before_headers=gate, body=[b"data: %b\n\n" % BEGUN]))
+    talk.create(input="Where is Zanzibar?")
+    upstream.arrived(2).wait_sync()
+    talk.send(type="response.cancel", response_id=id)
+    end = talk.next()
+    assert (end["type"], end["response"]["status"]) == ("response.incomplete", "cancelled")
+    gate.open()
+    # One that goes on has an id of its own, and the one before it is over.
+    gate = Gate()
+    upstream.endpoints.hold_events[3] = gate
+    talk.create(input="Hello")
+    talk.until("response.created")
+    talk.send(type="response.cancel", response_id=id)
+    gate.open()
+    assert talk.until()["type"] == "response.completed"
+
+
 def test_a_cancel_that_comes_too_late_says_nothing(talk: Talk) -> None:
     id = talk.ask(input="Hi")["id"]
     talk.send(type="response.cancel", response_id=id)
@@ -341,10 +364,10 @@ def test_a_client_that_closes_has_heard_what_came(
     assert len(upstream.seen) == 1
 
 
-# -- lanes
+# -- several at once
 
 
-def test_responses_of_one_lane_come_one_after_another_and_lanes_side_by_side(
+def test_responses_of_one_stream_id_come_one_after_another_and_others_beside_them(
     upstream: StrictUpstream, talk: Talk
 ) -> None:
     gate = Gate()

@@ -15,7 +15,7 @@ from gateway.dialects.fields import missing, wrong_type
 from gateway.errors import BadRequest
 from storage.value import frozen
 
-_LONGEST_LANE: Final = 256  # chosen
+_LONGEST_ID: Final = 256  # chosen
 # Of the message alone, and no part of a request.
 _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -23,13 +23,13 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @frozen
 class Create:
-    """`response.create`. lane: the `stream_id`, whose responses come one after another; None: that without a name.
+    """`response.create`. stream_id: under which responses come one after another; None: those without one do, too.
 
     fields: of the request, each value as it is written. previous: `previous_response_id`. is_generated: the model is to
     answer.
     """
 
-    lane: str | None
+    stream_id: str | None
     fields: dict[str, bytes]
     previous: str | None
     is_generated: bool
@@ -39,7 +39,7 @@ class Create:
 class Cancel:
     """`response.cancel`. response: its id; None: the one under way."""
 
-    lane: str | None
+    stream_id: str | None
     response: str | None
 
 
@@ -57,15 +57,13 @@ def read_client_event(data: bytes) -> ClientEvent:
     """Reads a message of a client. Raises: BadRequest."""
     try:
         fields = members(data)
-        kind, lane = text_of(fields, "type"), text_of(fields, "stream_id")
-        if lane is not None and len(lane) > _LONGEST_LANE:
-            raise BadRequest(
-                f"Invalid 'stream_id': longer than {_LONGEST_LANE} characters.", param="stream_id"
-            )
+        kind, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
+        if stream_id is not None and len(stream_id) > _LONGEST_ID:
+            raise BadRequest(f"Invalid 'stream_id': longer than {_LONGEST_ID} characters.", param="stream_id")
         if kind == "response.create":
-            return _read_create(fields, lane)
+            return _read_create(fields, stream_id)
         if kind == "response.cancel":
-            return Cancel(lane, text_of(fields, "response_id"))
+            return Cancel(stream_id, text_of(fields, "response_id"))
         if kind == "response.steer":
             return Steer(fields)
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -80,7 +78,7 @@ def read_client_event(data: bytes) -> ClientEvent:
     )
 
 
-def _read_create(fields: dict[str, bytes], lane: str | None) -> Create:
+def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
     if fields.get("background") == b"true":
         raise BadRequest("`background` is not supported over a WebSocket.", param="background")
     generate = fields.get("generate", b"null")
@@ -90,7 +88,7 @@ def _read_create(fields: dict[str, bytes], lane: str | None) -> Create:
     if not asked.startswith((b'"', b"[", b"null")):
         raise wrong_type("input", "a string or an array", orjson.loads(asked))
     own = {key: value for key, value in fields.items() if key not in _ENVELOPE}
-    return Create(lane, own, text_of(fields, "previous_response_id"), generate != b"false")
+    return Create(stream_id, own, text_of(fields, "previous_response_id"), generate != b"false")
 
 
 def members(data: bytes) -> dict[str, bytes]:

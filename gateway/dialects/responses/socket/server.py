@@ -62,11 +62,11 @@ def id_of(response: bytes) -> str | None:
     return id if isinstance(id, str) else None
 
 
-def in_lane(data: bytes, lane: str | None) -> bytes:
-    """Returns an event as it stands in its lane."""
-    if lane is None or not data.endswith(b"}"):
+def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
+    """Returns an event of a response that was asked for under such an id."""
+    if stream_id is None or not data.endswith(b"}"):
         return data
-    return data[:-1] + b',"stream_id":%b}' % orjson.dumps(lane)
+    return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
 
 
 def broken_off(data: bytes) -> bytes:
