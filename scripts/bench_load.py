@@ -254,12 +254,13 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
         memory.errors.append("memory is not on: a fact of one conversation did not reach the next")
     await run_rounds(targets, sizes)
     for _ in range(sizes.rounds):
-        await search_each_turn(memory)
         await open_conversations(memory, sizes.openers)
     met = next(_users)
     more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
     memory.errors += (await load.drive(memory.port, more, 16)).errors
     memory.note("MB 10k users", load.resident_mb(memory.pid))
+    for _ in range(sizes.rounds):
+        await search_each_turn(memory)
     bare = next(target for target in targets if target.name == "bare parts")
     for ratio, of in (("added, times bare parts", "added p50 ms"), ("CPU, times bare parts", "CPU ms")):
         for target in targets:
