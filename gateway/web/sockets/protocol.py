@@ -28,9 +28,8 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
         self.arrival: Arrival | None = None  # its session's
         # Nothing ends a handshake under way: the session that it opens looks itself.
         self.on_shutdown: Callable[[], object] = lambda: None
-        self.close_timeout = (
-            2.0  # chosen: so long an end in order waits for a client that does not close its side
-        )
+        # Chosen: so long an end in order waits for a client that does not close its side.
+        self.close_timeout = 2.0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)

@@ -43,13 +43,14 @@ _DROPPED: Final = frozenset(
 )
 _BETA: Final = b"openai-beta"
 _SAYS_WHEN: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
-
-
 _log = logging.getLogger("mnemogate")
 
 
 class OpensSocket:
-    """The route of a handshake. A GET that is none finds nothing there."""
+    """The route of a handshake. A GET that is none finds nothing there.
+
+    It is an object because starlette would wrap a function.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["state"].get("opens_socket"):

@@ -38,7 +38,7 @@ _ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
 
 def kind_of(name: str | None, data: bytes) -> str:
     """Returns the type of an event of a stream, which its name mostly says."""
-    if name is not None and (name.startswith("response.") or name == "error"):
+    if name is not None and (name.startswith("response.") or name == ERROR):
         return name
     try:
         return _decoder.decode(data).type or ""
