@@ -122,10 +122,9 @@ class _HeldBytes(ByteQuota):
         _refuse_encoded(scope)
         try:
             connection = scope["state"].get("connection")
-            if connection is not None and connection.has_whole_body:
-                # There is nothing to wait for, so nothing to time.
-                whole = _part(await self._receive())
-                self.grow(len(whole))
+            whole: bytes | None = None if connection is None else connection.take_body()
+            if whole is not None:
+                self.grow(len(whole))  # there is nothing to wait for, so nothing to time
             else:
                 announced = content_length(scope) or 0
                 if announced > reader.limit_bytes:

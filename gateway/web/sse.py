@@ -1,7 +1,7 @@
 """One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
 
 `ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
-so the reply has to learn of it in another way. The connection of our own server tells it (gateway/web/server.py).
+so the reply has to learn of it in another way. A connection of our own server tells it (gateway.web.connection).
 Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
 say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
 A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.

@@ -390,6 +390,8 @@ class Lost:
     is_lost, is_full, has_whole_body = True, True, True
     on_lost = None
 
+    def take_body(self) -> None: ...
+
     def abort(self) -> None: ...
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -547,11 +548,10 @@ def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
     gateway: Running, upstream: StrictUpstream
 ) -> None:
     """They close after 60 to 120 seconds; whoever closes first loses a request now and then."""
-    assert gateway.server.config.timeout_keep_alive >= 130
 
     async def closing_at() -> list[float]:
-        timers = [each.timeout_keep_alive_task for each in gateway.server.server_state.connections]
-        return [timer.when() for timer in timers if timer is not None]
+        connections: Any = gateway.server.server_state.connections
+        return [each.closes_at for each in connections]
 
     async def time() -> float:
         return asyncio.get_running_loop().time()
@@ -564,7 +564,7 @@ def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
             assert (reply.status, reply.headers.get("connection", "keep-alive")) == (200, "keep-alive")
             gateway.loop_flush()
             (at,) = gateway.call(closing_at())
-            assert at >= before + 130
+            assert before + 130 <= at < inf
         assert client.socket.getpeername()[1] == gateway.port  # one and the same
 
 

@@ -1,13 +1,9 @@
-"""One shim for what httptools does with heads that uvicorn's own protocol does not mend.
+"""Keeps requests that offer another protocol readable.
 
-`Upgrade`: Java's client offers HTTP/2 with every first request. A server may ignore that (RFC 9110 7.8), but httptools
-takes all that follows such a head for the other protocol's, and the request's body is lost (MagicStack/httptools#124,
-Kludex/uvicorn#2722, both open). A header that comes in two pieces, or behind another request, is not seen here: such a
-request is the last of its connection, since what was its body would be read as the next one.
-
-Trailers: httptools reports them as headers, and uvicorn adds them to those of the request that is being answered,
-although they are none (RFC 9110 6.5.1); gateway/web/server.py gives them a list that nobody reads. Goes away when both
-are mended there.
+Java's client offers HTTP/2 with every first request. A server may ignore that (RFC 9110 7.8), but llhttp takes all that
+follows such a head for the other protocol's, and the request's body is lost (MagicStack/httptools#124). A header that
+comes in two pieces, or behind another request, is not seen here: such a request is the last of its connection, since
+what was its body would be read as the next one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,346 @@
+"""HTTP/1.1 to clients: a connection, and the requests that come on it one after the other.
+
+It stands in the place of uvicorn's protocol, which bounds neither a request's head nor how long a client may not read,
+and makes an event, two timers and three packets for each reply. uvicorn's server starts it and drains it. Requests are
+read by llhttp (httptools), whose trailers are no headers here (RFC 9110 6.5.1): what a proxy in front lets through as a
+trailer may be somebody's name or key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Any, Final
+from urllib.parse import unquote
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from uvicorn import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from gateway.web.connection.cycle import STATUS_LINES, Cycle
+from gateway.web.connection.reading import WatchesReading
+from gateway.web.connection.upgrade import without_upgrade
+
+# Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
+KEEP_ALIVE_S: Final = 135.0
+MAX_HEAD_BYTES: Final = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
+_log = logging.getLogger("mnemogate")
+
+
+class ServedConnection(WatchesReading):
+    """A client's connection; uvicorn's server makes it and calls `shutdown`.
+
+    on_lost: the reply under way (gateway.web.sse) puts itself here, to be told when its client closes the connection.
+    closes_at: by the loop's clock, when it is closed unless something comes.
+    """
+
+    head_timeout_s = 20.0
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self.done = self.loop.create_future()
+        self.done.set_result(None)
+        self.on_lost: Callable[[], object] | None = None
+        self._config, self._state = config, server_state
+        self._app, self._app_state = config.loaded_app, app_state
+        self._parser: Any = HttpRequestParser(self)
+        # What comes behind a request that ends its connection is no error of that request.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._scope: dict[str, Any] = {}  # what all requests of this connection have in common
+        self._cycles: deque[Cycle] = deque()  # not answered yet; the first is under way
+        self._reading: Cycle | None = None  # whose body is still to come
+        # The head that is read
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = self._opens_socket = False
+        self._in_head = True
+        self._is_deaf = False  # what comes is no request
+        self._begun = bytearray()  # the pieces of a head that has not come whole
+        # One timer looks now and then for whether the time is up.
+        self.closes_at = inf
+        self._clock: asyncio.TimerHandle | None = None
+        self._is_paused = False
+        self._room: asyncio.Future[None] | None = None  # what waits for the client to read
+
+    # What a reply asks and does
+
+    @property
+    def is_lost(self) -> bool:
+        return self.transport.is_closing()
+
+    @property
+    def is_full(self) -> bool:
+        """Says whether a write would wait for the client to read."""
+        return self._room is not None
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Says whether the body of the newest request has arrived, and so those of all before it."""
+        return self._reading is None
+
+    def take_body(self) -> bytes | None:
+        """Returns the body of the request under way; None: it has not arrived to its end."""
+        return self._cycles[0].take_body() if self._cycles else None
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        return self._state.default_headers
+
+    def abort(self) -> None:
+        """Drops the connection of a client that left or does not read; closing it in order would wait for it."""
+        self.transport.abort()
+
+    def close(self) -> None:
+        self.transport.close()
+        self.watch_reading()
+
+    async def until_read(self) -> None:
+        if self._room is not None:
+            await asyncio.shield(self._room)
+
+    def read_on(self) -> None:
+        if self._is_paused and not self.transport.is_closing():
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    def replied(self, cycle: Cycle) -> None:
+        self._cycles.popleft()
+        if not cycle.keeps_alive:
+            self.close()
+        if self.transport.is_closing():
+            return
+        self.read_on()
+        if self._cycles:
+            self._start()
+        else:
+            self._bound(self.head_timeout_s if self._begun else KEEP_ALIVE_S)
+
+    def shutdown(self) -> None:
+        """Ends the connection behind the replies under way."""
+        if self._cycles:
+            self._cycles[-1].keeps_alive = False
+        else:
+            self.close()
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        self._state.connections.add(self)  # type: ignore[arg-type]
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "",
+            "method": "",
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [],
+            "state": {},
+            "server": get_local_addr(transport),
+            "client": get_remote_addr(transport),
+            "scheme": "https" if is_ssl(transport) else "http",
+        }
+        self._bound(self.head_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._leave()
+        self._parser = None  # which knows this connection
+        for cycle in self._cycles:
+            cycle.lose()
+        self._make_room()
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._room is None:
+            self._room = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        if self._reading is None:
+            data = without_upgrade(data, self._begun)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            if self._opens_socket:
+                self._hand_over()
+            elif self._cycles:
+                self._cycles[-1].keeps_alive = False  # its body was taken for another protocol's, and is lost
+            return
+        except HttpParserError:
+            _log.warning("a request that is no HTTP was refused")
+            self._refuse("Invalid HTTP request received.")
+            return
+        if self._in_head and not self.transport.is_closing():
+            self._await_head(data)
+
+    # What the parser tells
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+        self._expects_continue = False
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser, url = self._parser, parse_url(self._url)
+        self._in_head = False
+        self._begun.clear()
+        self.closes_at = inf
+        path = url.path.decode("ascii")
+        scope = self._scope.copy()  # half the price of one that is made of its parts
+        scope["http_version"] = version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        scope["headers"] = self._headers
+        # For the edge, which aborts, and for the reply, which wants to know when the client leaves.
+        scope["state"] = {**self._app_state, "connection": self}
+        if parser.should_upgrade() and self._is_handshake(scope["method"]):
+            self._opens_socket = True
+            return
+        cycle = Cycle(
+            self,
+            scope,
+            expects_continue=self._expects_continue,
+            keeps_alive=version != "1.0" and parser.should_keep_alive(),
+        )
+        self._reading = cycle
+        self._cycles.append(cycle)
+        if len(self._cycles) == 1:
+            self._start()
+        else:
+            self._pause()
+
+    def on_body(self, data: bytes) -> None:
+        cycle = self._reading
+        if cycle is not None and not cycle.is_over and cycle.feed(data):
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        cycle, self._reading = self._reading, None
+        if cycle is None:
+            return  # it opens a socket
+        cycle.end()
+        # Only by reading is it found that the client left, and nobody asks for more of a body that is whole. A request
+        # that has to wait for its turn stays paused.
+        if len(self._cycles) <= 1:
+            self.read_on()
+
+    # What it does about them
+
+    def _start(self) -> None:
+        task = self.loop.create_task(self._cycles[0].run(self._app))
+        task.add_done_callback(self._state.tasks.discard)
+        self._state.tasks.add(task)
+
+    def _pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
+
+    def _await_head(self, data: bytes) -> None:
+        """Bounds a head that has not come whole: its size, and its time from when nothing else is under way."""
+        if not self._begun and not self._cycles:
+            self._bound(self.head_timeout_s)
+        # Only whole reads are counted, so a head may pass that is larger by less than one of them.
+        self._begun += data
+        if len(self._begun) > MAX_HEAD_BYTES:
+            self._refuse("Request head too large.")
+
+    def _refuse(self, why: str) -> None:
+        """Answers what is no request, and closes the connection. Requests before it are answered first."""
+        if self._cycles and self._reading is None:
+            self._cycles[-1].keeps_alive = False
+            self._is_deaf = True
+            return
+        if self._cycles and (len(self._cycles) > 1 or self._cycles[0].has_begun):
+            self.abort()  # within a reply there is no place for another one
+            return
+        headers = [
+            *self.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(why)).encode()),
+            (b"connection", b"close"),
+        ]
+        head = b"\r\n".join([STATUS_LINES[400], *map(b": ".join, headers)])
+        self.transport.write(head + b"\r\n\r\n" + why.encode())
+        self.close()
+
+    def _is_handshake(self, method: str) -> bool:
+        """Says whether the head just read opens a WebSocket, on a connection on which nothing else is under way.
+
+        A reply that its client has yet to read is: its protocol would not learn that the connection is full.
+        """
+        asked = any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self._headers)
+        return asked and method == "GET" and not self._cycles and not self.is_full
+
+    def _hand_over(self) -> None:
+        """Gives the connection to the protocol of WebSockets, which reads the handshake itself."""
+        self._leave()
+        self.stop_watching()
+        make: Any = self._config.ws_protocol_class
+        socket = make(config=self._config, server_state=self._state, app_state=self._app_state)
+        socket.connection_made(self.transport)
+        head = [b"GET %b HTTP/1.1" % self._url, *map(b": ".join, self._headers)]
+        socket.data_received(b"\r\n".join(head) + b"\r\n\r\n")
+        self.transport.set_protocol(socket)
+
+    def _leave(self) -> None:
+        self._state.connections.discard(self)
+        if self._clock is not None:
+            self._clock.cancel()
+
+    # The time
+
+    def _bound(self, seconds: float) -> None:
+        """Sets when the connection is closed unless something comes."""
+        at = self.closes_at = self.loop.time() + seconds
+        if self._clock is None:
+            self._clock = self.loop.call_at(at, self._look)
+        elif at < self._clock.when():
+            self._clock.cancel()
+            self._clock = self.loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        self._clock = None
+        if self.loop.time() >= self.closes_at:
+            self.close()
+        elif self.closes_at < inf:
+            self._clock = self.loop.call_at(self.closes_at, self._look)

@@ -1,0 +1,278 @@
+"""A connection of ours under any ASGI application: what it reads and in which order it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.limits import Limits
+from gateway.settings import ServerSettings
+from gateway.web.health import Readiness
+from gateway.web.server import bind, make_server
+from tests.patience import SHORT_S
+
+GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
+
+
+def served(app: Any, talk: Talk, limits: Limits | None = None) -> Any:
+    """Returns what one client's talk with a server of `app` comes to."""
+
+    async def with_lifespan(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        for kind in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{kind}.complete"})
+
+    async def run() -> Any:
+        listener = bind("127.0.0.1", 0)
+        started = asyncio.Event()
+        server = make_server(with_lifespan, ServerSettings(), Readiness(), started.set, limits)
+        serving = asyncio.create_task(server.serve([listener]))
+        await started.wait()
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+        try:
+            async with asyncio.timeout(10):
+                return await talk(reader, writer)
+        finally:
+            writer.transport.abort()
+            server.exit_now()
+            await serving
+
+    return asyncio.run(run())
+
+
+async def answer(send: Any, body: bytes, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [*headers]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the body, or with the path where there is none."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    body = body or scope["path"].encode()
+    await answer(send, body, 200, (b"content-length", str(len(body)).encode()))
+
+
+async def to_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    return await reader.read()
+
+
+def says(data: bytes) -> Talk:
+    """Sends this; returns all that comes until the server closes the connection."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(data)
+        return await reader.read()
+
+    return talk
+
+
+def test_what_is_no_http_behind_a_request_is_refused_when_that_is_answered() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(SHORT_S)
+        await echo(scope, receive, send)
+
+    said = served(slow, says(GET % b"one" + GET % b"two" + b"nonsense\r\n\r\n"))
+    assert said.count(b"HTTP/1.1 200 OK") == 2
+    assert said.endswith(b"connection: close\r\n\r\n/two")
+
+
+def test_a_body_that_is_no_http_is_a_400_where_nothing_is_answered_yet() -> None:
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert b"HTTP/1.1 400 " in served(echo, says(post + b"nonsense\r\n"))
+
+
+def test_a_body_that_is_no_http_ends_a_reply_that_has_begun() -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        begun = await reader.readuntil(b"begun\r\n")
+        writer.write(b"nonsense\r\n")
+        try:
+            return begun + await reader.read()
+        except ConnectionResetError:
+            return begun
+
+    assert served(early, talk).count(b"HTTP/1.1") == 1
+
+
+def test_a_body_is_received_as_it_comes_and_the_connection_reads_no_further_until_then() -> None:
+    """What nobody asks for waits with its sender."""
+    sizes: list[int] = []
+    asks = asyncio.Event()
+
+    async def later(scope: Any, receive: Any, send: Any) -> None:
+        await asks.wait()
+        more = True
+        while more:
+            message = await receive()
+            sizes.append(len(message["body"]))
+            more = message["more_body"]
+        await answer(send, b"", 204)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        whole = 32 * 1024 * 1024
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % whole)
+        writer.write(bytes(whole))
+        await asyncio.sleep(SHORT_S)
+        assert writer.transport.get_write_buffer_size() > 0
+        asks.set()
+        return await reader.readuntil(b"\r\n\r\n")
+
+    assert served(later, talk).startswith(b"HTTP/1.1 204 No Content")
+    assert sum(sizes) == 32 * 1024 * 1024
+    assert len(sizes) > 10
+
+
+def test_who_receives_behind_the_body_learns_that_the_client_has_gone() -> None:
+    found: list[str] = []
+    gone = asyncio.Event()
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        both = await asyncio.gather(receive(), receive())
+        found.extend(message["type"] for message in both)
+        gone.set()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET % b"")
+        await asyncio.sleep(SHORT_S)
+        writer.close()
+        await gone.wait()
+
+    served(waits, talk)
+    assert found == ["http.disconnect"] * 2
+
+
+def test_a_reply_that_is_not_read_is_waited_for() -> None:
+    passed: list[int] = []
+
+    async def much(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(64):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+            passed.append(number)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(GET % b"")
+        await asyncio.sleep(SHORT_S)
+        assert len(passed) < 32
+        head = await reader.readuntil(b"\r\n\r\n")
+        for _ in range(64):
+            await reader.readexactly(int(await reader.readline(), 16) + 2)
+        assert await reader.readexactly(5) == b"0\r\n\r\n"
+        return head
+
+    assert b"transfer-encoding: chunked" in served(much, talk)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_fault_of_the_application_is_a_500_or_a_cut(begins: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        if begins:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        raise LookupError("ours")
+
+    said = served(fails, says(GET % b""))
+    assert said.startswith(b"HTTP/1.1 200 " if begins else b"HTTP/1.1 500 ")
+    assert not said.endswith(b"0\r\n\r\n")
+    assert "a request failed outside of its edge" in caplog.text
+
+
+@pytest.mark.parametrize("sent", [b"short", b"far too long"])
+def test_a_body_of_another_length_than_the_head_says_is_cut(sent: bytes) -> None:
+    async def wrong(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, sent, 200, (b"content-length", b"8"))
+
+    assert served(wrong, says(GET % b"")).endswith((b"short", b"", b"\r\n\r\n"))
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
+def test_a_reply_without_a_body_ends_with_its_head(method: bytes, status: int) -> None:
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, b"never", status, (b"content-length", b"5"))
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[bytes]:
+        writer.write((method + b" / HTTP/1.1\r\nhost: a\r\n\r\n") * 2)
+        return [await reader.readuntil(b"\r\n\r\n") for _ in range(2)]
+
+    first, second = served(bare, talk)
+    assert first == second
+    assert b"content-length: 5" in first
+
+
+def test_http_1_0_is_answered_and_let_go() -> None:
+    said = served(echo, says(b"GET /old HTTP/1.0\r\n\r\n"))
+    assert said.endswith(b"connection: close\r\n\r\n/old")
+
+
+def test_who_sends_nothing_is_let_go() -> None:
+    """From the moment that a connection is there, and with the first piece of a head."""
+    limits = replace(Limits(), header_timeout_s=SHORT_S)
+    assert served(echo, to_end, limits) == b""
+    assert served(echo, says(GET % b"one" + b"GET / HT"), limits).endswith(b"/one")
+
+
+def test_a_reply_takes_longer_than_a_head_may() -> None:
+    """The head of the next request is there in part, and is waited for only from then on."""
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(4 * SHORT_S)
+        await echo(scope, receive, send)
+
+    limits = replace(Limits(), header_timeout_s=SHORT_S)
+    assert served(slow, says(GET % b"one" + b"GET / HT"), limits).endswith(b"/one")
+
+
+def test_a_head_behind_a_running_reply_is_bounded_in_its_size() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(SHORT_S)
+        await echo(scope, receive, send)
+
+    said = served(slow, says(GET % b"one" + b"GET / HTTP/1.1\r\nx: " + b"x" * 1_000_000))
+    assert said.count(b"HTTP/1.1") == 1
+    assert said.endswith(b"/one")
+
+
+def test_parts_of_a_request_are_told_as_asgi_has_them() -> None:
+    seen: list[Any] = []
+
+    async def note(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+        await answer(send, b"", 204)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /a%20b?c=%20 HTTP/1.1\r\nHost: a\r\nX-Two: 1\r\nX-two: 2\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(GET % b"second")
+        await reader.readuntil(b"\r\n\r\n")
+
+    served(note, talk)
+    first, second = seen
+    assert (first["method"], first["path"], first["raw_path"], first["query_string"]) == (
+        "GET",
+        "/a b",
+        b"/a%20b",
+        b"c=%20",
+    )
+    assert first["headers"] == [(b"host", b"a"), (b"x-two", b"1"), (b"x-two", b"2")]
+    assert (first["http_version"], first["scheme"], first["client"][0]) == ("1.1", "http", "127.0.0.1")
+    assert (second["path"], second["query_string"], second["headers"]) == ("/second", b"", [(b"host", b"a")])
+    assert first["state"] is not second["state"]
