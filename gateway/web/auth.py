@@ -90,16 +90,17 @@ class Guard:
                     )
         authorization, key = given.get(b"authorization"), given.get(b"x-mnemogate-key")
         host, origin = given.get(b"host"), given.get(b"origin")
-        bearer = _bearer(authorization)
+        credential = authorization or None
         # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
-        is_ours = authorization is None or (bearer or authorization).startswith(KEY_PREFIX)
-        credential = None if is_ours else authorization or None
+        if credential is not None and KEY_PREFIX in credential:
+            is_ours = (_bearer(credential) or credential).startswith(KEY_PREFIX)
+            credential = None if is_ours else credential
         if not (self._demanded or await self.demands_key()):
             self._check_local(host, origin)
             return NOBODY if credential is None else Caller(DEFAULT_PROJECT, credential)
         # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.
         if key is None:
-            key, credential = bearer, None
+            key, credential = _bearer(authorization), None
         if not key or not key.startswith(KEY_PREFIX):
             raise NotAuthenticated(
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…`, or in "
