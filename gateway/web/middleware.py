@@ -24,7 +24,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import NOBODY, Caller, Guard
-from gateway.web.headers import as_bytes, header_of
+from gateway.web.headers import as_bytes
 
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()
@@ -111,10 +111,14 @@ class Edge:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers = [*message["headers"], ours]
-                kind = header_of(headers, b"content-type") or b""
-                trace.is_event_stream = kind.startswith(b"text/event-stream")
+                is_named = False
+                for name, value in headers:
+                    if name == b"content-type":
+                        trace.is_event_stream = value.startswith(b"text/event-stream")
+                    elif name == b"x-request-id":
+                        is_named = True
                 # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
-                if header_of(headers, b"x-request-id") is None:
+                if not is_named:
                     headers.append((b"x-request-id", ours[1]))
                 message["headers"] = headers
             else:

@@ -53,7 +53,7 @@ class Cycle:
     """
 
     __slots__ = (
-        "_expects_continue",
+        "_has_asked",
         "_has_news",
         "_head",
         "_is_bodiless",
@@ -71,15 +71,14 @@ class Cycle:
         "scope",
     )
 
-    def __init__(self, line: Line, scope: Scope, *, expects_continue: bool, keeps_alive: bool) -> None:
+    def __init__(self, line: Line, scope: Scope, *, keeps_alive: bool) -> None:
         self.scope = scope
         self.keeps_alive = keeps_alive
         self.has_whole_body = self.has_begun = self.is_over = False
         self._line = line
-        self._expects_continue = expects_continue
         self._parts: list[bytes] = []  # of the request's body, which nobody has received yet
         self._unread = 0
-        self._has_news = self._is_gone = False
+        self._has_asked = self._has_news = self._is_gone = False
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
         self._is_bodiless = self._is_chunked = False
@@ -102,17 +101,25 @@ class Cycle:
     # The request
 
     async def receive(self) -> Message:
-        if self._expects_continue and not self._is_gone:
-            self._expects_continue = False
-            self._line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not (self._has_news or self._is_gone or self.is_over):
-            self._line.read_on()
+            self._ask_on()
             if self._waiter is None:
                 self._waiter = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._waiter)  # others may wait as well
         if self._is_gone or self.is_over:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self._take(), "more_body": not self.has_whole_body}
+
+    def _ask_on(self) -> None:
+        """Has the client send on: it may wait to be asked for the body (RFC 9110 10.1.1)."""
+        if not (self._has_asked or self.has_begun or self.has_whole_body):
+            self._has_asked = True
+            if any(
+                name == b"expect" and value.lower() == b"100-continue"
+                for name, value in self.scope["headers"]
+            ):
+                self._line.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._line.read_on()
 
     def take_body(self) -> bytes | None:
         """Returns what is left of the body, without a wait; None: it has not arrived to its end."""
@@ -171,7 +178,7 @@ class Cycle:
 
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Makes the head. Control characters, which an upstream may put into a header, become blanks."""
-        self.has_begun, self._expects_continue = True, False
+        self.has_begun = True
         says_close = False
         pairs = [*self._line.default_headers, *headers]
         for name, value in pairs:

@@ -62,7 +62,7 @@ class ServedConnection(WatchesReading):
         # The head that is read
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._expects_continue = self._opens_socket = False
+        self._opens_socket = False
         self._in_head = True
         self._is_deaf = False  # what comes is no request
         self._begun = bytearray()  # the pieces of a head that has not come whole
@@ -198,19 +198,14 @@ class ServedConnection(WatchesReading):
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers = []
-        self._expects_continue = False
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
-        self._headers.append((name, value))
+        if self._in_head:  # else it is a trailer
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         parser, url = self._parser, parse_url(self._url)
@@ -230,12 +225,7 @@ class ServedConnection(WatchesReading):
         if parser.should_upgrade() and self._is_handshake(scope["method"]):
             self._opens_socket = True
             return
-        cycle = Cycle(
-            self,
-            scope,
-            expects_continue=self._expects_continue,
-            keeps_alive=version != "1.0" and parser.should_keep_alive(),
-        )
+        cycle = Cycle(self, scope, keeps_alive=version != "1.0" and parser.should_keep_alive())
         self._reading = cycle
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
