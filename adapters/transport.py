@@ -1,8 +1,7 @@
-"""The one HTTP seam of the hot path: bytes out, bytes in, over aiohttp. Knows nothing of providers or models.
+"""The one HTTP seam of the hot path: bytes out, bytes in. Knows nothing of providers or models.
 
-One pool of connections per process, made in the running loop on first use: unlimited, kept alive, no cookies, no
-redirects, no credentials of the environment, and no proxy but one that is named. `adapters.wire` sends what is here as
-a whole, aiohttp's session what goes in pieces. Every wait has a bound:
+One pool of connections per process (`adapters.wire`), made in the running loop on first use: unlimited, kept alive, no
+cookies, no redirects, no credentials of the environment, and no proxy but one that is named. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
@@ -20,18 +19,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import aiohttp
-from aiohttp import payload
 from aiohttp.http import HttpProcessingError
-from yarl import URL
 
 from adapters.errors import (
     ProviderBroke,
@@ -43,7 +37,10 @@ from adapters.errors import (
 from adapters.pace import Pace
 from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream, says_no_type
-from adapters.wire import HEADER_LIMIT_BYTES, Address, Proxy, RawReply, received, send_whole
+from adapters.wire.address import Address, Proxy
+from adapters.wire.connection import RawReply, Wire
+from adapters.wire.headers import received
+from adapters.wire.pool import WirePool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +62,14 @@ class Timeouts:
         object.__setattr__(self, "connect", aiohttp.ClientTimeout(total=None, connect=connect_s))
 
 
-# Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
-_KEEP_ALIVE_S: Final = 30.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-# A larger body goes in pieces; aiohttp would hand the socket all bytes at once, and warn.
+# A larger body goes in pieces, so that it neither blocks the loop nor is held twice.
 _LARGE_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 256 * 1024
-_MOST_ADDRESSES: Final = 256
 # How server-sent events begin, behind a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
-
-_AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-# Filled by `_dial` when this request opens a connection of its own; empty, it went out on a kept one.
-_dialled: ContextVar[list[bool]] = ContextVar("dialled")
 
 
 class HttpTransport:
@@ -90,8 +79,8 @@ class HttpTransport:
         """proxy: its URL, as `Proxy` has it."""
         self.timeouts = timeouts or Timeouts()
         self._proxy = Proxy(proxy)
-        self._pool: _Pool | None = None
-        self._addresses: dict[str, Address] = {}
+        self._pool: WirePool | None = None
+        self._pace: Pace | None = None
 
     async def send(
         self,
@@ -109,161 +98,93 @@ class HttpTransport:
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         times = self.timeouts
-        upload = None if body is None or isinstance(body, bytes) else body
-        fresh: list[bool] = []
-        _dialled.set(fresh)
-        pool = self._pool
-        if pool is None:
-            pool = self._pool = _open(self._proxy)
-        begun = pool.pace.loop.time()
-        address = self._addresses.get(url) or self._address(url)
+        pool, pace = self._pool, self._pace
+        if pool is None or pace is None:
+            pool, pace = self._pool, self._pace = WirePool(self._proxy), Pace()
+        begun = pace.loop.time()
+        address = pool.address(url)
         try:
-            send_once = _sender(pool, method, address, headers, body, times)
-            try:
-                response = await send_once()
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                # The other side had most likely closed a kept connection before it saw the request, which may then be
-                # sent once more. An upload that was begun cannot.
-                lost_idle = not fresh and pool.pace.loop.time() - begun < _IDLE_CLOSE_S
-                is_begun = upload is not None and upload.consumed
-                if not lost_idle or is_begun or isinstance(error, aiohttp.ClientConnectorError):
-                    raise
-                response = await send_once()
-            if response.status == 101:
-                response.close()
-                raise HttpProcessingError(message="another protocol, which was not asked for (RFC 9110 7.8)")
+            if isinstance(body, Upload):
+                head = address.head(method, headers, body.size, is_chunked=body.size is None)
+            else:
+                head = address.head(method, headers, None if body is None else len(body))
+            response = await _ask(pool, address, head, body, times, begun)
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-            raise _translate(error, address.url.authority, times, upload) from error
-        reply = HttpReply(response, times, begun, pool.pace)
+            raise _translate(error, address.url.authority, times, body) from error
+        reply = HttpReply(response, times, begun, pace)
         if streams and not reply.is_stream:
             await reply.look_for_events()
         return reply
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens others."""
-        pool, self._pool = self._pool, None
+        pool, self._pool, self._pace = self._pool, None, None
         if pool is not None:
-            await pool.session.close()
-
-    def _address(self, url: str) -> Address:
-        # Paths may carry ids, so what is kept is bounded.
-        if len(self._addresses) >= _MOST_ADDRESSES:
-            self._addresses.clear()
-        address = self._addresses[url] = Address(URL(url, encoded=True), self._proxy)
-        return address
+            await pool.aclose()
 
 
-class _Pool(NamedTuple):
-    """The connections of a transport, as long as it is open."""
-
-    session: aiohttp.ClientSession
-    connector: aiohttp.TCPConnector
-    pace: Pace
-    proxy: Proxy
-
-
-def _open(proxy: Proxy) -> _Pool:
-    connector = aiohttp.TCPConnector(
-        limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_dial
-    )
-    session = aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=_AUTO_HEADERS,
-        auto_decompress=True,
-        trust_env=False,
-        max_line_size=HEADER_LIMIT_BYTES,
-        max_field_size=HEADER_LIMIT_BYTES,
-    )
-    return _Pool(session, connector, Pace(), proxy)
-
-
-def _sender(
-    pool: _Pool,
-    method: str,
-    address: Address,
-    headers: Mapping[str, str],
-    body: bytes | Upload | None,
-    times: Timeouts,
-) -> Callable[[], Awaitable[RawReply | aiohttp.ClientResponse]]:
-    """Returns the call that sends the request once. Raises: ValueError: a header cannot be sent."""
-    if body is not None and not isinstance(body, bytes):
-        return partial(_send_in_pieces, pool, method, address.url, headers, body, times)
-    if body is not None and len(body) > _LARGE_BODY_BYTES:
-        return partial(_send_in_pieces, pool, method, address.url, headers, _LargeBody(body), times)
-    return partial(
-        send_whole,
-        pool.connector,
-        address,
-        address.head(method, headers, None if body is None else len(body)),
-        body or b"",
-        loop=pool.pace.loop,
-        ends_at=pool.pace.loop.time() + times.headers_s,
-        connect=times.connect,
-    )
+async def _ask(
+    pool: WirePool, address: Address, head: bytes, body: bytes | Upload | None, times: Timeouts, begun: float
+) -> RawReply:
+    """Returns the response to a request, with its head."""
+    until = begun + (times.between_chunks_s if isinstance(body, Upload) else times.headers_s)
+    kept = pool.take(address, begun)
+    wire = kept or await pool.open(address, times.connect)
+    while True:
+        reply = _send(wire, head, body, times)
+        try:
+            await reply.wait(until)
+            return reply
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # The other side had most likely closed a kept connection before it saw the request, which may then be
+            # sent once more. An upload was begun, and cannot.
+            is_idle_close = wire is kept and not reply.unread and pool.loop.time() - begun < _IDLE_CLOSE_S
+            if not is_idle_close or isinstance(body, Upload):
+                raise
+            wire = await pool.open(address, times.connect)
+        except BaseException:
+            reply.close()
+            raise
 
 
-async def _send_in_pieces(
-    pool: _Pool,
-    method: str,
-    url: URL,
-    headers: Mapping[str, str],
-    body: _LargeBody | Upload,
-    times: Timeouts,
-) -> aiohttp.ClientResponse:
-    async with asyncio.timeout(times.headers_s) as timer:
-        if isinstance(body, Upload):
-            body.watch(timer, times)
-        return await pool.session.request(
-            method,
-            url,
-            headers={**headers, **pool.proxy.headers_for(url)},
-            data=body,
-            allow_redirects=False,
-            timeout=times.connect,
-            proxy=pool.proxy.url,
-            proxy_headers=pool.proxy.headers,
-        )
+def _send(wire: Wire, head: bytes, body: bytes | Upload | None, times: Timeouts) -> RawReply:
+    if isinstance(body, Upload):
+        return wire.send_in_pieces(head, body.watched(wire, times), is_chunked=body.size is None)
+    if body is None or len(body) <= _LARGE_BODY_BYTES:
+        return wire.send(head, body or b"")
+    return wire.send_in_pieces(head, _pieces(body), is_chunked=False)
+
+
+async def _pieces(body: bytes) -> AsyncGenerator[bytes]:
+    for at in range(0, len(body), _PIECE_BYTES):
+        yield body[at : at + _PIECE_BYTES]
 
 
 class HttpReply:
     """A response whose headers have arrived. Unless its body is read to its end, closing costs the connection."""
 
     __slots__ = (
-        "_ahead",
-        "_clock",
         "_ends_at",
-        "_loop",
         "_pace",
         "_response",
-        "_taken",
         "_times",
-        "_waits_since",
         "headers",
         "is_stream",
         "status",
     )
 
-    def __init__(
-        self,
-        response: RawReply | aiohttp.ClientResponse,
-        times: Timeouts,
-        begun: float,
-        pace: Pace,
-    ) -> None:
+    def __init__(self, response: RawReply, times: Timeouts, begun: float, pace: Pace) -> None:
         """Wraps a response. begun: when the request was sent, by the loop's clock."""
         self._pace = pace
         self._ends_at = math.inf if times.total_s is None else begun + times.total_s
         self.status = response.status
-        self.headers: tuple[Header, ...] = received(response.raw_headers)
+        self.headers: tuple[Header, ...]
+        self.headers, coding = received(response.raw_headers)
+        if coding:
+            response.undo(coding)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._times = times
-        self._ahead = b""  # bytes that `peek` has read
-        self._taken = 0  # bytes taken from the response so far
-        self._loop = pace.loop
-        self._waits_since: float | None = None
-        self._clock: asyncio.TimerHandle | None = None
 
     async def look_for_events(self) -> None:
         """Takes a reply under no type, or a plain one, for a stream if it begins as one does.
@@ -282,7 +203,7 @@ class HttpReply:
         except BaseException:
             await self.aclose()
             raise
-        self._ahead = seen
+        self._response.put_back(seen)
         self.is_stream = begin.startswith(_FIELDS)
 
     @property
@@ -316,37 +237,28 @@ class HttpReply:
         try:
             while data := await (self._next() if first.comment is None else self._next_by(first.ends_at)):
                 seen.append(data)
-                if (event := first.feed(data, self._loop.time())) is not None:
+                if (event := first.feed(data, self._pace.loop.time())) is not None:
                     return event
             return first.comment if data is None else None
         finally:
-            self._ahead = b"".join((*seen, self._ahead))
+            self._response.put_back(b"".join(seen))
 
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the whole body, at most `limit_bytes`. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
-        content = self._response.content
+        response = self._response
         parts: list[bytes] = []
         size = 0
-        while data := await self._next():
+        while data := (response.take() if response.is_whole else await self._next()):
             size += len(data)
             if size > limit_bytes:
                 await self.aclose()
                 raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
             parts.append(data)
-            if content.at_eof():
-                break
         return b"".join(parts)
 
     async def aclose(self) -> None:
         """Releases the response; one that is not finished loses its connection at once. Idempotent."""
-        if self._clock is not None:
-            self._clock.cancel()
-        connection = self._response.connection
-        if connection is not None:
-            if connection.transport is not None:
-                # close() would wait until an upstream that does not read has taken our body.
-                connection.transport.abort()
-            self._response.close()
+        self._response.close()
 
     async def _next_by(self, when: float) -> bytes | None:
         """As `_next`; None: nothing has arrived by then, by the loop's clock."""
@@ -358,128 +270,52 @@ class HttpReply:
 
     async def _next(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
-        if self._ahead:
-            data, self._ahead = self._ahead, b""
-            return data
-        content = self._response.content
+        response = self._response
         try:
-            # To be asked for what has not come takes aiohttp 0.6 us, and each event of a stream would ask.
-            if content.is_eof() or content.total_bytes > self._taken:
-                data = content.read_nowait()
-                self._taken += len(data)
-                return data
-            self._waits_since = self._loop.time()
-            if self._clock is None:
-                self._clock = self._loop.call_at(self._late_at(self._waits_since), self._look)
-            data = await content.readany()
-            self._taken += len(data)
-            turn = self._pace.turn()
-            if turn is not None:
-                self._ahead = data  # it stays, if this wait is given up
-                await turn
-                self._ahead = b""
-                if content.exception() is None:  # an error belongs behind what came before it
-                    more = content.read_nowait()
-                    self._taken += len(more)
-                    data += more
-            return data
+            if not response.has_news:
+                silent_at = self._pace.loop.time() + self._times.between_chunks_s
+                await response.wait(min(silent_at, self._ends_at))
+                turn = self._pace.turn()
+                if turn is not None:
+                    await turn
+            return response.take()
         except TimeoutError as error:
             times = self._times
-            if self._loop.time() >= self._ends_at:
+            if self._pace.loop.time() >= self._ends_at:
                 why = f"the upstream's reply took longer than {times.total_s} s"
                 raise ProviderTimeout(why, phase="total") from error
             why = f"the upstream was silent for {times.between_chunks_s} s within its reply"
             raise ProviderTimeout(why, phase="between chunks") from error
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise ProviderBroke(
                 f"the upstream's reply ended in the middle ({type(error).__name__})"
             ) from error
-        finally:
-            self._waits_since = None
-
-    def _late_at(self, since: float) -> float:
-        """Returns when a wait that began at `since` has taken too long."""
-        return min(since + self._times.between_chunks_s, self._ends_at)
-
-    def _look(self) -> None:
-        """Ends a wait that took too long. One timer looks now and then; one for each wait would cost each event."""
-        self._clock = None
-        if self._waits_since is None:
-            return
-        late_at = self._late_at(self._waits_since)
-        if self._loop.time() < late_at:
-            self._clock = self._loop.call_at(late_at, self._look)
-        else:
-            self._response.content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
 
 
-class _LargeBody(payload.Payload):
-    """A body that is written in pieces, so that it neither blocks the loop nor doubles the memory."""
-
-    _autoclose = True
-    _value: bytes
-
-    def __init__(self, value: bytes) -> None:
-        super().__init__(value, content_type="application/json")
-        self._size = len(value)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self._value.decode(encoding, errors)
-
-    async def write(self, writer: Any) -> None:
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
-        view = memoryview(self._value)[:content_length]
-        with _or_abort(writer):
-            for at in range(0, len(view), _PIECE_BYTES):
-                await writer.write(view[at : at + _PIECE_BYTES])
-
-
-class Upload(payload.Payload):
+class Upload:
     """A body that is here one piece at a time: the next is asked for when the upstream has taken the last.
 
-    An exception of `pieces` breaks the request off. Its maker has to remember it, because aiohttp raises its own here.
+    An exception of `pieces` breaks the request off. Its maker has to remember it: `send` raises its own.
+    size: None: not known. is_over: all pieces were taken.
     """
 
-    _autoclose = True
-    _value: AsyncIterator[bytes]
+    __slots__ = ("_pieces", "is_over", "size")
 
     def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
-        super().__init__(pieces, content_type="application/octet-stream")
-        self._size = size
-        self._timer: asyncio.Timeout | None = None
-        self._times = Timeouts()
+        self._pieces = pieces
+        self.size = size
         self.is_over = False
 
-    def watch(self, timer: asyncio.Timeout, times: Timeouts) -> None:
-        """Restarts `timer` with every piece, for as long as it runs."""
-        self._timer, self._times = timer, times
-        self._restart(times.between_chunks_s)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise TypeError("an upload is not kept")
-
-    async def write(self, writer: Any) -> None:
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
-        self._consumed = True
-        with _or_abort(writer):
-            async for piece in self._value:
-                await writer.write(piece)
-                self._restart(self._times.between_chunks_s)
+    async def watched(self, wire: Wire, times: Timeouts) -> AsyncGenerator[bytes]:
+        """Yields the pieces. Each that is taken gives the response more time."""
+        async for piece in self._pieces:
+            yield piece
+            wire.allow(times.between_chunks_s)
         self.is_over = True
-        self._restart(self._times.first_byte_s)
-
-    def _restart(self, seconds: float) -> None:
-        if self._timer is not None:
-            # The timer refuses once the response's headers are there or the time is up: then nothing is left to do.
-            with suppress(RuntimeError):
-                self._timer.reschedule(asyncio.get_running_loop().time() + seconds)
+        wire.allow(times.first_byte_s)
 
 
-def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | None) -> ProviderError:
+def _translate(error: Exception, host: str, times: Timeouts, body: bytes | Upload | None) -> ProviderError:
     """Returns the provider's error for one that came before the response's headers."""
     match error:
         case aiohttp.ConnectionTimeoutError() if times.connect_s <= times.headers_s:
@@ -490,7 +326,7 @@ def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | No
             return ProviderUnreachable(f"the proxy before {host} refused with {error.status}", sent=False)
         case aiohttp.ClientConnectorError():
             return ProviderUnreachable(f"no connection to {host}: {_why(error)}", sent=False)
-        case TimeoutError() if upload is not None and not upload.is_over:
+        case TimeoutError() if isinstance(body, Upload) and not body.is_over:
             why = f"{host} took no more of the upload for {times.between_chunks_s} s"
             return ProviderTimeout(why, phase="between chunks")
         case TimeoutError():
@@ -498,7 +334,7 @@ def _translate(error: Exception, host: str, times: Timeouts, upload: Upload | No
         case aiohttp.ServerDisconnectedError():
             return ProviderUnreachable(f"{host} closed the connection before it answered")
         case ValueError():
-            # A control character in a header: aiohttp refuses to send what a server could read as two headers.
+            # A control character in a header, which a server could read as two headers.
             return ProviderUnreachable(f"a request that cannot be sent to {host}: {error}")
         case HttpProcessingError() | aiohttp.ClientResponseError():
             # aiohttp's message quotes bytes that are no HTTP, and they may be somebody's words.
@@ -516,25 +352,3 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
     if cause.errno is not None and cause.errno > 0 and not isinstance(error, aiohttp.ClientSSLError):
         return os.strerror(cause.errno)
     return cause.strerror or str(cause)
-
-
-@contextmanager
-def _or_abort(writer: Any) -> Iterator[None]:
-    """Drops the connection if the body could not be written: aiohttp's close() would wait until it is taken."""
-    # Kept here, because by the time of a failure aiohttp has dropped its reference.
-    transport = writer.transport
-    try:
-        yield
-    except BaseException:
-        if transport is not None:
-            transport.abort()
-        raise
-
-
-def _dial(address: tuple[Any, ...]) -> socket.socket:
-    """Makes the socket of a new connection, and notes in the request's context that it has one."""
-    family, kind, protocol = address[:3]
-    fresh = _dialled.get(None)
-    if fresh is not None:
-        fresh.append(True)
-    return socket.socket(family=family, type=kind, proto=protocol)

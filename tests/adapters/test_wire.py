@@ -1,0 +1,494 @@
+"""Connections to upstreams over real sockets, with servers that say byte for byte what a test wants them to."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from adapters.errors import ProviderBroke, ProviderTimeout, ProviderUnreachable
+from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
+from adapters.wire import pool
+from tests.doubles.upstream import Gate
+from tests.patience import PATIENCE_S, SHORT_S, comes
+
+HEADERS = {"Content-Type": "application/json"}
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Answering:
+    """A server that answers each request with the next of its answers. opened: how many connections came."""
+
+    def __init__(self, answers: tuple[bytes | list[bytes], ...], closes: bool) -> None:
+        self._answers, self._closes = iter(answers), closes
+        self.opened = 0
+        self.heads: list[bytes] = []
+        self.gone = asyncio.Event()
+        self._talks: dict[asyncio.Future[None], asyncio.StreamWriter] = {}
+        self.url = ""
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError, StopIteration):
+            is_open = True
+            while is_open:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                size = re.search(rb"content-length: (\d+)", head, re.I)
+                await reader.readexactly(int(size[1]) if size else 0)
+                answer = next(self._answers)
+                for piece in answer if isinstance(answer, list) else [answer]:
+                    writer.write(piece)
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+                is_open = not self._closes
+        self.gone.set()
+        writer.close()
+
+    async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._talks[asyncio.ensure_future(self.talk(reader, writer))] = writer
+
+    async def end(self) -> None:
+        for writer in self._talks.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._talks)
+
+
+@asynccontextmanager
+async def answering(*answers: bytes | list[bytes], closes: bool = False) -> AsyncGenerator[Answering]:
+    said = Answering(answers, closes)
+    server = await asyncio.start_server(said.run, "127.0.0.1", 0)
+    said.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server:
+        try:
+            yield said
+        finally:
+            await said.end()
+
+
+async def post(transport: HttpTransport, server: Answering, method: str = "POST") -> HttpReply:
+    return await transport.send(method, server.url, HEADERS, None if method == "HEAD" else b"{}")
+
+
+async def ask(transport: HttpTransport, server: Answering, method: str = "POST") -> tuple[int, bytes]:
+    reply = await post(transport, server, method)
+    return reply.status, await reply.read(1_000_000)
+
+
+# How a response ends
+
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1;a=b\r\nk\r\n0\r\nx-trailer: 1\r\n\r\n"
+)
+KEPT: dict[str, tuple[bytes, bytes]] = {
+    "a length": (OK, b"ok"),
+    "chunks, and a trailer": (CHUNKED, b"ok"),
+    "no body": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    "HTTP/1.0 that says so": (
+        b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok",
+        b"ok",
+    ),
+    "interim responses": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </>\r\n\r\n" + OK,
+        b"ok",
+    ),
+    "line feeds alone": (OK.replace(b"\r\n", b"\n"), b"ok"),
+}
+DROPPED: dict[str, tuple[bytes, bytes]] = {
+    "a second response": (OK + b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad", b"ok"),
+    "the beginning of one": (OK + b"H", b"ok"),
+    "bytes behind it": (OK + b"garbage", b"ok"),
+    "a body where none may be": (b"HTTP/1.1 304 Not\r\ncontent-length: 3\r\n\r\nbad", b""),
+    "connection: close": (OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n"), b"ok"),
+    "HTTP/1.0": (OK.replace(b"1.1", b"1.0"), b"ok"),
+}
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+@pytest.mark.parametrize("case", KEPT)
+async def test_a_connection_is_kept_behind_a_whole_response(
+    transport: HttpTransport, case: str, in_bytes: bool
+) -> None:
+    """The same bytes cut anywhere give the same response."""
+    answer, body = KEPT[case]
+    async with answering([bytes((byte,)) for byte in answer] if in_bytes else answer, OK) as server:
+        reply = await post(transport, server)
+        assert {name for name, _ in reply.headers} == set()
+        assert await reply.read(100) == body
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 1
+
+
+@pytest.mark.parametrize("case", DROPPED)
+async def test_a_connection_is_dropped_that_is_closed_or_said_too_much(
+    transport: HttpTransport, case: str
+) -> None:
+    answer, body = DROPPED[case]
+    async with answering(answer, OK) as server:
+        assert (await ask(transport, server))[1] == body
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 2
+
+
+async def test_what_comes_while_nobody_asks_is_no_reply_to_who_asks_next(transport: HttpTransport) -> None:
+    async with answering([OK, OK.replace(b"ok", b"no")], OK) as server:
+        assert await ask(transport, server) == (200, b"ok")
+        await server.gone.wait()
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 2
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_body_without_a_length_ends_with_its_connection(
+    transport: HttpTransport, version: bytes
+) -> None:
+    async with answering(b"HTTP/" + version + b" 200 OK\r\n\r\nall of it", closes=True) as server:
+        assert await ask(transport, server) == (200, b"all of it")
+
+
+async def test_a_body_without_a_length_is_broken_by_our_own_close(transport: HttpTransport) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\n\r\nsome") as server:
+        reply = await post(transport, server)
+        chunks = reply.chunks()
+        assert await anext(chunks) == b"some"
+        await transport.aclose()
+        with pytest.raises(ProviderBroke):
+            await anext(chunks)
+
+
+@pytest.mark.parametrize("length", [0, 999])
+async def test_a_reply_to_head_has_no_body_whatever_its_length_says(
+    transport: HttpTransport, length: int
+) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % length, OK) as server:
+        assert await ask(transport, server, "HEAD") == (200, b"")
+        assert await ask(transport, server) == (200, b"ok")
+
+
+@pytest.mark.parametrize("cut", range(1, len(CHUNKED) - 1))
+async def test_a_response_that_is_cut_is_no_whole_one(transport: HttpTransport, cut: int) -> None:
+    async with answering(CHUNKED[:cut], closes=True) as server:
+        with pytest.raises((ProviderUnreachable, ProviderBroke)):
+            await ask(transport, server)
+
+
+# What is no HTTP
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"x-a: 1\r\n" * 20_000,
+        b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 70_000 + b"\r\n\r\n",
+        OK.replace(b"OK\r\n", b"OK\r\nx-a: a\0b\r\n"),
+        OK.replace(b"OK\r\n", b"OK\r\ncontent-length: 3\r\n"),
+    ],
+    ids=["a head without end", "a head beyond measure", "a zero byte", "two lengths"],
+)
+async def test_a_head_that_cannot_be_read_is_unreachable(transport: HttpTransport, answer: bytes) -> None:
+    async with answering(answer) as server:
+        with pytest.raises(ProviderUnreachable, match="not in HTTP that can be read"):
+            await ask(transport, server)
+
+
+async def test_a_body_that_cannot_be_read_breaks_behind_what_came_before(transport: HttpTransport) -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\nzz\r\n") as server:
+        chunks = (await post(transport, server)).chunks()
+        assert await anext(chunks) == b"ok"
+        with pytest.raises(ProviderBroke):
+            await anext(chunks)
+
+
+async def test_header_values_keep_their_bytes(transport: HttpTransport) -> None:
+    async with answering(OK.replace(b"OK\r\n", b"OK\r\nx-a: \xe9 \r\nx-b: \xc3\xa9\r\n")) as server:
+        headers = dict((await post(transport, server)).headers)
+        assert headers["x-a"].encode("utf-8", "surrogateescape") == b"\xe9"
+        assert headers["x-b"] == "é"
+
+
+# Encoded content
+
+
+def encoded(coding: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def bare_deflate(body: bytes) -> bytes:
+    packing = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packing.compress(body) + packing.flush()
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(b"words")),
+        ("GZIP", gzip.compress(b"wo") + gzip.compress(b"") + gzip.compress(b"rds")),
+        ("deflate", zlib.compress(b"words")),
+        ("deflate", bare_deflate(b"words")),
+        ("identity", b"words"),
+    ],
+)
+async def test_encoded_content_is_decoded(
+    transport: HttpTransport, coding: str, body: bytes, in_bytes: bool
+) -> None:
+    answer = encoded(coding, body)
+    async with answering([bytes((byte,)) for byte in answer] if in_bytes else answer) as server:
+        reply = await post(transport, server)
+        assert (reply.headers, await reply.read(100)) == ((), b"words")
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "x-gzip", "gzip, br"])
+async def test_content_that_cannot_be_decoded_goes_on_with_its_encoding(
+    transport: HttpTransport, coding: str
+) -> None:
+    async with answering(encoded(coding, b"???")) as server:
+        reply = await post(transport, server)
+        assert (reply.headers, await reply.read(100)) == ((("content-encoding", coding),), b"???")
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        encoded("gzip", b"no gzip at all"),
+        encoded("gzip", gzip.compress(b"words")[:-9]),
+        encoded("deflate", zlib.compress(b"words")[:-5]),
+    ],
+)
+async def test_content_that_cannot_be_decoded_to_its_end_breaks_its_reply(
+    transport: HttpTransport, answer: bytes, in_bytes: bool
+) -> None:
+    async with answering([bytes((byte,)) for byte in answer] if in_bytes else answer) as server:
+        reply = await post(transport, server)
+        with pytest.raises(ProviderBroke):
+            await reply.read(100)
+
+
+async def test_content_is_inflated_no_further_than_it_is_read(transport: HttpTransport) -> None:
+    size = 300 << 20
+    packing = zlib.compressobj()
+    packed = b"".join(packing.compress(bytes(1 << 20)) for _ in range(size >> 20)) + packing.flush()
+    async with answering(encoded("deflate", packed), OK) as server:
+        reply = await post(transport, server)
+        sizes = [len(chunk) async for chunk in reply.chunks()]
+        assert sum(sizes) == size
+        assert max(sizes) <= 1 << 20
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 1
+
+
+# Which connection
+
+
+async def test_a_reader_that_waits_does_not_fill_the_memory(transport: HttpTransport) -> None:
+    """What is not read stays with the upstream; read on, all of it comes, and the connection is kept."""
+    size = 30_000_000
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
+    async with answering(answer, OK) as server:
+        reply = await post(transport, server)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        first = await anext(reply.chunks())
+        assert len(first) < size / 10
+        assert len(first) + len(await reply.read(size)) == size
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 1
+
+
+async def test_a_full_buffer_stops_the_clock(transport: HttpTransport) -> None:
+    """Our own slowness is no silence of the upstream."""
+    transport.timeouts = Timeouts(between_chunks_s=SHORT_S)
+    size = 30_000_000
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
+    async with answering(answer) as server:
+        reply = await post(transport, server)
+        await asyncio.sleep(2 * SHORT_S)
+        assert len(await reply.read(size)) == size
+
+
+async def test_a_reply_that_is_whole_keeps_its_connection_before_it_is_read(
+    transport: HttpTransport,
+) -> None:
+    async with answering(OK, OK.replace(b"ok", b"no")) as server:
+        first = await post(transport, server)
+        second = await post(transport, server)
+        assert (await first.read(10), await second.read(10)) == (b"ok", b"no")
+        await first.aclose()
+        assert server.opened == 1
+
+
+async def test_requests_at_the_same_time_have_connections_of_their_own(transport: HttpTransport) -> None:
+    async with answering(*[OK] * 20) as server:
+        async with asyncio.timeout(PATIENCE_S):
+            assert await asyncio.gather(*(ask(transport, server) for _ in range(10))) == [(200, b"ok")] * 10
+        await asyncio.gather(*(ask(transport, server) for _ in range(10)))
+        assert server.opened == 10
+
+
+async def test_a_connection_that_rested_for_long_is_not_used(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with answering(OK, OK) as server:
+        await ask(transport, server)
+        monkeypatch.setattr(pool, "_KEEP_ALIVE_S", -1.0)
+        await ask(transport, server)
+        assert server.opened == 2
+
+
+async def test_connections_that_rest_for_long_are_closed(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_KEEP_ALIVE_S", 0.02)
+    async with answering(OK) as server:
+        await ask(transport, server)
+        async with asyncio.timeout(PATIENCE_S):
+            await server.gone.wait()
+
+
+async def test_a_request_that_got_half_an_answer_is_not_sent_again(transport: HttpTransport) -> None:
+    async with answering(OK, b"HTTP/1.1 200 OK\r\nx-a", OK) as server:
+        await ask(transport, server)
+        server._closes = True
+        with pytest.raises(ProviderUnreachable):
+            await ask(transport, server)
+        assert len(server.heads) == 2
+
+
+async def test_whoever_is_cancelled_when_the_answer_is_there_harms_no_other_request(
+    transport: HttpTransport,
+) -> None:
+    """Its connection may be somebody else's by then."""
+    async with answering(OK, OK, OK) as server:
+        await ask(transport, server)
+        assert transport._pool is not None
+        resting = transport._pool.address(server.url).resting
+        first = asyncio.create_task(ask(transport, server))
+        while resting:  # noqa: ASYNC110  # each pass counts
+            await asyncio.sleep(0)
+        while not resting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        first.cancel()
+        second = asyncio.create_task(ask(transport, server))
+        assert await second == (200, b"ok")
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert server.opened == 1
+
+
+async def test_closing_closes_busy_connections_too(transport: HttpTransport) -> None:
+    async with answering([]) as server:
+        asking = asyncio.create_task(ask(transport, server))
+        await comes(lambda: server.heads)
+        await transport.aclose()
+        with pytest.raises(ProviderUnreachable):
+            await asking
+        async with asyncio.timeout(PATIENCE_S):
+            await server.gone.wait()
+
+
+async def test_an_answer_before_the_request_is_read(transport: HttpTransport) -> None:
+    """A server that is full may refuse a connection before it reads from it."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK.replace(b"200 OK", b"503 Full"))
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        reply = await transport.send("POST", url, HEADERS, b"{}")
+        assert (reply.status, await reply.read(10)) == (503, b"ok")
+        await transport.aclose()
+
+
+# The head of a request
+
+
+async def test_a_head_is_made_anew_when_its_headers_or_its_method_change(transport: HttpTransport) -> None:
+    headers = {"X-A": "1"}
+    ways: list[tuple[str, dict[str, str], bytes | None, Any]] = [
+        ("POST", headers, b"{}", b"POST / HTTP/1.1\r\nHost: %b\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n"),
+        ("POST", headers, b"[1]", b"POST / HTTP/1.1\r\nHost: %b\r\nX-A: 1\r\nContent-Length: 3\r\n\r\n"),
+        ("GET", headers, None, b"GET / HTTP/1.1\r\nHost: %b\r\nX-A: 1\r\n\r\n"),
+        ("POST", headers, None, b"POST / HTTP/1.1\r\nHost: %b\r\nX-A: 2\r\nContent-Length: 0\r\n\r\n"),
+    ]
+    async with answering(*[OK] * len(ways)) as server:
+        host = server.url.split("/")[2].encode()
+        for method, sent, body, head in ways:
+            if b"X-A: 2" in head:
+                headers["X-A"] = "2"
+            await (await transport.send(method, server.url, sent, body)).read(10)
+            assert server.heads[-1] == head % host
+
+
+# Uploads
+
+
+async def test_an_answer_before_the_end_of_an_upload_is_read_and_its_connection_dropped(
+    transport: HttpTransport,
+) -> None:
+    never = Gate()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"some"
+        await never.wait()
+
+    refused = b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno"
+    async with answering(refused, OK) as server:
+        reply = await transport.send("POST", server.url, HEADERS, Upload(pieces(), None))
+        assert (reply.status, await reply.read(100)) == (413, b"no")
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 2
+
+
+async def test_an_upload_that_is_given_up_stops_asking_for_pieces(transport: HttpTransport) -> None:
+    left = Gate()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            yield b"some"
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            left.open()
+
+    async with answering([]) as server:
+        sending = asyncio.create_task(transport.send("POST", server.url, HEADERS, Upload(pieces(), 100)))
+        await comes(lambda: server.heads)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await left.wait()
+
+
+async def test_an_upload_is_waited_for_as_long_as_the_upstream_takes_of_it(transport: HttpTransport) -> None:
+    transport.timeouts = Timeouts(first_byte_s=PATIENCE_S, between_chunks_s=SHORT_S)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            await asyncio.sleep(SHORT_S / 2)
+            yield b"a"
+
+    async with answering(OK) as server:
+        reply = await transport.send("POST", server.url, HEADERS, Upload(pieces(), 4))
+        assert await reply.read(10) == b"ok"
+
+
+async def test_silence_behind_an_upload_is_a_timeout_of_the_first_byte(transport: HttpTransport) -> None:
+    transport.timeouts = Timeouts(first_byte_s=SHORT_S, between_chunks_s=PATIENCE_S)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a"
+
+    async with answering([]) as server:
+        with pytest.raises(ProviderTimeout) as caught:
+            await transport.send("POST", server.url, HEADERS, Upload(pieces(), 1))
+        assert caught.value.phase == "first byte"
