@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from gateway.core.upstream.policy import Target
+
 # Vocabularies made for other languages take up to about so many tokens for each of ours.
 GUESS = 2.0
 _MOST_SCALE = 4.0
@@ -52,6 +54,13 @@ class ContextWindows:
         if not sizes:
             return None
         return min(sizes) if learned.scale is None else int(min(sizes) / learned.scale)
+
+    def on(self, target: Target) -> Target:
+        """Returns a target with its window as it is known by now."""
+        at = target[:2]
+        if at not in self._learned:
+            return target
+        return target._replace(context_window=self.of(at, target.context_window))
 
     def reported(self, at: ModelAt, tokens: int) -> None:
         """Notes the context that an error named, in the upstream's own tokens."""

@@ -27,7 +27,6 @@ from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.waits import Wait, Waiter
-from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
 from gateway.metrics import Metrics
 from gateway.run.agents.background.ends import RunEnds
@@ -190,9 +189,7 @@ class AgentRuns:
 
     def _seen(self, sending: Sending, place: QueuePlace) -> MemoryRequest:
         """Returns what memory is asked for a send that is not answered. place: in the queue of its conversation."""
-        route = sending.route
-        window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
-        target = Target(route.upstream, route.model, window)
+        target = self._failover.context_windows.on(sending.route.first)
         return MemoryRequest(
             sending.request, sending.identity, sending.spec, self.keeper.now(), target, place
         )

@@ -124,16 +124,10 @@ class Failover:
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
-            context_window = self.context_windows.of((route.upstream, route.model), route.context_window)
-            target = Target(route.upstream, route.model, context_window)
-            return Attempts(self, endpoints[0], target, [], sink, receipt)
-        targets = [
-            each._replace(context_window=self.context_windows.of(each[:2], each.context_window))
-            for each in route.targets
-        ]
+            return Attempts(self, endpoints[0], self.context_windows.on(route.first), [], sink, receipt)
         candidates = [
             (endpoint, target)
-            for target in targets
+            for target in map(self.context_windows.on, route.targets)
             for endpoint in self.endpoints[target.upstream]
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -22,16 +23,21 @@ class Route:
     """Where a request can go. upstream: a name of the settings. model: the upstream's name for it.
 
     context_window: tokens, None if unknown. others: further deployments of the same model (rank 0), and the fallbacks.
+    first: the target before those.
     """
 
     upstream: str
     model: str
     context_window: int | None = None
     others: tuple[Target, ...] = ()
+    first: Target = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", Target(self.upstream, self.model, self.context_window))
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return (Target(self.upstream, self.model, self.context_window), *self.others)
+        return (self.first, *self.others)
 
 
 def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) -> Route:

@@ -30,7 +30,6 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
-from gateway.core.upstream.policy import Target
 from gateway.errors import UnknownModel, UpstreamError
 from gateway.run.agents.calls.toolboxes import Toolboxes
 from gateway.run.agents.guide import guide_of, is_overfull
@@ -296,8 +295,7 @@ class ItemTurns:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
-        window = self._failover.context_windows.of((route.upstream, route.model), route.context_window)
-        target = Target(route.upstream, route.model, window)
+        target = self._failover.context_windows.on(route.first)
         asked = RunRequest(
             spec,
             found.scope,
