@@ -108,23 +108,23 @@ class ModelRequest(NamedTuple):
     """A request to an upstream.
 
     body: the whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
-    path: below the upstream's base URL.
     headers: the caller's headers that go on (never a credential of ours).
     credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
+    query: the client's, without its "?"; a `path` may have one of its own instead. streams: it asks for a stream.
+    path: below the upstream's base URL.
     upload: the body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
     upload_bytes: its size, if it is known.
-    query: the client's, without its "?"; a `path` may have one of its own instead. streams: it asks for a stream.
     """
 
     body: bytes
     headers: tuple[Header, ...] = ()
     credential: str | None = None
+    query: str = ""
+    streams: bool = False
     path: str = "/chat/completions"
     method: str = "POST"
     upload: AsyncIterator[bytes] | None = None
     upload_bytes: int | None = None
-    query: str = ""
-    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)

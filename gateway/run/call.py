@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from adapters.types import ModelRequest
+from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
@@ -74,9 +74,7 @@ class ChatCall:
         passes, request = self.passes, self.request
         if not target.gets_credential(self.route.upstream):
             return ModelRequest(body, passes.headers, streams=request.stream)
-        return ModelRequest(
-            body, passes.headers, passes.credential, query=request.query, streams=request.stream
-        )
+        return ModelRequest(body, passes.headers, passes.credential, request.query, request.stream)
 
     def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
         """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.
@@ -102,7 +100,6 @@ class ChatCall:
 def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
     """Returns how the request has to look for an endpoint and its model, by what they are known to take."""
     known = endpoint.provider.capabilities
-    thinks = asks_to_think(request.json)
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
     return _form(
@@ -112,9 +109,15 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         else (),
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
-        (known.forces_thinkers or not thinks) and known.can_force(model),
-        known.refused(model) | (_NOT_WHEN_THINKING if thinks else _NONE) if request.ours else _NONE,
+        (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
+        _refused(request, known, model) if request.ours else _NONE,
     )
+
+
+def _refused(request: ChatRequest, known: Capabilities, model: str) -> frozenset[str]:
+    """Returns the fields that the model does not take with this request."""
+    refused = known.refused(model)
+    return refused | _NOT_WHEN_THINKING if asks_to_think(request.json) else refused
 
 
 @lru_cache(maxsize=256)  # nearly all requests share a few

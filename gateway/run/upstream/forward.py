@@ -109,10 +109,10 @@ class Outgoing:
             b"" if self.named is None else self.named.with_model(target.model),
             with_body_headers(self.headers),
             self.credential if target.gets_credential(upstream) else None,
-            self.path,
-            self.method,
-            None if self.upload is None else self.upload.pieces(),
-            None if self.upload is None else self.upload.size,
+            path=self.path,
+            method=self.method,
+            upload=None if self.upload is None else self.upload.pieces(),
+            upload_bytes=None if self.upload is None else self.upload.size,
         )
 
     def fault(self) -> Exception | None:
