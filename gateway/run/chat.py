@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from operator import attrgetter
 from urllib.parse import quote
 from zlib import crc32
@@ -22,6 +22,7 @@ from gateway.core.request.chat import ChatRequest, with_fields
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
+    KEEPS,
     USER_ORDER,
     Identity,
     IdentityRules,
@@ -67,7 +68,8 @@ from storage.errors import StoreError
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-_MOST_ROUTES = 256
+_MOST_ROUTES = 256  # kept, since callers choose the names of models
+_, _READ, _OFF, _STRICT = Mode  # Python 3.11 finds a member of an enum by a call
 SUB_AGENT = "sub-agent"  # said of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
@@ -113,8 +115,8 @@ class Chat:
             limits.answer_wait_s,
             self.failover.beside(background or providers),
         )
-        self._rules: dict[tuple[str, str | None], IdentityRules] = {}
-        self._routes: dict[str, Route] = {}
+        self._rules_of = cache(partial(rules_of, settings))
+        self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
         self._said_who_is_missing = False
         self._earlier = EarlierReplies()
         keeper.store.forgetting.when_gone(self._earlier.clear)
@@ -157,14 +159,13 @@ class Chat:
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
-            route = self._routes.get(request.model) or self._find_route(request.model)
-        keeps = identity.mode in (Mode.ON, Mode.STRICT)
-        if is_ours and not keeps:
+            route = self._route_of(request.model)
+        if is_ours and identity.mode not in KEEPS:
             # What an application asks for itself, or wants off the record, is no part of it.
-            identity = replace(identity, scope=None, conversation=None)
+            identity, is_ours = replace(identity, scope=None, conversation=None), False
         passes = Passes(forwardable(headers), credential)
         call = ChatCall(request, passes, identity, spec, route, view, sink, receipt)
-        if is_ours and keeps:
+        if is_ours:
             await self.agents.complete(call)
             return "on"
         return await self._complete(call)
@@ -176,7 +177,7 @@ class Chat:
 
         Raises: BadRequest.
         """
-        rules = self._rules_for(project, memory)
+        rules = self._rules_of(project, memory)
         identity = identify(headers, {"model": model}, rules, project, time.time())
         return self.directory.profile(identity) is None
 
@@ -199,7 +200,7 @@ class Chat:
             return "off"
         if identity.scope is not None or spec.system:
             return "on"
-        if identity.mode is Mode.OFF:
+        if identity.mode is _OFF:
             return "off"
         self._say_who_is_missing()
         return "none"
@@ -262,7 +263,7 @@ class Chat:
             if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
                 # Another process has forgotten something since, which may be just what is known here by its id.
                 begun, call.memory = None, "unavailable"
-            if begun is None and call.identity.mode is Mode.STRICT:
+            if begun is None and call.identity.mode is _STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             try:
                 with attempts:
@@ -331,13 +332,7 @@ class Chat:
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
     ) -> Identity:
         """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
-        return identify(headers, request.json, self._rules_for(project, memory), project, time.time())
-
-    def _rules_for(self, project: str, memory: str | None) -> IdentityRules:
-        rules = self._rules.get((project, memory))
-        if rules is None:
-            rules = self._rules[project, memory] = rules_of(self._settings, project, memory)
-        return rules
+        return identify(headers, request.json, self._rules_of(project, memory), project, time.time())
 
     def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
@@ -345,9 +340,9 @@ class Chat:
         if scope is None:
             return identity
         is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tools)
-        if not is_task or identity.mode not in (Mode.ON, Mode.STRICT):
+        if not is_task or identity.mode not in KEEPS:
             return identity
-        return replace(identity, mode=Mode.READ, side_request=SUB_AGENT, leaves_nothing=True)
+        return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 
     async def _complete(self, call: ChatCall) -> str:
         """Answers a request whose conversation is the client's own. Returns how memory stood for it."""
@@ -432,7 +427,7 @@ class Chat:
         """
         if is_ours:
             spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
-        offers = bool(spec.tools) and identity.mode in (Mode.ON, Mode.STRICT) and may_offer(request.json)
+        offers = bool(spec.tools) and identity.mode in KEEPS and may_offer(request.json)
         return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
 
     async def _remember(
@@ -444,16 +439,16 @@ class Chat:
         """
         identity = call.identity
         if identity.scope is None:
-            if identity.mode is Mode.OFF:
+            if identity.mode is _OFF:
                 return None, "off"
             self._say_who_is_missing()
-            if identity.mode is Mode.STRICT:
+            if identity.mode is _STRICT:
                 raise BadRequest(
                     "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
                     param="x-mnemogate-memory",
                 )
             return None, "none"
-        is_strict = identity.mode is Mode.STRICT
+        is_strict = identity.mode is _STRICT
         # A history that is ours nobody else has.
         strict = is_strict or (identity.append and not call.is_native)
         # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
@@ -504,13 +499,6 @@ class Chat:
         if prompt.recall.ms:
             self._metrics.recall_ms.observe(prompt.recall.ms)
         return TreeMemory(keeper, known, changes, toolbox), prompt
-
-    def _find_route(self, model: str) -> Route:
-        """Returns the route of a model's name, and keeps it. Raises: UnknownModel."""
-        route = resolve_route(self._settings, model)
-        if len(self._routes) < _MOST_ROUTES:  # callers choose the names
-            self._routes[model] = route
-        return route
 
 
 def _as_memory(agent: Agent) -> Memory:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ class Mode(StrEnum):
     STRICT = "strict"
 
 
+KEEPS = (Mode.ON, Mode.STRICT)  # the modes in which what is said is kept
+_OFF = Mode.OFF  # Python 3.11 finds a member of an enum by a call
 # Names with a dash are headers, the others fields of the body.
 USER_ORDER = (
     "x-mnemogate-user",
@@ -117,14 +120,16 @@ class IdentityRules:
     _conversation: _Sources = field(init=False, repr=False, compare=False)
     _side: SideRequests = field(init=False, repr=False, compare=False)
     _single: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    _read: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         user, conversation = map(_sources, (self.user_order, self.conversation_order))
         object.__setattr__(self, "_user", user)
         object.__setattr__(self, "_conversation", conversation)
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
-        named = user.headers | conversation.headers
-        object.__setattr__(self, "_single", frozenset(named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}))
+        single = user.headers | conversation.headers | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}
+        object.__setattr__(self, "_single", single)
+        object.__setattr__(self, "_read", single | {_OPEN_WEBUI_CHAT, _RETRIES})
 
 
 @frozen
@@ -165,9 +170,13 @@ def identify(
 
     Raises: BadRequest naming the header or field; NotAuthenticated: the user is signed, but not by us.
     """
-    found = dict(headers)
-    if len(found) != len(headers):
-        refuse_repeated(headers, rules._single)
+    found: dict[bytes, bytes] = {}
+    read = rules._read
+    for name, value in headers:
+        if name in read:
+            if name in found:
+                refuse_repeated(headers, rules._single)
+            found[name] = value
     signed = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
     user = signed or _first(rules._user, found, body) or rules.default_user
     conversation = _first(rules._conversation, found, body)
@@ -177,7 +186,7 @@ def identify(
         subject = None if conversation is None else f"conversation:{conversation}"
     agent = _agent(found, body)
     profile = agent or rules.default_profile
-    append = _HISTORY in found and _word(found, _HISTORY, ("", "append"), "append") == "append"
+    append = _HISTORY in found and _word(_HISTORY, found[_HISTORY], ("", "append"), "append") == "append"
     if append and conversation is None:
         raise BadRequest(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
@@ -193,7 +202,7 @@ def identify(
         None if subject is None else Scope(project, profile, subject),
         mode,
         append,
-        found.get(_RETRIES, b"0").strip(b"0").isdigit(),
+        _RETRIES in found and found[_RETRIES].strip(b"0").isdigit(),
         side,
         leaves_nothing,
         own,
@@ -316,13 +325,13 @@ def _mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
 ) -> tuple[Mode, str | None, bool, Mode | None]:
     """Returns the memory mode of a request, with `side_request`, `leaves_nothing` and `own` of its identity."""
-    asked = _MODES[_word(headers, _MEMORY, _MODES, "on, read, off or strict")] if _MEMORY in headers else None
+    asked = _asked_mode(headers[_MEMORY]) if _MEMORY in headers else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     if headers.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
-        return Mode.OFF, None, False, None
-    if mode is Mode.OFF:
+        return _OFF, None, False, None
+    if mode is _OFF:
         return mode, None, False, None
     # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a client's
     # library sends it with each request, titles among them. It counts more than a schema alone, which may well stand in
@@ -336,10 +345,16 @@ def _mode(
     return mode, None, False, None
 
 
-def _word(headers: Mapping[bytes, bytes], header: bytes, known: Collection[str], expected: str) -> str:
-    """Returns a header that says one word. Raises: BadRequest: it is not one that is known."""
+@lru_cache(maxsize=64)  # nearly all are written alike
+def _asked_mode(raw: bytes) -> Mode | None:
+    """Returns the mode that the header's value asks for, None for an empty one. Raises: BadRequest."""
+    return _MODES[_word(_MEMORY, raw, _MODES, "on, read, off or strict")]
+
+
+def _word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:
+    """Returns the value of a header that says one word. Raises: BadRequest: it is not one that is known."""
     name = header.decode()
-    text = header_text(headers[header], name).strip().lower()
+    text = header_text(raw, name).strip().lower()
     if text not in known:
         raise BadRequest(
             f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
