@@ -146,7 +146,8 @@ class _TranslatedReply(WholeReply):
     """
 
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
-        super().__init__(reply.status, _with_request_id(reply.headers))
+        self.status = reply.status
+        self.headers = _with_request_id(reply.headers)
         self._reply = reply
         self._translate = translate
         self._complaint = complaint

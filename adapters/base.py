@@ -76,12 +76,10 @@ async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
 class WholeReply(ABC):
     """A reply whose body is one piece; a subclass says where it is read from."""
 
+    status: int
+    headers: tuple[Header, ...]
     is_stream = False
     size: int | None = None
-
-    def __init__(self, status: int, headers: tuple[Header, ...]) -> None:
-        self.status = status
-        self.headers = headers
 
     @abstractmethod
     async def read(self, limit_bytes: int) -> bytes: ...
@@ -108,7 +106,8 @@ class BufferedReply(WholeReply):
     def __init__(
         self, status: int, headers: tuple[Header, ...], body: bytes, error: ProviderError | None = None
     ) -> None:
-        super().__init__(status, headers)
+        self.status = status
+        self.headers = headers
         self._body = body
         self._error = error
 

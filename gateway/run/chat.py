@@ -269,8 +269,8 @@ class Chat:
                 with attempts:
                     if begun is None:
                         receipt.said["x-mnemogate-memory"] = call.memory
-                        send = partial(attempts.send, partial(native_request, call, native))
-                        await relay(send, sink, receipt, self._limits.beat_s)
+                        make = partial(native_request, call, native)
+                        await relay(attempts, make, sink, receipt, self._limits.beat_s)
                     else:
                         remembered, prompt = begun
                         call.describe(prompt.form, prompt, remembered.known)
@@ -357,8 +357,7 @@ class Chat:
             try:
                 with attempts:
                     if is_bare and call.view.speaks_chat:
-                        send = partial(attempts.send, call.request_for)
-                        await relay(send, call.sink, receipt, self._limits.beat_s)
+                        await relay(attempts, call.request_for, call.sink, receipt, self._limits.beat_s)
                     else:
                         remembered, prompt = begun or (None, await _bare(request, attempts, spec))
                         await self._turn(call, attempts, prompt, remembered).run()

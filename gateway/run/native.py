@@ -253,8 +253,7 @@ class NativeRun:
         make = partial(native_request, call, self.native, prompt=self.prompt)
         self.pending.began(self._scope)
         try:
-            send = partial(self.attempts.send, make)
-            await relay(send, call.sink, call.receipt, self.limits.beat_s, reader=self)
+            await relay(self.attempts, make, call.sink, call.receipt, self.limits.beat_s, reader=self)
             self._break_off(End.FAILED)  # unless its end has come
         except (ClientGone, asyncio.CancelledError):
             self._break_off(End.CANCELLED)

@@ -90,7 +90,7 @@ def refusal_of(body: bytes) -> int | None:
     OpenRouter answers so when its upstream fails after the status has left.
     """
     # An error begins as one, behind white space that came as a sign of life. The rest of a completion is not looked at.
-    if b"error" not in body.lstrip()[:_ERROR_BEGINS]:
+    if body.lstrip().find(b"error", 0, _ERROR_BEGINS) < 0:
         return None
     try:
         parsed = orjson.loads(body)

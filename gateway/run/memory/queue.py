@@ -36,7 +36,7 @@ class QueuePlace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._is_handed_on:
+        if self._let_go is not None and not self._is_handed_on:
             self.leave()
 
     def take(self, let_go: Callable[[], None]) -> None:

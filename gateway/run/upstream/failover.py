@@ -178,7 +178,7 @@ class Attempts:
     is_answered: bool = False
     is_once: bool = False
     fault: Callable[[], Exception | None] = no_fault
-    _log: list[str] = field(default_factory=list)
+    _log: list[tuple[str, str]] = field(default_factory=list)  # endpoints and their outcomes
     _is_settled: bool = False
     _is_guess: bool = False  # this request was cut to a guessed context window
 
@@ -360,14 +360,14 @@ class Attempts:
             self._is_settled = True
             self._receipt.said["x-mnemogate-upstream"] = self.endpoint.name
         if len(self._log) > 1:
-            self._receipt.said["x-mnemogate-tries"] = ";".join(self._log)
+            self._receipt.said["x-mnemogate-tries"] = ";".join(map(":".join, self._log))
 
     def _note(self, outcome: str, *, is_error: bool) -> None:
-        name = self.endpoint.name
-        self._log.append(f"{name}:{outcome}")
-        self._failover.metrics.upstream_tries.inc(name, outcome)
+        metrics, name = self._failover.metrics, self.endpoint.name
+        self._log.append((name, outcome))
+        metrics.upstream_tries.inc(name, outcome)
         if is_error:
-            self._failover.metrics.upstream_errors.inc(name, outcome)
+            metrics.upstream_errors.inc(name, outcome)
 
 
 async def _unmask(reply: ModelReply) -> ModelReply:

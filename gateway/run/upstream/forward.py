@@ -225,8 +225,8 @@ class Forwarding:
         beat_s = self._settings.server.keep_alive_comment_s
         with attempts:
             try:
-                send = partial(attempts.send, partial(outgoing.request_for, upstream=route.upstream))
-                await relay(send, sink, receipt, beat_s, _HELD_JSON_BYTES)
+                make = partial(outgoing.request_for, upstream=route.upstream)
+                await relay(attempts, make, sink, receipt, beat_s, _HELD_JSON_BYTES)
             except UpstreamError as error:
                 # The upload broke off on the client's side, and what the upstream made of that says less.
                 if (cause := outgoing.fault()) is not None:

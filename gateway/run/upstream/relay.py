@@ -5,7 +5,7 @@ Memory has no part in it but to read along, which changes no byte and ends no re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ from adapters.types import Header
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.errors import translate
+from gateway.run.upstream.failover import Attempts, RequestMaker
 from gateway.run.upstream.keepalive import BEAT, beating
 
 # Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
@@ -35,7 +36,8 @@ class ReplyReader(Protocol):
 
 
 async def relay(
-    send: Callable[[], Awaitable[ModelReply]],
+    attempts: Attempts,
+    make: RequestMaker,
     sink: Sink,
     receipt: Receipt,
     beat_s: float,
@@ -44,16 +46,16 @@ async def relay(
 ) -> None:
     """Answers `sink` with the upstream's reply.
 
-    send: asks for it; called only if the client is still there. beat_s: a comment goes into an event stream after so
-    much silence; 0: never. json_bytes: of the bodies that are no event stream only JSON is held until it is whole, and
-    no more than this of it; None: every body is held, as it has to be for a reader.
+    make: makes the request, which is sent only if the client is still there. beat_s: a comment goes into an event
+    stream after so much silence; 0: never. json_bytes: of the bodies that are no event stream only JSON is held until
+    it is whole, and no more than this of it; None: every body is held, as it has to be for a reader.
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None
     try:
         with sink.while_here():
             receipt.upstream_called()
-            reply = await send()
+            reply = await attempts.send(make)
             if reply.is_stream or json_bytes is not None:
                 await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0, reader)
             else:
