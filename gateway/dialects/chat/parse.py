@@ -55,8 +55,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     if agent is not None:
         json["model"] = f"agent/{agent}"
     messages = _messages(json, max_messages)
-    if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
-        return ChatRequest(body, json, _model(json), messages, _layout=layout)
+    if layout is None and _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
+        return ChatRequest(body, json, _model(json), messages)
     for key in ("tools", "functions"):
         check_depth(key, [json.get(key)])
     stream_options = optional(json, "stream_options", dict)
