@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from gateway.core.request.headers import RawHeaders, header_text, refuse_repeated
 from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
@@ -86,18 +86,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys in the body
 
 
-class _Sources(NamedTuple):
-    """The places of an id, the first hit wins. in_body: those that are no headers.
-
-    headers, fields: their names, since most requests have none of them.
-    """
-
-    order: tuple[_Source, ...]
-    in_body: tuple[_Source, ...]
-    headers: frozenset[bytes]
-    fields: frozenset[str]
-
-
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
     """The rules by which a project's requests are read; built once.
@@ -116,18 +104,24 @@ class IdentityRules:
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = KNOWN_SIDE_REQUESTS
     jwt_secret: str | None = field(default=None, repr=False)
-    _user: _Sources = field(init=False, repr=False, compare=False)
-    _conversation: _Sources = field(init=False, repr=False, compare=False)
+    _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
+    _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
+    _headers: frozenset[bytes] = field(init=False, repr=False, compare=False)  # of both
+    _fields: frozenset[str] = field(init=False, repr=False, compare=False)  # of both
     _side: SideRequests = field(init=False, repr=False, compare=False)
     _single: frozenset[bytes] = field(init=False, repr=False, compare=False)
     _read: frozenset[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         user, conversation = map(_sources, (self.user_order, self.conversation_order))
+        named = frozenset(header for _, header, _ in user + conversation if header is not None)
+        fields = frozenset(keys[0] for _, header, keys in user + conversation if header is None)
         object.__setattr__(self, "_user", user)
         object.__setattr__(self, "_conversation", conversation)
+        object.__setattr__(self, "_headers", named)
+        object.__setattr__(self, "_fields", fields)
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
-        single = user.headers | conversation.headers | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}
+        single = named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}
         object.__setattr__(self, "_single", single)
         object.__setattr__(self, "_read", single | {_OPEN_WEBUI_CHAT, _RETRIES})
 
@@ -177,9 +171,12 @@ def identify(
             if name in found:
                 refuse_repeated(headers, rules._single)
             found[name] = value
-    signed = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
-    user = signed or _first(rules._user, found, body) or rules.default_user
-    conversation = _first(rules._conversation, found, body)
+    user = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
+    conversation = None
+    if not (rules._fields.isdisjoint(body) and rules._headers.isdisjoint(found)):
+        user = user or _first(rules._user, found, body)
+        conversation = _first(rules._conversation, found, body)
+    user = user or rules.default_user
     if user is not None:
         subject: str | None = f"user:{user}"
     else:
@@ -212,14 +209,11 @@ def identify(
 # ids
 
 
-def _sources(order: Iterable[str]) -> _Sources:
-    sources: tuple[_Source, ...] = tuple(
+def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
+    return tuple(
         (name, name.lower().encode(), ()) if "-" in name else (name, None, tuple(name.split(".")))
         for name in order
     )
-    headers = frozenset(header for _, header, _ in sources if header is not None)
-    in_body = tuple(source for source in sources if source[1] is None)
-    return _Sources(sources, in_body, headers, frozenset(keys[0] for _, _, keys in in_body))
 
 
 def _signed(token: bytes, rules: IdentityRules, now: float) -> str | None:
@@ -229,12 +223,8 @@ def _signed(token: bytes, rules: IdentityRules, now: float) -> str | None:
     return checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
 
 
-def _first(sources: _Sources, headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
-    order = sources.order
-    if sources.headers.isdisjoint(headers):
-        if sources.fields.isdisjoint(body):
-            return None
-        order = sources.in_body
+def _first(order: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
+    """Returns the id at the first place that has one."""
     for name, header, keys in order:
         if header is not None:
             if header not in headers:
@@ -327,7 +317,7 @@ def _mode(
     """Returns the memory mode of a request, with `side_request`, `leaves_nothing` and `own` of its identity."""
     asked = _asked_mode(headers[_MEMORY]) if _MEMORY in headers else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
-    if headers.get(_OPEN_WEBUI_CHAT, b"").startswith(_TEMPORARY):
+    if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
         return _OFF, None, False, None

@@ -214,6 +214,12 @@ def test_without_it_the_profile_decides_then_the_project() -> None:
     assert ask({"x-mnemogate-memory": ""}, rules).mode is Mode.READ
 
 
+def test_a_temporary_chat_is_off_the_record_where_its_id_names_no_conversation() -> None:
+    rules = IdentityRules("default", conversation_order=("x-session-id",))
+    found = ask({"x-openwebui-chat-id": "temporary:qk3v", "x-mnemogate-memory": "on"}, rules, user="u")
+    assert (found.mode, found.conversation) == (Mode.OFF, None)
+
+
 def test_append_and_retry_are_seen() -> None:
     found = ask(
         {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c", "x-stainless-retry-count": "2"}
