@@ -81,9 +81,13 @@ class OpenAICompatible:
 
     def send(self, request: ModelRequest) -> Coroutine[Any, Any, ModelReply]:
         """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""
+        body: bytes | Upload | None = request.body or None
+        if request.upload is not None:
+            body = Upload(request.upload, request.upload_bytes)
+        elif self._adapt_calls is not None and request.path == "/chat/completions":
+            body = self._adapt_calls(request.body)
         # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse to be told its type.
-        has_body = bool(request.body) or request.upload is not None
-        headers = (self._fixed if has_body else self._bare).copy()
+        headers = (self._bare if body is None else self._fixed).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             headers["Authorization"] = as_sent(request.credential)
         if request.headers:
@@ -94,11 +98,6 @@ class OpenAICompatible:
                     headers.add(name, as_sent(value))
                 elif name == "content-type":
                     headers[name] = as_sent(value)
-        body: bytes | Upload | None = request.body or None
-        if self._adapt_calls is not None and request.path == "/chat/completions":
-            body = self._adapt_calls(request.body)
-        if request.upload is not None:
-            body = Upload(request.upload, request.upload_bytes)
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"
