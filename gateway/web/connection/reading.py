@@ -23,7 +23,8 @@ class WatchesReading(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.stop_watching()
+        if not self.transport.is_closing():  # which waits for the last byte
+            self.stop_watching()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.stop_watching()

@@ -11,9 +11,10 @@ import pytest
 
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
+from gateway.web.connection.reading import WatchesReading
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
-from tests.patience import SHORT_S
+from tests.patience import PATIENCE_S, SHORT_S
 
 GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
@@ -249,6 +250,31 @@ def test_a_head_behind_a_running_reply_is_bounded_in_its_size() -> None:
     said = served(slow, says(GET % b"one" + b"GET / HTTP/1.1\r\nx: " + b"x" * 1_000_000))
     assert said.count(b"HTTP/1.1") == 1
     assert said.endswith(b"/one")
+
+
+def test_a_client_that_stops_reading_just_before_the_end_is_dropped() -> None:
+    """What is left is so little that the connection might be written to again, but it is being closed."""
+
+    aborted = asyncio.Event()
+
+    class Closing(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return 100
+
+        def is_closing(self) -> bool:
+            return True
+
+        def abort(self) -> None:
+            aborted.set()
+
+    async def run() -> None:
+        watches = WatchesReading()
+        watches.loop, watches.transport, watches.send_timeout_s = asyncio.get_running_loop(), Closing(), 0.0
+        watches.pause_writing()
+        watches.resume_writing()
+        await asyncio.wait_for(aborted.wait(), PATIENCE_S)
+
+    asyncio.run(run())
 
 
 def test_parts_of_a_request_are_told_as_asgi_has_them() -> None:
