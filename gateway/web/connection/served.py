@@ -23,11 +23,12 @@ from uvicorn.server import ServerState
 
 from gateway.web.connection.cycle import STATUS_LINES, Cycle
 from gateway.web.connection.reading import WatchesReading
-from gateway.web.connection.upgrade import without_upgrade
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S: Final = 135.0
 MAX_HEAD_BYTES: Final = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
+# The handshake of the Responses API; every other path is a request's whatever it offers.
+_SOCKET_PATHS: Final = frozenset((b"/v1", b"/v1/", b"/v1/responses", b"/v1/responses/"))
 _log = logging.getLogger("mnemogate")
 
 
@@ -53,9 +54,7 @@ class ServedConnection(WatchesReading):
         self.on_lost: Callable[[], object] | None = None
         self._config, self._state = config, server_state
         self._app, self._app_state = config.loaded_app, app_state
-        self._parser: Any = HttpRequestParser(self)
-        # What comes behind a request that ends its connection is no error of that request.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: Any = self._make_parser()
         self._scope: dict[str, Any] = {}  # what all requests of this connection have in common
         self._cycles: deque[Cycle] = deque()  # not answered yet; the first is under way
         self._reading: Cycle | None = None  # whose body is still to come
@@ -65,7 +64,8 @@ class ServedConnection(WatchesReading):
         self._opens_socket = False
         self._in_head = True
         self._is_deaf = False  # what comes is no request
-        self._begun = bytearray()  # the pieces of a head that has not come whole
+        self._begun_bytes = 0  # of a head that has not come whole
+        self._is_behind = False  # something else came before it in the same read
         # One timer looks now and then for whether the time is up.
         self.closes_at = inf
         self._clock: asyncio.TimerHandle | None = None
@@ -123,7 +123,7 @@ class ServedConnection(WatchesReading):
         if self._cycles:
             self._start()
         else:
-            self._bound(self.head_timeout_s if self._begun else KEEP_ALIVE_S)
+            self._bound(self.head_timeout_s if self._begun_bytes else KEEP_ALIVE_S)
 
     def shutdown(self) -> None:
         """Ends the connection behind the replies under way."""
@@ -157,9 +157,9 @@ class ServedConnection(WatchesReading):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._leave()
-        self._parser = None  # which knows this connection
         for cycle in self._cycles:
             cycle.lose()
+        self._cycles.clear()  # they know this connection
         self._make_room()
         if self.on_lost is not None:
             self.on_lost()
@@ -176,22 +176,25 @@ class ServedConnection(WatchesReading):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        if self._reading is None:
-            data = without_upgrade(data, self._begun)
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            if self._opens_socket:
-                self._hand_over()
-            elif self._cycles:
-                self._cycles[-1].keeps_alive = False  # its body was taken for another protocol's, and is lost
-            return
-        except HttpParserError:
-            _log.warning("a request that is no HTTP was refused")
-            self._refuse("Invalid HTTP request received.")
-            return
+        self._is_behind = False
+        while True:
+            try:
+                self._parser.feed_data(data)
+                break
+            except HttpParserUpgrade as offer:
+                if self._opens_socket:
+                    self._hand_over()
+                    return
+                if self._parser.get_method() == b"CONNECT":
+                    self._end_behind_last()  # the rest is meant for a tunnel
+                    return
+                data = self._decline() + data[offer.args[0] :]
+            except HttpParserError:
+                _log.warning("a request that is no HTTP was refused")
+                self._refuse("Invalid HTTP request received.")
+                return
         if self._in_head and not self.transport.is_closing():
-            self._await_head(data)
+            self._await_head(len(data))
 
     # What the parser tells
 
@@ -210,7 +213,7 @@ class ServedConnection(WatchesReading):
     def on_headers_complete(self) -> None:
         parser, url = self._parser, parse_url(self._url)
         self._in_head = False
-        self._begun.clear()
+        self._begun_bytes = 0
         self.closes_at = inf
         path = url.path.decode("ascii")
         scope = self._scope.copy()  # half the price of one that is made of its parts
@@ -222,8 +225,8 @@ class ServedConnection(WatchesReading):
         scope["headers"] = self._headers
         # For the edge, which aborts, and for the reply, which wants to know when the client leaves.
         scope["state"] = {**self._app_state, "connection": self}
-        if parser.should_upgrade() and self._is_handshake(scope["method"]):
-            self._opens_socket = True
+        if parser.should_upgrade() and scope["method"] != "CONNECT":
+            self._opens_socket = self._is_handshake(scope)
             return
         cycle = Cycle(self, scope, keeps_alive=version != "1.0" and parser.should_keep_alive())
         self._reading = cycle
@@ -240,8 +243,9 @@ class ServedConnection(WatchesReading):
 
     def on_message_complete(self) -> None:
         cycle, self._reading = self._reading, None
+        self._is_behind = True
         if cycle is None:
-            return  # it opens a socket
+            return  # it offers another protocol
         cycle.end()
         # Only by reading is it found that the client left, and nobody asks for more of a body that is whole. A request
         # that has to wait for its turn stays paused.
@@ -265,22 +269,27 @@ class ServedConnection(WatchesReading):
         if room is not None:
             room.set_result(None)
 
-    def _await_head(self, data: bytes) -> None:
-        """Bounds a head that has not come whole: its size, and its time from when nothing else is under way."""
-        if not self._begun and not self._cycles:
+    def _await_head(self, count: int) -> None:
+        """Bounds a head that has not come whole: its size, and its time from when nothing else is under way.
+
+        count: of the bytes just read. They count as a whole, or not at all where other requests are among them, so a
+        head may pass that is larger by less than two reads.
+        """
+        if not self._begun_bytes and not self._cycles:
             self._bound(self.head_timeout_s)
-        # Only whole reads are counted, so a head may pass that is larger by less than one of them.
-        self._begun += data
-        if len(self._begun) > MAX_HEAD_BYTES:
+        self._begun_bytes += 1 if self._is_behind else count
+        if self._begun_bytes > MAX_HEAD_BYTES:
             self._refuse("Request head too large.")
 
     def _refuse(self, why: str) -> None:
         """Answers what is no request, and closes the connection. Requests before it are answered first."""
+        if len(self._cycles) > 1 and self._reading is not None:
+            self._cycles.pop()  # whose body is at fault: its turn has not come
+            self._reading = None
         if self._cycles and self._reading is None:
-            self._cycles[-1].keeps_alive = False
-            self._is_deaf = True
+            self._end_behind_last()
             return
-        if self._cycles and (len(self._cycles) > 1 or self._cycles[0].has_begun):
+        if self._cycles and self._cycles[0].has_begun:
             self.abort()  # within a reply there is no place for another one
             return
         headers = [
@@ -293,26 +302,59 @@ class ServedConnection(WatchesReading):
         self.transport.write(head + b"\r\n\r\n" + why.encode())
         self.close()
 
-    def _is_handshake(self, method: str) -> bool:
+    def _end_behind_last(self) -> None:
+        """Reads no more requests, and closes the connection when those that came are answered."""
+        self._cycles[-1].keeps_alive = False
+        self._is_deaf = True
+
+    # Other protocols
+
+    def _is_handshake(self, scope: dict[str, Any]) -> bool:
         """Says whether the head just read opens a WebSocket, on a connection on which nothing else is under way.
 
         A reply that its client has yet to read is: its protocol would not learn that the connection is full.
         """
-        asked = any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self._headers)
-        return asked and method == "GET" and not self._cycles and not self.is_full
+        return (
+            (scope["method"], scope["http_version"]) == ("GET", "1.1")
+            and scope["raw_path"] in _SOCKET_PATHS
+            and any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self._headers)
+            and not (self._cycles or self.is_full)
+        )
 
     def _hand_over(self) -> None:
         """Gives the connection to the protocol of WebSockets, which reads the handshake itself."""
+        head = self._head_of(self._headers)
         self._leave()
         self.stop_watching()
         make: Any = self._config.ws_protocol_class
         socket = make(config=self._config, server_state=self._state, app_state=self._app_state)
         socket.connection_made(self.transport)
-        head = [b"GET %b HTTP/1.1" % self._url, *map(b": ".join, self._headers)]
-        socket.data_received(b"\r\n".join(head) + b"\r\n\r\n")
+        socket.data_received(head)
         self.transport.set_protocol(socket)
 
+    def _decline(self) -> bytes:
+        """Begins anew with a head that offers another protocol. Returns it as one that does not.
+
+        Java's client offers HTTP/2 with every first request. A server may ignore that (RFC 9110 7.8), but llhttp takes
+        all that follows such a head for the other protocol's (MagicStack/httptools#124).
+        """
+        head = self._head_of([pair for pair in self._headers if pair[0] != b"upgrade"])
+        self._parser = self._make_parser()
+        return head
+
+    def _head_of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        parser = self._parser
+        line = b"%b %b HTTP/%b" % (parser.get_method(), self._url, parser.get_http_version().encode())
+        return b"\r\n".join([line, *map(b": ".join, headers), b"", b""])
+
+    def _make_parser(self) -> Any:
+        parser: Any = HttpRequestParser(self)
+        # What comes behind a request that ends its connection is no error of that request.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     def _leave(self) -> None:
+        self._parser = None  # which knows this connection
         self._state.connections.discard(self)
         if self._clock is not None:
             self._clock.cancel()

@@ -399,15 +399,6 @@ def test_a_client_that_would_rather_speak_http2_is_answered(
         assert client.read_reply().status == 200
 
 
-def test_a_body_that_was_lost_is_not_read_as_the_next_request(gateway: Running) -> None:
-    """Else a proxy in front would hand the answer to it to somebody else."""
-    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with gateway.connect() as client:
-        client.send(health + asks_for_http2(health))
-        assert [client.read_reply().status for _ in range(2)] == [200, 400]
-        assert client.is_closed()
-
-
 def test_a_body_at_the_limit_is_served(upstream: StrictUpstream) -> None:
     body = json.dumps(HELLO).encode().ljust(2000)
     with serve(settings_for(upstream, server={"max_body_bytes": 2000})) as gateway:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from gateway.settings import ServerSettings
 from gateway.web.connection.reading import WatchesReading
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
-from tests.patience import PATIENCE_S, SHORT_S
+from tests.patience import PATIENCE_S, SHORT_S, comes
 
 GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
@@ -91,6 +93,17 @@ def test_what_is_no_http_behind_a_request_is_refused_when_that_is_answered() -> 
 def test_a_body_that_is_no_http_is_a_400_where_nothing_is_answered_yet() -> None:
     post = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     assert b"HTTP/1.1 400 " in served(echo, says(post + b"nonsense\r\n"))
+
+
+def test_a_body_that_is_no_http_behind_another_request_leaves_that_its_answer() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(SHORT_S)
+        await echo(scope, receive, send)
+
+    post = b"POST /two HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    said = served(slow, says(GET % b"one" + post + b"nonsense\r\n"))
+    assert said.count(b"HTTP/1.1") == 1
+    assert said.endswith(b"connection: close\r\n\r\n/one")
 
 
 def test_a_body_that_is_no_http_ends_a_reply_that_has_begun() -> None:
@@ -252,6 +265,62 @@ def test_a_head_behind_a_running_reply_is_bounded_in_its_size() -> None:
     assert said.endswith(b"/one")
 
 
+def test_a_head_is_not_taken_for_as_long_as_what_comes_before_it() -> None:
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        get = GET % b"two"
+        writer.write(post + get[:9])
+        await reader.readuntil(b"x" * 100_000)
+        writer.write(get[9:])
+        return await reader.readuntil(b"/two")
+
+    assert b"HTTP/1.1 200 OK" in served(echo, talk)
+
+
+OFFER = b"%b HTTP/1.1\r\nConnection: Upgrade\r\nHost: a\r\nUPGRADE: h2c\r\n%b\r\n"
+
+
+@pytest.mark.parametrize("most_bytes", [1, 7, 1_000_000])
+def test_who_offers_another_protocol_is_answered_in_this_one(most_bytes: int) -> None:
+    """Also behind another request, and wherever the head is cut."""
+    data = b"".join(
+        (
+            OFFER % (b"GET /one", b""),
+            OFFER % (b"POST /", b"Content-Length: 5\r\n"),
+            b"hello",
+            OFFER % (b"POST /", b"Transfer-Encoding: chunked\r\n"),
+            b"5\r\nthere\r\n0\r\nX: y\r\n\r\n",
+            b"GET /last HTTP/1.0\r\n\r\n",
+        )
+    )
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        for at in range(0, len(data), most_bytes):
+            writer.write(data[at : at + most_bytes])
+            await asyncio.sleep(0)  # so that each is sent by itself
+        return await reader.read()
+
+    said = served(echo, talk)
+    assert [reply.rpartition(b"\r\n\r\n")[2] for reply in said.split(b"HTTP/1.1 200 OK")[1:]] == [
+        b"/one",
+        b"hello",
+        b"there",
+        b"/last",
+    ]
+
+
+def test_an_offer_makes_no_request_of_what_is_none() -> None:
+    head = OFFER % (b"POST /", b"Transfer-Encoding: chunked-not\r\n")
+    assert b"HTTP/1.1 400 " in served(echo, says(head + b"5\r\nhello\r\n0\r\n\r\n"))
+
+
+def test_there_are_no_tunnels() -> None:
+    said = served(echo, says(b"CONNECT /elsewhere HTTP/1.1\r\nhost: a\r\n\r\n" + GET % b"through"))
+    assert said.count(b"HTTP/1.1") == 1
+    assert said.endswith(b"connection: close\r\n\r\n/elsewhere")
+
+
 def test_a_client_that_stops_reading_just_before_the_end_is_dropped() -> None:
     """What is left is so little that the connection might be written to again, but it is being closed."""
 
@@ -275,6 +344,28 @@ def test_a_client_that_stops_reading_just_before_the_end_is_dropped() -> None:
         await asyncio.wait_for(aborted.wait(), PATIENCE_S)
 
     asyncio.run(run())
+
+
+def test_what_a_connection_held_goes_with_it() -> None:
+    """Without a search for cycles, which comes seldom."""
+    held: list[weakref.ref[Any]] = []
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        held.append(weakref.ref(scope["state"]["connection"]))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET % b"one" + GET % b"two")
+        await comes(lambda: held)
+        gc.disable()
+        writer.transport.abort()
+        await comes(lambda: held[0]() is None)
+
+    try:
+        served(waits, talk)
+    finally:
+        gc.enable()
 
 
 def test_parts_of_a_request_are_told_as_asgi_has_them() -> None:
