@@ -69,7 +69,7 @@ from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256  # kept, since callers choose the names of models
-_, _READ, _OFF, _STRICT = Mode  # Python 3.11 finds a member of an enum by a call
+_, _READ, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
 SUB_AGENT = "sub-agent"  # said of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few

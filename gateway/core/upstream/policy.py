@@ -31,7 +31,6 @@ _MAX_LEAN: Final = 4
 _MOST_RETRIES_LEFT: Final = 10.0
 
 
-# A NamedTuple, because a frozen dataclass costs three times as much to make, and each request makes one.
 class Target(NamedTuple):
     """A model at an upstream. upstream: a name of the settings. model: the upstream's name for it.
 

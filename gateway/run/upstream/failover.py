@@ -235,9 +235,10 @@ class Attempts:
         is_probe = health.begin(self.endpoint.policy)
         try:
             reply = await self.endpoint.provider.send(request)
-            if failover.may_peek and not self._sink.started and reply.is_stream:
-                reply = await _unmask(reply)
-            elif request.path == CHAT and not reply.is_stream and reply.status < 300:
+            if reply.is_stream:
+                if failover.may_peek and not self._sink.started:
+                    reply = await _unmask(reply)
+            elif request.path == CHAT and reply.status < 300:
                 reply = await _unmask_whole(reply)
             if reply.status in TRANSIENT:
                 retry_after_s = read_retry_after(reply.headers, failover.wall())
