@@ -17,7 +17,6 @@ from adapters.wire.inflate import Inflater
 
 _HEAD_BYTES: Final = 64 * 1024
 _MOST_UNREAD_BYTES: Final = 512 * 1024
-_WITHOUT_BODY: Final = frozenset((204, 304))  # RFC 9110 6.4.1
 
 
 class RawReply:
@@ -279,7 +278,7 @@ class Wire(asyncio.Protocol):
             reply.raw_headers.clear()
             return
         reply.status = status
-        if self._is_bodiless or status in _WITHOUT_BODY:
+        if self._is_bodiless:  # which the parser cannot know
             reply.is_over = True
         self._tell(reply)
 
@@ -299,8 +298,6 @@ class Wire(asyncio.Protocol):
     def _release(self, reply: RawReply) -> None:
         """Ends a response; the connection waits for its next request, if it may."""
         self._reply = None
-        if reply.unread > _MOST_UNREAD_BYTES:
-            self.resume_reading()
         reply.end()
         # Answered before the request was taken, of which the rest may never be.
         is_behind = self.transport.get_write_buffer_size() or (self._pump and not self._pump.done())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import socket
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import aiohttp
 import pytest
 
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderUnreachable
@@ -22,11 +24,15 @@ HEADERS = {"Content-Type": "application/json"}
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
+class Last(bytes):
+    """An answer behind which the server closes the connection."""
+
+
 class Answering:
     """A server that answers each request with the next of its answers. opened: how many connections came."""
 
-    def __init__(self, answers: tuple[bytes | list[bytes], ...], closes: bool) -> None:
-        self._answers, self._closes = iter(answers), closes
+    def __init__(self, answers: tuple[bytes | list[bytes], ...]) -> None:
+        self._answers = iter(answers)
         self.opened = 0
         self.heads: list[bytes] = []
         self.gone = asyncio.Event()
@@ -47,7 +53,7 @@ class Answering:
                     writer.write(piece)
                     await writer.drain()
                     await asyncio.sleep(0.001)
-                is_open = not self._closes
+                is_open = not isinstance(answer, Last)
         self.gone.set()
         writer.close()
 
@@ -61,8 +67,8 @@ class Answering:
 
 
 @asynccontextmanager
-async def answering(*answers: bytes | list[bytes], closes: bool = False) -> AsyncGenerator[Answering]:
-    said = Answering(answers, closes)
+async def answering(*answers: bytes | list[bytes]) -> AsyncGenerator[Answering]:
+    said = Answering(answers)
     server = await asyncio.start_server(said.run, "127.0.0.1", 0)
     said.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     async with server:
@@ -90,6 +96,7 @@ KEPT: dict[str, tuple[bytes, bytes]] = {
     "a length": (OK, b"ok"),
     "chunks, and a trailer": (CHUNKED, b"ok"),
     "no body": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    "the length of what is not sent": (b"HTTP/1.1 304 Not Modified\r\ncontent-length: 3\r\n\r\n", b""),
     "HTTP/1.0 that says so": (
         b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok",
         b"ok",
@@ -148,7 +155,7 @@ async def test_what_comes_while_nobody_asks_is_no_reply_to_who_asks_next(transpo
 async def test_a_body_without_a_length_ends_with_its_connection(
     transport: HttpTransport, version: bytes
 ) -> None:
-    async with answering(b"HTTP/" + version + b" 200 OK\r\n\r\nall of it", closes=True) as server:
+    async with answering(Last(b"HTTP/" + version + b" 200 OK\r\n\r\nall of it")) as server:
         assert await ask(transport, server) == (200, b"all of it")
 
 
@@ -173,7 +180,7 @@ async def test_a_reply_to_head_has_no_body_whatever_its_length_says(
 
 @pytest.mark.parametrize("cut", range(1, len(CHUNKED) - 1))
 async def test_a_response_that_is_cut_is_no_whole_one(transport: HttpTransport, cut: int) -> None:
-    async with answering(CHUNKED[:cut], closes=True) as server:
+    async with answering(Last(CHUNKED[:cut])) as server:
         with pytest.raises((ProviderUnreachable, ProviderBroke)):
             await ask(transport, server)
 
@@ -354,9 +361,8 @@ async def test_connections_that_rest_for_long_are_closed(
 
 
 async def test_a_request_that_got_half_an_answer_is_not_sent_again(transport: HttpTransport) -> None:
-    async with answering(OK, b"HTTP/1.1 200 OK\r\nx-a", OK) as server:
+    async with answering(OK, Last(b"HTTP/1.1 200 OK\r\nx-a"), OK) as server:
         await ask(transport, server)
-        server._closes = True
         with pytest.raises(ProviderUnreachable):
             await ask(transport, server)
         assert len(server.heads) == 2
@@ -383,6 +389,31 @@ async def test_whoever_is_cancelled_when_the_answer_is_there_harms_no_other_requ
         assert server.opened == 1
 
 
+async def test_an_answer_before_the_body_is_taken_costs_the_connection(transport: HttpTransport) -> None:
+    """What is left of the body would stand before the next request."""
+    opened: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server, asyncio.timeout(PATIENCE_S):
+        for body in (None, bytes(500_000), None):
+            reply = await transport.send("POST", url, HEADERS, body)
+            assert await reply.read(10) == b"ok"
+            assert transport._pool is not None
+            for wire in transport._pool.address(url).resting:
+                wire.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        assert len(opened) == 2
+        await transport.aclose()
+        for writer in opened:
+            writer.transport.abort()
+
+
 async def test_closing_closes_busy_connections_too(transport: HttpTransport) -> None:
     async with answering([]) as server:
         asking = asyncio.create_task(ask(transport, server))
@@ -394,8 +425,19 @@ async def test_closing_closes_busy_connections_too(transport: HttpTransport) -> 
             await server.gone.wait()
 
 
-async def test_an_answer_before_the_request_is_read(transport: HttpTransport) -> None:
+async def test_an_answer_before_the_request_is_read(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that is full may refuse a connection before it reads from it."""
+    connect = aiohttp.TCPConnector.connect
+
+    async def connect_late(*args: Any) -> Any:
+        opened = await connect(*args)
+        assert opened.protocol is not None
+        await comes(lambda: opened.protocol._tail)
+        return opened
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_late)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(OK.replace(b"200 OK", b"503 Full"))
@@ -418,8 +460,8 @@ async def test_a_head_is_made_anew_when_its_headers_or_its_method_change(transpo
     ways: list[tuple[str, dict[str, str], bytes | None, Any]] = [
         ("POST", headers, b"{}", b"POST / HTTP/1.1\r\nHost: %b\r\nX-A: 1\r\nContent-Length: 2\r\n\r\n"),
         ("POST", headers, b"[1]", b"POST / HTTP/1.1\r\nHost: %b\r\nX-A: 1\r\nContent-Length: 3\r\n\r\n"),
-        ("GET", headers, None, b"GET / HTTP/1.1\r\nHost: %b\r\nX-A: 1\r\n\r\n"),
         ("POST", headers, None, b"POST / HTTP/1.1\r\nHost: %b\r\nX-A: 2\r\nContent-Length: 0\r\n\r\n"),
+        ("GET", headers, None, b"GET / HTTP/1.1\r\nHost: %b\r\nX-A: 2\r\n\r\n"),
     ]
     async with answering(*[OK] * len(ways)) as server:
         host = server.url.split("/")[2].encode()
@@ -492,3 +534,56 @@ async def test_silence_behind_an_upload_is_a_timeout_of_the_first_byte(transport
         with pytest.raises(ProviderTimeout) as caught:
             await transport.send("POST", server.url, HEADERS, Upload(pieces(), 1))
         assert caught.value.phase == "first byte"
+
+
+async def test_an_upload_gives_no_time_to_a_response_that_has_begun(transport: HttpTransport) -> None:
+    transport.timeouts = Timeouts(first_byte_s=PATIENCE_S, between_chunks_s=SHORT_S)
+    begun, ended = Gate(), Gate()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"a"
+        await begun.wait()
+        ended.open()
+
+    async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nso", []) as server:
+        reply = await transport.send("POST", server.url, HEADERS, Upload(pieces(), None))
+        chunks = reply.chunks()
+        assert await anext(chunks) == b"so"
+        reading = asyncio.ensure_future(anext(chunks))
+        await asyncio.sleep(0)
+        begun.open()
+        await ended.wait()
+        with pytest.raises(ProviderTimeout) as caught:
+            async with asyncio.timeout(PATIENCE_S / 2):
+                await reading
+        assert caught.value.phase == "between chunks"
+        await reply.aclose()
+
+
+async def test_pieces_are_asked_for_as_they_are_taken(transport: HttpTransport) -> None:
+    asked = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal asked
+        while asked < 1000:
+            asked += 1
+            yield bytes(100_000)
+            await asyncio.sleep(0)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        await comes(lambda: asked == 1000 or is_over)
+        writer.transport.abort()
+
+    is_over = False
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        sending = asyncio.create_task(transport.send("POST", url, HEADERS, Upload(pieces(), None)))
+        await comes(lambda: asked)
+        for _ in range(3000):
+            await asyncio.sleep(0)
+        assert asked < 500
+        is_over = True
+        with pytest.raises(ProviderUnreachable):
+            await sending
