@@ -48,30 +48,28 @@ def received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[Header, ...], st
     for raw_name, raw_value in raw:
         name = _seen.get(raw_name)
         if name is None:
-            name = _kept_name(raw_name)
-        if name:
+            name = _learn(raw_name)
+        if name == "connection":
+            named |= _tokens(raw_value.decode("latin-1")) - _HOP_BY_HOP
+        elif name == "content-encoding":
+            value = raw_value.decode("latin-1")
+            if value.lower() in _UNDONE:
+                coding = value.lower()
+            elif value.lower() != "identity":
+                kept.append((name, value))
+        elif name:
             # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
             kept.append((name, raw_value.decode("utf-8", "surrogateescape")))
-            continue
-        match raw_name.lower():
-            case b"connection":
-                named |= _tokens(raw_value.decode("latin-1")) - _HOP_BY_HOP
-            case b"content-encoding":
-                value = raw_value.decode("latin-1")
-                if value.lower() in _UNDONE:
-                    coding = value.lower()
-                elif value.lower() != "identity":
-                    kept.append(("content-encoding", value))
     return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept), coding
 
 
-# Upstreams send the same few names with every reply: name -> itself as text; "": its value decides, or it is dropped.
+# Upstreams send the same few names with every reply: name -> itself as text; "": it is dropped.
 _seen: dict[bytes, str] = {}
 
 
-def _kept_name(raw: bytes) -> str:
+def _learn(raw: bytes) -> str:
     name = raw.decode("latin-1").lower()
-    if name in _HOP_BY_HOP or name == "content-encoding":
+    if name in _HOP_BY_HOP and name != "connection":
         name = ""
     if len(raw) <= 64 and len(_seen) < 1024:
         _seen[raw] = name
