@@ -320,9 +320,9 @@ def mock(log: Path, *command: str) -> Iterator[int]:
 
 
 def wait_ready(port: int, path: str, running: subprocess.Popen[bytes], log: Path) -> float:
-    """Returns the seconds until the path answers with 200, half a minute at most."""
+    """Returns the seconds until the path answers with 200, two minutes at most."""
     begun = time.perf_counter()
-    while (waited := time.perf_counter() - begun) < 30.0 and running.poll() is None:
+    while (waited := time.perf_counter() - begun) < 120.0 and running.poll() is None:
         try:
             fetch(port, path)
         except OSError:
@@ -344,11 +344,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, settings: str) -> Iterator[Served]:
-    """Serves a gateway, whose settings, database and log lie in the folder."""
+def gateway(folder: Path, settings: str, *under: str) -> Iterator[Served]:
+    """Serves a gateway, whose settings, database and log lie in the folder. under: a command that runs it."""
     (folder / "mnemogate.toml").write_text(settings)
     log, port = folder / "log", free_port()
-    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port)]
+    command = [*under, sys.executable, "-m", "gateway", "serve", "--port", str(port)]
     clean = clean_environment(PYTHONPATH=str(HERE.parent))
     with process(command, log, env=clean, cwd=folder, stdout=subprocess.DEVNULL) as running:
         yield Served(port, running.pid, wait_ready(port, "/health/ready", running, log))

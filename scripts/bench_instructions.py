@@ -1,0 +1,108 @@
+"""Count the processor instructions of a request: the same in every hour of a machine, to some 0.3% (needs valgrind).
+
+Times of a shared machine tell of its neighbours as much as of the code. What is counted here is the work of the
+server's own process, for the requests that `scripts/bench load` measures, at four connections; neither the kernel's
+work nor what waits for memory is in it. Only 127.0.0.1 is ever called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import bench_load
+import load
+import uvloop
+
+CALLGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null")
+WORKERS = 4
+REQUESTS, PEOPLE = 200, 60
+_OF_THREAD = re.compile(r"^ *Th +\d+ +([\d,]+)", re.M)
+Drive = Callable[[load.Same | load.Talks], Awaitable[None]]
+
+
+def control(pid: int, *options: str) -> str:
+    command = ["callgrind_control", *options, str(pid)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def counted(pid: int, requests: int, into: list[float]) -> Iterator[None]:
+    """Adds the instructions of a request, in millions, to `into`."""
+    control(pid, "-z")
+    control(pid, "-i", "on")
+    yield
+    found = _OF_THREAD.findall(control(pid, "-e"))
+    control(pid, "-i", "off")
+    into.append(sum(int(each.replace(",", "")) for each in found) / requests / 1e6)
+
+
+async def drive(port: int, flow: load.Same | load.Talks) -> None:
+    result = await load.drive(port, flow, WORKERS)
+    if result.errors:
+        raise SystemExit(f"these figures would be of errors: {result.errors[:3]}")
+    await asyncio.sleep(0.5)  # what follows a reply belongs to it
+
+
+async def static(port: int, pid: int, headers: bytes) -> float:
+    """Returns the instructions of the request that is always the same, which nobody remembers."""
+    found: list[float] = []
+    await drive(port, load.Same(REQUESTS, headers=headers))
+    with counted(pid, REQUESTS, found):
+        await drive(port, load.Same(REQUESTS, headers=headers))
+    return found[0]
+
+
+async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -> float:
+    """Returns the instructions of a turn with memory. earlier: the turns of each conversation before that."""
+    found: list[float] = []
+    talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
+    for before in (*earlier, bench_load.WARM_TURNS):
+        for talk in talks:
+            talk.begin_anew()
+        await drive(port, load.Talks(talks, before))
+    with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, found):
+        await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS))
+    return found[0]
+
+
+async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
+    mock_port = stack.enter_context(load.mock(folder / "log"))
+    log, port = folder / "bare", load.free_port()
+    command = [*CALLGRIND, sys.executable, str(load.HERE / "bare_proxy.py"), str(port), str(mock_port)]
+    running = stack.enter_context(load.process(command, log))
+    load.wait_ready(port, "/", running, log)
+    settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
+    gateway = stack.enter_context(load.gateway(folder, settings, *CALLGRIND))
+    well = (bench_load.LONG_TURNS,) * bench_load.CONVERSATIONS
+    rows = {
+        "bare parts": await static(port, running.pid, b""),
+        "memory off": await static(gateway.port, gateway.pid, load.HEADERS_OFF),
+        "memory on": await remembered(gateway.port, gateway.pid, "known", (bench_load.EARLIER_TURNS,)),
+        "memory on, more known": await remembered(gateway.port, gateway.pid, "well-known", well),
+    }
+    bare = rows["bare parts"]
+    table = [["", "million instructions", "times bare parts"]]
+    print(load.table(table + [[name, f"{value:.3f}", f"{value / bare:.2f}"] for name, value in rows.items()]))
+
+
+def main() -> int:
+    argparse.ArgumentParser(prog="scripts/bench instructions", description=__doc__).parse_args()
+    if not shutil.which("valgrind"):
+        print("valgrind is not installed", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
+        uvloop.run(bench(Path(folder), stack))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
