@@ -119,7 +119,8 @@ class RawReply:
 
     def _end(self) -> bytes:
         if self.error is not None:
-            raise self.error
+            # Another each time: the traceback of one that is kept would keep all that is in it, this reply too.
+            raise type(self.error)(*self.error.args)
         if self._inflater is not None and not self._inflater.is_whole:
             raise aiohttp.ClientPayloadError("content that cannot be decoded to its end")
         return b""
@@ -233,6 +234,7 @@ class Wire(asyncio.Protocol):
         self._every.discard(self)
         if self._clock is not None:
             self._clock.cancel()
+        del self._parser  # they hold each other
         reply = self._reply
         if reply is None:
             return
@@ -328,7 +330,8 @@ class Wire(asyncio.Protocol):
         if news is None or news.done():
             return
         if reply.error is not None and not reply.status:
-            news.set_exception(reply.error)
+            error, reply.error = reply.error, None
+            news.set_exception(error)
         else:
             news.set_result(None)
 

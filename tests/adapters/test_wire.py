@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import re
 import socket
@@ -17,6 +18,7 @@ import pytest
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderUnreachable
 from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
 from adapters.wire import pool
+from adapters.wire.connection import RawReply, Wire
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
@@ -450,6 +452,25 @@ async def test_an_answer_before_the_request_is_read(
         reply = await transport.send("POST", url, HEADERS, b"{}")
         assert (reply.status, await reply.read(10)) == (503, b"ok")
         await transport.aclose()
+
+
+@pytest.mark.parametrize("answer", [b"", b"no HTTP\r\n\r\n", OK[:-1], OK.replace(b"1.1", b"1.0")])
+async def test_a_connection_that_is_gone_leaves_nothing_to_the_garbage_collector(
+    transport: HttpTransport, answer: bytes
+) -> None:
+    """A gateway collects seldom: every collection holds up all of its streams."""
+    async with answering(*[answer] * 3, closes=True) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with suppress(ProviderBroke, ProviderUnreachable):
+                    await ask(transport, server)
+            await comes(lambda: transport._pool is not None and not transport._pool._every)
+            await asyncio.sleep(0)  # in which the loop lets go of what it ran last
+            assert [type(each) for each in gc.get_objects() if isinstance(each, Wire | RawReply)] == []
+        finally:
+            gc.enable()
 
 
 # The head of a request
