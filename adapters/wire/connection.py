@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from adapters.wire.inflate import Inflater
+from adapters.wire.inflate import MOST_BYTES, Inflater
 
 _HEAD_BYTES: Final = 64 * 1024
 _MOST_UNREAD_BYTES: Final = 512 * 1024
@@ -67,6 +67,7 @@ class RawReply:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         if self._inflater is not None:
+            self._inflater.room = MOST_BYTES
             self._inflate(b"")
         if not parts:
             if self._wire is not None:
@@ -311,10 +312,10 @@ class Wire(asyncio.Protocol):
             self.abort()
 
     def _stop_reading(self, reply: RawReply) -> None:
-        """Reads no further for now, or no further at all: a head has less room than a body."""
+        """Reads no further until something is taken, or no further at all: a head has less room than a body."""
         if not reply.status:
             self.abort(_unreadable(reply))
-        elif reply.unread > _MOST_UNREAD_BYTES and not self.transport.is_closing():
+        elif reply.has_news and reply.unread > _MOST_UNREAD_BYTES and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def _give_up(self, error: Exception | None) -> None:

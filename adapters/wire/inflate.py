@@ -5,19 +5,23 @@ from __future__ import annotations
 import zlib
 from typing import Any, Final
 
-_MOST_BYTES: Final = 512 * 1024  # of what one piece is inflated to
+MOST_BYTES: Final = 512 * 1024
 
 
 class Inflater:
-    """The decoder of one body. has_more: `feed` would return more of what it was fed already."""
+    """The decoder of one body.
 
-    __slots__ = ("_coding", "_rest", "_stream", "has_more")
+    room: how much more `feed` may return in all. has_more: it would return more of what it was fed already.
+    """
+
+    __slots__ = ("_coding", "_rest", "_stream", "has_more", "room")
 
     def __init__(self, coding: str) -> None:
         """coding: gzip or deflate."""
         self._coding = coding
         self._stream: Any = None
-        self._rest = b""
+        self._rest = bytearray()
+        self.room = MOST_BYTES
         self.has_more = False
 
     @property
@@ -27,18 +31,21 @@ class Inflater:
 
     def feed(self, data: bytes) -> bytes:
         """Returns what is inflated next, often nothing. Raises: zlib.error."""
-        data = self._rest + data
+        self._rest += data
+        if not self.room:
+            self.has_more = True
+            return b""
+        data = bytes(self._rest)
         found: list[bytes] = []
-        room = _MOST_BYTES
-        while room and (data or self.has_more):
+        while self.room and (data or self.has_more):
             if self._stream is None or self._stream.eof:  # a body of gzip may have several members
                 self._stream = self._begin(data)
-            part = self._stream.decompress(data, room)
+            part = self._stream.decompress(data, self.room)
             found.append(part)
-            room -= len(part)
+            self.room -= len(part)
             data = self._stream.unconsumed_tail or self._stream.unused_data
-            self.has_more = bool(data) or not (room or self._stream.eof)
-        self._rest = data
+            self.has_more = bool(data) or not (self.room or self._stream.eof)
+        self._rest[:] = data
         return b"".join(found)
 
     def _begin(self, data: bytes) -> Any:

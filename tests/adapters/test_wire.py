@@ -294,6 +294,22 @@ async def test_content_is_inflated_no_further_than_it_is_read(transport: HttpTra
         assert server.opened == 1
 
 
+async def test_a_bomb_in_small_chunks_is_inflated_no_further_either(transport: HttpTransport) -> None:
+    size = 100 << 20
+    packed = zlib.compress(bytes(size), 9)
+    answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: deflate\r\ntransfer-encoding: chunked\r\n\r\n"
+    for at in range(0, len(packed), 64):
+        piece = packed[at : at + 64]
+        answer += b"%x\r\n%b\r\n" % (len(piece), piece)
+    async with answering(answer + b"0\r\n\r\n", OK) as server:
+        reply = await post(transport, server)
+        sizes = [len(chunk) async for chunk in reply.chunks()]
+        assert sum(sizes) == size
+        assert max(sizes) <= 1 << 20
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 1
+
+
 # Which connection
 
 
@@ -308,6 +324,25 @@ async def test_a_reader_that_waits_does_not_fill_the_memory(transport: HttpTrans
         first = await anext(reply.chunks())
         assert len(first) < size / 10
         assert len(first) + len(await reply.read(size)) == size
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.opened == 1
+
+
+MUCH = 2 << 20
+BLOWN_UP: dict[str, bytes] = {
+    "an extension of a chunk": CHUNKED.replace(b"1;a=b", b"1;" + b"a" * MUCH),
+    "trailers": CHUNKED.replace(b"x-trailer: 1\r\n", b"x-trailer: 1\r\n" * (MUCH // 14)),
+    "members of gzip without content": encoded(
+        "gzip", gzip.compress(b"") * (MUCH // 20) + gzip.compress(b"ok")
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BLOWN_UP)
+async def test_much_that_is_no_content_is_read_all_the_same(transport: HttpTransport, case: str) -> None:
+    """Nobody can take it, so nothing would let the connection be read again."""
+    async with answering(BLOWN_UP[case], OK) as server, asyncio.timeout(PATIENCE_S):
+        assert await ask(transport, server) == (200, b"ok")
         assert await ask(transport, server) == (200, b"ok")
         assert server.opened == 1
 
@@ -459,7 +494,7 @@ async def test_a_connection_that_is_gone_leaves_nothing_to_the_garbage_collector
     transport: HttpTransport, answer: bytes
 ) -> None:
     """A gateway collects seldom: every collection holds up all of its streams."""
-    async with answering(*[answer] * 3, closes=True) as server:
+    async with answering(*[Last(answer)] * 3) as server:
         gc.collect()
         gc.disable()
         try:
