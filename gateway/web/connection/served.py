@@ -160,6 +160,7 @@ class ServedConnection(WatchesReading):
         for cycle in self._cycles:
             cycle.lose()
         self._cycles.clear()  # they know this connection
+        self._reading = None
         self._make_room()
         if self.on_lost is not None:
             self.on_lost()

@@ -346,7 +346,10 @@ def test_a_client_that_stops_reading_just_before_the_end_is_dropped() -> None:
     asyncio.run(run())
 
 
-def test_what_a_connection_held_goes_with_it() -> None:
+@pytest.mark.parametrize(
+    "behind", [b"", GET % b"two", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"]
+)
+def test_what_a_connection_held_goes_with_it(behind: bytes) -> None:
     """Without a search for cycles, which comes seldom."""
     held: list[weakref.ref[Any]] = []
 
@@ -356,7 +359,7 @@ def test_what_a_connection_held_goes_with_it() -> None:
             pass
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(GET % b"one" + GET % b"two")
+        writer.write(GET % b"one" + behind)
         await comes(lambda: held)
         gc.disable()
         writer.transport.abort()
