@@ -64,8 +64,8 @@ class ServedConnection(WatchesReading):
         self._opens_socket = False
         self._in_head = True
         self._is_deaf = False  # what comes is no request
-        self._begun_bytes = 0  # of a head that has not come whole
-        self._is_behind = False  # something else came before it in the same read
+        self._begun_bytes = 0  # of a head that has not come whole, or of lines within a body
+        self._is_behind = False  # something else came before them in the same read
         # One timer looks now and then for whether the time is up.
         self.closes_at = inf
         self._clock: asyncio.TimerHandle | None = None
@@ -123,7 +123,7 @@ class ServedConnection(WatchesReading):
         if self._cycles:
             self._start()
         else:
-            self._bound(self.head_timeout_s if self._begun_bytes else KEEP_ALIVE_S)
+            self._bound(self.head_timeout_s if self._in_head else KEEP_ALIVE_S)
 
     def shutdown(self) -> None:
         """Ends the connection behind the replies under way."""
@@ -194,8 +194,8 @@ class ServedConnection(WatchesReading):
                 _log.warning("a request that is no HTTP was refused")
                 self._refuse("Invalid HTTP request received.")
                 return
-        if self._in_head and not self.transport.is_closing():
-            self._await_head(len(data))
+        if (self._in_head or self._reading is not None) and not self.transport.is_closing():
+            self._bound_lines(len(data))
 
     # What the parser tells
 
@@ -239,12 +239,15 @@ class ServedConnection(WatchesReading):
 
     def on_body(self, data: bytes) -> None:
         cycle = self._reading
+        self._is_behind = True
+        self._begun_bytes = 0
         if cycle is not None and not cycle.is_over and cycle.feed(data):
             self._pause()
 
     def on_message_complete(self) -> None:
         cycle, self._reading = self._reading, None
         self._is_behind = True
+        self._begun_bytes = 0
         if cycle is None:
             return  # it offers another protocol
         cycle.end()
@@ -270,17 +273,22 @@ class ServedConnection(WatchesReading):
         if room is not None:
             room.set_result(None)
 
-    def _await_head(self, count: int) -> None:
+    def _bound_lines(self, count: int) -> None:
         """Bounds a head that has not come whole: its size, and its time from when nothing else is under way.
 
-        count: of the bytes just read. They count as a whole, or not at all where other requests are among them, so a
-        head may pass that is larger by less than two reads.
+        And the size of the lines within a body and behind it, of which the parser keeps those of a trailer. count: of
+        the bytes just read. They count as a whole, or not at all where something else is among them, so a head may pass
+        that is larger by less than two reads.
         """
-        if not self._begun_bytes and not self._cycles:
+        if self._in_head and not self._begun_bytes and not self._cycles:
             self._bound(self.head_timeout_s)
         self._begun_bytes += 1 if self._is_behind else count
         if self._begun_bytes > MAX_HEAD_BYTES:
-            self._refuse("Request head too large.")
+            self._refuse(
+                "Request head too large."
+                if self._in_head
+                else "Request trailer or chunk extension too large."
+            )
 
     def _refuse(self, why: str) -> None:
         """Answers what is no request, and closes the connection. Requests before it are answered first."""

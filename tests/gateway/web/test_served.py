@@ -244,6 +244,28 @@ def test_who_sends_nothing_is_let_go() -> None:
     assert served(echo, says(GET % b"one" + b"GET / HT"), limits).endswith(b"/one")
 
 
+@pytest.mark.parametrize("path", [b"echo", b"early"])
+def test_a_body_in_pieces_is_not_bounded_as_a_head_is(path: bytes) -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        await (answer(send, b"", 204) if scope["path"] == "/early" else echo(scope, receive, send))
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        head = b"POST /%b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % path
+        writer.write(head + b"1\r\nx")
+        await asyncio.sleep(SHORT_S)
+        writer.write(b"\r\n0")
+        await asyncio.sleep(2 * SHORT_S)
+        writer.write(b"\r\n\r\n")
+        await asyncio.sleep(2 * SHORT_S)
+        writer.write(b"GET /last HT")
+        return await reader.read()
+
+    limits = replace(Limits(), header_timeout_s=SHORT_S)
+    said = served(early, talk, limits)
+    assert said.count(b"HTTP/1.1 20") == 1
+    assert not said.endswith(b"/last")
+
+
 def test_a_reply_takes_longer_than_a_head_may() -> None:
     """The head of the next request is there in part, and is waited for only from then on."""
 
@@ -276,6 +298,29 @@ def test_a_head_is_not_taken_for_as_long_as_what_comes_before_it() -> None:
         return await reader.readuntil(b"/two")
 
     assert b"HTTP/1.1 200 OK" in served(echo, talk)
+
+
+@pytest.mark.parametrize("lines", [b"0\r\nx: ", b"1;x="])
+def test_the_lines_of_a_chunked_body_are_bounded(lines: bytes) -> None:
+    """The parser keeps a trailer until its end, which may never come."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n" + lines
+        )
+        for _ in range(9):
+            writer.write(b"x" * 10_000)
+            await asyncio.sleep(SHORT_S / 9)
+        return await reader.read()
+
+    assert served(echo, talk).endswith(b"Request trailer or chunk extension too large.")
+
+
+def test_a_body_in_tiny_pieces_has_no_trailers() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    said = served(echo, says(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\nGET / HTTP/1.0\r\n\r\n"))
+    assert said.count(b"x") == 100_000
+    assert said.endswith(b"\r\n\r\n/")
 
 
 OFFER = b"%b HTTP/1.1\r\nConnection: Upgrade\r\nHost: a\r\nUPGRADE: h2c\r\n%b\r\n"
