@@ -26,6 +26,7 @@ from gateway.web.connection.reading import WatchesReading
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S: Final = 135.0
+LINGER_S: Final = 30.0  # nginx's
 MAX_HEAD_BYTES: Final = 64 * 1024  # chosen: OpenAI's and Cloudflare's own limits lie at 16 to 32 KiB
 # The handshake of the Responses API; every other path is a request's whatever it offers.
 _SOCKET_PATHS: Final = frozenset((b"/v1", b"/v1/", b"/v1/responses", b"/v1/responses/"))
@@ -116,6 +117,9 @@ class ServedConnection(WatchesReading):
     def replied(self, cycle: Cycle) -> None:
         self._cycles.popleft()
         if not cycle.keeps_alive:
+            if not cycle.has_whole_body:
+                self._linger()
+                return
             self.close()
         if self.transport.is_closing():
             return
@@ -310,6 +314,18 @@ class ServedConnection(WatchesReading):
         head = b"\r\n".join([STATUS_LINES[400], *map(b": ".join, headers)])
         self.transport.write(head + b"\r\n\r\n" + why.encode())
         self.close()
+
+    def _linger(self) -> None:
+        """Ends the connection of a client that is still sending its request's body.
+
+        Were it closed, the next bytes would be refused, and the client might lose the reply by that (RFC 9112 9.6): a
+        proxy that speaks HTTP/1.0, as nginx does unless it is told, would answer 502.
+        """
+        if not self.transport.is_closing():
+            self._is_deaf = True
+            self.read_on()
+            self.transport.write_eof()
+            self._bound(LINGER_S)
 
     def _end_behind_last(self) -> None:
         """Reads no more requests, and closes the connection when those that came are answered."""

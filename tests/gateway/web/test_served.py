@@ -13,6 +13,7 @@ import pytest
 
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
+from gateway.web.connection import served as connection
 from gateway.web.connection.reading import WatchesReading
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
@@ -230,6 +231,40 @@ def test_a_reply_without_a_body_ends_with_its_head(method: bytes, status: int) -
     first, second = served(bare, talk)
     assert first == second
     assert b"content-length: 5" in first
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    await answer(send, b"no", 413, (b"content-length", b"2"))
+
+
+@pytest.mark.parametrize("reads_first", [True, False])
+def test_who_is_still_sending_gets_the_reply_and_then_the_end(reads_first: bool) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"POST / HTTP/1.0\r\ncontent-length: 30000000\r\n\r\n")
+        said = await reader.read() if reads_first else b""
+        writer.write(bytes(30_000_000))
+        await writer.drain()
+        return said or await reader.read()
+
+    assert served(refuse, talk).endswith(b"connection: close\r\n\r\nno")
+
+
+def test_who_goes_on_sending_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", SHORT_S)
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"1\r\nx\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST / HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+        await reader.read()
+        with pytest.raises(OSError):
+            await drip(writer)
+
+    served(refuse, talk)
 
 
 def test_http_1_0_is_answered_and_let_go() -> None:
