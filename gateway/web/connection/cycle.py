@@ -114,7 +114,7 @@ class Cycle:
         """Has the client send on: it may wait to be asked for the body (RFC 9110 10.1.1)."""
         if not (self._has_asked or self.has_begun or self.has_whole_body):
             self._has_asked = True
-            if any(
+            if self.scope["http_version"] != "1.0" and any(
                 name == b"expect" and value.lower() == b"100-continue"
                 for name, value in self.scope["headers"]
             ):

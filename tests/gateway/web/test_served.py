@@ -233,6 +233,20 @@ def test_a_reply_without_a_body_ends_with_its_head(method: bytes, status: int) -
     assert b"content-length: 5" in first
 
 
+@pytest.mark.parametrize(("version", "asks"), [(b"1.0", 0), (b"1.1", 1)])
+def test_http_1_0_does_not_know_of_100(version: bytes, asks: int) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        head = b"POST / HTTP/%b\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
+        writer.write(head % version)
+        await asyncio.sleep(SHORT_S)
+        writer.write(b"hello")
+        return await reader.read()
+
+    said = served(echo, talk)
+    assert said.count(b"HTTP/1.1 100 ") == asks
+    assert said.endswith(b"hello")
+
+
 async def refuse(scope: Any, receive: Any, send: Any) -> None:
     await answer(send, b"no", 413, (b"content-length", b"2"))
 
