@@ -16,6 +16,7 @@ from gateway.run.tools import memory as memory_tools
 from gateway.run.tools.memory import INCOMPLETE
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
+from tests.patience import comes
 
 FILLER, ANSWER = "Let me look that up for you.", "Your boat is called Albatross."
 ASKED = "What is my boat called?"
@@ -95,7 +96,10 @@ async def test_interrupted_within_what_it_said_first(world: LettaWorld, phone: A
     world.upstream.queue(call_tools(search()))
     await phone.end(ASKED)
     await phone.speaker.is_playing.wait()
+    gone = world.world.gateway.app.metrics.clients_gone.values
+    before = gone[()]
     assert await phone.cut_in("Stop.") == "Let me look"
+    await comes(lambda: gone[()] > before)  # else the tool may end before it is seen that nobody waits for it
     phone.speaker.cut = None
     gate.open()
     assert await phone.say("Stop. I know it myself.") == "Ok."
