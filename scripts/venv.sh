@@ -1,4 +1,4 @@
-# Sourced by scripts/run and scripts/check: make .venv with uv if it is there, else with venv and pip.
+# Sourced by every script that needs Python: make .venv with uv if it is there, else with venv and pip.
 
 usable() {
     command -v "$1" >/dev/null 2>&1 &&

@@ -158,3 +158,31 @@ def test_without_its_stamp_it_makes_the_environment_first(checkout: Path) -> Non
     (checkout / ".venv/.made-from").unlink()
     with pytest.raises(AssertionError, match="Setting up"), run(checkout, "--port", "0"):
         pass
+
+
+@pytest.mark.parametrize(
+    "script", ["scripts/bench", "scripts/torture", "scripts/check", "scripts/applications"]
+)
+def test_every_script_makes_the_environment_in_the_same_way(checkout: Path, script: str) -> None:
+    """Without uv too: pip, which this clone has not, would come next."""
+    shutil.copy(ROOT / script, checkout / script)
+    (checkout / ".venv/.made-from").unlink()
+    (checkout / ".venv/bin").unlink()
+    (checkout / "tools").mkdir()
+    for name in ("sh", "bash", "env", "dirname", "cat", "cksum", "mkdir", "rm", "mktemp"):
+        (checkout / "tools" / name).symlink_to(str(shutil.which(name)))
+    (checkout / "tools/python3").write_text(
+        '#!/bin/sh\n[ "$1" != -m ] || echo "asked for $1 $2"\n[ "$1" = -c ]\n'
+    )
+    (checkout / "tools/python3").chmod(0o755)
+    ended = subprocess.run(
+        [checkout / script],
+        env={"PATH": str(checkout / "tools")},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "Setting up .venv with python3 ..." in ended.stderr
+    assert "asked for -m venv" in ended.stdout + ended.stderr
