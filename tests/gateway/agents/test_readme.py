@@ -1,4 +1,4 @@
-"""The lines about agents in the README and in docs/agents.md, pasted against the built-in model."""
+"""The programs of the README, docs/agents.md and docs/batches.md, run against the built-in model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pasted(program: str, tmp_path: Path) -> str:
 
 
 def test_the_lines_about_batches_work_when_they_are_pasted(tmp_path: Path) -> None:
-    said = pasted(programs_of("README.md")[1], tmp_path)
+    said = pasted(programs_of("docs/batches.md")[0], tmp_path)
     assert "'total': 3" in said
     assert "'completed': 3" in said
     assert "assistant_message" in said
@@ -56,7 +56,13 @@ def test_the_lines_work_when_they_are_pasted(tmp_path: Path) -> None:
 
 
 def test_the_readmes_programs_are_short() -> None:
-    assert max(len([line for line in each.splitlines() if line]) for each in programs_of("README.md")) <= 11
+    assert (
+        max(
+            len([line for line in each.splitlines() if line])
+            for each in [*programs_of("README.md"), *programs_of("docs/batches.md")]
+        )
+        <= 11
+    )
 
 
 def test_the_lines_about_pauses_work_when_they_are_pasted(tmp_path: Path) -> None:
