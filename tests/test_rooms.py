@@ -87,7 +87,17 @@ FLOORS: dict[str, list[set[str]]] = {
         {"prompt"},
         {"conversation"},
         {"agent", "agent_file"},
-        {"dates", "definition", "ids", "json_limits", "subsequence", "text", "thoughts", "words"},
+        {
+            "dates",
+            "definition",
+            "ids",
+            "json_limits",
+            "subsequence",
+            "text",
+            "thoughts",
+            "tool_rule",
+            "words",
+        },
     ],
     "gateway.run": [
         {"background"},

@@ -59,7 +59,7 @@ class AgentDefinition(_Stored):
     kind: its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
     model: as its caller names it, `<upstream>/<model>` or `<model>`; None: the gateway's first. context_window: tokens.
     sampling: fields of a chat completion that each of its requests bears (temperature, max_tokens, response_format, …).
-    rules: tool rules, each {"type", "tool_name", …} (gateway.core.turn.rules). thinks_aloud: its tools get an argument
+    rules: tool rules, each {"type", "tool_name", …} (gateway.core.tool_rule). thinks_aloud: its tools get an argument
     for thoughts; None: as its kind says.
     most_messages, least_messages: above so many the window begins anew, and then keeps at least so many; None: only its
     tokens count. clears: each turn of the user begins with an empty window.

@@ -17,11 +17,11 @@ from types import MappingProxyType
 from typing import Final
 
 from adapters.types import Json
-from gateway.core.turn.rules import HEARTBEAT
 from gateway.core.turn.stream import CallOwner, ToolCall
 
 THINKING = "thinking"
 FILLER = "pre_exec_msg"
+HEARTBEAT = "request_heartbeat"  # the wish of a model that speaks by a tool to be called again
 
 # In the order in which they stand in a schema.
 SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(

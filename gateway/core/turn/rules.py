@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import takewhile
-from typing import Any, Final
+from typing import Final
 
 from gateway.core.agent import SpeakingStyle
 from gateway.core.prompt.compose import NO_TOOL
+from gateway.core.tool_rule import RuleKind, ToolRule
+from gateway.core.turn.asides import HEARTBEAT
 from gateway.core.turn.guide import (
     Allowed,
     Forbidden,
@@ -33,69 +34,11 @@ from gateway.core.turn.guide import (
 )
 
 BAD_REPLIES = 3  # so many replies in a row with arguments that cannot be read end the turn
-HEARTBEAT = "request_heartbeat"  # the aside by which a model of style `message` asks to go on
-
-
-class RuleKind(StrEnum):
-    """The kinds of rules, by their names in a definition."""
-
-    RUN_FIRST = "run_first"
-    CHILDREN = "constrain_child_tools"
-    CONDITIONAL = "conditional"
-    PARENT_LAST = "parent_last_tool"
-    AT_MOST = "max_count_per_step"
-    GO_ON = "continue_loop"
-    EXIT = "exit_loop"
-    BEFORE_EXIT = "required_before_exit"
-    APPROVAL = "requires_approval"
 
 
 _ORDERING: Final = frozenset(
     {RuleKind.RUN_FIRST, RuleKind.CHILDREN, RuleKind.CONDITIONAL, RuleKind.PARENT_LAST}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ToolRule:
-    """One rule about one tool.
-
-    children: what may or must follow on it (CHILDREN, PARENT_LAST). outcomes: result -> the tool that follows, default:
-    where no result fits; is_strict: without a default nothing follows then, else anything (CONDITIONAL). most: how
-    often it may run (AT_MOST). arguments: tool -> arguments that it is given (RUN_FIRST, CHILDREN).
-    """
-
-    kind: RuleKind
-    tool: str
-    children: tuple[str, ...] = ()
-    outcomes: tuple[tuple[str, str], ...] = ()
-    default: str | None = None
-    is_strict: bool = False
-    most: int = 0
-    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
-
-
-def read_rules(raw: Iterable[Mapping[str, Any]]) -> tuple[ToolRule, ...]:
-    """Reads the rules of a definition, which a dialect has checked. Raises: ValueError, for an unknown kind."""
-    return tuple(_read(each) for each in raw)
-
-
-def _read(raw: Mapping[str, Any]) -> ToolRule:
-    kind, tool = RuleKind(raw["type"]), raw["tool_name"]
-    arguments = {node["name"]: node["args"] for node in raw.get("child_arg_nodes") or () if node.get("args")}
-    if raw.get("args"):
-        arguments[tool] = raw["args"]
-    return ToolRule(
-        kind,
-        tool,
-        children=tuple(raw.get("children") or ()),
-        outcomes=tuple(
-            (str(value), child) for value, child in (raw.get("child_output_mapping") or {}).items()
-        ),
-        default=raw.get("default_child"),
-        is_strict=bool(raw.get("require_output_mapping")),
-        most=raw.get("max_count_limit") or 0,
-        arguments=arguments,
-    )
 
 
 @dataclass(frozen=True, slots=True)

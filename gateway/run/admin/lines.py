@@ -18,7 +18,7 @@ from gateway.core.definition import (
     IdentityDefinition,
     ToolDefinition,
 )
-from gateway.core.turn.rules import read_rules
+from gateway.core.tool_rule import read_rules
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more

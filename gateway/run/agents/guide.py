@@ -8,7 +8,8 @@ import orjson
 
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
-from gateway.core.turn.rules import CalledTool, RuleGuide, read_rules
+from gateway.core.tool_rule import read_rules
+from gateway.core.turn.rules import CalledTool, RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.run.agents.run import MAX_STEPS, Sending

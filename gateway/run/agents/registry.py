@@ -26,7 +26,8 @@ from gateway.core.memory.kinds import (
     kind_of,
 )
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.core.turn.rules import in_words, read_rules
+from gateway.core.tool_rule import read_rules
+from gateway.core.turn.rules import in_words
 from gateway.errors import BadRequest, Conflict, UnknownModel
 from gateway.run.agents.run import SLEEP
 from gateway.run.agents.sleepers import SleeperRegistry, sleeptime_of

@@ -24,9 +24,8 @@ from gateway.core.memory.builtin import (
 )
 from gateway.core.memory.kinds import FILE_TOOLS
 from gateway.core.turn.arguments import as_meant, wrong_arguments
-from gateway.core.turn.asides import FILLER, THINKING, Asides, with_asides
+from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
-from gateway.core.turn.rules import HEARTBEAT
 from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
 from gateway.run.tools.files import FileTools
 from gateway.run.tools.foreign import ForeignTools

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.turn.asides import FILLER, THINKING, Asides, StringReader, with_asides
-from gateway.core.turn.rules import HEARTBEAT
+from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, StringReader, with_asides
 
 Json = dict[str, Any]
 NAMES = ("message", "thinking")

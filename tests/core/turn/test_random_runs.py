@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from gateway.core.agent import SpeakingStyle
+from gateway.core.tool_rule import read_rules
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, Keep, RunTool, Save
@@ -28,7 +29,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.rules import RuleGuide, read_rules
+from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView

@@ -37,7 +37,7 @@ from gateway.core.definition import (
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.file_text import file_name
 from gateway.core.memory.kinds import kind_of
-from gateway.core.turn.rules import HEARTBEAT
+from gateway.core.turn.asides import HEARTBEAT
 from gateway.dialects.letta.agent_file.form import (
     File,
     FileAgent,
