@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, on stderr, and never what anybody said.
+"""Structured logs: one JSON object a line, on stderr, and never what anybody said, nor a key.
 
 Access lines are gathered and written in one go a few times a second; a write for each request would cost more than
 the rest of its bookkeeping. Every other line that repeats is written once, and then counted: a full disk is met by each
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,16 @@ import orjson
 FLUSH_S = 0.1
 # Chosen: a line that repeats is counted for so long.
 COUNTED_S = 60.0
+# How the gateway's own keys begin, and those of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), Groq, xAI and Google.
+# The last three need more letters, since models have such names too (xai-grok). No letter stands before a key, but
+# JSON's escape of a line end may; after a letter a gateway's key is known by its length. Callers' texts are cut, and a
+# rest of a key that is shorter than this is of no use to a thief.
+_KEY = re.compile(
+    rb"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4}))"
+    rb"(?:((?:mg|sk)(?:-|%2[Dd]))[\w%-]{8,}|(gsk_|xai-|AIza)[\w-]{20,})"
+    rb"|(mg-)[\w-]{32,}"
+)
+_MAY_BE_KEYS = (b"mg-", b"sk-", b"mg%2", b"sk%2", b"gsk_", b"xai-", b"AIza")
 
 
 def write_stderr(data: bytes) -> None:
@@ -30,6 +41,16 @@ def write_stderr(data: bytes) -> None:
         sys.stderr.buffer.flush()
     except (OSError, ValueError):
         pass
+
+
+def without_keys(line: bytes) -> bytes:
+    """Returns what is to be logged with each key in it masked after its first letters. line: JSON as orjson writes it.
+
+    Callers put keys where none belongs: into a path, a model's name, a header that an error quotes.
+    """
+    if not any(mark in line for mark in _MAY_BE_KEYS):
+        return line
+    return _KEY.sub(rb"\1\2\3***", line)
 
 
 class AccessLog:
@@ -51,7 +72,8 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if lines:
             option = orjson.OPT_APPEND_NEWLINE
-            self._write(b"".join([orjson.dumps(line, default=str, option=option) for line in lines]))
+            written = b"".join([orjson.dumps(line, default=str, option=option) for line in lines])
+            self._write(without_keys(written))
 
 
 class RepeatHandler(logging.StreamHandler[TextIO]):
@@ -108,7 +130,7 @@ class JsonFormatter(logging.Formatter):
             line["again"] = again
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return without_keys(orjson.dumps(line, default=str)).decode()
 
 
 def configure_logging() -> None:

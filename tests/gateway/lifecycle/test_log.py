@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from gateway.log import JsonFormatter, RepeatHandler
+from gateway.log import JsonFormatter, RepeatHandler, without_keys
+from tests.doubles.upstream import StrictUpstream, say
 from tests.patience import PATIENCE_S
+from tests.server import serve, settings_for
 
 Lines = list[dict[str, Any]]
 
@@ -87,3 +89,67 @@ def test_the_gateways_own_progress_is_written_and_that_of_libraries_is_not() -> 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == ["a batch"]
+
+
+# -- keys
+
+OURS = "mg-" + "a1B2_c3-" * 6
+PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
+
+
+@pytest.mark.parametrize(
+    ("line", "logged"),
+    [
+        (f"/v1/{OURS}/x", "/v1/mg-***/x"),
+        (f"Bearer {OURS}", "Bearer mg-***"),
+        (f"key{OURS}", "keymg-***"),  # pasted behind another word
+        (f"a line\n{OURS}\n", "a line\nmg-***\n"),
+        (f"\x01{OURS}", "\x01mg-***"),
+        (OURS.replace("-", "%2D"), "mg%2D***"),  # of a query as it came
+        (OURS[:14], "mg-***"),  # cut where the line's room ended
+        (f"?api_key={PROVIDERS}&user=bob", "?api_key=sk-***&user=bob"),
+        ("gsk_" + "g7" * 20, "gsk_***"),
+        ("AIza" + "h8" * 18, "AIza***"),
+        (f"{OURS} and {PROVIDERS}", "mg-*** and sk-***"),
+        # What only looks so.
+        ("img-generation-model", "img-generation-model"),
+        ("task-summary-of-the-week", "task-summary-of-the-week"),
+        ("xai-grok-4-fast", "xai-grok-4-fast"),
+        ("mg-dev", "mg-dev"),
+    ],
+)
+def test_a_key_is_masked_wherever_it_stands_in_a_line(line: str, logged: str) -> None:
+    written = json.loads(without_keys(json.dumps({"path": line}).encode()))
+    assert written == {"path": logged}
+
+
+def test_no_line_and_no_metric_has_a_key_that_a_caller_put_elsewhere(
+    upstream: StrictUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.default = say("Hello.")
+    hello = {"messages": [{"role": "user", "content": "Hi"}]}
+    with serve(settings_for(upstream)) as gateway:
+        assert gateway.ask("GET", f"/v1/{OURS}").status == 404
+        assert gateway.ask("GET", f"/v1/files/{PROVIDERS}?key={OURS}").status == 404
+        assert gateway.post({"model": OURS, "user": OURS, **hello}).status == 200
+        headers = {"x-request-id": OURS, "x-mnemogate-upstream": PROVIDERS, "user-agent": OURS}
+        assert gateway.post({"model": PROVIDERS, **hello}, headers).status == 200
+        assert gateway.ask("GET", f"/{'x' * 239}/{OURS}").status == 404  # the path is cut within it
+        gateway.loop_flush()
+        metrics = gateway.ask("GET", "/metrics").body.decode()
+    formatted = [JsonFormatter().format(record) for record in caplog.records]
+    written = "\n".join((*map(json.dumps, gateway.lines), *formatted, metrics))
+    assert [line["path"] for line in gateway.lines][:2] == ["/v1/mg-***", "/v1/files/sk-***"]
+    assert [gateway.lines[2]["model"], gateway.lines[3]["model"]] == ["mg-***", "sk-***"]
+    assert gateway.lines[3]["id"] == "mg-***"
+    assert not [key for key in (OURS, PROVIDERS) if key[3:11] in written]
+
+
+def test_an_error_that_quotes_a_key_is_logged_without_it(log: Log) -> None:
+    try:
+        raise ValueError(f"header x-mnemogate-key: {OURS}\n{PROVIDERS}")
+    except ValueError:
+        log.logger.exception("a header %r was refused", PROVIDERS)
+    (line,) = log.lines()
+    assert line["message"] == "a header 'sk-***' was refused"
+    assert "x-mnemogate-key: mg-***\nsk-***" in line["trace"]
