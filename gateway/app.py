@@ -115,6 +115,7 @@ class Gateway:
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
             error_forms={RESPONSES_PATH: ResponsesErrors(), **error_forms()},
+            paths=[each.path for each in self._router.routes if isinstance(each, Route)],
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)

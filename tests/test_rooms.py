@@ -115,7 +115,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"sockets"},
         {"middleware", "upload"},
         {"auth", "sse", "body", "form", "model_field", "health", "connection"},
-        {"headers"},
+        {"headers", "misspelt"},
     ],
     "storage": [
         {"open"},

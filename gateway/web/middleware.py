@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import NOBODY, Caller, Guard
 from gateway.web.headers import as_bytes
+from gateway.web.misspelt import hint_for
 
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()
@@ -79,15 +80,18 @@ class Edge:
         *,
         open_prefix: str | None = None,
         error_forms: Mapping[str, ErrorForm] | None = None,
+        paths: Sequence[str] = (),
     ) -> None:
         """Puts the edge around an application.
 
         open_prefix: paths with this prefix check their callers themselves.
         error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong key, an
         unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's form.
+        paths: of the routes, of which an unknown path may be a misspelling.
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
+        self._paths = paths
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -147,7 +151,7 @@ class Edge:
             # cancelled one into the log.
             await self._last_words(Overloaded("The gateway is shutting down."), scope, trace, answer)
         except Exception as error:
-            await self._last_words(_as_gateway_error(error, scope, trace), scope, trace, answer)
+            await self._last_words(_as_gateway_error(error, scope, trace, self._paths), scope, trace, answer)
         finally:
             self._active -= 1
             if not self._active:
@@ -220,23 +224,14 @@ def _read_headers(scope: Scope, trace: Trace) -> None:
         trace.request_id = f"req_{_ids.getrandbits(96):024x}"
 
 
-def _as_gateway_error(error: Exception, scope: Scope, trace: Trace) -> GatewayError:
+def _as_gateway_error(error: Exception, scope: Scope, trace: Trace, paths: Sequence[str]) -> GatewayError:
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{_hint(scope['path'])}")
+        return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{hint_for(scope['path'], paths)}")
     if isinstance(error, HTTPException) and error.status_code == 405:
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
     _log.error("request %s failed: %s", trace.request_id, type(error).__name__, exc_info=error)
     return GatewayError(
         "Something went wrong inside the gateway. Its log has the request id.", code="internal_error"
     )
-
-
-def _hint(path: str) -> str:
-    """Returns what may be wrong with the base URL of a client that asked for an unknown path."""
-    if not path.startswith("/v1/"):
-        return "; the API lies under /v1, which ends a base URL"
-    if path.startswith("/v1/v1/"):
-        return "; the client adds /v1 itself, as Letta's does, so the base URL has to end before it"
-    return ""

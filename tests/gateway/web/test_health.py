@@ -84,6 +84,36 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
         assert "has to end before it" in gateway.ask("GET", "/v1/v1/agents/").error["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        # The base URL itself, as a browser or a client's check of it asks for it.
+        ("GET", "/v1/", "below it applications ask for POST /v1/chat/completions"),
+        ("GET", "/v1", "below it applications ask for POST /v1/chat/completions"),
+        ("POST", "/v1/no/such/thing", "below it applications ask for POST /v1/chat/completions"),
+        ("POST", "/v1/" + "x" * 5000, "below it applications ask for POST /v1/chat/completions"),
+        ("POST", "/v1/chat/completion", "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/Chat/Completions/", "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/chat", "did you mean /v1/chat/completions?"),
+        ("GET", "/v1/modls", "did you mean /v1/models?"),
+        ("POST", "/v1/embedding", "did you mean /v1/embeddings?"),
+        # With the parameters as the caller wrote them.
+        ("GET", "/v1/agents/agent-1/message", "did you mean /v1/agents/{agent_id}/messages?"),
+        ("POST", "/chat/completions", "did you mean /v1/chat/completions?"),
+        ("GET", "/healt", "did you mean /health?"),
+    ],
+)
+def test_an_unknown_path_is_told_with_the_nearest_that_is_known(
+    upstream: StrictUpstream, method: str, path: str, hint: str
+) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        missed = gateway.ask(method, path, b"{}" if method == "POST" else None)
+    assert missed.status == 404
+    message = missed.json["detail"] if "detail" in missed.json else missed.error["message"]
+    assert message.startswith(f"Unknown path: {method} {path}")
+    assert message.endswith(hint)
+
+
 def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> None:
     upstream.queue(fail(429))
     with serve(settings_for(upstream)) as gateway:

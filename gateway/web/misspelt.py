@@ -1,0 +1,53 @@
+"""Hints at what is wrong with an unknown path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from typing import Final
+
+# Chosen: longer than any path that is answered. To compare takes time with the square of it.
+_MOST_CHARACTERS: Final = 200
+# Chosen: of a short path two letters may differ. At 0.75 `/v1/chat` is `/v1/health`; from 0.8 to 0.9 all is the same.
+_ALIKE: Final = 0.8
+_BELOW: Final = "; a base URL ends in /v1, and below it applications ask for POST /v1/chat/completions"
+
+
+def hint_for(path: str, known: Iterable[str]) -> str:
+    """Returns what is to be added to the error for an unknown path.
+
+    known: the paths of the routes, with parameters in braces.
+    """
+    if path in ("/v1", "/v1/"):
+        return _BELOW
+    if path.startswith("/v1/v1/"):
+        return "; the client adds /v1 itself, as Letta's does, so the base URL has to end before it"
+    is_below = path.startswith("/v1/")
+    hint = "" if is_below else "; the API lies under /v1, which ends a base URL"
+    nearest = _nearest(path, known)
+    if nearest is None:
+        return hint or _BELOW
+    return f"{hint}; did you mean {nearest}?"
+
+
+def _nearest(path: str, known: Iterable[str]) -> str | None:
+    """Returns the route whose path is written nearly so, or which goes on from it; None: there is none."""
+    if len(path) > _MOST_CHARACTERS:
+        return None
+    own = path.rstrip("/").lower()
+    routes = dict.fromkeys(route.rstrip("/") for route in known)
+    best, found = _ALIKE, None
+    for route in routes:
+        matcher = SequenceMatcher(None, *_without_parameters(own, route))
+        if matcher.real_quick_ratio() > best < matcher.quick_ratio() and (ratio := matcher.ratio()) > best:
+            best, found = ratio, route
+    return found or next((route for route in routes if route.startswith(f"{own}/")), None)
+
+
+def _without_parameters(path: str, route: str) -> tuple[str, str]:
+    """Returns what is to be compared: where a route has parameters, whatever the path has is right."""
+    own, parts = path.split("/"), route.split("/")
+    if len(own) != len(parts):
+        return path, route
+    fixed = [n for n, part in enumerate(parts) if not part.startswith("{")]
+    return "/".join([own[n] for n in fixed]), "/".join([parts[n] for n in fixed])
