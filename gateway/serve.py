@@ -30,6 +30,7 @@ from gateway.log import configure_logging
 from gateway.operations import make_operations
 from gateway.providers import make_embedder
 from gateway.run.background.embed import Embedding
+from gateway.run.tools.descriptors import close_in_children
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.admin import AdminFile
@@ -68,6 +69,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, works: bool = Tru
     Raises: SettingsError: it does not start; GatewayError: it could start later.
     """
     configure_logging()
+    close_in_children()
     _check_shared(settings, None if works else "--no-work")
     _allow_connections()
     return uvloop.run(_serve(settings, limits, works))
@@ -76,6 +78,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, works: bool = Tru
 def work(settings: Settings, limits: Limits | None = None) -> int:
     """Performs background jobs until it is stopped, without a server. Raises: SettingsError: it does not start."""
     configure_logging()
+    close_in_children()
     _check_shared(settings, "a worker of its own")
     return uvloop.run(_work(settings, limits))
 

@@ -1,13 +1,15 @@
 """An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
 
 With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
-its list is an error.
+its list is an error. `descriptors`: a call returns the files that it has open beside its three streams.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 
 _ANY = {"type": "object", "properties": {}}
 TOOLS = [
@@ -28,6 +30,15 @@ TOOLS = [
 ]
 
 
+def _open_files() -> list[str]:
+    found = []
+    for number in range(256):
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    # uvloop leaves a second descriptor of each stream open.
+    return [each for each in found if each not in found[:3]]
+
+
 def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
@@ -41,6 +52,8 @@ def main() -> None:
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "careless", "version": "1"},
             }
+        elif asked["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
+            result = {"content": [{"type": "text", "text": json.dumps(_open_files())}]}
         elif asked["method"] == "tools/list" and sys.argv[1:] == ["failing"]:
             print(json.dumps({**answer, "error": {"code": -32603, "message": "no list"}}), flush=True)
             continue

@@ -29,6 +29,9 @@ _NAMED = ("base64", "hashlib", "pickle", "struct", "sys")
 
 def main() -> None:
     pipe, limits = int(sys.argv[1]), json.loads(sys.argv[2])
+    # Of what started it: uvloop leaves a second descriptor of each standard stream open.
+    os.closerange(3, pipe)
+    os.closerange(pipe + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
     os.set_inheritable(pipe, False)

@@ -18,6 +18,7 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
 
+from gateway.run.tools.descriptors import close_in_children
 from gateway.run.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 
 LIMIT_BYTES = 1_000_000  # of one reply
@@ -51,6 +52,7 @@ async def stdio_session(left_out: list[str], command: str, *arguments: str) -> A
     parameters = StdioServerParameters(command=command, args=list(arguments))
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
+        close_in_children()
         async with _Client(_sifted(stdio_client(parameters, errlog=nowhere), left_out)) as session:
             yield session
 

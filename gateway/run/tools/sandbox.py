@@ -30,6 +30,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.run.tools import inside
+from gateway.run.tools.descriptors import close_in_children
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
@@ -148,6 +149,7 @@ class Sandbox:
             ours += os.pipe()
             ours.append(_rules())
             receive, send, rules = ours
+            close_in_children()
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 *("--seccomp", str(rules), "--", self._python, "-I", "-B", "-c", self._program),
@@ -294,6 +296,7 @@ def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
 
 async def _prefixes(python: str) -> Sequence[str]:
     """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
+    close_in_children()
     process = await asyncio.create_subprocess_exec(
         *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
         stdin=DEVNULL,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
 import pytest
+import uvloop
 
 import gateway.run.tools
 import tests.doubles.mcp_server as double
@@ -137,6 +140,18 @@ def careless(option: str) -> tuple[McpServers, McpServerDefinition]:
     command = (sys.executable, str(Path(careless_mcp_server.__file__)), option)
     settings = ToolSettings(mcp_stdio=(" ".join(command),))
     return McpServers(settings, ToolHosts(settings)), McpServerDefinition(command=command)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_program_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer], tmp_path: Path) -> None:
+    secret = os.open(tmp_path / "secret", os.O_CREAT, 0o600)
+    os.set_inheritable(secret, True)
+    try:
+        servers, server = careless("descriptors")
+        assert run(servers.call(server, "plain", {})) == ToolAnswer("[]")
+    finally:
+        os.close(secret)
 
 
 async def test_the_result_of_a_call_does_not_wait_for_the_list_of_tools() -> None:

@@ -285,6 +285,40 @@ async def _until(is_running: bool, marker: str) -> None:
     await asyncio.to_thread(wait)
 
 
+HELD = """
+import os
+
+def tool():
+    held = []
+    for number in range(3, 256):
+        try:
+            held.append(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            continue
+    return [each.partition(":")[0] for each in held]
+"""
+
+
+@needs_bwrap
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_it_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer], tmp_path: Path) -> None:
+    """A descriptor of a folder is a way to all that lies below it, whatever walls stand around."""
+    left = [os.open(tmp_path / "secret", os.O_CREAT, 0o600), os.open("/", os.O_RDONLY)]
+    left += os.pipe()
+
+    async def main() -> ToolAnswer:
+        return await Sandbox(PYTHON, 20.0).run(HELD, call())
+
+    try:
+        for each in left:
+            os.set_inheritable(each, True)
+        # The pipe is the one that its result goes through.
+        assert run(main()) == ToolAnswer('["pipe"]')
+    finally:
+        for each in left:
+            os.close(each)
+
+
 @needs_bwrap
 async def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
     marker = f"left-{os.getpid()}"

@@ -1,0 +1,22 @@
+"""The files that a child process gets of this one: none but those that it is given."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+_STANDARD = 3  # stdin, stdout and stderr, which a child has of its own
+
+
+def close_in_children() -> None:
+    """Has all descriptors but the standard ones closed in programs that this process starts from now on.
+
+    Python opens none that a program gets, but whoever started this process may have left some open, and uvloop starts
+    programs without closing anything (its `close_fds` has no effect). Call it right before a program is started, too:
+    libraries open files as they like.
+    """
+    for name in os.listdir("/dev/fd"):
+        # One of them was the list's, and is closed by now.
+        with suppress(OSError):
+            if int(name) >= _STANDARD:
+                os.set_inheritable(int(name), False)
