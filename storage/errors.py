@@ -16,7 +16,8 @@ StoreError
 ├── NotAdmitted            at start: the server does not let us in, or cannot serve us
 ├── NotFound               what was asked for does not exist
 ├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
-│   ├── OverLimit          a value is longer than its block may be
+│   ├── OverLimit          more than there may be: attached memories, files of a folder
+│   │   └── BlockOverLimit a value is longer than its block may be
 │   └── Overtaken          what was read has been changed since: read it again
 ├── Stale                  planned on what is no longer so: resolve again
 ├── RunOver                a run that was to begin has ended, or its send is another run's: nothing is left to do
@@ -119,6 +120,10 @@ class WriteConflict(StoreError):
 
 
 class OverLimit(WriteConflict):
+    pass
+
+
+class BlockOverLimit(OverLimit):
     pass
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import orjson
 
 from storage.database import Connection, Row
-from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import Block, BlockOp, Revision
 from storage.sql.group import Group, alone, reads, writes
 from storage.sql.statements import load
@@ -125,7 +125,7 @@ async def write_block(
     is_bounded: bool = True,
     room: int = 0,
 ) -> Block:
-    """Sets the value if the block is still at that version. Raises: WriteConflict, OverLimit, NotFound.
+    """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
 
     is_bounded: False where the value has to be written however long it is. room: bytes for its sources, where they are
     told later: the row must not grow then.
@@ -146,9 +146,9 @@ async def write_block(
 
 
 def check_limit(label: str, value: str, limit: int) -> None:
-    """Checks the length of a value. Raises: OverLimit."""
+    """Checks the length of a value. Raises: BlockOverLimit."""
     if len(value) > limit:
-        raise OverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
+        raise BlockOverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
 
 
 async def undo_block(connection: Connection, block: int, *, at: float) -> Block:

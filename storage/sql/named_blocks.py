@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from storage.database import Connection, Row
-from storage.errors import NotFound, OverLimit, WriteConflict
+from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import BlockChange, BlockEntry, BlockFilter, Page
 from storage.records import Agent, Block, DefinitionKind
 from storage.sql.attached import attach, detach, detach_all
@@ -53,7 +53,7 @@ async def add_block(
 ) -> BlockEntry:
     """Makes a block; its id does not count. owner: the agent whose end is its end; None: it is nobody's.
 
-    Raises: OverLimit, WriteConflict.
+    Raises: BlockOverLimit, WriteConflict.
     """
     check_limit(block.label, block.value, block.limit)
     uid = block.uid or uuid.uuid4().hex
@@ -218,7 +218,7 @@ class NamedBlocks(Group):
     ) -> BlockEntry:
         """Changes a block for all who see it. version: the one that the caller read; None: whatever it is now.
 
-        Raises: NotFound; OverLimit; WriteConflict: a label that a sharer has already, another version.
+        Raises: NotFound; BlockOverLimit; WriteConflict: a label that a sharer has already, another version.
         """
         entry = await _held(connection, project, uid)
         block = entry.block
@@ -235,7 +235,7 @@ class NamedBlocks(Group):
         )
         value = block.value if change.value is None else change.value
         if change.limit is not None and len(value) > change.limit:
-            raise OverLimit(
+            raise BlockOverLimit(
                 f"block {described.label!r} has {len(value)} characters, more than a limit of {change.limit}"
             )
         if described.label != block.label:
@@ -258,7 +258,7 @@ class NamedBlocks(Group):
 
     @writes
     async def undo(self, connection: Connection, project: str, uid: str, *, at: float) -> BlockEntry:
-        """Brings back the value before the last change. Raises: NotFound, OverLimit."""
+        """Brings back the value before the last change. Raises: NotFound, BlockOverLimit."""
         entry = await _held(connection, project, uid)
         await undo_block(connection, entry.block.id, at=at)
         return await find_block(connection, project, uid)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.batches import SOURCES_ROOM
-from storage.errors import NotFound, OverLimit, StoreError, WriteConflict
+from storage.errors import BlockOverLimit, NotFound, StoreError, WriteConflict
 from storage.records import Block
 from storage.sql.store import Store
 
@@ -46,7 +46,7 @@ async def write_blocks(
                     block.id, block.version, value, at=at, origin=origin, exchange=exchange,
                     sources=[] if exchange is None else [exchange], room=SOURCES_ROOM,
                 )  # fmt: skip
-            except OverLimit:
+            except BlockOverLimit:
                 why = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"
             except (WriteConflict, NotFound):
                 why = _MEANWHILE

@@ -38,6 +38,8 @@ _PREFIXES: Final = (
     "/v1/archives", "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
     "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/v1/jobs", "/v1/providers",
     "/v1/telemetry", "/v1/projects", "/openapi.json",
+    # Other conversations are OpenAI's.
+    "/v1/conversations/conv-", "/v1/conversations/agent-", "/v1/conversations/default",
 )  # fmt: skip
 
 

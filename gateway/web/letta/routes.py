@@ -30,7 +30,7 @@ from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable
 from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts
 from gateway.web.middleware import trace_of
-from storage.errors import NotFound, OverLimit, Stale, StoreError, WriteConflict
+from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict
 
 _log = logging.getLogger("mnemogate")
 
@@ -128,9 +128,9 @@ class _SharedRoute(Route):
 
 
 class ConversationConvertor(Convertor[str]):
-    """Names of conversations in paths. OpenAI's conversations have ids of another form (`conv_…`)."""
+    """Names of conversations in paths, known or not. OpenAI's conversations have ids of another form (`conv_…`)."""
 
-    regex = "conv-[0-9a-f-]+|agent-[0-9a-f-]+|default"
+    regex = "(?:conv|agent)-[^/]+|default"
 
     def convert(self, value: str) -> str:
         return value
@@ -251,8 +251,10 @@ def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
             noun = kind if is_place else _NOUNS.get(kind)
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
         return UnknownId(f"{message[:1].upper()}{message[1:]}.")
+    if isinstance(error, BlockOverLimit):
+        return Unprocessable([Fault(("body", "value"), f"{error.message[:1].upper()}{error.message[1:]}.")])
     if isinstance(error, OverLimit):
-        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.", param="value")
+        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.")
     if isinstance(error, WriteConflict | Stale):
         return Conflict(f"{error.message[:1].upper()}{error.message[1:]}.")
     _log.warning("not answered without memory: %s", error.message)

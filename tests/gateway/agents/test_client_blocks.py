@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
+from letta_client import (
+    APIStatusError,
+    ConflictError,
+    NotFoundError,
+    UnprocessableEntityError,
+)
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
@@ -129,9 +134,11 @@ def test_a_limit_holds_on_every_way_in(world: LettaWorld) -> None:
         lambda: world.letta.agents.blocks.update("human", agent_id=agent.id, value="sixsix"),
         lambda: world.letta.blocks.update(block.id or "", limit=2),
     ):
-        with pytest.raises(BadRequestError) as refused:
+        with pytest.raises(UnprocessableEntityError) as refused:
             write()
-        assert "characters" in str(refused.value)
+        (fault,) = refused.value.response.json()["detail"]
+        assert fault["loc"] == ["body", "value"]
+        assert "characters" in fault["msg"]
     assert world.letta.blocks.retrieve(block.id).value == "Ann"
 
 

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from openai import OpenAI
@@ -307,6 +309,25 @@ def test_openais_conversations_pass_through(world: LettaWorld) -> None:
     assert (status, listed) == (200, [])
 
 
+@pytest.mark.parametrize("name", ["conv-nonexistent", f"conv-{UUID(int=1)}", "agent-nonexistent", "conv-A B"])
+def test_a_conversation_that_there_is_not(world: LettaWorld, name: str) -> None:
+    """A 404 in this API's form, with and without a body; nothing of it goes to an upstream."""
+    of, messages = world.letta.conversations, world.letta.conversations.messages
+    for ask in (
+        lambda: of.retrieve(name), lambda: of.update(name, summary="S"), lambda: of.delete(name),
+        lambda: of.cancel(name), lambda: of.recompile(name), lambda: messages.list(name),
+        lambda: messages.compact(name), lambda: messages.stream(name),
+        lambda: messages.create(name, input="Hi"),
+    ):  # fmt: skip
+        with pytest.raises(NotFoundError) as missing:
+            ask()
+        assert "There is no" in missing.value.response.json()["detail"]
+    for end in ("messages", "stream", "compact", "cancel"):
+        reply = world.world.gateway.ask("POST", f"/v1/conversations/{name.replace(' ', '%20')}/{end}")
+        assert (reply.status, list(orjson.loads(reply.body))) == (404, ["detail"])
+    assert world.upstream.seen == []
+
+
 def test_an_otid_counts_within_its_conversation(world: LettaWorld) -> None:
     agent = world.agent()
     sent: Any = {"messages": [{"role": "user", "content": "Hi", "otid": "1"}]}
@@ -329,7 +350,7 @@ def test_a_run_in_the_background_is_followed(world: LettaWorld) -> None:
     agent = world.agent()
     one = world.letta.conversations.create(agent_id=agent.id)
     stream = world.letta.conversations.messages.stream
-    with pytest.raises(NotFoundError):
+    with pytest.raises(BadRequestError, match="No active runs found"):
         stream(one.id)
     gate = Gate()
     world.upstream.queue(say("Slow.", ["Sl", "ow."], hold_after={2: gate}))
@@ -344,6 +365,10 @@ def test_a_run_in_the_background_is_followed(world: LettaWorld) -> None:
     for each in followed:
         said = [getattr(event, "content", None) for event in each]
         assert [text for text in said if text] == ["Sl", "ow."]
+    with pytest.raises(BadRequestError, match="No active runs found"):
+        stream(one.id)
+    replayed: Any = stream(one.id, run_id=run)
+    assert [each.content for each in replayed if getattr(each, "content", None)] == ["Sl", "ow."]
     with pytest.raises(NotFoundError):
         stream("default", agent_id=agent.id, run_id=run)
     with pytest.raises(NotFoundError):

@@ -1433,10 +1433,11 @@ def test_a_users_memory_can_be_sent_to(upstream: StrictUpstream, tmp_path: Path)
 
 def test_a_wrong_key_is_told_in_the_same_form(upstream: StrictUpstream, tmp_path: Path) -> None:
     with letta(upstream, tmp_path, server={"key": "mg-" + "a" * 32}) as world:
-        with pytest.raises(AuthenticationError) as refused:
-            list(world.letta.agents.list())
-        assert isinstance(refused.value.body, dict)
-        assert refused.value.body["detail"]
+        for ask in (world.letta.agents.list, lambda: world.letta.conversations.retrieve("conv-1")):
+            with pytest.raises(AuthenticationError) as refused:
+                ask()
+            assert isinstance(refused.value.body, dict)
+            assert refused.value.body["detail"]
         assert world.letta.health().status == "ok"
 
 

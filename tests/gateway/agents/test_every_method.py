@@ -83,11 +83,6 @@ class Things:
     def new_conversation(self) -> str:
         return self.letta.conversations.create(agent_id=self.agent).id
 
-    def spoken_conversation(self) -> str:
-        made = self.new_conversation()
-        list(self.letta.conversations.messages.create(made, input="Hi"))
-        return made
-
     def new_folder(self) -> str:
         return str(self.letta.folders.create(name=f"folder {len(self.letta.folders.list().items)}").id)
 
@@ -197,7 +192,7 @@ TABLE: dict[str, CallsWith | str] = {
     "conversations.messages.compact": lambda t: {"conversation_id": t.long_agent()},
     "conversations.messages.create": lambda t: {"conversation_id": t.new_conversation(), "input": "Hi"},
     "conversations.messages.list": lambda t: {"conversation_id": t.new_conversation()},
-    "conversations.messages.stream": lambda t: {"conversation_id": t.spoken_conversation()},
+    "conversations.messages.stream": lambda t: {"conversation_id": "default", "agent_id": t.agent, "run_id": t.run},
     "conversations.recompile": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.retrieve": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.update": lambda t: {"conversation_id": t.new_conversation(), "summary": "Cats"},

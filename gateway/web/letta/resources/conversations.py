@@ -37,7 +37,7 @@ from gateway.web.letta.resources.runs import stream_of
 from gateway.web.letta.resources.sends import SendRoutes
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import ConversationEntry, ConversationFilter
-from storage.records import DEFAULT, Agent
+from storage.records import DEFAULT, Agent, Run
 from storage.value import frozen
 
 _ARCHIVED = {"unarchived": False, "archived": True, "all": None}
@@ -207,15 +207,20 @@ class ConversationRoutes:
         )
 
     async def stream(self, asked: Asked) -> Any:
-        """Follows the conversation's newest run, or the one that is named."""
+        """Follows the run that is named, also one that has ended; else the conversation's newest, if it is active."""
         wanted: StreamConversation = asked.body
         named = await self._named(asked, wanted.agent_id)
         number, runs = await self._number(named), self._api.store.runs
-        run = None if number is None else await runs.newest(named.agent.id, number)
         if isinstance(wanted.run_id, str):
-            run = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
+            run: Run | None = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
         elif isinstance(wanted.otid, str):
             run = await runs.by_otid(named.agent.id, digest_of(named.agent, named.name, wanted.otid))
+        else:
+            run = None if number is None else await runs.newest(named.agent.id, number)
+            if run is None or run.is_over:
+                raise BadRequest(
+                    "No active runs found for this conversation. Name one that has ended: `run_id`."
+                )
         if run is None or run.conversation != number:
             raise UnknownId("There is no such run in this conversation.")
         return stream_of(self._api, run, wanted)
@@ -229,7 +234,7 @@ class ConversationRoutes:
         uid = ids.uid_of("conv", name)
         if uid is None:
             if name != DEFAULT:
-                agent = uid_in("agent", name)
+                agent = uid_in("conv" if name.startswith("conv-") else "agent", name)
             elif agent is None:
                 raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
             return NamedConversation((await registry.find(asked.project, agent)).agent, DEFAULT, None)
