@@ -153,8 +153,17 @@ class ToolRegistry:
         self._cache.clear()
         return _tool_view(changed)
 
-    async def put(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
-        """Makes a tool, or changes the one that has its name."""
+    async def put(
+        self,
+        project: str,
+        name: str,
+        definition: ToolDefinition,
+        merge: Callable[[ToolDefinition], ToolDefinition] | None = None,
+    ) -> ToolView:
+        """Makes a tool, or changes the one that has its name.
+
+        merge: returns what that one becomes, of what it was before; None: the definition as it is.
+        """
         named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
         if not named:
             try:
@@ -163,7 +172,9 @@ class ToolRegistry:
                 named = await self._store.definitions.named(project, DefinitionKind.TOOL, name)
                 if not named:
                     raise
-        return await self.change(project, named[0].uid, lambda _: (None, definition))
+        return await self.change(
+            project, named[0].uid, lambda before: (None, definition if merge is None else merge(before))
+        )
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes a tool and takes it from all agents. Raises: Conflict: one of the gateway's own."""

@@ -74,6 +74,11 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     return schema
 
 
+def function_name(source: str) -> str:
+    """Returns the name of the tool, the last function. Raises: BadRequest: as `schema_of`."""
+    return _read(source)[0].name
+
+
 def _schema(function: _Function, described: Mapping[str, str], classes: _Classes) -> dict[str, Any]:
     """Returns the schema of the parameters. described: their descriptions."""
     properties: dict[str, Any] = {}

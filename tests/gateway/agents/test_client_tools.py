@@ -204,6 +204,51 @@ def test_a_tool_that_is_made_again_is_changed(world: LettaWorld) -> None:
     assert made.id in [each.id for each in world.letta.agents.tools.list(agent.id)]
 
 
+def test_an_upsert_retains_what_it_does_not_name(world: LettaWorld) -> None:
+    options: Any = {
+        "tags": ["one"], "return_char_limit": 100, "default_requires_approval": True,
+        "enable_parallel_execution": True, "extra_body": {"metadata_": {"a": 1}},
+    }  # fmt: skip
+    made = world.letta.tools.create(**HOOK, **options)
+    for again in (world.letta.tools.upsert(**HOOK), world.letta.tools.create(**HOOK)):
+        assert again.model_dump(exclude={"updated_at"}) == made.model_dump(exclude={"updated_at"})
+    assert made.tags == ["one"]
+    changed = world.letta.tools.upsert(**HOOK, tags=[], default_requires_approval=False, description="Anew.")
+    assert (changed.tags, changed.default_requires_approval, changed.description) == ([], False, "Anew.")
+    assert changed.return_char_limit == 100
+    # A schema brings its own description along.
+    assert world.letta.tools.upsert(**HOOK).description == "Calls."
+
+
+def test_a_schema_and_a_source_that_name_two_functions(world: LettaWorld) -> None:
+    schema: Any = {"name": "toss", "parameters": {"type": "object", "properties": {}}}
+    with pytest.raises(BadRequestError, match=r"names the function 'toss', but .* is 'roll'"):
+        world.letta.tools.create(source_code=SOURCE, json_schema=schema)
+    with pytest.raises(BadRequestError, match="Line 1"):
+        world.letta.tools.create(source_code="def broken(:", json_schema=schema)
+    assert list(world.letta.tools.list(name="toss")) == []
+
+
+@needs_bwrap
+def test_a_changed_schema_cannot_name_another_function_than_the_source(world: LettaWorld) -> None:
+    tool = world.letta.tools.create(source_code=SOURCE)
+    schema: Any = {"name": "toss", "parameters": {"type": "object", "properties": {}}}
+    with pytest.raises(BadRequestError, match="toss"):
+        world.letta.tools.update(tool.id, json_schema=schema)
+    both = world.letta.tools.update(tool.id, json_schema=schema, source_code=SOURCE.replace("roll", "toss"))
+    assert both.name == "toss"
+
+
+def test_the_same_rule_is_stored_once(world: LettaWorld) -> None:
+    once: Any = {"type": "exit_loop", "tool_name": "memory_insert"}
+    other: Any = {"type": "continue_loop", "tool_name": "memory_insert"}
+    agent = world.agent(tool_rules=[once, other, once, {**once, "prompt_template": None}])
+    given = [("exit_loop", "memory_insert"), ("continue_loop", "memory_insert")]
+    assert [(each.type, each.tool_name) for each in agent.tool_rules or ()] == given
+    changed = world.letta.agents.update(agent.id, tool_rules=[other, other, other])
+    assert [each.type for each in changed.tool_rules or ()] == ["continue_loop"]
+
+
 def test_a_webhook_is_made_changed_and_deleted(world: LettaWorld) -> None:
     tool = world.letta.tools.create(**HOOK, return_char_limit=100)
     assert (tool.name, tool.source_type, tool.return_char_limit) == ("hook", "webhook", 100)

@@ -6,12 +6,13 @@ its `kept` and are given back as they came.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
@@ -218,7 +219,7 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
-        values["rules"] = tuple(map(msgspec.to_builtins, sent["tool_rules"]))
+        values["rules"] = _unlike(map(msgspec.to_builtins, sent["tool_rules"]))
     if "compaction_settings" in sent:
         values["compaction"] = compaction_in(sent["compaction_settings"], definition.compaction)
     values.update(_model_of(definition, sent))
@@ -236,6 +237,13 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     made = replace(definition, **values)
     check_window(made, sent, _MOST, _LEAST)
     return made
+
+
+def _unlike(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Returns rules in their order, each once. A null says as much as a field that is left out."""
+    return tuple(
+        {orjson.dumps(_without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
+    )
 
 
 # The fields that are taken over, and shown, as they are: their name -> ours.

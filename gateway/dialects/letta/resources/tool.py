@@ -94,6 +94,20 @@ class TriedTool(ToolSource, kw_only=True):
     env_vars: Annotated[dict[str, str] | None, _NO_VARIABLES] | UnsetType = UNSET
 
 
+# A field of a request -> that of a definition. An upsert retains those that it does not name.
+_RETAINED = {
+    "tags": "tags",
+    "return_char_limit": "result_chars",
+    "default_requires_approval": "needs_approval",
+    "enable_parallel_execution": "is_parallel",
+    "metadata_": "metadata",
+}
+_FIELDS = {
+    **_RETAINED,
+    "source_code": "source",
+    "source_type": "source_type",
+    "description": "description",
+}
 # Of a tool of an MCP server.
 _SAID_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
@@ -104,20 +118,9 @@ def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[s
     if before is not None and before.source_type == "mcp" and _SAID_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server says what this tool is: refresh the server.", param="source_code")
     made = before or ToolDefinition({})
-    values: dict[str, Any] = {}
-    for field, name in (
-        ("source_code", "source"),
-        ("source_type", "source_type"),
-        ("description", "description"),
-        ("return_char_limit", "result_chars"),
-        ("default_requires_approval", "needs_approval"),
-        ("enable_parallel_execution", "is_parallel"),
-        ("metadata_", "metadata"),
-    ):
-        if field in sent:
-            values[name] = sent[field]
-    if "tags" in sent:
-        values["tags"] = tuple(sent["tags"])
+    values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
+    if "tags" in values:
+        values["tags"] = tuple(values["tags"])
     schema = sent.get("json_schema")
     if schema is not None:
         values["schema"] = _checked(schema)
@@ -128,6 +131,16 @@ def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[s
     if "description" in sent and made.schema:
         made = replace(made, schema={**made.schema, "description": made.description or ""})
     return made.schema.get("name"), made
+
+
+def upserted(create: CreateTool, made: ToolDefinition, before: ToolDefinition) -> ToolDefinition:
+    """Returns a tool that is made under a name which another one has. made: as if none had. before: the other one."""
+    if before.source_type == "mcp":
+        return made
+    sent = {name for name, value in given(create).items() if value is not None}
+    return replace(
+        made, **{name: getattr(before, name) for field, name in _RETAINED.items() if field not in sent}
+    )
 
 
 def _checked(schema: dict[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from gateway.dialects.letta.resources.tool import (
     execution_json,
     tool_of,
     tried_json,
+    upserted,
 )
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.registry import AgentEdit, AgentView
 from gateway.run.agents.tools import ToolView
-from gateway.run.tools.signature import schema_of
+from gateway.run.tools.signature import function_name, schema_of
 from gateway.run.tools.toolbox import ForeignCall
 from gateway.run.tools.written_blocks import write_blocks
 from gateway.web.letta.api import AgentsApi, cut, given_or_none, show_tool, uid_or_none
@@ -97,8 +98,13 @@ class ToolRoutes:
 
     async def put(self, asked: Asked) -> Any:
         """Makes a tool, or changes the one of its name: on Letta's server a program makes its tools at each start."""
-        name, made = await self._made(asked.body)
-        return show_tool(await self._tools.put(asked.project, name, made))
+        create: CreateTool = asked.body
+        name, made = await self._made(create)
+
+        def merge(before: ToolDefinition) -> ToolDefinition:
+            return upserted(create, made, before)
+
+        return show_tool(await self._tools.put(asked.project, name, made, merge))
 
     async def update(self, asked: Asked) -> Any:
         uid, update = asked.uid("tool", "tool_id"), asked.body
@@ -264,9 +270,17 @@ def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, Too
     """Returns a tool after an update; what is not said of its schema is read off its source. Raises: BadRequest."""
     name, made = tool_of(update, before)
     sent = given(update)
-    if made.source_type == "python" and sent.get("source_code") and not sent.get("json_schema"):
+    if made.source_type != "python":
+        return name, made
+    if sent.get("source_code") and not sent.get("json_schema"):
         schema = schema_of(made.source, sent.get("args_json_schema"))
         if made.description:
             schema["description"] = made.description
         name, made = str(schema["name"]), replace(made, schema=schema)
+    elif sent.get("json_schema") and (function := function_name(made.source)) != name:
+        raise BadRequest(
+            f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
+            f"{function!r}.",
+            param="json_schema.name",
+        )
     return name, made
