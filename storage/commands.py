@@ -400,7 +400,8 @@ class RunAccept:
     or one that begins under it with the public name `uid`.
     request: what it is asked, JSON. kind: of the job, whose key is the run's uid and whose payload {"run": its row}.
     "": whoever accepts it performs it. replaces: as in `StepOpen`. reads: the memory that it reads, to which the job
-    belongs, one of a kind at a time.
+    belongs, one of a kind at a time. listing: how its messages are listed, JSON, which stays as long as the run; None:
+    nothing is asked of that.
     """
 
     run: Run
@@ -410,6 +411,7 @@ class RunAccept:
     kind: str = "run"
     replaces: int | None = None
     reads: int | None = None
+    listing: bytes | None = None
 
 
 @frozen

@@ -34,7 +34,7 @@ _MOST_WORDS = 4_000
 class RunText:
     """A part of a run that is not, or not yet, an exchange. seq: its order among those of its kind.
 
-    Kinds: request, call, result, event, callback, words.
+    Kinds: request, call, result, event, callback, words, listing.
     """
 
     seq: int
@@ -84,6 +84,8 @@ async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> R
     run = await create_run(connection, draft, replaces=wanted.replaces)
     if run.uid == draft.uid:
         await add_text(connection, run.agent, run.id, "request", 0, wanted.request)
+        if wanted.listing is not None:
+            await add_text(connection, run.agent, run.id, "listing", 0, wanted.listing)
         if wanted.reads is not None and wanted.kind:
             await jobs.enqueue_in(connection, wanted.kind, wanted.reads, wanted.kind)
         elif wanted.kind:

@@ -231,22 +231,23 @@ SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND ki
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
 
 -- name: texts_left
--- Finds runs that ended before a time and still hold texts that nobody needs: results that wait are needed, and the
--- words of the error that ended one.
+-- Finds runs that ended before a time and still hold texts that are not needed: results that wait are, and the words
+-- of the error that ended one, and how its messages are listed.
 SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind <> 'words' AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing') AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
 -- Says when the next run ended that holds some.
 SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND x.kind <> 'words' AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing') AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 
 -- piece: not_needed
--- The condition on what a run that has ended holds: results that wait, and the words of its error, are needed.
-agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words' AND NOT (
+-- The condition on what a run that has ended holds: results that wait, the words of its error and how its messages are
+-- listed are needed.
+agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing') AND NOT (
     kind = 'result' AND EXISTS (
         SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
 
@@ -258,9 +259,11 @@ UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE {not_needed}
 DELETE FROM run_texts WHERE {not_needed}
 
 -- name: texts_of
--- Finds what runs hold beside their exchanges, and says which of it are calls. A run that has not ended keeps its request.
+-- Finds what runs hold beside their exchanges, and which of it are calls. A run that has not ended keeps its request.
+-- How messages are listed has no words in it.
 SELECT x.id, CASE WHEN x.kind = 'call' THEN 1 ELSE 0 END FROM run_texts x
-WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND (x.kind <> 'request' OR NOT EXISTS (
+WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND x.kind <> 'listing'
+AND (x.kind <> 'request' OR NOT EXISTS (
     SELECT 1 FROM runs r WHERE r.id = x.run AND r.agent = x.agent AND r.state IN ('created', 'running')))
 ORDER BY x.id LIMIT ?3
 

@@ -43,6 +43,12 @@ def showing_in(options: Json) -> Showing:
     return Showing(None if types is None else frozenset(types), *own)
 
 
+async def listing_of(store: Store, run: Run) -> Showing:
+    """Returns the way in which the messages of a run are listed: as its send asked, where it is in the background."""
+    texts = await store.runs.texts(run.agent, run.id, "listing") if run.background else ()
+    return showing_in(orjson.loads(texts[0].data) if texts else {})
+
+
 def view_of(
     start: RunStart,
     showing: Showing,
@@ -89,7 +95,8 @@ class RunEvents:
         agent = await self.store.agents.load(run.agent)
         found: list[Json] = []
         if agent is not None:
-            exchanges = Exchanges(self.store, agent, showing_in(options))
+            showing = showing_in(options) if options else await listing_of(self.store, run)
+            exchanges = Exchanges(self.store, agent, showing)
             found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
         told = list(_untold(found, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
@@ -105,9 +112,8 @@ class RunEvents:
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
             return None
-        shown = await Exchanges(self.store, agent, Showing()).answers(
-            run, await exchanges_of(self.store, agent, run)
-        )
+        exchanges = Exchanges(self.store, agent, await listing_of(self.store, run))
+        shown = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
         error = await failure_of(self.store, run)
         said = {} if error is None else {"error": error.message}
         return {

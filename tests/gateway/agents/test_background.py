@@ -88,6 +88,59 @@ def test_a_run_is_accepted_and_goes_on_by_itself(world: LettaWorld) -> None:
     assert world.world.query("SELECT count(*) FROM jobs") == [0]
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_messages_of_a_run_are_of_the_kinds_that_its_send_asked_for(
+    world: LettaWorld, is_stream: bool
+) -> None:
+    """Also three hours after its end, and when something was forgotten."""
+    agent = world.agent(tools=["memory_insert"])
+    note = Call("memory_insert", {"label": "human", "new_string": "Works."}, "c1")
+    world.upstream.queue(call_tools(note, text="Noting."), say("Done."))
+    asked: Any = {
+        "input": "Work.",
+        "include_return_message_types": ["assistant_message", "tool_return_message"],
+    }
+    if is_stream:
+        with world.letta.agents.messages.create(agent.id, streaming=True, background=True, **asked) as events:
+            run_id = next(iter(events)).run_id
+            list(events)
+    else:
+        run_id = world.letta.agents.messages.create_async(agent.id, **asked).id
+    ended(world, run_id)
+    kinds = ["assistant_message", "tool_return_message", "assistant_message"]
+    listed = world.letta.runs.messages.list
+    assert [m.message_type for m in listed(run_id)] == kinds
+    assert [m.message_type for m in listed(run_id, order="desc", limit=1).items] == ["assistant_message"]
+    let_events_go(world)
+    shown = [e["message_type"] for e in stream(world, run_id)]
+    assert [each for each in shown if each.endswith("_message")] == kinds
+    other = world.letta.agents.messages.create(agent.id, input="Another.").messages[-1].id
+    assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{other}")[0] == 200
+    assert [m.message_type for m in listed(run_id)] == kinds
+    whole = [m.message_type for m in world.letta.agents.messages.list(agent.id, order="asc")]
+    assert {"user_message", "tool_call_message"} <= set(whole)
+
+
+def test_a_callback_has_the_messages_that_its_send_asked_for(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with (
+        served(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as server,
+        letta(upstream, tmp_path, tools=ToolSettings(private_hosts=(server.url,))) as world,
+    ):
+        note = Call("memory_insert", {"label": "human", "new_string": "Works."}, "c1")
+        world.upstream.queue(call_tools(note), say("Done."))
+        run = world.letta.agents.messages.create_async(
+            world.agent(tools=["memory_insert"]).id,
+            input="Work.",
+            callback_url=f"{server.url}/done",
+            include_return_message_types=["assistant_message"],
+        )
+        called_back(world, run.id)
+    (body,) = map(orjson.loads, server.bodies)
+    assert [m["message_type"] for m in body["metadata"]["result"]["messages"]] == ["assistant_message"]
+
+
 def test_an_upstreams_error_ends_the_run(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(fail(500))

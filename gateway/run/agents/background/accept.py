@@ -82,10 +82,12 @@ class BackgroundRuns:
         *,
         callback: str | None = None,
         shown: Json | None = None,
+        listing: bytes | None = None,
     ) -> Run:
         """Accepts a run. Returns it when it is on disk; the run that there is, where the same send came before.
 
-        callback: a URL to be called at the end. shown: how its events are shown; None: they are not logged.
+        callback: a URL to be called at the end. shown: how its events are shown; None: they are not logged. listing: as
+        in `RunAccept`.
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
         """
@@ -107,7 +109,9 @@ class BackgroundRuns:
             background=True, otid=digest_of(agent, name, asked.otid),
         )  # fmt: skip
         request = KeptRequest.of(asked, shown, callback).written()
-        wanted = RunAccept(draft, request, DEFAULT, new_conversation_uid(), replaces=replaces)
+        wanted = RunAccept(
+            draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
+        )
         # Before it is written: the job may begin in the same moment.
         queue = (agent.uid, name)
         self._accepting.add(draft.uid)

@@ -34,7 +34,7 @@ from gateway.web.letta.api import AgentsApi, by_time, cut, given_or_none, page_o
 from gateway.web.letta.exchanges import Exchanges, conversation_id
 from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
-from gateway.web.letta.run_events import failure_of
+from gateway.web.letta.run_events import failure_of, listing_of
 from gateway.web.middleware import trace_of
 from gateway.web.sse import ClientReply
 from storage.listing import RunEntry, RunFilter, StepEntry
@@ -261,7 +261,8 @@ class RunRoutes:
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
         found = await exchanges_of(store, agent, entry.run)
-        shown = await Exchanges(store, agent, Showing()).of_run(entry.run, found, with_input=True)
+        showing = await listing_of(store, entry.run) if step is None else Showing()
+        shown = await Exchanges(store, agent, showing).of_run(entry.run, found, with_input=True)
         if step is not None:
             id = ids.placed("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]

@@ -15,7 +15,7 @@ from gateway.core.definition import ConversationDefinition
 from gateway.core.request.headers import forwardable
 from gateway.core.turn.client import MakesView
 from gateway.dialects.letta.body import given
-from gateway.dialects.letta.message import showing_of, summary_shown
+from gateway.dialects.letta.message import Showing, showing_of, summary_shown
 from gateway.dialects.letta.run import end_events, result_json
 from gateway.dialects.letta.send import Send, sent, with_skills
 from gateway.dialects.letta.stream import DONE, event, ping_event
@@ -107,10 +107,15 @@ class SendRoutes:
         return await ended_json(self._api, run, showing_of(send))
 
     async def accept(self, request: RunRequest, send: Send, *, by_token: bool, is_shown: bool = True) -> Run:
-        """Accepts a send as a run in the background. is_shown: its events are kept."""
-        shown = options_of(showing_of(send), by_token=by_token) if is_shown else None
-        callback = given(send).get("callback_url")
-        return await self._api.background.accept(request, callback=callback, shown=shown)
+        """Accepts a send as a run in the background. is_shown: its events are logged."""
+        showing = showing_of(send)
+        shown = options_of(showing, by_token=by_token)
+        return await self._api.background.accept(
+            request,
+            callback=given(send).get("callback_url"),
+            shown=shown if is_shown else None,
+            listing=None if showing == Showing() else orjson.dumps(shown),
+        )
 
     async def request(
         self,
