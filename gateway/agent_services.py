@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
+from gateway.metrics import Metrics
 from gateway.providers import make_batches
 from gateway.run.agents.background.accept import BackgroundRuns
+from gateway.run.agents.registry import Registry
 from gateway.run.agents.runs import AgentRuns
+from gateway.run.agents.stored import ChatAgents
 from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.batches.items import ItemTurns
+from gateway.run.background.batches.service import BatchService
 from gateway.run.background.callbacks import Callbacks
 from gateway.run.background.runs import RunServices
 from gateway.run.background.services import BackgroundServices
-from gateway.run.background.sleeptime import Sleeping
+from gateway.run.background.sleeptime import Sleeping, sleeptime_schedule
 from gateway.run.memory.blocks import follow_settings
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.pending import Pending
+from gateway.run.turn import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
@@ -31,28 +39,56 @@ _log = logging.getLogger("mnemogate")
 
 
 class AgentServices:
-    """The services of one gateway's agents.
+    """The services of one gateway's agents."""
 
-    runs: those that go on without their clients; run_services: performs them. sleeping: performs the runs of sleeptime
-    agents.
-    """
+    agents: AgentRuns  # performs runs whose clients wait
+    runs: BackgroundRuns  # accepts runs that go on without their clients
+    run_services: RunServices  # performs these
+    sleeping: Sleeping  # performs the runs of sleeptime agents
+    chat: ChatAgents  # the agents as chat completions use them
 
     def __init__(
         self,
         settings: Settings,
-        agents: AgentRuns,
+        keeper: MemoryKeeper,
         failover: Failover,
+        background: Failover,
+        metrics: Metrics,
+        pending: Pending,
+        limits: Limits,
+        specs: Sequence[AgentSpec],
         services: BackgroundServices,
-        now: Callable[[], float],
     ) -> None:
-        """services: serve batches from here on. now: seconds since the epoch."""
-        keeper, registry = agents.keeper, agents.registry
-        self._settings, self._agents, self._failover = settings, agents, failover
-        self._services, self._now = services, now
+        """Puts the services together; nothing runs before `start`.
+
+        background: has connections of its own, for runs without a client.
+        specs: the profiles of the settings.
+        """
+        self._settings, self._failover, self._services = settings, failover, services
         self._store = store = keeper.store
+        self._now = now = keeper.now
+        turn_limits = turn_limits_of(settings, limits)
+        wait_s = max(limits.commit_wait_s, limits.step_wait_s)
+        self.registry = registry = Registry(store, settings, specs, now)
+        self.agents = agents = AgentRuns(
+            settings,
+            keeper,
+            failover,
+            metrics,
+            pending,
+            replace(turn_limits, commit_wait_s=wait_s),
+            registry,
+            limits.answer_wait_s,
+            background,
+        )
+        self.chat = ChatAgents(registry, agents)
         self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
+        asleep = [each.name for each in specs if each.sleeptime is not None]
+        services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
         turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
-        services.serve_batches(keeper, turns, make_batches(settings))
+        self._batches = BatchService(
+            keeper, turns, make_batches(settings), settings.batch, metrics, services.count_attempt
+        )
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)
         peers = agents.peers
@@ -69,15 +105,15 @@ class AgentServices:
 
     def agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
         """Returns the parts that the agents API speaks to."""
-        registry = self._agents.registry
+        registry = self.registry
         return AgentsApi(
             self._settings,
             self._store,
             registry,
-            self._agents,
+            self.agents,
             self.runs,
             BatchRequests(self._store, self._settings, registry, self._failover, self._now),
-            self._agents.keeper,
+            self.agents.keeper,
             models,
             self._services.compactor,
             self._now,
@@ -94,13 +130,17 @@ class AgentServices:
         tasks: list[asyncio.Task[None]] = []
         # Runs come first, before this process has any that it could take for one of those.
         if is_ok := self._store.health.ok:
-            await self._agents.recover()
+            await self.agents.recover()
         if not is_ok or not await self._take_up(profiles):
             tasks.append(asyncio.create_task(self._take_up_late(profiles, has_recovered=is_ok)))
         tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
         if works:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
+            tasks += map(asyncio.create_task, self._batches.tasks())
         return tasks
+
+    async def aclose(self) -> None:
+        await self._batches.aclose()
 
     async def _take_up_late(self, profiles: Sequence[AgentSpec], *, has_recovered: bool) -> None:
         if not has_recovered:
@@ -108,7 +148,7 @@ class AgentServices:
             self._store.database.when_recovered(works.set)
             if not self._store.health.ok:
                 await works.wait()
-            await self._agents.recover()
+            await self.agents.recover()
         while True:
             if await self._take_up(profiles):
                 return
@@ -117,7 +157,7 @@ class AgentServices:
     async def _take_up(self, profiles: Sequence[AgentSpec]) -> bool:
         try:
             await self.runs.recover()
-            await follow_settings(self._store, self._agents.keeper.leases, profiles, self._now())
+            await follow_settings(self._store, self.agents.keeper.leases, profiles, self._now())
         except StoreError as error:
             _log.warning("runs and blocks of before are looked at in %g s: %s", AGAIN_S, error.message)
             return False

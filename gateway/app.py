@@ -30,8 +30,11 @@ from gateway.operations import make_operations
 from gateway.providers import make_embedder, make_providers, own_provider
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
+from gateway.run.directory import Directory
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
+from gateway.run.turn import turn_limits_of
+from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings, is_loopback
@@ -102,8 +105,29 @@ class Gateway:
             settings, store, self.metrics, clock, make_own, self._embedder, limits
         )
         keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
-        self.chat = Chat(settings, keeper, providers, self.metrics, Pending(), limits, self._own or None)
-        self.agent_services = AgentServices(settings, self.chat.agents, self.chat.failover, services, clock)
+        failover, pending = Failover(settings, providers, self.metrics), Pending()
+        directory = Directory(settings)
+        self.agent_services = AgentServices(
+            settings,
+            keeper,
+            failover,
+            failover.beside(self._own or providers),
+            self.metrics,
+            pending,
+            limits,
+            directory.specs,
+            services,
+        )
+        self.chat = Chat(
+            settings,
+            keeper,
+            failover,
+            self.metrics,
+            pending,
+            turn_limits_of(settings, limits),
+            directory,
+            self.agent_services.chat,
+        )
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
@@ -131,7 +155,7 @@ class Gateway:
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
             *agents,
-            *model_routes(self.models, self.chat.registry),
+            *model_routes(self.models, self.agent_services.chat.names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
             Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
@@ -209,6 +233,7 @@ class Gateway:
         for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()
         await self.background.aclose()
+        await self.agent_services.aclose()
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()

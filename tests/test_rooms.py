@@ -103,10 +103,10 @@ FLOORS: dict[str, list[set[str]]] = {
         {"background"},
         {"chat"},
         {"agents", "native"},
-        {"turn"},
+        {"directory", "turn"},
         {"call"},
         {"tools"},
-        {"directory", "upstream"},
+        {"upstream"},
         {"latest", "memory", "admin", "receipt", "sink", "pending"},
     ],
     "gateway.web": [
@@ -128,9 +128,7 @@ FLOORS: dict[str, list[set[str]]] = {
 }
 # These stand alone: none of their neighbours imports them, and they import none.
 ALONE = {"gateway.core": {"request", "upstream"}}
-MODULES = 16  # of one folder at most
-CROWDED = {"storage/sql"}  # one module for each group of the store's operations
-LINES = 600  # of one file, unless its docstring says why it is "one file"
+LINES = 900  # of one file
 # What only the top may import.
 TOP = {
     "gateway.app",
@@ -273,24 +271,9 @@ def test_no_folder_imports_itself_by_a_detour() -> None:
     _assert_no_circle({(a, b) for a, b in _between_boxes()})
 
 
-def test_a_folder_fits_in_a_head() -> None:
-    sizes: dict[str, int] = {}
-    for _, path in _modules():
-        if path.name != "__init__.py":
-            folder = str(path.parent.relative_to(ROOT))
-            sizes[folder] = sizes.get(folder, 0) + 1
-    assert {f: n for f, n in sizes.items() if n > MODULES and f not in CROWDED} == {}
-
-
-def test_a_long_file_says_why_it_is_one() -> None:
-    long = []
-    for _, path in _modules():
-        text, name = path.read_text("utf-8"), str(path.relative_to(ROOT))
-        if text.count("\n") > LINES:
-            reason = ast.get_docstring(tree(path)) or ""
-            if "one file" not in reason:
-                long.append(name)
-    assert long == []
+def test_no_file_is_too_long_to_read() -> None:
+    sizes = {str(path.relative_to(ROOT)): path.read_text("utf-8").count("\n") for _, path in _modules()}
+    assert {name: lines for name, lines in sizes.items() if lines > LINES} == {}
 
 
 def test_no_module_lists_its_public_names() -> None:

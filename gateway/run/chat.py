@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from operator import attrgetter
@@ -13,12 +13,10 @@ from zlib import crc32
 
 import orjson
 
-from adapters.base import Provider
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import is_system
-from gateway.core.memory.tools import may_offer
 from gateway.core.native import Memory
-from gateway.core.request.chat import ChatRequest, with_fields
+from gateway.core.request.chat import ChatRequest
 from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
@@ -34,18 +32,10 @@ from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
-from gateway.core.turn.waits import Waiter
 from gateway.errors import BadRequest, MemoryUnavailable
-from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.agents.guide import guide_of
-from gateway.run.agents.peers import Speaker
-from gateway.run.agents.registry import Registry
-from gateway.run.agents.run import sampling_of
-from gateway.run.agents.runs import AgentRuns
 from gateway.run.call import ChatCall, Passes, form_for
-from gateway.run.directory import Directory, unknown
+from gateway.run.directory import Directory, StoredAgents, unknown
 from gateway.run.memory.fit import fit
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import MemoryRequest
@@ -57,7 +47,6 @@ from gateway.run.native import EarlierReplies, FoundReplies, NativeRequest, Nati
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.tools.agent import alone_of, asides_of
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.forward import with_body_headers
@@ -82,39 +71,22 @@ class Chat:
         self,
         settings: Settings,
         keeper: MemoryKeeper,
-        providers: Mapping[str, Provider],
+        failover: Failover,
         metrics: Metrics,
         pending: Pending,
-        limits: Limits | None = None,
-        background: Mapping[str, Provider] | None = None,
+        limits: TurnLimits,
+        directory: Directory,
+        agents: StoredAgents,
     ) -> None:
-        """background: with connections of their own, for runs of agents that nobody waits for; None: the same."""
-        limits = limits or Limits()
         check_models(settings)
         self._settings = settings
-        self._limits = TurnLimits(
-            commit_wait_s=limits.commit_wait_s,
-            max_rounds=settings.memory.max_tool_rounds,
-            streamed_bytes=limits.streamed_bytes,
-            beat_s=settings.server.keep_alive_comment_s,
-        )
+        self._limits = limits
         self._metrics = metrics
-        self.failover = Failover(settings, providers, metrics)
+        self.failover = failover
         self.pending = pending
         self.keeper = keeper
-        self.directory = Directory(settings)
-        self.registry = Registry(keeper.store, settings, self.directory.specs, keeper.now)
-        self.agents = AgentRuns(
-            settings,
-            keeper,
-            self.failover,
-            metrics,
-            pending,
-            replace(self._limits, commit_wait_s=max(limits.commit_wait_s, limits.step_wait_s)),
-            self.registry,
-            limits.answer_wait_s,
-            self.failover.beside(background or providers),
-        )
+        self.directory = directory
+        self._agents = agents
         self._rules_of = cache(partial(rules_of, settings))
         self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
         self._said_who_is_missing = False
@@ -145,7 +117,7 @@ class Chat:
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
         is_named = identity.conversation is not None
-        is_ours = is_named and await self.agents.owns(identity, spec)
+        is_ours = is_named and await self._agents.owns(identity, spec)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
         if is_named and not is_ours and not identity.append and spec.history == "append":
             identity = replace(identity, append=True)
@@ -155,7 +127,7 @@ class Chat:
             # A name of the settings may have any letters.
             receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         if is_defined:
-            spec, request = await self._as_defined(spec, identity, request, is_ours=is_ours)
+            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_ours)
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
@@ -166,7 +138,7 @@ class Chat:
         passes = Passes(forwardable(headers), credential)
         call = ChatCall(request, passes, identity, spec, route, view, sink, receipt)
         if is_ours:
-            await self.agents.complete(call)
+            await self._agents.complete(call)
             return "on"
         return await self._complete(call)
 
@@ -383,10 +355,9 @@ class Chat:
             request.n,
             spec.fixed_filler,
         )
+        guide = None
         if spec.uid:
-            # An agent's own tools, which the client never sees: a name that nobody knows is no call for it.
-            ours = AllBut(request.tools) if tools else ()
-            terms = replace(terms, ours=ours, alone=alone_of(spec), asides=asides_of(spec, request.tools))
+            terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=fillers_in(tools))
         return TurnRun(
@@ -397,7 +368,7 @@ class Chat:
             self.pending,
             self._metrics,
             self._limits,
-            guide_of(spec, prompt) if spec.uid else None,
+            guide,
             terms,
         )
 
@@ -408,26 +379,14 @@ class Chat:
         """
         assert identity.agent is not None
         try:
-            found = await self.registry.resolve(identity.project, identity.agent)
+            found = await self._agents.find(identity.project, identity.agent)
         except StoreError as error:
             _log.warning("not answered without memory: %s", error.message)
             raise MemoryUnavailable.since(error.status) from error
         if found is None:
             raise unknown(identity, model)
-        scope = found.scope
-        return found.spec, replace(identity, profile=scope.profile, scope=scope)
-
-    async def _as_defined(
-        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_ours: bool
-    ) -> tuple[AgentSpec, ChatRequest]:
-        """Returns an agent that was made over REST as it is in this conversation, and a request with its sampling.
-
-        is_ours: the conversation is one that the gateway keeps.
-        """
-        if is_ours:
-            spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
-        offers = bool(spec.tools) and identity.mode in KEEPS and may_offer(request.json)
-        return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
+        spec, scope = found
+        return spec, replace(identity, profile=scope.profile, scope=scope)
 
     async def _remember(
         self, call: ChatCall, attempts: Attempts, place: QueuePlace
@@ -487,8 +446,7 @@ class Chat:
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, place)
         )
         changes = BlockEdits(list(known.blocks))
-        speaker = Speaker.of(known, Waiter(known.agent.uid), call.passes) if spec.uid else None
-        toolbox = self.agents.toolboxes.make(known, changes, speaker=speaker)
+        toolbox = self._agents.toolbox(known, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         if known.plan.appending:

@@ -1,16 +1,28 @@
-"""The directory of agents that the settings declare: by its name each becomes an `AgentSpec`.
+"""The agents that a chat completion can name: those of the settings, and those that are stored.
 
-Those that were made over REST are the registry's (gateway/run/agents/registry.py).
+`Directory` makes an `AgentSpec` of each profile of the settings. `StoredAgents` is the seam to agents made over REST,
+which `gateway.agents` implements; with `NoAgents` the gateway has profiles alone.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.definition import Sleeptime
+from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
+from gateway.core.turn.guide import Guide
+from gateway.core.turn.spec import TurnSpec
 from gateway.errors import BadRequest, CallerError, UnknownModel
+from gateway.run.call import ChatCall, Passes
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.memory import MemoryTools, SearchesPassages
+from gateway.run.tools.toolbox import NO_TOOLS, Toolbox
 from gateway.settings import (
     DEFAULT_PROFILE,
     BlockSettings,
@@ -19,7 +31,79 @@ from gateway.settings import (
     ProfileSettings,
     Settings,
 )
-from storage.records import Block
+from storage.records import Block, Scope
+
+
+class StoredAgents(Protocol):
+    """The agents that were made over REST, as chat completions use them."""
+
+    async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
+        """Returns the agent with this id or name, and the scope of its memory; None if there is none.
+
+        Raises: BadRequest: two agents have the name; StoreError.
+        """
+
+    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
+        """Returns whether a request names a stored conversation, which `complete` answers."""
+
+    async def in_conversation(
+        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
+    ) -> tuple[AgentSpec, ChatRequest]:
+        """Returns an agent with the settings of its conversation, and the request with the agent's sampling.
+
+        is_stored: the conversation is a stored one.
+        """
+
+    async def complete(self, call: ChatCall) -> None:
+        """Answers a chat completion in a stored conversation.
+
+        Raises: GatewayError while nothing was sent; ClientGone.
+        """
+
+    def terms(
+        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnSpec
+    ) -> tuple[TurnSpec, Guide]:
+        """Returns the terms of a turn that a stored agent answers, and what guides it."""
+
+    def toolbox(self, known: Known, edits: BlockEdits, passes: Passes) -> Toolbox:
+        """Returns the tools that the gateway runs in a turn, of a stored agent or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAgents:
+    """Implements `StoredAgents` for a gateway without the agents API."""
+
+    keeper: MemoryKeeper
+
+    async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
+        return None
+
+    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
+        return False
+
+    async def in_conversation(
+        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
+    ) -> tuple[AgentSpec, ChatRequest]:
+        raise AssertionError("no agent is found here")
+
+    async def complete(self, call: ChatCall) -> None:
+        raise AssertionError("no conversation is owned here")
+
+    def terms(
+        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnSpec
+    ) -> tuple[TurnSpec, Guide]:
+        raise AssertionError("no agent is found here")
+
+    def toolbox(self, known: Known, edits: BlockEdits, passes: Passes) -> Toolbox:
+        return memory_tools(self.keeper, known, edits) if known.offered else NO_TOOLS
+
+
+def memory_tools(
+    keeper: MemoryKeeper, known: Known, edits: BlockEdits, archives: SearchesPassages | None = None
+) -> MemoryTools:
+    """Returns the memory tools of a turn. archives: attached ones that a search reads beside the memory's own."""
+    recall_tokens = keeper.settings.recall_tokens
+    return MemoryTools(keeper.store, known, edits, recall_tokens, keeper.now, keeper.embed_query, archives)
 
 
 class Directory:

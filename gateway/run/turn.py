@@ -28,6 +28,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import Conflict, GatewayError, MemoryUnavailable
+from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit, fit_rounds
@@ -42,6 +43,7 @@ from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.relay import handed_on
+from gateway.settings import Settings
 from storage.errors import Stale, StoreError
 
 _log = logging.getLogger("mnemogate")
@@ -112,6 +114,15 @@ class TurnLimits:
     max_rounds: int
     streamed_bytes: int
     beat_s: float = 0.0
+
+
+def turn_limits_of(settings: Settings, limits: Limits) -> TurnLimits:
+    return TurnLimits(
+        commit_wait_s=limits.commit_wait_s,
+        max_rounds=settings.memory.max_tool_rounds,
+        streamed_bytes=limits.streamed_bytes,
+        beat_s=settings.server.keep_alive_comment_s,
+    )
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ They are answered at once from the list that is known; only an upstream that wan
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import orjson
 from starlette.requests import Request
@@ -15,30 +16,36 @@ from starlette.routing import Route
 
 from gateway.core.ids import named
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
-from gateway.run.agents.registry import Registry
 from gateway.run.upstream.models import ModelList
 from gateway.web.headers import named_upstream
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
 
-def model_routes(models: ModelList, registry: Registry) -> list[Route]:
-    """registry: of the agents that were made over REST."""
+class NamesAgents(Protocol):
+    """Lists the agents of a project that a request can name."""
+
+    async def __call__(self, project: str) -> Sequence[tuple[str, str, float]]:
+        """Returns (name, uid, seconds since the epoch) of the newest agents. Raises: StoreError."""
+
+
+def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
+    """Returns the routes. agents: lists those that were made over REST."""
 
     async def index(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
         upstream = named_upstream(request.scope["headers"])
-        agents = await agent_models(registry, trace.caller.project)
-        found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(agents))
-        return _json({"object": "list", "data": [*agents, *found]})
+        listed = await agent_models(agents, trace.caller.project)
+        found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(listed))
+        return _json({"object": "list", "data": [*listed, *found]})
 
     async def one(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
         name = request.path_params["name"]
         if asks_agent(name):
-            for each in await agent_models(registry, trace.caller.project):
+            for each in await agent_models(agents, trace.caller.project):
                 if name == each["id"]:
                     return _json(each)
         return _json(await models.find(name, trace.caller.credential))
@@ -46,10 +53,10 @@ def model_routes(models: ModelList, registry: Registry) -> list[Route]:
     return [Route("/v1/models", index), Route("/v1/models/{name:path}", one)]
 
 
-async def agent_models(registry: Registry, project: str) -> list[dict[str, Any]]:
+async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]]:
     """Returns the newest agents as models: by their names, where two have one by their ids."""
     try:
-        found = await registry.names(project)
+        found = await agents(project)
     except StoreError:
         return []
     names = Counter(name for name, _, _ in found)

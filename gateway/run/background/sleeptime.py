@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from gateway.core.definition import Sleeptime
+from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean, transcript
 from gateway.core.turn.client import MakesUnseen
 from gateway.core.turn.guide import StopReason
@@ -25,7 +25,8 @@ from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.steps import UNSAID, UPSTREAM_FAULTS
 from gateway.run.agents.tools import ResolvedAgent
 from gateway.run.background.budget import DailyBudget
-from gateway.run.background.learn import BATCH_CHARS
+from gateway.run.background.learn import BATCH_CHARS, MARGIN_S
+from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueuePlace
@@ -34,6 +35,7 @@ from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
 from storage.records import Agent, Run, RunState
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
@@ -54,6 +56,22 @@ class _Span:
     reading: ReadSpan
     is_more: bool
     text: str = ""
+
+
+def sleeptime_schedule(
+    store: Store, idle_s: float, now: Callable[[], float], profiles: Sequence[str]
+) -> Schedule:
+    """Returns the schedule that makes runs of sleeptime agents due.
+
+    idle_s: seconds without a turn after which a memory is read. profiles: those of the settings with `sleeptime`.
+    """
+
+    async def look() -> None:
+        schedule.enqueue_after_rest(await store.readers.unslept(AT_START, profiles))
+
+    rest_s = idle_s + MARGIN_S
+    schedule = Schedule("sleeptime", SLEEP, store.jobs, look, SLEEP_EVERY, rest_s, now, spares_last=True)
+    return schedule
 
 
 class Sleeping:

@@ -154,7 +154,7 @@ def test_an_agent_that_goes_to_another_project_has_tools_and_identities_of_that_
     lines = export(world, made["agent"])
     world.letta.agents.delete(made["agent"])
     restore(world, made["agent"], lines, project="elsewhere")
-    registry = world.world.gateway.app.chat.registry
+    registry = world.world.gateway.app.agent_services.registry
     there = call(world, registry.get("elsewhere", made["agent"].removeprefix("agent-")))
     defined = [tool.definition for tool in there.tools if tool.definition is not None]
     assert [each.name for each in (*defined, *there.identities)] == ["look_up", "user_1"]

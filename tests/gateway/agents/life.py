@@ -107,7 +107,7 @@ class Life:
 
     @property
     def agents(self) -> AgentRuns:
-        found = self.world.gateway.app.chat.agents
+        found = self.world.gateway.app.agent_services.agents
         assert found is not None
         return found
 

@@ -201,7 +201,7 @@ def test_a_description_is_cleared(world: LettaWorld) -> None:
 
 
 def test_a_list_has_no_end_before_its_end(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = world.world.gateway.app.chat.registry
+    registry = world.world.gateway.app.agent_services.registry
     assert registry is not None
     archives = Archives(world.world.store, world.world.clock)
 

@@ -630,4 +630,4 @@ def test_whoever_asks_whom_everybody_comes_to_an_end(stage: Stage, seed: int) ->
     for run in runs:
         run.result(PATIENCE_S)
     becomes(lambda: {state for _, state, _, _ in stage.runs()} == {"completed"})
-    assert len(stage.world.world.gateway.app.chat.agents.peers._waits) == 0  # type: ignore[union-attr]
+    assert len(stage.world.world.gateway.app.agent_services.agents.peers._waits) == 0  # type: ignore[union-attr]

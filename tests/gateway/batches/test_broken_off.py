@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adapters.batch import local
-from gateway.run.background import services
-from gateway.run.background.batches import accept, parts
+from gateway.run.background.batches import accept, parts, service
 from gateway.run.background.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
@@ -203,7 +202,7 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where gateways share a database it might be another's, as long as it is young.
-    monkeypatch.setattr(services, "YOUNG_S", 60.0)
+    monkeypatch.setattr(service, "YOUNG_S", 60.0)
     with scene(tmp_path) as s:
         s.world.world.clock.sleep(-3600.0)  # the next process starts an hour later
         Breaking(monkeypatch, "start", 1)

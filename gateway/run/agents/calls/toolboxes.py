@@ -13,6 +13,7 @@ from gateway.run.agents.archives import Archives
 from gateway.run.agents.calls.record import CallRecord
 from gateway.run.agents.peers import Peers, Speaker
 from gateway.run.call import Passes
+from gateway.run.directory import memory_tools
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known
 from gateway.run.memory.record import BlockEdits
@@ -49,16 +50,7 @@ class Toolboxes:
         """
         if not known.offered:
             return NO_TOOLS
-        keeper = self._keeper
-        memory = MemoryTools(
-            keeper.store,
-            known,
-            changes,
-            keeper.settings.recall_tokens,
-            keeper.now,
-            keeper.embed_query,
-            self._archives,
-        )
+        memory = memory_tools(self._keeper, known, changes, self._archives)
         return self._of_agent(memory, run, maker, speaker) if known.asked.spec.uid else memory
 
     def of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
